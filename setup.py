@@ -1,0 +1,73 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging: every top-level folder is a subpackage of `parti` (the map is in README.md)."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+# Folder -> import name. A folder may import only folders to its left (tests/test_architecture.py).
+FOLDERS = ("data", "tasks", "models", "engine", "pipelines", "t5x_configs", "workflow")
+
+
+def package_map() -> dict[str, str]:
+    """Returns {import name: folder}, computed from the tree so that no list can go stale."""
+    packages = {"parti": "parti"}
+    for folder in FOLDERS:
+        for init in sorted((ROOT / folder).rglob("__init__.py")):
+            path = init.parent.relative_to(ROOT).as_posix()
+            packages[f"parti.{path.replace('/', '.')}"] = path
+    return packages
+
+
+def version() -> str:
+    """Returns `parti.__version__` without importing the package."""
+    source = (ROOT / "parti" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE).group(1)
+
+
+PACKAGES = package_map()
+
+setuptools.setup(
+    name="parti",
+    version=version(),
+    description="Parti text-to-image: Beam data jobs, seqio tasks, JAX training and generation.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={"": ["py.typed", "*.gin", "*.md", "Snakefile", "*.yaml", "*.html"]},
+    entry_points={"console_scripts": ["parti = parti.cli:main"]},
+    install_requires=[
+        "absl-py",
+        "apache-beam>=2.77",
+        "clu>=0.0.12",
+        "flax>=0.12",
+        "gin-config>=0.5",
+        "jax>=0.10",
+        "numpy",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "pillow>=10.1",
+        "rich",
+        "safetensors",
+        # Newer releases ship protos generated for a protobuf that TensorFlow does not accept.
+        "sentencepiece>=0.2.0,<=0.2.1",
+        "seqio>=0.0.20",
+        "snakemake>=9",
+        "tensorboard",
+        "tensorflow>=2.21",
+        "tensorflow-text>=2.21",
+    ],
+    extras_require={
+        "dev": ["build", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+        "gcp": ["apache-beam[gcp]"],
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+    },
+)

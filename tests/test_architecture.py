@@ -1,0 +1,38 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Folders are an order: a file imports only its own folder and the folders to its left."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ORDER = ("data", "tasks", "models", "engine", "pipelines", "parti")
+SOURCES = [path for folder in ORDER for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imported_folders(path: pathlib.Path) -> set[str]:
+    """Returns the folders that a file imports from, at any depth of its code."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write `from parti. ...`"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    assert not {n.split(".")[0] for n in names} & set(ORDER[:-1]), f"{path}: import parti.<folder>"
+    parts = [name.split(".") for name in names if name.split(".")[0] == "parti"]
+    return {p[1] if len(p) > 1 and p[1] in ORDER else "parti" for p in parts}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_only_to_the_left(path: pathlib.Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    allowed = set(ORDER[: ORDER.index(folder) + 1])
+    if folder != "parti" and path.name != "__init__.py":
+        # `parti` itself holds only the version; every folder may read it.
+        source = path.read_text(encoding="utf-8")
+        assert "from parti import cli" not in source
+        allowed |= {"parti"} if "from parti import __version__" in source else set()
+    assert imported_folders(path) <= allowed
