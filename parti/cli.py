@@ -1,0 +1,129 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The `parti` command: a sub-command per stage, each imported only when it is chosen.
+
+Exit codes: 0 done, 1 failed while running, 2 bad usage or bad input, 130 interrupted.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from parti import __version__
+
+# Command -> (module, function, help line), grouped by the order of the workflow.
+GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "Data": {
+        "scenes": ("parti.pipelines.draw_scenes", "run", "draw the built-in data set"),
+        "clean": ("parti.pipelines.clean_pairs", "run", "filter, deduplicate and split pairs"),
+        "vocab": ("parti.pipelines.train_vocabulary", "run", "train the text vocabulary"),
+        "tokenize": ("parti.pipelines.tokenize_images", "run", "turn images into tokens"),
+    },
+    "Models": {
+        "train": ("parti.engine.train", "main", "train any model from an experiment file"),
+        "export": ("parti.pipelines.export", "run", "gather trained parts into a bundle"),
+    },
+    "Images": {
+        "generate": ("parti.pipelines.generate", "run", "prompts to reranked, upsampled images"),
+        "evaluate": ("parti.pipelines.evaluate", "run", "measure a folder of generations"),
+    },
+    "All of it": {
+        "workflow": ("parti.demo", "workflow", "run every stage of a workflow file that is stale"),
+        "demo": ("parti.demo", "demo", "the whole workflow, tiny, on this machine"),
+    },
+}
+COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}
+
+# Libraries that talk at import; set before any of them is loaded, and never over a user's choice.
+_QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "GRPC_VERBOSITY": "NONE",
+    "GLOG_minloglevel": "3",
+    "ABSL_MIN_LOG_LEVEL": "3",
+}
+
+
+def usage() -> str:
+    """Returns the text of `parti --help`."""
+    lines = ["usage: parti COMMAND [--flag=value ...]", "", "Text to image, stage by stage.", ""]
+    for title, commands in GROUPS.items():
+        lines.append(f"{title}:")
+        lines += [f"  {name:<10} {help_line}" for name, (_, _, help_line) in commands.items()]
+        lines.append("")
+    lines += [
+        "parti COMMAND --help    flags and an example",
+        "parti --version         the version",
+        "--verbose               after any command: full tracebacks and third-party logs",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: the arguments after `parti`; those of the process by default.
+
+    Returns:
+      The exit code (see the module's docstring).
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"parti {__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean `parti {near[0]}`?" if near else f"commands: {', '.join(COMMANDS)}"
+        print(f"parti: unknown command {command!r}; {hint}", file=sys.stderr)
+        return 2
+    verbose = "--verbose" in rest
+    return _run(command, [argument for argument in rest if argument != "--verbose"], verbose)
+
+
+def _run(command: str, arguments: list[str], verbose: bool) -> int:
+    """Imports and calls one command; turns its exceptions into a line and an exit code."""
+    if not verbose:
+        _be_quiet()
+    module, function, _ = COMMANDS[command]
+    try:
+        return getattr(importlib.import_module(module), function)(arguments) or 0
+    except KeyboardInterrupt:
+        print(f"parti {command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `parti ... | head` is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        code, hint = 2, ""
+        message = _one_line(error)
+    except Exception as error:
+        code, hint = 1, "" if verbose else " (--verbose shows where)"
+        message = f"{type(error).__name__}: {_one_line(error)}"
+    if verbose:
+        traceback.print_exc()
+    print(f"parti {command}: {message}{hint}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    """Returns an exception's message on one line; an OSError names its file first."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _be_quiet() -> None:
+    """Silences third-party start-up talk; warnings about our own code stay."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module=r"parti(\.|$)")
