@@ -1,0 +1,259 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The edge between a command line and Beam: flags, runner, progress, failures.
+
+    parser = options.make_parser("parti clean", "Cleans pairs.", "parti clean --input ...")
+    flags, beam_options = options.parse(parser, argv)
+    result = options.run_pipeline(lambda root: build(root, flags), beam_options)
+
+Flags that the parser does not know go to Beam; one that Beam does not know either is an error.
+
+The default runner is Beam's FnApiRunner, in this process. `--direct_num_workers=N
+--direct_running_mode=multi_processing` (or `multi_threading`) runs N workers. Beam's own default,
+`DirectRunner`, tries first to fetch the Prism binary from the network; here that name means the
+FnApiRunner too. `--runner=PrismRunner`, `DataflowRunner`, `FlinkRunner`, ... are passed on.
+"""
+
+import argparse
+import contextlib
+import difflib
+import logging
+import os
+import re
+import struct
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options import pipeline_options
+from apache_beam.runners import runner as beam_runner
+
+from parti.engine import progress as progress_lib
+
+LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
+_QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow")
+_TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
+_TICK = struct.Struct("<q")
+
+
+def make_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Returns a parser with the flags that every Beam command has: --overwrite and --verbose.
+
+    Args:
+      command: what the user types, e.g. "parti clean".
+      description: one or two sentences.
+      example: shown at the end of --help.
+    """
+    parser = argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog=f"example:\n  {example}\n\nOther flags go to Beam: --runner, --direct_num_workers, "
+        "--direct_running_mode,\n--temp_location, --project, ...",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a finished output of the same kind"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show the logs of Beam")
+    return parser
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps line breaks of the example, and shows defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, "") or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, pipeline_options.PipelineOptions]:
+    """Splits the arguments between the command and Beam.
+
+    Args:
+      parser: the command's own flags, from `make_parser`.
+      argv: arguments without the command's name.
+
+    Returns:
+      (the command's flags, Beam's options).
+
+    Raises:
+      SystemExit: code 2 with one line about a flag that is unknown or has a bad value; code 0
+        after --help.
+    """
+    flags, rest = parser.parse_known_args(list(argv))
+    beam_parser = _beam_parser()
+
+    def fail(message: str) -> None:
+        parser.error(message)
+
+    beam_parser.error = fail  # type: ignore[method-assign, assignment]
+    _, unknown = beam_parser.parse_known_args(rest)
+    if unknown:
+        known = [*parser._option_string_actions, *beam_parser._option_string_actions]
+        parser.error(_unknown_message(unknown[0], known))
+    if not getattr(flags, "verbose", False):
+        quiet()
+    return flags, pipeline_options.PipelineOptions(rest)
+
+
+def _beam_parser() -> argparse.ArgumentParser:
+    """Returns a parser that knows every flag of every PipelineOptions class."""
+    parser = pipeline_options._BeamArgumentParser(allow_abbrev=False, add_help=False)
+    classes = {str(cls): cls for cls in pipeline_options.PipelineOptions.__subclasses__()}
+    for cls in classes.values():
+        cls._add_argparse_args(parser)
+    return parser
+
+
+def _unknown_message(argument: str, known: Sequence[str]) -> str:
+    name = argument.split("=")[0]
+    if not name.startswith("-"):
+        return f"unexpected argument {argument!r}; see --help"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"unknown flag {name}" + (f"; did you mean {close[0]}?" if close else "; see --help")
+
+
+def quiet() -> None:
+    """Silences the logs of Beam and TensorFlow below errors, in this process and its workers."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="apache_beam")
+
+
+def tick(done: int = 1) -> None:
+    """Counts finished units of the running pipeline; call it in a DoFn.
+
+    Works in any process on this machine; on remote workers it does nothing (the runner has its own
+    display).
+    """
+    if path := os.environ.get(_TICKS_VARIABLE):
+        with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
+            file.write(_TICK.pack(done))
+
+
+@contextlib.contextmanager
+def _ticks(progress: progress_lib.Progress | None) -> Iterator[None]:
+    """Adds up the ticks of all worker processes into `progress` while the pipeline runs."""
+    if progress is None:
+        yield
+        return
+    with tempfile.NamedTemporaryFile(prefix="parti-ticks-") as file:
+        stop = threading.Event()
+
+        def collect() -> None:
+            done = 0
+            while True:
+                last = stop.wait(0.5)
+                data = file.read()
+                whole = len(data) - len(data) % _TICK.size
+                file.seek(whole - len(data), os.SEEK_CUR)
+                if added := sum(value for (value,) in _TICK.iter_unpack(data[:whole])):
+                    done += added
+                    progress.update(done)
+                if last:
+                    return
+
+        before = os.environ.get(_TICKS_VARIABLE)
+        os.environ[_TICKS_VARIABLE] = file.name
+        thread = threading.Thread(target=collect, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            if before is None:
+                del os.environ[_TICKS_VARIABLE]
+            else:
+                os.environ[_TICKS_VARIABLE] = before
+
+
+class PipelineError(RuntimeError):
+    """A pipeline failed while running; the message is one line with its cause."""
+
+
+def run_pipeline(
+    build: Callable[[beam.Pipeline], Any],
+    options: pipeline_options.PipelineOptions,
+    progress: progress_lib.Progress | None = None,
+) -> beam_runner.PipelineResult:
+    """Builds a pipeline, runs it and waits for its end.
+
+    Args:
+      build: adds the transforms to the pipeline it is given. What it raises is passed on.
+      options: from `parse`, or `PipelineOptions([])`.
+      progress: counts what DoFns report with `tick`; the caller calls its `done`.
+
+    Returns:
+      The finished pipeline's result; see `counters`.
+
+    Raises:
+      PipelineError: a DoFn raised, or the runner stopped; one line.
+    """
+    pipeline = beam.Pipeline(runner=_runner(options), options=options)
+    build(pipeline)
+    with _ticks(progress):
+        try:
+            result = pipeline.run()
+            state = result.wait_until_finish() or result.state
+        except Exception as error:
+            if progress is not None:
+                progress.failed()
+            raise PipelineError(_cause(error)) from error
+    if state != beam_runner.PipelineState.DONE:
+        raise PipelineError(f"the pipeline ended in state {state}; see the runner's log")
+    return result
+
+
+def _runner(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunner:
+    """Returns the runner that the options name, with the in-process one as default."""
+    name = options.view_as(pipeline_options.StandardOptions).runner or ""
+    if name.lower() not in LOCAL_RUNNERS:
+        try:
+            return beam_runner.create_runner(name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"--runner={name}: {error}") from error
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability import portable_runner
+    from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+    # Workers in other processes read the options from here, as under Beam's DirectRunner.
+    encoded = portable_runner.JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
+
+
+def _cause(error: BaseException) -> str:
+    """Returns one line: the exception that a DoFn raised, and the step it was in."""
+    text = str(error)
+    step = re.search(r"\[while running '([^']*)'\]", text)
+    # A worker in another process sends its traceback as text; the exception is on its last line
+    # that reads `Name: message`.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"^[A-Za-z_][\w.]*(Error|Exception): ", line)]
+    if raised and "Traceback" in text:
+        message = raised[-1]
+    else:
+        message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    message = re.sub(r"\s*\[while running '[^']*'\]", "", message)
+    return f"{message} (in step {step.group(1)})" if step else message
+
+
+def counters(result: beam_runner.PipelineResult, namespace: str) -> dict[str, int]:
+    """Returns the committed Beam counters of a namespace, {name: count}."""
+    query = beam.metrics.MetricsFilter().with_namespace(namespace)
+    found = result.metrics().query(query)["counters"]
+    totals: dict[str, int] = {}
+    for metric in found:
+        name = metric.key.metric.name
+        totals[name] = totals.get(name, 0) + int(metric.result)
+    return totals

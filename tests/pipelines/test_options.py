@@ -1,0 +1,97 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Flags are split between the command and Beam; a failing step is one line."""
+
+import os
+
+import apache_beam as beam
+import pytest
+
+from parti.engine import progress as progress_lib
+from parti.pipelines import options
+
+
+def parser():
+    made = options.make_parser("parti clean", "Cleans pairs.", "parti clean --input 'x/*.tar'")
+    made.add_argument("--input", nargs="+", required=True)
+    made.add_argument("--image_size", type=int, default=256)
+    return made
+
+
+class Work(beam.DoFn):
+    def process(self, element):
+        options.tick()
+        if element == "bad":
+            raise KeyError("no such\nthing")
+        beam.metrics.Metrics.counter("test", "seen").inc()
+        yield os.getpid()
+
+
+def test_flags_are_split_between_the_command_and_beam():
+    flags, beam_options = options.parse(
+        parser(), ["--input", "a", "b", "--temp_location", "tmp", "--direct_num_workers=2"]
+    )
+    assert flags.input == ["a", "b"] and flags.image_size == 256
+    assert beam_options.get_all_options()["temp_location"] == "tmp"
+    assert beam_options.get_all_options()["direct_num_workers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image_sise=3"], "unknown flag --image_sise; did you mean --image_size?"),
+        (["--temp_locatoin=x"], "unknown flag --temp_locatoin; did you mean --temp_location?"),
+        (["--zzz"], "unknown flag --zzz; see --help"),
+        (["--direct_num_workers=many"], "invalid int value: 'many'"),
+        (["--image_size=big"], "invalid int value: 'big'"),
+    ],
+)
+def test_a_bad_flag_is_one_line_and_exit_code_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        options.parse(parser(), ["--input", "a", *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_shows_the_example(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        options.parse(parser(), ["--help"])
+    assert stopped.value.code == 0
+    assert "parti clean --input 'x/*.tar'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--runner=DirectRunner"],
+        ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
+    ],
+    ids=["default", "direct", "processes"],
+)
+def test_a_pipeline_runs_and_counts(arguments):
+    _, beam_options = options.parse(parser(), ["--input", "a", *arguments])
+    progress = progress_lib.Progress("test", total=6)
+    result = options.run_pipeline(
+        lambda root: root | beam.Create(range(6)) | beam.ParDo(Work()), beam_options, progress
+    )
+    assert options.counters(result, "test") == {"seen": 6}
+    assert progress.count == 6
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_a_failing_step_is_one_line(mode):
+    _, beam_options = options.parse(parser(), ["--input", "a", f"--direct_running_mode={mode}"])
+    with pytest.raises(options.PipelineError) as failure:
+        options.run_pipeline(
+            lambda root: root | beam.Create(["bad"]) | "Work" >> beam.ParDo(Work()), beam_options
+        )
+    message = str(failure.value)
+    assert message.startswith("KeyError: ") and "no such" in message and "Work" in message
+    assert "\n" not in message
+
+
+def test_an_unknown_runner_is_the_users_mistake():
+    _, beam_options = options.parse(parser(), ["--input", "a", "--runner=NoRunner"])
+    with pytest.raises(ValueError, match="NoRunner"):
+        options.run_pipeline(lambda root: None, beam_options)

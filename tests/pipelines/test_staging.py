@@ -1,0 +1,156 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""An output appears whole or not at all, and nothing is deleted that was not asked for."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from parti.pipelines import staging
+
+
+def write(output, text="one", publish=True, **options):
+    with staging.Staging(output, "pairs", **options) as stage:
+        (stage.path / "data").write_text(text)
+        if publish:
+            stage.publish(counts={"train": 1})
+    return stage
+
+
+def test_published_output_is_complete(tmp_path):
+    stage = write(tmp_path / "out", settings={"size": 1}, inputs={"from": "x"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["data", "manifest.json"]
+    manifest = staging.read_manifest(tmp_path / "out", "pairs")
+    assert manifest == stage.manifest
+    assert manifest["counts"] == {"train": 1} and manifest["settings"] == {"size": 1}
+    assert manifest["created_by"] == "parti clean" and manifest["inputs"] == {"from": "x"}
+
+
+def test_fingerprint_follows_settings_and_content_only(tmp_path):
+    def fingerprint(name, **options):
+        return write(tmp_path / name, **options).manifest["fingerprint"]
+
+    first = fingerprint("a", settings={"size": 1}, inputs={"from": "x"})
+    assert fingerprint("b", settings={"size": 1}, inputs={"from": "y"}) == first
+    assert fingerprint("c", settings={"size": 2}) != first
+    assert fingerprint("d", settings={"size": 1}, text="two") != first
+
+
+def test_finished_output_needs_overwrite(tmp_path):
+    write(tmp_path / "out")
+    with pytest.raises(ValueError, match="already finished; pass --overwrite to replace it"):
+        write(tmp_path / "out", text="two")
+    assert (tmp_path / "out" / "data").read_text() == "one"
+    write(tmp_path / "out", text="two", overwrite=True)
+    assert (tmp_path / "out" / "data").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_failed_overwrite_keeps_the_old_output(tmp_path):
+    write(tmp_path / "out")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        staging.Staging(tmp_path / "out", "pairs", overwrite=True) as stage,
+    ):
+        (stage.path / "data").write_text("two")
+        raise KeyboardInterrupt
+    assert (tmp_path / "out" / "data").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_foreign_is_deleted(tmp_path, overwrite):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty and not written by"):
+        staging.Staging(tmp_path / "out", "pairs", overwrite=overwrite)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file"):
+        staging.Staging(tmp_path / "file", "pairs", overwrite=overwrite)
+    (tmp_path / "new.unfinished").mkdir()
+    (tmp_path / "new.unfinished" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not ours"):
+        write(tmp_path / "new", overwrite=overwrite)
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 2
+
+
+def test_another_kind_is_not_overwritten(tmp_path):
+    write(tmp_path / "out")
+    with pytest.raises(ValueError, match="holds pairs, not tokens"):
+        staging.Staging(tmp_path / "out", "tokens", overwrite=True)
+
+
+def test_empty_folder_is_an_output(tmp_path):
+    (tmp_path / "out").mkdir()
+    write(tmp_path / "out")
+    assert (tmp_path / "out" / "manifest.json").exists()
+
+
+KILLED = """
+import os, sys
+from parti.pipelines import staging
+with staging.Staging(sys.argv[1], "pairs", settings={"size": 1}, resume=True) as stage:
+    (stage.path / "half").write_text("half")
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"settings": {"size": 1}, "resume": True}, True),
+        ({"settings": {"size": 1}, "resume": False}, False),
+        ({"settings": {"size": 2}, "resume": True}, False),
+    ],
+    ids=["resume", "no resume", "other settings"],
+)
+def test_after_a_kill(tmp_path, options, kept):
+    output = tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(output)], check=False)
+    assert killed.returncode == 9
+    assert not output.exists() and (tmp_path / "out.unfinished" / "half").exists()
+    with pytest.raises(FileNotFoundError, match="`parti clean` was not finished; run it again"):
+        staging.read_manifest(output, "pairs")
+    with staging.Staging(output, "pairs", **options) as stage:
+        assert stage.resumed == kept
+        assert (stage.path / "half").exists() == kept
+        stage.publish(counts={})
+    assert output.exists() and not (tmp_path / "out.unfinished").exists()
+
+
+def test_kill_between_the_two_renames_is_undone(tmp_path):
+    write(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "out.replaced")  # what publish does first
+    write(tmp_path / "out", text="two", overwrite=True)
+    assert (tmp_path / "out" / "data").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_writers_of_one_output(tmp_path):
+    with (
+        staging.Staging(tmp_path / "out", "pairs"),
+        pytest.raises(ValueError, match="another process is writing it now"),
+    ):
+        write(tmp_path / "out")
+
+
+def test_manifest_messages(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`parti clean --output .*` makes it"):
+        staging.read_manifest(tmp_path / "none", "pairs")
+    with pytest.raises(FileNotFoundError, match="no manifest.json here"):
+        staging.read_manifest(tmp_path, "pairs")
+    write(tmp_path / "out")
+    with pytest.raises(ValueError, match="holds pairs, not tokens"):
+        staging.read_manifest(tmp_path / "out", "tokens")
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    with pytest.raises(ValueError, match="schema version 99, this code reads 1"):
+        staging.read_manifest(tmp_path / "out", "pairs")
+
+
+def test_remote_output_is_refused():
+    with pytest.raises(ValueError, match="gs://bucket/out: an output must be a local"):
+        staging.Staging("gs://bucket/out", "pairs")
