@@ -21,9 +21,9 @@ import logging
 import os
 import re
 import struct
+import sys
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,7 +34,7 @@ from apache_beam.runners import runner as beam_runner
 from parti.engine import progress as progress_lib
 
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
-_QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow")
+_QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
 _TICK = struct.Struct("<q")
 
@@ -98,9 +98,11 @@ def parse(
     if unknown:
         known = [*parser._option_string_actions, *beam_parser._option_string_actions]
         parser.error(_unknown_message(unknown[0], known))
-    if not getattr(flags, "verbose", False):
-        quiet()
-    return flags, pipeline_options.PipelineOptions(rest)
+    beam_options = pipeline_options.PipelineOptions(rest)
+    # `parti` itself takes --verbose out of what it passes on.
+    if not (flags.verbose or "--verbose" in sys.argv):
+        quiet(beam_options)
+    return flags, beam_options
 
 
 def _beam_parser() -> argparse.ArgumentParser:
@@ -120,13 +122,14 @@ def _unknown_message(argument: str, known: Sequence[str]) -> str:
     return f"unknown flag {name}" + (f"; did you mean {close[0]}?" if close else "; see --help")
 
 
-def quiet() -> None:
-    """Silences the logs of Beam and TensorFlow below errors, in this process and its workers."""
+def quiet(beam_options: pipeline_options.PipelineOptions) -> None:
+    """Silences the logs of Beam and TensorFlow, here and in workers, unless the user asked."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     for name in _QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="apache_beam")
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    worker = beam_options.view_as(pipeline_options.WorkerOptions)
+    worker.default_sdk_harness_log_level = worker.default_sdk_harness_log_level or "CRITICAL"
 
 
 def tick(done: int = 1) -> None:

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flags are split between the command and Beam; a failing step is one line."""
 
-import os
-
 import apache_beam as beam
 import pytest
 
@@ -18,13 +16,16 @@ def parser():
     return made
 
 
-class Work(beam.DoFn):
-    def process(self, element):
-        options.tick()
-        if element == "bad":
-            raise KeyError("no such\nthing")
-        beam.metrics.Metrics.counter("test", "seen").inc()
-        yield os.getpid()
+def work():
+    class Work(beam.DoFn):  # local, so that workers get it by value: they cannot import this file
+        def process(self, element):
+            options.tick()
+            if element == "bad":
+                raise KeyError("no such\nthing")
+            beam.metrics.Metrics.counter("test", "seen").inc()
+            yield element
+
+    return beam.ParDo(Work())
 
 
 def test_flags_are_split_between_the_command_and_beam():
@@ -73,7 +74,7 @@ def test_a_pipeline_runs_and_counts(arguments):
     _, beam_options = options.parse(parser(), ["--input", "a", *arguments])
     progress = progress_lib.Progress("test", total=6)
     result = options.run_pipeline(
-        lambda root: root | beam.Create(range(6)) | beam.ParDo(Work()), beam_options, progress
+        lambda root: root | beam.Create(range(6)) | work(), beam_options, progress
     )
     assert options.counters(result, "test") == {"seen": 6}
     assert progress.count == 6
@@ -84,7 +85,7 @@ def test_a_failing_step_is_one_line(mode):
     _, beam_options = options.parse(parser(), ["--input", "a", f"--direct_running_mode={mode}"])
     with pytest.raises(options.PipelineError) as failure:
         options.run_pipeline(
-            lambda root: root | beam.Create(["bad"]) | "Work" >> beam.ParDo(Work()), beam_options
+            lambda root: root | beam.Create(["bad"]) | "Work" >> work(), beam_options
         )
     message = str(failure.value)
     assert message.startswith("KeyError: ") and "no such" in message and "Work" in message
