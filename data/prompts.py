@@ -1,0 +1,192 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Prompt files: one prompt a line (.txt), PartiPrompts columns (.tsv), or JSON lines (.jsonl)."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+_MAX_ID = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A text to draw.
+
+    Attributes:
+      id: unique in its file, and fit to be a file name.
+      text: the prompt.
+      category: PartiPrompts' category ("Animals"), or empty.
+      challenge: PartiPrompts' challenge ("Quantity"), or empty.
+      metadata: further fields of a .jsonl line, such as the true `scene`.
+    """
+
+    id: str
+    text: str
+    category: str = ""
+    challenge: str = ""
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
+    """Reads a prompt file, or takes a text that is no file as the one prompt.
+
+    - `.txt`: a prompt a line.
+    - `.tsv`: a header with `Prompt` and, if known, `Category` and `Challenge`; other columns go to
+      the metadata. The prompts may hold quotes; there is no quoting.
+    - `.jsonl`: an object a line with `prompt` and optional `id`, `category`, `challenge`; other
+      fields go to the metadata.
+
+    Prompts without an id get `p00012-a-red-circle`: the place in the file (from 0) and the text.
+
+    Raises:
+      FileNotFoundError: a path with one of these endings that does not exist.
+      ValueError: an empty file, a missing column or field, an empty prompt, or an id twice.
+    """
+    source = os.fspath(path_or_text)
+    suffix = pathlib.Path(source).suffix.lower()
+    if not _is_file(source):
+        if suffix in _READERS:
+            raise FileNotFoundError(f"No prompt file {source!r}.")
+        if isinstance(path_or_text, os.PathLike) or "/" in source and not re.search(r"\s", source):
+            raise FileNotFoundError(
+                f"No prompt file {source!r}; write a prompt with a space in it."
+            )
+        if not source.strip():
+            raise ValueError("The prompt is empty; give a text or a prompt file.")
+        return [_prompt(0, source.strip())]
+    if suffix not in _READERS:
+        allowed = ", ".join(_READERS)
+        raise ValueError(f"Prompt file {source!r} ends in {suffix!r}; it must be one of {allowed}.")
+    try:
+        # Not splitlines: a prompt may hold other separators that Unicode knows.
+        lines = pathlib.Path(source).read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Prompt file {source!r} is not UTF-8: {error.reason}.") from error
+    prompts = _READERS[suffix](source, lines) if lines != [""] else []
+    if not prompts:
+        raise ValueError(f"Prompt file {source!r} holds no prompts; put one on each line.")
+    seen: dict[str, str] = {}
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise ValueError(
+                f"Prompt file {source!r} gives the id {prompt.id!r} twice; leave ids out to have "
+                "them made, or make them unique."
+            )
+        seen[prompt.id] = prompt.text
+    return prompts
+
+
+def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> int:
+    """Writes a .jsonl prompt file that `read_prompts` reads back equal.
+
+    Returns:
+      The number of prompts.
+
+    Raises:
+      ValueError: a prompt's metadata uses a name that a field of the file has.
+    """
+    lines = []
+    for prompt in prompts:
+        row = {"id": prompt.id, "prompt": prompt.text}
+        row |= {name: getattr(prompt, name) for name in _OPTIONAL if getattr(prompt, name)}
+        clash = sorted({"id", "prompt", *_OPTIONAL} & set(prompt.metadata))
+        if clash:
+            raise ValueError(f"Metadata of prompt {prompt.id!r} uses reserved names {clash}.")
+        lines.append(json.dumps(row | prompt.metadata, ensure_ascii=False) + "\n")
+    pathlib.Path(path).write_text("".join(lines), encoding="utf-8")
+    return len(lines)
+
+
+_OPTIONAL = ("category", "challenge")
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return pathlib.Path(source).is_file()
+    except (OSError, ValueError):  # a long text is no path
+        return False
+
+
+def _prompt(index: int, text: str, **fields: Any) -> Prompt:
+    """Returns a prompt with an id made of its place and text."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")
+    name = f"p{index:05d}-{slug}"[:_MAX_ID].rstrip("-")
+    return Prompt(name, text, **fields)
+
+
+def _check_not_empty(where: str, text: str) -> None:
+    if not text.strip():
+        raise ValueError(f"{where}: the prompt is empty; write one or remove the line.")
+
+
+def _read_txt(source: str, lines: list[str]) -> list[Prompt]:
+    for number, line in enumerate(lines, start=1):
+        _check_not_empty(f"Prompt file {source!r}, line {number}", line)
+    return [_prompt(index, line.strip()) for index, line in enumerate(lines)]
+
+
+def _read_tsv(source: str, lines: list[str]) -> list[Prompt]:
+    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    columns = {name.strip().lower(): name for name in rows.fieldnames or [] if name}
+    if "prompt" not in columns:
+        raise ValueError(
+            f"Prompt file {source!r} has the columns {list(columns.values())}; the first line must "
+            "name a column `Prompt` (columns are divided by tabs)."
+        )
+    prompts = []
+    for index, row in enumerate(rows):
+        values = {key: (row[name] or "").strip() for key, name in columns.items()}
+        text = values.pop("prompt")
+        _check_not_empty(f"Prompt file {source!r}, line {rows.line_num}", text)
+        fields: dict[str, Any] = {name: values.pop(name, "") for name in _OPTIONAL}
+        prompts.append(
+            _prompt(index, text, **fields, metadata={k: v for k, v in values.items() if v})
+        )
+    return prompts
+
+
+def _read_jsonl(source: str, lines: list[str]) -> list[Prompt]:
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        where = f"Prompt file {source!r}, line {number}"
+        _check_not_empty(where, line)
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not JSON: {error}") from error
+        text = row.pop("prompt", None) if isinstance(row, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f'{where}: it must be an object with a text under "prompt".')
+        fields: dict[str, Any] = {name: str(row.pop(name, "") or "") for name in _OPTIONAL}
+        given_id = row.pop("id", None)
+        prompt = _prompt(len(prompts), text.strip(), **fields, metadata=row)
+        if given_id is not None:
+            prompt = dataclasses.replace(prompt, id=_checked_id(where, given_id))
+        prompts.append(prompt)
+    return prompts
+
+
+def _checked_id(where: str, given: Any) -> str:
+    """Returns an id of a file.
+
+    Raises:
+      ValueError: it cannot be a file name.
+    """
+    name = str(given)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise ValueError(
+            f"{where}: id {name!r} cannot be a file name; use letters, digits, dots, dashes and "
+            "underscores, 100 at most."
+        )
+    return name
+
+
+_READERS = {".txt": _read_txt, ".tsv": _read_tsv, ".jsonl": _read_jsonl}

@@ -1,0 +1,456 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The records on disk: their fields, their TFRecord features, and the way in and out.
+
+A record is a frozen dataclass. Its field names are the feature names of its `tf.train.Example`, and
+the annotations say how a field is stored: `bytes` and `str` as one bytes value, `int` as one
+int64, an array as int64 values, a `dict` as JSON in one bytes value. Fields without a default are
+required.
+
+`tf.train.Example` is built here with protobuf alone, so that a Beam worker needs no TensorFlow to
+write or read a record. Files of records (`read_tfrecords`, `write_tfrecords`) import TensorFlow.
+"""
+
+import dataclasses
+import functools
+import glob
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+# The feature names that readers outside this file use (`tasks/` parse records inside tf.data).
+KEY = "key"
+IMAGE = "image"
+TEXT = "text"
+METADATA = "metadata"
+IMAGE_TOKENS = "image_tokens"
+RECONSTRUCTION = "reconstruction"
+
+# Under this key `ImageTextPair.metadata` may hold a list of captions besides `text`.
+CAPTIONS = "captions"
+
+SPLITS = ("train", "validation")
+
+
+@functools.cache
+def _example_class() -> type[message.Message]:
+    """Returns the class of `tf.train.Example`, made from its published schema (example.proto)."""
+    proto = descriptor_pb2.FileDescriptorProto(
+        name="parti/example.proto", package="tensorflow", syntax="proto3"
+    )
+    kind = descriptor_pb2.FieldDescriptorProto
+    for name, scalar in (("Bytes", "BYTES"), ("Float", "FLOAT"), ("Int64", "INT64")):
+        values = proto.message_type.add(name=f"{name}List")
+        scalar_type = getattr(kind, f"TYPE_{scalar}")
+        values.field.add(name="value", number=1, label=kind.LABEL_REPEATED, type=scalar_type)
+    feature = proto.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(("Bytes", "Float", "Int64"), start=1):
+        feature.field.add(
+            name=f"{name.lower()}_list",
+            number=number,
+            label=kind.LABEL_OPTIONAL,
+            type=kind.TYPE_MESSAGE,
+            type_name=f".tensorflow.{name}List",
+            oneof_index=0,
+        )
+    features = proto.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=kind.LABEL_OPTIONAL, type=kind.TYPE_STRING)
+    _add_message_field(entry, "value", 2, kind.LABEL_OPTIONAL, "Feature")
+    _add_message_field(features, "feature", 1, kind.LABEL_REPEATED, "Features.FeatureEntry")
+    example = proto.message_type.add(name="Example")
+    _add_message_field(example, "features", 1, kind.LABEL_OPTIONAL, "Features")
+    # A pool of its own: TensorFlow registers the same names in the default pool.
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(proto)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+
+
+def _add_message_field(
+    parent: descriptor_pb2.DescriptorProto, name: str, number: int, label: int, type_name: str
+) -> None:
+    """Adds a field that holds another message of the `tensorflow` package."""
+    parent.field.add(
+        name=name,
+        number=number,
+        label=label,
+        type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
+        type_name=f".tensorflow.{type_name}",
+    )
+
+
+def _json(value: Any) -> str:
+    """Returns `value` as one line of JSON, equal values as equal text."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """The base of all records: one schema for writers and readers."""
+
+    KIND: ClassVar[str] = "record"
+    MADE_BY: ClassVar[str] = "a parti stage"
+
+    def to_example(self) -> bytes:
+        """Returns the serialized `tf.train.Example`; equal records give equal bytes."""
+        example = _example_class()()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            feature = example.features.feature[field.name]
+            if field.type is int:
+                feature.int64_list.value.append(value)
+            elif field.type is np.ndarray:
+                feature.int64_list.value.extend(value.tolist())
+            else:
+                text = _json(value) if field.type == dict[str, Any] else value
+                data = text if isinstance(text, bytes) else text.encode("utf-8")
+                feature.bytes_list.value.append(data)
+        return example.SerializeToString(deterministic=True)
+
+    @classmethod
+    def from_example(cls, serialized: bytes) -> Self:
+        """Reads a record.
+
+        Args:
+          serialized: a serialized `tf.train.Example`. Features of other names are ignored.
+
+        Returns:
+          The record; a field that has a default may be absent.
+
+        Raises:
+          ValueError: not an Example, or a feature is missing or of the wrong kind.
+        """
+        try:
+            features = _example_class().FromString(serialized).features.feature
+        except message.DecodeError as error:
+            raise ValueError(f"Not a tf.train.Example, so not {cls._what()}.") from error
+        values = {}
+        for field in dataclasses.fields(cls):
+            if field.name in features:
+                values[field.name] = cls._read(field, features[field.name])
+            elif _is_required(field):
+                raise ValueError(
+                    f"Feature {field.name!r} is missing: expected {cls._what()}; "
+                    f"the record has {sorted(features) or 'no features'}."
+                )
+        return cls(**values)
+
+    @classmethod
+    def feature_spec(cls) -> dict[str, Any]:
+        """Returns the schema for `tf.io.parse_single_example` (imports TensorFlow).
+
+        Scalars come out as [] string or int64, arrays as [length] int64. A `dict` comes out as the
+        JSON text.
+        """
+        import tensorflow as tf
+
+        spec: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            if field.type is np.ndarray:
+                spec[field.name] = tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
+                continue
+            dtype = tf.int64 if field.type is int else tf.string
+            empty = {int: 0, str: "", bytes: b""}.get(field.type, "{}")  # type: ignore[call-overload]
+            default = None if _is_required(field) else empty
+            spec[field.name] = tf.io.FixedLenFeature([], dtype, default)
+        return spec
+
+    @classmethod
+    def _what(cls) -> str:
+        return f"{cls.KIND} ({cls.__name__}, made by {cls.MADE_BY})"
+
+    @classmethod
+    def _read(cls, field: dataclasses.Field, feature: Any) -> Any:
+        """Returns the value of one field.
+
+        Raises:
+          ValueError: the feature holds another kind of value.
+        """
+        is_int = field.type in (int, np.ndarray)
+        wanted = "int64_list" if is_int else "bytes_list"
+        found = feature.WhichOneof("kind")
+        # An empty list is written without its kind by some writers.
+        empty_array = field.type is np.ndarray and found is None
+        if found != wanted and not empty_array:
+            raise ValueError(
+                f"Feature {field.name!r} holds {found}, not {wanted}: expected {cls._what()}."
+            )
+        values = getattr(feature, wanted).value
+        if field.type is np.ndarray:
+            return np.asarray(values, np.int64)
+        if len(values) != 1:
+            raise ValueError(
+                f"Feature {field.name!r} holds {len(values)} values, not 1: expected {cls._what()}."
+            )
+        value = values[0]
+        if field.type in (int, bytes):
+            return value
+        try:
+            text = value.decode("utf-8")
+            parsed = text if field.type is str else json.loads(text)
+        except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+            raise ValueError(f"Feature {field.name!r} of {cls._what()}: {error}") from error
+        if field.type is not str and not isinstance(parsed, dict):
+            raise ValueError(f"Feature {field.name!r} of {cls._what()} is not a JSON object.")
+        return parsed
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.to_example() == other.to_example()
+
+    def __hash__(self) -> int:
+        return hash(self.to_example())
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageTextPair(Record):
+    """A picture and its caption: what `clean` writes and everything else starts from.
+
+    Attributes:
+      key: unique in the data set.
+      image: the encoded picture (PNG or JPEG once cleaned).
+      text: the caption; may be empty.
+      width: of the picture, in pixels; 0 when not known.
+      height: of the picture, in pixels; 0 when not known.
+      source: where the pair came from (a file or data set name).
+      sha256: of the raw picture's bytes, in hex; empty when not computed.
+      phash: perceptual hash of the picture, in hex; empty when not computed.
+      metadata: anything that JSON can hold; `captions` may list more captions.
+    """
+
+    KIND: ClassVar[str] = "an image-text pair"
+    MADE_BY: ClassVar[str] = "`parti clean`"
+
+    key: str
+    image: bytes
+    text: str
+    width: int = 0
+    height: int = 0
+    source: str = ""
+    sha256: str = ""
+    phash: str = ""
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenizedPair(Record):
+    """A picture as codebook indices and its caption: what the text-to-image model trains on.
+
+    Attributes:
+      key: the pair's key.
+      text: the caption.
+      image_tokens: [length] int32, codebook indices in [0, codebook_size), raster order.
+      metadata: the pair's metadata; `captions` may list more captions.
+    """
+
+    KIND: ClassVar[str] = "a tokenized pair"
+    MADE_BY: ClassVar[str] = "`parti tokenize`"
+
+    key: str
+    text: str
+    image_tokens: np.ndarray
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tokens = np.asarray(self.image_tokens)
+        if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
+            raise ValueError(
+                f"image_tokens of {self.key!r}: {tokens.dtype} of shape {tokens.shape}; "
+                "give one row of integers in raster order."
+            )
+        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**31:
+            raise ValueError(
+                f"image_tokens of {self.key!r} run from {tokens.min()} to {tokens.max()}; "
+                "codebook indices start at 0 and fit in 31 bits."
+            )
+        object.__setattr__(self, IMAGE_TOKENS, tokens.astype(np.int32))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReconstructedPair(Record):
+    """A picture and the image tokenizer's reconstruction of it: what the upsampler trains on.
+
+    Attributes:
+      key: the pair's key.
+      text: the caption.
+      image: the picture at high resolution, PNG.
+      reconstruction: the tokenizer's reconstruction at its own resolution, PNG.
+    """
+
+    KIND: ClassVar[str] = "a reconstructed pair"
+    MADE_BY: ClassVar[str] = "`parti tokenize --write_reconstructions`"
+
+    key: str
+    text: str
+    image: bytes
+    reconstruction: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One generated picture: a line of a generations manifest.
+
+    Attributes:
+      prompt_id: the prompt's id, as in the prompt file.
+      prompt: the text.
+      sample_index: from 0; with the seed and the prompt it decides the picture.
+      rank: 0 is the best sample of its prompt; the sample index when nothing reranked.
+      score: the reranker's; higher is better; None when nothing reranked.
+      seed: of the run.
+      image: path of the picture, relative to the manifest.
+      settings: every setting and fingerprint that shaped the picture.
+      metadata: the prompt's metadata.
+    """
+
+    prompt_id: str
+    prompt: str
+    sample_index: int
+    rank: int
+    score: float | None
+    seed: int
+    image: str
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Returns one line of JSON.
+
+        Raises:
+          ValueError: the score is not finite.
+        """
+        if self.score is not None and not math.isfinite(self.score):
+            raise ValueError(f"Score of {self.image!r} is {self.score}; it must be finite or None.")
+        return _json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Generation":
+        """Reads a line of a generations manifest.
+
+        Raises:
+          ValueError: not JSON, or fields are missing or unknown.
+        """
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Not a line of a generations manifest: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError("Not a line of a generations manifest: not a JSON object.")
+        fields = dataclasses.fields(cls)
+        missing = [f.name for f in fields if _is_required(f) and f.name not in values]
+        unknown = sorted(set(values) - {f.name for f in fields})
+        if missing or unknown:
+            raise ValueError(
+                "Not a line of a generations manifest (made by `parti generate`): "
+                f"missing fields {missing}, unknown fields {unknown}."
+            )
+        return cls(**values)
+
+
+def shard_name(prefix: str, index: int, count: int, suffix: str = ".tfrecord") -> str:
+    """Returns `train-00000-of-00004.tfrecord` for ("train", 0, 4).
+
+    Raises:
+      ValueError: `index` is not in [0, count).
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"Shard index {index} of {count}: it must be in [0, {count}).")
+    return f"{prefix}-{index:05d}-of-{count:05d}{suffix}"
+
+
+def expand_pattern(
+    pattern: str | os.PathLike[str], what: str, suffixes: tuple[str, ...] = (".tfrecord",)
+) -> list[str]:
+    """Returns the files that a pattern names, sorted, each once.
+
+    Args:
+      pattern: a file, a glob, a directory, or several of these with commas between. Addresses with
+        a scheme (`gs://...`) are resolved by TensorFlow.
+      what: what the files hold, for the error message ("image-text pairs").
+      suffixes: a directory stands for the files in it that end so.
+
+    Raises:
+      FileNotFoundError: a part of the pattern names no file.
+    """
+    whole = os.fspath(pattern)
+    parts = [whole] if os.path.exists(whole) else [p.strip() for p in whole.split(",") if p.strip()]
+    if not parts:
+        raise FileNotFoundError(f"No {what}: the pattern is empty; give a file, glob or directory.")
+    found: set[str] = set()
+    for part in parts:
+        files, is_dir = _glob(part, suffixes)
+        if not files:
+            inside = (
+                f" that end in {' or '.join(suffixes)} in the directory" if is_dir else " match"
+            )
+            raise FileNotFoundError(
+                f"No {what}: no files{inside} {part!r}; check the path, or run the stage that "
+                "writes it (quote a glob so that the shell leaves it alone)."
+            )
+        found.update(files)
+    return sorted(found)
+
+
+def _glob(part: str, suffixes: tuple[str, ...]) -> tuple[list[str], bool]:
+    """Returns the files of one part of a pattern and whether it is a directory."""
+    if "://" in part:
+        import tensorflow as tf
+
+        if tf.io.gfile.isdir(part):
+            names = tf.io.gfile.listdir(part)
+            return [os.path.join(part, n) for n in names if n.endswith(suffixes)], True
+        return tf.io.gfile.glob(part), False
+    if os.path.isdir(part):
+        paths = sorted(pathlib.Path(part).iterdir())
+        return [str(p) for p in paths if p.is_file() and p.name.endswith(suffixes)], True
+    if os.path.isfile(part):
+        return [part], False
+    return [p for p in glob.glob(part, recursive=True) if os.path.isfile(p)], False
+
+
+def read_tfrecords(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Yields the serialized records of the files that `pattern` names, in order.
+
+    Raises:
+      FileNotFoundError: no such file (see `expand_pattern`).
+      ValueError: a file is damaged or not a TFRecord file.
+    """
+    import tensorflow as tf
+
+    for path in expand_pattern(pattern, "TFRecord files"):
+        try:
+            yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
+        except tf.errors.DataLossError as error:
+            raise ValueError(
+                f"{path!r} is damaged or not a TFRecord file; write it again."
+            ) from error
+
+
+def write_tfrecords(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
+    """Writes serialized records to one file, which appears under its name when it is complete.
+
+    Returns:
+      The number of records.
+    """
+    import tensorflow as tf
+
+    target = os.fspath(path)
+    unfinished = f"{target}.unfinished"
+    count = 0
+    with tf.io.TFRecordWriter(unfinished) as writer:
+        for example in examples:
+            writer.write(example)
+            count += 1
+    tf.io.gfile.rename(unfinished, target, overwrite=True)
+    return count
