@@ -121,7 +121,7 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     if height > old_height or width > old_width:
         picture = Image.fromarray(np.ascontiguousarray(image))
         return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
-    shrunk = _area_mean(image.astype(np.float64), height)
+    shrunk = _area_mean(image, height)
     mean = _area_mean(shrunk.swapaxes(0, 1), width).swapaxes(0, 1)
     return np.clip(np.rint(mean), 0, 255).astype(np.uint8)
 
@@ -144,7 +144,7 @@ def _area_mean(values: np.ndarray, new_size: int) -> np.ndarray:
     firsts = np.minimum(edges.astype(np.int64), size - 1)
     shares = (edges - firsts).reshape(-1, *([1] * (values.ndim - 1)))
     cut = shares * values[firsts]  # what lies before each edge of the value it cuts
-    whole = np.add.reduceat(values, firsts[:-1], axis=0)
+    whole = np.add.reduceat(values, firsts[:-1], axis=0, dtype=np.float64)
     # The last stretch of reduceat runs to the end; the others stop before the value that is cut.
     whole[:-1] += cut[1:-1]
     return (whole - cut[:-1]) * (new_size / size)

@@ -24,6 +24,8 @@ EOS_ID = 1
 UNK_ID = 2
 MASK_PIECE = "<mask>"
 
+_MODEL_TYPES = ("bpe", "unigram")
+
 # Vocabulary-sized dimensions are sharded: a multiple of this divides by any mesh axis in use.
 _VOCAB_MULTIPLE = 128
 
@@ -33,15 +35,20 @@ def train_sentencepiece(
     model_path: str | os.PathLike[str],
     vocab_size: int = 16_000,
     *,
+    model_type: str = "bpe",
     max_sentences: int = 10_000_000,
     seed: int = 0,
 ) -> int:
-    """Trains a SentencePiece unigram model; the same sentences and settings give the same bytes.
+    """Trains a SentencePiece model; the same sentences and settings give the same bytes.
+
+    The default is BPE: it counts how often a word occurs. Unigram takes its first pieces from the
+    set of distinct words, so that words of a small world ("circle") fall apart into letters.
 
     Args:
       sentences: the captions; empty ones are skipped.
       model_path: the file to write; its directory must exist.
       vocab_size: pieces at most; a small corpus gives fewer.
+      model_type: `bpe` or `unigram`.
       max_sentences: of more sentences, a random sample of this size is used.
       seed: of that sample.
 
@@ -49,10 +56,13 @@ def train_sentencepiece(
       The number of pieces in the model.
 
     Raises:
-      ValueError: no sentence, or `vocab_size` does not hold the bytes and characters.
+      ValueError: no sentence, an unknown type, or a `vocab_size` that does not hold the bytes and
+        characters.
     """
     import sentencepiece
 
+    if model_type not in _MODEL_TYPES:
+        raise ValueError(f"model_type={model_type!r}: it must be one of {_MODEL_TYPES}.")
     model = _Bytes()
     counted = _NonEmpty(sentences)
     sentencepiece.set_random_generator_seed(seed)
@@ -60,7 +70,7 @@ def train_sentencepiece(
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=counted,
             model_writer=model,
-            model_type="unigram",
+            model_type=model_type,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             pad_id=PAD_ID,
