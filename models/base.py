@@ -1,0 +1,159 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of every trained thing, and the one bridge from Flax axis names to T5X's.
+
+Method names, arguments and results are those that T5X calls (t5x: t5x/trainer.py), so the embedded
+engine and real T5X take the same object. A model holds no optimizer and no parameters.
+"""
+
+import abc
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from clu import metrics as clu_metrics
+from flax import traverse_util
+from flax.core import meta, unfreeze
+from flax.linen import partitioning as flax_partitioning
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+Metrics = dict[str, clu_metrics.Metric]
+PyTree = Any
+
+
+def split_boxes(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a tree of boxed arrays into plain arrays and their logical axes.
+
+    Args:
+      tree: Nested dict whose leaves are arrays or `nn.LogicallyPartitioned` boxes.
+
+    Returns:
+      The tree of arrays, and T5X's tree of axes: for each leaf `name`, a leaf `name_axes` with
+      `flax.linen.partitioning.AxisMetadata`; an unboxed leaf has no axis name in any dimension.
+    """
+    plain, axes = {}, {}
+    for path, leaf in traverse_util.flatten_dict(unfreeze(tree)).items():
+        names: tuple[str | None, ...]
+        if isinstance(leaf, meta.AxisMetadata):
+            names = tuple(leaf.names)
+            plain[path] = leaf.unbox(apply_constraint=False)
+        else:
+            names = (None,) * leaf.ndim
+            plain[path] = leaf
+        if len(names) != plain[path].ndim:
+            raise ValueError(
+                f"parameter {'/'.join(path)} has shape {plain[path].shape} but axis names {names}; "
+                "give one name (or None) per dimension in nn.with_logical_partitioning"
+            )
+        axis_path = (*path[:-1], f"{path[-1]}_axes")
+        axes[axis_path] = flax_partitioning.AxisMetadata(names=names)
+    return traverse_util.unflatten_dict(plain), traverse_util.unflatten_dict(axes)
+
+
+def average(total: Array, count: Array | float) -> clu_metrics.Average:
+    """Returns the metric `total / count`; merging two adds totals and counts."""
+    return clu_metrics.Average(
+        total=jnp.asarray(total, jnp.float32), count=jnp.asarray(count, jnp.float32)
+    )
+
+
+def per_example(total: Array, batch_size: int) -> clu_metrics.Average:
+    """Returns the metric of a batch mean, weighted by the batch's size when merged."""
+    return average(total * batch_size, float(batch_size))
+
+
+class Model(abc.ABC):
+    """What an engine needs of a trained thing.
+
+    Class attributes:
+      feature_converter: Name of a class in `parti.tasks.feature_converters`.
+      feature_types: Batch feature -> dtype name; `get_initial_variables` uses it when an engine
+        gives no `input_types`.
+      has_mutables: True if the network has collections besides `params`. Then the methods take and
+        return them as T5X does: `loss_fn(params, batch, dropout_rng, flax_mutables) ->
+        (loss, (metrics, new_mutables))` and `eval_fn(params, batch, flax_mutables)`.
+      loss_is_mean: Whether `loss_fn` returns a mean over the batch, not a sum. T5X adds up
+        gradients over microbatches and does not divide.
+    """
+
+    feature_converter: ClassVar[str]
+    feature_types: ClassVar[Mapping[str, str]]
+    has_mutables: ClassVar[bool] = False
+    loss_is_mean: ClassVar[bool] = True
+
+    @property
+    def FEATURE_CONVERTER_CLS(self) -> Any:  # noqa: N802 (T5X's name)
+        """The seqio feature converter class; imports seqio and TensorFlow on first use."""
+        from parti.tasks import feature_converters
+
+        return getattr(feature_converters, self.feature_converter)
+
+    @abc.abstractmethod
+    def init_variables(self, rng: Array, batch: Batch) -> Mapping[str, PyTree]:
+        """Returns the network's `init` result (boxed) for a batch of zeros."""
+
+    def get_initial_variables(
+        self,
+        rng: Array,
+        input_shapes: Mapping[str, tuple[int, ...]],
+        input_types: Mapping[str, Any] | None = None,
+    ) -> dict[str, PyTree]:
+        """Initialises the variables.
+
+        Args:
+          rng: PRNG key.
+          input_shapes: Batch feature -> shape, all features of the model's batch.
+          input_types: Batch feature -> dtype; `feature_types` where it says nothing.
+
+        Returns:
+          `{'params': ..., 'params_axes': ...}` and the same pair for each other collection.
+
+        Raises:
+          ValueError: A feature of the batch is missing.
+        """
+        missing = sorted(set(self.feature_types) - set(input_shapes))
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} needs the batch features {sorted(self.feature_types)}; "
+                f"{missing} missing from {sorted(input_shapes)}: use a task and feature "
+                f"converter ({self.feature_converter}) of this model"
+            )
+        types = {**self.feature_types, **(input_types or {})}
+        batch = {k: jnp.zeros(input_shapes[k], types[k]) for k in self.feature_types}
+        result = {}
+        for collection, tree in self.init_variables(rng, batch).items():
+            result[collection], result[f"{collection}_axes"] = split_boxes(tree)
+        return result
+
+    @abc.abstractmethod
+    def loss_fn(
+        self, params: PyTree, batch: Batch, dropout_rng: Array | None, *flax_mutables: PyTree
+    ) -> tuple[Array, Any]:
+        """Returns the mean loss and the metrics of a batch; no dropout if the rng is None."""
+
+    def eval_fn(self, params: PyTree, batch: Batch, *flax_mutables: PyTree) -> tuple[Array, Any]:
+        """Returns the mean loss and the metrics of a batch, without dropout."""
+        return self.loss_fn(params, batch, None, *flax_mutables)
+
+    def predict_batch(self, params: PyTree, batch: Batch, rng: Array | None = None) -> PyTree:
+        """Returns the model's outputs for a batch (the family's module says which)."""
+        raise NotImplementedError(f"{type(self).__name__} has no predictions")
+
+    def predict_batch_with_aux(
+        self, params: PyTree, batch: Batch, rng: Array | None = None
+    ) -> tuple[PyTree, dict[str, PyTree]]:
+        """Returns `predict_batch` and an empty dict of auxiliary outputs."""
+        return self.predict_batch(params, batch, rng), {}
+
+    def score_batch(self, params: PyTree, batch: Batch) -> Array:
+        """Returns one score per example, [batch]; higher is better."""
+        raise NotImplementedError(f"{type(self).__name__} has no scores")
+
+    def num_params(self, input_shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Returns the number of parameters; computes shapes only."""
+        initial = functools.partial(self.get_initial_variables, input_shapes=input_shapes)
+        params = jax.eval_shape(lambda rng: initial(rng)["params"], jax.random.PRNGKey(0))
+        return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,219 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-head attention: over whole sequences, and one position at a time from a cache."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+Array = jax.Array
+
+# Finite, so that a row without any visible key gives a mean and not a NaN.
+_MASKED = -1e30
+
+KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+class KeysValues(NamedTuple):
+    """Projected keys and values, each [batch, length, heads, kv]."""
+
+    key: Array
+    value: Array
+
+
+class Cache(NamedTuple):
+    """Keys and values of the image rows in reach, each [layers, batch, rows, columns, heads, kv].
+
+    `rows` is a ring: grid row r lives in ring row r % rows.
+    """
+
+    key: Array
+    value: Array
+
+    @classmethod
+    def zeros(
+        cls, num_layers: int, batch: int, rows: int, columns: int, heads: int, kv: int, dtype: str
+    ) -> "Cache":
+        """Returns an empty cache."""
+        shape = (num_layers, batch, rows, columns, heads, kv)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+class CacheSlot(NamedTuple):
+    """Where one decoding step writes and reads: int32 scalars.
+
+    The step writes at (ring_row, column), and reads all ring rows from `first_column` on.
+    """
+
+    ring_row: Array
+    column: Array
+    first_column: Array
+
+
+def dot_product_attention(
+    query: Array,
+    keys_values: KeysValues,
+    mask: Array | None = None,
+    dropout_rate: float = 0.0,
+    dropout_rng: Array | None = None,
+) -> Array:
+    """Attends with softmax(query . key / sqrt(kv)); products in the inputs' dtype, softmax float32.
+
+    Args:
+      query: [batch, q_length, heads, kv].
+      keys_values: [batch, k_length, heads, kv] each.
+      mask: bool, broadcasts to [batch, heads, q_length, k_length]; None sees everything.
+      dropout_rate: Of the attention weights; the same keys for all queries of a head, as in T5X.
+      dropout_rng: None for no dropout.
+
+    Returns:
+      [batch, q_length, heads, kv].
+    """
+    query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+    logits = jnp.einsum(
+        "bqhd,bkhd->bhqk", query, keys_values.key, preferred_element_type=jnp.float32
+    )
+    if mask is not None:
+        logits = jnp.where(mask, logits, _MASKED)
+    weights = jax.nn.softmax(logits, axis=-1)
+    if dropout_rng is not None and dropout_rate > 0:
+        shape = (*weights.shape[:2], 1, weights.shape[-1])
+        keep = jax.random.bernoulli(dropout_rng, 1 - dropout_rate, shape)
+        weights = weights * (keep / (1 - dropout_rate))
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(query.dtype), keys_values.value)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention without biases.
+
+    Attributes:
+      emb_dim: Width of the output.
+      num_heads: Heads.
+      head_dim: Width of a head.
+      dropout_rate: Of the attention weights.
+      dtype: Of the computation; parameters are float32.
+    """
+
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        """Declares the projections; kernels are [embed, heads, kv] and [heads, kv, embed]."""
+
+        def projection() -> nn.DenseGeneral:
+            return nn.DenseGeneral(
+                (self.num_heads, self.head_dim),
+                use_bias=False,
+                dtype=jnp.dtype(self.dtype),
+                kernel_init=nn.with_logical_partitioning(KERNEL_INIT, ("embed", "heads", "kv")),
+            )
+
+        self.query, self.key, self.value = projection(), projection(), projection()
+        self.out = nn.DenseGeneral(
+            self.emb_dim,
+            axis=(-2, -1),
+            use_bias=False,
+            dtype=jnp.dtype(self.dtype),
+            kernel_init=nn.with_logical_partitioning(KERNEL_INIT, ("heads", "kv", "embed")),
+        )
+
+    def keys_values(self, inputs: Array) -> KeysValues:
+        """Projects [..., length, embed] to keys and values [..., length, heads, kv]."""
+        return KeysValues(self.key(inputs), self.value(inputs))
+
+    def __call__(
+        self,
+        inputs: Array,
+        inputs_kv: Array | None = None,
+        mask: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """Attends over a sequence.
+
+        Args:
+          inputs: [batch, q_length, embed], what asks.
+          inputs_kv: [batch, k_length, embed], what is seen; None is `inputs` (self-attention).
+          mask: bool, broadcasts to [batch, heads, q_length, k_length].
+          deterministic: No dropout.
+
+        Returns:
+          [batch, q_length, embed].
+        """
+        axes = ("batch", "length", "heads", "kv")
+        query = nn.with_logical_constraint(self.query(inputs), axes)
+        key, value = self.keys_values(inputs if inputs_kv is None else inputs_kv)
+        key = nn.with_logical_constraint(key, axes)
+        value = nn.with_logical_constraint(value, axes)
+        use_dropout = self.dropout_rate > 0 and not deterministic
+        rng = self.make_rng("dropout") if use_dropout else None
+        x = dot_product_attention(query, KeysValues(key, value), mask, self.dropout_rate, rng)
+        return self.out(nn.with_logical_constraint(x, axes))
+
+    def decode(
+        self, inputs: Array, cache: Cache, layer: Array | int, slot: CacheSlot, mask: Array
+    ) -> tuple[Array, Cache]:
+        """Attends from one position to itself and the cached ones, and adds it to the cache.
+
+        Args:
+          inputs: [batch, embed].
+          cache: Of all layers.
+          layer: This layer's index in the cache.
+          slot: Where to write and read.
+          mask: [rows, width] bool, which of the slots read may be seen.
+
+        Returns:
+          [batch, embed], and the cache.
+        """
+        keys_values = []
+        for buffer, new in zip(cache, self.keys_values(inputs)):
+            start = (layer, 0, slot.ring_row, slot.column, 0, 0)
+            buffer = lax.dynamic_update_slice(
+                buffer, new[None, :, None, None].astype(buffer.dtype), start
+            )
+            keys_values.append(buffer)
+        cache = Cache(*keys_values)
+        _, batch, rows, _, heads, kv = cache.key.shape
+        size = (1, batch, rows, mask.shape[-1], heads, kv)
+        start = (layer, 0, 0, slot.first_column, 0, 0)
+        window = KeysValues(
+            *(
+                lax.dynamic_slice(buffer, start, size).reshape(batch, -1, heads, kv)
+                for buffer in cache
+            )
+        )
+        query = self.query(inputs)[:, None]
+        x = dot_product_attention(query, window, mask.reshape(1, 1, 1, -1))[:, 0]
+        return self.out(x), cache
+
+    def decode_shared(
+        self, inputs: Array, shared: Sequence[KeysValues], masks: Sequence[Array]
+    ) -> Array:
+        """Attends from one position to keys and values that several rows share.
+
+        The rows fall into `len(shared)` parts of equal size; in part i, each of the entries of
+        `shared[i]` serves an equal run of rows. Nothing is repeated in memory.
+
+        Args:
+          inputs: [batch, embed].
+          shared: For each part [groups, length, heads, kv]; `groups` divides the part's rows.
+          masks: For each part [groups, length] bool, which keys may be seen.
+
+        Returns:
+          [batch, embed].
+        """
+        parts = []
+        for query, keys_values, mask in zip(
+            jnp.split(self.query(inputs), len(shared)), shared, masks
+        ):
+            groups = keys_values.key.shape[0]
+            grouped = query.reshape(groups, -1, *query.shape[1:])
+            x = dot_product_attention(grouped, keys_values, mask[:, None, None, :])
+            parts.append(x.reshape(query.shape))
+        return self.out(jnp.concatenate(parts))

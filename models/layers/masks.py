@@ -1,0 +1,100 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Attention masks: bool, True where a query may see a key, broadcast to [batch, heads, q, k]."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Grid = tuple[int, int]
+
+
+def padding_mask(key_tokens: Array, pad_id: int = 0) -> Array:
+    """Returns [batch, 1, 1, length]: True for keys that are not padding."""
+    return (key_tokens != pad_id)[:, None, None, :]
+
+
+def causal_mask(length: int) -> np.ndarray:
+    """Returns [1, 1, length, length]: True for keys at or before the query."""
+    return np.tril(np.ones((length, length), bool))[None, None]
+
+
+def window_reach(window: int, grid: Grid) -> int:
+    """Returns how many rows and columns away a key may be; the whole grid for window 0.
+
+    Args:
+      window: Odd width of the square window in tokens, centred on the query; 0 for no limit.
+      grid: (rows, columns).
+
+    Raises:
+      ValueError: The window is negative or even.
+    """
+    if window < 0 or (window and window % 2 == 0):
+        raise ValueError(
+            f"local_window is {window}; it must be 0 (dense attention) or an odd number >= 1"
+        )
+    return window // 2 if window else max(grid)
+
+
+def conv_local_mask(grid: Grid, window: int) -> np.ndarray:
+    """Returns the convolution-shaped causal mask over image positions in raster order.
+
+    Query (row, column) sees itself and the earlier positions of the window x window square around
+    it. The square is cut at the grid's edges (no wraparound). Positions are those of the decoder's
+    inputs: input position t predicts token t, and carries the embedding of token t - 1.
+
+    A 3x3 window on a grid of 3 columns: the keys (x) that query q at row 1, column 1 sees:
+
+        x x x
+        x q .
+        . . .
+
+    Args:
+      grid: (rows, columns).
+      window: Odd width of the square in tokens; 0 is the dense causal mask.
+
+    Returns:
+      [1, 1, length, length], length = rows * columns.
+
+    Source: Parti section 2.2 names the mask; the 11 x 11 kernel is DALL-E's (arXiv 2102.12092,
+    appendix B.1).
+    """
+    reach = window_reach(window, grid)
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    near = np.abs(rows[:, None] - rows[None, :]) <= reach
+    near &= np.abs(columns[:, None] - columns[None, :]) <= reach
+    return near[None, None] & causal_mask(grid[0] * grid[1])
+
+
+def cache_rows(grid: Grid, windows: tuple[int, ...]) -> int:
+    """Returns how many rows of keys a decoding cache must hold: those in reach + the current."""
+    return min(grid[0], max(window_reach(window, grid) for window in windows) + 1)
+
+
+def cached_row_mask(
+    position: Array, grid: Grid, num_rows: int, reach: Array | int, first_column: Array, width: int
+) -> Array:
+    """Returns which slots of a row-ring cache the query at a position may see.
+
+    Ring row i holds the latest grid row r with r % num_rows == i; in the current row the slots
+    right of the query still hold an older row, which is out of reach.
+
+    Args:
+      position: int32 scalar, the query's position in raster order.
+      grid: (rows, columns).
+      num_rows: Rows in the ring.
+      reach: Rows and columns within reach (`window_reach`), may be traced.
+      first_column: int32 scalar, the first column of the slice of the cache that is read.
+      width: Columns in that slice.
+
+    Returns:
+      [num_rows, width].
+    """
+    row, column = position // grid[1], position % grid[1]
+    rows_back = (row - jnp.arange(num_rows)) % num_rows
+    columns_back = column - (first_column + jnp.arange(width))
+    in_reach_rows = (rows_back <= row) & (rows_back <= reach)
+    in_reach_columns = jnp.abs(columns_back) <= reach
+    earlier = (rows_back[:, None] > 0) | (columns_back[None, :] >= 0)
+    return in_reach_rows[:, None] & in_reach_columns[None, :] & earlier

@@ -1,0 +1,49 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Images to sequences of patches and back."""
+
+import jax
+
+Array = jax.Array
+
+
+def patchify(images: Array, patch_size: int) -> Array:
+    """Cuts images into square patches in raster order.
+
+    Args:
+      images: [batch, height, width, channels].
+      patch_size: Side of a patch in pixels.
+
+    Returns:
+      [batch, rows * columns, patch_size * patch_size * channels].
+
+    Raises:
+      ValueError: The sides are not multiples of the patch size.
+    """
+    batch, height, width, channels = images.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"image of {height}x{width} pixels does not divide into patches of {patch_size} "
+            "pixels; resize it or change patch_size"
+        )
+    rows, columns = height // patch_size, width // patch_size
+    x = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * columns, patch_size * patch_size * channels)
+
+
+def unpatchify(patches: Array, grid: tuple[int, int], patch_size: int) -> Array:
+    """Puts patches back together; the inverse of `patchify`.
+
+    Args:
+      patches: [batch, rows * columns, patch_size * patch_size * channels].
+      grid: (rows, columns).
+      patch_size: Side of a patch in pixels.
+
+    Returns:
+      [batch, rows * patch_size, columns * patch_size, channels].
+    """
+    batch, rows, columns = patches.shape[0], *grid
+    x = patches.reshape(batch, rows, columns, patch_size, patch_size, -1)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * patch_size, columns * patch_size, -1)

@@ -1,0 +1,94 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Embedding tables: tokens, text positions, and image positions as row + column."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Array = jax.Array
+
+_TABLE_INIT = nn.initializers.normal(stddev=0.02)
+
+
+class TokenEmbedding(nn.Module):
+    """A table of token embeddings, not tied to the output.
+
+    Attributes:
+      vocab_size: Rows of the table; a multiple of the `vocab` mesh axis.
+      emb_dim: Width.
+      dtype: Of the result; the table is float32.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        """Looks tokens up: [...] int32 in [0, vocab_size) -> [..., embed]."""
+        init = nn.with_logical_partitioning(_TABLE_INIT, ("vocab", "embed"))
+        table = self.param("embedding", init, (self.vocab_size, self.emb_dim))
+        return jnp.take(table, tokens, axis=0).astype(self.dtype)
+
+
+class TextPositions(nn.Module):
+    """Learned positions of a text.
+
+    Attributes:
+      max_length: Rows of the table.
+      emb_dim: Width.
+      dtype: Of the result; the table is float32.
+    """
+
+    max_length: int
+    emb_dim: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, length: int) -> Array:
+        """Returns the first `length` positions, [length, embed].
+
+        Raises:
+          ValueError: The text is longer than the table.
+        """
+        init = nn.with_logical_partitioning(_TABLE_INIT, ("length", "embed"))
+        table = self.param("embedding", init, (self.max_length, self.emb_dim))
+        if length > self.max_length:
+            raise ValueError(
+                f"text of {length} tokens, but the model has {self.max_length} positions; "
+                "truncate the text or build the model with a larger text_length"
+            )
+        return table[:length].astype(self.dtype)
+
+
+class ImagePositions(nn.Module):
+    """Learned positions of an image's tokens in raster order: row embedding + column embedding.
+
+    Source: DALL-E (arXiv 2102.12092) appendix B.1; Parti does not say.
+
+    Attributes:
+      grid: (rows, columns).
+      emb_dim: Width.
+      dtype: Of the result; the tables are float32.
+    """
+
+    grid: tuple[int, int]
+    emb_dim: int
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        """Declares the two tables."""
+        init = nn.with_logical_partitioning(_TABLE_INIT, ("length", "embed"))
+        self.row_embedding = self.param("row_embedding", init, (self.grid[0], self.emb_dim))
+        self.column_embedding = self.param("column_embedding", init, (self.grid[1], self.emb_dim))
+
+    def __call__(self) -> Array:
+        """Returns all positions, [rows * columns, embed]."""
+        table = self.row_embedding[:, None] + self.column_embedding[None, :]
+        return table.reshape(-1, self.emb_dim).astype(self.dtype)
+
+    def at(self, position: Array) -> Array:
+        """Returns one position, [embed], for an int32 scalar in raster order."""
+        row, column = position // self.grid[1], position % self.grid[1]
+        return (self.row_embedding[row] + self.column_embedding[column]).astype(self.dtype)

@@ -1,0 +1,331 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-LayerNorm Transformer blocks and stacks of them.
+
+One `Stack` serves all families: a bidirectional encoder (no mask), a causal text decoder (a mask),
+and Parti's decoder (a mask and cross-attention). No kernel has a bias; LayerNorm has scale and
+bias, and computes in float32; the MLP is two matrices around a GELU.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from parti.models.layers import attention
+
+Array = jax.Array
+
+# What the backward pass keeps of a layer's activations; the rest is computed again.
+_REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+REMAT_CHOICES = ("none", *_REMAT_POLICIES)
+
+# Dropout zeroes a channel for the whole sequence, as in T5X: far fewer random numbers.
+_DROPOUT_BROADCAST = (-2,)
+
+
+@dataclasses.dataclass(frozen=True)
+class StackConfig:
+    """Sizes and choices of a stack.
+
+    Attributes:
+      num_layers: Layers.
+      emb_dim: Width of the residual stream.
+      num_heads: Attention heads.
+      head_dim: Width of a head.
+      mlp_dim: Width of the MLP's hidden layer.
+      dropout_rate: Of attention weights, hidden layer and both residual branches.
+      dtype: Of the computation, 'float32' or 'bfloat16'; parameters are float32.
+      cross_attention: Whether each layer also attends to an encoder's output.
+      scan_layers: One compiled layer for all; the parameters get a leading `layers` axis. Compiles
+        fast and is what large models want; a small model on a CPU runs faster without.
+      remat: 'none', 'full' (keep nothing), 'dots' (keep matrix products) or 'dots_no_batch' (keep
+        products with weights only).
+    """
+
+    num_layers: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    cross_attention: bool = False
+    scan_layers: bool = True
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown choice."""
+        if self.remat not in REMAT_CHOICES:
+            raise ValueError(f"remat is {self.remat!r}; choose one of {', '.join(REMAT_CHOICES)}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {self.dtype!r}; choose 'float32' or 'bfloat16'")
+
+
+class DecodeStep(NamedTuple):
+    """What all layers share in one decoding step (see `attention` for the shapes)."""
+
+    slot: attention.CacheSlot
+    cross_masks: Sequence[Array]
+
+
+def layer_norm(dtype: str, name: str | None = None) -> nn.LayerNorm:
+    """Returns a LayerNorm that computes in float32 and gives `dtype`."""
+    return nn.LayerNorm(
+        dtype=jnp.dtype(dtype),
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
+        name=name,
+    )
+
+
+def dense(
+    features: int, axes: tuple[str, str], dtype: str, name: str | None = None
+) -> nn.DenseGeneral:
+    """Returns a matrix [in, features] without bias whose axes have these logical names."""
+    return nn.DenseGeneral(
+        features,
+        use_bias=False,
+        dtype=jnp.dtype(dtype),
+        kernel_init=nn.with_logical_partitioning(attention.KERNEL_INIT, axes),
+        name=name,
+    )
+
+
+class Mlp(nn.Module):
+    """Two matrices around a GELU."""
+
+    config: StackConfig
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool = True) -> Array:
+        """Maps [..., embed] to [..., embed]."""
+        config = self.config
+        x = dense(config.mlp_dim, ("embed", "mlp"), config.dtype, "wi")(x)
+        x = nn.gelu(x)
+        if x.ndim == 3:
+            x = nn.with_logical_constraint(x, ("batch", "length", "mlp"))
+        x = nn.Dropout(config.dropout_rate, broadcast_dims=_DROPOUT_BROADCAST)(x, deterministic)
+        return dense(config.emb_dim, ("mlp", "embed"), config.dtype, "wo")(x)
+
+
+class Layer(nn.Module):
+    """One block: self-attention, cross-attention if configured, MLP; each x + f(LayerNorm(x))."""
+
+    config: StackConfig
+
+    def setup(self) -> None:
+        """Declares the parts."""
+        config = self.config
+
+        def attend() -> attention.MultiHeadAttention:
+            return attention.MultiHeadAttention(
+                config.emb_dim,
+                config.num_heads,
+                config.head_dim,
+                config.dropout_rate,
+                config.dtype,
+            )
+
+        self.self_attention_norm = layer_norm(config.dtype)
+        self.self_attention = attend()
+        if config.cross_attention:
+            self.cross_attention_norm = layer_norm(config.dtype)
+            self.cross_attention = attend()
+        self.mlp_norm = layer_norm(config.dtype)
+        self.mlp = Mlp(config)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=_DROPOUT_BROADCAST)
+
+    def __call__(
+        self,
+        x: Array,
+        mask_index: Array | None,
+        mask: Array | None,
+        encoded: Array | None,
+        encoded_mask: Array | None,
+        deterministic: bool,
+    ) -> tuple[Array, None]:
+        """Maps [batch, length, embed] to the same (and None, which `nn.scan` wants)."""
+        axes = ("batch", "length", "embed")
+        x = nn.with_logical_constraint(x, axes)
+        if mask_index is not None:
+            mask = mask[mask_index]
+        y = self.self_attention(self.self_attention_norm(x), None, mask, deterministic)
+        x = x + self.dropout(y, deterministic)
+        if self.config.cross_attention:
+            normed = self.cross_attention_norm(x)
+            y = self.cross_attention(normed, encoded, encoded_mask, deterministic)
+            x = x + self.dropout(y, deterministic)
+        y = self.mlp(self.mlp_norm(x), deterministic)
+        return nn.with_logical_constraint(x + self.dropout(y, deterministic), axes), None
+
+    def cross_keys_values(self, carry: None, encoded: Array) -> tuple[None, attention.KeysValues]:
+        """Projects an encoder's output [groups, length, embed] for `decode`."""
+        return carry, self.cross_attention.keys_values(encoded)
+
+    def decode(
+        self,
+        carry: tuple[Array, attention.Cache],
+        layer: Array | int,
+        mask: Array,
+        cross: Sequence[attention.KeysValues],
+        step: DecodeStep,
+    ) -> tuple[tuple[Array, attention.Cache], None]:
+        """Maps one position, [batch, embed], and the cache of all layers."""
+        x, cache = carry
+        normed = self.self_attention_norm(x)
+        y, cache = self.self_attention.decode(normed, cache, layer, step.slot, mask)
+        x = x + y
+        if self.config.cross_attention:
+            normed = self.cross_attention_norm(x)
+            x = x + self.cross_attention.decode_shared(normed, cross, step.cross_masks)
+        return (x + self.mlp(self.mlp_norm(x)), cache), None
+
+
+def _scanned_layer(config: StackConfig, layer: type[nn.Module]) -> Any:
+    """Returns a module class that runs all layers of a stack in one `lax.scan` per method."""
+    common: dict[str, Any] = {
+        "variable_axes": {"params": 0},
+        "split_rngs": {"params": True, "dropout": True},
+        "length": config.num_layers,
+        "metadata_params": {nn.PARTITION_NAME: "layers"},
+    }
+    methods = {
+        "__call__": {**common, "in_axes": (0, *[nn.broadcast] * 4)},
+        "cross_keys_values": {**common, "in_axes": nn.broadcast},
+        "decode": {**common, "in_axes": (0, 0, 0, nn.broadcast)},
+    }
+    return nn.scan(layer, methods=methods)
+
+
+class Stack(nn.Module):
+    """`num_layers` blocks and a final LayerNorm."""
+
+    config: StackConfig
+
+    def setup(self) -> None:
+        """Declares the layers."""
+        config = self.config
+        layer: Any = Layer
+        if config.remat != "none":
+            layer = nn.remat(
+                Layer,
+                methods=["__call__"],
+                policy=_REMAT_POLICIES[config.remat],
+                prevent_cse=not config.scan_layers,
+                static_argnums=(6,),  # deterministic; 0 is self
+            )
+        if config.scan_layers:
+            self.layers = _scanned_layer(config, layer)(config)
+        else:
+            self.layers = [layer(config) for _ in range(config.num_layers)]
+        self.final_norm = layer_norm(config.dtype)
+
+    def __call__(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        encoded: Array | None = None,
+        encoded_mask: Array | None = None,
+        deterministic: bool = True,
+        mask_index: Array | None = None,
+    ) -> Array:
+        """Runs the stack over whole sequences.
+
+        Args:
+          x: [batch, length, embed].
+          mask: bool, broadcasts to [batch, heads, length, length]; None sees everything.
+          encoded: [batch, k_length, embed], for cross-attention.
+          encoded_mask: bool, broadcasts to [batch, heads, length, k_length].
+          deterministic: No dropout; otherwise the rng `dropout` is needed.
+          mask_index: [layers] int32; then `mask` has a leading axis from which each layer takes
+            the entry that its index names.
+
+        Returns:
+          [batch, length, embed], after the final LayerNorm.
+        """
+        if self.config.scan_layers:
+            x, _ = self.layers(x, mask_index, mask, encoded, encoded_mask, deterministic)
+        else:
+            for i, layer in enumerate(self.layers):
+                index = None if mask_index is None else mask_index[i]
+                x, _ = layer(x, index, mask, encoded, encoded_mask, deterministic)
+        return self.final_norm(x)
+
+    def cross_keys_values(self, encoded: Array) -> list[attention.KeysValues]:
+        """Projects an encoder's output [groups, length, embed] to each layer's keys and values.
+
+        Returns:
+          With scan_layers one entry, [layers, groups, length, heads, kv]; else one per layer,
+          [groups, length, heads, kv].
+        """
+        if self.config.scan_layers:
+            return [self.layers.cross_keys_values(None, encoded)[1]]
+        return [layer.cross_keys_values(None, encoded)[1] for layer in self.layers]
+
+    def decode(
+        self,
+        x: Array,
+        cache: attention.Cache,
+        masks: Array,
+        cross: Sequence[Sequence[attention.KeysValues]],
+        step: DecodeStep,
+    ) -> tuple[Array, attention.Cache]:
+        """Runs the stack over one position.
+
+        Args:
+          x: [batch, embed].
+          cache: Keys and values of earlier positions.
+          masks: [layers, rows, width] bool, which cached slots each layer sees.
+          cross: For each part of the rows (see `decode_shared`) what `cross_keys_values` gave.
+          step: The slot of this position, and the cross-attention masks.
+
+        Returns:
+          [batch, embed] after the final LayerNorm, and the cache with this position.
+        """
+        carry = (x, cache)
+        if self.config.scan_layers:
+            index = jnp.arange(self.config.num_layers)
+            carry, _ = self.layers.decode(carry, index, masks, [part[0] for part in cross], step)
+        else:
+            for i, layer in enumerate(self.layers):
+                carry, _ = layer.decode(carry, i, masks[i], [part[i] for part in cross], step)
+        return self.final_norm(carry[0]), carry[1]
+
+
+class AttentionalPooler(nn.Module):
+    """Learned queries that attend to a sequence once, and a LayerNorm.
+
+    Source: CoCa (arXiv 2205.01917) section 3.2.
+
+    Attributes:
+      num_queries: Length of the output.
+      emb_dim: Width.
+      num_heads: Attention heads.
+      head_dim: Width of a head.
+      dtype: Of the computation.
+    """
+
+    num_queries: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, inputs: Array, mask: Array | None = None) -> Array:
+        """Pools [batch, length, embed] to [batch, num_queries, embed]."""
+        init = nn.with_logical_partitioning(nn.initializers.normal(stddev=0.02), (None, "embed"))
+        queries = self.param("queries", init, (self.num_queries, self.emb_dim))
+        queries = jnp.broadcast_to(queries.astype(self.dtype), (inputs.shape[0], *queries.shape))
+        x = attention.MultiHeadAttention(
+            self.emb_dim, self.num_heads, self.head_dim, dtype=self.dtype, name="attention"
+        )(queries, inputs, mask)
+        return layer_norm(self.dtype, "norm")(x)

@@ -1,0 +1,113 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Losses shared by several families: token cross-entropy and the contrastive loss."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class TokenLoss(NamedTuple):
+    """Weighted sums over the tokens of a batch, each a float32 scalar; losses in nats.
+
+    Sums, not means, so that metrics of several batches add up.
+    """
+
+    cross_entropy: Array
+    z_loss: Array
+    num_correct: Array
+    weight: Array
+
+    @property
+    def mean(self) -> Array:
+        """The loss to minimise: (cross_entropy + z_loss) / weight."""
+        return (self.cross_entropy + self.z_loss) / jnp.maximum(self.weight, 1e-6)
+
+
+def token_log_probs(logits: Array, targets: Array) -> Array:
+    """Returns log softmax(logits)[target] in nats.
+
+    Args:
+      logits: [..., vocab].
+      targets: [...] int32 ids.
+
+    Returns:
+      [...] float32.
+    """
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def cross_entropy(
+    logits: Array, targets: Array, weights: Array | None = None, z_loss: float = 0.0
+) -> TokenLoss:
+    """Computes softmax cross-entropy with an optional penalty on the log-partition function.
+
+    Per token: -log softmax(logits)[target] + z_loss * logsumexp(logits)^2.
+
+    Args:
+      logits: [batch, length, vocab], any leading shape.
+      targets: [batch, length] int32 ids.
+      weights: [batch, length] weight of each token, 0 leaves it out; None is 1 for all.
+      z_loss: Factor of the penalty, 0 for none; it keeps the logits near 0.
+
+    Returns:
+      The weighted sums; `.mean` is the loss.
+
+    Source: the loss averaged over image positions, Parti (arXiv 2206.10789) section 2.3; z_loss,
+    T5X (t5x: t5x/losses.py) after Mesh TensorFlow.
+    """
+    logits = logits.astype(jnp.float32)
+    weights = jnp.ones(targets.shape, jnp.float32) if weights is None else weights
+    weights = weights.astype(jnp.float32)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    correct = jnp.argmax(logits, axis=-1) == targets
+    return TokenLoss(
+        cross_entropy=jnp.sum((log_z - chosen) * weights),
+        z_loss=jnp.sum(z_loss * jnp.square(log_z) * weights),
+        num_correct=jnp.sum(correct * weights),
+        weight=jnp.sum(weights),
+    )
+
+
+class ContrastiveLoss(NamedTuple):
+    """Means over the batch, each a float32 scalar; loss in nats, accuracies in [0, 1]."""
+
+    loss: Array
+    image_to_text_accuracy: Array
+    text_to_image_accuracy: Array
+
+
+def contrastive_loss(
+    image_embeddings: Array, text_embeddings: Array, logit_scale: Array | float
+) -> ContrastiveLoss:
+    """Computes the symmetric contrastive loss of a batch of pairs.
+
+    With logits = logit_scale * image_embeddings @ text_embeddings^T, the mean of the cross-entropy
+    of each image over the texts and of each text over the images; pair i is right for row i.
+
+    Args:
+      image_embeddings: [batch, embed], unit norm.
+      text_embeddings: [batch, embed], unit norm.
+      logit_scale: 1 / temperature, the value itself and not its logarithm.
+
+    Source: CLIP (arXiv 2103.00020) figure 3; CoCa (arXiv 2205.01917) equation 4 is the sum of the
+    two directions, that is twice this.
+    """
+    logits = jnp.einsum(
+        "ie,te->it", image_embeddings, text_embeddings, preferred_element_type=jnp.float32
+    )
+    logits = logits * logit_scale
+    pairs = jnp.arange(logits.shape[0])
+    image_to_text = token_log_probs(logits, pairs)
+    text_to_image = token_log_probs(logits.T, pairs)
+    return ContrastiveLoss(
+        loss=-0.5 * (jnp.mean(image_to_text) + jnp.mean(text_to_image)),
+        image_to_text_accuracy=jnp.mean(jnp.argmax(logits, axis=1) == pairs),
+        text_to_image_accuracy=jnp.mean(jnp.argmax(logits, axis=0) == pairs),
+    )
