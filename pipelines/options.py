@@ -36,7 +36,7 @@ from parti.engine import progress as progress_lib
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
-_TICK = struct.Struct("<q")
+_TICK = struct.Struct("<qq")
 
 
 def make_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -132,19 +132,23 @@ def quiet(beam_options: pipeline_options.PipelineOptions) -> None:
     worker.default_sdk_harness_log_level = worker.default_sdk_harness_log_level or "CRITICAL"
 
 
-def tick(done: int = 1) -> None:
+def tick(done: int = 1, weight: int = 0) -> None:
     """Counts finished units of the running pipeline; call it in a DoFn.
 
     Works in any process on this machine; on remote workers it does nothing (the runner has its own
     display).
+
+    Args:
+      done: units finished.
+      weight: their part of `total_weight` (see `run_pipeline`), e.g. bytes of input.
     """
     if path := os.environ.get(_TICKS_VARIABLE):
         with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
-            file.write(_TICK.pack(done))
+            file.write(_TICK.pack(done, weight))
 
 
 @contextlib.contextmanager
-def _ticks(progress: progress_lib.Progress | None) -> Iterator[None]:
+def _ticks(progress: progress_lib.Progress | None, total_weight: int) -> Iterator[None]:
     """Adds up the ticks of all worker processes into `progress` while the pipeline runs."""
     if progress is None:
         yield
@@ -153,14 +157,18 @@ def _ticks(progress: progress_lib.Progress | None) -> Iterator[None]:
         stop = threading.Event()
 
         def collect() -> None:
-            done = 0
+            done = weight = 0
             while True:
                 last = stop.wait(0.5)
                 data = file.read()
                 whole = len(data) - len(data) % _TICK.size
                 file.seek(whole - len(data), os.SEEK_CUR)
-                if added := sum(value for (value,) in _TICK.iter_unpack(data[:whole])):
-                    done += added
+                added = list(_TICK.iter_unpack(data[:whole]))
+                done += sum(units for units, _ in added)
+                weight += sum(part for _, part in added)
+                if total_weight and weight:
+                    progress.total = max(round(done * total_weight / weight), done)
+                if added:
                     progress.update(done)
                 if last:
                     return
@@ -188,6 +196,7 @@ def run_pipeline(
     build: Callable[[beam.Pipeline], Any],
     options: pipeline_options.PipelineOptions,
     progress: progress_lib.Progress | None = None,
+    total_weight: int = 0,
 ) -> beam_runner.PipelineResult:
     """Builds a pipeline, runs it and waits for its end.
 
@@ -195,6 +204,8 @@ def run_pipeline(
       build: adds the transforms to the pipeline it is given. What it raises is passed on.
       options: from `parse`, or `PipelineOptions([])`.
       progress: counts what DoFns report with `tick`; the caller calls its `done`.
+      total_weight: when the number of units is not known, what the weights of their ticks add up
+        to; the total is then estimated.
 
     Returns:
       The finished pipeline's result; see `counters`.
@@ -204,7 +215,7 @@ def run_pipeline(
     """
     pipeline = beam.Pipeline(runner=_runner(options), options=options)
     build(pipeline)
-    with _ticks(progress):
+    with _ticks(progress, total_weight):
         try:
             result = pipeline.run()
             state = result.wait_until_finish() or result.state
