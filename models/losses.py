@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Losses shared by several families: token cross-entropy and the contrastive loss."""
+"""Losses and measures of several families: token cross-entropy, contrastive loss, PSNR."""
 
 from typing import NamedTuple
 
@@ -111,3 +111,18 @@ def contrastive_loss(
         image_to_text_accuracy=jnp.mean(jnp.argmax(logits, axis=1) == pairs),
         text_to_image_accuracy=jnp.mean(jnp.argmax(logits, axis=0) == pairs),
     )
+
+
+def psnr(images: Array, references: Array) -> Array:
+    """Computes the peak signal-to-noise ratio of each image.
+
+    Args:
+      images: [batch, height, width, channels]; clipped to [-1, 1] here.
+      references: The same shape, in [-1, 1].
+
+    Returns:
+      [batch] in dB, at most 100: 10 log10(peak^2 / mean squared error), the peak being 2.
+    """
+    error = jnp.square(jnp.clip(images.astype(jnp.float32), -1.0, 1.0) - references)
+    mse = jnp.mean(error, axis=tuple(range(1, error.ndim)))
+    return 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 4e-10))

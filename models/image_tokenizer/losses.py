@@ -2,8 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses and measures of the image tokenizer. Pixels are in [-1, 1]."""
 
+import dataclasses
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Factors of the losses, each named as its metric without `_loss`.
+
+    Source: ViT-VQGAN (arXiv 2110.04627) sections 3.2 and 3.3.
+    """
+
+    l2: float = 1.0
+    codebook: float = 1.0
+    commitment: float = 0.25
+
+    def total(self, terms: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the sum over terms of weight * term; `terms` maps `l2_loss` etc. to scalars."""
+        return sum(getattr(self, name.removesuffix("_loss")) * x for name, x in terms.items())
 
 
 def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -17,18 +36,3 @@ def l2_loss(reconstructions: jax.Array, images: jax.Array) -> jax.Array:
     Source: ViT-VQGAN (arXiv 2110.04627) section 3.3, weight 1.0.
     """
     return jnp.mean(jnp.square(reconstructions.astype(jnp.float32) - images))
-
-
-def psnr(images: jax.Array, references: jax.Array) -> jax.Array:
-    """Returns the peak signal-to-noise ratio of each image, in dB.
-
-    Args:
-      images: [batch, height, width, channels]; clipped to [-1, 1] here.
-      references: the same shape, in [-1, 1].
-
-    Returns:
-      [batch] in dB, at most 100: 10 log10(peak^2 / mean squared error), the peak being 2.
-    """
-    error = jnp.square(jnp.clip(images.astype(jnp.float32), -1.0, 1.0) - references)
-    mse = jnp.mean(error, axis=tuple(range(1, error.ndim)))
-    return 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 4e-10))

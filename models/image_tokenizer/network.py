@@ -1,0 +1,191 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""ViT-VQGAN: a Vision Transformer encoder, a codebook, a Vision Transformer decoder.
+
+Source: ViT-VQGAN (arXiv 2110.04627) section 3; sizes and the output without sigmoid from Parti
+(arXiv 2206.10789) section 2.1 and appendix H.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from parti.models.image_tokenizer import codebook
+from parti.models.layers import patches, positions, transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTokenizerConfig:
+    """Sizes of the image tokenizer; the defaults are Parti's Small, about 30M on either side.
+
+    Attributes:
+      image_size: height and width of an image, in pixels.
+      patch_size: side of the square that one token stands for, in pixels.
+      emb_dim, num_heads, head_dim, mlp_dim: of the encoder's blocks.
+      num_encoder_layers, num_decoder_layers: blocks on either side.
+      decoder_emb_dim, decoder_num_heads, decoder_head_dim, decoder_mlp_dim: of the decoder's
+        blocks; None is the encoder's value.
+      codebook_size: entries of the codebook.
+      codebook_dim: the dimension in which codes are looked up.
+      codebook_decay, usage_threshold, revival_interval: see `codebook.Codebook`.
+      dropout_rate: of both sides.
+      dtype: of the computation, 'float32' or 'bfloat16'; parameters and codes are float32.
+      scan_layers, remat: see `transformer.StackConfig`.
+    """
+
+    image_size: int = 256
+    patch_size: int = 8
+    emb_dim: int = 512
+    num_heads: int = 8
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 8
+    decoder_emb_dim: int | None = None
+    decoder_num_heads: int | None = None
+    decoder_head_dim: int | None = None
+    decoder_mlp_dim: int | None = None
+    codebook_size: int = 8192
+    codebook_dim: int = 32
+    codebook_decay: float = 0.99
+    usage_threshold: float = 0.03
+    revival_interval: int = 10
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    scan_layers: bool = True
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that do not fit together."""
+        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} does not divide into patches of patch_size "
+                f"{self.patch_size}; make image_size a multiple of patch_size"
+            )
+        if self.codebook_size < 2 or self.codebook_dim < 1:
+            raise ValueError(
+                f"codebook_size is {self.codebook_size} and codebook_dim {self.codebook_dim}; "
+                "give at least 2 codes of at least 1 dimension"
+            )
+        if not 0.0 <= self.codebook_decay < 1.0:
+            raise ValueError(f"codebook_decay is {self.codebook_decay}; give it in [0, 1)")
+        if self.revival_interval < 0:
+            raise ValueError(
+                f"revival_interval is {self.revival_interval}; give steps, or 0 for no revival"
+            )
+        _ = self.encoder_stack, self.decoder_stack  # they check their own sizes
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens along one side of an image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def encoder_stack(self) -> transformer.StackConfig:
+        """The encoder's blocks."""
+        return transformer.StackConfig(
+            num_layers=self.num_encoder_layers,
+            emb_dim=self.emb_dim,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            dropout_rate=self.dropout_rate,
+            dtype=self.dtype,
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )
+
+    @property
+    def decoder_stack(self) -> transformer.StackConfig:
+        """The decoder's blocks."""
+        return dataclasses.replace(
+            self.encoder_stack,
+            num_layers=self.num_decoder_layers,
+            emb_dim=self.decoder_emb_dim or self.emb_dim,
+            num_heads=self.decoder_num_heads or self.num_heads,
+            head_dim=self.decoder_head_dim or self.head_dim,
+            mlp_dim=self.decoder_mlp_dim or self.mlp_dim,
+        )
+
+
+class Encoder(nn.Module):
+    """Images to latents: patches, linear, positions, blocks, LayerNorm, linear."""
+
+    config: ImageTokenizerConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Maps [batch, height, width, 3] in [-1, 1] to [batch, length, codebook_dim]."""
+        config, stack = self.config, self.config.encoder_stack
+        x = patches.patchify(images, config.patch_size)
+        x = transformer.dense(stack.emb_dim, (None, "embed"), config.dtype, "patch_projection")(x)
+        grid = (config.grid_size, config.grid_size)
+        x = x + positions.ImagePositions(grid, stack.emb_dim, config.dtype, name="positions")()
+        x = transformer.Stack(stack, name="stack")(x, deterministic=deterministic)
+        return transformer.dense(
+            config.codebook_dim, ("embed", None), config.dtype, "codebook_projection"
+        )(x)
+
+
+class Decoder(nn.Module):
+    """Codes to images: linear, positions, blocks, LayerNorm, two matrices with tanh between."""
+
+    config: ImageTokenizerConfig
+
+    @nn.compact
+    def __call__(self, codes: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Maps [batch, length, codebook_dim] to [batch, height, width, 3], not clipped."""
+        config, stack = self.config, self.config.decoder_stack
+        dtype, depth = config.dtype, 3 * config.patch_size**2
+        grid = (config.grid_size, config.grid_size)
+        x = transformer.dense(stack.emb_dim, (None, "embed"), dtype, "codebook_projection")(codes)
+        x = x + positions.ImagePositions(grid, stack.emb_dim, dtype, name="positions")()
+        x = transformer.Stack(stack, name="stack")(x, deterministic=deterministic)
+        x = nn.tanh(transformer.dense(stack.mlp_dim, ("embed", "mlp"), dtype, "head_hidden")(x))
+        x = transformer.dense(depth, ("mlp", None), dtype, "head_pixels")(x)
+        return patches.unpatchify(x.astype(jnp.float32), grid, config.patch_size)
+
+
+class ImageTokenizer(nn.Module):
+    """The encoder, the codebook and the decoder."""
+
+    config: ImageTokenizerConfig
+
+    def setup(self) -> None:
+        """Declares the three parts."""
+        config = self.config
+        self.encoder = Encoder(config)
+        self.codebook = codebook.Codebook(
+            num_codes=config.codebook_size,
+            dim=config.codebook_dim,
+            decay=config.codebook_decay,
+            usage_threshold=config.usage_threshold,
+            revival_interval=config.revival_interval,
+        )
+        self.decoder = Decoder(config)
+
+    def __call__(
+        self, images: jax.Array, deterministic: bool = True
+    ) -> tuple[jax.Array, codebook.CodebookOutput]:
+        """Reconstructs images.
+
+        Args:
+          images: [batch, height, width, 3] in [-1, 1].
+          deterministic: no dropout, and the codebook's statistics stay as they are; otherwise the
+            rngs `dropout` and `codebook` and `mutable=['stats']` are needed.
+
+        Returns:
+          (reconstructions [batch, height, width, 3], not clipped; what the codebook gave).
+        """
+        output = self.codebook(self.encoder(images, deterministic), deterministic)
+        return self.decoder(output.quantized, deterministic), output
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Maps [batch, height, width, 3] in [-1, 1] to image_tokens [batch, length] int32."""
+        return self.codebook(self.encoder(images)).image_tokens
+
+    def decode(self, image_tokens: jax.Array) -> jax.Array:
+        """Maps image_tokens [batch, length] to [batch, height, width, 3], not clipped."""
+        return self.decoder(self.codebook.lookup(image_tokens))
