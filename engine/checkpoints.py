@@ -1,0 +1,238 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints in T5X's layout: `<dir>/checkpoint_<N>/state`, read by either engine.
+
+The tree is `{'target': params, 'state': {'step', 'param_states'}[, 'flax_mutables': collections]}`,
+where `param_states` is the state dict of the optimizer. Beside `state`, `dataset` holds the
+position in the training data after step N.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import pathlib
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+STEP_PREFIX = "checkpoint"
+STATE_ITEM = "state"
+# {file: [size in bytes, crc32]}, written once the rest of a checkpoint is complete.
+CHECKSUMS = "checksums.json"
+# State of `optimizers.with_ema`, wherever it stands among the optimizer's state.
+EMA_KEY = "ema"
+
+_STEP_FOLDER = re.compile(rf"{STEP_PREFIX}_(\d+)")
+
+Tree = dict[str, Any]
+
+
+def steps(directory: str | pathlib.Path) -> list[int]:
+    """Returns the steps that have a complete checkpoint folder, oldest first."""
+    folder = pathlib.Path(directory)
+    if not folder.is_dir():
+        return []
+    found = (_STEP_FOLDER.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def step_path(directory: str | pathlib.Path, step: int) -> pathlib.Path:
+    """Returns the folder of the checkpoint at a step."""
+    return pathlib.Path(directory) / f"{STEP_PREFIX}_{step}"
+
+
+def find(path: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
+    """Returns the checkpoint folder meant by a path.
+
+    Args:
+      path: a training directory, or one of its `checkpoint_<N>` folders.
+      step: which checkpoint of a training directory; the newest by default.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+    """
+    folder = pathlib.Path(path).absolute()
+    if (folder / STATE_ITEM).is_dir():
+        return folder
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no training directory at {path}; train first (parti train)")
+    available = steps(folder)
+    if not available:
+        raise FileNotFoundError(
+            f"{path} holds no {STEP_PREFIX}_<N> folder; name the MODEL_DIR of a training run"
+        )
+    if step is not None and step not in available:
+        raise FileNotFoundError(f"{path} has no checkpoint of step {step}; it has {available}")
+    return step_path(folder, available[-1] if step is None else step)
+
+
+def load_params(
+    path: str | pathlib.Path,
+    subtree: str | None = None,
+    step: int | None = None,
+    *,
+    ema: bool | None = None,
+    shardings: Tree | None = None,
+) -> tuple[Tree, Tree, int]:
+    """Reads the parameters of a checkpoint written by this engine or by T5X.
+
+    Args:
+      path: a training directory, or one of its `checkpoint_<N>` folders.
+      subtree: path of a part of the parameters, such as 'decoder/layers'; all by default.
+      step: which checkpoint of a training directory; the newest by default.
+      ema: True for the moving average of the parameters, False for the parameters themselves; by
+        default the average where the run kept one.
+      shardings: tree of `jax.sharding.Sharding` like the parameters read: they come back as
+        `jax.Array`. By default they come back as numpy arrays on the host.
+
+    Returns:
+      (params, mutables, step): nested dicts; `mutables` is {collection: tree}, empty for a model
+      without mutable collections (always numpy).
+
+    Raises:
+      FileNotFoundError: no checkpoint there.
+      ValueError: it cannot be read, lacks the subtree, or keeps no average while `ema` is True.
+    """
+    folder = find(path, step)
+    with readable(folder):
+        verify(folder)
+        flat = leaves(folder)
+    prefix = _params_prefix(flat, folder, ema) + (tuple(subtree.split("/")) if subtree else ())
+    wanted = {k: v for k, v in flat.items() if k[: len(prefix)] == prefix}
+    if not wanted:
+        parts = sorted({k[1] for k in flat if k[0] == "target"})
+        raise ValueError(f"{folder} has no parameters under {subtree!r}; it has {', '.join(parts)}")
+    mutables = {k: v for k, v in flat.items() if k[0] == "flax_mutables"}
+    counter = {k: v for k, v in flat.items() if k == ("state", "step")}
+    flat_shardings = traverse_util.flatten_dict(shardings) if shardings else {}
+    restore_args = {
+        key: _restore_args(leaf, flat_shardings.get(key[len(prefix) :]))
+        for key, leaf in (wanted | mutables | counter).items()
+    }
+    with readable(folder):
+        got = _restore(folder, wanted | mutables | counter, restore_args)
+    params = traverse_util.unflatten_dict({k[len(prefix) :]: got[k] for k in wanted})
+    others = traverse_util.unflatten_dict({k[1:]: got[k] for k in mutables})
+    return params, others, int(got[("state", "step")])
+
+
+def fingerprint(params: Mapping[str, Any], config: str) -> str:
+    """Returns the sha256, in hex, of parameters and the text of the model's configuration."""
+    digest = hashlib.sha256(config.encode("utf-8"))
+    for key, value in sorted(traverse_util.flatten_dict(dict(params), sep="/").items()):
+        array = np.ascontiguousarray(value)
+        digest.update(f"{key} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_checksums(folder: pathlib.Path) -> None:
+    """Notes size and crc32 of each file of a complete checkpoint, for `verify`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    sums = {str(path.relative_to(folder)): [path.stat().st_size, _crc32(path)] for path in files}
+    temporary = folder / f"{CHECKSUMS}.tmp"
+    temporary.write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    temporary.rename(folder / CHECKSUMS)
+
+
+def verify(folder: pathlib.Path) -> None:
+    """Compares a checkpoint's files with their checksums; one of T5X has none and passes.
+
+    Raises:
+      ValueError: a file is missing, or its size or content has changed.
+    """
+    if not (folder / CHECKSUMS).is_file():
+        return
+    sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    for name, (size, crc32) in sums.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{name} is missing")
+        if path.stat().st_size != size:
+            raise ValueError(f"{name} has {path.stat().st_size} bytes, not {size}")
+        if _crc32(path) != crc32:
+            raise ValueError(f"the content of {name} has changed")
+
+
+def leaves(folder: pathlib.Path) -> dict[tuple[str, ...], Any]:
+    """Returns {path: metadata with `shape` and `dtype`} of the leaves of a checkpoint."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        metadata = checkpointer.metadata(folder / STATE_ITEM)
+    if metadata is None or metadata.item_metadata is None:
+        raise ValueError(f"{STATE_ITEM}/_METADATA is missing or damaged")
+    return traverse_util.flatten_dict(metadata.item_metadata.tree)
+
+
+@contextlib.contextmanager
+def readable(folder: pathlib.Path) -> Iterator[None]:
+    """Turns the many ways of failing to read a checkpoint into one ValueError.
+
+    Raises:
+      ValueError: what stands inside the block failed; the message is one line.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"{folder} cannot be read ({reason}); it is incomplete or damaged. Name an older "
+            "checkpoint, or run the same training command again: it goes on from the last good one"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences Orbax's log below errors: it reports every step of every save."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _crc32(path: pathlib.Path) -> int:
+    crc32 = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            crc32 = zlib.crc32(block, crc32)
+    return crc32
+
+
+def _params_prefix(
+    flat: dict[tuple[str, ...], Any], folder: pathlib.Path, ema: bool | None
+) -> tuple[str, ...]:
+    averages = {k[: k.index(EMA_KEY) + 1] for k in flat if k[0] == "state" and EMA_KEY in k}
+    if ema and not averages:
+        raise ValueError(f"{folder} keeps no moving average; train with EMA_DECAY above 0")
+    return min(averages, key=len) if averages and ema is not False else ("target",)
+
+
+def _restore_args(leaf: Any, sharding: jax.sharding.Sharding | None) -> ocp.RestoreArgs:
+    if sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+
+
+def _restore(
+    folder: pathlib.Path, item: dict[tuple[str, ...], Any], restore_args: dict[tuple[str, ...], Any]
+) -> dict[tuple[str, ...], Any]:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.restore(
+            folder / STATE_ITEM,
+            args=ocp.args.PyTreeRestore(
+                item=traverse_util.unflatten_dict(item),
+                restore_args=traverse_util.unflatten_dict(restore_args),
+                partial_restore=True,
+            ),
+        )
+    return traverse_util.flatten_dict(tree)

@@ -1,0 +1,317 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""gin files in, one `Experiment` out; the only module of the engine that reads gin.
+
+gin's configuration is global, so each function here takes a lock and clears it first. The order is:
+the engine's run file, experiment files, `--gin.NAME=VALUE` bindings; later values win.
+"""
+
+# gin 0.5 uses importlib.util without importing it.
+import importlib.util  # noqa: F401  isort: skip
+
+import copy
+import dataclasses
+import difflib
+import inspect
+import logging
+import pathlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gin
+
+from parti.engine import datasets
+
+RUN_FILE = "t5x_configs/runs/embedded/train.gin"
+
+_lock = threading.RLock()
+_MACRO_LINE = re.compile(r"^(\w+) = ", re.MULTILINE)
+_SELECTOR_LINE = re.compile(r"^# Parameters for (?:[\w/]+/)?([\w.]+):$", re.MULTILINE)
+_UNSET_LINE = re.compile(r"^(\w+) = %gin\.REQUIRED$", re.MULTILINE)
+_IMPORT_LINE = re.compile(r"^(?:from [\w.]+ )?import ([\w.]+)(?: as (\w+))?$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What to train, on what, for how long; macros of the gin files fill it.
+
+    `learning_rate` (a number or a schedule) is only logged: the optimizer has its own. `config` and
+    `model_config` are gin texts: everything, and what MODEL alone needs.
+    """
+
+    model: Any
+    data_source: datasets.Source
+    optimizer: Any
+    model_dir: str
+    train_steps: int
+    batch_size: int
+    learning_rate: float | Callable[[int], Any] | None = None
+    random_seed: int = 0
+    data_seed: int = 0
+    num_microbatches: int = 1
+    ema_decay: float = 0.0
+    mesh_shape: Sequence[int] | None = None
+    mesh_axes: Sequence[str] = ("data", "model")
+    logical_axis_rules: Sequence[tuple[str, Any]] | None = None
+    checkpoint_period: int = 1000
+    checkpoints_to_keep: int | None = 2
+    eval_period: int = 0
+    eval_steps: int = 1
+    log_period: int = 50
+    tensorboard: bool = True
+    config: str = ""
+    model_config: str = ""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "train_steps",
+            "batch_size",
+            "num_microbatches",
+            "checkpoint_period",
+            "log_period",
+        ):
+            _check_count(name, getattr(self, name), 1)
+        _check_count("eval_period", self.eval_period, 0)
+        _check_count("eval_steps", self.eval_steps, 1)
+        if self.checkpoints_to_keep is not None:
+            _check_count("checkpoints_to_keep", self.checkpoints_to_keep, 1)
+        if not isinstance(self.model_dir, str) or not self.model_dir:
+            raise ValueError(f"MODEL_DIR must be a path in quotes, got {self.model_dir!r}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"EMA_DECAY must lie in [0, 1), got {self.ema_decay!r}")
+        if self.batch_size % self.num_microbatches:
+            raise ValueError(
+                f"BATCH_SIZE {self.batch_size} does not divide into NUM_MICROBATCHES "
+                f"{self.num_microbatches} equal parts"
+            )
+
+
+def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
+    """Reads an experiment.
+
+    Args:
+      gin_files: experiment files, in order. A path beginning with `t5x_configs/` resolves from
+        any working directory.
+      bindings: `NAME=VALUE` with VALUE in gin's syntax, such as "MODEL_DIR='runs/a'".
+
+    Raises:
+      ValueError: a name or value is wrong; the message is one line that says what to do.
+      FileNotFoundError: a file is missing.
+    """
+    with _gin(), _one_line_errors():
+        _parse([RUN_FILE, *gin_files], bindings)
+        config = gin.config_str()
+        model = _evaluate_macro("MODEL")
+        model_config = _without_unused_imports(gin.operative_config_str())
+        with _no_unset_macros():
+            experiment = gin.get_configurable(Experiment)(model=model)
+        return dataclasses.replace(experiment, config=config, model_config=model_config)
+
+
+def model_from_config(config: str | pathlib.Path) -> Any:
+    """Builds MODEL, and nothing else, from an exported configuration.
+
+    Args:
+      config: gin text, or the path of a gin file such as `<train dir>/model.gin`.
+
+    Raises:
+      ValueError: the text does not define a model.
+      FileNotFoundError: the file is missing.
+    """
+    text = _read(config)
+    with _gin(), _one_line_errors():
+        gin.parse_config(text)
+        return _evaluate_macro("MODEL")
+
+
+def minimal_model_config(config: str | pathlib.Path) -> str:
+    """Returns the gin text that MODEL alone needs, out of a full configuration (text or path)."""
+    text = _read(config)
+    with _gin(), _one_line_errors():
+        gin.parse_config(text)
+        _evaluate_macro("MODEL")
+        return _without_unused_imports(gin.operative_config_str())
+
+
+@contextmanager
+def _gin() -> Iterator[None]:
+    """Holds gin's global configuration, empty at entry and exit."""
+    with _lock:
+        gin.clear_config()
+        root = str(_config_root())
+        if root not in gin.config._LOCATION_PREFIXES:  # gin has no public way to ask.
+            gin.add_config_file_search_path(root)
+        try:
+            yield
+        finally:
+            gin.clear_config()
+
+
+def _config_root() -> pathlib.Path:
+    """Returns the folder that holds `t5x_configs/`."""
+    spec = importlib.util.find_spec("parti.t5x_configs")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError("the package parti.t5x_configs is not installed; run `pip install -e .`")
+    return pathlib.Path(next(iter(spec.submodule_search_locations))).parent
+
+
+def _parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
+    for path in gin_files:
+        _check_file(path)
+        logging.disable(logging.ERROR)  # gin logs each place where it looks for an include.
+        try:
+            gin.parse_config_file(path)
+        finally:
+            logging.disable(logging.NOTSET)
+    known = set(_MACRO_LINE.findall(gin.config_str()))
+    for binding in bindings:
+        name, equals, value = (part.strip() for part in binding.partition("="))
+        if not equals or not name:
+            raise ValueError(f"--gin.{binding}: write --gin.NAME=VALUE")
+        if name.isidentifier() and name not in known:
+            raise ValueError(
+                f"--gin.{name}: no gin file sets a macro of that name{_suggest(name, known)}"
+            )
+        try:
+            gin.parse_config(f"{name} = {value}")
+        except SyntaxError as error:
+            quoted = f"; a text needs quotes of its own: --gin.{name}=\"'{value}'\""
+            raise ValueError(
+                f"--gin.{name}={value} is not a Python literal or gin reference{quoted}"
+            ) from error
+
+
+def _check_file(path: str) -> None:
+    candidates = [pathlib.Path(path)]
+    if not candidates[0].is_absolute():
+        candidates.append(_config_root() / path)
+    if any(candidate.is_file() for candidate in candidates):
+        return
+    folders = [candidate.parent for candidate in candidates]
+    names = {p.name for folder in folders if folder.is_dir() for p in folder.glob("*.gin")}
+    raise FileNotFoundError(f"no gin file {path}{_suggest(pathlib.Path(path).name, names)}")
+
+
+def _evaluate_macro(name: str) -> Any:
+    with _no_unset_macros():
+        # Copying a reference evaluates it; that is how gin itself does it.
+        return copy.deepcopy(gin.config.parse_value(f"%{name}"))
+
+
+@contextmanager
+def _no_unset_macros() -> Iterator[None]:
+    """Refuses macros still `%gin.REQUIRED` among those that the block evaluates."""
+    failure: Exception | None = None
+    try:
+        yield
+    except TypeError as error:
+        if match := re.search(r"^macro\(\) missing 1.*in scope '(\w+)'", str(error), re.DOTALL):
+            raise ValueError(_unset(match.group(1))) from error
+        failure = error
+    except Exception as error:
+        failure = error
+    if unset := _UNSET_LINE.findall(gin.operative_config_str()):
+        raise ValueError(_unset(unset[0])) from failure
+    if failure is not None:
+        raise failure
+
+
+def _unset(name: str) -> str:
+    return f"{name} is not set; set it in the experiment file or with --gin.{name}=VALUE"
+
+
+def _read(config: str | pathlib.Path) -> str:
+    is_path = isinstance(config, pathlib.Path) or ("\n" not in config and config.endswith(".gin"))
+    return pathlib.Path(config).read_text(encoding="utf-8") if is_path else str(config)
+
+
+def _without_unused_imports(text: str) -> str:
+    """Drops the imports that nothing in a configuration names, such as those of data tasks."""
+    lines = text.splitlines()
+    body = "\n".join(line for line in lines if not _IMPORT_LINE.match(line))
+
+    def used(line: str) -> bool:
+        match = _IMPORT_LINE.match(line)
+        if not match or line.startswith("from __gin__"):
+            return True
+        return (
+            re.search(rf"(?<![\w.]){re.escape(match.group(2) or match.group(1))}\.", body)
+            is not None
+        )
+
+    return "\n".join(line for line in lines if used(line)).strip() + "\n"
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns gin's errors about a configuration into a ValueError of one line.
+
+    An error raised by the code that gin calls keeps its kind unless it is a user's mistake.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError) as error:
+        raise ValueError(_explain(error)) from error
+    except (TypeError, OSError) as error:
+        if "\n" not in str(error):
+            raise
+        raise ValueError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    """Returns one line about an error: gin's own text, what to do, and where."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0].rstrip(".") if lines else type(error).__name__
+    where = ""
+    if isinstance(error, SyntaxError):
+        first = f"{error.msg.rstrip('.')}: {(error.text or '').strip()}".rstrip(": ")
+        where = f" ({error.filename}, line {error.lineno})" if error.filename else ""
+    elif match := re.search(r'In file "([^"]+)", line (\d+)', text):
+        where = f" ({match.group(1)}, line {match.group(2)})"
+    elif match := re.search(r"In call to configurable '([\w.]+)'", text):
+        where = f" (in {match.group(1)})"
+    return f"{first}{_suggest_for(first)}{where}"
+
+
+def _suggest_for(message: str) -> str:
+    """Returns '; did you mean ...' for gin's messages about unknown names."""
+    if match := re.search(r"no attribute '?(\w+)'?", message):
+        module = re.search(r"<module '([\w.]+)'", message)
+        loaded = inspect.getmodule(importlib.import_module(module.group(1))) if module else None
+        names = [n for n in dir(loaded) if not n.startswith("_")] if loaded else []
+        return _suggest(match.group(1), names)
+    if match := re.search(r"'([\w./]+)' doesn't have a parameter named '(\w+)'", message):
+        return _suggest(match.group(2), _parameters(match.group(1)))
+    if match := re.search(r"'?(\w+)'? was not provided by an import", message):
+        return f"; add `from ... import {match.group(1)}` at the top of the file"
+    if match := re.search(r"No configurable matching '([\w.]+)'", message):
+        return _suggest(match.group(1), set(_SELECTOR_LINE.findall(gin.config_str())))
+    return ""
+
+
+def _parameters(selector: str) -> list[str]:
+    try:
+        return list(inspect.signature(inspect.unwrap(gin.get_configurable(selector))).parameters)
+    except (ValueError, TypeError):
+        return []
+
+
+def _suggest(name: str, known: Any) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, 1, 0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there is {', '.join(names)}" if 0 < len(names) <= 30 else ""
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"{name.upper()} must be a whole number of at least {least}, got {value!r}"
+        )

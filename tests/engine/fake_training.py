@@ -1,0 +1,91 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A linear regressor with a mutable collection, and its data: a training that takes seconds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import clu.metrics
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import partitioning
+
+from parti.engine import datasets
+
+
+class Regressor:
+    """y = x @ kernel + bias; 'stats' counts steps; dropout makes the loss depend on the rng."""
+
+    has_mutables = True
+
+    def __init__(self, features: int = 4, outputs: int = 8, dropout_rate: float = 0.1) -> None:
+        self.features, self.outputs, self.dropout_rate = features, outputs, dropout_rate
+
+    def get_initial_variables(
+        self, rng: jax.Array, input_shapes: Mapping[str, Any], input_types: Any = None
+    ) -> dict[str, Any]:
+        assert input_shapes["x"][-1] == self.features
+        kernel = 0.1 * jax.random.normal(rng, (self.features, self.outputs))
+        names = partitioning.AxisMetadata
+        return {
+            "params": {"dense": {"kernel": kernel, "bias": jnp.zeros((self.outputs,))}},
+            "params_axes": {
+                "dense": {"kernel_axes": names(("embed", "mlp")), "bias_axes": names(("mlp",))}
+            },
+            "stats": {"steps_seen": jnp.zeros((), jnp.int32)},
+            "stats_axes": {"steps_seen_axes": names(())},
+        }
+
+    def loss_fn(self, params: Any, batch: Any, dropout_rng: Any, flax_mutables: Any) -> Any:
+        x = batch["x"]
+        if dropout_rng is not None:
+            keep = jax.random.bernoulli(dropout_rng, 1 - self.dropout_rate, x.shape)
+            x = jnp.where(keep, x, 0.0)
+        prediction = x @ params["dense"]["kernel"] + params["dense"]["bias"]
+        loss = jnp.mean((prediction - batch["y"]) ** 2)
+        metrics = {"loss": clu.metrics.Average.from_model_output(loss)}
+        seen = flax_mutables["stats"]["steps_seen"] + 1
+        return loss, (metrics, flax.core.freeze({"stats": {"steps_seen": seen}}))
+
+    def eval_fn(self, params: Any, batch: Any, flax_mutables: Any) -> Any:
+        loss, (metrics, _) = self.loss_fn(params, batch, None, flax_mutables)
+        return loss, metrics
+
+
+class PlainRegressor(Regressor):
+    """The same without mutable collections."""
+
+    has_mutables = False
+
+    def get_initial_variables(
+        self, rng: jax.Array, input_shapes: Mapping[str, Any], input_types: Any = None
+    ) -> dict[str, Any]:
+        variables = super().get_initial_variables(rng, input_shapes, input_types)
+        return {k: v for k, v in variables.items() if not k.startswith("stats")}
+
+    def loss_fn(self, params: Any, batch: Any, dropout_rng: Any) -> Any:  # type: ignore[override]
+        seen = {"stats": {"steps_seen": 0}}
+        loss, (metrics, _) = super().loss_fn(params, batch, dropout_rng, seen)
+        return loss, metrics
+
+    def eval_fn(self, params: Any, batch: Any) -> Any:  # type: ignore[override]
+        return self.loss_fn(params, batch, None)
+
+
+def source(
+    features: int = 4, outputs: int = 8, num_train: int = 40, bad_row: int = -1
+) -> datasets.ArraySource:
+    """Returns rows of y = x @ truth; `bad_row` is made not a number."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(features, outputs))
+
+    def rows(count: int) -> dict[str, np.ndarray]:
+        x = rng.normal(size=(count, features))
+        return {"x": x.astype(np.float32), "y": (x @ truth).astype(np.float32)}
+
+    train, validation = rows(num_train), rows(24)
+    if bad_row >= 0:
+        train["y"][bad_row] = np.nan
+    return datasets.ArraySource(train, validation)
