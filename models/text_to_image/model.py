@@ -1,0 +1,117 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Stage two of Parti as a `Model`: next-token prediction on image tokens, given a caption.
+
+A batch: encoder_input_tokens [batch, text_length] int32; decoder_input_tokens (targets shifted
+right), decoder_target_tokens [batch, image_length] int32; decoder_loss_weights, the same, float32.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from parti.models import base, losses
+from parti.models.text_to_image import network as network_lib
+from parti.models.text_to_image import sampling
+
+Array = jax.Array
+PyTree = Any
+
+
+class TextToImageModel(base.Model):
+    """Parti's stage two.
+
+    Attributes:
+      config: The network's sizes.
+      z_loss: Factor of the penalty on log-partition functions; the paper names none.
+      settings: How `predict_batch` samples.
+    """
+
+    feature_converter = "TextToImageConverter"
+    feature_types = {
+        "encoder_input_tokens": "int32",
+        "decoder_input_tokens": "int32",
+        "decoder_target_tokens": "int32",
+        "decoder_loss_weights": "float32",
+    }
+
+    def __init__(
+        self,
+        config: network_lib.TextToImageConfig,
+        z_loss: float = 0.0,
+        settings: sampling.SamplingSettings | None = None,
+    ) -> None:
+        self.config = config
+        self.z_loss = z_loss
+        self.settings = settings or sampling.SamplingSettings()
+        self.network = network_lib.PartiTransformer(config)
+
+    def init_variables(self, rng: Array, batch: base.Batch) -> Mapping[str, PyTree]:
+        """Returns the network's `init` result, boxed."""
+        return self.network.init(
+            {"params": rng}, batch["encoder_input_tokens"], batch["decoder_input_tokens"]
+        )
+
+    def logits(self, params: PyTree, batch: base.Batch, dropout_rng: Array | None = None) -> Array:
+        """Returns [batch, image_length, vocab] float32 with teacher forcing."""
+        return self.network.apply(
+            {"params": params},
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            deterministic=dropout_rng is None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+        )
+
+    def loss_fn(
+        self, params: PyTree, batch: base.Batch, dropout_rng: Array | None, *_: PyTree
+    ) -> tuple[Array, base.Metrics]:
+        """Returns the cross-entropy averaged over image positions, and metrics.
+
+        Source: Parti (arXiv 2206.10789) section 2.3.
+        """
+        logits = self.logits(params, batch, dropout_rng)
+        loss = losses.cross_entropy(
+            logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss
+        )
+        metrics: base.Metrics = {
+            "loss": base.average(loss.cross_entropy + loss.z_loss, loss.weight),
+            "cross_entropy": base.average(loss.cross_entropy, loss.weight),
+            "z_loss": base.average(loss.z_loss, loss.weight),
+            "accuracy": base.average(loss.num_correct, loss.weight),
+        }
+        return loss.mean, metrics
+
+    def score_batch(self, params: PyTree, batch: base.Batch) -> Array:
+        """Returns the log-probability of each example's image tokens in nats, [batch]."""
+        log_probs = losses.token_log_probs(
+            self.logits(params, batch), batch["decoder_target_tokens"]
+        )
+        return jnp.sum(log_probs * batch["decoder_loss_weights"], axis=-1)
+
+    def predict_batch(self, params: PyTree, batch: base.Batch, rng: Array | None = None) -> Array:
+        """Draws one image per caption: [batch, image_length] int32 codebook indices.
+
+        Args:
+          params: Parameters.
+          batch: Only `encoder_input_tokens` is read.
+          rng: PRNG key; a fixed one if None. An image depends on its place in the batch here; use
+            `sample` with keys from `sampling.image_keys` where it must not.
+        """
+        text_tokens = batch["encoder_input_tokens"]
+        rng = jax.random.PRNGKey(0) if rng is None else rng
+        rng = jax.random.key_data(rng) if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else rng
+        keys = jax.random.split(rng, len(text_tokens))[:, None]
+        return self.sample(params, text_tokens, keys, self.settings)[:, 0]
+
+    def sample(
+        self,
+        params: PyTree,
+        text_tokens: Array,
+        sample_keys: Array,
+        settings: sampling.SamplingSettings | None = None,
+    ) -> Array:
+        """Draws samples: [prompts, samples, image_length] codebook indices (`sampling.sample`)."""
+        settings = settings or self.settings
+        return sampling.sample(self.network, params, text_tokens, sample_keys, settings)

@@ -1,0 +1,315 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Parti's encoder-decoder Transformer: caption tokens and earlier image tokens to logits.
+
+Source: Parti (arXiv 2206.10789) section 2.2; what it leaves open (learned positions, no biases,
+GELU, untied embeddings) is chosen so that the sizes of its Table 1 come out.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from parti.models.layers import attention, masks, positions, transformer
+
+Array = jax.Array
+
+# Vocabularies are padded to a multiple of this, so that they divide a mesh axis.
+_VOCAB_MULTIPLE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToImageConfig:
+    """Sizes and choices of the network; the defaults are a small model, not one of the paper's.
+
+    Attributes:
+      text_vocab_size: Rows of the text embedding table.
+      text_length: Most tokens of a caption.
+      codebook_size: Image tokens; codebook index c is id c + 1, id 0 is padding and start.
+      grid_size: Rows, and columns, of an image's tokens.
+      emb_dim: Width of the residual streams.
+      num_heads: Attention heads.
+      head_dim: Width of a head.
+      mlp_dim: Width of the MLPs' hidden layers.
+      num_encoder_layers: Layers of the text encoder.
+      num_decoder_layers: Layers of the image decoder.
+      local_window: Width of the decoder's convolution-shaped self-attention window (odd), 0 for
+        dense causal attention; a tuple gives one per layer.
+      dropout_rate: Of embeddings, attention weights, hidden layers and residual branches.
+      dtype: 'float32' or 'bfloat16'; LayerNorm, softmax and logits are float32 in both.
+      scan_layers: See `transformer.StackConfig`.
+      remat: See `transformer.StackConfig`.
+    """
+
+    text_vocab_size: int = 16000
+    text_length: int = 128
+    codebook_size: int = 8192
+    grid_size: int = 32
+    emb_dim: int = 512
+    num_heads: int = 8
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+    local_window: int | tuple[int, ...] = 11
+    dropout_rate: float = 0.1
+    dtype: str = "bfloat16"
+    scan_layers: bool = True
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that do not go together."""
+        if not isinstance(self.local_window, int):  # gin gives lists
+            object.__setattr__(self, "local_window", tuple(self.local_window))
+        if len(self.windows) != self.num_decoder_layers:
+            raise ValueError(
+                f"local_window lists {len(self.windows)} windows for {self.num_decoder_layers} "
+                "decoder layers; give one number for all, or one per layer"
+            )
+        for window in self.windows:
+            masks.window_reach(window, self.grid)
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of an image's tokens."""
+        return (self.grid_size, self.grid_size)
+
+    @property
+    def image_length(self) -> int:
+        """Tokens of an image."""
+        return self.grid_size**2
+
+    @property
+    def image_vocab_size(self) -> int:
+        """Image token ids: padding, the codebook, and filler up to a multiple of 128."""
+        return -(-(self.codebook_size + 1) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The local window of each decoder layer."""
+        if isinstance(self.local_window, int):
+            return (self.local_window,) * self.num_decoder_layers
+        return self.local_window
+
+    def stack(self, num_layers: int, cross_attention: bool) -> transformer.StackConfig:
+        """Returns the configuration of the encoder's or decoder's stack."""
+        return transformer.StackConfig(
+            num_layers=num_layers,
+            emb_dim=self.emb_dim,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            dropout_rate=self.dropout_rate,
+            dtype=self.dtype,
+            cross_attention=cross_attention,
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )
+
+
+class TextEncoder(nn.Module):
+    """Caption tokens to one vector per token."""
+
+    config: TextToImageConfig
+
+    @nn.compact
+    def __call__(self, tokens: Array, deterministic: bool = True) -> Array:
+        """Maps [batch, length] int32 (0 is padding) to [batch, length, embed]."""
+        config = self.config
+        x = positions.TokenEmbedding(
+            config.text_vocab_size, config.emb_dim, config.dtype, name="token_embedding"
+        )(tokens)
+        x += positions.TextPositions(
+            config.text_length, config.emb_dim, config.dtype, name="positions"
+        )(tokens.shape[1])
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        x = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(x, deterministic)
+        stack = transformer.Stack(config.stack(config.num_encoder_layers, False), name="stack")
+        return stack(x, masks.padding_mask(tokens), deterministic=deterministic)
+
+
+class ImageDecoder(nn.Module):
+    """Earlier image tokens and an encoded caption to logits of the next image token."""
+
+    config: TextToImageConfig
+
+    def setup(self) -> None:
+        """Declares the parts."""
+        config = self.config
+        self.token_embedding = positions.TokenEmbedding(
+            config.image_vocab_size, config.emb_dim, config.dtype
+        )
+        self.positions = positions.ImagePositions(config.grid, config.emb_dim, config.dtype)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+        self.stack = transformer.Stack(config.stack(config.num_decoder_layers, True))
+        # Small, so that training starts at a loss of log(vocab).
+        init = nn.with_logical_partitioning(nn.initializers.normal(stddev=0.02), ("embed", "vocab"))
+        self.logits_kernel = self.param(
+            "logits_kernel", init, (config.emb_dim, config.image_vocab_size)
+        )
+
+    def logits(self, x: Array) -> Array:
+        """Maps [..., embed] to float32 [..., vocab]."""
+        kernel = self.logits_kernel.astype(x.dtype)
+        return jnp.einsum("...e,ev->...v", x, kernel, preferred_element_type=jnp.float32)
+
+    def __call__(
+        self, tokens: Array, encoded: Array, encoded_mask: Array, deterministic: bool = True
+    ) -> Array:
+        """Computes the logits of all positions of a training example.
+
+        Args:
+          tokens: [batch, image_length] int32, the targets shifted right by one.
+          encoded: [batch, text_length, embed].
+          encoded_mask: [batch, 1, 1, text_length] bool.
+          deterministic: No dropout.
+
+        Returns:
+          [batch, image_length, vocab] float32; position t predicts image token t.
+
+        Raises:
+          ValueError: The images have another number of tokens than the network.
+        """
+        config = self.config
+        if tokens.shape[1] != config.image_length:
+            raise ValueError(
+                f"images of {tokens.shape[1]} tokens, but grid_size {config.grid_size} means "
+                f"{config.image_length}; set grid_size to the tokenizer's"
+            )
+        x = self.token_embedding(tokens) + self.positions()
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        x = self.dropout(x, deterministic)
+        kinds = sorted(set(config.windows))
+        mask = np.stack([masks.conv_local_mask(config.grid, window) for window in kinds])
+        index = None
+        if len(kinds) == 1:
+            mask = mask[0]
+        else:
+            index = jnp.array([kinds.index(window) for window in config.windows])
+        x = self.stack(x, jnp.asarray(mask), encoded, encoded_mask, deterministic, index)
+        return nn.with_logical_constraint(self.logits(x), ("batch", "length", "vocab"))
+
+    def decode_step(
+        self,
+        tokens: Array,
+        position: Array,
+        cache: attention.Cache,
+        cross: Sequence[Sequence[attention.KeysValues]],
+        cross_masks: Sequence[Array],
+    ) -> tuple[Array, attention.Cache]:
+        """Computes the logits of one position; see `PartiTransformer.decode_step`."""
+        config = self.config
+        rows, columns = config.grid
+        reach = [masks.window_reach(window, config.grid) for window in config.windows]
+        num_rows = cache.key.shape[2]
+        width = min(columns, 2 * max(reach) + 1)
+        first_column = jnp.clip(position % columns - max(reach), 0, columns - width)
+        visible = jax.vmap(
+            lambda layer_reach: masks.cached_row_mask(
+                position, config.grid, num_rows, layer_reach, first_column, width
+            )
+        )(jnp.array(reach))
+        slot = attention.CacheSlot(
+            (position // columns) % num_rows, position % columns, first_column
+        )
+        x = self.token_embedding(tokens) + self.positions.at(position)
+        x = nn.with_logical_constraint(x, ("batch", "embed"))
+        step = transformer.DecodeStep(slot, cross_masks)
+        x, cache = self.stack.decode(x, cache, visible, cross, step)
+        return self.logits(x), cache
+
+
+class PartiTransformer(nn.Module):
+    """The encoder-decoder; `__call__` for training, `prepare` and `decode_step` for sampling."""
+
+    config: TextToImageConfig
+
+    def setup(self) -> None:
+        """Declares encoder and decoder."""
+        self.encoder = TextEncoder(self.config)
+        self.decoder = ImageDecoder(self.config)
+
+    def encode(self, text_tokens: Array, deterministic: bool = True) -> Array:
+        """Maps caption tokens [batch, text_length] int32 to [batch, text_length, embed]."""
+        return self.encoder(text_tokens, deterministic)
+
+    def decode(
+        self,
+        encoded: Array,
+        text_tokens: Array,
+        decoder_input_tokens: Array,
+        deterministic: bool = True,
+    ) -> Array:
+        """Computes logits from an encoded caption.
+
+        Args:
+          encoded: [batch, text_length, embed].
+          text_tokens: [batch, text_length] int32, tells what is padding.
+          decoder_input_tokens: [batch, image_length] int32, targets shifted right by one.
+          deterministic: No dropout.
+
+        Returns:
+          [batch, image_length, vocab] float32.
+        """
+        mask = masks.padding_mask(text_tokens)
+        return self.decoder(decoder_input_tokens, encoded, mask, deterministic)
+
+    def __call__(
+        self, text_tokens: Array, decoder_input_tokens: Array, deterministic: bool = True
+    ) -> Array:
+        """Computes logits [batch, image_length, vocab] from captions and shifted targets."""
+        encoded = self.encode(text_tokens, deterministic)
+        return self.decode(encoded, text_tokens, decoder_input_tokens, deterministic)
+
+    def prepare(self, text_tokens: Array) -> list[attention.KeysValues]:
+        """Encodes captions and projects them to the decoder's cross-attention keys and values.
+
+        Args:
+          text_tokens: [groups, text_length] int32.
+
+        Returns:
+          What `transformer.Stack.cross_keys_values` gives; the `groups` axis is the fourth last.
+        """
+        return self.decoder.stack.cross_keys_values(self.encode(text_tokens))
+
+    def decode_step(
+        self,
+        tokens: Array,
+        position: Array,
+        cache: attention.Cache,
+        cross: Sequence[Sequence[attention.KeysValues]],
+        cross_masks: Sequence[Array],
+    ) -> tuple[Array, attention.Cache]:
+        """Computes the logits of one position for rows whose earlier positions are in the cache.
+
+        Args:
+          tokens: [rows] int32, the tokens before this position (0 at the first).
+          position: int32 scalar, in raster order.
+          cache: From `empty_cache` or the step before.
+          cross: Parts of equally many rows; each is what `prepare` gave, and serves its rows in
+            equal runs (see `attention.MultiHeadAttention.decode_shared`).
+          cross_masks: For each part [groups, text_length] bool, True where the caption has a token.
+
+        Returns:
+          [rows, vocab] float32, and the cache with this position.
+        """
+        return self.decoder.decode_step(tokens, position, cache, cross, cross_masks)
+
+
+def empty_cache(config: TextToImageConfig, rows: int) -> attention.Cache:
+    """Returns the cache before the first position: only the image rows that stay in reach."""
+    return attention.Cache.zeros(
+        config.num_decoder_layers,
+        rows,
+        masks.cache_rows(config.grid, config.windows),
+        config.grid_size,
+        config.num_heads,
+        config.head_dim,
+        config.dtype,
+    )

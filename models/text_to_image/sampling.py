@@ -1,0 +1,250 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Draws image tokens from a caption, one position after another, with guidance.
+
+Each prompt's caption is encoded once for all its samples, the null caption once for all prompts,
+and conditional and unconditional rows go through one batched step. An image depends on the
+parameters, its prompt, its key and the settings only, not on the rows around it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from parti.models.text_to_image import network as network_lib
+
+Array = jax.Array
+PyTree = Any
+
+# The null caption of guidance is the empty caption: the end-of-sentence token alone.
+_EOS_ID = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+    """How a token is chosen; hashable, so it can be a static argument of `jax.jit`.
+
+    Attributes:
+      temperature: Divides the logits; 0 takes the most likely token.
+      top_k: Keep this many of the most likely tokens, 0 keeps all. Applied after guidance and
+        temperature; tokens as likely as the last one kept stay too.
+      top_p: Then keep the fewest most likely tokens with this much of the probability, in (0, 1].
+      guidance_scale: l = l_u + guidance_scale * (l_c - l_u); 1 is no guidance, and skips the
+        unconditional rows. The paper's FID results use 1.2.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance_scale: float = 1.2
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings out of range."""
+        for ok, what, got in (
+            (self.temperature >= 0, "temperature must be >= 0 (0 is greedy)", self.temperature),
+            (self.top_k >= 0, "top_k must be >= 0 (0 keeps all tokens)", self.top_k),
+            (0 < self.top_p <= 1, "top_p must be in (0, 1] (1 keeps all tokens)", self.top_p),
+            (self.guidance_scale >= 0, "guidance_scale must be >= 0", self.guidance_scale),
+        ):
+            if not ok:
+                raise ValueError(f"{what}; got {got}")
+
+
+def guided_logits(conditional: Array, unconditional: Array, guidance_scale: float) -> Array:
+    """Returns unconditional + guidance_scale * (conditional - unconditional), [..., vocab].
+
+    Source: Parti (arXiv 2206.10789) equation 1, on logits as in Make-A-Scene.
+    """
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
+def null_caption(length: int) -> np.ndarray:
+    """Returns the tokens of the empty caption, [1, length] int32."""
+    tokens = np.zeros((1, length), np.int32)
+    tokens[:, 0] = _EOS_ID
+    return tokens
+
+
+def image_key(seed: int, prompt_text: str, sample_index: int) -> np.ndarray:
+    """Returns the PRNG key data of an image, uint32 [2], the same on every machine.
+
+    Args:
+      seed: The run's seed.
+      prompt_text: The prompt as given; where it stands in a file does not matter.
+      sample_index: Which of the prompt's samples, from 0.
+    """
+    text = json.dumps([int(seed), prompt_text, int(sample_index)])
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return np.frombuffer(digest[:8], dtype="<u4").astype(np.uint32)
+
+
+def image_keys(seed: int, prompt_texts: Sequence[str], num_samples: int) -> np.ndarray:
+    """Returns `image_key` of every prompt and sample, uint32 [prompts, num_samples, 2]."""
+    keys = [[image_key(seed, text, i) for i in range(num_samples)] for text in prompt_texts]
+    return np.array(keys, np.uint32).reshape(len(prompt_texts), num_samples, 2)
+
+
+def _ordered_bits(x: Array) -> Array:
+    """Maps float32 to uint32 in the same order."""
+    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    return jnp.where(bits >> 31, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _keep_largest(values: Array, enough: Callable[[Array], Array]) -> Array:
+    """Returns the mask of the fewest largest values that are enough; ties stay together.
+
+    Finds the threshold by bisection over the bits of a float, which is exact and far faster than
+    a sort (12 times, for 128 rows of 640 values on a CPU).
+
+    Args:
+      values: [..., vocab] float32.
+      enough: Mask [..., vocab] -> bool [...], True once enough is kept; if it never is, all stay.
+    """
+    bits = _ordered_bits(values)
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds  # enough at `low`, not enough at `high`
+        middle = low + (high - low) // 2
+        is_enough = enough(bits >= middle[..., None])
+        return jnp.where(is_enough, middle, low), jnp.where(is_enough, high, middle)
+
+    low = jnp.zeros(values.shape[:-1], jnp.uint32)
+    low, _ = lax.fori_loop(0, 32, halve, (low, jnp.full_like(low, 0xFFFFFFFF)))
+    return bits >= low[..., None]
+
+
+def filter_logits(logits: Array, top_k: int, top_p: float) -> Array:
+    """Sets what top-k, and then top-p, leave out to -inf.
+
+    Args:
+      logits: [..., vocab] float32, after guidance and temperature.
+      top_k: Tokens to keep, 0 for all.
+      top_p: Probability to keep, in (0, 1].
+
+    Returns:
+      [..., vocab].
+    """
+    if 0 < top_k < logits.shape[-1]:
+        keep = _keep_largest(logits, lambda mask: jnp.sum(mask, axis=-1) >= top_k)
+        logits = jnp.where(keep, logits, -jnp.inf)
+    if top_p < 1:
+        probs = jax.nn.softmax(logits, axis=-1)
+        keep = _keep_largest(probs, lambda mask: jnp.sum(probs * mask, axis=-1) >= top_p)
+        logits = jnp.where(keep, logits, -jnp.inf)
+    return logits
+
+
+def choose_tokens(logits: Array, uniform: Array, settings: SamplingSettings) -> Array:
+    """Draws a token per row by inverting the cumulative distribution.
+
+    One random number per row, where the Gumbel trick takes one per row and token.
+
+    Args:
+      logits: [rows, vocab] float32 after guidance, -inf for forbidden ids.
+      uniform: [rows] in [0, 1).
+      settings: Temperature, top_k, top_p.
+
+    Returns:
+      [rows] int32.
+    """
+    if settings.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = filter_logits(logits / settings.temperature, settings.top_k, settings.top_p)
+    probs = jax.nn.softmax(logits, axis=-1)
+    # A parallel prefix sum may grow by rounding where the probability is 0, so look at both.
+    cumulative = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0.0)
+    target = uniform * jnp.max(cumulative, axis=-1)
+    return jnp.argmax(cumulative > target[:, None], axis=-1).astype(jnp.int32)
+
+
+def _in_compute_dtype(params: PyTree, dtype: str) -> PyTree:
+    """Casts the matrices once, where each step would cast them again to the same values."""
+
+    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
+        return leaf.astype(dtype) if "kernel" in path[-1].key else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def _uniforms(sample_keys: Array, length: int) -> Array:
+    """Returns [length, prompts * samples] numbers in [0, 1), each column from its own key."""
+    keys = jax.random.wrap_key_data(sample_keys.reshape(-1, 2), impl="threefry2x32")
+    return jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys).T
+
+
+def _prepare_captions(
+    network: network_lib.PartiTransformer, params: PyTree, text_tokens: Array, guided: bool
+) -> tuple[list[Any], list[Array]]:
+    """Returns cross-attention keys and values and masks: the prompts' part, the null caption's."""
+    num_prompts, length = text_tokens.shape
+    if guided:
+        text_tokens = jnp.concatenate([text_tokens, null_caption(length)])
+    prepared = network.apply({"params": params}, text_tokens, method="prepare")
+    visible = text_tokens != 0
+    parts = [slice(0, num_prompts)] + [slice(num_prompts, None)] * guided
+    cross = [jax.tree.map(lambda x: x[..., part, :, :, :], prepared) for part in parts]  # noqa: B023
+    return cross, [visible[part] for part in parts]
+
+
+def sample(
+    network: network_lib.PartiTransformer,
+    params: PyTree,
+    text_tokens: Array,
+    sample_keys: Array,
+    settings: SamplingSettings,
+) -> Array:
+    """Draws images for prompts; pure, and `jax.jit`-able with static network and settings.
+
+    Args:
+      network: The network.
+      params: Its parameters.
+      text_tokens: [prompts, text_length] int32, each ending in EOS and padded with 0.
+      sample_keys: [prompts, samples, 2] uint32, from `image_keys`.
+      settings: How tokens are chosen.
+
+    Returns:
+      [prompts, samples, image_length] int32, codebook indices in raster order.
+
+    Raises:
+      ValueError: The shapes do not go together.
+    """
+    config = network.config
+    text_tokens, sample_keys = jnp.asarray(text_tokens), jnp.asarray(sample_keys)
+    num_prompts, num_samples = sample_keys.shape[:2]
+    if text_tokens.ndim != 2 or sample_keys.shape != (len(text_tokens), num_samples, 2):
+        raise ValueError(
+            f"text_tokens {text_tokens.shape} and sample_keys {sample_keys.shape} must be "
+            "[prompts, text_length] and [prompts, samples, 2]"
+        )
+    guided = settings.guidance_scale != 1.0
+    params = _in_compute_dtype(params, config.dtype)
+    cross, cross_masks = _prepare_captions(network, params, text_tokens, guided)
+    ids = jnp.arange(config.image_vocab_size)
+    is_code = (ids >= 1) & (ids <= config.codebook_size)
+
+    def step(carry: tuple[Array, Any], inputs: tuple[Array, Array]) -> tuple[Any, Array]:
+        tokens, cache = carry
+        position, uniform = inputs
+        rows = jnp.concatenate([tokens, tokens]) if guided else tokens
+        logits, cache = network.apply(
+            {"params": params}, rows, position, cache, cross, cross_masks, method="decode_step"
+        )
+        if guided:
+            logits = guided_logits(*jnp.split(logits, 2), settings.guidance_scale)
+        logits = jnp.where(is_code, logits, -jnp.inf)
+        tokens = choose_tokens(logits, uniform, settings)
+        return (tokens, cache), tokens
+
+    num_images = num_prompts * num_samples
+    cache = network_lib.empty_cache(config, num_images * (2 if guided else 1))
+    inputs = (jnp.arange(config.image_length), _uniforms(sample_keys, config.image_length))
+    start = (jnp.zeros(num_images, jnp.int32), cache)
+    _, tokens = lax.scan(step, start, inputs)
+    return tokens.T.reshape(num_prompts, num_samples, -1) - 1
