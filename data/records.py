@@ -32,7 +32,8 @@ METADATA = "metadata"
 IMAGE_TOKENS = "image_tokens"
 RECONSTRUCTION = "reconstruction"
 
-# Under this key `ImageTextPair.metadata` may hold a list of captions besides `text`.
+# Under this key a pair's metadata may hold a list of captions, `text` among them or not. Those that
+# are not `text` are written as a feature of this name too: tf.data cannot read JSON.
 CAPTIONS = "captions"
 
 SPLITS = ("train", "validation")
@@ -100,8 +101,15 @@ class Record:
     MADE_BY: ClassVar[str] = "a parti stage"
 
     def to_example(self) -> bytes:
-        """Returns the serialized `tf.train.Example`; equal records give equal bytes."""
+        """Returns the serialized `tf.train.Example`; equal records give equal bytes.
+
+        Raises:
+          ValueError: the metadata is not JSON, or its captions are not a list of texts.
+        """
         example = _example_class()()
+        for name, texts in self._derived().items():
+            values = [text.encode("utf-8") for text in texts]
+            example.features.feature[name].bytes_list.value.extend(values)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             feature = example.features.feature[field.name]
@@ -143,16 +151,30 @@ class Record:
                 )
         return cls(**values)
 
+    def _derived(self) -> dict[str, list[str]]:
+        """Returns features that readers in tf.data need besides the fields; not read back."""
+        if METADATA not in {field.name for field in dataclasses.fields(self)}:
+            return {}
+        captions = getattr(self, METADATA).get(CAPTIONS, [])
+        if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
+            raise ValueError(
+                f"metadata[{CAPTIONS!r}] of {getattr(self, KEY)!r} must be a list of texts; "
+                f"got {captions!r}."
+            )
+        return {CAPTIONS: [c for c in dict.fromkeys(captions) if c != getattr(self, TEXT)]}
+
     @classmethod
     def feature_spec(cls) -> dict[str, Any]:
         """Returns the schema for `tf.io.parse_single_example` (imports TensorFlow).
 
-        Scalars come out as [] string or int64, arrays as [length] int64. A `dict` comes out as the
-        JSON text.
+        Scalars come out as [] string or int64, arrays as [length] int64, a `dict` as the JSON text.
+        Records with metadata also have `captions`: [count] string, those that are not `text`.
         """
         import tensorflow as tf
 
         spec: dict[str, Any] = {}
+        if METADATA in {field.name for field in dataclasses.fields(cls)}:
+            spec[CAPTIONS] = tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True)
         for field in dataclasses.fields(cls):
             if field.type is np.ndarray:
                 spec[field.name] = tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)

@@ -1,0 +1,49 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures and their captions: what the text encoder's contrastive stage and CoCa train on.
+
+Features: `image`, [image_size, image_size, 3] float32 in [-1, 1]; `inputs`, [up to length] int32,
+the caption's ids with an EOS. Batches: `ImageTextConverter`.
+"""
+
+import os
+
+from parti.data import records, vocabularies
+from parti.tasks import preprocessors, sources
+
+
+def add_task(
+    pairs_dir: str | os.PathLike[str], vocabulary_path: str | os.PathLike[str], image_size: int
+) -> str:
+    """Registers the task once and returns its name.
+
+    In training one of a pair's captions is drawn at random; in validation it is the first.
+
+    Args:
+      pairs_dir: the output of `parti clean`; without `validation-*` shards the task has no
+        validation split.
+      vocabulary_path: the SentencePiece model, or the output of `parti vocab`.
+      image_size: the side, in pixels.
+
+    Raises:
+      FileNotFoundError: no train shards, or no vocabulary.
+    """
+    files = sources.split_files(pairs_dir, records.ImageTextPair)
+    fingerprint = vocabularies.TextTokenizer(vocabulary_path).fingerprint
+    vocabulary = vocabularies.seqio_text_vocabulary(vocabulary_path)
+    return sources.register(
+        "contrastive",
+        files,
+        {"image_size": image_size, "vocabulary": [os.fspath(vocabulary_path), fingerprint]},
+        [
+            preprocessors.parse_records(records.ImageTextPair, records.IMAGE, records.TEXT),
+            preprocessors.choose_caption,
+            preprocessors.tokenize_caption,
+            preprocessors.decode_image(records.IMAGE, image_size),
+            preprocessors.keep_features(preprocessors.INPUTS, records.IMAGE),
+        ],
+        {
+            preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
+            records.IMAGE: preprocessors.image_feature(),
+        },
+    )

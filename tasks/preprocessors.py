@@ -1,0 +1,203 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""seqio preprocessors: from serialized records to model features, one small step each.
+
+The random steps draw from seqio's seed (`num_seeds=1`), so a run can be repeated exactly, and act
+in the train split only. Nothing flips a picture: its text would turn (Parti, appendix B.2).
+"""
+
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+from parti.data import records
+from parti.tasks import sources
+
+Features = dict[str, tf.Tensor]
+
+# The features that pictures and captions become.
+INPUTS = "inputs"  # the caption's ids
+TARGETS = "targets"  # the image tokens' ids
+
+
+def image_feature() -> seqio.Feature:
+    """Returns the seqio feature of a picture: [height, width, 3] float32 in [-1, 1]."""
+    return seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.float32, rank=3)
+
+
+def text_feature(vocabulary: seqio.Vocabulary) -> seqio.Feature:
+    """Returns the seqio feature of a caption: [length] int32, an EOS at the end."""
+    return seqio.Feature(vocabulary, add_eos=True, dtype=tf.int32)
+
+
+def parse_records(record: type[records.Record], *names: str) -> Callable:
+    """Returns the preprocessor that reads `names` out of serialized records.
+
+    A record with metadata also gives `captions`, where `text` is asked for.
+    """
+    schema = record.feature_spec()
+    if records.TEXT in names and records.CAPTIONS in schema:
+        names = (*names, records.CAPTIONS)
+    spec = {name: schema[name] for name in names}
+
+    @seqio.map_over_dataset
+    def parse(features: Features) -> Features:
+        parsed = tf.io.parse_single_example(features[sources.EXAMPLE], spec)
+        return parsed | {sources.IS_TRAINING: features[sources.IS_TRAINING]}
+
+    return parse
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def choose_caption(features: Features, seed: tf.Tensor) -> Features:
+    """Replaces `text` in training by one of `text` and `captions`, each as likely.
+
+    Args:
+      features: with [] string `text` and, if there are more captions, [count] string `captions`.
+      seed: [2] int32.
+
+    Returns:
+      The features without `captions`.
+    """
+    features = dict(features)
+    captions = features.pop(records.CAPTIONS, None)
+    if captions is not None:
+        every = tf.concat([features[records.TEXT][None], captions], axis=0)
+        drawn = tf.random.stateless_uniform([], seed, 0, tf.size(every), tf.int32)
+        index = tf.where(features[sources.IS_TRAINING], drawn, 0)
+        features[records.TEXT] = every[index]
+    return features
+
+
+def drop_caption(rate: float) -> Callable:
+    """Returns the preprocessor that empties `text` in training with probability `rate`.
+
+    The empty caption is the null caption of classifier-free guidance.
+
+    Raises:
+      ValueError: `rate` is not in [0, 1].
+    """
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"text_drop_rate={rate}: it is a probability, so in [0, 1].")
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def drop(features: Features, seed: tf.Tensor) -> Features:
+        is_dropped = tf.random.stateless_uniform([], seed) < rate
+        is_dropped = is_dropped & features[sources.IS_TRAINING]
+        return features | {records.TEXT: tf.where(is_dropped, "", features[records.TEXT])}
+
+    return drop
+
+
+@seqio.map_over_dataset
+def tokenize_caption(
+    features: Features,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+) -> Features:
+    """Turns `text` into `inputs`: ids cut to the length less one, then an EOS.
+
+    With ids [7, 8, 9] and length 3 the `inputs` are [7, 8, 1]; an empty text gives [1].
+    """
+    features = dict(features)
+    vocabulary = output_features[INPUTS].vocabulary
+    ids = tf.cast(vocabulary.encode_tf(features.pop(records.TEXT)), tf.int32)
+    if sequence_length and INPUTS in sequence_length:
+        ids = ids[: sequence_length[INPUTS] - 1]
+    return features | {INPUTS: tf.concat([ids, [vocabulary.eos_id]], axis=0)}
+
+
+def decode_image(name: str, size: int) -> Callable:
+    """Returns the preprocessor that turns the encoded picture `name` into pixels.
+
+    The middle square is taken and resized by area, unless it has the size already. Pictures come
+    from `parti clean`, so they are PNG or JPEG, upright and RGB.
+
+    Args:
+      name: the feature, [] string before and [size, size, 3] float32 in [-1, 1] after.
+      size: the side, in pixels; TASK_FEATURE_LENGTHS must say the same.
+
+    Raises:
+      ValueError: the size is under 1.
+    """
+    if size < 1:
+        raise ValueError(f"Image size {size}: it must be at least 1 pixel.")
+
+    @seqio.map_over_dataset
+    def decode(features: Features, sequence_length: Mapping[str, int] | None = None) -> Features:
+        check_length(name, size, sequence_length)
+        pixels = tf.io.decode_image(features[name], channels=3, expand_animations=False)
+        pixels.set_shape([None, None, 3])
+        pixels = _square(pixels, size)
+        # The same numbers as `data.images.to_float`.
+        return dict(features) | {name: pixels / 127.5 - 1.0}
+
+    return decode
+
+
+def _square(pixels: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns [size, size, 3] float32 in [0, 255] of [height, width, 3] uint8."""
+    shape = tf.shape(pixels)
+    side = tf.minimum(shape[0], shape[1])
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    square = tf.slice(pixels, [top, left, 0], [side, side, 3])
+    resized = tf.cond(
+        tf.equal(side, size),
+        lambda: tf.cast(square, tf.float32),
+        lambda: tf.image.resize(square, [size, size], method="area"),
+    )
+    return tf.ensure_shape(resized, [size, size, 3])
+
+
+def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Callable:
+    """Returns the preprocessor that turns `image_tokens` into `targets`: index c becomes id c + 1.
+
+    Args:
+      codebook_size: an index outside [0, codebook_size) stops the run.
+      num_tokens: of each picture; TASK_FEATURE_LENGTHS must say the same.
+    """
+
+    @seqio.map_over_dataset
+    def to_targets(
+        features: Features, sequence_length: Mapping[str, int] | None = None
+    ) -> Features:
+        check_length(TARGETS, num_tokens, sequence_length)
+        features = dict(features)
+        tokens = features.pop(records.IMAGE_TOKENS)
+        message = (
+            f"image tokens must be {num_tokens} indices in [0, {codebook_size}): were these made "
+            "by another image tokenizer?"
+        )
+        checks = [
+            tf.debugging.assert_equal(tf.size(tokens), num_tokens, message),
+            tf.debugging.assert_less(tokens, tf.constant(codebook_size, tf.int64), message),
+        ]
+        with tf.control_dependencies([check for check in checks if check is not None]):
+            targets = tf.cast(tokens, tf.int32) + 1
+        return features | {TARGETS: tf.ensure_shape(targets, [num_tokens])}
+
+    return to_targets
+
+
+def keep_features(*names: str) -> Callable:
+    """Returns the preprocessor that drops every feature but `names`."""
+
+    @seqio.map_over_dataset
+    def keep(features: Features) -> Features:
+        return {name: features[name] for name in names}
+
+    return keep
+
+
+def check_length(name: str, length: int, sequence_length: Mapping[str, int] | None) -> None:
+    """Checks a feature whose length is fixed; seqio would cut it without a word.
+
+    Raises:
+      ValueError: TASK_FEATURE_LENGTHS has another length.
+    """
+    if sequence_length and sequence_length.get(name, length) != length:
+        raise ValueError(
+            f"TASK_FEATURE_LENGTHS[{name!r}] is {sequence_length[name]}, but the task has "
+            f"{length}; make the two equal."
+        )

@@ -1,0 +1,85 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Captions and image tokens: what the text-to-image model trains on.
+
+Features: `inputs`, [up to length] int32, the caption's ids with an EOS; `targets`, [num_tokens]
+int32, codebook index + 1 in raster order. Batches: `TextToImageConverter`.
+"""
+
+import os
+
+import seqio
+
+from parti.data import records, vocabularies
+from parti.tasks import preprocessors, sources
+
+
+def add_task(
+    tokens_dir: str | os.PathLike[str],
+    vocabulary_path: str | os.PathLike[str],
+    codebook_size: int,
+    text_drop_rate: float = 0.1,
+) -> str:
+    """Registers the task once and returns its name.
+
+    In training one of a pair's captions is drawn at random, and `text_drop_rate` of the captions
+    are dropped for classifier-free guidance; validation has the first caption, always.
+
+    Args:
+      tokens_dir: the output of `parti tokenize`; without `validation-*` shards the task has no
+        validation split.
+      vocabulary_path: the SentencePiece model, or the output of `parti vocab`.
+      codebook_size: of the image tokenizer that made the tokens.
+      text_drop_rate: in [0, 1].
+
+    Raises:
+      FileNotFoundError: no train shards, or no vocabulary.
+      ValueError: a rate out of range, or shards without records or of another kind.
+    """
+    files = sources.split_files(tokens_dir, records.TokenizedPair)
+    fingerprint = vocabularies.TextTokenizer(vocabulary_path).fingerprint
+    vocabulary = vocabularies.seqio_text_vocabulary(vocabulary_path)
+    image_vocabulary = vocabularies.ImageTokenVocabulary(codebook_size)
+    num_tokens = _num_tokens(files["train"], codebook_size)
+    return sources.register(
+        "text_to_image",
+        files,
+        {
+            "codebook_size": codebook_size,
+            "num_tokens": num_tokens,
+            "text_drop_rate": text_drop_rate,
+            "vocabulary": [os.fspath(vocabulary_path), fingerprint],
+        },
+        [
+            preprocessors.parse_records(records.TokenizedPair, records.TEXT, records.IMAGE_TOKENS),
+            preprocessors.choose_caption,
+            preprocessors.drop_caption(text_drop_rate),
+            preprocessors.tokenize_caption,
+            preprocessors.image_tokens_to_targets(codebook_size, num_tokens),
+            preprocessors.keep_features(preprocessors.INPUTS, preprocessors.TARGETS),
+        ],
+        {
+            preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
+            preprocessors.TARGETS: seqio.Feature(
+                seqio.PassThroughVocabulary(image_vocabulary.vocab_size), add_eos=False
+            ),
+        },
+    )
+
+
+def _num_tokens(files: list[str], codebook_size: int) -> int:
+    """Returns the number of tokens of a picture, from the first record.
+
+    Raises:
+      ValueError: no record, a record of another kind, or an index past the codebook.
+    """
+    first = next((r for path in files for r in records.read_tfrecords(path)), None)
+    if first is None:
+        raise ValueError(f"{files[0]!r} and the other train shards hold no records.")
+    tokens = records.TokenizedPair.from_example(first).image_tokens
+    if tokens.size and tokens.max() >= codebook_size:
+        raise ValueError(
+            f"{files[0]!r} holds codebook index {tokens.max()}, but CODEBOOK_SIZE is "
+            f"{codebook_size}; give the size of the image tokenizer that made the tokens."
+        )
+    return int(tokens.size)
