@@ -68,11 +68,12 @@ class _Rows(beam.DoFn):
             yield beam.pvalue.TaggedOutput("samples", (reason, row))
 
     def _reject(
-        self, row: readers.Rejected, image: bytes = b""
+        self, row: readers.Rejected, image: bytes = b"", shown: str = ""
     ) -> Iterator[beam.pvalue.TaggedOutput]:
+        """Emits a rejected row; the report shows `shown` in place of its measure."""
         beam.metrics.Metrics.counter(_COUNTERS, row.reason).inc()
         yield beam.pvalue.TaggedOutput("rejected", row)
-        yield from self._sample(row.reason, row.key, row.text, row.measure, image)
+        yield from self._sample(row.reason, row.key, row.text, shown or row.measure, image)
 
 
 class _CleanPairs(_Rows):
@@ -115,7 +116,8 @@ class _Deduplicate(_Rows):
             rejected = readers.Rejected(
                 row.pair.key, reason, f"as {kept.pair.key}", row.pair.text, row.pair.source
             )
-            yield from self._reject(rejected, row.pair.image)
+            shown = "" if same_text else f"kept as: {kept.pair.text}"
+            yield from self._reject(rejected, row.pair.image, shown)
 
 
 def _facts(row: clean_rules.CleanPair) -> Iterator[tuple[str, Any]]:

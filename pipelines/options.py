@@ -35,6 +35,11 @@ from parti.engine import progress as progress_lib
 
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
+_QUIET_VARIABLES = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "ABSL_MIN_LOG_LEVEL": "3",
+    "GRPC_VERBOSITY": "NONE",
+}
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
 _TICK = struct.Struct("<qq")
 
@@ -124,8 +129,8 @@ def _unknown_message(argument: str, known: Sequence[str]) -> str:
 
 def quiet(beam_options: pipeline_options.PipelineOptions) -> None:
     """Silences the logs of Beam and TensorFlow, here and in workers, unless the user asked."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    for name, value in _QUIET_VARIABLES.items():
+        os.environ.setdefault(name, value)
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     worker = beam_options.view_as(pipeline_options.WorkerOptions)
