@@ -28,6 +28,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "export": ("parti.pipelines.export", "run", "gather trained parts into a bundle"),
     },
     "Images": {
+        "prompts": ("parti.pipelines.choose_prompts", "run", "choose prompts to draw"),
         "generate": ("parti.pipelines.generate", "run", "prompts to reranked, upsampled images"),
         "evaluate": ("parti.pipelines.evaluate", "run", "measure a folder of generations"),
     },

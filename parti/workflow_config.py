@@ -1,0 +1,242 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Workflow files: reading and checking them, and making the stages' flags of them.
+
+A workflow file is YAML. Its sections are named after the stages, and hold that command's flags:
+
+    source: scenes              # or: pairs, which needs `input`
+    jobs: 2                     # stages at work at once
+    scenes: {num: 12000}        # -> parti scenes --num=12000
+    beam: {}                    # flags of every stage that runs on Beam
+    train_generator:
+      experiment: t5x_configs/experiments/text_to_image_tiny.gin
+      gin: {TRAIN_STEPS: 2000}  # -> parti train --gin_file=... --gin.TRAIN_STEPS=2000
+"""
+
+import copy
+import difflib
+import glob
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+import parti
+
+PARTS = ("tokenizer", "generator", "reranker", "upsampler")
+OPTIONAL_PARTS = ("reranker", "upsampler")
+SOURCES = ("scenes", "pairs")
+TRAININGS = tuple(f"train_{part}" for part in PARTS)
+FLAG_SECTIONS = (
+    "scenes",
+    "beam",
+    "clean",
+    "vocab",
+    "tokenize",
+    "export",
+    "choose_prompts",
+    "generate",
+    "evaluate",
+)
+KEYS = ("description", "source", "input", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
+
+Config = dict[str, Any]
+
+
+def folder() -> pathlib.Path:
+    """Returns the folder of the Snakefile, in a clone and in an installed package."""
+    from parti import workflow
+
+    return pathlib.Path(next(iter(workflow.__path__)))
+
+
+def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
+    """Reads a workflow file, applies changes and checks it.
+
+    Args:
+      name_or_path: a file, or the name of one that comes with the package, such as `scenes-tiny`.
+      changes: `key=value` each; dots reach into sections, values are YAML:
+        `train_generator.gin.TRAIN_STEPS=500`.
+
+    Returns:
+      The settings, with every path absolute.
+
+    Raises:
+      FileNotFoundError: no such workflow file, experiment file or input.
+      ValueError: an unknown or missing key, or a value of the wrong kind.
+    """
+    path = _find(name_or_path)
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: a workflow file holds keys: {', '.join(KEYS)}")
+    for change in changes:
+        _set(config, change)
+    return _checked(config, str(path))
+
+
+def _find(name_or_path: str) -> pathlib.Path:
+    path = pathlib.Path(name_or_path)
+    if path.is_file():
+        return path
+    known = {p.stem: p for p in sorted((folder() / "config").glob("*.yaml"))}
+    if name_or_path in known:
+        return known[name_or_path]
+    raise FileNotFoundError(
+        f"no workflow file {name_or_path!r}; give a YAML file, or one of: {', '.join(known)}"
+    )
+
+
+def _set(config: Config, change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {change!r}: write key=value, e.g. generate.num_samples=4")
+    *parents, last = key.split(".")
+    place = config
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise ValueError(f"--set {change!r}: {parent!r} is a value, not a section")
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {change!r}: the value is not YAML: {error}") from error
+
+
+def _checked(config: Config, where: str) -> Config:
+    """Returns a copy with absolute paths.
+
+    Raises:
+      ValueError, FileNotFoundError: see `load`.
+    """
+    config = copy.deepcopy(config)
+    for key in config:
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(KEYS)}"
+            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
+    if config.get("source") not in SOURCES:
+        raise ValueError(f"{where}: source is {config.get('source')!r}; allowed: scenes, pairs")
+    if config["source"] == "pairs" and not config.get("input"):
+        raise ValueError(f"{where}: name your pictures: --set input='data/*.tar'")
+    if not isinstance(config.setdefault("jobs", 1), int) or config["jobs"] < 1:
+        raise ValueError(f"{where}: jobs is {config['jobs']!r}; it must be 1 or more")
+    for section in (*FLAG_SECTIONS, *TRAININGS):
+        config[section] = config.get(section) or {}
+        if not isinstance(config[section], dict):
+            raise ValueError(f"{where}: {section} is {config[section]!r}; it must be a section")
+    for key in ("input", "prompts"):
+        config[key] = _absolute(config.get(key))
+        for pattern in config[key]:
+            if not listing([pattern]):
+                raise FileNotFoundError(f"{key}: no file matches {pattern!r}")
+    if len(config["prompts"]) > 1:
+        raise ValueError(f"{where}: prompts is {config['prompts']}; it must be one file")
+    for part, name in zip(PARTS, TRAININGS, strict=True):
+        if config[name] or part not in OPTIONAL_PARTS:
+            _check_training(config[name], f"{where}: {name}")
+    return config
+
+
+def _check_training(section: Config, where: str) -> None:
+    unknown = sorted(set(section) - {"experiment", "gin"})
+    if unknown or not isinstance(section.get("experiment"), str):
+        problem = f"unknown key {unknown[0]!r}" if unknown else "no experiment"
+        raise ValueError(f"{where}: {problem}; it holds `experiment` (a gin file) and `gin`")
+    section["gin"] = section.get("gin") or {}
+    if _in_package(section["experiment"]) is None:
+        path = os.path.abspath(os.path.expanduser(section["experiment"]))
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{where}: no experiment file {section['experiment']!r}")
+        section["experiment"] = path
+
+
+def _in_package(name: str) -> pathlib.Path | None:
+    """Returns the place of `t5x_configs/...` in the package or clone, if there is one."""
+    if os.path.isabs(name):
+        return None
+    for root in parti.__path__:
+        if (path := pathlib.Path(root) / name).is_file():
+            return path
+    return None
+
+
+def _absolute(value: Any) -> list[str]:
+    """Returns patterns (a list, or text with commas) with absolute paths; `gs://` ones as is."""
+    items = value if isinstance(value, list) else str(value or "").split(",")
+    return [
+        item if "://" in item else os.path.abspath(os.path.expanduser(item))
+        for item in (str(item).strip() for item in items)
+        if item
+    ]
+
+
+def flags(section: Mapping[str, Any]) -> list[str]:
+    """Returns a section as flags: true -> `--name`, lists -> `--name a b`, false and null: none."""
+    made = []
+    for name, value in section.items():
+        if value is True:
+            made.append(f"--{name}")
+        elif isinstance(value, list):
+            made += [f"--{name}", *(str(item) for item in value)]
+        elif value is not None and value is not False:
+            made.append(f"--{name}={value}")
+    return made
+
+
+def train_command(section: Mapping[str, Any], **macros: str) -> list[str]:
+    """Returns `train --gin_file=... --gin.NAME=VALUE ...`; the section's own `gin` wins."""
+    bindings = {name: f"'{path}'" for name, path in macros.items()}
+    bindings |= {name: _gin_value(value) for name, value in section["gin"].items()}
+    return [
+        "train",
+        f"--gin_file={section['experiment']}",
+        *(f"--gin.{name}={value}" for name, value in bindings.items()),
+    ]
+
+
+def _gin_value(value: Any) -> str:
+    """Returns a gin literal; text that starts with @ or % is a gin reference."""
+    return value if isinstance(value, str) and value[:1] in ("@", "%") else repr(value)
+
+
+def listing(patterns: Sequence[str]) -> str:
+    """Returns a digest of the names, sizes and times of files ('' for none).
+
+    Addresses (`gs://...`) are taken by name only.
+    """
+    rows = []
+    for pattern in patterns:
+        if "://" in pattern:
+            rows.append(pattern)
+            continue
+        for path in sorted(glob.glob(pattern, recursive=True)):
+            below = sorted(pathlib.Path(path).rglob("*")) if os.path.isdir(path) else [path]
+            for file in below:
+                state = os.stat(file)
+                rows.append(f"{file} {state.st_size} {state.st_mtime_ns}")
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16] if rows else ""
+
+
+def experiment_digest(section: Mapping[str, Any]) -> str:
+    """Returns a digest of a training's experiment file and of all that it includes."""
+    digest = hashlib.sha256()
+    waiting, seen = [section["experiment"]], set()
+    while waiting:
+        name = waiting.pop(0)
+        path = _in_package(name) or pathlib.Path(name)
+        if name in seen or not path.is_file():
+            continue
+        seen.add(name)
+        text = path.read_text(encoding="utf-8")
+        digest.update(text.encode())
+        waiting += re.findall(r"""^include\s+['"](.+)['"]""", text, re.MULTILINE)
+    return digest.hexdigest()[:16]

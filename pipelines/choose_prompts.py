@@ -1,0 +1,101 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`parti prompts`: some prompts of a file, or captions that no training saw, as a prompt file."""
+
+import argparse
+import collections
+import hashlib
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from parti.data import prompts as prompts_lib
+from parti.data import records
+from parti.pipelines import staging
+
+FILE_NAME = "prompts.jsonl"
+
+
+def choose(prompts: Iterable[prompts_lib.Prompt], num: int) -> list[prompts_lib.Prompt]:
+    """Returns prompts with different texts, as evenly over the challenges as they allow.
+
+    The choice depends on the texts alone, not on their order.
+
+    Args:
+      prompts: what to choose from.
+      num: how many; 0 for all.
+    """
+    different = {prompt.text: prompt for prompt in prompts}
+    groups: dict[str, list[prompts_lib.Prompt]] = collections.defaultdict(list)
+    for prompt in sorted(different.values(), key=lambda p: _rank(p.text)):
+        groups[prompt.challenge].append(prompt)
+    turns = [(turn, name) for name, group in groups.items() for turn in range(len(group))]
+    chosen = [groups[name][turn] for turn, name in sorted(turns)]
+    return chosen[:num] if num else chosen
+
+
+def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompts_lib.Prompt]:
+    """Yields the captions of one split of cleaned pairs as prompts.
+
+    Raises:
+      FileNotFoundError: the folder has no such split.
+    """
+    for example in records.read_tfrecords(pairs_dir / f"{split}-*.tfrecord"):
+        pair = records.ImageTextPair.from_example(example)
+        if pair.text.strip():
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pair.key).strip("-.")[:80]
+            metadata = {"key": pair.key}
+            if "scene" in pair.metadata:
+                metadata["scene"] = pair.metadata["scene"]
+            challenge = str(pair.metadata.get("challenge", ""))
+            unique = f"{name}-{_rank(pair.key)[:8]}".strip("-")
+            yield prompts_lib.Prompt(unique, pair.text, "", challenge, metadata)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs `parti prompts`; returns the exit code."""
+    flags = _parse(argv)
+    source = pathlib.Path(flags.input)
+    if source.is_dir():
+        manifest = staging.read_manifest(source, "pairs")
+        given = captions(source, flags.split)
+        inputs = {"input": str(source), "fingerprint": manifest["fingerprint"]}
+    else:
+        given = iter(prompts_lib.read_prompts(source))
+        inputs = {"input": str(source)}
+    settings = {"num": flags.num, "split": flags.split if source.is_dir() else ""}
+    with staging.Staging(flags.output, "prompts", settings, inputs, flags.overwrite) as stage:
+        chosen = choose(given, flags.num)
+        if not chosen:
+            raise ValueError(f"{source}: no captions in the {flags.split} split; try --split=train")
+        prompts_lib.write_prompts(stage.path / FILE_NAME, chosen)
+        stage.publish(counts={"prompts": len(chosen)})
+    print(f"{len(chosen)} prompts in {pathlib.Path(flags.output) / FILE_NAME}")
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="parti prompts",
+        description="Chooses prompts, evenly over their challenges.",
+        epilog="example:\n  parti prompts --input pairs --output prompts --num 64",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--input", required=True, help="a prompt file, or the folder that `parti clean` wrote"
+    )
+    parser.add_argument("--output", required=True, help="the folder to write")
+    parser.add_argument("--num", type=int, default=0, help="how many (default: all)")
+    parser.add_argument(
+        "--split", default="validation", choices=records.SPLITS, help="of a folder of pairs"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished output")
+    flags = parser.parse_args(list(argv))
+    if flags.num < 0:
+        parser.error(f"--num={flags.num}: it must not be negative")
+    return flags
+
+
+def _rank(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
