@@ -222,12 +222,7 @@ def check_parts(
     if unknown or missing:
         raise ValueError(f"parts of a bundle: {missing} missing, {unknown} unknown")
     for name, part in parts.items():
-        absent = [method for method in METHODS[name] if not hasattr(part.model, method)]
-        if absent:
-            raise ValueError(
-                f"the {name} {part.name!r} is a {type(part.model).__name__}, which cannot "
-                f"{' or '.join(absent)}; give the training directory of a {name}"
-            )
+        check_methods(name, part)
     tokenizer, generator = parts["tokenizer"], parts["generator"]
     for field in ("codebook_size", "grid_size"):
         theirs, ours = (_image_vocabulary(part.model)[field] for part in (tokenizer, generator))
@@ -250,6 +245,20 @@ def check_parts(
                 f"the {name} {part.name!r} was trained with the vocabulary {trained_with[:12]}, "
                 f"not {text_tokenizer.fingerprint[:12]}; give its own with --vocabulary"
             )
+
+
+def check_methods(name: str, part: predict.LoadedModel) -> None:
+    """Checks that a model can do what the part of this name is for.
+
+    Raises:
+      ValueError: it has none of the methods; it is another kind of model.
+    """
+    absent = [method for method in METHODS[name] if not hasattr(part.model, method)]
+    if absent:
+        raise ValueError(
+            f"{part.name!r} is a {type(part.model).__name__}, which cannot "
+            f"{' or '.join(absent)}; give the training directory of a {name}"
+        )
 
 
 def _image_vocabulary(model: Any) -> dict[str, int]:

@@ -4,6 +4,7 @@
 
 import ast
 import functools
+import inspect
 import json
 import pathlib
 import re
@@ -26,7 +27,8 @@ class LoadedModel:
     """A model with its variables on the device.
 
     Attributes:
-      model: the object whose methods are called, each as `method(variables, *arrays)`.
+      model: the object whose methods are called, each as `method(variables, *arrays)`; a method
+        whose first parameter is named `params` is given the collection of that name alone.
       variables: `{'params': ..., **mutable collections}`, on the device.
       config: gin text that `experiments.model_from_config` builds `model` from.
       fingerprint: sha256 of the variables and `config`, in hex.
@@ -112,7 +114,7 @@ class LoadedModel:
         for start in range(0, num_rows, batch_size):
             batch = [pad_rows(a[start : start + batch_size], batch_size) for a in arrays]
             kept = min(batch_size, num_rows - start)
-            result = jax.device_get(function(self.variables, *batch))
+            result = jax.device_get(function(*batch))
             results.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], result))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
 
@@ -122,7 +124,9 @@ class LoadedModel:
         with self._lock:
             if key not in self._jitted:
                 bound = functools.partial(getattr(self.model, method), **static)
-                self._jitted[key] = jax.jit(bound)
+                first = next(iter(inspect.signature(bound).parameters))
+                given = self.variables["params"] if first == "params" else self.variables
+                self._jitted[key] = functools.partial(jax.jit(bound), given)
             return self._jitted[key]
 
 

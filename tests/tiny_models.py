@@ -1,0 +1,111 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a bundle with random parameters, small enough to compile in a second each."""
+
+import functools
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from parti.data import vocabularies
+from parti.engine import experiments, predict
+
+IMAGE_SIZE, GRID_SIZE, CODEBOOK_SIZE, TEXT_LENGTH, TEXT_VOCAB_SIZE = 16, 4, 32, 8, 320
+
+_BLOCKS = "emb_dim = 16, num_heads = 2, head_dim = 8, mlp_dim = 32"
+_SIZES = {
+    "tokenizer": (
+        "image_tokenizer",
+        "ImageTokenizer",
+        f"image_size = {IMAGE_SIZE}, patch_size = {IMAGE_SIZE // GRID_SIZE}, {_BLOCKS}, "
+        f"num_encoder_layers = 1, num_decoder_layers = 1, codebook_size = {CODEBOOK_SIZE}, "
+        "codebook_dim = 4",
+    ),
+    "generator": (
+        "text_to_image",
+        "TextToImage",
+        f"text_vocab_size = {TEXT_VOCAB_SIZE}, text_length = {TEXT_LENGTH}, "
+        f"codebook_size = {CODEBOOK_SIZE}, grid_size = {GRID_SIZE}, {_BLOCKS}, "
+        "num_encoder_layers = 1, num_decoder_layers = 1, dtype = 'float32', local_window = 3",
+    ),
+    "reranker": (
+        "coca",
+        "Coca",
+        f"image_size = 24, patch_size = 8, text_vocab_size = {TEXT_VOCAB_SIZE}, "
+        f"text_length = {TEXT_LENGTH}, {_BLOCKS}, num_image_layers = 1, num_text_layers = 1, "
+        "embedding_dim = 8",
+    ),
+    "upsampler": (
+        "super_resolution",
+        "SuperResolution",
+        f"image_size = {IMAGE_SIZE}, scale = 2, num_channels = 4, num_blocks = 1, widening = 2",
+    ),
+}
+
+
+def config(part: str, **changes: object) -> str:
+    """Returns the gin text of a part, as an export writes it."""
+    family, name, sizes = _SIZES[part]
+    lines = [
+        "from __gin__ import dynamic_registration",
+        f"from parti.models.{family} import model as {family}_model",
+        f"from parti.models.{family} import network as {family}_network",
+        "",
+        f"MODEL = @{family}_model.{name}Model()",
+        f"{family}_model.{name}Model.config = @{family}_network.{name}Config()",
+    ]
+    given = dict(item.split(" = ") for item in sizes.split(", ")) | changes
+    lines += [f"{family}_network.{name}Config.{k} = {v}" for k, v in given.items()]
+    return "\n".join(lines) + "\n"
+
+
+@functools.cache
+def part(name: str, seed: int = 0, **changes: object) -> predict.LoadedModel:
+    """Returns a part with random parameters."""
+    text = config(name, **changes)
+    model = experiments.model_from_config(text)
+    sizes = model.config
+    shapes = {
+        "images": (1, IMAGE_SIZE, IMAGE_SIZE, 3),
+        "encoder_input_tokens": (1, TEXT_LENGTH),
+        "decoder_input_tokens": (1, GRID_SIZE**2),
+        "decoder_target_tokens": (1, GRID_SIZE**2),
+        "decoder_loss_weights": (1, GRID_SIZE**2),
+        "text_tokens": (1, TEXT_LENGTH),
+        "low_resolution_images": (1, IMAGE_SIZE, IMAGE_SIZE, 3),
+    }
+    if name == "reranker":
+        shapes["images"] = (1, sizes.image_size, sizes.image_size, 3)
+    if name == "upsampler":
+        side = sizes.total_scale * IMAGE_SIZE
+        shapes["images"] = (1, side, side, 3)
+    initial = functools.partial(model.get_initial_variables, input_shapes=shapes)
+    variables = jax.eval_shape(initial, jax.random.PRNGKey(0))
+    kept = {key: tree for key, tree in variables.items() if not key.endswith("_axes")}
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        # The models' own initialisers would be compiled, which takes ten times as long.
+        return (0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return predict.LoadedModel(model, jax.tree.map(draw, kept), config=text, name=name)
+
+
+def parts(*names: str) -> dict[str, predict.LoadedModel]:
+    """Returns the named parts, all four by default."""
+    return {name: part(name) for name in names or tuple(_SIZES)}
+
+
+def write_vocabulary(path: pathlib.Path) -> pathlib.Path:
+    """Trains a vocabulary on a few captions and returns its path."""
+    colours, shapes = ("red", "blue", "green", "orange"), ("circle", "square", "star")
+
+    def captions() -> Iterator[str]:
+        for colour in colours:
+            for shape in shapes:
+                yield from (f"a {colour} {shape}", f"{shape} that is {colour}")
+
+    vocabularies.train_sentencepiece(captions(), path, vocab_size=TEXT_VOCAB_SIZE)
+    return path
