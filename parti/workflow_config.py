@@ -85,11 +85,12 @@ def _find(name_or_path: str) -> pathlib.Path:
     path = pathlib.Path(name_or_path)
     if path.is_file():
         return path
-    known = {p.stem: p for p in sorted((folder() / "config").glob("*.yaml"))}
+    known = {path.stem: path for path in (folder() / "config").glob("*.yaml")}
     if name_or_path in known:
         return known[name_or_path]
     raise FileNotFoundError(
-        f"no workflow file {name_or_path!r}; give a YAML file, or one of: {', '.join(known)}"
+        f"no workflow file {name_or_path!r}; give a YAML file, or one of: "
+        f"{', '.join(sorted(known))}"
     )
 
 

@@ -170,7 +170,9 @@ def test_the_experiment_file_is_a_setting(lab: Lab, capsys: pytest.CaptureFixtur
     assert "train_upsampler  its settings changed" in plan and "train_reranker" not in plan
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_goes_on_where_it_stopped(lab: Lab, number: signal.Signals) -> None:
     change = ("--set", "train_generator.gin.LEARNING_RATE=0.1")
     process = lab.start(*change, FAKE_HANG="generator")
