@@ -14,6 +14,7 @@ from typing import Any
 import flax.core
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from parti.models import base
 from parti.models import losses as shared_losses
@@ -198,7 +199,8 @@ class ImageTokenizerModel(base.Model):
             raise ValueError(f"image_tokens are {image_tokens.dtype}; give integers")
         if isinstance(image_tokens, jax.core.Tracer) or not image_tokens.size:
             return
-        low, high = int(image_tokens.min()), int(image_tokens.max())
+        values = np.asarray(image_tokens)  # jnp would trace even known values under jit
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high >= num_codes:
             raise ValueError(
                 f"image_tokens span {low} to {high}; this codebook has 0 to {num_codes - 1}: the "

@@ -1,0 +1,215 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The contrastive part of CoCa: an image encoder and a unimodal text decoder.
+
+Source: CoCa (arXiv 2205.01917) section 3.2 and table 1; Parti (arXiv 2206.10789) section 2.4
+reranks with a base-size one.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from parti.models.layers import masks, patches, positions, transformer
+
+# The text table is padded to a multiple of this, so that it divides a mesh axis.
+_VOCAB_MULTIPLE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class CocaConfig:
+    """Sizes of the reranker; the defaults are CoCa-Base with Parti's text vocabulary.
+
+    Attributes:
+      image_size: height and width of an image, in pixels.
+      patch_size: side of a patch, in pixels.
+      text_vocab_size: ids of the text vocabulary, padding included.
+      text_length: the longest text, in tokens.
+      emb_dim, num_heads, head_dim, mlp_dim: of the blocks of both sides.
+      num_image_layers, num_text_layers: blocks of either side.
+      embedding_dim: of the space in which images and texts are compared.
+      max_logit_scale: the learned 1 / temperature is clipped to this.
+      dropout_rate: of both sides.
+      dtype: of the computation, 'float32' or 'bfloat16'; parameters and embeddings are float32.
+      scan_layers, remat: see `transformer.StackConfig`.
+    """
+
+    image_size: int = 288
+    patch_size: int = 18
+    text_vocab_size: int = 16000
+    text_length: int = 128
+    emb_dim: int = 768
+    num_heads: int = 12
+    head_dim: int = 64
+    mlp_dim: int = 3072
+    num_image_layers: int = 12
+    num_text_layers: int = 12
+    embedding_dim: int = 512
+    max_logit_scale: float = 100.0
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    scan_layers: bool = True
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that do not fit together."""
+        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} does not divide into patches of patch_size "
+                f"{self.patch_size}; make image_size a multiple of patch_size"
+            )
+        if min(self.text_vocab_size, self.text_length, self.embedding_dim) < 1:
+            raise ValueError(
+                f"text_vocab_size {self.text_vocab_size}, text_length {self.text_length} and "
+                f"embedding_dim {self.embedding_dim} must all be at least 1"
+            )
+        _ = self.image_stack, self.text_stack  # they check their own sizes
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side of an image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def text_table_size(self) -> int:
+        """Rows of the text embedding table: the vocabulary, padded so that it divides a mesh."""
+        return -(-self.text_vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+
+    @property
+    def image_stack(self) -> transformer.StackConfig:
+        """The image encoder's blocks."""
+        return self._stack(self.num_image_layers)
+
+    @property
+    def text_stack(self) -> transformer.StackConfig:
+        """The text decoder's blocks."""
+        return self._stack(self.num_text_layers)
+
+    def _stack(self, num_layers: int) -> transformer.StackConfig:
+        return transformer.StackConfig(
+            num_layers=num_layers,
+            emb_dim=self.emb_dim,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            dropout_rate=self.dropout_rate,
+            dtype=self.dtype,
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )
+
+
+def text_mask(text_tokens: jax.Array) -> jax.Array:
+    """Returns who sees whom in a text with [CLS] appended.
+
+    Causal; nobody sees padding, and [CLS], being last, sees all of the text and itself.
+
+    Args:
+      text_tokens: [batch, length] int32, 0 is padding.
+
+    Returns:
+      [batch, 1, length + 1, length + 1] bool.
+    """
+    keys = jnp.pad(text_tokens, ((0, 0), (0, 1)), constant_values=1)  # [CLS] is not padding
+    return masks.padding_mask(keys) & masks.causal_mask(keys.shape[1])
+
+
+def unit_norm(x: jax.Array) -> jax.Array:
+    """Scales the last axis to unit length, in float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
+
+
+class ImageEncoder(nn.Module):
+    """A Vision Transformer."""
+
+    config: CocaConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Maps [batch, height, width, 3] in [-1, 1] to [batch, length, embed]."""
+        config, grid = self.config, (self.config.grid_size, self.config.grid_size)
+        x = patches.patchify(images, config.patch_size)
+        x = transformer.dense(config.emb_dim, (None, "embed"), config.dtype, "patch_projection")(x)
+        x = x + positions.ImagePositions(grid, config.emb_dim, config.dtype, name="positions")()
+        return transformer.Stack(config.image_stack, name="stack")(x, deterministic=deterministic)
+
+
+class TextDecoder(nn.Module):
+    """The unimodal half of CoCa's decoder: causal, with a learned [CLS] at the end."""
+
+    config: CocaConfig
+
+    @nn.compact
+    def __call__(self, text_tokens: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Maps [batch, length] int32 to [batch, length + 1, embed]; the last one is [CLS]."""
+        config = self.config
+        embedding = positions.TokenEmbedding(
+            config.text_table_size, config.emb_dim, config.dtype, name="token_embedding"
+        )
+        text_positions = positions.TextPositions(
+            config.text_length, config.emb_dim, config.dtype, name="positions"
+        )
+        x = embedding(text_tokens) + text_positions(text_tokens.shape[1])
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("embed",))
+        cls = self.param("cls", init, (config.emb_dim,)).astype(config.dtype)
+        cls = jnp.broadcast_to(cls, (x.shape[0], 1, config.emb_dim))
+        x = jnp.concatenate([x, cls], axis=1)
+        return transformer.Stack(config.text_stack, name="stack")(
+            x, text_mask(text_tokens), deterministic=deterministic
+        )
+
+
+class Coca(nn.Module):
+    """Images and texts to unit vectors of one space, and the learned temperature."""
+
+    config: CocaConfig
+
+    def setup(self) -> None:
+        """Declares both sides."""
+        config = self.config
+        self.image_encoder = ImageEncoder(config)
+        self.image_pooler = transformer.AttentionalPooler(
+            1, config.emb_dim, config.num_heads, config.head_dim, config.dtype
+        )
+        axes = ("embed", None)
+        self.image_projection = transformer.dense(config.embedding_dim, axes, config.dtype)
+        self.text_decoder = TextDecoder(config)
+        self.text_projection = transformer.dense(config.embedding_dim, axes, config.dtype)
+        self.log_logit_scale = self.param(
+            "log_logit_scale", nn.initializers.constant(math.log(1.0 / 0.07)), ()
+        )
+
+    def __call__(
+        self, images: jax.Array, text_tokens: jax.Array, deterministic: bool = True
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Embeds pairs.
+
+        Args:
+          images: [batch, height, width, 3] in [-1, 1].
+          text_tokens: [batch, length] int32, 0 is padding.
+          deterministic: no dropout; otherwise the rng `dropout` is needed.
+
+        Returns:
+          (image embeddings [batch, embedding_dim], text embeddings [batch, embedding_dim], both of
+          unit norm; logit scale, a scalar in (0, max_logit_scale]).
+        """
+        limit = math.log(self.config.max_logit_scale)
+        return (
+            self.embed_images(images, deterministic),
+            self.embed_texts(text_tokens, deterministic),
+            jnp.exp(jnp.minimum(self.log_logit_scale, limit)),
+        )
+
+    def embed_images(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Maps [batch, height, width, 3] in [-1, 1] to [batch, embedding_dim], unit norm."""
+        pooled = self.image_pooler(self.image_encoder(images, deterministic))[:, 0]
+        return unit_norm(self.image_projection(pooled))
+
+    def embed_texts(self, text_tokens: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Maps [batch, length] int32 to [batch, embedding_dim], unit norm."""
+        cls = self.text_decoder(text_tokens, deterministic)[:, -1]
+        return unit_norm(self.text_projection(cls))
