@@ -9,6 +9,7 @@ that an interrupted run had finished are not made again.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import pathlib
 import shutil
@@ -65,18 +66,21 @@ class Batch:
     pairs: tuple[records.ImageTextPair, ...]
 
 
-class _ReadBatches(beam.DoFn):
+class ReadBatches(beam.DoFn):
     """Path of a shard -> (Batch, images [batch, size, size, 3] uint8), and `rejected` rows."""
 
-    def __init__(self, settings: TokenizeSettings) -> None:
+    def __init__(self, settings: TokenizeSettings, limit: int | None = None) -> None:
+        """Sets how to cut; `limit` is how many records of a shard are read."""
         self._size, self._batch_size = settings.image_size, settings.batch_size
+        self._limit = limit
 
     def process(self, path: str) -> Iterator[Any]:
+        """Yields the batches of a shard in order."""
         shard = pathlib.Path(path).name
         pairs: list[records.ImageTextPair] = []
         pictures: list[np.ndarray] = []
         index = 0
-        for serialized in records.read_tfrecords(path):
+        for serialized in itertools.islice(records.read_tfrecords(path), self._limit):
             pair = records.ImageTextPair.from_example(serialized)
             try:
                 picture = images.square_crop(images.decode_image(pair.image))
@@ -204,7 +208,7 @@ def build(
     read = (
         root
         | "Shards" >> beam.Create(list(shards))
-        | "Read" >> beam.ParDo(_ReadBatches(settings)).with_outputs("rejected", main="batches")
+        | "Read" >> beam.ParDo(ReadBatches(settings)).with_outputs("rejected", main="batches")
     )
     pieces = (
         read.batches

@@ -1,0 +1,165 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a reader sees of an evaluation: a table for the terminal and a small HTML page."""
+
+import base64
+import html
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parti.data import records
+
+FILE_NAME = "report.html"
+_TEMPLATE = pathlib.Path(__file__).with_name("evaluation_report.html")
+_NUM_EXAMPLES = 6
+
+# Comparison -> its column heading; see `evaluation_metrics`.
+COLUMNS = {
+    "best": "best of N",
+    "random": "any sample",
+    "shuffled": "other prompts",
+    "oracle": "most aligned",
+    "best_minus_random": "best - any",
+    "best_minus_shuffled": "best - other",
+}
+_UPSAMPLER_ROWS = {
+    "upsampler": "upsampler",
+    "bicubic": "bicubic interpolation",
+    "nearest": "nearest neighbour",
+    "gain_over_bicubic": "gain over bicubic",
+    "gain_over_nearest": "gain over nearest",
+}
+
+Table = list[list[str]]
+
+
+def tables(metrics: Mapping[str, Any]) -> list[tuple[str, Table]]:
+    """Returns (title, rows of cells, the first is the heading) of what was measured."""
+    found = []
+    if "alignment" in metrics:
+        title = (
+            f"Agreement with the scenes of {metrics['num_prompts_with_scene']} prompts, in [0, 1]"
+        )
+        found.append((title, _alignment_table("score", metrics["alignment"])))
+        rows = metrics["alignment_by_challenge"]
+        found.append(("Overall agreement by challenge", _alignment_table("challenge", rows)))
+    models: Table = []
+    if "rerank_correlation" in metrics:
+        value = metrics["rerank_correlation"]
+        models.append(["reranker", "rank correlation with agreement", _cell(value)])
+    if "tokenizer" in metrics:
+        value = metrics["tokenizer"]["psnr"]
+        models.append(["tokenizer", "PSNR of reconstructions, dB", _cell(value, 2)])
+    for name, label in _UPSAMPLER_ROWS.items():
+        if "upsampler" in metrics:
+            value = metrics["upsampler"][name]
+            models.append(["upsampler", f"{label}, dB", _cell(value, 2)])
+    if models:
+        found.append(("Models", [["model", "measure", "mean [95% interval]"], *models]))
+    return found
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """Returns the tables and notes as text for a terminal."""
+    blocks = []
+    for title, rows in tables(metrics):
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in rows
+        ]
+        blocks.append("\n".join([title, *(f"  {line}" for line in lines)]))
+    blocks += [f"note: {note}" for note in metrics["notes"]]
+    return "\n\n".join(blocks)
+
+
+def write(
+    directory: pathlib.Path,
+    metrics: Mapping[str, Any],
+    groups: Sequence[Sequence[records.Generation]],
+    generations_dir: pathlib.Path,
+    overall: Mapping[str, float] | None = None,
+) -> None:
+    """Writes `report.html`.
+
+    Args:
+      directory: where to.
+      metrics: the content of `metrics.json`.
+      groups: prompts with a scene, images in rank order.
+      generations_dir: what the paths of the images are relative to.
+      overall: path of a best picture -> its agreement, to show the highest and lowest.
+    """
+    parts = [f"<p>{metrics['num_images']} pictures of {metrics['num_prompts']} prompts.</p>"]
+    for note in metrics["notes"]:
+        parts.append(f'<p class="note">{html.escape(note)}</p>')
+    for title, rows in tables(metrics):
+        parts.append(f"<h2>{html.escape(title)}</h2>{_html_table(rows)}")
+    if overall:
+        order = sorted(groups, key=lambda group: (-overall[group[0].image], group[0].image))
+        half = min(_NUM_EXAMPLES, len(order) // 2)
+        for title, chosen in (("Highest", order[:half]), ("Lowest", order[len(order) - half :])):
+            if chosen:
+                figures = "".join(
+                    _figure(group[0], generations_dir, overall[group[0].image]) for group in chosen
+                )
+                parts.append(f"<h2>{title} agreement of a best picture</h2>")
+                parts.append(f'<div class="pictures">{figures}</div>')
+    page = (
+        _TEMPLATE.read_text(encoding="utf-8")
+        .replace("{{body}}", "\n".join(parts))
+        .replace("{{legend}}", _legend(metrics))
+    )
+    (directory / FILE_NAME).write_text(page, encoding="utf-8")
+
+
+def _alignment_table(what: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
+    cells = [
+        [name, str(row["best"]["count"])]
+        + [_cell(row[column], interval=column != "oracle") for column in columns]
+        for name, row in rows.items()
+    ]
+    return [[what, "prompts", *(COLUMNS[name] for name in columns)], *cells]
+
+
+def _cell(value: Mapping[str, float], digits: int = 3, interval: bool = True) -> str:
+    """Returns `0.812 [0.790, 0.833]`."""
+    text = f"{value['mean']:.{digits}f}"
+    if interval:
+        text += f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+    return text
+
+
+def _html_table(rows: Table) -> str:
+    heading = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in rows[1:]
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{heading}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _figure(item: records.Generation, generations_dir: pathlib.Path, value: float) -> str:
+    data = base64.b64encode((generations_dir / item.image).read_bytes()).decode("ascii")
+    text = html.escape(item.prompt)
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{text}">'
+        f"<figcaption>{text}<br><b>{value:.2f}</b></figcaption></figure>"
+    )
+
+
+def _legend(metrics: Mapping[str, Any]) -> str:
+    if "alignment" not in metrics:
+        return ""
+    return (
+        "<p>Each picture is read back (shapes, colours, places) and held against the scene that "
+        "its prompt describes. <b>Best of N</b> is the picture ranked first; <b>any sample</b> the "
+        "mean over a prompt's samples; <b>other prompts</b> best pictures that were drawn for "
+        "other prompts, which is the level of chance; <b>most aligned</b> what a perfect reranker "
+        "would choose. Differences are paired by prompt; intervals are 95%, by bootstrap over "
+        "prompts.</p>"
+    )

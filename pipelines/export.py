@@ -1,0 +1,103 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`parti export`: trained parts and their vocabulary to one bundle (see `engine/bundles.py`)."""
+
+import argparse
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from parti.engine import bundles, predict
+from parti.pipelines import staging
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the command's flags."""
+    parser = argparse.ArgumentParser(
+        prog="parti export",
+        description="Gathers trained parts into a bundle, all that `parti generate` needs.",
+        epilog="example:\n  parti export --workdir runs/demo --output runs/demo/bundle",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workdir", default=".", metavar="DIR", help="where the parts are (default: here)")
+    add("--output", required=True, metavar="BUNDLE", help="the folder to write")
+    for part in bundles.METHODS:
+        note = "" if part in bundles.REQUIRED else "; left out if there is none"
+        add(f"--{part}", metavar="DIR", help=f"its training (default: WORKDIR/{part}{note})")
+    add("--vocabulary", metavar="DIR", help="default: WORKDIR/vocabulary")
+    add("--overwrite", action="store_true", help="replace a finished bundle")
+    return parser
+
+
+def find_parts(flags: argparse.Namespace) -> dict[str, pathlib.Path]:
+    """Returns the training directory of each part that the bundle will have.
+
+    Raises:
+      FileNotFoundError: a part that was named, or that a bundle needs, is not there.
+    """
+    folders = {}
+    for part in bundles.METHODS:
+        named = getattr(flags, part)
+        folder = pathlib.Path(named or pathlib.Path(flags.workdir, part))
+        if not folder.exists() and not named and part not in bundles.REQUIRED:
+            continue
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"no {part} at {folder}; train it first, or say where it is with --{part} DIR"
+            )
+        folders[part] = folder
+    return folders
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs `parti export`; see `make_parser` for its flags.
+
+    Raises:
+      ValueError, FileNotFoundError: a part is missing or does not fit the others.
+    """
+    flags = make_parser().parse_args(list(argv))
+    vocabulary = pathlib.Path(flags.vocabulary or pathlib.Path(flags.workdir, "vocabulary"))
+    if not vocabulary.exists():
+        raise FileNotFoundError(
+            f"no vocabulary at {vocabulary}; run `parti vocab`, or name it with --vocabulary"
+        )
+    folders = find_parts(flags)
+    manifests = {part: predict.training_manifest(path) for part, path in folders.items()}
+    stage = staging.Staging(
+        flags.output,
+        kind="bundle",
+        settings={"trainings": {part: m.get("fingerprint") for part, m in manifests.items()}},
+        inputs={part: str(path) for part, path in folders.items()}
+        | {"vocabulary": str(vocabulary)},
+        overwrite=flags.overwrite,
+    )
+    parts = {
+        part: predict.LoadedModel.from_train_dir(path, name=str(path))
+        for part, path in folders.items()
+    }
+    with stage:
+        content = bundles.write_bundle(stage.path, parts, vocabulary)
+        counts = {part: row["num_params"] for part, row in content["parts"].items()}
+        stage.publish(counts)
+    print(summary(stage.output, counts, parts))
+    return 0
+
+
+def summary(
+    output: pathlib.Path, counts: Mapping[str, int], parts: Mapping[str, predict.LoadedModel]
+) -> str:
+    """Returns what the user reads at the end."""
+    lines = [f"bundle {output}:"]
+    for part in bundles.METHODS:
+        if part in counts:
+            note = parts[part].fingerprint[:12]
+            lines.append(f"  {part:<10} {counts[part]:>14,} parameters  {note}")
+        else:
+            lines.append(f"  {part:<10} {'none':>14}")
+    if not parts["generator"].trained_on.get("tokenizer_fingerprint"):
+        lines.append(
+            "note: the generator's training does not say which tokenizer made its tokens; "
+            "that they are of this one could not be checked"
+        )
+    return "\n".join(lines)
