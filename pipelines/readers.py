@@ -12,6 +12,7 @@ as streams, member by member; a member's name is only a key and never becomes a 
 import dataclasses
 import glob
 import json
+import math
 import os
 import pathlib
 import posixpath
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO
 
 import apache_beam as beam
 
-from parti.data import records
+from parti.data import records, tfrecords
 from parti.pipelines import options
 
 WEBDATASET, FOLDER, TFRECORD = "webdataset", "folder", "tfrecord"
@@ -41,6 +42,7 @@ MAX_MEMBER_BYTES = 256 * 2**20
 MAX_PENDING_GROUPS = 256
 MAX_PENDING_BYTES = 64 * 2**20
 _FILES_PER_FOLDER_SOURCE = 256
+_REFUSED = "refused"  # in a group of members: why the pair is rejected, whatever else it has
 
 # What the readers reject, in words for the report.
 REASONS = {
@@ -236,10 +238,9 @@ def read_tar(file: BinaryIO, source: str) -> Iterator[records.ImageTextPair | Re
             key, suffix = posixpath.splitext(name)
             suffix = suffix.lower()
             if isinstance(data, str):
-                yield Rejected(key, data, name, source=source)
-                continue
-            if key in pending and suffix in pending[key]:
-                yield from take(key)  # a second pair of the same key
+                suffix, data = _REFUSED, data.encode()
+            if _begins_another(suffix, pending.get(key, {})):
+                yield from take(key)
             pending.setdefault(key, {})[suffix] = data
             pending_bytes += len(data)
             while len(pending) > MAX_PENDING_GROUPS or pending_bytes > MAX_PENDING_BYTES:
@@ -273,7 +274,9 @@ def _pair(
     key: str, group: dict[str, bytes], source: str
 ) -> records.ImageTextPair | Rejected | None:
     """Returns the pair that the members of one key make: {".jpg": ..., ".txt": ...}."""
-    images = [group[suffix] for suffix in IMAGE_SUFFIXES if suffix in group]
+    if _REFUSED in group:
+        return Rejected(key, group[_REFUSED].decode(), source=source)
+    images = _images(group)
     text, metadata = None, {}
     if ".json" in group:
         try:
@@ -294,6 +297,17 @@ def _pair(
     return records.ImageTextPair(key, images[0], text, source=source, metadata=metadata)
 
 
+def _begins_another(suffix: str, group: dict[str, bytes]) -> bool:
+    """Returns whether a member starts a second pair of the same key."""
+    if suffix in IMAGE_SUFFIXES and ".txt" in group and _images(group):
+        return True
+    return suffix in group and suffix != _REFUSED
+
+
+def _images(group: dict[str, bytes]) -> list[bytes]:
+    return [group[suffix] for suffix in IMAGE_SUFFIXES if suffix in group]
+
+
 def parse_metadata(data: bytes) -> dict[str, Any]:
     """Returns a JSON object such as UTF-8 and strict JSON can write again.
 
@@ -303,7 +317,7 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
       ValueError: not a JSON object.
     """
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=lambda name: None)
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_null, parse_float=_finite)
         text = json.dumps(value, ensure_ascii=False)
         clean = text.encode("utf-8", "replace").decode("utf-8")
         value = value if clean == text else json.loads(clean)
@@ -312,6 +326,15 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object is wanted, this is {type(value).__name__}")
     return value
+
+
+def _null(text: str) -> None:
+    return None
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
 
 
 def _read_image_file(path: str, root: str) -> records.ImageTextPair | Rejected:
@@ -334,12 +357,13 @@ def _read_image_file(path: str, root: str) -> records.ImageTextPair | Rejected:
 def _read_tfrecord(path: str) -> Iterator[records.ImageTextPair | Rejected]:
     name = os.path.basename(path)
     try:
-        for index, serialized in enumerate(records.read_tfrecords(path)):
-            try:
-                yield records.ImageTextPair.from_example(serialized)
-            except ValueError as error:
-                yield Rejected(f"{name}#{index}", "not_a_pair", _one_line(error), source=name)
-    except ValueError as error:  # raised by read_tfrecords: the file is damaged
+        with _open(path) as file:
+            for index, serialized in enumerate(tfrecords.read_stream(file, name)):
+                try:
+                    yield records.ImageTextPair.from_example(serialized)
+                except ValueError as error:
+                    yield Rejected(f"{name}#{index}", "not_a_pair", _one_line(error), source=name)
+    except ValueError as error:  # raised by read_stream: the file is damaged
         yield Rejected(name, "broken_file", _one_line(error), source=name)
 
 

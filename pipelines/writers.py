@@ -15,7 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from parti.data import records
+from parti.data import records, tfrecords
 from parti.pipelines import staging
 
 # A worker sorts one shard in memory, so shards are kept small.
@@ -121,7 +121,7 @@ class _WriteShard(beam.DoFn):
         name = records.shard_name(self._prefix, shard, self._num_shards, self._suffix)
         path = pathlib.Path(self._directory, name)
         if self._suffix == ".tfrecord":
-            records.write_tfrecords(path, written)
+            tfrecords.write(path, written)
         else:
             write_bytes(path, b"".join(line + b"\n" for line in written))
         yield {
