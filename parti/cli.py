@@ -39,6 +39,9 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
 }
 COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}
 
+# What the stages raise for a wrong flag, value, file or folder; anything else is a failure.
+USER_MISTAKES = (ValueError, OSError)
+
 # Libraries that talk at import; set before any of them is loaded, and never over a user's choice.
 _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -102,16 +105,19 @@ def _run(command: str, arguments: list[str], verbose: bool) -> int:
     except BrokenPipeError:  # `parti ... | head` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
-        code, hint = 2, ""
-        message = _one_line(error)
     except Exception as error:
-        code, hint = 1, "" if verbose else " (--verbose shows where)"
-        message = f"{type(error).__name__}: {_one_line(error)}"
-    if verbose:
-        traceback.print_exc()
-    print(f"parti {command}: {message}{hint}", file=sys.stderr)
-    return code
+        if verbose:
+            traceback.print_exc()
+        print(f"parti {command}: {_message(error, verbose)}", file=sys.stderr)
+        return 2 if isinstance(error, USER_MISTAKES) else 1
+
+
+def _message(error: Exception, verbose: bool) -> str:
+    """Returns what is said of an exception; only for our own failures where to learn more."""
+    if isinstance(error, USER_MISTAKES):
+        return _one_line(error)
+    hint = "" if verbose else " (--verbose shows where)"
+    return f"{type(error).__name__}: {_one_line(error)}{hint}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -32,7 +32,7 @@ def workflow(argv: Sequence[str]) -> int:
     """Runs `parti workflow CONFIG --workdir DIR`; returns the exit code."""
     parser = _parser("parti workflow", "Run every stage of a workflow that is stale.", _EXAMPLES)
     parser.add_argument(
-        "config", help="a workflow file, or one that comes along: scenes-tiny, scenes, pairs"
+        "config", help="a workflow file, or one of: scenes-tiny, scenes, pairs-tiny, pairs"
     )
     parser.add_argument("--workdir", help="where everything goes (default: runs/CONFIG)")
     options, extra = parser.parse_known_args(list(argv))

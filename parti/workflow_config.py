@@ -228,9 +228,9 @@ def listing(patterns: Sequence[str]) -> str:
 
 
 def experiment_digest(section: Mapping[str, Any]) -> str:
-    """Returns a digest of a training's experiment file and of all that it includes."""
+    """Returns a digest of a training's experiment file, the run file, and all they include."""
     digest = hashlib.sha256()
-    waiting, seen = [section["experiment"]], set()
+    waiting, seen = ["t5x_configs/runs/embedded/train.gin", section["experiment"]], set()
     while waiting:
         name = waiting.pop(0)
         path = _in_package(name) or pathlib.Path(name)

@@ -267,7 +267,7 @@ def test_own_pictures_and_prompts(finished: Lab, tmp_path: pathlib.Path) -> None
 
 
 def test_unknown_workflow_names_those_that_exist() -> None:
-    with pytest.raises(FileNotFoundError, match="pairs, scenes, scenes-tiny"):
+    with pytest.raises(FileNotFoundError, match="pairs, pairs-tiny, scenes, scenes-tiny"):
         workflow_config.load("no-such-workflow")
 
 
