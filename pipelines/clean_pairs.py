@@ -363,5 +363,7 @@ def _summary(report: dict[str, Any], output: str) -> str:
     if report["rejected"]:
         reasons = ", ".join(f"{count:,} {name}" for name, count in report["rejected"].items())
         lines.append(f"dropped {read - kept:,}: {reasons}")
-    lines.append(f"wrote {report['num_bytes'] / 1e6:,.1f} MB to {output}; see report.html there")
+    lines.append(
+        f"wrote {clean_report.megabytes(report['num_bytes'])} to {output}; see report.html there"
+    )
     return "\n".join(lines)

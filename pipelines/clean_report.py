@@ -138,15 +138,13 @@ def _lead(report: Mapping[str, Any]) -> str:
     read, kept, rejected = report["read"], report["kept"], report["rejected"]
     if not rejected:
         return "Every pair passed every rule."
-    title = _title(next(iter(rejected)))
-    most = next(iter(rejected.values()))
-    return (
-        f"{_percent(kept, read)} passed every rule. Of the {read - kept:,} that did not, most "
-        f"({most:,}) failed one rule: <b>{html.escape(title.lower())}</b>."
-        if len(rejected) > 1
-        else f"{_percent(kept, read)} passed every rule. The other {read - kept:,} failed one: "
-        f"<b>{html.escape(title.lower())}</b>."
-    )
+    title = html.escape(_title(next(iter(rejected))).lower())
+    dropped, most = read - kept, next(iter(rejected.values()))
+    if most == dropped:
+        rest = f"The other {dropped:,} failed one rule: <b>{title}</b>."
+    else:
+        rest = f"Of the other {dropped:,}, {most:,} failed the same rule: <b>{title}</b>."
+    return f"{_percent(kept, read)} passed every rule. {rest}"
 
 
 def _facts(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
@@ -155,10 +153,15 @@ def _facts(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         (f"{report['splits']['train']:,}", "for training"),
         (f"{report['splits']['validation']:,}", "for validation"),
         (f"{size} × {size}", f"pixels, {settings['image_format'].upper()}"),
-        (f"{report['num_bytes'] / 1e6:,.1f} MB", "on disk"),
+        (megabytes(report["num_bytes"]), "on disk"),
         (html.escape(settings["preset"]), "rules"),
     ]
     return "".join(f"<li><b>{value}</b> {what}</li>" for value, what in facts)
+
+
+def megabytes(num_bytes: int) -> str:
+    """Returns a size as text: 1.2 kB, 3.4 MB, 5,678.9 MB."""
+    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:,.1f} kB"
 
 
 def _title(reason: str) -> str:
@@ -226,8 +229,17 @@ def _quiet_rules(rejected: Mapping[str, int]) -> str:
 
 
 def _sample_list(rows: Sequence[Sequence[Any]], limit: int) -> str:
-    """Returns pictures with captions; a row without picture shows a blank."""
-    return "<ul class=samples>" + "".join(map(_sample, rows[:limit])) + "</ul>"
+    """Returns pictures with captions, or lines of text if no row has a picture."""
+    kind, form = ("samples", _sample) if any(row[-1] for row in rows) else ("lines", _line)
+    return f"<ul class={kind}>" + "".join(map(form, rows[:limit])) + "</ul>"
+
+
+def _line(row: Sequence[Any]) -> str:
+    _, key, text, measure, _ = row
+    parts = [f"<code>{html.escape(key)}</code>"]
+    parts += [html.escape(text[:_MAX_CAPTION])] if text else []
+    parts += [f"<small>{html.escape(measure)}</small>"] if measure else []
+    return f"<li>{' '.join(parts)}</li>"
 
 
 def _sample(row: Sequence[Any]) -> str:
