@@ -71,7 +71,8 @@ def test_experiment(path: pathlib.Path, stages: dict[str, str]) -> None:
         assert millions < TINY
     elif named := re.search(r"_(\d+)([mb])$", path.stem):
         expected = float(named.group(1)) * (1000 if named.group(2) == "b" else 1)
-        assert millions == pytest.approx(expected, rel=0.1)
+        # The paper's names leave out the embeddings, a tenth of the smallest model.
+        assert millions == pytest.approx(expected, rel=0.12)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
