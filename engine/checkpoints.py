@@ -8,11 +8,14 @@ position in the training data after step N.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
 import pathlib
 import re
+import shutil
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,14 +27,26 @@ from flax import traverse_util
 
 STEP_PREFIX = "checkpoint"
 STATE_ITEM = "state"
+DATASET_ITEM = "dataset"
 # {file: [size in bytes, crc32]}, written once the rest of a checkpoint is complete.
 CHECKSUMS = "checksums.json"
 # State of `optimizers.with_ema`, wherever it stands among the optimizer's state.
-EMA_KEY = "ema"
+EMA_KEY = "averaged_params"
 
 _STEP_FOLDER = re.compile(rf"{STEP_PREFIX}_(\d+)")
 
 Tree = dict[str, Any]
+
+
+class DamagedError(ValueError):
+    """A checkpoint is there, but incomplete or damaged; `reason` is what showed it."""
+
+    def __init__(self, folder: pathlib.Path, reason: str) -> None:
+        super().__init__(
+            f"{folder} is incomplete or damaged ({reason}); name an older checkpoint, or run the "
+            "training again: it goes on from the last good one"
+        )
+        self.reason = reason
 
 
 def steps(directory: str | pathlib.Path) -> list[int]:
@@ -123,6 +138,97 @@ def load_params(
     return params, others, int(got[("state", "step")])
 
 
+class Store:
+    """The checkpoints of one training directory: saved in the background, the newest kept."""
+
+    def __init__(self, directory: str | pathlib.Path, keep: int | None = None) -> None:
+        """Opens a directory, made if it is missing; `keep` checkpoints stay (None: all)."""
+        self.directory = pathlib.Path(directory).absolute()
+        self._unchecked: set[int] = set()
+        options = ocp.CheckpointManagerOptions(
+            step_prefix=STEP_PREFIX,
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._finish),
+        )
+        handlers = {STATE_ITEM: ocp.PyTreeCheckpointHandler(), DATASET_ITEM: _FolderHandler()}
+        with quiet():
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_handlers=handlers
+            )
+
+    def save(self, step: int, tree: Tree, position: pathlib.Path) -> None:
+        """Starts to save a state tree and the files of a data position.
+
+        The arrays are copied before this returns, so they may be donated to the next step.
+        """
+        self._unchecked.add(step)
+        items = {STATE_ITEM: ocp.args.PyTreeSave(tree), DATASET_ITEM: _FolderArgs(position)}
+        with quiet():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def wait(self) -> None:
+        """Returns when everything saved is complete on disk."""
+        with quiet():
+            self._manager.wait_until_finished()
+            self._finish()
+
+    def close(self) -> None:
+        """Waits and lets go of the directory."""
+        self.wait()
+        self._manager.close()
+
+    def restore(self, want: Tree) -> tuple[Tree, int, pathlib.Path] | None:
+        """Reads the newest checkpoint that is whole; says so if it is not the newest of all.
+
+        Damaged ones are renamed to `damaged-checkpoint_<N>`, once a whole one is found.
+
+        Args:
+          want: the state tree as `jax.ShapeDtypeStruct`s with shardings.
+
+        Returns:
+          (tree, step, folder of the data position), or None if there is no checkpoint.
+
+        Raises:
+          ValueError: the checkpoint is of another model or optimizer, or none is whole.
+        """
+        damaged: list[int] = []
+        for step in reversed(steps(self.directory)):
+            folder = step_path(self.directory, step)
+            try:
+                with readable(folder):
+                    verify(folder)
+                    found = leaves(folder)
+                _check_same(found, traverse_util.flatten_dict(want), folder)
+                with readable(folder):
+                    tree = _restore_tree(folder, want)
+            except DamagedError as error:
+                print(f"[train] {folder.name} is damaged ({error.reason})", file=sys.stderr)
+                damaged.append(step)
+                continue
+            for other in damaged:
+                path = step_path(self.directory, other)
+                path.rename(path.with_name(f"damaged-{path.name}"))
+            if damaged:
+                print(f"[train] going on from {folder.name} instead", file=sys.stderr)
+                with quiet():
+                    self._manager.reload()
+            return tree, step, folder / DATASET_ITEM
+        if damaged:
+            raise ValueError(
+                f"no checkpoint in {self.directory} can be read; --overwrite trains from the start"
+            )
+        return None
+
+    def _finish(self) -> None:
+        """Adds checksums to the checkpoints that have become complete."""
+        for step in sorted(self._unchecked & set(steps(self.directory))):
+            # One may be deleted meanwhile, when newer ones take its place.
+            with contextlib.suppress(FileNotFoundError):
+                write_checksums(step_path(self.directory, step))
+            self._unchecked.discard(step)
+
+
 def fingerprint(params: Mapping[str, Any], config: str) -> str:
     """Returns the sha256, in hex, of parameters and the text of the model's configuration."""
     digest = hashlib.sha256(config.encode("utf-8"))
@@ -172,20 +278,17 @@ def leaves(folder: pathlib.Path) -> dict[tuple[str, ...], Any]:
 
 @contextlib.contextmanager
 def readable(folder: pathlib.Path) -> Iterator[None]:
-    """Turns the many ways of failing to read a checkpoint into one ValueError.
+    """Turns the many ways of failing to read a checkpoint into one error.
 
     Raises:
-      ValueError: what stands inside the block failed; the message is one line.
+      DamagedError: what stands inside the block failed; the message is one line.
     """
     try:
         with quiet():
             yield
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(
-            f"{folder} cannot be read ({reason}); it is incomplete or damaged. Name an older "
-            "checkpoint, or run the same training command again: it goes on from the last good one"
-        ) from error
+        raise DamagedError(folder, reason) from error
 
 
 @contextlib.contextmanager
@@ -236,3 +339,52 @@ def _restore(
             ),
         )
     return traverse_util.flatten_dict(tree)
+
+
+def _restore_tree(folder: pathlib.Path, want: Tree) -> Tree:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        restore_args = ocp.checkpoint_utils.construct_restore_args(want)
+        return checkpointer.restore(
+            folder / STATE_ITEM,
+            args=ocp.args.PyTreeRestore(item=want, restore_args=restore_args),
+        )
+
+
+def _check_same(
+    found: dict[tuple[str, ...], Any], want: dict[tuple[str, ...], Any], folder: pathlib.Path
+) -> None:
+    """Compares the leaves of a checkpoint with those of this experiment.
+
+    Raises:
+      ValueError: names the first leaf that differs.
+    """
+    for key in sorted(set(found) | set(want), key=lambda key: (key[0] != "target", key)):
+        old, new = (_describe(tree.get(key)) for tree in (found, want))
+        if old != new:
+            raise ValueError(
+                f"{folder} is of another model or optimizer: {'/'.join(key)} is {old} there and "
+                f"{new} in this experiment; choose another MODEL_DIR, or --overwrite this one"
+            )
+
+
+def _describe(leaf: Any) -> str:
+    if leaf is None:
+        return "absent"
+    return f"{np.dtype(leaf.dtype)}[{', '.join(map(str, leaf.shape))}]"
+
+
+class _FolderHandler(ocp.CheckpointHandler):
+    """Orbax item: the files of a folder, copied."""
+
+    def save(self, directory: Any, args: "_FolderArgs") -> None:
+        for path in sorted(args.folder.iterdir()):
+            shutil.copy(path, pathlib.Path(directory) / path.name)
+
+    def restore(self, directory: Any, args: Any = None) -> pathlib.Path:
+        return pathlib.Path(directory)
+
+
+@ocp.args.register_with_handler(_FolderHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _FolderArgs(ocp.args.CheckpointArgs):
+    folder: pathlib.Path

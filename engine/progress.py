@@ -79,6 +79,12 @@ class Progress:
         with self._lock:
             self.update(self.count + count, **fields)
 
+    def restart_clock(self) -> None:
+        """Forgets the rate so far, such as that of a first step that was compiled."""
+        with self._lock:
+            self._samples.clear()
+            self._samples.append((time.monotonic(), self.count))
+
     def done(self, summary: str = "") -> None:
         """Reports the end; `summary` says what was made."""
         self._finish("done", summary)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A linear regressor with a mutable collection, and its data: a training that takes seconds."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,3 +90,29 @@ def source(
     if bad_row >= 0:
         train["y"][bad_row] = np.nan
     return datasets.ArraySource(train, validation)
+
+
+class _SignallingDataset(datasets.ArrayDataset):
+    """Sends this process a signal when a certain batch is asked for."""
+
+    def __init__(self, *args: Any, number: int, at: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._number, self._at = number, at
+
+    def __next__(self) -> datasets.Batch:
+        if self._taken == self._at:
+            os.kill(os.getpid(), self._number)
+        return super().__next__()
+
+
+def signalling_source(number: int, at: int) -> Any:
+    """Returns `source()` that sends a signal before batch `at`, counted from 0."""
+    plain = source()
+
+    class Source:
+        def open(self, split: str, batch_size: int, seed: int, model: Any) -> datasets.Batches:
+            if split != datasets.TRAIN:
+                return plain.open(split, batch_size, seed, model)
+            return _SignallingDataset(plain.train, batch_size, seed, number=number, at=at)
+
+    return Source()

@@ -1,0 +1,59 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation during training: `eval_fn` over the first batches of the validation split."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import flax.core
+import jax
+
+from parti.engine import datasets
+from parti.engine import train_state as train_states
+
+Metrics = Mapping[str, Any]
+
+
+def eval_step(model: Any, state: train_states.TrainState, batch: Any) -> Metrics:
+    """Returns the metrics of one batch; the state is not changed."""
+    mutables = (flax.core.freeze(state.mutables),) if state.mutables else ()
+    _, metrics = model.eval_fn(state.params, batch, *mutables)
+    return dict(metrics)
+
+
+def evaluate(
+    step_fn: Callable[[train_states.TrainState, Any], Metrics],
+    state: train_states.TrainState,
+    batches: Iterable[datasets.Batch],
+    num_batches: int,
+    place: Callable[[datasets.Batch], Any],
+) -> dict[str, float]:
+    """Returns the metrics over the first batches of a split, in its order.
+
+    Args:
+      step_fn: the jitted `eval_step` of a model.
+      state: training state.
+      batches: the split.
+      num_batches: how many to take at most; all if there are fewer.
+      place: puts a batch on the devices.
+
+    Raises:
+      ValueError: the split has not even one batch.
+    """
+    results = [step_fn(state, place(b)) for b in itertools.islice(batches, num_batches)]
+    if not results:
+        raise ValueError(
+            "the validation split has fewer examples than BATCH_SIZE; use a smaller batch, more "
+            "validation data, or EVAL_PERIOD = 0"
+        )
+    return merge(jax.device_get(results))
+
+
+def merge(results: Sequence[Metrics]) -> dict[str, float]:
+    """Returns the values of metrics gathered over several batches, already on the host."""
+    merged = dict(results[0])
+    for metrics in results[1:]:
+        for name, metric in metrics.items():
+            merged[name] = merged[name].merge(metric)
+    return {name: float(metric.compute()) for name, metric in merged.items()}

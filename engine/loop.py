@@ -1,0 +1,269 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: it sequences steps, logs, evaluations and checkpoints, and computes nothing.
+
+Steps are dispatched without waiting for their results, two in flight; metrics are fetched when they
+are logged. Batches are read ahead in a thread (`datasets.Prefetcher`).
+"""
+
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from parti.engine import (
+    checkpoints,
+    datasets,
+    evaluate,
+    experiments,
+    progress,
+    run_directory,
+)
+from parti.engine import program as programs
+from parti.engine import train_state as train_states
+
+TrainState = train_states.TrainState
+
+
+class NotFiniteError(RuntimeError):
+    """The loss or its gradient is no longer a finite number."""
+
+
+class Loop:
+    """The sequence of steps, logs, evaluations and checkpoints of one run."""
+
+    def __init__(
+        self,
+        experiment: experiments.Experiment,
+        program: programs.Program,
+        store: checkpoints.Store,
+        open_split: Callable[[str], datasets.Batches],
+    ) -> None:
+        """Takes what `train` has prepared."""
+        self.experiment, self.program, self.store = experiment, program, store
+        self._open_split = open_split
+        self._pending: list[dict[str, Any]] = []
+        self._timed_steps = 0
+        self._data_seconds = 0.0
+        self._clock = time.perf_counter()
+        self._last_values: dict[str, float] = {}
+
+    def run(self, state: TrainState, start: int, batches: datasets.Batches) -> int:
+        """Runs from step `start` to the end; returns the exit code."""
+        experiment, step = self.experiment, start
+        rng = programs.initial_rngs(experiment.random_seed)[1]
+        self._log = run_directory.MetricsLog(experiment.model_dir, start)
+        self._writers = _Writers(experiment.model_dir, experiment.tensorboard)
+        self._report = progress.Progress(
+            "train",
+            experiment.train_steps,
+            "steps",
+            rate_unit="examples",
+            rate_scale=experiment.batch_size,
+        )
+        prefetcher = datasets.Prefetcher(
+            batches, self.program.place, start, experiment.train_steps, self._saves_at
+        )
+        try:
+            with _signals() as received:
+                self._announce(state)
+                self._report.update(start)
+                while (batch := self._next(prefetcher, received)) is not None:
+                    state, metrics = self.program.step(state, batch, rng)
+                    step += 1
+                    self._pending.append(metrics)
+                    self._pace(first=step == start + 1)
+                    self._report.update(step)
+                    self._after_step(step, state, prefetcher)
+                if received and step < experiment.train_steps:
+                    return self._stop(step, start, state, prefetcher, received[0])
+        except BaseException as error:
+            self._report.failed(type(error).__name__)
+            raise
+        finally:
+            prefetcher.close()
+            self._writers.close()
+        return self._end(state)
+
+    def _next(self, prefetcher: datasets.Prefetcher, received: list[int]) -> Any:
+        """Returns the next batch, or None at the end; notes how long it was waited for."""
+        if received:
+            prefetcher.finish_early()
+        began = time.perf_counter()
+        batch = next(prefetcher, None)
+        self._data_seconds += time.perf_counter() - began
+        return batch
+
+    def _announce(self, state: TrainState) -> None:
+        devices = self.program.mesh.devices
+        print(
+            f"[train] {train_states.num_params(state.params):,} parameters on {devices.size} "
+            f"{devices.flat[0].platform} device(s); compiling",
+            file=sys.stderr,
+        )
+
+    def _pace(self, first: bool) -> None:
+        """Keeps two steps in flight; leaves the first one, which compiles, out of the timing."""
+        if first:
+            jax.block_until_ready(self._pending[-1]["loss"])
+            self._report.count += 1
+            self._report.restart_clock()
+            self._restart_timing()
+            return
+        self._timed_steps += 1
+        if len(self._pending) > 2:
+            jax.block_until_ready(self._pending[-3]["loss"])
+
+    def _restart_timing(self) -> None:
+        self._timed_steps, self._data_seconds, self._clock = 0, 0.0, time.perf_counter()
+
+    def _saves_at(self, step: int) -> bool:
+        period, last = self.experiment.checkpoint_period, self.experiment.train_steps
+        return step == last or step % period == 0
+
+    def _after_step(self, step: int, state: TrainState, prefetcher: datasets.Prefetcher) -> None:
+        experiment = self.experiment
+        last = step == experiment.train_steps
+        evaluates = experiment.eval_period and (step % experiment.eval_period == 0 or last)
+        if step % experiment.log_period == 0 or self._saves_at(step) or evaluates:
+            self._write_log(step)
+        if evaluates:
+            self._evaluate(step, state)
+        if self._saves_at(step):
+            self.store.save(step, train_states.to_tree(state), prefetcher.position(step))
+        if evaluates or self._saves_at(step):
+            self._restart_timing()
+
+    def _write_log(self, step: int) -> None:
+        """Fetches the metrics since the last log, checks and writes them."""
+        results = jax.device_get(self._pending)
+        seconds = max(time.perf_counter() - self._clock, 1e-9)
+        for number, metrics in enumerate(results, start=step - len(results) + 1):
+            self._check_finite(number, metrics)
+        values = evaluate.merge(results)
+        rate = self.experiment.learning_rate
+        if rate is not None:
+            values["learning_rate"] = float(rate(step - 1) if callable(rate) else rate)
+        if self._timed_steps:
+            values["examples_per_second"] = self._timed_steps * self.experiment.batch_size / seconds
+            values["step_seconds"] = seconds / self._timed_steps
+            values["data_wait_share"] = min(self._data_seconds / seconds, 1.0)
+        self._pending = []
+        self._restart_timing()
+        self._record(step, datasets.TRAIN, values)
+        self._report.update(step, loss=values["loss"])
+
+    def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
+        names = ("loss", "grad_norm", "update_norm")
+        found = {name: float(metrics[name].compute()) for name in names}
+        if all(np.isfinite(value) for value in found.values()):
+            return
+        self.store.wait()
+        good = checkpoints.steps(self.experiment.model_dir)
+        text = ", ".join(f"{name} {value}" for name, value in found.items())
+        where = f"checkpoint_{good[-1]} is the last good one" if good else "no checkpoint yet"
+        raise NotFiniteError(
+            f"step {step} is not finite ({text}); {where} in {self.experiment.model_dir}. Lower "
+            "LEARNING_RATE or change the data seed, then run again: it goes on from there"
+        )
+
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        batches = self._open_split(datasets.VALIDATION)
+        count, program = self.experiment.eval_steps, self.program
+        values = evaluate.evaluate(program.eval, state, batches, count, program.place)
+        self._record(step, datasets.VALIDATION, values)
+        if "loss" in values:
+            self._report.update(step, validation_loss=values["loss"])
+
+    def _record(self, step: int, split: str, values: dict[str, float]) -> None:
+        self._last_values |= {f"{split}/{name}": value for name, value in values.items()}
+        self._log.write(step, split, values)
+        self._writers.write(step, split, values)
+
+    def _stop(
+        self,
+        step: int,
+        start: int,
+        state: TrainState,
+        prefetcher: datasets.Prefetcher,
+        signal_number: int,
+    ) -> int:
+        """Saves after a signal; returns the exit code."""
+        if self._pending:
+            self._write_log(step)
+        self.store.wait()
+        if step not in checkpoints.steps(self.experiment.model_dir) and step > start:
+            self.store.save(step, train_states.to_tree(state), prefetcher.position(step))
+        self.store.wait()
+        name = signal.Signals(signal_number).name
+        self._report.failed(f"{name}: saved at step {step}; the same command goes on from there")
+        return 128 + signal_number
+
+    def _end(self, state: TrainState) -> int:
+        """Writes the manifest, once the last checkpoint is complete."""
+        self.store.wait()
+        counts = {
+            "parameters": train_states.num_params(state.params),
+            "examples": self.experiment.train_steps * self.experiment.batch_size,
+        }
+        run_directory.finish(self.experiment, counts, self._last_values)
+        self._report.done(f"wrote {self.experiment.model_dir}")
+        return 0
+
+
+class _Writers:
+    """TensorBoard, a folder per split; TensorFlow is imported at the first write."""
+
+    def __init__(self, directory: str, enabled: bool) -> None:
+        self._directory, self._enabled = pathlib.Path(directory), enabled
+        self._writers: dict[str, Any] = {}
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        if not self._enabled:
+            return
+        if split not in self._writers:
+            try:
+                from clu import metric_writers
+            except ImportError as error:
+                self._enabled = False
+                print(f"[train] no TensorBoard files: {error}", file=sys.stderr)
+                return
+            writer = metric_writers.SummaryWriter(str(self._directory / split))
+            self._writers[split] = metric_writers.AsyncWriter(writer)
+        self._writers[split].write_scalars(step, values)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT; a second one of them ends the process as usual."""
+    received: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    try:
+        before = {number: signal.getsignal(number) for number in numbers}
+
+        def handle(number: int, _: Any) -> None:
+            received.append(number)
+            for other, handler in before.items():
+                signal.signal(other, handler)
+            name = signal.Signals(number).name
+            print(f"[train] {name}: saving, then stopping", file=sys.stderr)
+
+        for number in numbers:
+            signal.signal(number, handle)
+    except ValueError:  # Not the main thread: whoever runs us handles signals.
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,178 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers as optax transformations, with clipping, schedule and weight decay inside.
+
+Weight decay acts on matrices only, as is common for Transformers: on parameters named `kernel` or
+`..._kernel`; not on LayerNorm scales, biases, token or position embeddings, codebooks or queries.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[Any], Any]
+
+
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int, final_ratio: float = 0.0
+) -> Schedule:
+    """Rises linearly from 0 to `peak`, then falls as a half cosine to `final_ratio * peak`.
+
+    Raises:
+      ValueError: the warm-up does not end before `total_steps`.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"warmup_steps must lie in [0, total_steps {total_steps}), got {warmup_steps}"
+        )
+
+    def schedule(step: Any) -> Any:
+        ramp = step / max(warmup_steps, 1)
+        progress = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        return peak * jnp.where(step < warmup_steps, ramp, final_ratio + (1 - final_ratio) * cosine)
+
+    return schedule
+
+
+def linear_ramp_exponential_decay(
+    peak: float = 4.5e-5,
+    warmup_steps: int = 5_000,
+    decay_start: int = 85_000,
+    decay_end: int = 450_000,
+    final_ratio: float = 0.025,
+) -> Schedule:
+    """Rises linearly, stays at `peak`, falls exponentially to `final_ratio * peak`, stays there.
+
+    peak * t / warmup_steps, then peak, then
+    peak * final_ratio ** ((t - decay_start) / (decay_end - decay_start)).
+
+    Source: Parti section 3; that the decay ends at the last step is an assumption.
+
+    Raises:
+      ValueError: the three times are out of order, or the ratio is not in (0, 1].
+    """
+    if not 0 <= warmup_steps <= decay_start < decay_end or not 0 < final_ratio <= 1:
+        raise ValueError(
+            "need 0 <= warmup_steps <= decay_start < decay_end and 0 < final_ratio <= 1; got "
+            f"{warmup_steps}, {decay_start}, {decay_end}, {final_ratio}"
+        )
+
+    def schedule(step: Any) -> Any:
+        ramp = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else 1.0
+        progress = jnp.clip((step - decay_start) / (decay_end - decay_start), 0.0, 1.0)
+        return peak * ramp * final_ratio**progress
+
+    return schedule
+
+
+def adamw(
+    learning_rate: float | Schedule,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """Returns AdamW after clipping of the global gradient norm (`clip_norm` 0: no clipping).
+
+    Source: Loshchilov & Hutter, arXiv 1711.05101.
+    """
+    return optax.chain(
+        _clip(clip_norm),
+        optax.scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def adafactor(
+    learning_rate: float | Schedule,
+    b1: float = 0.9,
+    b2: float = 0.96,
+    weight_decay: float = 4.5e-2,
+    clip_norm: float = 4.0,
+    min_dim_size_to_factor: int = 128,
+) -> optax.GradientTransformation:
+    """Returns Adafactor with Parti's settings; the first moment is kept in float32.
+
+    The second moment is factored over a parameter's two largest dimensions, its decay carries the
+    bias correction: b2 (1 - b2^(t-1)) / (1 - b2^t), t from 1. Updates are clipped to RMS 1 and
+    scaled by the learning rate (not by the parameter's size); the first moment averages these
+    scaled steps. Decoupled decay, learning rate * weight_decay * parameter, comes last.
+
+    Source: Parti section 3 (settings); praxis ShardedAdafactor (order of operations); Shazeer &
+    Stern, arXiv 1804.04235.
+    """
+
+    def decay_rate(step: Any, rate: float) -> Any:
+        t = jnp.asarray(step, jnp.float32) + 1
+        return rate * (1 - rate ** (t - 1)) / (1 - rate**t)
+
+    def negative_decay(step: Any) -> Any:
+        return -weight_decay * (learning_rate(step) if callable(learning_rate) else learning_rate)
+
+    return optax.chain(
+        _clip(clip_norm),
+        optax.scale_by_factored_rms(
+            decay_rate=b2,
+            min_dim_size_to_factor=min_dim_size_to_factor,
+            decay_rate_fn=decay_rate,
+        ),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.ema(b1, debias=False),
+        optax.add_decayed_weights(negative_decay, decay_mask),
+    )
+
+
+def decay_mask(params: Any) -> Any:
+    """Returns a tree of booleans: which parameters weight decay acts on."""
+
+    def decayed(path: tuple[Any, ...], _: Any) -> bool:
+        name = str(getattr(path[-1], "key", path[-1]))
+        return name == "kernel" or name.endswith("_kernel")
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+class AveragedState(NamedTuple):
+    """State of `with_ema`."""
+
+    inner: Any
+    count: jax.Array
+    averaged_params: Any
+
+
+def with_ema(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """Adds a moving average of the parameters to an optimizer's state.
+
+    The average starts as the parameters. After step t = 0, 1, ... it is
+    average <- d average + (1 - d) params with d = min(decay, (1 + t) / (10 + t)), so that early
+    values are soon forgotten. It is saved, restored and divided over devices as optimizer state.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def init(params: Any) -> AveragedState:
+        # A copy: state and parameters are both donated to the train step.
+        average = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+        return AveragedState(optimizer.init(params), jnp.zeros((), jnp.int32), average)
+
+    def update(updates: Any, state: AveragedState, params: Any = None, **extra: Any) -> Any:
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+        updates, inner = optimizer.update(updates, state.inner, params, **extra)
+        t = state.count.astype(jnp.float32)
+        rate = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
+        new_params = optax.apply_updates(params, updates)
+        average = optax.incremental_update(new_params, state.averaged_params, rate)
+        return updates, AveragedState(inner, state.count + 1, average)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _clip(norm: float) -> optax.GradientTransformation:
+    return optax.clip_by_global_norm(norm) if norm else optax.identity()

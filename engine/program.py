@@ -1,0 +1,183 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The program of a training: the pure `train_step`, and its jitted form on a mesh.
+
+Random numbers are T5X's: the key of RANDOM_SEED is split in two, for the initial parameters and for
+the steps; each step folds its number into the second.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import clu.metrics
+import flax.core
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from parti.engine import datasets, evaluate, experiments, optimizers
+from parti.engine import mesh as meshes
+from parti.engine import train_state as train_states
+
+TrainState = train_states.TrainState
+
+
+def initial_rngs(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys of the initial parameters and of the steps, as T5X makes them."""
+    init_rng, step_rng = jax.random.split(jax.random.PRNGKey(seed), 2)
+    return init_rng, step_rng
+
+
+def train_step(
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    num_microbatches: int,
+    state: TrainState,
+    batch: Any,
+    rng: jax.Array,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Takes one step.
+
+    Args:
+      model: a `Model` whose loss is a mean over the batch.
+      optimizer: turns gradients into updates.
+      num_microbatches: parts of the batch whose gradients are averaged one after another.
+      state: before the step.
+      batch: arrays [batch, ...].
+      rng: PRNG key of the run; the step's number is folded in.
+
+    Returns:
+      The state after the step, and the metrics: the model's, `grad_norm` and `update_norm` (global
+      norms), and `loss`, which is always there.
+    """
+    dropout_rng = jax.random.fold_in(rng, state.step)
+    loss, grads, metrics, mutables = gradients(model, num_microbatches, state, batch, dropout_rng)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    extra = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+    metrics = {
+        "loss": clu.metrics.Average.from_model_output(loss),
+        **metrics,
+        **{name: clu.metrics.Average.from_model_output(value) for name, value in extra.items()},
+    }
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state, mutables), metrics
+
+
+def gradients(
+    model: Any, num_microbatches: int, state: TrainState, batch: Any, dropout_rng: jax.Array
+) -> tuple[jax.Array, Any, dict[str, Any], Any]:
+    """Returns (mean loss, mean gradients, metrics, mutables) of a batch.
+
+    With more than one microbatch the batch is taken in equal parts, one after another, and the
+    means are over the parts.
+    """
+
+    def one(part: Any, rng: jax.Array, mutables: Any) -> tuple[jax.Array, Any, dict[str, Any], Any]:
+        frozen = (flax.core.freeze(mutables),) if mutables else ()
+        value_and_grad = jax.value_and_grad(model.loss_fn, has_aux=True)
+        (loss, aux), grads = value_and_grad(state.params, part, rng, *frozen)
+        metrics, mutables = (aux[0], flax.core.unfreeze(aux[1])) if frozen else (aux, mutables)
+        return loss, grads, dict(metrics), mutables
+
+    if num_microbatches == 1:
+        return one(batch, dropout_rng, state.mutables)
+
+    def part(index: Any) -> Any:
+        def rows(x: jax.Array) -> jax.Array:
+            size = x.shape[0] // num_microbatches
+            x = jax.lax.dynamic_slice_in_dim(x, index * size, size)
+            return nn.with_logical_constraint(x, ("batch",) + (None,) * (x.ndim - 1))
+
+        return jax.tree.map(rows, batch)
+
+    def body(carry: Any, index: Any) -> tuple[Any, None]:
+        rng, loss, grads, metrics, mutables = carry
+        rng, part_rng = jax.random.split(rng)
+        new_loss, new_grads, new_metrics, mutables = one(part(index), part_rng, mutables)
+        grads = jax.tree.map(jnp.add, grads, new_grads)
+        metrics = {name: metrics[name].merge(new_metrics[name]) for name in metrics}
+        return (rng, loss + new_loss, grads, metrics, mutables), None
+
+    rng, part_rng = jax.random.split(dropout_rng)
+    carry = (rng, *one(part(0), part_rng, state.mutables))
+    carry, _ = jax.lax.scan(body, carry, jnp.arange(1, num_microbatches))
+    _, loss, grads, metrics, mutables = carry
+    mean = functools.partial(jnp.multiply, 1 / num_microbatches)
+    return mean(loss), jax.tree.map(mean, grads), metrics, mutables
+
+
+@dataclasses.dataclass
+class Program:
+    """An experiment ready to run: mesh, shardings, and functions, compiled when first called."""
+
+    mesh: jax.sharding.Mesh
+    rules: meshes.Rules
+    optimizer: optax.GradientTransformation
+    element_spec: Mapping[str, jax.ShapeDtypeStruct]
+    abstract: TrainState
+    specs: TrainState
+    shardings: TrainState
+    init: Callable[[jax.Array], TrainState]
+    step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, Any]]]
+    eval: Callable[[TrainState, Any], Mapping[str, Any]]
+    place: Callable[[datasets.Batch], Any]
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Makes the mesh and the axis rules known to the code that is traced inside."""
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
+            yield
+
+
+def prepare(
+    experiment: experiments.Experiment,
+    host_spec: Mapping[str, jax.ShapeDtypeStruct],
+    devices: Sequence[jax.Device] | None = None,
+) -> Program:
+    """Checks an experiment against the devices and builds its program; computes nothing yet.
+
+    Args:
+      experiment: what to train.
+      host_spec: shape and dtype of each feature of this host's batches.
+      devices: the devices to use; all by default.
+
+    Raises:
+      ValueError: batch, mesh, rules or parameter sizes do not fit one another.
+    """
+    model = experiment.model
+    mesh = meshes.make_mesh(experiment.mesh_shape, experiment.mesh_axes, devices)
+    rules = meshes.axis_rules(experiment.logical_axis_rules, mesh)
+    sharding = meshes.batch_sharding(mesh, rules)
+    part = (experiment.batch_size // experiment.num_microbatches,)
+    meshes.check_divisible("a batch (or microbatch)", part, sharding.spec, mesh)
+    element_spec = {
+        name: jax.ShapeDtypeStruct((experiment.batch_size, *spec.shape[1:]), spec.dtype)
+        for name, spec in host_spec.items()
+    }
+    optimizer = experiment.optimizer
+    if experiment.ema_decay:
+        optimizer = optimizers.with_ema(optimizer, experiment.ema_decay)
+    init = functools.partial(train_states.create, model, optimizer, element_spec=element_spec)
+    step = functools.partial(train_step, model, optimizer, experiment.num_microbatches)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
+    specs = train_states.partition(model, abstract, element_spec, rules)
+    train_states.check_divisible(abstract, specs, mesh)
+    shardings = train_states.shardings(specs, mesh)
+    return Program(
+        mesh=mesh,
+        rules=rules,
+        optimizer=optimizer,
+        element_spec=element_spec,
+        abstract=abstract,
+        specs=specs,
+        shardings=shardings,
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        eval=jax.jit(functools.partial(evaluate.eval_step, model)),
+        place=functools.partial(meshes.place, sharding=sharding),
+    )

@@ -1,0 +1,158 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`parti train`: an experiment, trained to TRAIN_STEPS, whatever interrupts it.
+
+The same command goes on from where an interrupted run stood, bit for bit: parameters, optimizer,
+mutable collections, data position and random numbers. `program.train_step` is one step, `loop.Loop`
+their sequence.
+"""
+
+import argparse
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from parti.engine import checkpoints, datasets, experiments, run_directory
+from parti.engine import loop as loops
+from parti.engine import program as programs
+from parti.engine import train_state as train_states
+
+CACHE_VARIABLE = "PARTI_COMPILATION_CACHE"
+USAGE = """\
+usage: parti train --gin_file=FILE [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [flags]
+
+Trains the model of an experiment file; run it again to go on after an interruption.
+
+  --gin_file=FILE     an experiment; t5x_configs/... resolves from any folder
+  --gin.NAME=VALUE    overrides a macro or parameter; a text needs quotes of its own
+  --dry_run           prints the configuration and the parameters, trains nothing
+  --overwrite         deletes an earlier training in MODEL_DIR first
+
+example: parti train --gin_file=t5x_configs/experiments/image_tokenizer_tiny.gin \\
+             --gin.MODEL_DIR="'runs/tokenizer'" --gin.TRAIN_STEPS=500
+"""
+
+
+def train(
+    experiment: experiments.Experiment,
+    *,
+    overwrite: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> int:
+    """Trains to TRAIN_STEPS, from the last checkpoint if there is one.
+
+    Returns:
+      0, or 128 + the signal's number after SIGTERM or SIGINT (the state is then saved).
+
+    Raises:
+      ValueError: the experiment, its data or its directory do not fit; nothing was trained.
+      NotFiniteError: the loss became infinite or not a number.
+    """
+    if overwrite:
+        run_directory.clear(experiment)
+    if run_directory.is_finished(experiment):
+        print(
+            f"[train] already finished: {experiment.model_dir} is at step {experiment.train_steps}",
+            file=sys.stderr,
+        )
+        return 0
+    open_split = functools.partial(
+        experiment.data_source.open,
+        batch_size=experiment.batch_size,
+        seed=experiment.data_seed,
+        model=experiment.model,
+    )
+    batches = open_split(datasets.TRAIN)
+    program = programs.prepare(experiment, batches.element_spec, devices)
+    store = checkpoints.Store(experiment.model_dir, experiment.checkpoints_to_keep)
+    try:
+        with program.context():
+            state, start = restore_or_init(experiment, program, store, batches)
+            if start and (difference := run_directory.config_difference(experiment)):
+                print(f"[train] configuration changed: {difference}", file=sys.stderr)
+            run_directory.start(experiment)
+            run = loops.Loop(experiment, program, store, open_split)
+            return run.run(state, start, batches)
+    finally:
+        store.close()
+
+
+def restore_or_init(
+    experiment: experiments.Experiment,
+    program: programs.Program,
+    store: checkpoints.Store,
+    batches: datasets.Batches,
+) -> tuple[train_states.TrainState, int]:
+    """Returns the state to start from and its step; moves the data to the same place."""
+    want = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        train_states.to_tree(program.abstract),
+        train_states.to_tree(program.shardings),
+    )
+    restored = store.restore(want)
+    if restored is None:
+        return program.init(programs.initial_rngs(experiment.random_seed)[0]), 0
+    tree, step, position = restored
+    batches.restore(position)
+    print(f"[train] going on from step {step} of {experiment.model_dir}", file=sys.stderr)
+    return train_states.from_tree(tree, program.abstract), step
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `parti train`.
+
+    Raises:
+      ValueError: a flag or a value is wrong.
+    """
+    if not argv or set(argv) & {"-h", "--help"}:
+        print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    flags = _parse_flags(argv)
+    if cache := os.environ.get(CACHE_VARIABLE):
+        jax.config.update("jax_compilation_cache_dir", cache)
+    experiment = experiments.load_experiment(flags.gin_file, flags.gin_bindings)
+    return dry_run(experiment) if flags.dry_run else train(experiment, overwrite=flags.overwrite)
+
+
+def dry_run(experiment: experiments.Experiment) -> int:
+    """Prints the configuration and the parameters with their sharding."""
+    batches = experiment.data_source.open(
+        datasets.TRAIN, experiment.batch_size, experiment.data_seed, experiment.model
+    )
+    program = programs.prepare(experiment, batches.element_spec)
+    spec = program.element_spec
+    print(experiment.config)
+    for name, leaf in spec.items():
+        print(f"batch {name}: {leaf.dtype}[{', '.join(map(str, leaf.shape))}]")
+    print(f"mesh: {dict(program.mesh.shape)}\n")
+    print(train_states.table(experiment.model, program.abstract, program.specs, spec))
+    return 0
+
+
+def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--gin_file", action="append", default=[])
+    parser.add_argument("--gin_bindings", action="append", default=[])
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--overwrite", action="store_true")
+    prefix = "--gin."
+    argv = [f"--gin_bindings={a[len(prefix) :]}" if a.startswith(prefix) else a for a in argv]
+    flags, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = ["--gin_file", "--gin_bindings", "--gin.NAME", "--dry_run", "--overwrite"]
+        close = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"flags are {', '.join(known)}"
+        raise ValueError(f"unknown argument {unknown[0]!r}; {hint}")
+    if not flags.gin_file:
+        raise ValueError("no experiment; give --gin_file=t5x_configs/experiments/NAME.gin")
+    return flags
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ValueError(message)

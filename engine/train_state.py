@@ -1,0 +1,194 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a training: step, parameters, optimizer state, mutable collections; its sharding."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import serialization, traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from parti.engine import mesh as meshes
+
+_AXES = "_axes"
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a train step changes.
+
+    `step` counts finished steps; `mutables` is {collection: tree}, empty for most models.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    mutables: Any
+
+
+def create(
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    rng: jax.Array,
+    element_spec: Mapping[str, jax.ShapeDtypeStruct],
+) -> TrainState:
+    """Returns the state at step 0; jit it, or trace it with `jax.eval_shape`.
+
+    Args:
+      model: a `Model`.
+      optimizer: turns gradients into updates.
+      rng: PRNG key of the initial parameters.
+      element_spec: shape and dtype of each feature of a global batch.
+    """
+    variables = _initial_variables(model, rng, element_spec)
+    mutables = {k: v for k, v in variables.items() if k != "params" and not k.endswith(_AXES)}
+    params = variables["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), mutables)
+
+
+def partition(
+    model: Any,
+    state: TrainState,
+    element_spec: Mapping[str, jax.ShapeDtypeStruct],
+    rules: meshes.Rules,
+) -> TrainState:
+    """Returns the `PartitionSpec` of each leaf of a state (its shapes are enough)."""
+    variables = jax.eval_shape(
+        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
+    )
+    params = _specs(variables[f"params{_AXES}"], rules)
+    mutables = {k: _specs(variables[f"{k}{_AXES}"], rules) for k in state.mutables}
+    opt_state = like_params(state.opt_state, state.params, params, PartitionSpec())
+    return TrainState(PartitionSpec(), params, opt_state, mutables)
+
+
+def shardings(specs: TrainState, mesh: Mesh) -> TrainState:
+    """Returns the sharding of each leaf."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+
+
+def check_divisible(state: TrainState, specs: TrainState, mesh: Mesh) -> None:
+    """Checks that every parameter can be divided evenly.
+
+    Raises:
+      ValueError: names the first that cannot, and what to change.
+    """
+    partitions = traverse_util.flatten_dict(specs.params, sep="/")
+    for name, leaf in sorted(traverse_util.flatten_dict(state.params, sep="/").items()):
+        meshes.check_divisible(f"parameter {name}", leaf.shape, partitions[name], mesh)
+
+
+def like_params(tree: Any, params: Any, values: Any, default: Any) -> Any:
+    """Gives each leaf of an optimizer's state the value of the parameter that it belongs to.
+
+    A leaf belongs to a parameter if its path ends with the parameter's path and their shapes are
+    equal; so any optax state works, moments and averages alike.
+
+    Args:
+      tree: optimizer state.
+      params: parameters.
+      values: tree like `params` of the values to give, such as a `PartitionSpec` each.
+      default: the value of leaves that belong to no parameter, such as counters.
+
+    Returns:
+      A tree like `tree`.
+    """
+    shapes = {_names(k): v.shape for k, v in jax.tree_util.tree_flatten_with_path(params)[0]}
+    flat_values = jax.tree_util.tree_flatten_with_path(values, is_leaf=_is_spec)[0]
+    by_name = {_names(k): v for k, v in flat_values}
+
+    def find(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = _names(path)
+        for start in range(len(names)):
+            if names[start:] in shapes:
+                return by_name[names[start:]] if shapes[names[start:]] == leaf.shape else default
+        return default
+
+    return jax.tree_util.tree_map_with_path(find, tree)
+
+
+def to_tree(state: TrainState) -> dict[str, Any]:
+    """Returns T5X's checkpoint tree of a state (without empty dicts, which Orbax drops)."""
+    opt_state = serialization.to_state_dict(state.opt_state)
+    opt_state = traverse_util.unflatten_dict(traverse_util.flatten_dict(opt_state))
+    tree = {
+        "target": state.params,
+        "state": {"step": state.step, "param_states": opt_state},
+    }
+    return {**tree, "flax_mutables": state.mutables} if state.mutables else tree
+
+
+def from_tree(tree: Mapping[str, Any], like: TrainState) -> TrainState:
+    """Returns the state of a checkpoint tree; `like` has its structure."""
+    flat = traverse_util.flatten_dict(
+        serialization.to_state_dict(like.opt_state), keep_empty_nodes=True
+    )
+    got = traverse_util.flatten_dict(tree["state"].get("param_states", {}))
+    opt_state = traverse_util.unflatten_dict({k: got.get(k, v) for k, v in flat.items()})
+    return TrainState(
+        step=tree["state"]["step"],
+        params=tree["target"],
+        opt_state=serialization.from_state_dict(like.opt_state, opt_state),
+        mutables=tree.get("flax_mutables", {}),
+    )
+
+
+def num_params(params: Any) -> int:
+    """Returns the number of parameters."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def table(
+    model: Any,
+    state: TrainState,
+    specs: TrainState,
+    element_spec: Mapping[str, jax.ShapeDtypeStruct],
+) -> str:
+    """Returns a line per parameter (name, shape, dtype, logical axes, sharding) and the total."""
+    variables = jax.eval_shape(
+        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
+    )
+    axes = _axes(variables[f"params{_AXES}"])
+    partitions = traverse_util.flatten_dict(specs.params)
+    rows = [("parameter", "shape", "dtype", "axes", "sharding")]
+    for key, leaf in sorted(traverse_util.flatten_dict(state.params).items()):
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        names = " ".join(str(name or "-") for name in axes[key])
+        partition_text = " ".join(str(axis or "-") for axis in partitions[key])
+        rows.append(("/".join(key), shape, str(leaf.dtype), names, partition_text))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
+    lines.append(f"total: {num_params(state.params):,} parameters")
+    return "\n".join(lines)
+
+
+def _initial_variables(
+    model: Any, rng: jax.Array, element_spec: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, Any]:
+    shapes = {name: spec.shape for name, spec in element_spec.items()}
+    types = {name: spec.dtype for name, spec in element_spec.items()}
+    return model.get_initial_variables(rng, shapes, types)
+
+
+def _axes(tree: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[str | None, ...]]:
+    """{'kernel_axes': AxisMetadata} -> {path of 'kernel': names}."""
+    flat = traverse_util.flatten_dict(tree)
+    return {(*k[:-1], k[-1].removesuffix(_AXES)): tuple(v.names) for k, v in flat.items()}
+
+
+def _specs(tree: Mapping[str, Any], rules: meshes.Rules) -> dict[str, Any]:
+    flat = {key: meshes.spec(names, rules) for key, names in _axes(tree).items()}
+    return traverse_util.unflatten_dict(flat)
+
+
+def _is_spec(leaf: Any) -> bool:
+    return isinstance(leaf, PartitionSpec)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

@@ -1,0 +1,110 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Positions of data: exact for arrays, tf.data and behind a prefetching thread."""
+
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+
+from parti.engine import datasets
+
+ARRAYS = {"x": np.arange(10, dtype=np.int32)}
+
+
+def take(batches, count: int) -> list[list[int]]:
+    return [b["x"].tolist() for b in itertools.islice(batches, count)]
+
+
+def test_epochs_are_complete_and_differ() -> None:
+    rows = take(datasets.ArrayDataset(ARRAYS, 5, seed=1), 4)
+    assert sorted(rows[0] + rows[1]) == sorted(rows[2] + rows[3]) == list(range(10))
+    assert rows[:2] != rows[2:]
+    assert rows == take(datasets.ArrayDataset(ARRAYS, 5, seed=1), 4)
+    assert rows != take(datasets.ArrayDataset(ARRAYS, 5, seed=2), 4)
+
+
+def test_validation_is_in_order_and_ends() -> None:
+    source = datasets.ArraySource(ARRAYS, ARRAYS)
+    batches = source.open(datasets.VALIDATION, 4, seed=0, model=None)
+    assert take(batches, 9) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_bad_arrays() -> None:
+    with pytest.raises(ValueError, match="at least the batch size 11; got {'x': 10}"):
+        datasets.ArrayDataset(ARRAYS, 11)
+    with pytest.raises(ValueError, match="one length"):
+        datasets.ArrayDataset({"x": np.zeros(3), "y": np.zeros(4)}, 2)
+
+
+def tf_batches(num_bytes: int) -> datasets.TfDataset:
+    tf = pytest.importorskip("tensorflow")
+    dataset = tf.data.Dataset.range(50).shuffle(20, seed=3, reshuffle_each_iteration=True)
+    pad = tf.zeros([num_bytes], tf.uint8)
+    dataset = dataset.repeat().map(lambda x: {"x": x, "pad": pad}).batch(4, drop_remainder=True)
+    return datasets.TfDataset(dataset)
+
+
+@pytest.mark.parametrize("num_bytes", [0, datasets._SYMBOLIC_BYTES])
+def test_tf_position(tmp_path: pathlib.Path, num_bytes: int) -> None:
+    batches = tf_batches(num_bytes)
+    assert batches.element_spec["x"].shape == (4,)
+    take(batches, 17)
+    batches.save(tmp_path)
+    want = take(batches, 20)
+    again = tf_batches(num_bytes)
+    again.restore(tmp_path)
+    assert take(again, 20) == want
+
+
+def prefetch(start: int = 0, stop: int = 10, at=lambda step: False) -> datasets.Prefetcher:
+    batches = datasets.ArrayDataset(ARRAYS, 2, seed=0)
+    return datasets.Prefetcher(batches, lambda b: b, start, stop, at)
+
+
+def position(prefetcher: datasets.Prefetcher, step: int) -> list[list[int]]:
+    batches = datasets.ArrayDataset(ARRAYS, 2, seed=0)
+    batches.restore(prefetcher.position(step))
+    return take(batches, 3)
+
+
+def test_prefetch_gives_every_batch_and_exact_positions() -> None:
+    rows = take(datasets.ArrayDataset(ARRAYS, 2, seed=0), 13)
+    prefetcher = prefetch(at=lambda step: step == 4)
+    assert take(prefetcher, 4) == rows[:4]
+    assert position(prefetcher, 4) == rows[4:7]
+    assert take(prefetcher, 99) == rows[4:10]
+    assert position(prefetcher, 10) == rows[10:13]
+    assert take(prefetcher, 1) == [], "the end stays the end"
+    prefetcher.close()
+
+
+def test_prefetch_can_end_early_at_any_step() -> None:
+    rows = take(datasets.ArrayDataset(ARRAYS, 2, seed=0), 20)
+    prefetcher = prefetch(stop=1000)
+    first = take(prefetcher, 3)
+    prefetcher.finish_early()
+    rest = take(prefetcher, 99)
+    assert len(rest) <= 4
+    step = 3 + len(rest)
+    assert first + rest == rows[:step]
+    assert position(prefetcher, step) == rows[step : step + 3]
+    prefetcher.close()
+
+
+def test_prefetch_hands_errors_on_and_can_be_left() -> None:
+    def place(batch: datasets.Batch) -> datasets.Batch:
+        raise OSError("disk")
+
+    batches = datasets.ArrayDataset(ARRAYS, 2)
+    prefetcher = datasets.Prefetcher(batches, place, 0, 5, lambda step: False)
+    with pytest.raises(OSError, match="disk"):
+        next(prefetcher)
+    prefetcher.close()
+    short = datasets.ArrayDataset(ARRAYS, 5, repeat=False)
+    prefetcher = datasets.Prefetcher(short, lambda b: b, 0, 5, lambda step: False)
+    with pytest.raises(ValueError, match="ended after 2 batches"):
+        take(prefetcher, 5)
+    prefetcher.close()
+    prefetch(stop=1000).close()

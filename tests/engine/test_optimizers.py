@@ -1,0 +1,134 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Schedules and optimizers against their formulas in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from parti.engine import optimizers
+
+
+def parti_schedule(t: float) -> float:
+    if t <= 5_000:
+        return 4.5e-5 * t / 5_000
+    if t <= 85_000:
+        return 4.5e-5
+    return 4.5e-5 * 0.025 ** ((min(t, 450_000) - 85_000) / 365_000)
+
+
+def test_linear_ramp_exponential_decay() -> None:
+    schedule = optimizers.linear_ramp_exponential_decay()
+    for t in (0, 1, 2_500, 5_000, 5_001, 85_000, 85_001, 200_000, 450_000, 500_000):
+        np.testing.assert_allclose(schedule(t), parti_schedule(t), rtol=1e-5)
+    np.testing.assert_allclose(schedule(450_000), 1.125e-6, rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(schedule)(jnp.int32(200_000)), parti_schedule(2e5), rtol=1e-5
+    )
+
+
+def test_warmup_cosine() -> None:
+    schedule = optimizers.warmup_cosine(2.0, warmup_steps=10, total_steps=30, final_ratio=0.1)
+    for t in (0, 5, 10, 17, 30, 40):
+        cosine = 0.5 * (1 + np.cos(np.pi * min(max(t - 10, 0) / 20, 1)))
+        want = 2.0 * (t / 10 if t < 10 else 0.1 + 0.9 * cosine)
+        np.testing.assert_allclose(schedule(t), want, rtol=1e-5)
+    assert optimizers.warmup_cosine(2.0, 0, 10)(0) == 2.0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: optimizers.warmup_cosine(1.0, 10, 10),
+        lambda: optimizers.linear_ramp_exponential_decay(warmup_steps=9, decay_start=8),
+        lambda: optimizers.linear_ramp_exponential_decay(final_ratio=0.0),
+    ],
+)
+def test_impossible_schedules(make) -> None:
+    with pytest.raises(ValueError, match="got"):
+        make()
+
+
+def test_weight_decay_acts_on_kernels_only() -> None:
+    params = {
+        "layer": {"kernel": 1, "bias": 1, "scale": 1},
+        "logits_kernel": 1,
+        "token_embedding": {"embedding": 1},
+        "row_embedding": 1,
+        "codebook": {"embedding": 1},
+    }
+    assert optimizers.decay_mask(params) == {
+        "layer": {"kernel": True, "bias": False, "scale": False},
+        "logits_kernel": True,
+        "token_embedding": {"embedding": False},
+        "row_embedding": False,
+        "codebook": {"embedding": False},
+    }
+    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    optimizer = optimizers.adamw(0.5, weight_decay=0.1)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_allclose(updates["scale"], 0.0)
+
+
+def test_adamw_clips_the_global_norm() -> None:
+    params = {"kernel": jnp.zeros(4)}
+    grads = {"kernel": jnp.full(4, 100.0)}
+    clipped, plain = optimizers.adamw(1.0, eps=1.0), optimizers.adamw(1.0, eps=1.0, clip_norm=0)
+    # Norm 200 clipped to 1: 0.5 an entry; Adam's first step is g / (|g| + eps).
+    updates, _ = clipped.update(grads, clipped.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.5 / 1.5, rtol=1e-5)
+    updates, _ = plain.update(grads, plain.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -100 / 101, rtol=1e-5)
+
+
+def adafactor_numpy(
+    weight: np.ndarray, grads: list[np.ndarray], rate: float, b1: float, b2: float, decay: float
+) -> np.ndarray:
+    """Adafactor as praxis writes it, for one matrix, without clipping of the global norm."""
+    row, column = np.zeros(weight.shape[0]), np.zeros(weight.shape[1])
+    moment = np.zeros_like(weight)
+    for t, grad in enumerate(grads, start=1):
+        d = b2 * (1 - b2 ** (t - 1)) / (1 - b2**t)
+        square = grad**2 + 1e-30
+        row = d * row + (1 - d) * square.mean(1)
+        column = d * column + (1 - d) * square.mean(0)
+        step = grad * (row / row.mean())[:, None] ** -0.5 * column[None] ** -0.5
+        step = step / max(1.0, np.sqrt((step**2).mean()))
+        moment = b1 * moment + (1 - b1) * rate * step
+        weight = weight - moment - decay * rate * weight
+    return weight
+
+
+def test_adafactor_against_numpy() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(6, 8))
+    grads = [rng.normal(size=(6, 8)) for _ in range(4)]
+    optimizer = optimizers.adafactor(0.1, clip_norm=0.0, min_dim_size_to_factor=1)
+    params = {"kernel": jnp.asarray(weight, jnp.float32)}
+    state = optimizer.init(params)
+    for grad in grads:
+        updates, state = optimizer.update({"kernel": jnp.asarray(grad)}, state, params)
+        params = optax.apply_updates(params, updates)
+    want = adafactor_numpy(weight, grads, 0.1, 0.9, 0.96, 4.5e-2)
+    np.testing.assert_allclose(params["kernel"], want, rtol=1e-4, atol=1e-5)
+    rows = [x for x in jax.tree.leaves(state) if x.shape == (6,)]
+    assert rows, "the second moment is factored"
+
+
+def test_moving_average() -> None:
+    optimizer = optimizers.with_ema(optax.sgd(1.0), 0.5)
+    params = {"w": jnp.float32(0.0)}
+    state = optimizer.init(params)
+    average = value = 0.0
+    for t in range(6):
+        updates, state = optimizer.update({"w": jnp.float32(-1.0)}, state, params)
+        params = optax.apply_updates(params, updates)
+        value += 1.0
+        decay = min(0.5, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * value
+    np.testing.assert_allclose(params["w"], 6.0)
+    np.testing.assert_allclose(state.averaged_params["w"], average, rtol=1e-6)

@@ -1,0 +1,368 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Training end to end on a toy: steps, exact resume, meshes, refusals, the command line."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import fake_training
+import jax
+import numpy as np
+import optax
+import pytest
+
+from parti.engine import checkpoints, datasets, experiments, loop, optimizers, train
+from parti.engine import program as programs
+from parti.engine import train_state as train_states
+
+ONE_DEVICE = jax.devices()[:1]
+HERE = pathlib.Path(__file__).parent
+
+GIN = """
+from __gin__ import dynamic_registration
+import fake_training
+import optax
+MODEL = @fake_training.Regressor()
+DATA_SOURCE = @fake_training.source()
+TRAIN_STEPS = 10
+BATCH_SIZE = 8
+OPTIMIZER = @optax.adam()
+optax.adam.learning_rate = 0.05
+CHECKPOINT_PERIOD = 4
+EVAL_PERIOD = 5
+LOG_PERIOD = 2
+EMA_DECAY = 0.9
+TENSORBOARD = False
+"""
+
+
+def make(directory: pathlib.Path, **changes: Any) -> experiments.Experiment:
+    base = experiments.Experiment(
+        model=fake_training.Regressor(),
+        data_source=fake_training.source(),
+        optimizer=optax.adam(0.05),
+        model_dir=str(directory),
+        train_steps=10,
+        batch_size=8,
+        checkpoint_period=4,
+        eval_period=5,
+        log_period=2,
+        ema_decay=0.9,
+        tensorboard=False,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def run(experiment: experiments.Experiment, **options: Any) -> int:
+    return train.train(experiment, devices=ONE_DEVICE, **options)
+
+
+def everything(directory: pathlib.Path) -> list[np.ndarray]:
+    """Returns all leaves of the newest checkpoint."""
+    folder = checkpoints.find(directory)
+    found = checkpoints.leaves(folder)
+    want = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in found.items()}
+    tree = checkpoints._restore(
+        folder, want, {k: checkpoints._restore_args(v, None) for k, v in found.items()}
+    )
+    return [tree[key] for key in sorted(tree)]
+
+
+def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
+    leaves = everything(one)
+    assert len(leaves) > 8
+    for a, b in zip(leaves, everything(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def log(directory: pathlib.Path, split: str = "train") -> list[dict[str, Any]]:
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["split"] == split]
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run of 10 steps that nothing interrupts."""
+    directory = tmp_path_factory.mktemp("straight") / "run"
+    assert run(make(directory)) == 0
+    return directory
+
+
+def test_run_writes_what_it_promises(straight: pathlib.Path) -> None:
+    assert checkpoints.steps(straight) == [8, 10]
+    records = log(straight)
+    assert [r["step"] for r in records] == [2, 4, 5, 6, 8, 10]
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert {"grad_norm", "step_seconds", "data_wait_share", "examples_per_second"} <= set(
+        records[2]
+    )
+    assert [r["step"] for r in log(straight, "validation")] == [5, 10]
+    manifest = json.loads((straight / "manifest.json").read_text())
+    assert manifest["kind"] == "training"
+    assert manifest["counts"] == {"steps": 10, "parameters": 40, "examples": 80}
+    params, mutables, step = checkpoints.load_params(straight)
+    assert step == 10
+    assert int(mutables["stats"]["steps_seen"]) == 10
+    variables = {"params": params, **mutables}
+    assert manifest["fingerprint"] == checkpoints.fingerprint(variables, "")
+    raw, _, _ = checkpoints.load_params(straight, ema=False)
+    assert not np.array_equal(raw["dense"]["kernel"], params["dense"]["kernel"])
+
+
+def test_finished_run_is_left_alone(straight: pathlib.Path, capsys) -> None:
+    before = (straight / "manifest.json").stat().st_mtime_ns
+    assert run(make(straight)) == 0
+    assert "already finished" in capsys.readouterr().err
+    assert (straight / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="is at step 10, beyond TRAIN_STEPS 6"):
+        run(make(straight, train_steps=6))
+    with pytest.raises(ValueError, match="another configuration .*no LEARNING_RATE, now LEARNING"):
+        run(make(straight, config="LEARNING_RATE = 3\n"))
+
+
+def test_raising_train_steps_equals_one_run(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / "run"
+    assert run(make(directory, train_steps=5)) == 0
+    assert run(make(directory)) == 0
+    assert_same(directory, straight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_the_rest_equals_one_run(
+    straight: pathlib.Path, tmp_path: pathlib.Path, number: int
+) -> None:
+    directory = tmp_path / "run"
+    experiment = make(directory, data_source=fake_training.signalling_source(number, at=5))
+    assert run(dataclasses.replace(experiment, train_steps=1000)) == 128 + number
+    (step,) = (s for s in checkpoints.steps(directory) if s > 4)
+    assert step <= 9, "only what was read ahead"
+    assert not (directory / "manifest.json").exists()
+    assert run(make(directory)) == 0
+    assert_same(directory, straight)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_kill_and_the_rest_equals_one_run(
+    straight: pathlib.Path, tmp_path: pathlib.Path, capsys
+) -> None:
+    directory = tmp_path / "run"
+    source = "DATA_SOURCE = @fake_training.signalling_source()\n"
+    source += "fake_training.signalling_source.number = 9\nfake_training.signalling_source.at = 9\n"
+    (tmp_path / "killed.gin").write_text(GIN + source)
+    command = (
+        "import os, sys; os.environ['XLA_FLAGS'] = ''\n"
+        "from parti.engine import train; sys.exit(train.main(sys.argv[1:]))"
+    )
+    flags = [f"--gin_file={tmp_path / 'killed.gin'}", f"--gin.MODEL_DIR='{directory}'"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    killed = subprocess.run(
+        [sys.executable, "-c", command, *flags], env=environment, cwd=HERE, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert max(checkpoints.steps(directory), default=0) in (0, 4, 8)
+    assert not (directory / "manifest.json").exists()
+    assert run(make(directory)) == 0
+    assert_same(directory, straight)
+    assert [r["step"] for r in log(directory)] == [r["step"] for r in log(straight)]
+    assert [r["loss"] for r in log(directory)] == [r["loss"] for r in log(straight)]
+
+
+def test_damaged_newest_is_passed_over(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / "run"
+    run(make(directory, train_steps=8))
+    for path in (directory / "checkpoint_8" / "state" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[:-5])
+    assert run(make(directory)) == 0
+    assert_same(directory, straight)
+
+
+def test_other_model_is_refused_and_overwrite_trains_again(
+    straight: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    run(make(directory, train_steps=4))
+    (directory / "mine.txt").write_text("stays")
+    wide = {"model": fake_training.Regressor(9), "data_source": fake_training.source(9)}
+    with pytest.raises(ValueError, match="target/dense/kernel is .*4, 8.* there and .*9, 8"):
+        run(make(directory, **wide))
+    assert (directory / "manifest.json").exists(), "the refused command changed nothing"
+    assert run(make(directory), overwrite=True) == 0
+    assert_same(directory, straight)
+    assert (directory / "mine.txt").read_text() == "stays"
+    assert len(log(directory)) == len(log(straight))
+
+
+def test_another_stages_output_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"kind": "pairs"}')
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="holds pairs, not a training"):
+            run(make(tmp_path), overwrite=overwrite)
+    assert (tmp_path / "manifest.json").exists()
+
+
+def test_mesh_does_not_change_the_losses(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    experiment = make(tmp_path / "run", mesh_shape=(4, 2))
+    assert train.train(experiment) == 0
+    for split in ("train", "validation"):
+        losses = [[r["loss"] for r in log(d, split)] for d in (straight, tmp_path / "run")]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+    spec = experiment.data_source.open("train", 8, 0, experiment.model).element_spec
+    program = programs.prepare(experiment, spec)
+    kernel = program.shardings.params["dense"]["kernel"]
+    assert kernel.shard_shape((4, 8)) == (4, 4)
+    adam = program.shardings.opt_state.inner[0].mu["dense"]["kernel"]
+    assert adam.spec == kernel.spec
+
+
+def test_checkpoint_moves_to_another_mesh(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / "run"
+    run(make(directory, train_steps=4))
+    assert train.train(make(directory, mesh_shape=(2, 4))) == 0
+    losses = [[r["loss"] for r in log(d)] for d in (straight, directory)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def step_once(model: Any, num_microbatches: int) -> tuple[train_states.TrainState, dict[str, Any]]:
+    arrays = fake_training.source().train
+    batch = {name: jax.numpy.asarray(array[:8]) for name, array in arrays.items()}
+    spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
+    optimizer = optax.sgd(0.1)
+    state = train_states.create(model, optimizer, jax.random.PRNGKey(0), spec)
+    rng = jax.random.PRNGKey(1)
+    step = functools.partial(programs.train_step, model, optimizer, num_microbatches)
+    return jax.jit(step)(state, batch, rng)
+
+
+@pytest.mark.parametrize("kind", [fake_training.Regressor, fake_training.PlainRegressor])
+def test_microbatches_average(kind: Any) -> None:
+    model = kind(dropout_rate=0.0)
+    whole, whole_metrics = step_once(model, 1)
+    parts, parts_metrics = step_once(model, 4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole.params, parts.params
+    )
+    for name in ("loss", "grad_norm"):
+        values = [float(m[name].compute()) for m in (whole_metrics, parts_metrics)]
+        np.testing.assert_allclose(*values, rtol=1e-5)
+    if model.has_mutables:
+        assert int(parts.mutables["stats"]["steps_seen"]) == 4
+
+
+def test_step_is_the_written_formula() -> None:
+    """One step of gradient descent on a linear regression, in numpy."""
+    state, metrics = step_once(fake_training.PlainRegressor(dropout_rate=0.0), 1)
+    rows = {name: array[:8] for name, array in fake_training.source().train.items()}
+    kernel = 0.1 * np.asarray(jax.random.normal(jax.random.PRNGKey(0), (4, 8)))
+    error = rows["x"] @ kernel - rows["y"]
+    np.testing.assert_allclose(float(metrics["loss"].compute()), (error**2).mean(), rtol=1e-5)
+    want = kernel - 0.1 * 2 * rows["x"].T @ error / error.size
+    np.testing.assert_allclose(state.params["dense"]["kernel"], want, rtol=1e-4, atol=1e-6)
+    assert int(state.step) == 1
+
+
+def test_not_a_number_stops_with_the_last_good_checkpoint(tmp_path: pathlib.Path) -> None:
+    first_epoch = np.random.default_rng((0, 0)).permutation(40)
+    bad = fake_training.source(bad_row=int(first_epoch[2 * 8]))  # In the third batch of 8.
+    with pytest.raises(loop.NotFiniteError) as caught:
+        run(make(tmp_path / "run", data_source=bad, checkpoint_period=2, log_period=100))
+    assert "step 3 is not finite (loss nan, grad_norm nan" in str(caught.value)
+    assert "checkpoint_2 is the last good one" in str(caught.value)
+    assert checkpoints.steps(tmp_path / "run") == [2]
+
+
+def test_learning_rate_is_logged(tmp_path: pathlib.Path) -> None:
+    schedule = optimizers.warmup_cosine(0.1, 4, 10)
+    run(make(tmp_path / "run", learning_rate=schedule, train_steps=4, eval_period=0))
+    rates = [r["learning_rate"] for r in log(tmp_path / "run")]
+    np.testing.assert_allclose(rates, [0.1 * 1 / 4, 0.1 * 3 / 4], rtol=1e-6)
+
+
+def test_too_little_validation_data(tmp_path: pathlib.Path) -> None:
+    source = fake_training.source()
+    small = {name: array[:8] for name, array in source.validation.items()}
+    experiment = make(tmp_path / "run", data_source=datasets.ArraySource(source.train, small))
+    run(dataclasses.replace(experiment, train_steps=1, eval_steps=3))
+    assert len(log(tmp_path / "run", "validation")) == 1, "all there is"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh_shape": (3, 1)}, "asks for 3 devices"),
+        ({"batch_size": 4, "mesh_shape": (8, 1)}, "4 does not divide by 8"),
+        ({"num_microbatches": 2, "mesh_shape": (8, 1)}, "4 does not divide by 8"),
+        ({"logical_axis_rules": [("batch", "rows")]}, "puts 'batch' on 'rows'"),
+    ],
+)
+def test_misfits_are_refused_first(tmp_path: pathlib.Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train.train(make(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_files(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("tensorflow")
+    run(make(tmp_path / "run", tensorboard=True, train_steps=2))
+    for split in ("train", "validation"):
+        assert list((tmp_path / "run" / split).glob("events.out.tfevents.*"))
+
+
+@pytest.fixture
+def gin_file(tmp_path: pathlib.Path) -> str:
+    path = tmp_path / "toy.gin"
+    path.write_text(GIN)
+    return f"--gin_file={path}"
+
+
+def test_command_line(gin_file: str, tmp_path: pathlib.Path, capsys) -> None:
+    flags = [gin_file, f"--gin.MODEL_DIR='{tmp_path / 'run'}'"]
+    assert train.main([*flags, "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    assert "BATCH_SIZE = 8" in text
+    assert "total: 40 parameters" in text
+    assert "mesh: {'data': 8, 'model': 1}" in text
+    assert not (tmp_path / "run").exists()
+    assert train.main([*flags, "--gin.TRAIN_STEPS=2"]) == 0
+    model = experiments.model_from_config(tmp_path / "run" / "model.gin")
+    assert model.outputs == 8
+    assert "TRAIN_STEPS = 2" in (tmp_path / "run" / "config.gin").read_text()
+    assert train.main([*flags, "--gin.TRAIN_STEPS=2", "--gin.LOG_PERIOD=1"]) == 0
+    assert "already finished" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="BATCH_SIZE = 8, now BATCH_SIZE = 16"):
+        train.main([*flags, "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=16"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--gin_fle=x"], "unknown argument '--gin_fle=x'; did you mean --gin_file?"),
+        (["--overwrite"], "no experiment; give --gin_file="),
+        (["--gin_file"], "expected one argument"),
+    ],
+)
+def test_flag_mistakes(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        train.main(flags)
+
+
+def test_help(capsys) -> None:
+    assert train.main(["--help"]) == 0
+    assert "example: parti train --gin_file=" in capsys.readouterr().out
+    assert train.main([]) == 2
+
+
+def test_imports_without_tensorflow_and_beam() -> None:
+    code = (
+        "import sys\n"
+        "import parti.engine.train, parti.engine.checkpoints, parti.engine.progress\n"
+        "heavy = {'tensorflow', 'seqio', 'apache_beam', 'tensorboard'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE.parents[1])
