@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import apache_beam as beam
 from apache_beam.options import pipeline_options
@@ -52,7 +52,7 @@ def make_parser(command: str, description: str, example: str) -> argparse.Argume
       description: one or two sentences.
       example: shown at the end of --help.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=command,
         description=description,
         epilog=f"example:\n  {example}\n\nOther flags go to Beam: --runner, --direct_num_workers, "
@@ -65,6 +65,13 @@ def make_parser(command: str, description: str, example: str) -> argparse.Argume
     )
     parser.add_argument("--verbose", action="store_true", help="show the logs of Beam")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a bad flag in one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

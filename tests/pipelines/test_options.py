@@ -51,7 +51,8 @@ def test_a_bad_flag_is_one_line_and_exit_code_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         options.parse(parser(), ["--input", "a", *arguments])
     assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
 
 
 def test_help_shows_the_example(capsys):
