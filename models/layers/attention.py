@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from parti.models.layers import dense
+
 Array = jax.Array
 
 # Finite, so that a row without any visible key gives a mean and not a NaN.
 _MASKED = -1e30
-
-KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 class KeysValues(NamedTuple):
@@ -107,22 +107,12 @@ class MultiHeadAttention(nn.Module):
     def setup(self) -> None:
         """Declares the projections; kernels are [embed, heads, kv] and [heads, kv, embed]."""
 
-        def projection() -> nn.DenseGeneral:
-            return nn.DenseGeneral(
-                (self.num_heads, self.head_dim),
-                use_bias=False,
-                dtype=jnp.dtype(self.dtype),
-                kernel_init=nn.with_logical_partitioning(KERNEL_INIT, ("embed", "heads", "kv")),
-            )
+        def projection() -> dense.Dense:
+            shape = (self.num_heads, self.head_dim)
+            return dense.Dense(shape, ("embed", "heads", "kv"), dtype=self.dtype)
 
         self.query, self.key, self.value = projection(), projection(), projection()
-        self.out = nn.DenseGeneral(
-            self.emb_dim,
-            axis=(-2, -1),
-            use_bias=False,
-            dtype=jnp.dtype(self.dtype),
-            kernel_init=nn.with_logical_partitioning(KERNEL_INIT, ("heads", "kv", "embed")),
-        )
+        self.out = dense.Dense((self.emb_dim,), ("heads", "kv", "embed"), 2, self.dtype)
 
     def keys_values(self, inputs: Array) -> KeysValues:
         """Projects [..., length, embed] to keys and values [..., length, heads, kv]."""

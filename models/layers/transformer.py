@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from parti.models.layers import attention
+from parti.models.layers import dense as dense_lib
 
 Array = jax.Array
 
@@ -87,16 +88,10 @@ def layer_norm(dtype: str, name: str | None = None) -> nn.LayerNorm:
 
 
 def dense(
-    features: int, axes: tuple[str, str], dtype: str, name: str | None = None
-) -> nn.DenseGeneral:
+    features: int, axes: tuple[str | None, str | None], dtype: str, name: str | None = None
+) -> dense_lib.Dense:
     """Returns a matrix [in, features] without bias whose axes have these logical names."""
-    return nn.DenseGeneral(
-        features,
-        use_bias=False,
-        dtype=jnp.dtype(dtype),
-        kernel_init=nn.with_logical_partitioning(attention.KERNEL_INIT, axes),
-        name=name,
-    )
+    return dense_lib.Dense((features,), axes, dtype=dtype, name=name)
 
 
 class Mlp(nn.Module):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from parti.models.layers import attention, masks, positions, transformer
+from parti.models.layers import attention, dense, masks, positions, transformer
 
 Array = jax.Array
 
@@ -156,8 +156,7 @@ class ImageDecoder(nn.Module):
 
     def logits(self, x: Array) -> Array:
         """Maps [..., embed] to float32 [..., vocab]."""
-        kernel = self.logits_kernel.astype(x.dtype)
-        return jnp.einsum("...e,ev->...v", x, kernel, preferred_element_type=jnp.float32)
+        return dense.matmul(x, self.logits_kernel.astype(x.dtype), "float32")
 
     def __call__(
         self, tokens: Array, encoded: Array, encoded_mask: Array, deterministic: bool = True
