@@ -146,7 +146,7 @@ def clean_pair(
     if isinstance(more := metadata.get(records.CAPTIONS), list):
         normal = [captions.normalize_caption(c) for c in more if isinstance(c, str)]
         metadata[records.CAPTIONS] = [c for c in normal if c]
-    split = metadata.get("split")
+    split = str(metadata.get("split"))
     if split not in records.SPLITS:
         fraction = writers.hash_fraction(pair.key, "split")
         split = "validation" if fraction < settings.validation_fraction else "train"

@@ -208,9 +208,9 @@ class _StrictTarInfo(tarfile.TarInfo):
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_StrictTarInfo":
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # two zero blocks: the proper end
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the proper end
             raise
-        except tarfile.EmptyHeaderError as error:
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError("no end-of-archive mark: the file was cut off") from error
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"bad header: {error}") from error
@@ -258,7 +258,8 @@ def _tar_members(file: BinaryIO) -> Iterator[tuple[str, bytes | str]]:
     """Yields (name, content) of the members that matter; content is a reason if it is refused."""
     with tarfile.open(fileobj=file, mode="r|*", tarinfo=_StrictTarInfo) as tar:
         while member := tar.next():
-            tar.members.clear()  # else a long tar fills the memory
+            # Else a long tar fills the memory.
+            tar.members.clear()  # type: ignore[attr-defined]
             name = posixpath.normpath(member.name)
             if not member.isreg() or not name.lower().endswith((*IMAGE_SUFFIXES, ".txt", ".json")):
                 continue
@@ -267,7 +268,8 @@ def _tar_members(file: BinaryIO) -> Iterator[tuple[str, bytes | str]]:
             elif member.size > MAX_MEMBER_BYTES:
                 yield name, "member_too_large"
             else:
-                yield name, tar.extractfile(member).read()
+                content = tar.extractfile(member)
+                yield name, content.read() if content else b""
 
 
 def _pair(
@@ -392,9 +394,8 @@ class _ReadPairs(beam.DoFn):
     def process(self, source: Source) -> Iterator[Any]:
         rest = source.num_bytes
         for row in read_source(source):
-            is_pair = isinstance(row, records.ImageTextPair)
-            size = min(len(row.image), rest) if is_pair else 0
+            size = 0 if isinstance(row, Rejected) else min(len(row.image), rest)
             rest -= size
             options.tick(1, size)
-            yield row if is_pair else beam.pvalue.TaggedOutput("rejected", row)
+            yield beam.pvalue.TaggedOutput("rejected", row) if isinstance(row, Rejected) else row
         options.tick(0, rest)
