@@ -4,7 +4,7 @@
 
 Comparisons, each a mean over prompts with its interval: `best` is the picture of rank 0, `random`
 any sample (the mean over a prompt's samples), `shuffled` the best pictures of other prompts, which
-is chance, `oracle` the sample that agrees most with the scene: what a perfect reranker would choose.
+is chance, `oracle` the sample that agrees most with the scene: what a perfect reranker chooses.
 """
 
 from collections.abc import Mapping, Sequence

@@ -67,12 +67,13 @@ def part(name: str, seed: int = 0, **changes: object) -> predict.LoadedModel:
     text = config(name, **changes)
     model = experiments.model_from_config(text)
     sizes = model.config
+    num_tokens = getattr(sizes, "grid_size", GRID_SIZE) ** 2
     shapes = {
         "images": (1, IMAGE_SIZE, IMAGE_SIZE, 3),
         "encoder_input_tokens": (1, TEXT_LENGTH),
-        "decoder_input_tokens": (1, GRID_SIZE**2),
-        "decoder_target_tokens": (1, GRID_SIZE**2),
-        "decoder_loss_weights": (1, GRID_SIZE**2),
+        "decoder_input_tokens": (1, num_tokens),
+        "decoder_target_tokens": (1, num_tokens),
+        "decoder_loss_weights": (1, num_tokens),
         "text_tokens": (1, TEXT_LENGTH),
         "low_resolution_images": (1, IMAGE_SIZE, IMAGE_SIZE, 3),
     }

@@ -1,0 +1,133 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles: what goes in comes out, and parts that do not fit are refused."""
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny_models
+
+from parti.engine import bundles, predict
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tiny_models.write_vocabulary(tmp_path_factory.mktemp("vocabulary") / "v.model")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, vocabulary: pathlib.Path) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("bundle") / "bundle"
+    bundles.write_bundle(path, tiny_models.parts(), vocabulary)
+    return path
+
+
+def with_facts(part: predict.LoadedModel, **trained_on: Any) -> predict.LoadedModel:
+    """Returns a part whose training recorded something."""
+    return predict.LoadedModel(
+        part.model, part.variables, config=part.config, name=part.name, trained_on=trained_on
+    )
+
+
+def test_parts_come_back_equal(written: pathlib.Path) -> None:
+    bundle = bundles.Bundle.open(written)
+    assert bundle.parts == ("tokenizer", "generator", "reranker", "upsampler")
+    for name, part in tiny_models.parts().items():
+        loaded = bundle.load(name)
+        assert loaded.fingerprint == part.fingerprint == bundle.fingerprints[name]
+        jax.tree.map(np.testing.assert_array_equal, loaded.variables, dict(part.variables))
+        assert type(loaded.model) is type(part.model) and loaded.model.config == part.model.config
+    assert "stats" in bundle.load("tokenizer").variables
+    assert bundle.vocabulary().vocab_size == bundle.content["vocabulary"]["vocab_size"]
+
+
+def test_a_bundle_is_plain_files_and_deterministic(
+    written: pathlib.Path, tmp_path: pathlib.Path, vocabulary: pathlib.Path
+) -> None:
+    files = {str(p.relative_to(written)) for p in written.rglob("*") if p.is_file()}
+    parts = [
+        f"{part}/{f}" for part in bundles.METHODS for f in ("config.gin", "params.safetensors")
+    ]
+    assert files == {"bundle.json", "vocabulary.model", *parts}
+    bundles.write_bundle(tmp_path / "again", tiny_models.parts(), vocabulary)
+    for name in files:
+        assert (written / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_it_works_at_another_place(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(written, tmp_path / "moved")
+    model = predict.LoadedModel.from_bundle(tmp_path / "moved", "upsampler")
+    images = np.zeros((1, 16, 16, 3), np.float32)
+    assert model.call("upsample", images, batch_size=1).shape == (1, 32, 32, 3)
+
+
+def test_a_part_that_is_not_there(tmp_path: pathlib.Path, vocabulary: pathlib.Path) -> None:
+    parts = tiny_models.parts("tokenizer", "generator")
+    bundles.write_bundle(tmp_path / "bundle", parts, vocabulary)
+    bundle = bundles.Bundle.open(tmp_path / "bundle")
+    assert bundle.parts == ("tokenizer", "generator")
+    with pytest.raises(ValueError, match="has no reranker; it has tokenizer, generator"):
+        bundle.load("reranker")
+    with pytest.raises(ValueError, match=r"\['generator'\] missing"):
+        bundles.write_bundle(tmp_path / "half", tiny_models.parts("tokenizer"), vocabulary)
+    assert not (tmp_path / "half").exists()
+
+
+def test_nothing_damaged_or_foreign_is_opened(
+    written: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match="parti export"):
+        bundles.Bundle.open(tmp_path)
+    for name in ("vocabulary.model", "generator/params.safetensors"):
+        copy = tmp_path / name.replace("/", "-")
+        shutil.copytree(written, copy)
+        (copy / name).unlink()
+        with pytest.raises(FileNotFoundError, match=name):
+            bundles.Bundle.open(copy)
+    shutil.copytree(written, tmp_path / "changed")
+    params = tmp_path / "changed/generator/params.safetensors"
+    data = bytearray(params.read_bytes())
+    data[-1] ^= 1
+    params.write_bytes(data)
+    with pytest.raises(ValueError, match="generator is not what was exported"):
+        bundles.Bundle.open(tmp_path / "changed").load("generator")
+    params.write_bytes(data[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        bundles.Bundle.open(tmp_path / "changed").load("generator")
+    content = json.loads((written / "bundle.json").read_text())
+    (tmp_path / "changed/bundle.json").write_text(json.dumps(content | {"schema_version": 99}))
+    with pytest.raises(ValueError, match="schema version 99"):
+        bundles.Bundle.open(tmp_path / "changed")
+
+
+def test_models_that_do_not_fit_are_refused(
+    tmp_path: pathlib.Path, vocabulary: pathlib.Path
+) -> None:
+    parts = tiny_models.parts("tokenizer", "generator")
+
+    def refused(message: str, **changed: predict.LoadedModel) -> None:
+        with pytest.raises(ValueError, match=message):
+            bundles.write_bundle(tmp_path / "bundle", parts | changed, vocabulary)
+        assert not (tmp_path / "bundle").exists()
+
+    refused("codebook_size 64", generator=tiny_models.part("generator", codebook_size=64))
+    refused("grid_size 2", generator=tiny_models.part("generator", grid_size=2))
+    refused("TextToImageModel, which cannot encode", tokenizer=parts["generator"])
+    refused("CocaModel, which cannot upsample", upsampler=tiny_models.part("reranker"))
+    other = tiny_models.part("tokenizer", seed=1).fingerprint
+    refused(
+        "was trained on tokens of the tokenizer",
+        generator=with_facts(parts["generator"], tokenizer_fingerprint=other),
+    )
+    refused(
+        "was trained with the vocabulary 123",
+        generator=with_facts(parts["generator"], vocabulary_fingerprint="123"),
+    )
+    fitting = with_facts(parts["generator"], tokenizer_fingerprint=parts["tokenizer"].fingerprint)
+    content = bundles.write_bundle(tmp_path / "b", parts | {"generator": fitting}, vocabulary)
+    assert content["parts"]["generator"]["trained_on"] == fitting.trained_on

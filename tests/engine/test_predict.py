@@ -1,0 +1,137 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Loaded models: padded batches, fingerprints, and finished training directories."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny_models
+
+from parti.engine import predict
+
+
+class Doubler:
+    """Adds up the shapes it was traced with."""
+
+    def __init__(self) -> None:
+        self.traced: list[tuple[int, ...]] = []
+
+    def scale(self, variables: Any, x: jax.Array, times: int = 2) -> dict[str, jax.Array]:
+        self.traced.append(x.shape)
+        return {"y": times * x * variables["params"]["w"], "mean": jnp.mean(x, axis=1)}
+
+    def shift(self, params: Any, x: jax.Array) -> jax.Array:
+        return x + params["w"]
+
+
+@pytest.fixture
+def doubler() -> predict.LoadedModel:
+    return predict.LoadedModel(Doubler(), {"params": {"w": np.float32(3.0)}}, name="doubler")
+
+
+def test_rows_come_back_in_order_and_one_shape_is_compiled(doubler: predict.LoadedModel) -> None:
+    x = np.arange(14, dtype=np.float32).reshape(7, 2)
+    for rows in (7, 3, 1):
+        result = doubler.call("scale", x[:rows], batch_size=3)
+        np.testing.assert_array_equal(result["y"], 6 * x[:rows])
+        np.testing.assert_array_equal(result["mean"], x[:rows].mean(axis=1))
+    assert doubler.model.traced == [(3, 2)]
+    assert doubler.call("scale", x, batch_size=3, times=1)["y"][6, 1] == 39.0
+    assert doubler.model.traced == [(3, 2)] * 2
+
+
+def test_a_method_of_params_is_given_params(doubler: predict.LoadedModel) -> None:
+    assert doubler.call("shift", np.zeros((1, 1)), batch_size=1).item() == 3.0
+
+
+def test_bad_calls(doubler: predict.LoadedModel) -> None:
+    for arrays in ([np.zeros((0, 2))], [np.zeros((2, 2)), np.zeros((3, 2))], []):
+        with pytest.raises(ValueError, match="doubler.scale: arrays of"):
+            doubler.call("scale", *arrays, batch_size=1)
+
+
+def test_pad_rows_repeats_the_last() -> None:
+    np.testing.assert_array_equal(predict.pad_rows(np.array([[1], [2]]), 4), [[1], [2], [2], [2]])
+
+
+def test_the_fingerprint_is_of_names_values_and_configuration() -> None:
+    def fingerprint(variables: Any, config: str = "a") -> str:
+        return predict.LoadedModel(None, variables, config=config).fingerprint
+
+    weights = np.arange(4, dtype=np.float32)
+    base = fingerprint({"params": {"w": weights, "v": weights}})
+    assert base == fingerprint({"params": {"v": jnp.array(weights), "w": weights}})
+    assert len({
+        base,
+        fingerprint({"params": {"w": weights, "v": weights + 1e-6}}),
+        fingerprint({"params": {"w": weights, "u": weights}}),
+        fingerprint({"params": {"w": weights.reshape(2, 2), "v": weights}}),
+        fingerprint({"params": {"w": weights, "v": weights}}, "b"),
+        fingerprint({"params": {"w": weights}, "stats": {"v": weights}}),
+    }) == 6  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def train_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A finished training of the tiny tokenizer, as `parti train` leaves it."""
+    folder = tmp_path_factory.mktemp("runs") / "tokenizer"
+    part = tiny_models.part("tokenizer")
+    host = jax.device_get(part.variables)
+    state = {
+        "target": host["params"],
+        "state": {"step": np.int32(7), "param_states": {}},
+        "flax_mutables": {"stats": host["stats"]},
+    }
+    checkpointer = ocp.PyTreeCheckpointer()
+    checkpointer.save(folder / "checkpoint_7" / "state", state)
+    (folder / "model.gin").write_text(part.config)
+    (folder / "config.gin").write_text("TOKENS_DIR = 'nowhere'\n" + part.config)
+    (folder / "manifest.json").write_text(json.dumps({"kind": "training"}))
+    return folder
+
+
+def test_a_training_directory_is_loaded(train_dir: pathlib.Path) -> None:
+    loaded = predict.LoadedModel.from_train_dir(train_dir)
+    part = tiny_models.part("tokenizer")
+    assert loaded.fingerprint == part.fingerprint and loaded.name == "tokenizer"
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
+    tokens = loaded.call("encode", images, batch_size=2)
+    assert tokens.shape == (3, 16) and tokens.dtype == np.int32
+    np.testing.assert_array_equal(tokens, part.call("encode", images, batch_size=2))
+    assert loaded.call("decode", tokens, batch_size=2).shape == (3, 16, 16, 3)
+
+
+def test_an_unfinished_training_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match="train first"):
+        predict.LoadedModel.from_train_dir(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="has not finished"):
+        predict.LoadedModel.from_train_dir(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"kind": "tokens"}')
+    with pytest.raises(ValueError, match="holds tokens, not a finished training"):
+        predict.LoadedModel.from_train_dir(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["TOKENS_DIR = {}", "TOKENS_DIR = \\\n    {}"])
+def test_what_a_training_read_is_known(tmp_path: pathlib.Path, layout: str) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    (tokens / "manifest.json").write_text('{"tokenizer_fingerprint": "abc"}')
+    vocabulary = tiny_models.write_vocabulary(tmp_path / "v.model")
+    config = layout.format(repr(str(tokens))) + f"\nVOCABULARY = {str(vocabulary)!r}\n"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.gin").write_text(config)
+    (run / "model.gin").write_text("")
+    (run / "manifest.json").write_text('{"kind": "training"}')
+    known = predict.trained_on(run)
+    assert known["tokenizer_fingerprint"] == "abc" and len(known["vocabulary_fingerprint"]) == 64
+    # What the training recorded itself is believed before what lies there now.
+    manifest = {"kind": "training", "trained_on": {"tokenizer_fingerprint": "old"}}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert predict.trained_on(run)["tokenizer_fingerprint"] == "old"

@@ -1,0 +1,213 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Generation: what is written, what an image depends on, and going on after an interruption."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parti.data import images, records
+from parti.engine import predict
+from parti.pipelines import generate, model_handlers, options
+
+PROMPTS = ("a red circle", "a blue square", "green star", "a red star and more words than fit")
+NUM_SAMPLES = 3
+
+
+def run(
+    output: pathlib.Path, bundle: pathlib.Path, prompts: Any = PROMPTS, **flags: Any
+) -> pathlib.Path:
+    """Runs the command and returns its output."""
+    prompt_file = output.with_name(f"{output.name}.txt")
+    prompt_file.write_text("\n".join(prompts) + "\n")
+    given = {"num_samples": NUM_SAMPLES, "prompts_per_batch": 2, **flags}
+    arguments = [f"--prompts={prompt_file}", f"--output={output}", f"--model={bundle}"]
+    assert generate.run(arguments + [f"--{name}={value}" for name, value in given.items()]) == 0
+    return output
+
+
+def content(folder: pathlib.Path) -> dict[str, bytes]:
+    """Returns every file of a folder; of the manifest what does not name the prompt file."""
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    manifest = json.loads(files.pop("manifest.json"))
+    del manifest["inputs"]
+    return files | {"manifest.json": json.dumps(manifest).encode()}
+
+
+def drawn(folder: pathlib.Path) -> dict[tuple[str, int], tuple[list[int], float, bytes]]:
+    """Returns {(prompt, sample): (tokens, score, picture)}."""
+    tokens = {
+        record.key: record.image_tokens.tolist()
+        for data in records.read_tfrecords(folder / "tokens-*.tfrecord")
+        for record in [records.TokenizedPair.from_example(data)]
+    }
+    return {
+        (g.prompt, g.sample_index): (
+            tokens[f"{g.prompt_id}/{g.sample_index:03d}"],
+            g.score,
+            (folder / g.image).read_bytes(),
+        )
+        for g in generate.read_generations(folder)
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, bundle: pathlib.Path
+) -> Iterator[pathlib.Path]:
+    yield run(tmp_path_factory.mktemp("generate") / "out", bundle)
+
+
+def test_every_sample_is_written_with_its_rank(
+    finished: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    made = generate.read_generations(finished)
+    assert [(g.prompt, g.sample_index) for g in made] == [
+        (prompt, index) for prompt in PROMPTS for index in range(NUM_SAMPLES)
+    ]
+    for start in range(0, len(made), NUM_SAMPLES):
+        ranked = sorted(made[start : start + NUM_SAMPLES], key=lambda g: g.rank)
+        assert [g.rank for g in ranked] == list(range(NUM_SAMPLES))
+        scores = [g.score for g in ranked]
+        assert scores == sorted(scores, reverse=True) and len(set(scores)) > 1
+        assert all(-1 <= score <= 1 for score in scores)
+    settings = made[0].settings
+    assert settings["guidance_scale"] == 1.2 and settings["num_samples"] == NUM_SAMPLES
+    assert set(settings["fingerprints"]) == {
+        *("tokenizer", "generator", "reranker", "upsampler", "vocabulary")
+    }
+    page = (finished / "gallery.html").read_text()
+    assert all(prompt in page for prompt in PROMPTS)
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["counts"] == {"prompts": 4, "images": 12}
+    assert not list(finished.glob(".parts"))
+
+
+def test_pictures_scores_and_tokens_belong_together(
+    finished: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    tokens, score, picture = drawn(finished)["a blue square", 1]
+    decoder = model_handlers.Decoder(bundle)
+    small = decoder.predict(np.array([tokens], np.int32), decoder.load_model())
+    scorer = model_handlers.Scorer(bundle)
+    scores = scorer.predict(("a blue square", small), scorer.load_model())
+    assert scores[0] == pytest.approx(score, abs=1e-5)
+    upsampler = predict.LoadedModel.from_bundle(bundle, "upsampler")
+    large = upsampler.call("upsample", images.to_float(small), batch_size=1)
+    shown = images.decode_image(picture)
+    assert shown.shape == (32, 32, 3)
+    assert np.abs(images.to_uint8(large[0]).astype(int) - shown).max() <= 1
+
+
+def test_an_image_depends_on_prompt_and_sample_only(
+    finished: pathlib.Path, tmp_path: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    other = run(tmp_path / "out", bundle, [*reversed(PROMPTS[1:]), "more"], prompts_per_batch=3)
+    before, after = drawn(finished), drawn(other)
+    common = before.keys() & after.keys()
+    assert len(common) == 3 * NUM_SAMPLES
+    assert {key: before[key] for key in common} == {key: after[key] for key in common}
+    assert len({str(after[key][0]) for key in after}) == len(after)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    finished: pathlib.Path,
+    tmp_path: pathlib.Path,
+    bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write = generate._WritePrompt.process
+    written: list[str] = []
+
+    def process(self: Any, item: generate.Drawn) -> Iterator[str]:
+        if len(written) == 3:  # The second prompt of the second batch.
+            raise RuntimeError("the machine went away")
+        written.append(item.prompt.id)
+        yield from write(self, item)
+
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(generate._WritePrompt, "process", process)
+        with pytest.raises(options.PipelineError, match="the machine went away"):
+            run(output, bundle)
+    assert not output.exists()
+    unfinished = output.with_name("out.unfinished")
+    times = {path: path.stat().st_mtime_ns for path in unfinished.rglob("*.png")}
+    assert len(times) == 3 * NUM_SAMPLES
+    run(output, bundle)
+    assert "3 of 4 prompts are finished" in capsys.readouterr().out
+    assert content(output) == content(finished)
+    for path, time in times.items():
+        assert (output / path.relative_to(unfinished)).stat().st_mtime_ns == time
+
+
+def test_other_settings_start_anew(
+    finished: pathlib.Path, tmp_path: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    stale = tmp_path / "out.unfinished"
+    other = run(tmp_path / "out", bundle, PROMPTS[:1], seed=1)
+    assert not stale.exists()
+    before, after = drawn(finished), drawn(other)
+    assert all(before[key][0] != after[key][0] for key in after)
+
+
+def test_only_the_best_are_upsampled(tmp_path: pathlib.Path, bundle: pathlib.Path) -> None:
+    output = run(tmp_path / "out", bundle, PROMPTS[:1], keep=1)
+    sizes = {
+        g.rank: images.decode_image((output / g.image).read_bytes()).shape[0]
+        for g in generate.read_generations(output)
+    }
+    assert sizes == {0: 32, 1: 16, 2: 16}
+
+
+def test_a_bundle_without_reranker_and_upsampler(
+    tmp_path: pathlib.Path, small_bundle: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = run(tmp_path / "out", small_bundle, PROMPTS[:1], temperature=0)
+    made = generate.read_generations(output)
+    assert [(g.sample_index, g.rank, g.score) for g in made] == [(i, i, None) for i in range(3)]
+    assert len({(output / g.image).read_bytes() for g in made}) == 1  # Greedy.
+    assert images.decode_image((output / made[0].image).read_bytes()).shape == (16, 16, 3)
+    printed = capsys.readouterr().out
+    assert "no reranker" in printed and "no upsampler" in printed
+
+
+def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
+    from parti.data import prompts
+    from parti.engine import bundles
+
+    chosen = [prompts.Prompt("a", "star"), prompts.Prompt("b", "a red star " * 9)]
+    assert generate.check(bundles.Bundle.open(bundle), chosen) == [
+        "1 prompts are longer than 8 tokens and are cut"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"num_samples": 0}, "--num_samples=0"),
+        ({"keep": 4}, "--keep=4"),
+        ({"top_p": 0}, "top_p must be in"),
+        ({"temperature": -1}, "temperature must be"),
+        ({"prompts_per_batch": 0}, "--prompts_per_batch=0"),
+    ],
+)
+def test_bad_values(
+    tmp_path: pathlib.Path, bundle: pathlib.Path, flags: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "out", bundle, **flags)
+
+
+def test_finished_output_and_missing_bundle(
+    finished: pathlib.Path, tmp_path: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    with pytest.raises(ValueError, match="already finished"):
+        run(finished, bundle)
+    with pytest.raises(FileNotFoundError, match="parti export"):
+        run(tmp_path / "out", tmp_path / "nothing")

@@ -1,0 +1,158 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenizing: order and layout are kept, bytes do not depend on batches, work is not done twice."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parti.data import images, records
+from parti.engine import predict
+from parti.pipelines import options, staging, tokenize_images
+
+SHARDS = ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001")
+
+
+def run(
+    output: pathlib.Path, pairs_dir: pathlib.Path, model: pathlib.Path, *flags: str
+) -> pathlib.Path:
+    """Runs the command and returns its output."""
+    arguments = [f"--input={pairs_dir}", f"--model={model}", f"--output={output}", *flags]
+    assert tokenize_images.run(arguments) == 0
+    return output
+
+
+def shards(folder: pathlib.Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.tfrecord")}
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, pairs_dir: pathlib.Path, bundle: pathlib.Path
+) -> pathlib.Path:
+    output = tmp_path_factory.mktemp("tokenize") / "tokens"
+    return run(output, pairs_dir, bundle, "--write_reconstructions", "--batch_size=4")
+
+
+def test_shards_keep_their_names_pairs_and_order(
+    finished: pathlib.Path, pairs_dir: pathlib.Path
+) -> None:
+    names = [f"{folder}{shard}.tfrecord" for folder in ("", "reconstructions/") for shard in SHARDS]
+    assert sorted(shards(finished)) == sorted(names)
+    for shard in SHARDS:
+        pairs = [
+            records.ImageTextPair.from_example(data)
+            for data in records.read_tfrecords(pairs_dir / f"{shard}.tfrecord")
+        ]
+        tokens = [
+            records.TokenizedPair.from_example(data)
+            for data in records.read_tfrecords(finished / f"{shard}.tfrecord")
+        ]
+        assert [(t.key, t.text, t.metadata) for t in tokens] == [
+            (p.key, p.text, p.metadata) for p in pairs
+        ]
+
+
+def test_tokens_and_reconstructions_are_those_of_the_model(
+    finished: pathlib.Path, pairs_dir: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    model = predict.LoadedModel.from_bundle(bundle, "tokenizer")
+    for shard in (SHARDS[0], SHARDS[2]):
+        tokens = list(records.read_tfrecords(finished / f"{shard}.tfrecord"))
+        made = list(records.read_tfrecords(finished / f"reconstructions/{shard}.tfrecord"))
+        given = list(records.read_tfrecords(pairs_dir / f"{shard}.tfrecord"))
+        for example, token, reconstructed in zip(given, tokens, made, strict=True):
+            pair = records.ImageTextPair.from_example(example)
+            small = images.resize(images.decode_image(pair.image), 16)
+            expected = model.call("encode", images.to_float(small)[None], batch_size=1)
+            found = records.TokenizedPair.from_example(token).image_tokens
+            np.testing.assert_array_equal(found, expected[0])
+            record = records.ReconstructedPair.from_example(reconstructed)
+            assert record.key == pair.key and record.image == pair.image
+            decoded = model.call("decode", found[None], batch_size=1)[0]
+            picture = images.decode_image(record.reconstruction).astype(int)
+            assert np.abs(picture - images.to_uint8(decoded)).max() <= 1
+
+
+def test_the_manifest_names_the_tokenizer(finished: pathlib.Path, bundle: pathlib.Path) -> None:
+    manifest = staging.read_manifest(finished, "tokens")
+    made = json.loads((bundle / "bundle.json").read_text())["parts"]["tokenizer"]["fingerprint"]
+    assert manifest["tokenizer_fingerprint"] == made
+    assert (manifest["codebook_size"], manifest["grid_size"]) == (32, 4)
+    assert manifest["counts"] == {"train": 8, "validation": 4, "rejected": 0}
+    assert not [path for path in finished.rglob(".*")]
+
+
+def test_bytes_do_not_depend_on_the_batch_size(
+    finished: pathlib.Path, tmp_path: pathlib.Path, pairs_dir: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    other = run(tmp_path / "tokens", pairs_dir, bundle, "--batch_size=3")
+    expected = {k: v for k, v in shards(finished).items() if not k.startswith("recon")}
+    assert shards(other) == expected
+
+
+def test_finished_shards_are_not_made_again(
+    finished: pathlib.Path,
+    tmp_path: pathlib.Path,
+    pairs_dir: pathlib.Path,
+    bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = ("--write_reconstructions", "--batch_size=4")
+    join = tokenize_images._JoinShard.process
+    joined: list[str] = []
+
+    def process(self: Any, element: Any) -> Iterator[Any]:
+        if len(joined) == 2:
+            raise RuntimeError("the machine went away")
+        joined.append(element[0])
+        yield from join(self, element)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenize_images._JoinShard, "process", process)
+        with pytest.raises(options.PipelineError, match="the machine went away"):
+            run(tmp_path / "tokens", pairs_dir, bundle, *flags)
+    kept = tmp_path / "tokens.unfinished" / joined[0]
+    before = kept.stat().st_mtime_ns
+    output = run(tmp_path / "tokens", pairs_dir, bundle, *flags)
+    assert (output / joined[0]).stat().st_mtime_ns == before
+    assert shards(output) == shards(finished)
+    made, expected = (staging.read_manifest(path, "tokens") for path in (output, finished))
+    assert made["fingerprint"] == expected["fingerprint"]
+
+
+def test_pictures_that_cannot_be_read_are_counted(
+    tmp_path: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    good = records.ImageTextPair("good", images.encode_png(picture), "a star")
+    bad = records.ImageTextPair("bad", b"not a picture", "a star")
+    for name, rows in (("train-00000-of-00001", [bad, good]), ("validation-00000-of-00001", [])):
+        records.write_tfrecords(pairs / f"{name}.tfrecord", [row.to_example() for row in rows])
+    staging.write_manifest(pairs, "pairs", counts={"train": 2}, settings={}, content={})
+    output = run(tmp_path / "tokens", pairs, bundle, "--write_reconstructions")
+    manifest = staging.read_manifest(output, "tokens")
+    assert manifest["counts"] == {"train": 1, "validation": 0, "rejected": 1}
+    (row,) = map(json.loads, (output / "rejected.jsonl").read_text().splitlines())
+    assert row["key"] == "bad" and "not an image" in row["reason"]
+    assert (output / "validation-00000-of-00001.tfrecord").read_bytes() == b""
+    (data,) = records.read_tfrecords(output / "reconstructions/train-*.tfrecord")
+    original = images.decode_image(records.ReconstructedPair.from_example(data).image)
+    np.testing.assert_array_equal(original, picture[:, 5:25])  # The middle square, not resized.
+
+
+def test_user_mistakes(
+    tmp_path: pathlib.Path, pairs_dir: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    with pytest.raises(ValueError, match="--batch_size=0"):
+        run(tmp_path / "tokens", pairs_dir, bundle, "--batch_size=0")
+    with pytest.raises(FileNotFoundError, match="parti clean"):
+        run(tmp_path / "tokens", tmp_path / "nothing", bundle)
+    with pytest.raises(FileNotFoundError, match="parti train"):
+        run(tmp_path / "tokens", pairs_dir, tmp_path / "nothing")
