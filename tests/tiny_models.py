@@ -3,11 +3,13 @@
 """Parts of a bundle with random parameters, small enough to compile in a second each."""
 
 import functools
+import json
 import pathlib
 from collections.abc import Iterator
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 from parti.data import vocabularies
 from parti.engine import experiments, predict
@@ -97,6 +99,27 @@ def part(name: str, seed: int = 0, **changes: object) -> predict.LoadedModel:
 def parts(*names: str) -> dict[str, predict.LoadedModel]:
     """Returns the named parts, all four by default."""
     return {name: part(name) for name in names or tuple(_SIZES)}
+
+
+def write_train_dir(
+    folder: pathlib.Path, part: predict.LoadedModel, **trained_on: str
+) -> pathlib.Path:
+    """Writes what `parti train` leaves when it has finished, as far as other stages read it."""
+    host = jax.device_get(part.variables)
+    mutables = {name: tree for name, tree in host.items() if name != "params"}
+    state = {"target": host["params"], "state": {"step": np.int32(7), "param_states": {}}}
+    state |= {"flax_mutables": mutables} if mutables else {}
+    ocp.PyTreeCheckpointer().save(folder / "checkpoint_7" / "state", state)
+    (folder / "model.gin").write_text(part.config)
+    (folder / "config.gin").write_text("TOKENS_DIR = 'nowhere'\n" + part.config)
+    manifest = {
+        "kind": "training",
+        "schema_version": 1,
+        "fingerprint": part.fingerprint,
+        "trained_on": trained_on,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
 
 
 def write_vocabulary(path: pathlib.Path) -> pathlib.Path:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import tiny_models
 
@@ -81,19 +80,7 @@ def test_the_fingerprint_is_of_names_values_and_configuration() -> None:
 def train_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A finished training of the tiny tokenizer, as `parti train` leaves it."""
     folder = tmp_path_factory.mktemp("runs") / "tokenizer"
-    part = tiny_models.part("tokenizer")
-    host = jax.device_get(part.variables)
-    state = {
-        "target": host["params"],
-        "state": {"step": np.int32(7), "param_states": {}},
-        "flax_mutables": {"stats": host["stats"]},
-    }
-    checkpointer = ocp.PyTreeCheckpointer()
-    checkpointer.save(folder / "checkpoint_7" / "state", state)
-    (folder / "model.gin").write_text(part.config)
-    (folder / "config.gin").write_text("TOKENS_DIR = 'nowhere'\n" + part.config)
-    (folder / "manifest.json").write_text(json.dumps({"kind": "training"}))
-    return folder
+    return tiny_models.write_train_dir(folder, tiny_models.part("tokenizer"))
 
 
 def test_a_training_directory_is_loaded(train_dir: pathlib.Path) -> None:

@@ -1,0 +1,196 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation of planted generations, whose agreement with their prompts is known."""
+
+import dataclasses
+import json
+import pathlib
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parti.data import images, records, scenes
+from parti.engine import predict
+from parti.pipelines import estimates, evaluate, staging
+
+NUM_PROMPTS, SIZE = 12, 64
+
+
+def plant(
+    root: pathlib.Path, with_scene: bool = True, scored: bool = True, size: int = SIZE
+) -> pathlib.Path:
+    """Writes generations of three samples: 1 is the truth and ranked best, the others are not."""
+    rng = random.Random(0)
+    world = scenes.find_world("tiny")
+    truths = [scenes.sample_scene(rng, world) for _ in range(NUM_PROMPTS)]
+    lines = []
+    for number, truth in enumerate(truths):
+        shown = [truths[number - 1], truth, truths[number - 2]]
+        for index, scene in enumerate(shown):
+            path = f"images/p{number}/{index}.png"
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(images.encode_png(scenes.render(scene, size)))
+            rank = [1, 0, 2][index] if scored else index
+            lines.append(
+                records.Generation(
+                    prompt_id=f"p{number}",
+                    prompt=scenes.captions(truth)[0],
+                    sample_index=index,
+                    rank=rank,
+                    score=1.0 - rank / 10 if scored else None,
+                    seed=0,
+                    image=path,
+                    metadata={"scene": truth.to_dict()} if with_scene else {},
+                ).to_json()
+            )
+    (root / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    staging.write_manifest(root, "generations", counts={}, settings={}, content={})
+    return root
+
+
+def run(generations: pathlib.Path, output: pathlib.Path, *flags: str) -> dict[str, Any]:
+    arguments = [f"--generations={generations}", f"--output={output}", *flags]
+    assert evaluate.run(arguments) == 0
+    return json.loads((output / "metrics.json").read_text())
+
+
+def test_true_pictures_agree_and_others_do_not(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = run(plant(tmp_path / "made"), tmp_path / "out")
+    overall = metrics["alignment"]["overall"]
+    assert overall["best"]["mean"] >= 0.97 and overall["best"]["count"] == NUM_PROMPTS
+    assert overall["oracle"]["mean"] >= overall["best"]["mean"] > overall["random"]["mean"]
+    assert overall["shuffled"]["mean"] < 0.7
+    assert overall["random"]["mean"] == pytest.approx(
+        (overall["best"]["mean"] + 2 * overall["shuffled"]["mean"]) / 3, abs=0.08
+    )
+    for name in ("best_minus_random", "best_minus_shuffled"):
+        difference = overall[name]
+        assert 0 < difference["low"] < difference["mean"] < difference["high"]
+    gap = overall["best"]["mean"] - overall["shuffled"]["mean"]
+    assert overall["best_minus_shuffled"]["mean"] == pytest.approx(gap, abs=1e-5)
+    assert {"shape", "colour", "background"} <= set(metrics["alignment"])
+    by_challenge = metrics["alignment_by_challenge"].values()
+    assert sum(row["best"]["count"] for row in by_challenge) == NUM_PROMPTS
+    assert metrics["rerank_correlation"]["mean"] > 0.5
+    assert metrics["notes"] == []
+    printed = capsys.readouterr().out
+    assert "Agreement with the scenes of 12 prompts" in printed and "best - other" in printed
+    lines = (tmp_path / "out" / "alignments.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * NUM_PROMPTS
+    staging.read_manifest(tmp_path / "out", "evaluation")
+
+
+def test_the_report_stands_alone_and_is_deterministic(tmp_path: pathlib.Path) -> None:
+    made = plant(tmp_path / "made")
+    outputs = [tmp_path / "a", tmp_path / "b"]
+    for output in outputs:
+        run(made, output)
+    for name in ("metrics.json", "report.html", "alignments.jsonl"):
+        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()
+    page = (outputs[0] / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 12 and "{{" not in page
+    assert "http:" not in page and "https:" not in page
+
+
+def test_prompts_without_a_scene_have_no_agreement(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = run(plant(tmp_path / "made", with_scene=False), tmp_path / "out")
+    assert not {"alignment", "alignment_by_challenge", "rerank_correlation"} & set(metrics)
+    assert "no prompt has a `scene`" in capsys.readouterr().out
+    assert "no prompt has a `scene`" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_pictures_too_small_to_read(tmp_path: pathlib.Path) -> None:
+    metrics = run(plant(tmp_path / "made", size=16), tmp_path / "out")
+    assert "alignment" not in metrics and "16 px wide" in metrics["notes"][0]
+
+
+def test_without_scores_the_note_says_what_best_means(tmp_path: pathlib.Path) -> None:
+    metrics = run(plant(tmp_path / "made", scored=False), tmp_path / "out")
+    overall = metrics["alignment"]["overall"]
+    assert overall["best"]["mean"] < 0.7 and overall["oracle"]["mean"] >= 0.97
+    assert "rerank_correlation" not in metrics
+    assert metrics["notes"] == ["no reranker scored these pictures: best is sample 0"]
+
+
+def test_tokenizer_and_upsampler_against_reference_pictures(
+    tmp_path: pathlib.Path, pairs_dir: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    made = plant(tmp_path / "made", with_scene=False)
+    flags = (f"--reference={pairs_dir}", f"--model={bundle}")
+    metrics = run(made, tmp_path / "out", *flags)
+    tokenizer = predict.LoadedModel.from_bundle(bundle, "tokenizer")
+    expected: dict[str, list[float]] = {"tokenizer": [], "nearest": [], "bicubic": []}
+    for data in records.read_tfrecords(pairs_dir / "validation-*.tfrecord"):
+        original = images.decode_image(records.ImageTextPair.from_example(data).image)
+        small = images.resize(original, 16)
+        tokens = tokenizer.call("encode", images.to_float(small)[None], batch_size=1)
+        low = images.to_uint8(tokenizer.call("decode", tokens, batch_size=1)[0])
+        expected["tokenizer"].append(images.psnr(low, small))
+        expected["nearest"].append(
+            images.psnr(np.kron(low, np.ones((2, 2, 1), np.uint8)), original)
+        )
+        expected["bicubic"].append(images.psnr(images.resize(low, 32), original))
+    found = {"tokenizer": metrics["tokenizer"]["psnr"], **metrics["upsampler"]}
+    for name, values in expected.items():
+        assert found[name]["mean"] == pytest.approx(np.mean(values), abs=1e-2)
+        assert found[name]["count"] == 4
+    gain = found["upsampler"]["mean"] - found["bicubic"]["mean"]
+    assert found["gain_over_bicubic"]["mean"] == pytest.approx(gain, abs=1e-5)
+
+
+def test_a_bundle_without_upsampler_says_so(
+    tmp_path: pathlib.Path, pairs_dir: pathlib.Path, small_bundle: pathlib.Path
+) -> None:
+    made = plant(tmp_path / "made", with_scene=False)
+    flags = (f"--reference={pairs_dir}", f"--model={small_bundle}", "--num_reference=2")
+    metrics = run(made, tmp_path / "out", *flags)
+    assert metrics["tokenizer"]["psnr"]["count"] == 2 and "upsampler" not in metrics
+    assert "the upsampler was not measured: the bundle has none" in metrics["notes"]
+
+
+def test_user_mistakes(tmp_path: pathlib.Path, pairs_dir: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match="parti generate"):
+        run(tmp_path / "nothing", tmp_path / "out")
+    with pytest.raises(ValueError, match="go together"):
+        run(plant(tmp_path / "made"), tmp_path / "out", f"--reference={pairs_dir}")
+    with pytest.raises(ValueError, match="holds pairs, not generations"):
+        run(pairs_dir, tmp_path / "out")
+
+
+def test_the_interval_of_a_mean() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
+    found = estimates.bootstrap(values)
+    error = 1.96 * values.std() / 20
+    assert found.mean == pytest.approx(values.mean()) and found.count == 400
+    assert found.low == pytest.approx(values.mean() - error, abs=0.03)
+    assert found.high == pytest.approx(values.mean() + error, abs=0.03)
+    assert found == estimates.bootstrap(values) != estimates.bootstrap(values, seed=1)
+    constant = estimates.bootstrap([2.0, 2.0])
+    assert dataclasses.astuple(constant) == (2.0, 2.0, 2.0, 2)
+    for bad in ([], [1.0, float("nan")], [[1.0]]):
+        with pytest.raises(ValueError, match="give finite values"):
+            estimates.bootstrap(bad)  # type: ignore[arg-type]
+
+
+def test_derangements_move_everything() -> None:
+    rows = estimates.derangements(5, 50)
+    assert (np.sort(rows, axis=1) == np.arange(5)).all() and (rows != np.arange(5)).all()
+    assert len({tuple(row) for row in rows}) > 10
+    assert estimates.derangements(2, 1).tolist() == [[1, 0]]
+    with pytest.raises(ValueError, match="at least 2"):
+        estimates.derangements(1, 1)
+
+
+def test_rank_correlation_by_hand() -> None:
+    assert estimates.rank_correlation([1, 2, 3], [10, 20, 90]) == pytest.approx(1.0)
+    assert estimates.rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
+    # Ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4: covariance 4.5, variances 4.5 and 5.
+    found = estimates.rank_correlation([0, 5, 5, 9], [1, 2, 3, 4])
+    assert found == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert estimates.rank_correlation([1, 1, 1], [1, 2, 3]) is None
