@@ -5,7 +5,7 @@
 import base64
 import html
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from parti.data import records
@@ -34,42 +34,58 @@ _UPSAMPLER_ROWS = {
 Table = list[list[str]]
 
 
-def tables(metrics: Mapping[str, Any]) -> list[tuple[str, Table]]:
-    """Returns (title, rows of cells, the first is the heading) of what was measured."""
+def tables(metrics: Mapping[str, Any], narrow: bool = False) -> list[tuple[str, Table]]:
+    """Returns (title, rows of cells, the first is the heading) of what was measured.
+
+    Args:
+      metrics: the content of `metrics.json`.
+      narrow: give half the width of each interval instead of its ends.
+    """
+
+    def cell(value: Mapping[str, float], digits: int = 3, interval: bool = True) -> str:
+        text = f"{value['mean']:.{digits}f}"
+        if interval and narrow:
+            text += f" ±{(value['high'] - value['low']) / 2:.{digits}f}"
+        elif interval:
+            text += f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+        return text
+
     found = []
     if "alignment" in metrics:
         title = (
             f"Agreement with the scenes of {metrics['num_prompts_with_scene']} prompts, in [0, 1]"
         )
-        found.append((title, _alignment_table("score", metrics["alignment"])))
+        found.append((title, _alignment_table("score", metrics["alignment"], cell)))
         rows = metrics["alignment_by_challenge"]
-        found.append(("Overall agreement by challenge", _alignment_table("challenge", rows)))
+        found.append(("Overall agreement by challenge", _alignment_table("challenge", rows, cell)))
     models: Table = []
     if "rerank_correlation" in metrics:
         value = metrics["rerank_correlation"]
-        models.append(["reranker", "rank correlation with agreement", _cell(value)])
+        models.append(["reranker", "rank correlation with agreement", cell(value)])
     if "tokenizer" in metrics:
         value = metrics["tokenizer"]["psnr"]
-        models.append(["tokenizer", "PSNR of reconstructions, dB", _cell(value, 2)])
+        models.append(["tokenizer", "PSNR of reconstructions, dB", cell(value, 2)])
     for name, label in _UPSAMPLER_ROWS.items():
         if "upsampler" in metrics:
             value = metrics["upsampler"][name]
-            models.append(["upsampler", f"{label}, dB", _cell(value, 2)])
+            models.append(["upsampler", f"{label}, dB", cell(value, 2)])
     if models:
-        found.append(("Models", [["model", "measure", "mean [95% interval]"], *models]))
+        found.append(("Models", [["model", "measure", "mean and 95% interval"], *models]))
     return found
 
 
 def table(metrics: Mapping[str, Any]) -> str:
     """Returns the tables and notes as text for a terminal."""
     blocks = []
-    for title, rows in tables(metrics):
+    for title, rows in tables(metrics, narrow=True):
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
             for row in rows
         ]
         blocks.append("\n".join([title, *(f"  {line}" for line in lines)]))
+    if blocks:
+        blocks.append("±: half of the 95% interval, by bootstrap over prompts or pictures")
     blocks += [f"note: {note}" for note in metrics["notes"]]
     return "\n\n".join(blocks)
 
@@ -113,22 +129,16 @@ def write(
     (directory / FILE_NAME).write_text(page, encoding="utf-8")
 
 
-def _alignment_table(what: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def _alignment_table(
+    what: str, rows: Mapping[str, Mapping[str, Any]], cell: Callable[..., str]
+) -> Table:
     columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
     cells = [
         [name, str(row["best"]["count"])]
-        + [_cell(row[column], interval=column != "oracle") for column in columns]
+        + [cell(row[column], interval=column != "oracle") for column in columns]
         for name, row in rows.items()
     ]
     return [[what, "prompts", *(COLUMNS[name] for name in columns)], *cells]
-
-
-def _cell(value: Mapping[str, float], digits: int = 3, interval: bool = True) -> str:
-    """Returns `0.812 [0.790, 0.833]`."""
-    text = f"{value['mean']:.{digits}f}"
-    if interval:
-        text += f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-    return text
 
 
 def _html_table(rows: Table) -> str:
