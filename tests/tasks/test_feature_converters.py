@@ -1,0 +1,104 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from parti.tasks import feature_converters
+
+PIXELS = np.linspace(-1, 1, 2 * 2 * 3, dtype=np.float32).reshape(2, 2, 3)
+BIG = np.linspace(-1, 1, 4 * 4 * 3, dtype=np.float32).reshape(4, 4, 3)
+
+
+def convert(
+    converter: seqio.FeatureConverter, example: dict[str, object], lengths: dict[str, int]
+) -> dict[str, np.ndarray]:
+    dataset = tf.data.Dataset.from_tensors({k: tf.constant(v) for k, v in example.items()})
+    return next(iter(converter(dataset, lengths).as_numpy_iterator()))
+
+
+def check(got: dict[str, np.ndarray], want: dict[str, object]) -> None:
+    assert set(got) == set(want)
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_text_to_image() -> None:
+    got = convert(
+        feature_converters.TextToImageConverter(pack=False),
+        {"inputs": [7, 8, 1], "targets": [5, 3, 9]},
+        {"inputs": 5, "targets": 3},
+    )
+    check(
+        got,
+        {
+            "encoder_input_tokens": [7, 8, 1, 0, 0],
+            "decoder_input_tokens": [0, 5, 3],
+            "decoder_target_tokens": [5, 3, 9],
+            "decoder_loss_weights": [1.0, 1.0, 1.0],
+        },
+    )
+    dtypes = {name: array.dtype for name, array in got.items()}
+    assert dtypes.pop("decoder_loss_weights") == np.float32
+    assert set(dtypes.values()) == {np.dtype(np.int32)}
+
+
+def test_padding_has_no_weight() -> None:
+    got = convert(
+        feature_converters.TextToImageConverter(),
+        {"inputs": [1], "targets": [5, 3]},
+        {"inputs": 2, "targets": 4},
+    )
+    check(
+        got,
+        {
+            "encoder_input_tokens": [1, 0],
+            "decoder_input_tokens": [0, 5, 3, 0],
+            "decoder_target_tokens": [5, 3, 0, 0],
+            "decoder_loss_weights": [1.0, 1.0, 0.0, 0.0],
+        },
+    )
+
+
+def test_images() -> None:
+    got = convert(feature_converters.ImageConverter(), {"image": PIXELS}, {"image": 2})
+    check(got, {"images": PIXELS})
+
+
+def test_images_and_texts() -> None:
+    got = convert(
+        feature_converters.ImageTextConverter(),
+        {"inputs": [7, 1], "image": PIXELS, "ignored": [1]},
+        {"inputs": 3, "image": 2},
+    )
+    check(got, {"text_tokens": [7, 1, 0], "images": PIXELS})
+
+
+def test_super_resolution() -> None:
+    got = convert(
+        feature_converters.SuperResolutionConverter(),
+        {"image": BIG, "reconstruction": PIXELS},
+        {"image": 4, "reconstruction": 2},
+    )
+    check(got, {"images": BIG, "low_resolution_images": PIXELS})
+
+
+ALL = [
+    feature_converters.TextToImageConverter,
+    feature_converters.ImageTextConverter,
+    feature_converters.ImageConverter,
+    feature_converters.SuperResolutionConverter,
+]
+
+
+@pytest.mark.parametrize("converter", ALL)
+def test_contract_of_converters(converter: type[seqio.FeatureConverter]) -> None:
+    built = converter(pack=False, use_custom_packing_ops=False)
+    lengths = dict.fromkeys(converter.TASK_FEATURES, 4)
+    assert set(built.get_model_feature_lengths(lengths)) == set(converter.MODEL_FEATURES)
+    for name in converter.MODEL_FEATURES:
+        assert name in feature_converters.__doc__
+    for options in ({"pack": True}, {"use_custom_packing_ops": True}):
+        with pytest.raises(ValueError, match="pack=False"):
+            converter(**options)
