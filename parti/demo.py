@@ -4,6 +4,7 @@
 
 import argparse
 import contextlib
+import json
 import pathlib
 import signal
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import yaml
 
 from parti import display, graph, scheduler, stage, workflow_config
+from parti.pipelines import evaluation_report
 
 _DEMO = "scenes-tiny"
 _EXAMPLES = """examples:
@@ -207,15 +209,16 @@ def _print_tail(title: str, path: pathlib.Path, count: int = 15) -> None:
 
 
 def _print_results(folder: pathlib.Path) -> None:
-    """Names what a reader wants to open."""
+    """Shows the measures, and names what a reader wants to open."""
+    evaluation = folder / "evaluation"
+    with contextlib.suppress(OSError, ValueError, KeyError):  # an output of another version
+        metrics = json.loads((evaluation / "metrics.json").read_bytes())
+        print(f"\n{evaluation_report.table(metrics)}\n")
     places = {
         "gallery": folder / "generations" / "gallery.html",
-        "evaluation": folder / "evaluation",
+        "evaluation": evaluation / evaluation_report.FILE_NAME,
         "bundle": folder / "bundle",
     }
     for name, path in places.items():
         if path.exists():
             print(f"{name:<10} {display.short_path(path)}")
-
-
-__all__ = ["demo", "workflow"]

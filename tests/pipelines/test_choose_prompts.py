@@ -1,0 +1,59 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts from a file and from the captions of a split."""
+
+import json
+import pathlib
+
+import pytest
+
+from parti.data import prompts
+from parti.pipelines import choose_prompts
+
+
+def make(text: str, challenge: str = "") -> prompts.Prompt:
+    return prompts.Prompt(f"p-{text}", text, challenge=challenge)
+
+
+def test_choice_is_even_over_challenges_and_does_not_depend_on_order() -> None:
+    given = [make(f"count {i}", "count") for i in range(8)] + [make("text 0", "text")]
+    given += [make(f"relation {i}", "relation") for i in range(3)]
+    chosen = choose_prompts.choose(given, 6)
+    counts = {name: sum(p.challenge == name for p in chosen) for name in ("count", "text")}
+    assert counts == {"count": 3, "text": 1} and len(chosen) == 6
+    assert choose_prompts.choose(given[::-1], 6) == chosen
+    assert len(choose_prompts.choose(given, 0)) == len(given)
+
+
+def test_equal_texts_count_once() -> None:
+    given = [make("a cat"), prompts.Prompt("other", "a cat"), make("a dog")]
+    assert {p.text for p in choose_prompts.choose(given, 0)} == {"a cat", "a dog"}
+
+
+def test_captions_of_the_validation_split(pairs_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    output = tmp_path / "prompts"
+    assert choose_prompts.run(["--input", str(pairs_dir), "--output", str(output)]) == 0
+    chosen = prompts.read_prompts(output / "prompts.jsonl")
+    assert 1 <= len(chosen) <= 4
+    assert all(prompt.metadata["scene"] and prompt.metadata["key"] for prompt in chosen)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["counts"] == {"prompts": len(chosen)}
+
+
+def test_a_prompt_file(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "mine.txt").write_text("a cat\na dog\n")
+    arguments = ["--input", str(tmp_path / "mine.txt"), "--output", str(tmp_path / "out")]
+    assert choose_prompts.run([*arguments, "--num=1"]) == 0
+    assert "1 prompts in" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--overwrite"):
+        choose_prompts.run(arguments)
+
+
+def test_mistakes(tmp_path: pathlib.Path) -> None:
+    output = ["--output", str(tmp_path / "out")]
+    with pytest.raises(FileNotFoundError, match="no.txt"):
+        choose_prompts.run(["--input", str(tmp_path / "no.txt"), *output])
+    with pytest.raises(FileNotFoundError, match="parti clean"):
+        choose_prompts.run(["--input", str(tmp_path), *output])
+    with pytest.raises(SystemExit, match="2"):
+        choose_prompts.run(["--input", "x.txt", "--num=-1", *output])
