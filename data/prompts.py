@@ -134,14 +134,14 @@ def _read_txt(source: str, lines: list[str]) -> list[Prompt]:
 
 
 def _read_tsv(source: str, lines: list[str]) -> list[Prompt]:
-    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows: csv.DictReader[str] = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     columns = {name.strip().lower(): name for name in rows.fieldnames or [] if name}
     if "prompt" not in columns:
         raise ValueError(
             f"Prompt file {source!r} has the columns {list(columns.values())}; the first line must "
             "name a column `Prompt` (columns are divided by tabs)."
         )
-    prompts = []
+    prompts: list[Prompt] = []
     for index, row in enumerate(rows):
         values = {key: (row[name] or "").strip() for key, name in columns.items()}
         text = values.pop("prompt")
@@ -154,7 +154,7 @@ def _read_tsv(source: str, lines: list[str]) -> list[Prompt]:
 
 
 def _read_jsonl(source: str, lines: list[str]) -> list[Prompt]:
-    prompts = []
+    prompts: list[Prompt] = []
     for number, line in enumerate(lines, start=1):
         where = f"Prompt file {source!r}, line {number}"
         _check_not_empty(where, line)

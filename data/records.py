@@ -180,7 +180,7 @@ class Record:
                 spec[field.name] = tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
                 continue
             dtype = tf.int64 if field.type is int else tf.string
-            empty = {int: 0, str: "", bytes: b""}.get(field.type, "{}")  # type: ignore[call-overload]
+            empty = 0 if field.type is int else "" if field.type in (str, bytes) else "{}"
             default = None if _is_required(field) else empty
             spec[field.name] = tf.io.FixedLenFeature([], dtype, default)
         return spec

@@ -26,7 +26,7 @@ Example: task features `inputs` [7, 8, 1] and `targets` [5, 3, 9] with lengths 5
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import seqio
 import tensorflow as tf
@@ -34,7 +34,7 @@ import tensorflow as tf
 from parti.data import records
 from parti.tasks import preprocessors
 
-FeatureSpec = seqio.FeatureConverter.FeatureSpec
+FeatureSpec: TypeAlias = seqio.FeatureConverter.FeatureSpec
 
 _IDS = FeatureSpec(dtype=tf.int32)
 _PIXELS = FeatureSpec(dtype=tf.float32, rank=3)
