@@ -20,7 +20,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import images, prompts, records
+from parti.data import images, prompts, records, tfrecords
 from parti.engine import bundles
 from parti.engine import progress as progress_lib
 from parti.models.text_to_image import sampling
@@ -302,7 +302,8 @@ def run(argv: Sequence[str]) -> int:
     )
     notes = check(bundle, chosen)
     with stage:
-        batches = batch_prompts(chosen, flags.prompts_per_batch, stage.path)
+        prompts_per_batch = min(flags.prompts_per_batch, len(chosen))
+        batches = batch_prompts(chosen, prompts_per_batch, stage.path)
         left = sum(not part_path(stage.path, prompt.id).exists() for prompt in chosen)
         if left < len(chosen):
             notes.append(f"going on: {len(chosen) - left} of {len(chosen)} prompts are finished")
@@ -311,9 +312,7 @@ def run(argv: Sequence[str]) -> int:
         progress = progress_lib.Progress("generate", left * settings.num_samples, "images")
         if batches:
             options.run_pipeline(
-                lambda root: build(
-                    root, batches, bundle, settings, stage.path, flags.prompts_per_batch
-                ),
+                lambda root: build(root, batches, bundle, settings, stage.path, prompts_per_batch),
                 beam_options,
                 progress,
             )
@@ -367,7 +366,7 @@ def finish(
     for index, start in enumerate(starts):
         shard = chosen[start : start + prompts_per_shard]
         name = records.shard_name("tokens", index, len(starts))
-        records.write_tfrecords(directory / name, _token_records(directory, shard))
+        tfrecords.write(directory / name, _token_records(directory, shard))
     gallery.write_gallery(directory, generations, settings=settings)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import images, records
+from parti.data import images, records, tfrecords
 from parti.engine import progress as progress_lib
 from parti.pipelines import model_handlers, options, staging, writers
 
@@ -80,7 +80,7 @@ class ReadBatches(beam.DoFn):
         pairs: list[records.ImageTextPair] = []
         pictures: list[np.ndarray] = []
         index = 0
-        for serialized in itertools.islice(records.read_tfrecords(path), self._limit):
+        for serialized in itertools.islice(tfrecords.read(path), self._limit):
             pair = records.ImageTextPair.from_example(serialized)
             try:
                 picture = images.square_crop(images.decode_image(pair.image))
@@ -112,11 +112,11 @@ class _WriteBatch(beam.DoFn):
             records.TokenizedPair(pair.key, pair.text, row, pair.metadata).to_example()
             for pair, row in zip(batch.pairs, encoded.image_tokens, strict=True)
         ]
-        records.write_tfrecords(self._piece("", batch), tokens)
+        tfrecords.write(self._piece("", batch), tokens)
         if encoded.reconstructions is not None:
             rows = zip(batch.pairs, encoded.reconstructions, strict=True)
             written = [_reconstructed(pair, picture).to_example() for pair, picture in rows]
-            records.write_tfrecords(self._piece(RECONSTRUCTIONS, batch), written)
+            tfrecords.write(self._piece(RECONSTRUCTIONS, batch), written)
         options.tick(len(batch.pairs))
         yield batch.shard, (batch.index, len(batch.pairs))
 
