@@ -21,9 +21,12 @@ WORK_SIZE = 64
 
 _GRID = 24  # side of the frame that a shape is matched in
 _REACH = 2.1  # half of the frame's side, in radii of gyration of the shape
-_MIN_AREA = 9.0  # pixels; less is a speck
+_MIN_AREA = 16  # pixels; less is a speck
 _MIN_SCORE = 0.55  # correlation below which a blob has no shape
 _GOOD_SCORE = 0.95  # above it nobody asks whether something is hidden
+_MIN_SEEDS = 5  # pixels that show a colour unmixed; less is noise
+_PURE_DISTANCE = 35.0  # in RGB; what is further from the palette may be a mixture
+_MIXTURE_DISTANCE = 45.0  # in RGB
 _COLOUR_NAMES = (*scene_drawing.COLOURS, "white")
 _PALETTE = np.asarray([*scene_drawing.COLOURS.values(), (255, 255, 255)], np.float32)
 _ANY = np.ones((3, 3), bool)  # neighbours: all eight
@@ -88,23 +91,30 @@ class _Fit:
     score: float
 
 
+def _noise(pixels: np.ndarray) -> float:
+    """Returns the standard deviation of noise in [y, x, 3], from the border: nothing is drawn there.
+
+    Second differences of neighbours are 0 without noise.
+    """
+    lines = np.concatenate([pixels[:2], pixels[-2:], pixels[:, :2].swapaxes(0, 1)])
+    return float(np.median(np.abs(lines[:, 2:] - 2 * lines[:, 1:-1] + lines[:, :-2]))) / 1.65
+
+
 def _to_work_size(image: np.ndarray) -> np.ndarray:
     """Returns the picture as [64, 64, 3] float32, rid of strong noise."""
     picture = Image.fromarray(image)
-    if picture.size != (WORK_SIZE, WORK_SIZE):
-        larger = min(picture.size) < WORK_SIZE
-        how = Image.Resampling.BICUBIC if larger else Image.Resampling.BOX
-        picture = picture.resize((WORK_SIZE, WORK_SIZE), how)
+    if picture.width > WORK_SIZE:
+        picture = picture.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BOX)
+    noise = _noise(np.asarray(picture, np.float32))
+    blur = 0.6 if noise > 12 else 0.7 if noise > 3 else 0.0
+    if picture.width < WORK_SIZE:
+        # No median here: it would wipe out shapes that are 6 pixels wide.
+        blur = min(noise / 40, 1.0) * WORK_SIZE / picture.width if noise > 3 else 0.0
+        picture = picture.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BICUBIC)
+    elif noise > 12:
+        picture = picture.filter(ImageFilter.MedianFilter(3))
     pixels = np.asarray(picture, np.float32)
-    # Second differences of neighbours along the border, where nothing is drawn: 0 without noise.
-    lines = np.concatenate([pixels[:2], pixels[-2:], pixels[:, :2].swapaxes(0, 1)])
-    noise = np.median(np.abs(lines[:, 2:] - 2 * lines[:, 1:-1] + lines[:, :-2])) / 1.65
-    if noise > 12:
-        pixels = np.asarray(picture.filter(ImageFilter.MedianFilter(3)), np.float32)
-        pixels = ndimage.gaussian_filter(pixels, (0.6, 0.6, 0))
-    elif noise > 3:
-        pixels = ndimage.gaussian_filter(pixels, (0.7, 0.7, 0))
-    return pixels
+    return ndimage.gaussian_filter(pixels, (blur, blur, 0)) if blur else pixels
 
 
 def _read_background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
@@ -155,7 +165,10 @@ def _segment(pixels: np.ndarray) -> tuple[str, _Picture]:
     """
     background, seen = _read_background(pixels)
     away = np.sqrt(((pixels - seen) ** 2).sum(-1))
-    seeds = (away > 45) & (away >= 0.85 * ndimage.maximum_filter(away, 3))
+    border = np.concatenate([away[:2].ravel(), away[-2:].ravel()])
+    seeds = (away > np.clip(5.5 * np.median(border), 45, 90)) & (
+        away >= 0.85 * ndimage.maximum_filter(away, 3)
+    )
     spots = pixels[seeds]
     votes = _distance(spots, _PALETTE)
     if background in _COLOUR_NAMES:
@@ -164,19 +177,12 @@ def _segment(pixels: np.ndarray) -> tuple[str, _Picture]:
     spread = (
         ndimage.maximum_filter(pixels, (3, 3, 1)) - ndimage.minimum_filter(pixels, (3, 3, 1))
     )[seeds].max(-1)
-    counts = np.bincount(nearest, minlength=len(_PALETTE))
-    present: list[int] = []
-    mixed = np.zeros(len(spots), bool)
-    for index in np.argsort(-counts, kind="stable"):
-        mine = nearest == index
-        for i, a in enumerate(present):
-            for b in present[i + 1 :]:
-                edge = mine & (spread > 70)
-                mixed[edge] |= _between(spots[edge], _PALETTE[a], _PALETTE[b]) < 45
-        if (mine & ~mixed).sum() >= 5:
-            present.append(int(index))
     seed_map = np.full(seeds.shape, -1)
+    seed_map[seeds] = nearest
+    mixed = _mixed(spots, nearest, spread > 70, seed_map, seen)
     seed_map[seeds] = np.where(mixed, -1, nearest)
+    counts = np.bincount(nearest[~mixed], minlength=len(_PALETTE))
+    present = np.flatnonzero(counts >= _MIN_SEEDS)
     shades = [np.median(pixels[seed_map == index], axis=0) for index in present]
     distances = _distance(pixels, np.asarray([seen, *shades], np.float32))
     reachable = distances.copy()
@@ -185,6 +191,39 @@ def _segment(pixels: np.ndarray) -> tuple[str, _Picture]:
         reachable[i + 1][~near] = np.inf
     colours = [_COLOUR_NAMES[index] for index in present]
     return background, _Picture(pixels, colours, reachable.argmin(0), distances)
+
+
+def _mixed(
+    spots: np.ndarray,
+    nearest: np.ndarray,
+    on_edge: np.ndarray,
+    seed_map: np.ndarray,
+    seen: np.ndarray,
+) -> np.ndarray:
+    """Finds seeds that only look like a colour, being a mixture of what lies beside them.
+
+    Args:
+        spots: [n, 3] the seeds' RGB.
+        nearest: [n] the palette's colour nearest to each.
+        on_edge: [n] whether the picture changes much around it.
+        seed_map: [y, x] `nearest` where a seed is, else -1.
+        seen: RGB of the background.
+
+    Returns:
+        [n] bool: on an edge, and between two neighbours, or between one and the background.
+    """
+    counts = np.bincount(nearest, minlength=len(_PALETTE))
+    common = [int(index) for index in np.flatnonzero(counts >= _MIN_SEEDS)]
+    beside = {index: _grow(seed_map == index, 2)[seed_map >= 0] for index in common}
+    mixed = np.zeros(len(spots), bool)
+    for i, a in enumerate(common):
+        for b in (-1, *common[i + 1 :]):
+            other = seen if b < 0 else _PALETTE[b]
+            asked = on_edge & (nearest != a) & (nearest != b) & beside[a]
+            if b >= 0:
+                asked &= beside[b]
+            mixed[asked] |= _between(spots[asked], _PALETTE[a], other) < _MIXTURE_DISTANCE
+    return mixed
 
 
 def _coverage(picture: _Picture, label: int, component: np.ndarray) -> np.ndarray:
@@ -253,10 +292,11 @@ def _templates() -> tuple[np.ndarray, list[str], np.ndarray]:
     """
     vectors, shapes, boxes = [], [], []
     for extent in (12, 18, 36):
-        for blur in (0.0, 0.7, 1.2, 1.8):
+        for blur in (0.0, 0.7, 1.2, 1.6, 2.0):
             middle = (extent + 8) / 2 - 0.5
             for shape, mask in _shape_masks(extent, blur).items():
-                vector, (x, y, radius) = _frame(mask)
+                # As in `_coverage`: what is faint and far from the rest is not seen.
+                vector, (x, y, radius) = _frame(np.where(_grow(mask > 0.5 * mask.max()), mask, 0))
                 vectors.append(vector)
                 shapes.append(shape)
                 boxes.append(((middle - x) / radius, (middle - y) / radius, extent / radius))
@@ -290,6 +330,8 @@ def _match_hidden(mask: np.ndarray, hider: np.ndarray) -> _Fit:
     The visible sides say where the whole shape may lie; pixels of the hider do not count.
     """
     solid, near = mask > 0.5, _grow(hider)
+    if not solid.any():
+        return _Fit("", 1.0, 0.0, 0.0, 0.0)
     ys, xs = np.nonzero(solid)
     left, top, right, bottom = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
     # A side is known where what touches it is not at the hider's edge.
@@ -357,13 +399,39 @@ def _group_blobs(picture: _Picture) -> tuple[np.ndarray, list[int]]:
             if areas[index] >= _MIN_AREA:
                 labels.append(label)
                 things[blobs == index] = len(labels)
-    areas = np.bincount(things.ravel(), minlength=len(labels) + 1)
     if len(set(labels)) > 1:
+        for index in np.argsort(np.bincount(things.ravel())[1:], kind="stable"):
+            _give_edge_back(picture, things, labels, int(index) + 1)
+        areas = np.bincount(things.ravel(), minlength=len(labels) + 1)
         for piece in np.argsort(areas[1:], kind="stable") + 1:
+            if not areas[piece]:
+                continue
             whole = _cut_off_from(things, labels, areas, int(piece))
             if whole:
                 things[things == piece] = whole
     return things, labels
+
+
+def _give_edge_back(picture: _Picture, things: np.ndarray, labels: list[int], thing: int) -> None:
+    """Dissolves a thing that is only the blurred edge of a larger one beside it.
+
+    Such an edge has a colour of its own, but not even its purest pixels come near to the palette.
+    """
+    mine = things == thing
+    areas = np.bincount(things[_grow(mine, 3)], minlength=len(labels) + 1)
+    areas[[0, thing]] = 0
+    larger = int(areas.argmax())
+    area = int(mine.sum())
+    if (things == larger).sum() < area or not areas[larger]:
+        return
+    colour = _PALETTE[_COLOUR_NAMES.index(picture.colours[labels[thing - 1] - 1])]
+    away = np.sqrt(((picture.pixels[mine] - colour) ** 2).sum(-1))
+    if np.sort(away)[: max(4, area // 4)].mean() < _PURE_DISTANCE:
+        return
+    label = labels[larger - 1]
+    joins = mine & (picture.distances[label] < picture.distances[0])
+    things[mine], picture.labels[mine] = 0, 0
+    things[joins], picture.labels[joins] = larger, label
 
 
 def _cut_off_from(things: np.ndarray, labels: list[int], areas: np.ndarray, piece: int) -> int:
