@@ -77,10 +77,11 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
 
     Args:
       directory: the output of the stage that makes these records.
-      record: the kind of record, for the error message.
+      record: the kind of record that the shards must hold.
 
     Raises:
       FileNotFoundError: no train shards; the message names the stage.
+      ValueError: the shards hold no record, or the first one is of another kind.
     """
     base = os.path.abspath(directory) if "://" not in str(directory) else str(directory)
     files: dict[str, list[str]] = {}
@@ -93,6 +94,10 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
             f"No train-*.tfrecord with {record.KIND}s in {base!r}; {record.MADE_BY} makes them "
             "(its --output is the directory to give here)."
         )
+    first = next((r for path in files["train"] for r in records.read_tfrecords(path)), None)
+    if first is None:
+        raise ValueError(f"{files['train'][0]!r} and the other train shards hold no records.")
+    record.from_example(first)
     return files
 
 

@@ -18,7 +18,8 @@ def add_task(
     """Registers the task once and returns its name.
 
     Args:
-      reconstructions_dir: the output of `parti tokenize --write_reconstructions`; without
+      reconstructions_dir: `reconstructions/` in the output of `parti tokenize
+        --write_reconstructions`; without
         `validation-*` shards the task has no validation split.
       image_size: the high-resolution side, in pixels; a multiple of `reconstruction_size`.
       reconstruction_size: the low-resolution side, in pixels.

@@ -71,11 +71,9 @@ def _num_tokens(files: list[str], codebook_size: int) -> int:
     """Returns the number of tokens of a picture, from the first record.
 
     Raises:
-      ValueError: no record, a record of another kind, or an index past the codebook.
+      ValueError: an index past the codebook.
     """
-    first = next((r for path in files for r in records.read_tfrecords(path)), None)
-    if first is None:
-        raise ValueError(f"{files[0]!r} and the other train shards hold no records.")
+    first = next(r for path in files for r in records.read_tfrecords(path))
     tokens = records.TokenizedPair.from_example(first).image_tokens
     if tokens.size and tokens.max() >= codebook_size:
         raise ValueError(
