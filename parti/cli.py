@@ -10,7 +10,6 @@ import importlib
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 
 from parti import __version__
@@ -41,14 +40,6 @@ COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items(
 
 # What the stages raise for a wrong flag, value, file or folder; anything else is a failure.
 USER_MISTAKES = (ValueError, OSError)
-
-# Libraries that talk at import; set before any of them is loaded, and never over a user's choice.
-_QUIET = {
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "GRPC_VERBOSITY": "NONE",
-    "GLOG_minloglevel": "3",
-    "ABSL_MIN_LOG_LEVEL": "3",
-}
 
 
 def usage() -> str:
@@ -95,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, arguments: list[str], verbose: bool) -> int:
     """Imports and calls one command; turns its exceptions into a line and an exit code."""
     if not verbose:
-        _be_quiet()
+        from parti import quiet
+
+        quiet.install()
     module, function, _ = COMMANDS[command]
     try:
         return getattr(importlib.import_module(module), function)(arguments) or 0
@@ -125,12 +118,3 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _be_quiet() -> None:
-    """Silences third-party start-up talk; warnings about our own code stay."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", module=r"parti(\.|$)")

@@ -200,11 +200,12 @@ def _print_failure(folder: pathlib.Path, since: float, log: pathlib.Path, again:
 
 def _print_tail(title: str, path: pathlib.Path, count: int = 15) -> None:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     print(f"\n{title}; the end of {display.short_path(path)}:", file=sys.stderr)
-    for line in lines:
+    last = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
+    for line in lines[last + 1 :][-count:]:  # of the last attempt only
         print(f"  {line[:240]}", file=sys.stderr)
 
 

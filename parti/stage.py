@@ -205,7 +205,7 @@ class _Stage:
             progress.FILE_VARIABLE: str(progress_path(self.workdir, self.name))
         }
         with open(log_path(self.workdir, self.name), "ab") as log:
-            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.write(f"$ {' '.join(map(_quoted, command))}\n".encode())
             log.flush()
             child = subprocess.Popen(
                 command,
@@ -308,6 +308,11 @@ def _is_whole(output: pathlib.Path, record: dict[str, Any]) -> bool:
     """Returns whether every file that belonged to an output is still there, at its size."""
     present = _list_files(output, record)
     return all(present.get(name) == size for name, size in record.get("files", {}).items())
+
+
+def _quoted(word: str) -> str:
+    """Returns a word for a shell, `"--gin.X='a'"` rather than `'--gin.X='"'"'a'"'"''`."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _digest(value: Any) -> str:

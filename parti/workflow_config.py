@@ -98,7 +98,8 @@ def _set(config: Config, change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key:
         raise ValueError(f"--set {change!r}: write key=value, e.g. generate.num_samples=4")
-    *parents, last = key.split(".")
+    before, is_gin, name = key.partition(".gin.")  # names in gin have dots of their own
+    *parents, last = [*before.split("."), "gin", name] if is_gin else key.split(".")
     place = config
     for parent in parents:
         if place.get(parent) is None:

@@ -271,6 +271,12 @@ def test_unknown_workflow_names_those_that_exist() -> None:
         workflow_config.load("no-such-workflow")
 
 
+def test_names_in_gin_have_dots(finished: Lab) -> None:
+    change = "train_generator.gin.optimizers.adamw.weight_decay=0.1"
+    section = workflow_config.load(str(finished.config), [change])["train_generator"]
+    assert "--gin.optimizers.adamw.weight_decay=0.1" in workflow_config.train_command(section)
+
+
 def test_flags() -> None:
     section = {"num": 3, "overwrite": True, "quiet": False, "seed": None, "sizes": [1, 2]}
     assert workflow_config.flags(section) == ["--num=3", "--overwrite", "--sizes", "1", "2"]
