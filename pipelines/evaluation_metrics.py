@@ -53,12 +53,12 @@ def alignment_metrics(
         )
         for challenge in challenges
     }
-    correlations = [
-        estimates.rank_correlation([item.score for item in group], overall)
-        for group, row in zip(groups, rows)
-        if all(item.score is not None for item in group)
-        and (overall := [alignment[OVERALL] for alignment in row["alignments"]])
-    ]
+    correlations = []
+    for group, row in zip(groups, rows):
+        scores = [item.score for item in group if item.score is not None]
+        overall = [alignment[OVERALL] for alignment in row["alignments"]]
+        if len(scores) == len(overall):
+            correlations.append(estimates.rank_correlation(scores, overall))
     known = [value for value in correlations if value is not None]
     if known:
         result["rerank_correlation"] = estimates.bootstrap(known).to_dict()
