@@ -164,16 +164,16 @@ class ImageTokenizerModel(base.Model):
         return jnp.clip(images, -1.0, 1.0)
 
     def predict_batch(
-        self, params: Variables, batch: base.Batch, rng: jax.Array | None = None
+        self, variables: Variables, batch: base.Batch, rng: jax.Array | None = None
     ) -> jax.Array:
-        """Returns the tokens of a batch; `params` are variables here, as for `encode`."""
-        return self.encode(params, batch["images"])
+        """Returns the tokens of a batch; takes variables, as `encode` does."""
+        return self.encode(variables, batch["images"])
 
-    def score_batch(self, params: Variables, batch: base.Batch) -> jax.Array:
+    def score_batch(self, variables: Variables, batch: base.Batch) -> jax.Array:
         """Returns the PSNR of each image's reconstruction, [batch], in dB; takes variables."""
         images = batch["images"]
         self._check_images(images)
-        reconstructions, _ = self.network.apply(_check_variables(params), images)
+        reconstructions, _ = self.network.apply(_check_variables(variables), images)
         return shared_losses.psnr(reconstructions, images)
 
     def _check_images(self, images: jax.Array) -> None:
