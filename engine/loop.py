@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ from parti.engine import (
 from parti.engine import program as programs
 from parti.engine import train_state as train_states
 
-TrainState = train_states.TrainState
+TrainState: TypeAlias = train_states.TrainState
 
 
 class NotFiniteError(RuntimeError):

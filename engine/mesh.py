@@ -82,7 +82,7 @@ def axis_rules(rules: Sequence[Sequence] | None, mesh: Mesh) -> Rules:
 
 def spec(names: Sequence[str | None], rules: Rules) -> PartitionSpec:
     """Returns how an array with these logical axis names is divided."""
-    return PartitionSpec(*nn.logical_to_mesh_axes(names, rules))
+    return PartitionSpec(*(nn.logical_to_mesh_axes(names, rules) or ()))
 
 
 def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:

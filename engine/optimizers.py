@@ -143,7 +143,7 @@ class AveragedState(NamedTuple):
     """State of `with_ema`."""
 
     inner: Any
-    count: jax.Array
+    num_updates: jax.Array
     averaged_params: Any
 
 
@@ -165,11 +165,11 @@ def with_ema(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
         if params is None:
             raise ValueError(optax.NO_PARAMS_MSG)
         updates, inner = optimizer.update(updates, state.inner, params, **extra)
-        t = state.count.astype(jnp.float32)
+        t = state.num_updates.astype(jnp.float32)
         rate = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
         new_params = optax.apply_updates(params, updates)
         average = optax.incremental_update(new_params, state.averaged_params, rate)
-        return updates, AveragedState(inner, state.count + 1, average)
+        return updates, AveragedState(inner, state.num_updates + 1, average)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

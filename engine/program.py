@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import clu.metrics
 import flax.core
@@ -23,7 +23,7 @@ from parti.engine import datasets, evaluate, experiments, optimizers
 from parti.engine import mesh as meshes
 from parti.engine import train_state as train_states
 
-TrainState = train_states.TrainState
+TrainState: TypeAlias = train_states.TrainState
 
 
 def initial_rngs(seed: int) -> tuple[jax.Array, jax.Array]:

@@ -53,6 +53,11 @@ def train(
       ValueError: the experiment, its data or its directory do not fit; nothing was trained.
       NotFiniteError: the loss became infinite or not a number.
     """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{jax.process_count()} processes: this engine trains on one host so far; start one, "
+            "or train with T5X"
+        )
     if overwrite:
         run_directory.clear(experiment)
     if run_directory.is_finished(experiment):
@@ -98,6 +103,11 @@ def restore_or_init(
     if restored is None:
         return program.init(programs.initial_rngs(experiment.random_seed)[0]), 0
     tree, step, position = restored
+    if not position.is_dir():
+        raise ValueError(
+            f"{position.parent} keeps no data position, so training cannot go on exactly from it "
+            "(T5X writes one with save_dataset = True); choose another MODEL_DIR"
+        )
     batches.restore(position)
     print(f"[train] going on from step {step} of {experiment.model_dir}", file=sys.stderr)
     return train_states.from_tree(tree, program.abstract), step

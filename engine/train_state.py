@@ -22,10 +22,11 @@ _AXES = "_axes"
 class TrainState:
     """Everything that a train step changes.
 
-    `step` counts finished steps; `mutables` is {collection: tree}, empty for most models.
+    `step` (int32 scalar) counts finished steps; `mutables` is {collection: tree}, empty for most
+    models. The same structure also holds shapes, partition specs or shardings.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
     mutables: Any

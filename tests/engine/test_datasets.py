@@ -58,6 +58,48 @@ def test_tf_position(tmp_path: pathlib.Path, num_bytes: int) -> None:
     assert take(again, 20) == want
 
 
+def test_seqio_source(tmp_path: pathlib.Path) -> None:
+    """A registered task, through its model's converter: shuffled train, ordered validation."""
+    pytest.importorskip("seqio")
+    from parti.data import images, records
+    from parti.tasks import feature_converters
+    from parti.tasks import images as image_tasks
+
+    for split, count in (("train", 12), ("validation", 5)):
+        grey = (np.full((8, 8, 3), 10 * i, np.uint8) for i in range(count))
+        pairs = (
+            records.ImageTextPair(
+                key=f"{i}", image=images.encode_png(a), text="", width=8, height=8
+            )
+            for i, a in enumerate(grey)
+        )
+        path = tmp_path / records.shard_name(split, 0, 1)
+        records.write_tfrecords(path, (pair.to_example() for pair in pairs))
+
+    class Model:
+        FEATURE_CONVERTER_CLS = feature_converters.ImageConverter
+
+    source = datasets.SeqioSource(image_tasks.add_task(tmp_path, 8), {"image": 8})
+
+    def levels(batches: datasets.Batches, count: int) -> list[list[int]]:
+        taken = (b["images"][:, 0, 0, 0] for b in itertools.islice(batches, count))
+        return [np.round((row + 1) * 12.75).astype(int).tolist() for row in taken]
+
+    validation = source.open(datasets.VALIDATION, 2, 0, Model())
+    assert levels(validation, 9) == [[0, 1], [2, 3]]
+    train = source.open(datasets.TRAIN, 4, 0, Model())
+    assert train.element_spec["images"].shape == (4, 8, 8, 3)
+    first = levels(train, 3)
+    assert sorted(sum(first, [])) == list(range(12))
+    assert first != [list(range(4)), list(range(4, 8)), list(range(8, 12))]
+    (tmp_path / "position").mkdir()
+    train.save(tmp_path / "position")
+    rest = levels(train, 7)
+    again = source.open(datasets.TRAIN, 4, 0, Model())
+    again.restore(tmp_path / "position")
+    assert levels(again, 7) == rest
+
+
 def prefetch(start: int = 0, stop: int = 10, at=lambda step: False) -> datasets.Prefetcher:
     batches = datasets.ArrayDataset(ARRAYS, 2, seed=0)
     return datasets.Prefetcher(batches, lambda b: b, start, stop, at)

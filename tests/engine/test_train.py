@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,15 @@ def test_too_little_validation_data(tmp_path: pathlib.Path) -> None:
     experiment = make(tmp_path / "run", data_source=datasets.ArraySource(source.train, small))
     run(dataclasses.replace(experiment, train_steps=1, eval_steps=3))
     assert len(log(tmp_path / "run", "validation")) == 1, "all there is"
+
+
+def test_checkpoint_without_data_position(tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / "run"
+    run(make(directory, train_steps=1))
+    shutil.rmtree(directory / "checkpoint_1" / "dataset")
+    (directory / "checkpoint_1" / "checksums.json").unlink()
+    with pytest.raises(ValueError, match="checkpoint_1 keeps no data position"):
+        run(make(directory))
 
 
 @pytest.mark.parametrize(
