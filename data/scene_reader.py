@@ -92,7 +92,7 @@ class _Fit:
 
 
 def _noise(pixels: np.ndarray) -> float:
-    """Returns the standard deviation of noise in [y, x, 3], from the border: nothing is drawn there.
+    """Returns the standard deviation of noise in [y, x, 3], from the empty border.
 
     Second differences of neighbours are 0 without noise.
     """

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from parti.data import glyphs, scene_captions, scene_drawing
+from parti.data import glyphs, records, scene_captions, scene_drawing
 
 Scene = scene_drawing.Scene
 SceneObject = scene_drawing.SceneObject
@@ -26,7 +26,7 @@ RELATIONS = scene_drawing.RELATIONS
 render = scene_drawing.render
 captions = scene_captions.captions
 
-# Challenge -> its name in PartiPrompts.
+# Challenge -> its name in PartiPrompts, which prompt files use.
 CHALLENGES = {
     "simple": "Simple Detail",
     "count": "Quantity",
@@ -34,7 +34,6 @@ CHALLENGES = {
     "text": "Writing & Symbols",
     "complex": "Complex",
 }
-SPLITS = ("train", "validation")
 _WORDS_BY_LENGTH = {
     2: "HI GO NO UP OK ME WE US TO ON IN BY",
     3: "YES CAT DOG SUN RUN FUN CAR BUS MAP TEA ICE ZOO BOX FOX SKY SEA RED BIG NEW OLD ONE TWO "
@@ -331,7 +330,18 @@ def sample_scene(
             allowed = ", ".join(world.challenges)
             raise ValueError(f"This world has no challenge {name!r}: choose from {allowed}.")
     [name] = rng.choices(names, [world.challenges[name] for name in names])
-    return _SAMPLERS[name](rng, world)
+    return _rounded(_SAMPLERS[name](rng, world))
+
+
+def _rounded(scene: Scene) -> Scene:
+    """Returns a scene whose places have four decimals, so that its JSON is short."""
+    objects = tuple(
+        dataclasses.replace(
+            thing, extent=round(thing.extent, 4), cx=round(thing.cx, 4), cy=round(thing.cy, 4)
+        )
+        for thing in scene.objects
+    )
+    return dataclasses.replace(scene, objects=objects)
 
 
 def draw_scene(
@@ -340,7 +350,7 @@ def draw_scene(
     """Draws scene number `index` of a split.
 
     Args:
-        split: one of `SPLITS`.
+        split: one of `records.SPLITS`.
         index: the scene's number, from 0.
         seed: the data set's seed.
         world: what may occur.
@@ -349,8 +359,8 @@ def draw_scene(
     Raises:
         ValueError: there is no such split or challenge.
     """
-    if split not in SPLITS:
-        raise ValueError(f"No split {split!r}: choose one of {', '.join(SPLITS)}.")
+    if split not in records.SPLITS:
+        raise ValueError(f"No split {split!r}: choose one of {', '.join(records.SPLITS)}.")
     rng = random.Random(f"{seed}/{split}/{index}")
     scene = sample_scene(rng, world, challenge and [challenge])
     # The challenge stays when a scene falls into the other split, so both have the same shares.
@@ -359,13 +369,18 @@ def draw_scene(
     return scene
 
 
+def scene_key(split: str, index: int) -> str:
+    """Returns the key of scene number `index` of a split."""
+    return f"{split}-{index:08d}"
+
+
 def generate(
     split: str, num: int, seed: int, size: int, world: str = "full", start: int = 0
 ) -> Iterator[tuple[str, Scene, np.ndarray, list[str]]]:
     """Draws scenes `start` to `start + num` of a split.
 
     Args:
-        split: one of `SPLITS`.
+        split: one of `records.SPLITS`.
         num: how many.
         seed: the data set's seed.
         size: height and width of the pictures in pixels.
@@ -379,7 +394,7 @@ def generate(
     for index in range(start, start + num):
         scene = draw_scene(split, index, seed, chosen)
         yield (
-            f"{split}-{index:08d}",
+            scene_key(split, index),
             scene,
             render(scene, size),
             captions(scene, chosen.num_captions),

@@ -1,0 +1,236 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`parti scenes`: the built-in data set, as webdataset tars in img2dataset layout.
+
+A tar holds for each scene `key.png`, `key.txt` (the fullest caption) and `key.json` (size, split,
+challenge, all captions, and the scene itself). A shard is a range of scene numbers, and a scene
+depends on seed, split and number alone: whoever draws a shard writes the same bytes.
+`prompts-validation.jsonl` holds captions of validation scenes, whose attributes are held out of
+train, with the scenes that pictures of them can be measured against.
+"""
+
+import argparse
+import collections
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from parti.data import images, prompts, records, scenes
+from parti.engine import progress as progress_lib
+from parti.pipelines import options, staging
+
+PROMPTS = "prompts-validation.jsonl"
+_SCENES_PER_SHARD = 5000
+_TICK_EVERY = 50
+# Prompts are chosen among so many of the first validation scenes.
+_PROMPT_CANDIDATES = 4000
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneSettings:
+    """What decides the bytes of the data set.
+
+    Attributes:
+      world: a key of `scenes.WORLDS`.
+      num: scenes in both splits together.
+      size: height and width of the pictures in pixels.
+      seed: of the random numbers.
+      validation_fraction: share of the validation split, in [0, 1).
+      shards: tars of the train split; 0 for one per 5,000 scenes.
+      num_prompts: lines of the prompt file, at most.
+    """
+
+    world: str = "full"
+    num: int = 10_000
+    size: int = 64
+    seed: int = 0
+    validation_fraction: float = 0.1
+    shards: int = 0
+    num_prompts: int = 200
+
+    def __post_init__(self) -> None:
+        scenes.find_world(self.world)
+        for name, least in (("num", 1), ("size", 16), ("shards", 0), ("num_prompts", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name}={getattr(self, name)}: give at least {least}")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"--validation_fraction={self.validation_fraction}: give at least 0, less than 1"
+            )
+        if self.shards > self.counts["train"]:
+            raise ValueError(f"--shards={self.shards}: more than the {self.counts['train']} scenes")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Scenes of each split; train has at least one."""
+        validation = min(round(self.num * self.validation_fraction), self.num - 1)
+        return {"train": self.num - validation, "validation": validation}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One tar: scenes `start` to `start + num` of a split."""
+
+    split: str
+    name: str
+    start: int
+    num: int
+
+
+def plan_shards(settings: SceneSettings) -> list[Shard]:
+    """Returns the tars of both splits; their sizes differ by one scene at most."""
+    shards = []
+    counts = settings.counts
+    num_train = settings.shards or math.ceil(counts["train"] / _SCENES_PER_SHARD)
+    for split, count in counts.items():
+        share = count / counts["train"]
+        num_shards = min(count, max(1, round(num_train * share))) if count else 0
+        bounds = [count * index // max(num_shards, 1) for index in range(num_shards + 1)]
+        for index, (start, end) in enumerate(zip(bounds, bounds[1:])):
+            name = records.shard_name(split, index, num_shards, ".tar")
+            shards.append(Shard(split, name, start, end - start))
+    return shards
+
+
+def members(shard: Shard, settings: SceneSettings) -> Iterator[tuple[str, bytes]]:
+    """Draws the scenes of a shard and yields (file name, content), sorted by name."""
+    drawn = scenes.generate(
+        shard.split, shard.num, settings.seed, settings.size, settings.world, shard.start
+    )
+    for key, scene, image, captions in drawn:
+        metadata = {
+            "width": settings.size,
+            "height": settings.size,
+            "split": shard.split,
+            "challenge": scenes.CHALLENGES[scene.challenge],
+            records.CAPTIONS: captions,
+            "scene": scene.to_dict(),
+        }
+        yield f"{key}.json", json.dumps(metadata, sort_keys=True).encode()
+        yield f"{key}.png", images.encode_png(image)
+        yield f"{key}.txt", captions[0].encode()
+
+
+def write_tar(path: pathlib.Path, files: Iterator[tuple[str, bytes]]) -> None:
+    """Writes a tar that depends on names and contents only, and appears whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in files:
+            member = tarfile.TarInfo(name)  # its defaults: no owner, no time
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    os.replace(partial, path)
+
+
+class _DrawShard(beam.DoFn):
+    def __init__(self, directory: pathlib.Path, settings: SceneSettings) -> None:
+        self._directory, self._settings = directory, settings
+
+    def process(self, shard: Shard) -> Iterator[tuple[str, int]]:
+        write_tar(self._directory / shard.name, self._counted(shard))
+        yield shard.name, shard.num
+
+    def _counted(self, shard: Shard) -> Iterator[tuple[str, bytes]]:
+        """Yields the shard's members and reports every few scenes."""
+        drawn = 0
+        for name, content in members(shard, self._settings):
+            yield name, content
+            drawn += name.endswith(".txt")
+            if name.endswith(".txt") and drawn % _TICK_EVERY == 0:
+                options.tick(_TICK_EVERY)
+        options.tick(drawn % _TICK_EVERY)
+
+
+def build(
+    root: beam.Pipeline, settings: SceneSettings, directory: pathlib.Path
+) -> beam.PCollection:
+    """Adds the job to a pipeline: draws every shard into `directory`.
+
+    Returns:
+      (name, number of scenes) of each tar.
+    """
+    return (
+        root
+        | "Shards" >> beam.Create(plan_shards(settings), reshuffle=True)
+        | "Draw" >> beam.ParDo(_DrawShard(directory, settings))
+    )
+
+
+def choose_prompts(settings: SceneSettings) -> list[prompts.Prompt]:
+    """Returns different captions of validation scenes, as evenly over the challenges as may be."""
+    world = scenes.find_world(settings.world)
+    groups: dict[str, dict[str, prompts.Prompt]] = collections.defaultdict(dict)
+    for index in range(min(settings.counts["validation"], _PROMPT_CANDIDATES)):
+        if groups and len(groups) == len(world.challenges):
+            least = min(len(group) for group in groups.values())
+            if least * len(groups) >= settings.num_prompts:
+                break
+        scene = scenes.draw_scene("validation", index, settings.seed, world)
+        text = scenes.captions(scene)[0]
+        challenge = scenes.CHALLENGES[scene.challenge]
+        metadata: dict[str, Any] = {"scene": scene.to_dict()}
+        prompt = prompts.Prompt(
+            scenes.scene_key("validation", index), text, "Scenes", challenge, metadata
+        )
+        groups[challenge].setdefault(text, prompt)
+    turns = [
+        (turn, name, prompt)
+        for name, group in groups.items()
+        for turn, prompt in enumerate(group.values())
+    ]
+    chosen = sorted(turns, key=lambda row: row[:2])[: settings.num_prompts]
+    return [prompt for _, _, prompt in chosen]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the command's flags."""
+    parser = options.make_parser(
+        "parti scenes",
+        "Draws the built-in data set: small pictures with exact captions, in two splits.",
+        "parti scenes --output scenes --num=20000 --size=64",
+    )
+    default, add = SceneSettings(), parser.add_argument
+    add("--output", required=True, metavar="DIR", help="the folder to write")
+    add("--num", type=int, default=default.num, help="scenes in both splits together")
+    add("--size", type=int, default=default.size, help="side of the pictures in pixels")
+    add("--seed", type=int, default=default.seed, help="another seed, another data set")
+    add("--world", default=default.world, help=f"what is drawn: {', '.join(scenes.WORLDS)}")
+    add("--validation_fraction", type=float, default=default.validation_fraction, help="in [0, 1)")
+    add("--shards", type=int, default=default.shards, help="train tars; 0: one per 5,000 scenes")
+    add("--num_prompts", type=int, default=default.num_prompts, help=f"lines of {PROMPTS}")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs `parti scenes`; returns the exit code."""
+    flags, beam_options = options.parse(make_parser(), argv)
+    names = [field.name for field in dataclasses.fields(SceneSettings)]
+    settings = SceneSettings(**{name: getattr(flags, name) for name in names})
+    with staging.Staging(
+        flags.output,
+        "scenes",
+        settings=dataclasses.asdict(settings),
+        overwrite=flags.overwrite,
+    ) as stage:
+        progress = progress_lib.Progress("scenes", settings.num, "scenes")
+        options.run_pipeline(lambda root: build(root, settings, stage.path), beam_options, progress)
+        chosen = choose_prompts(settings)
+        if chosen:
+            prompts.write_prompts(stage.path / PROMPTS, chosen)
+        stage.publish(counts={**settings.counts, "prompts": len(chosen)})
+        progress.done()
+    counts = settings.counts
+    print(
+        f"drew {counts['train']:,} train and {counts['validation']:,} validation scenes of the "
+        f"{settings.world} world at {settings.size} pixels\n"
+        f"wrote {len(plan_shards(settings))} tars and {len(chosen)} prompts to {flags.output}"
+    )
+    return 0
