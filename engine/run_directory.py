@@ -26,7 +26,15 @@ MANIFEST, CONFIG, MODEL_CONFIG = predict.MANIFEST, predict.FULL_CONFIG, predict.
 METRICS = "metrics.jsonl"
 _OWN = (MANIFEST, CONFIG, MODEL_CONFIG, METRICS, "train", "validation")
 # A finished training stays finished whatever these say.
-_IMMATERIAL = ("MODEL_DIR", "CHECKPOINTS_TO_KEEP", "TENSORBOARD", "LOG_PERIOD")
+_IMMATERIAL = (
+    "MODEL_DIR",
+    "CHECKPOINT_PERIOD",
+    "CHECKPOINTS_TO_KEEP",
+    "EVAL_PERIOD",
+    "EVAL_STEPS",
+    "LOG_PERIOD",
+    "TENSORBOARD",
+)
 
 
 def is_finished(experiment: experiments.Experiment) -> bool:
