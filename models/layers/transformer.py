@@ -246,6 +246,7 @@ class Stack(nn.Module):
         Returns:
           [batch, length, embed], after the final LayerNorm.
         """
+        mask = None if mask is None else jnp.asarray(mask)
         if self.config.scan_layers:
             x, _ = self.layers(x, mask_index, mask, encoded, encoded_mask, deterministic)
         else:

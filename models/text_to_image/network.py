@@ -70,6 +70,7 @@ class TextToImageConfig:
                 f"local_window lists {len(self.windows)} windows for {self.num_decoder_layers} "
                 "decoder layers; give one number for all, or one per layer"
             )
+        self.stack(self.num_decoder_layers, True)  # checks dtype and remat
         for window in self.windows:
             masks.window_reach(window, self.grid)
         if not 0 <= self.dropout_rate < 1:
