@@ -131,11 +131,11 @@ class ArraySource:
     validation: Mapping[str, np.ndarray]
 
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
-        """Opens 'train' (shuffled, endless) or 'validation' (in order, once)."""
+        """Opens 'train' (shuffled, endless) or 'validation' (in order, endless)."""
         del model  # The arrays are already what the model takes.
         training = split == TRAIN
         arrays = self.train if training else self.validation
-        return ArrayDataset(arrays, batch_size, seed, shuffle=training, repeat=training)
+        return ArrayDataset(arrays, batch_size, seed, shuffle=training)
 
 
 class TfDataset:
@@ -192,7 +192,9 @@ class SeqioSource:
     task_feature_lengths: Mapping[str, int]
 
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
-        """Opens 'train' (shuffled, endless) or 'validation' (in order, once).
+        """Opens 'train' (shuffled, endless) or 'validation' (in order, endless).
+
+        Validation starts over at its end, so that a split smaller than a batch can be evaluated.
 
         Raises:
           ValueError: the batch size does not divide by the number of hosts.
@@ -208,7 +210,7 @@ class SeqioSource:
             task_feature_lengths=dict(self.task_feature_lengths),
             dataset_split=split,
             shuffle=training,
-            num_epochs=None if training else 1,
+            num_epochs=None,
             feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
             shard_info=seqio.ShardInfo(index=jax.process_index(), num_shards=hosts),
             use_cached=False,

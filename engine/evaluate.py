@@ -39,14 +39,11 @@ def evaluate(
       place: puts a batch on the devices.
 
     Raises:
-      ValueError: the split has not even one batch.
+      ValueError: the split has no batch.
     """
     results = [step_fn(state, place(b)) for b in itertools.islice(batches, num_batches)]
     if not results:
-        raise ValueError(
-            "the validation split has fewer examples than BATCH_SIZE; use a smaller batch, more "
-            "validation data, or EVAL_PERIOD = 0"
-        )
+        raise ValueError("the validation split is empty; give it data, or set EVAL_PERIOD = 0")
     return merge(jax.device_get(results))
 
 

@@ -33,7 +33,7 @@ Trains the model of an experiment file; run it again to go on after an interrupt
   --dry_run           prints the configuration and the parameters, trains nothing
   --overwrite         deletes an earlier training in MODEL_DIR first
 
-example: parti train --gin_file=t5x_configs/experiments/image_tokenizer_tiny.gin \\
+example: parti train --gin_file=t5x_configs/experiments/tokenizer_tiny.gin \\
              --gin.MODEL_DIR="'runs/tokenizer'" --gin.TRAIN_STEPS=500
 """
 
@@ -73,6 +73,8 @@ def train(
         model=experiment.model,
     )
     batches = open_split(datasets.TRAIN)
+    if experiment.eval_period:
+        open_split(datasets.VALIDATION)  # Fails now if there is none, not at the first evaluation.
     program = programs.prepare(experiment, batches.element_spec, devices)
     store = checkpoints.Store(experiment.model_dir, experiment.checkpoints_to_keep)
     try:
