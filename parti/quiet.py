@@ -10,6 +10,7 @@ not such talk.
 import contextlib
 import importlib.abc
 import importlib.machinery
+import logging
 import os
 import re
 import sys
@@ -32,6 +33,8 @@ def install() -> None:
     """Silences what is imported from now on; warnings about our own code stay."""
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
+    # Beam warns through the root logger that it has no Google Cloud libraries.
+    logging.getLogger().setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=r"parti(\.|$)")

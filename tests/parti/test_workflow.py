@@ -201,6 +201,34 @@ def test_a_failure_names_its_log_and_old_settings_bring_the_old_result_back(
     assert (lab.workdir / "generator" / "manifest.json").exists()
 
 
+@pytest.mark.slow
+def test_the_real_stages_survive_a_kill(tmp_path: pathlib.Path) -> None:
+    """The demonstration with a handful of steps, killed while the generator trains."""
+    workdir = tmp_path / "demo"
+    command = [sys.executable, "-m", "parti", "demo", "--workdir", str(workdir)]
+    for part in workflow_config.PARTS:
+        numbers = {"TRAIN_STEPS": 20, "CHECKPOINT_PERIOD": 5, "BATCH_SIZE": 8, "EVAL_STEPS": 1}
+        numbers["optimizers.warmup_cosine.warmup_steps"] = 2
+        for name, value in numbers.items():
+            command += ["--set", f"train_{part}.gin.{name}={value}"]
+    command += ["--set", "scenes.num=300", "--set", "choose_prompts.num=4"]
+    command += ["--set", "generate.num_samples=2"]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    wait_for(lambda: (workdir / "generator" / "checkpoint_5").exists(), 1800)
+    process.kill()
+    process.wait()
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert "going on from step" in (workdir / "logs" / "train_generator.log").read_text()
+    for output in OUTPUTS:
+        assert (workdir / output / "manifest.json").is_file()
+    assert (workdir / "generations" / "gallery.html").is_file()
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    assert metrics["num_prompts_with_scene"] == 4
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "nothing to do" in ended.stdout
+
+
 def test_one_run_at_a_time(tmp_path: pathlib.Path) -> None:
     locks = tmp_path / ".snakemake" / "locks"
     locks.mkdir(parents=True)
