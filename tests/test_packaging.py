@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The built wheel holds the tree, and works from another folder without it."""
 
+import contextlib
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -32,6 +34,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         shutil.copy2(ROOT / name, source / name)
     output = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(output), str(source)]
+    # `make venv` installs a setuptools that is new enough; without it pip fetches one.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        if int(importlib.metadata.version("setuptools").split(".")[0]) >= 77:
+            pip.append("--no-build-isolation")
     subprocess.run(pip, check=True, cwd=output)
     (built,) = output.glob("*.whl")
     return built
