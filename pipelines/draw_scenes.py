@@ -86,7 +86,7 @@ class Shard:
 
 
 def plan_shards(settings: SceneSettings) -> list[Shard]:
-    """Returns the tars of both splits; their sizes differ by one scene at most."""
+    """Returns the tars; those of a split differ by one scene at most."""
     shards = []
     counts = settings.counts
     num_train = settings.shards or math.ceil(counts["train"] / _SCENES_PER_SHARD)
