@@ -4,7 +4,6 @@
 
 import ast
 import functools
-import inspect
 import json
 import pathlib
 import re
@@ -124,9 +123,7 @@ class LoadedModel:
         with self._lock:
             if key not in self._jitted:
                 bound = functools.partial(getattr(self.model, method), **static)
-                first = next(iter(inspect.signature(bound).parameters))
-                given = self.variables["params"] if first == "params" else self.variables
-                self._jitted[key] = functools.partial(jax.jit(bound), given)
+                self._jitted[key] = functools.partial(jax.jit(bound), self.variables)
             return self._jitted[key]
 
 

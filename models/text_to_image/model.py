@@ -103,15 +103,17 @@ class TextToImageModel(base.Model):
         rng = jax.random.PRNGKey(0) if rng is None else rng
         rng = jax.random.key_data(rng) if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else rng
         keys = jax.random.split(rng, len(text_tokens))[:, None]
-        return self.sample(params, text_tokens, keys, self.settings)[:, 0]
+        return self.sample({"params": params}, text_tokens, keys, self.settings)[:, 0]
 
     def sample(
         self,
-        params: PyTree,
+        variables: Mapping[str, PyTree],
         text_tokens: Array,
         sample_keys: Array,
         settings: sampling.SamplingSettings | None = None,
     ) -> Array:
         """Draws samples: [prompts, samples, image_length] codebook indices (`sampling.sample`)."""
         settings = settings or self.settings
-        return sampling.sample(self.network, params, text_tokens, sample_keys, settings)
+        return sampling.sample(
+            self.network, variables["params"], text_tokens, sample_keys, settings
+        )

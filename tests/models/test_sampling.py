@@ -43,7 +43,7 @@ def tiny(local_window=3, scan_layers=True):
 @functools.cache
 def jitted(settings, **changes):
     family, params = tiny(**changes)
-    return jax.jit(lambda text, keys: family.sample(params, text, keys, settings))
+    return jax.jit(lambda text, keys: family.sample({"params": params}, text, keys, settings))
 
 
 def draw(text, keys, settings, **changes):
@@ -205,7 +205,7 @@ def test_settings_out_of_range(setting, message):
 def test_shapes_that_do_not_go_together():
     family, params = tiny()
     with pytest.raises(ValueError, match=r"text_tokens \(3, 6\) and sample_keys \(2, 4, 2\)"):
-        family.sample(params, TEXT, np.zeros((2, 4, 2), np.uint32))
+        family.sample({"params": params}, TEXT, np.zeros((2, 4, 2), np.uint32))
 
 
 def test_image_key_is_the_same_everywhere():

@@ -226,7 +226,9 @@ def test_overfits_eight_pairs_and_draws_them_back(batch):
     assert losses[-1] < 0.05 < 4 < losses[0]
     settings = sampling.SamplingSettings(temperature=0.0, guidance_scale=1.0)
     keys = sampling.image_keys(0, ["a caption"] * BATCH, 1)
-    draw = jax.jit(lambda p: family.sample(p, batch["encoder_input_tokens"], keys, settings))
+    draw = jax.jit(
+        lambda p: family.sample({"params": p}, batch["encoder_input_tokens"], keys, settings)
+    )
     np.testing.assert_array_equal(draw(params)[:, 0], batch["decoder_target_tokens"] - 1)
 
 
