@@ -19,6 +19,8 @@ from parti import display, graph, scheduler, stage, workflow_config
 from parti.pipelines import evaluation_report
 
 _DEMO = "scenes-tiny"
+# Flags of Snakemake that a stage would not obey (see `parti/stage.py`).
+_FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
 _EXAMPLES = """examples:
   parti workflow pairs --set input='data/*.tar' --workdir runs/mine
   parti workflow scenes-tiny --workdir runs/demo --dry_run
@@ -27,7 +29,7 @@ _EXAMPLES = """examples:
 
 Run the same command again and it goes on where it stopped; a stage whose settings or inputs have
 changed is made anew, and so is what depends on it. Flags that are not listed here go to Snakemake:
---executor (with its plugin installed), --until STAGE, --forcerun STAGE, --profile, ..."""
+--executor (with its plugin installed), --until STAGE, --profile, ..."""
 
 
 def workflow(argv: Sequence[str]) -> int:
@@ -84,6 +86,11 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: st
     jobs = options.jobs if options.jobs is not None else config["jobs"]
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: it must be 1 or more")
+    if forced := sorted({word.partition("=")[0] for word in extra} & _FORCING):
+        raise ValueError(
+            f"{forced[0]}: a stage that is up to date does nothing; to make it anew, delete its "
+            "folder (or change its settings)"
+        )
     folder = pathlib.Path(workdir).resolve()
     if options.graph:
         with _scratch(folder, config, jobs, (), keep=False) as tool:

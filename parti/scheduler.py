@@ -111,7 +111,10 @@ class Scheduler:
         lines = (ended.stderr.strip() or ended.stdout.strip()).splitlines()
         usage_error = [line for line in lines if "error: " in line]
         if usage_error:
-            raise ValueError(f"Snakemake: {usage_error[-1].partition('error: ')[2]}")
+            message = usage_error[-1].partition("error: ")[2]
+            if "--executor" in message:
+                message += "; others come with `pip install snakemake-executor-plugin-NAME`"
+            raise ValueError(f"Snakemake: {message}")
         raise RuntimeError("Snakemake: " + " ".join(line.strip() for line in lines[-6:]))
 
 

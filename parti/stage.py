@@ -220,6 +220,9 @@ class _Stage:
                 if self.stop.wanted():
                     _stop(child)
                 time.sleep(_POLL_SECONDS)
+            if code < 0 and not self.stop.wanted():
+                reason = " (the system does that when memory is full)" if code == -9 else ""
+                log.write(f"\nended by signal {-code}{reason}\n".encode())
         if self.stop.wanted():
             return 143
         return code if code >= 0 else 128 - code

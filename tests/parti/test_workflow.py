@@ -255,6 +255,10 @@ def test_graph(finished: Lab, tmp_path: pathlib.Path) -> None:
 def test_a_wrong_snakemake_flag_is_one_line(finished: Lab) -> None:
     with pytest.raises(ValueError, match="Snakemake: .*--no_such_flag"):
         finished.run("--no_such_flag")
+    with pytest.raises(ValueError, match="--forcerun: .* delete its folder"):
+        finished.run("--forcerun", "vocab")
+    with pytest.raises(ValueError, match="--executor.*snakemake-executor-plugin-NAME"):
+        finished.run("--executor", "no_such_executor")
 
 
 @pytest.mark.parametrize(
