@@ -26,8 +26,7 @@ class LoadedModel:
     """A model with its variables on the device.
 
     Attributes:
-      model: the object whose methods are called, each as `method(variables, *arrays)`; a method
-        whose first parameter is named `params` is given the collection of that name alone.
+      model: the object whose methods are called, each as `method(variables, *arrays)`.
       variables: `{'params': ..., **mutable collections}`, on the device.
       config: gin text that `experiments.model_from_config` builds `model` from.
       fingerprint: sha256 of the variables and `config`, in hex.

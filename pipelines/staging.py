@@ -241,6 +241,9 @@ class Staging:
         if not self.resumed:
             self._empty_path(owned=bool(before))
             _write_json(self.path / _ATTEMPT, attempt)
+        else:
+            for path in self.path.rglob("*.partial"):  # a kill left half a file
+                path.unlink()
         # A kill between the manifest and the rename leaves a manifest; it will be written anew.
         (self.path / MANIFEST).unlink(missing_ok=True)
 

@@ -25,9 +25,6 @@ class Doubler:
         self.traced.append(x.shape)
         return {"y": times * x * variables["params"]["w"], "mean": jnp.mean(x, axis=1)}
 
-    def shift(self, params: Any, x: jax.Array) -> jax.Array:
-        return x + params["w"]
-
 
 @pytest.fixture
 def doubler() -> predict.LoadedModel:
@@ -43,10 +40,6 @@ def test_rows_come_back_in_order_and_one_shape_is_compiled(doubler: predict.Load
     assert doubler.model.traced == [(3, 2)]
     assert doubler.call("scale", x, batch_size=3, times=1)["y"][6, 1] == 39.0
     assert doubler.model.traced == [(3, 2)] * 2
-
-
-def test_a_method_of_params_is_given_params(doubler: predict.LoadedModel) -> None:
-    assert doubler.call("shift", np.zeros((1, 1)), batch_size=1).item() == 3.0
 
 
 def test_bad_calls(doubler: predict.LoadedModel) -> None:
