@@ -54,8 +54,11 @@ setuptools.setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=10.1",
+        "psutil",
+        "pyyaml",
         "rich",
         "safetensors",
+        "scipy",
         # Newer releases ship protos generated for a protobuf that TensorFlow does not accept.
         "sentencepiece>=0.2.0,<=0.2.1",
         "seqio>=0.0.20",

@@ -237,7 +237,8 @@ def sample(
             {"params": params}, rows, position, cache, cross, cross_masks, method="decode_step"
         )
         if guided:
-            logits = guided_logits(*jnp.split(logits, 2), settings.guidance_scale)
+            conditional, unconditional = jnp.split(logits, 2)
+            logits = guided_logits(conditional, unconditional, settings.guidance_scale)
         logits = jnp.where(is_code, logits, -jnp.inf)
         tokens = choose_tokens(logits, uniform, settings)
         return (tokens, cache), tokens
