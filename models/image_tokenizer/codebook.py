@@ -93,7 +93,7 @@ def draw_latents(rng: jax.Array, latents: jax.Array, weights: jax.Array, num: in
     """
     scores = jnp.log(weights + 1e-6) + jax.random.gumbel(rng, weights.shape)
     _, indices = jax.lax.top_k(scores, min(num, latents.shape[0]))
-    return latents[jnp.resize(indices, num)]
+    return latents[jnp.resize(indices, (num,))]
 
 
 class Codebook(nn.Module):
