@@ -51,7 +51,7 @@ class Source(Protocol):
     """Where the splits of a data set come from."""
 
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
-        """Opens a split: 'train' is shuffled and endless, 'validation' in order and finite."""
+        """Opens a split, which is endless: 'train' is shuffled, 'validation' in order."""
 
 
 class ArrayDataset:

@@ -35,7 +35,7 @@ def evaluate(
       step_fn: the jitted `eval_step` of a model.
       state: training state.
       batches: the split.
-      num_batches: how many to take at most; all if there are fewer.
+      num_batches: how many to take; all if a finite split has fewer.
       place: puts a batch on the devices.
 
     Raises:

@@ -161,22 +161,36 @@ def training_manifest(directory: str | pathlib.Path) -> dict[str, Any]:
 def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
     """Returns the fingerprints of what a training read, as far as they can still be known.
 
-    They are taken from the manifest of the training; where that says nothing, from the tokens and
-    vocabulary that its configuration names, if they are still there.
+    They are taken from the manifest of the training; where that says nothing, from what its
+    configuration names, if it is still there.
 
     Returns:
-      `tokenizer_fingerprint` and `vocabulary_fingerprint`, each only if known.
+      What `data_fingerprints` gives.
     """
     folder = pathlib.Path(directory)
-    found = dict(training_manifest(folder).get("trained_on") or {})
-    config = (folder / FULL_CONFIG).read_text(encoding="utf-8")
+    recorded = training_manifest(folder).get("trained_on")
+    if recorded is not None:
+        return dict(recorded)
+    return data_fingerprints((folder / FULL_CONFIG).read_text(encoding="utf-8"))
+
+
+def data_fingerprints(config: str) -> dict[str, str]:
+    """Returns the fingerprints of the tokens and the vocabulary that a configuration names.
+
+    Args:
+      config: gin text of a whole training.
+
+    Returns:
+      `tokenizer_fingerprint` and `vocabulary_fingerprint`, each only if it is there.
+    """
+    found = {}
     tokens = _text_macro(config, "TOKENS_DIR")
     manifest = pathlib.Path(tokens or "", MANIFEST)
-    if tokens and "tokenizer_fingerprint" not in found and manifest.is_file():
+    if tokens and manifest.is_file():
         value = json.loads(manifest.read_text(encoding="utf-8")).get("tokenizer_fingerprint")
         found |= {"tokenizer_fingerprint": value} if value else {}
     vocabulary = _text_macro(config, "VOCABULARY")
-    if vocabulary and "vocabulary_fingerprint" not in found and pathlib.Path(vocabulary).exists():
+    if vocabulary and pathlib.Path(vocabulary).exists():
         found["vocabulary_fingerprint"] = vocabularies.TextTokenizer(vocabulary).fingerprint
     return found
 

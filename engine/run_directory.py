@@ -130,12 +130,10 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
             {"params": params, **mutables}, experiment.model_config
         ),
         "metrics": metrics,
+        # Noted now, for the data may be gone when the model is used.
+        "trained_on": predict.data_fingerprints(experiment.config),
     }
     progress.write_json(str(folder / MANIFEST), record)
-    # Noted now, for the data may be gone when the model is used.
-    progress.write_json(
-        str(folder / MANIFEST), {**record, "trained_on": predict.trained_on(folder)}
-    )
 
 
 class MetricsLog:
