@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import seqio
 import tensorflow as tf
 
-from parti.data import records
+from parti.data import records, vocabularies
 from parti.tasks import sources
 
 Features = dict[str, tf.Tensor]
@@ -158,6 +158,8 @@ def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Callable:
       num_tokens: of each picture; TASK_FEATURE_LENGTHS must say the same.
     """
 
+    vocabulary = vocabularies.ImageTokenVocabulary(codebook_size)
+
     @seqio.map_over_dataset
     def to_targets(
         features: Features, sequence_length: Mapping[str, int] | None = None
@@ -174,7 +176,7 @@ def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Callable:
             tf.debugging.assert_less(tokens, tf.constant(codebook_size, tf.int64), message),
         ]
         with tf.control_dependencies([check for check in checks if check is not None]):
-            targets = tf.cast(tokens, tf.int32) + 1
+            targets = vocabulary.to_ids(tf.cast(tokens, tf.int32))
         return features | {TARGETS: tf.ensure_shape(targets, [num_tokens])}
 
     return to_targets

@@ -19,8 +19,7 @@ def add_task(
 
     Args:
       reconstructions_dir: `reconstructions/` in the output of `parti tokenize
-        --write_reconstructions`; without
-        `validation-*` shards the task has no validation split.
+        --write_reconstructions`; without `validation-*` shards the task has no validation split.
       image_size: the high-resolution side, in pixels; a multiple of `reconstruction_size`.
       reconstruction_size: the low-resolution side, in pixels.
 

@@ -18,13 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from parti.data import vocabularies
 from parti.models.text_to_image import network as network_lib
 
 Array = jax.Array
 PyTree = Any
-
-# The null caption of guidance is the empty caption: the end-of-sentence token alone.
-_EOS_ID = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +64,9 @@ def guided_logits(conditional: Array, unconditional: Array, guidance_scale: floa
 
 
 def null_caption(length: int) -> np.ndarray:
-    """Returns the tokens of the empty caption, [1, length] int32."""
+    """Returns the tokens of the empty caption, the end-of-sentence alone: [1, length] int32."""
     tokens = np.zeros((1, length), np.int32)
-    tokens[:, 0] = _EOS_ID
+    tokens[:, 0] = vocabularies.EOS_ID
     return tokens
 
 
@@ -227,7 +225,8 @@ def sample(
     params = _in_compute_dtype(params, config.dtype)
     cross, cross_masks = _prepare_captions(network, params, text_tokens, guided)
     ids = jnp.arange(config.image_vocab_size)
-    is_code = (ids >= 1) & (ids <= config.codebook_size)
+    vocabulary = vocabularies.ImageTokenVocabulary(config.codebook_size)
+    is_code = (ids >= vocabulary.to_ids(0)) & (ids < vocabulary.to_ids(config.codebook_size))
 
     def step(carry: tuple[Array, Any], inputs: tuple[Array, Array]) -> tuple[Any, Array]:
         tokens, cache = carry
@@ -248,4 +247,4 @@ def sample(
     inputs = (jnp.arange(config.image_length), _uniforms(sample_keys, config.image_length))
     start = (jnp.zeros(num_images, jnp.int32), cache)
     _, tokens = lax.scan(step, start, inputs)
-    return tokens.T.reshape(num_prompts, num_samples, -1) - 1
+    return vocabulary.to_tokens(tokens.T.reshape(num_prompts, num_samples, -1))
