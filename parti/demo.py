@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import pathlib
+import shlex
 import signal
 import sys
 import tempfile
@@ -41,7 +42,8 @@ def workflow(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", help="where everything goes (default: runs/CONFIG)")
     options, extra = parser.parse_known_args(list(argv))
     workdir = options.workdir or f"runs/{pathlib.Path(options.config).stem}"
-    return _main(options, workdir, extra, f"parti workflow {options.config} --workdir {workdir}")
+    again = ["parti", "workflow", options.config, "--workdir", workdir]
+    return _main(options, workdir, extra, again)
 
 
 def demo(argv: Sequence[str]) -> int:
@@ -51,7 +53,8 @@ def demo(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", default="runs/demo", help="default: %(default)s")
     options, extra = parser.parse_known_args(list(argv))
     options.config = _DEMO
-    return _main(options, options.workdir, extra, f"parti demo --workdir {options.workdir}")
+    again = ["parti", "demo", "--workdir", options.workdir]
+    return _main(options, options.workdir, extra, again)
 
 
 def _parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -81,7 +84,7 @@ def _parser(program: str, description: str, epilog: str) -> argparse.ArgumentPar
     return parser
 
 
-def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: str) -> int:
+def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: list[str]) -> int:
     config = workflow_config.load(options.config, options.set)
     jobs = options.jobs if options.jobs is not None else config["jobs"]
     if jobs < 1:
@@ -101,8 +104,9 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: st
         with _scratch(folder, config, jobs, tuple(extra), keep=folder.is_dir()) as tool:
             _print_plan(tool.plan())
         return 0
-    again += "".join(f" --set {change!r}" for change in options.set)
-    return _run(folder, config, jobs, tuple(extra), again)
+    again += [] if options.jobs is None else ["--jobs", str(options.jobs)]
+    again += [word for change in options.set for word in ("--set", change)]
+    return _run(folder, config, jobs, tuple(extra), shlex.join([*again, *extra]))
 
 
 @contextlib.contextmanager

@@ -61,10 +61,6 @@ class Scheduler:
         """Returns the stages that would run now, in the order in which they can."""
         return parse_plan(self._output(["--dry-run"], self.extra))
 
-    def edges(self) -> tuple[list[str], list[tuple[str, str]]]:
-        """Returns the stages and the pairs (stage, a stage that needs it)."""
-        return parse_graph(self.dot())
-
     def dot(self) -> str:
         """Returns the graph of all stages in Graphviz's language."""
         text = self._output(["--rulegraph", "dot"], ())
