@@ -12,7 +12,6 @@ its key.
 import argparse
 import collections
 import dataclasses
-import functools
 import heapq
 import json
 import pathlib
@@ -222,7 +221,7 @@ def make_parser() -> argparse.ArgumentParser:
         "parti clean --input 'raw/*.tar' --output pairs --image_size=256",
     )
     default = clean_rules.CleanSettings()
-    add = functools.partial(parser.add_argument)
+    add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATTERN", help="files, globs or folders")
     add("--output", required=True, metavar="DIR", help="the folder to write")
     add("--input_format", default="auto", help=f"auto, {', '.join(readers.FORMATS)}")

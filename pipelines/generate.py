@@ -20,7 +20,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import images, prompts, records, tfrecords
+from parti.data import captions, images, prompts, records, tfrecords
 from parti.engine import bundles
 from parti.engine import progress as progress_lib
 from parti.models.text_to_image import sampling
@@ -344,7 +344,8 @@ def check(bundle: bundles.Bundle, chosen: Sequence[prompts.Prompt]) -> list[str]
         notes.append("no upsampler in the bundle: images stay at the tokenizer's size")
     text_length = bundle.model("generator").config.text_length
     vocabulary = bundle.vocabulary()
-    cut = sum(vocabulary.encode(p.text, text_length + 1)[-1] != 0 for p in chosen)
+    texts = [captions.normalize_caption(prompt.text) for prompt in chosen]
+    cut = sum(vocabulary.encode(text, text_length + 1)[-1] != 0 for text in texts)
     if cut:
         notes.append(f"{cut} prompts are longer than {text_length} tokens and are cut")
     return notes

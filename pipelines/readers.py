@@ -243,7 +243,10 @@ def read_tar(file: BinaryIO, source: str) -> Iterator[records.ImageTextPair | Re
                 yield from take(key)
             pending.setdefault(key, {})[suffix] = data
             pending_bytes += len(data)
-            while len(pending) > MAX_PENDING_GROUPS or pending_bytes > MAX_PENDING_BYTES:
+            # The last one stays, however large: its caption may be the next member.
+            while len(pending) > 1 and (
+                len(pending) > MAX_PENDING_GROUPS or pending_bytes > MAX_PENDING_BYTES
+            ):
                 yield from take(next(iter(pending)))
         damage = None
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
