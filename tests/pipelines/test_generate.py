@@ -152,8 +152,11 @@ def test_other_settings_start_anew(
     finished: pathlib.Path, tmp_path: pathlib.Path, bundle: pathlib.Path
 ) -> None:
     stale = tmp_path / "out.unfinished"
+    (stale / "images").mkdir(parents=True)
+    (stale / "images" / "left.png").write_bytes(b"of other settings")
+    (stale / ".attempt.json").write_text('{"digest": "of other settings"}')
     other = run(tmp_path / "out", bundle, PROMPTS[:1], seed=1)
-    assert not stale.exists()
+    assert not stale.exists() and not (other / "images" / "left.png").exists()
     before, after = drawn(finished), drawn(other)
     assert all(before[key][0] != after[key][0] for key in after)
 

@@ -112,9 +112,17 @@ def test_large_members_are_refused(monkeypatch):
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(readers, "MAX_PENDING_GROUPS", 2)
     members = [(f"{i}.jpg", b"x") for i in range(9)] + [(f"{i}.txt", b"t") for i in range(9)]
+    rows = list(readers.read_tar(io.BytesIO(tar_bytes(members)), "x.tar"))
+    assert sorted(row.reason for row in rows) == ["missing_caption"] * 9 + ["missing_image"] * 9
+
+
+def test_a_picture_over_the_bound_waits_for_its_caption(monkeypatch):
+    monkeypatch.setattr(readers, "MAX_PENDING_BYTES", 10)
+    members = [
+        (f"{key}.{end}", b"x" * size) for key in "ab" for end, size in (("jpg", 20), ("txt", 1))
+    ]
     pairs, rejected = read(tar_bytes(members))
-    assert pairs == []
-    assert {row.reason for row in rejected.values()} <= {"missing_caption", "missing_image"}
+    assert [pair.key for pair in pairs] == ["a", "b"] and rejected == {}
 
 
 MANY = [(f"{i}.{ext}", bytes([65 + i]) * 600) for i in range(6) for ext in ("jpg", "txt")]
