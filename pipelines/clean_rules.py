@@ -142,10 +142,14 @@ def clean_pair(
         return reject(*failed)
     height, width = image.shape[:2]
     square = images.resize(images.square_crop(image), settings.image_size)
-    metadata = {ORIGINAL_SIZE: [width, height], **pair.metadata}
-    if isinstance(more := metadata.get(records.CAPTIONS), list):
-        normal = [captions.normalize_caption(c) for c in more if isinstance(c, str)]
-        metadata[records.CAPTIONS] = [c for c in normal if c]
+    metadata = dict(pair.metadata)
+    if not _is_size(metadata.get(ORIGINAL_SIZE)):  # a pair may have been cleaned before
+        metadata[ORIGINAL_SIZE] = [width, height]
+    if records.CAPTIONS in metadata:
+        more = metadata[records.CAPTIONS]
+        # Whatever the .json had there, it becomes a list of texts: a record takes nothing else.
+        texts = [c for c in (more if isinstance(more, list) else [more]) if isinstance(c, str)]
+        metadata[records.CAPTIONS] = [c for c in map(captions.normalize_caption, texts) if c]
     split = str(metadata.get("split"))
     if split not in records.SPLITS:
         fraction = writers.hash_fraction(pair.key, "split")
@@ -161,6 +165,11 @@ def clean_pair(
         metadata=metadata,
     )
     return CleanPair(cleaned, pixel_hash(image), split)
+
+
+def _is_size(value: Any) -> bool:
+    """Returns whether a value of a .json is [width, height]."""
+    return isinstance(value, list) and [type(side) for side in value] == [int, int]
 
 
 def image_rejection(image: np.ndarray, settings: CleanSettings) -> tuple[str, str] | None:

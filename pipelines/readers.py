@@ -188,7 +188,7 @@ def read_source(source: Source) -> Iterator[records.ImageTextPair | Rejected]:
     else:
         path = source.paths[0]
         with _open(path) as file:
-            yield from read_tar(file, os.path.basename(path))
+            yield from read_tar(file, _utf8(os.path.basename(path)))
 
 
 def _open(path: str) -> BinaryIO:
@@ -259,7 +259,8 @@ def read_tar(file: BinaryIO, source: str) -> Iterator[records.ImageTextPair | Re
 
 def _tar_members(file: BinaryIO) -> Iterator[tuple[str, bytes | str]]:
     """Yields (name, content) of the members that matter; content is a reason if it is refused."""
-    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_StrictTarInfo) as tar:
+    # A name that is not UTF-8 is still a key.
+    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_StrictTarInfo, errors="replace") as tar:
         while member := tar.next():
             # Else a long tar fills the memory.
             tar.members.clear()  # type: ignore[attr-defined]
@@ -345,7 +346,8 @@ def _finite(text: str) -> float | None:
 def _read_image_file(path: str, root: str) -> records.ImageTextPair | Rejected:
     """Reads an image file, and the .txt and .json beside it."""
     stem, suffix = os.path.splitext(path)
-    key = os.path.relpath(stem, root or ".").replace(os.sep, "/")
+    key = _utf8(os.path.relpath(stem, root or ".").replace(os.sep, "/"))
+    source = _utf8(os.path.basename(path))
     group = {}
     try:
         for part in (suffix, ".txt", ".json"):
@@ -353,14 +355,14 @@ def _read_image_file(path: str, root: str) -> records.ImageTextPair | Rejected:
             if part == suffix or os.path.exists(name):
                 group[part.lower()] = pathlib.Path(name).read_bytes()
     except OSError as error:
-        return Rejected(key, "broken_file", _one_line(error), source=os.path.basename(path))
-    row = _pair(key, group, os.path.basename(path))
+        return Rejected(key, "broken_file", _one_line(error), source=source)
+    row = _pair(key, group, source)
     assert row is not None
     return row
 
 
 def _read_tfrecord(path: str) -> Iterator[records.ImageTextPair | Rejected]:
-    name = os.path.basename(path)
+    name = _utf8(os.path.basename(path))
     try:
         with _open(path) as file:
             for index, serialized in enumerate(tfrecords.read_stream(file, name)):
@@ -370,6 +372,11 @@ def _read_tfrecord(path: str) -> Iterator[records.ImageTextPair | Rejected]:
                     yield Rejected(f"{name}#{index}", "not_a_pair", _one_line(error), source=name)
     except ValueError as error:  # raised by read_stream: the file is damaged
         yield Rejected(name, "broken_file", _one_line(error), source=name)
+
+
+def _utf8(name: str) -> str:
+    """Returns a file's name such as UTF-8 can write, `?` for what it cannot."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _one_line(error: BaseException) -> str:

@@ -253,6 +253,18 @@ def test_no_input_and_no_pairs(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.tar", "small.tar"]
 
 
+def test_metadata_of_any_kind_is_kept_or_mended():
+    image = picture(0)
+    settings = clean_rules.CleanSettings(image_size=16, min_side=8)
+    for given, mended in (("one  two", ["one two"]), (None, []), ({"a": 1}, [])):
+        metadata = {"captions": given, "original_size": "large"}
+        pair = records.ImageTextPair("k", image, "a dog", metadata=metadata)
+        cleaned = clean_rules.clean_pair(pair, settings).pair
+        assert cleaned.metadata["captions"] == mended
+        assert len(cleaned.metadata["original_size"]) == 2
+        assert records.ImageTextPair.from_example(cleaned.to_example()) == cleaned
+
+
 def test_jpeg_output():
     settings = clean_rules.CleanSettings(image_size=8, min_side=8, image_format="jpeg")
     pair = records.ImageTextPair("k", picture(1), "a caption")

@@ -5,6 +5,7 @@
 import gzip
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -52,6 +53,24 @@ def test_members_of_a_key_may_lie_apart_and_keys_may_come_twice():
         ("a", b"A", "an a"),
     ]
     assert rejected == {}
+
+
+def test_a_name_that_is_not_utf8_is_a_key(tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT, encoding="latin-1"
+    ) as tar:
+        for name, data in (("\u00e9.jpg", b"A"), ("\u00e9.txt", b"a")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    pairs, rejected = read(buffer.getvalue())
+    (tmp_path / os.fsdecode(b"\xe9.jpg")).write_bytes(b"A")
+    (tmp_path / os.fsdecode(b"\xe9.txt")).write_text("a")
+    (source,) = readers.find_sources([str(tmp_path)])
+    for pair in (*pairs, *readers.read_source(source)):
+        assert records.ImageTextPair.from_example(pair.to_example()) == pair
+    assert len(pairs) == 1 and rejected == {}
 
 
 def test_caption_may_be_in_the_json():
