@@ -314,7 +314,7 @@ def scene_groups(
     groups: Sequence[list[records.Generation]], generations_dir: pathlib.Path
 ) -> tuple[list[list[records.Generation]], list[str]]:
     """Returns the prompts whose pictures can be held against a scene, and notes on the others."""
-    chosen = [group for group in groups if evaluation_metrics.SCENE in group[0].metadata]
+    chosen = [group for group in groups if _has_scene(group[0])]
     if not chosen:
         return [], ["no prompt has a `scene` in its metadata: alignment was not measured"]
     side = len(images.decode_image((generations_dir / chosen[0][0].image).read_bytes()))
@@ -326,6 +326,15 @@ def scene_groups(
     if len(chosen) < len(groups):
         return chosen, [f"{len(groups) - len(chosen)} of {len(groups)} prompts have no `scene`"]
     return chosen, []
+
+
+def _has_scene(item: records.Generation) -> bool:
+    """Returns whether a prompt carries a scene; a user's metadata may hold another `scene`."""
+    try:
+        scenes.Scene.from_dict(item.metadata[evaluation_metrics.SCENE])
+    except (KeyError, ValueError):
+        return False
+    return True
 
 
 def reference_shards(directory: str) -> list[str]:
