@@ -18,9 +18,9 @@ k-means averages would also fit T5X, but would not be the paper's loss.)
 When. At every `revival_interval`-th step, codes whose share of the assignments (exponential moving
 average) is below `usage_threshold / num_codes` move onto latents of the batch, drawn without
 replacement and with a chance in proportion to their quantisation error (at step 0: uniform), so
-that new codes go where the codebook is poor. A revived code starts at the threshold: it stays alive
-exactly if its share from then on is above it. The draw depends only on the rng and the global
-batch, so it is the same on one device and on many.
+that new codes go where the codebook is poor; m unused codes take the m best draws. A revived code
+starts at the threshold: it stays alive exactly if its share from then on is above it. The draw
+depends only on the rng and the global batch, so it is the same on one device and on many.
 
 Source: ViT-VQGAN (arXiv 2110.04627) section 3.2 for factorisation, normalisation and losses. Data
 start and revival are this project's answer to codebook collapse.
@@ -89,7 +89,7 @@ def draw_latents(rng: jax.Array, latents: jax.Array, weights: jax.Array, num: in
       num: how many; where n < num, latents repeat.
 
     Returns:
-      [num, codebook_dim], in random order.
+      [num, codebook_dim], in order of decreasing score: the heavier latents tend to come first.
     """
     scores = jnp.log(weights + 1e-6) + jax.random.gumbel(rng, weights.shape)
     _, indices = jax.lax.top_k(scores, min(num, latents.shape[0]))
@@ -176,6 +176,7 @@ class Codebook(nn.Module):
             weights = jnp.where(starting, jnp.ones_like(errors), jnp.maximum(errors, 0.0))
             drawn = draw_latents(rng, latents, weights, self.num_codes)
             unused = starting | (share < self._least_share)
+            drawn = drawn[jnp.cumsum(unused) - 1]  # the i-th unused code takes the i-th draw
             offset = jnp.where(unused[:, None], drawn - embedding, offset)
             return offset, jnp.where(unused, self._least_share, share)
 

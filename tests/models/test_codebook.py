@@ -164,6 +164,25 @@ def test_revival_moves_only_unused_codes_and_only_when_due(latents):
         assert np.flatnonzero(change > 0).tolist() == moved
 
 
+def test_few_unused_codes_take_the_best_draws(latents):
+    module = new_codebook(revival_interval=1)
+    variables = start(module, latents)
+    _, variables = step(module, variables, latents)
+    # The codes cover all latents but three, which are far from every code.
+    z = codebook.l2_normalize(latents).reshape(-1, DIM)
+    poor = [3, 11, 27]
+    codes = jnp.resize(jnp.delete(z, jnp.array(poor), axis=0), (NUM_CODES, DIM))
+    dead = [12, 14, 15]
+    share = jnp.full(NUM_CODES, 1 / NUM_CODES).at[jnp.array(dead)].set(0.0)
+    offset = codes - variables["params"]["embedding"]
+    stats = {**variables["stats"], "offset": offset, "share": share}
+    batch = jnp.concatenate([codes, z[jnp.array(poor)]])[None]
+    _, after = step(module, {**variables, "stats": stats}, batch)
+    revived = module.apply(after, method="codes")[jnp.array(dead)]
+    nearest = np.asarray(revived @ z[jnp.array(poor)].T).round(4)
+    assert (nearest == 1.0).any(-1).all() and (nearest == 1.0).any(0).all(), nearest
+
+
 def test_same_rng_and_batch_give_the_same_codes(latents):
     module = new_codebook()
     variables = start(module, latents)
