@@ -16,6 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from parti.data import file_names
+
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
 _MASK_DELTA = 0xA282EAD8
 _HEADER = struct.Struct("<QI")
@@ -114,13 +116,33 @@ def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """Yields the serialized records of one local file.
+    """Yields the serialized records of one file; TensorFlow opens an address (`gs://...`).
 
     Raises:
       ValueError: the file is damaged, cut off, or not a TFRecord file.
     """
-    with open(path, "rb") as file:
-        yield from read_stream(file, os.fspath(path))
+    name = os.fspath(path)
+    with _open(name) as file:
+        yield from read_stream(file, name)
+
+
+def read_pattern(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Yields the serialized records of the files that a pattern names, in order.
+
+    Raises:
+      FileNotFoundError: no such file (see `file_names.expand_pattern`).
+      ValueError: as for `read`.
+    """
+    for path in file_names.expand_pattern(pattern, "TFRecord files"):
+        yield from read(path)
+
+
+def _open(name: str) -> BinaryIO:
+    if "://" not in name:
+        return open(name, "rb")
+    import tensorflow as tf
+
+    return tf.io.gfile.GFile(name, "rb")
 
 
 def read_stream(file: BinaryIO, name: str) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from parti.data import prompts as prompts_lib
-from parti.data import records
+from parti.data import records, tfrecords
 from parti.pipelines import staging
 
 FILE_NAME = "prompts.jsonl"
@@ -40,7 +40,7 @@ def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompts_lib.Prompt
     Raises:
       FileNotFoundError: the folder has no such split.
     """
-    for example in records.read_tfrecords(pairs_dir / f"{split}-*.tfrecord"):
+    for example in tfrecords.read_pattern(pairs_dir / f"{split}-*.tfrecord"):
         pair = records.ImageTextPair.from_example(example)
         if pair.text.strip():
             name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pair.key).strip("-.")[:80]

@@ -23,7 +23,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from parti.data import images, prompts, records, scenes
+from parti.data import file_names, images, prompts, records, scenes
 from parti.engine import progress as progress_lib
 from parti.pipelines import options, staging
 
@@ -95,7 +95,7 @@ def plan_shards(settings: SceneSettings) -> list[Shard]:
         num_shards = min(count, max(1, round(num_train * share))) if count else 0
         bounds = [count * index // max(num_shards, 1) for index in range(num_shards + 1)]
         for index, (start, end) in enumerate(zip(bounds, bounds[1:])):
-            name = records.shard_name(split, index, num_shards, ".tar")
+            name = file_names.shard_name(split, index, num_shards, ".tar")
             shards.append(Shard(split, name, start, end - start))
     return shards
 

@@ -18,7 +18,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import images, records, scene_probe, scenes
+from parti.data import file_names, images, records, scene_probe, scenes
 from parti.engine import bundles
 from parti.engine import progress as progress_lib
 from parti.pipelines import (
@@ -346,7 +346,7 @@ def reference_shards(directory: str) -> list[str]:
     counts = staging.read_manifest(directory, "pairs")["counts"]
     split = "validation" if counts.get("validation") else "train"
     pattern = str(pathlib.Path(directory, f"{split}-*.tfrecord"))
-    return records.expand_pattern(pattern, "image-text pairs")
+    return file_names.expand_pattern(pattern, "image-text pairs")
 
 
 def _notes(

@@ -20,7 +20,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import captions, images, prompts, records, tfrecords
+from parti.data import captions, file_names, images, prompts, records, tfrecords
 from parti.engine import bundles
 from parti.engine import progress as progress_lib
 from parti.models.text_to_image import sampling
@@ -366,7 +366,7 @@ def finish(
     starts = range(0, len(chosen), prompts_per_shard)
     for index, start in enumerate(starts):
         shard = chosen[start : start + prompts_per_shard]
-        name = records.shard_name("tokens", index, len(starts))
+        name = file_names.shard_name("tokens", index, len(starts))
         tfrecords.write(directory / name, _token_records(directory, shard))
     gallery.write_gallery(directory, generations, settings=settings)
 

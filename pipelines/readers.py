@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import apache_beam as beam
 
-from parti.data import records, tfrecords
+from parti.data import file_names, records, tfrecords
 from parti.pipelines import options
 
 WEBDATASET, FOLDER, TFRECORD = "webdataset", "folder", "tfrecord"
@@ -145,7 +145,7 @@ def find_sources(patterns: Sequence[str], input_format: str = "auto") -> list[So
             found.update(_folder_sources(pattern))
         else:
             what = "tar files" if kind == WEBDATASET else "TFRecord files"
-            paths = records.expand_pattern(pattern, what, suffixes=_SUFFIXES[kind])
+            paths = file_names.expand_pattern(pattern, what, suffixes=_SUFFIXES[kind])
             found.update(Source(kind, (path,), num_bytes=_size(path)) for path in paths)
     return sorted(found, key=lambda source: source.paths)
 

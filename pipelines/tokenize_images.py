@@ -19,7 +19,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import images, records, tfrecords
+from parti.data import file_names, images, records, tfrecords
 from parti.engine import progress as progress_lib
 from parti.pipelines import model_handlers, options, staging, writers
 
@@ -337,7 +337,7 @@ def find_shards(directory: str) -> list[str]:
     Raises:
       FileNotFoundError: there are none.
     """
-    shards = records.expand_pattern(directory, "image-text pairs")
+    shards = file_names.expand_pattern(directory, "image-text pairs")
     return [path for path in shards if pathlib.Path(path).name.split("-")[0] in records.SPLITS]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from parti.data import records, tfrecords
+from parti.data import file_names, tfrecords
 from parti.pipelines import staging
 
 # A worker sorts one shard in memory, so shards are kept small.
@@ -118,7 +118,7 @@ class _WriteShard(beam.DoFn):
             else:
                 written.append(data)
             last = key
-        name = records.shard_name(self._prefix, shard, self._num_shards, self._suffix)
+        name = file_names.shard_name(self._prefix, shard, self._num_shards, self._suffix)
         path = pathlib.Path(self._directory, name)
         if self._suffix == ".tfrecord":
             tfrecords.write(path, written)

@@ -11,7 +11,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from parti.data import records
+from parti.data import records, tfrecords
 
 # Of one element of a `RecordSource`.
 EXAMPLE = "example"  # [] string, the serialized record
@@ -94,7 +94,7 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
             f"No train-*.tfrecord with {record.KIND}s in {base!r}; {record.MADE_BY} makes them "
             "(its --output is the directory to give here)."
         )
-    first = next((r for path in files["train"] for r in records.read_tfrecords(path)), None)
+    first = next((r for path in files["train"] for r in tfrecords.read(path)), None)
     if first is None:
         raise ValueError(f"{files['train'][0]!r} and the other train shards hold no records.")
     record.from_example(first)

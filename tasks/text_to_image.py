@@ -10,7 +10,7 @@ import os
 
 import seqio
 
-from parti.data import records, vocabularies
+from parti.data import records, tfrecords, vocabularies
 from parti.tasks import preprocessors, sources
 
 
@@ -73,7 +73,7 @@ def _num_tokens(files: list[str], codebook_size: int) -> int:
     Raises:
       ValueError: an index past the codebook.
     """
-    first = next(r for path in files for r in records.read_tfrecords(path))
+    first = next(r for path in files for r in tfrecords.read(path))
     tokens = records.TokenizedPair.from_example(first).image_tokens
     if tokens.size and tokens.max() >= codebook_size:
         raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from parti import workflow_config
-from parti.data import images, records, vocabularies
+from parti.data import file_names, images, records, tfrecords, vocabularies
 from parti.engine import datasets, experiments
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -41,8 +41,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         folder = root / macro.lower()
         folder.mkdir()
         for split in records.SPLITS:
-            name = records.shard_name(split, 0, 1)
-            records.write_tfrecords(folder / name, [row.to_example()])
+            name = file_names.shard_name(split, 0, 1)
+            tfrecords.write(folder / name, [row.to_example()])
         made[macro] = str(folder)
     made["VOCABULARY"] = str(root / "vocabulary.model")
     sentences = iter(["a red circle", "a blue square", "a green star left of a red circle"] * 20)

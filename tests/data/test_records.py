@@ -115,49 +115,10 @@ def test_generation_lines() -> None:
         dataclasses.replace(GENERATION, score=float("nan")).to_json()
 
 
-def test_shard_name() -> None:
-    assert records.shard_name("train", 0, 4) == "train-00000-of-00004.tfrecord"
-    assert records.shard_name("pairs", 11, 12, ".tar") == "pairs-00011-of-00012.tar"
-    with pytest.raises(ValueError, match="index 4 of 4"):
-        records.shard_name("train", 4, 4)
-
-
-def test_files_of_records(tmp_path: pathlib.Path) -> None:
-    for index, values in enumerate(([b"a", b"b"], [], [b"c"])):
-        path = tmp_path / records.shard_name("train", index, 3)
-        assert records.write_tfrecords(path, values) == len(values)
-    (tmp_path / "manifest.json").write_text("{}")
-    assert list(records.read_tfrecords(tmp_path)) == [b"a", b"b", b"c"]
-    assert list(records.read_tfrecords(f"{tmp_path}/train-00002*, {tmp_path}/train-00000*")) == [
-        b"a",
-        b"b",
-        b"c",
-    ]
-    assert len(records.expand_pattern(str(tmp_path), "files", suffixes=(".json",))) == 1
-    (tmp_path / "bad.tfrecord").write_bytes(b"not a TFRecord file at all")
-    with pytest.raises(ValueError, match="damaged"):
-        list(records.read_tfrecords(tmp_path / "bad.tfrecord"))
-
-
-def test_an_interrupted_file_does_not_appear(tmp_path: pathlib.Path) -> None:
-    def stop() -> object:
-        yield b"a"
-        raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        records.write_tfrecords(tmp_path / "train.tfrecord", stop())
-    assert not (tmp_path / "train.tfrecord").exists()
-
-
-@pytest.mark.parametrize("pattern", ["", "nowhere-*.tar", "nowhere"])
-def test_no_files_is_an_error_with_a_remedy(pattern: str) -> None:
-    with pytest.raises(FileNotFoundError, match="No image-text pairs"):
-        records.expand_pattern(pattern, "image-text pairs")
-
-
 def test_no_tensorflow_to_write_records() -> None:
     code = (
-        "import sys; from parti.data import records, images, prompts, captions, vocabularies;"
+        "import sys; from parti.data import captions, images, prompts, records;"
+        "from parti.data import tfrecords, vocabularies;"
         "records.ReconstructedPair('k', 't', b'', b'').to_example();"
         "sys.exit('tensorflow' in sys.modules or 'seqio' in sys.modules)"
     )

@@ -61,7 +61,7 @@ def test_tf_position(tmp_path: pathlib.Path, num_bytes: int) -> None:
 def test_seqio_source(tmp_path: pathlib.Path) -> None:
     """A registered task, through its model's converter: shuffled train, ordered validation."""
     pytest.importorskip("seqio")
-    from parti.data import images, records
+    from parti.data import file_names, images, records, tfrecords
     from parti.tasks import feature_converters
     from parti.tasks import images as image_tasks
 
@@ -73,8 +73,8 @@ def test_seqio_source(tmp_path: pathlib.Path) -> None:
             )
             for i, a in enumerate(grey)
         )
-        path = tmp_path / records.shard_name(split, 0, 1)
-        records.write_tfrecords(path, (pair.to_example() for pair in pairs))
+        path = tmp_path / file_names.shard_name(split, 0, 1)
+        tfrecords.write(path, (pair.to_example() for pair in pairs))
 
     class Model:
         FEATURE_CONVERTER_CLS = feature_converters.ImageConverter

@@ -9,7 +9,7 @@ import jax
 import pytest
 import tiny_models
 
-from parti.data import images, records, scenes
+from parti.data import images, records, scenes, tfrecords
 from parti.engine import bundles
 from parti.pipelines import staging
 
@@ -72,7 +72,7 @@ def pairs_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
                     metadata={"captions": captions, "scene": scene.to_dict()},
                 ).to_example()
             )
-        records.write_tfrecords(path / f"{name}.tfrecord", pairs)
+        tfrecords.write(path / f"{name}.tfrecord", pairs)
     counts = {"train": 8, "validation": 4}
     staging.write_manifest(path, "pairs", counts=counts, settings={}, content={})
     return path

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parti.data import images, records, scenes
+from parti.data import images, records, scenes, tfrecords
 from parti.engine import predict
 from parti.pipelines import estimates, evaluate, staging
 
@@ -126,7 +126,7 @@ def test_tokenizer_and_upsampler_against_reference_pictures(
     metrics = run(made, tmp_path / "out", *flags)
     tokenizer = predict.LoadedModel.from_bundle(bundle, "tokenizer")
     expected: dict[str, list[float]] = {"tokenizer": [], "nearest": [], "bicubic": []}
-    for data in records.read_tfrecords(pairs_dir / "validation-*.tfrecord"):
+    for data in tfrecords.read_pattern(pairs_dir / "validation-*.tfrecord"):
         original = images.decode_image(records.ImageTextPair.from_example(data).image)
         small = images.resize(original, 16)
         tokens = tokenizer.call("encode", images.to_float(small)[None], batch_size=1)

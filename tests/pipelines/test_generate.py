@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parti.data import images, records
+from parti.data import images, records, tfrecords
 from parti.engine import predict
 from parti.pipelines import generate, model_handlers, options
 
@@ -42,7 +42,7 @@ def drawn(folder: pathlib.Path) -> dict[tuple[str, int], tuple[list[int], float,
     """Returns {(prompt, sample): (tokens, score, picture)}."""
     tokens = {
         record.key: record.image_tokens.tolist()
-        for data in records.read_tfrecords(folder / "tokens-*.tfrecord")
+        for data in tfrecords.read_pattern(folder / "tokens-*.tfrecord")
         for record in [records.TokenizedPair.from_example(data)]
     }
     return {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parti.data import images, records
+from parti.data import images, records, tfrecords
 from parti.engine import predict
 from parti.pipelines import options, staging, tokenize_images
 
@@ -46,11 +46,11 @@ def test_shards_keep_their_names_pairs_and_order(
     for shard in SHARDS:
         pairs = [
             records.ImageTextPair.from_example(data)
-            for data in records.read_tfrecords(pairs_dir / f"{shard}.tfrecord")
+            for data in tfrecords.read(pairs_dir / f"{shard}.tfrecord")
         ]
         tokens = [
             records.TokenizedPair.from_example(data)
-            for data in records.read_tfrecords(finished / f"{shard}.tfrecord")
+            for data in tfrecords.read(finished / f"{shard}.tfrecord")
         ]
         assert [(t.key, t.text, t.metadata) for t in tokens] == [
             (p.key, p.text, p.metadata) for p in pairs
@@ -62,9 +62,9 @@ def test_tokens_and_reconstructions_are_those_of_the_model(
 ) -> None:
     model = predict.LoadedModel.from_bundle(bundle, "tokenizer")
     for shard in (SHARDS[0], SHARDS[2]):
-        tokens = list(records.read_tfrecords(finished / f"{shard}.tfrecord"))
-        made = list(records.read_tfrecords(finished / f"reconstructions/{shard}.tfrecord"))
-        given = list(records.read_tfrecords(pairs_dir / f"{shard}.tfrecord"))
+        tokens = list(tfrecords.read(finished / f"{shard}.tfrecord"))
+        made = list(tfrecords.read(finished / f"reconstructions/{shard}.tfrecord"))
+        given = list(tfrecords.read(pairs_dir / f"{shard}.tfrecord"))
         for example, token, reconstructed in zip(given, tokens, made, strict=True):
             pair = records.ImageTextPair.from_example(example)
             small = images.resize(images.decode_image(pair.image), 16)
@@ -134,7 +134,7 @@ def test_pictures_that_cannot_be_read_are_counted(
     good = records.ImageTextPair("good", images.encode_png(picture), "a star")
     bad = records.ImageTextPair("bad", b"not a picture", "a star")
     for name, rows in (("train-00000-of-00001", [bad, good]), ("validation-00000-of-00001", [])):
-        records.write_tfrecords(pairs / f"{name}.tfrecord", [row.to_example() for row in rows])
+        tfrecords.write(pairs / f"{name}.tfrecord", [row.to_example() for row in rows])
     staging.write_manifest(pairs, "pairs", counts={"train": 2}, settings={}, content={})
     output = run(tmp_path / "tokens", pairs, bundle, "--write_reconstructions")
     manifest = staging.read_manifest(output, "tokens")
@@ -142,7 +142,7 @@ def test_pictures_that_cannot_be_read_are_counted(
     (row,) = map(json.loads, (output / "rejected.jsonl").read_text().splitlines())
     assert row["key"] == "bad" and "not an image" in row["reason"]
     assert (output / "validation-00000-of-00001.tfrecord").read_bytes() == b""
-    (data,) = records.read_tfrecords(output / "reconstructions/train-*.tfrecord")
+    (data,) = tfrecords.read_pattern(output / "reconstructions/train-*.tfrecord")
     original = images.decode_image(records.ReconstructedPair.from_example(data).image)
     np.testing.assert_array_equal(original, picture[:, 5:25])  # The middle square, not resized.
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from parti.data import records, tfrecords, vocabularies
+from parti.data import file_names, records, tfrecords, vocabularies
 from parti.pipelines import staging, train_vocabulary
 
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
@@ -25,7 +25,7 @@ def write_pairs(folder):
                 for i, text in enumerate(captions)
                 if i % 2 == shard
             ]
-            tfrecords.write(stage.path / records.shard_name("train", shard, 2), rows)
+            tfrecords.write(stage.path / file_names.shard_name("train", shard, 2), rows)
         held = records.ImageTextPair("v", b"", "\u00e9\u00e9\u00e9 caf\u00e9")
         tfrecords.write(stage.path / "validation-00000-of-00001.tfrecord", [held.to_example()])
         stage.publish(counts={})

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from parti.data import images, records, vocabularies
+from parti.data import file_names, images, records, tfrecords, vocabularies
 
 TRAIN, VALIDATION, NUM_SHARDS = 22, 8, 2
 CODEBOOK_SIZE, NUM_TOKENS = 50, 4
@@ -33,7 +33,7 @@ def solid(index: int, size: int) -> bytes:
 def write_split(stages: Stages, split: str, count: int) -> None:
     """Writes `count` records of each kind; record i has the tokens i, i + 1, i + 2, i + 3."""
     for shard in range(NUM_SHARDS):
-        name = records.shard_name(split, shard, NUM_SHARDS)
+        name = file_names.shard_name(split, shard, NUM_SHARDS)
         indices = range(shard, count, NUM_SHARDS)
         pairs, tokens, reconstructions = [], [], []
         for i in indices:
@@ -50,7 +50,7 @@ def write_split(stages: Stages, split: str, count: int) -> None:
             (stages.tokens, tokens),
             (stages.reconstructions, reconstructions),
         ):
-            records.write_tfrecords(folder / name, (row.to_example() for row in rows))
+            tfrecords.write(folder / name, (row.to_example() for row in rows))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
-from parti.data import records, vocabularies
+from parti.data import tfrecords, vocabularies
 from parti.tasks import (
     contrastive,
     feature_converters,
@@ -240,7 +240,7 @@ def test_mistakes_name_the_remedy(stages: conftest.Stages, tmp_path: pathlib.Pat
         super_resolution.add_task(stages.reconstructions, 16, 5)
     with pytest.raises(ValueError, match="expected a tokenized pair"):
         text_to_image.add_task(stages.pairs, stages.vocabulary, 50)
-    records.write_tfrecords(tmp_path / "train-00000-of-00001.tfrecord", [])
+    tfrecords.write(tmp_path / "train-00000-of-00001.tfrecord", [])
     with pytest.raises(ValueError, match="hold no records"):
         text_to_image.add_task(tmp_path, stages.vocabulary, 50)
 
