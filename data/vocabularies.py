@@ -30,6 +30,11 @@ _MODEL_TYPES = ("bpe", "unigram")
 _VOCAB_MULTIPLE = 128
 
 
+def padded_size(num_ids: int) -> int:
+    """Returns the rows of a table of `num_ids` entries, filler included: a multiple of 128."""
+    return -(-num_ids // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+
+
 def train_sentencepiece(
     sentences: Iterator[str],
     model_path: str | os.PathLike[str],
@@ -245,8 +250,6 @@ def seqio_text_vocabulary(
 class ImageTokenVocabulary:
     """Codebook indices to model ids and back: index c is id c + 1, id 0 is padding."""
 
-    PAD_ID = PAD_ID
-
     def __init__(self, codebook_size: int) -> None:
         """Checks the size.
 
@@ -260,7 +263,7 @@ class ImageTokenVocabulary:
     @property
     def vocab_size(self) -> int:
         """The number of ids with padding, rounded up to a multiple of 128."""
-        return -(-(self.codebook_size + 1) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+        return padded_size(self.codebook_size + 1)
 
     def to_ids(self, tokens: Any) -> Any:
         """Returns ids in [1, codebook_size] for codebook indices (any array type)."""

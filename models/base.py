@@ -65,6 +65,30 @@ def per_example(total: Array, batch_size: int) -> clu_metrics.Average:
     return average(total * batch_size, float(batch_size))
 
 
+def check_images(images: Array, size: int | None = None, name: str = "images") -> None:
+    """Checks that a batch of images is one that a model takes.
+
+    Args:
+      images: [batch, height, width, 3] in [-1, 1].
+      size: Height and width that the model takes, in pixels; None is any.
+      name: Of the batch feature, for the error message.
+
+    Raises:
+      ValueError: The images have another shape, or are not floats.
+    """
+    sides = ("height", "width") if size is None else (size, size)
+    if images.ndim != 4 or images.shape[-1] != 3 or (size and images.shape[1:3] != sides):
+        hint = ": resize them (parti.data.images)" if size else ""
+        raise ValueError(
+            f"{name} have shape {tuple(images.shape)}; this model takes "
+            f"[batch, {sides[0]}, {sides[1]}, 3]{hint}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} are {images.dtype}; give floats in [-1, 1] (parti.data.images.to_float)"
+        )
+
+
 class Model(abc.ABC):
     """What an engine needs of a trained thing.
 

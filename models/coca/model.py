@@ -43,7 +43,7 @@ class CocaModel(base.Model):
 
     def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
         """Returns the network's boxed `params`."""
-        self._check_images(batch["images"])
+        base.check_images(batch["images"], self.image_size)
         self._check_tokens(batch["text_tokens"])
         return self.network.init(rng, batch["images"], batch["text_tokens"])
 
@@ -52,7 +52,7 @@ class CocaModel(base.Model):
     ) -> tuple[jax.Array, base.Metrics]:
         """Returns the contrastive loss and metrics; no dropout if the rng is None."""
         images, text_tokens = batch["images"], batch["text_tokens"]
-        self._check_images(images)
+        base.check_images(images, self.image_size)
         self._check_tokens(text_tokens)
         image_embeddings, text_embeddings, logit_scale = self.network.apply(
             {"params": params},
@@ -80,7 +80,7 @@ class CocaModel(base.Model):
         Raises:
           ValueError: the images have the wrong size or type.
         """
-        self._check_images(images)
+        base.check_images(images, self.image_size)
         variables = {"params": variables["params"]}
         return self.network.apply(variables, images, method="embed_images")
 
@@ -120,18 +120,6 @@ class CocaModel(base.Model):
     ) -> jax.Array:
         """Returns the cosine of each pair, [batch]."""
         return self.score_batch(params, batch)
-
-    def _check_images(self, images: jax.Array) -> None:
-        size = self.config.image_size
-        if images.ndim != 4 or tuple(images.shape[1:]) != (size, size, 3):
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}; this model takes "
-                f"[batch, {size}, {size}, 3]: resize them (parti.data.images)"
-            )
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(
-                f"images are {images.dtype}; give floats in [-1, 1] (parti.data.images.to_float)"
-            )
 
     def _check_tokens(self, text_tokens: jax.Array) -> None:
         vocab_size, length = self.config.text_vocab_size, self.config.text_length

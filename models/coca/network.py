@@ -13,10 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from parti.models.layers import masks, patches, positions, transformer
-
-# The text table is padded to a multiple of this, so that it divides a mesh axis.
-_VOCAB_MULTIPLE = 128
+from parti.data import vocabularies
+from parti.models.layers import masks, norms, patches, positions, transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +54,7 @@ class CocaConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that do not fit together."""
-        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} does not divide into patches of patch_size "
-                f"{self.patch_size}; make image_size a multiple of patch_size"
-            )
+        _ = self.grid_size  # checks that patches fit
         if min(self.text_vocab_size, self.text_length, self.embedding_dim) < 1:
             raise ValueError(
                 f"text_vocab_size {self.text_vocab_size}, text_length {self.text_length} and "
@@ -71,12 +65,12 @@ class CocaConfig:
     @property
     def grid_size(self) -> int:
         """Patches along one side of an image."""
-        return self.image_size // self.patch_size
+        return patches.grid_size(self.image_size, self.patch_size)
 
     @property
     def text_table_size(self) -> int:
         """Rows of the text embedding table: the vocabulary, padded so that it divides a mesh."""
-        return -(-self.text_vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+        return vocabularies.padded_size(self.text_vocab_size)
 
     @property
     def image_stack(self) -> transformer.StackConfig:
@@ -115,12 +109,6 @@ def text_mask(text_tokens: jax.Array) -> jax.Array:
     """
     keys = jnp.pad(text_tokens, ((0, 0), (0, 1)), constant_values=1)  # [CLS] is not padding
     return masks.padding_mask(keys) & masks.causal_mask(keys.shape[1])
-
-
-def unit_norm(x: jax.Array) -> jax.Array:
-    """Scales the last axis to unit length, in float32."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
 class ImageEncoder(nn.Module):
@@ -207,9 +195,9 @@ class Coca(nn.Module):
     def embed_images(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """Maps [batch, height, width, 3] in [-1, 1] to [batch, embedding_dim], unit norm."""
         pooled = self.image_pooler(self.image_encoder(images, deterministic))[:, 0]
-        return unit_norm(self.image_projection(pooled))
+        return norms.unit_norm(self.image_projection(pooled))
 
     def embed_texts(self, text_tokens: jax.Array, deterministic: bool = True) -> jax.Array:
         """Maps [batch, length] int32 to [batch, embedding_dim], unit norm."""
         cls = self.text_decoder(text_tokens, deterministic)[:, -1]
-        return unit_norm(self.text_projection(cls))
+        return norms.unit_norm(self.text_projection(cls))

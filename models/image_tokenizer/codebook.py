@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from parti.models.image_tokenizer import losses
+from parti.models.layers import norms
 
 
 class CodebookOutput(NamedTuple):
@@ -55,12 +56,6 @@ class CodebookOutput(NamedTuple):
     commitment_loss: jax.Array
     perplexity: jax.Array
     usage: jax.Array
-
-
-def l2_normalize(x: jax.Array) -> jax.Array:
-    """Scales the last axis to unit length, in fp32; a zero vector stays zero."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
 def nearest_code(latents: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -127,7 +122,7 @@ class Codebook(nn.Module):
 
     def codes(self) -> jax.Array:
         """Returns the codes in use, [codebook, codebook_dim], unit norm."""
-        return l2_normalize(self.embedding + jax.lax.stop_gradient(self.offset.value))
+        return norms.unit_norm(self.embedding + jax.lax.stop_gradient(self.offset.value))
 
     def lookup(self, image_tokens: jax.Array) -> jax.Array:
         """Returns the codes [..., codebook_dim] of tokens [...] in [0, num_codes)."""
@@ -141,7 +136,7 @@ class Codebook(nn.Module):
           deterministic: leave the `stats` collection alone. False needs an rng named 'codebook'
             and `mutable=['stats']`.
         """
-        latents = l2_normalize(latents)
+        latents = norms.unit_norm(latents)
         updating = not deterministic and not self.is_initializing()
         if updating and self.revival_interval:
             self._revive(jax.lax.stop_gradient(latents).reshape(-1, self.dim))
@@ -172,7 +167,7 @@ class Codebook(nn.Module):
         rng = self.make_rng("codebook")
 
         def revived(offset: jax.Array, share: jax.Array) -> tuple[jax.Array, jax.Array]:
-            _, errors = nearest_code(latents, l2_normalize(embedding + offset))
+            _, errors = nearest_code(latents, norms.unit_norm(embedding + offset))
             weights = jnp.where(starting, jnp.ones_like(errors), jnp.maximum(errors, 0.0))
             drawn = draw_latents(rng, latents, weights, self.num_codes)
             unused = starting | (share < self._least_share)

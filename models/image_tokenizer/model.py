@@ -62,7 +62,7 @@ class ImageTokenizerModel(base.Model):
 
     def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
         """Returns the network's boxed `params` and `stats`."""
-        self._check_images(batch["images"])
+        base.check_images(batch["images"], self.image_size)
         return self.network.init(rng, batch["images"])
 
     def loss_fn(
@@ -88,7 +88,7 @@ class ImageTokenizerModel(base.Model):
           ValueError: the images have the wrong size or type, or the statistics are missing.
         """
         images = batch["images"]
-        self._check_images(images)
+        base.check_images(images, self.image_size)
         (mutables,) = flax_mutables or ({},)
         variables = _check_variables({"params": params, **mutables})
         if dropout_rng is None:
@@ -142,7 +142,7 @@ class ImageTokenizerModel(base.Model):
         Raises:
           ValueError: the images have the wrong size or type.
         """
-        self._check_images(images)
+        base.check_images(images, self.image_size)
         return self.network.apply(_check_variables(variables), images, method="encode")
 
     def decode(self, variables: Variables, image_tokens: jax.Array) -> jax.Array:
@@ -172,21 +172,9 @@ class ImageTokenizerModel(base.Model):
     def score_batch(self, variables: Variables, batch: base.Batch) -> jax.Array:
         """Returns the PSNR of each image's reconstruction, [batch], in dB; takes variables."""
         images = batch["images"]
-        self._check_images(images)
+        base.check_images(images, self.image_size)
         reconstructions, _ = self.network.apply(_check_variables(variables), images)
         return shared_losses.psnr(reconstructions, images)
-
-    def _check_images(self, images: jax.Array) -> None:
-        size = self.config.image_size
-        if images.ndim != 4 or tuple(images.shape[1:]) != (size, size, 3):
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}; this tokenizer takes "
-                f"[batch, {size}, {size}, 3]: resize them (parti.data.images)"
-            )
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(
-                f"images are {images.dtype}; give floats in [-1, 1] (parti.data.images.to_float)"
-            )
 
     def _check_tokens(self, image_tokens: jax.Array) -> None:
         length, num_codes = self.grid_size**2, self.codebook_size

@@ -59,11 +59,7 @@ class ImageTokenizerConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that do not fit together."""
-        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} does not divide into patches of patch_size "
-                f"{self.patch_size}; make image_size a multiple of patch_size"
-            )
+        _ = self.grid_size  # checks that patches fit
         if self.codebook_size < 2 or self.codebook_dim < 1:
             raise ValueError(
                 f"codebook_size is {self.codebook_size} and codebook_dim {self.codebook_dim}; "
@@ -80,7 +76,7 @@ class ImageTokenizerConfig:
     @property
     def grid_size(self) -> int:
         """Tokens along one side of an image."""
-        return self.image_size // self.patch_size
+        return patches.grid_size(self.image_size, self.patch_size)
 
     @property
     def encoder_stack(self) -> transformer.StackConfig:

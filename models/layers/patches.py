@@ -7,6 +7,20 @@ import jax
 Array = jax.Array
 
 
+def grid_size(image_size: int, patch_size: int) -> int:
+    """Returns the patches along one side of a square image; both sizes are in pixels.
+
+    Raises:
+      ValueError: A size is under 1, or the image's is not a multiple of the patch's.
+    """
+    if patch_size < 1 or image_size < 1 or image_size % patch_size:
+        raise ValueError(
+            f"image_size {image_size} does not divide into patches of patch_size {patch_size}; "
+            "make image_size a multiple of patch_size"
+        )
+    return image_size // patch_size
+
+
 def patchify(images: Array, patch_size: int) -> Array:
     """Cuts images into square patches in raster order.
 

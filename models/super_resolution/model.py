@@ -91,7 +91,7 @@ class SuperResolutionModel(base.Model):
         Raises:
           ValueError: the images have the wrong shape or type.
         """
-        _check_images("images", images)
+        base.check_images(images)
         upsampled = self.network.apply({"params": variables["params"]}, images)
         return jnp.clip(upsampled, -1.0, 1.0)
 
@@ -107,20 +107,11 @@ class SuperResolutionModel(base.Model):
 
     def _check_batch(self, batch: base.Batch) -> None:
         images, low = batch["images"], batch["low_resolution_images"]
-        _check_images("images", images)
-        _check_images("low_resolution_images", low)
+        base.check_images(images)
+        base.check_images(low, name="low_resolution_images")
         expected = (low.shape[0], low.shape[1] * self.scale, low.shape[2] * self.scale, 3)
         if tuple(images.shape) != expected:
             raise ValueError(
                 f"low_resolution_images are {tuple(low.shape)} and images {tuple(images.shape)}; "
                 f"with a factor of {self.scale} images must be {expected}"
             )
-
-
-def _check_images(name: str, images: jax.Array) -> None:
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"{name} have shape {tuple(images.shape)}; give [batch, height, width, 3]")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} are {images.dtype}; give floats in [-1, 1] (parti.data.images.to_float)"
-        )

@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from parti.data import vocabularies
 from parti.models.layers import attention, dense, masks, positions, transformer
 
 Array = jax.Array
-
-# Vocabularies are padded to a multiple of this, so that they divide a mesh axis.
-_VOCAB_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +87,7 @@ class TextToImageConfig:
     @property
     def image_vocab_size(self) -> int:
         """Image token ids: padding, the codebook, and filler up to a multiple of 128."""
-        return -(-(self.codebook_size + 1) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+        return vocabularies.ImageTokenVocabulary(self.codebook_size).vocab_size
 
     @property
     def windows(self) -> tuple[int, ...]:

@@ -113,6 +113,5 @@ def test_image_ids() -> None:
     tokens = np.array([0, 8191])
     assert vocabulary.to_ids(tokens).tolist() == [1, 8192]
     np.testing.assert_array_equal(vocabulary.to_tokens(vocabulary.to_ids(tokens)), tokens)
-    assert vocabulary.PAD_ID == 0
     with pytest.raises(ValueError, match="codebook_size=0"):
         vocabularies.ImageTokenVocabulary(0)

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from parti.models.image_tokenizer import codebook
+from parti.models.layers import norms
 
 NUM_CODES, DIM = 16, 4
 
@@ -107,7 +108,7 @@ def test_gradient_is_straight_through(latents):
         return jnp.sum(weights * module.apply(variables, latents).quantized)
 
     def not_quantized(latents):
-        return jnp.sum(weights * codebook.l2_normalize(latents))
+        return jnp.sum(weights * norms.unit_norm(latents))
 
     np.testing.assert_allclose(
         jax.grad(quantized)(latents), jax.grad(not_quantized)(latents), rtol=1e-5
@@ -119,7 +120,7 @@ def test_first_step_starts_every_code_from_the_batch(latents):
     variables = start(module, latents)
     output, variables = step(module, variables, latents)
     codes = module.apply(variables, method="codes")
-    z = codebook.l2_normalize(latents).reshape(-1, DIM)
+    z = norms.unit_norm(latents).reshape(-1, DIM)
     similarity = np.asarray(codes @ z.T)
     np.testing.assert_allclose(similarity.max(-1), 1.0, atol=1e-5)
     assert len(np.unique(similarity.argmax(-1))) == NUM_CODES, "drawn without replacement"
@@ -132,7 +133,7 @@ def test_start_with_fewer_latents_than_codes():
     _, variables = step(module, start(module, few), few)
     codes = module.apply(variables, method="codes")
     assert np.isfinite(codes).all()
-    assert np.asarray(codes @ codebook.l2_normalize(few)[0].T).max(-1).min() > 0.999
+    assert np.asarray(codes @ norms.unit_norm(few)[0].T).max(-1).min() > 0.999
 
 
 def test_usage_statistics_by_hand(latents):
@@ -169,7 +170,7 @@ def test_few_unused_codes_take_the_best_draws(latents):
     variables = start(module, latents)
     _, variables = step(module, variables, latents)
     # The codes cover all latents but three, which are far from every code.
-    z = codebook.l2_normalize(latents).reshape(-1, DIM)
+    z = norms.unit_norm(latents).reshape(-1, DIM)
     poor = [3, 11, 27]
     codes = jnp.resize(jnp.delete(z, jnp.array(poor), axis=0), (NUM_CODES, DIM))
     dead = [12, 14, 15]
@@ -193,7 +194,7 @@ def test_same_rng_and_batch_give_the_same_codes(latents):
 
 def test_recovers_from_a_collapsed_codebook_and_gradient_trains_the_codes():
     """Data in 16 clusters, every code at one point: revival and the gradient find the clusters."""
-    centres = codebook.l2_normalize(jax.random.normal(jax.random.key(1), (NUM_CODES, DIM)))
+    centres = norms.unit_norm(jax.random.normal(jax.random.key(1), (NUM_CODES, DIM)))
     noise = 0.05 * jax.random.normal(jax.random.key(2), (8, NUM_CODES, DIM))
     latents = centres + noise
     module = new_codebook(revival_interval=5, decay=0.9)
