@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from parti import __version__
+from parti import __version__, quiet
 
 # Command -> (module, function, help line), grouped by the order of the workflow.
 GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
@@ -52,7 +52,8 @@ def usage() -> str:
     lines += [
         "parti COMMAND --help    flags and an example",
         "parti --version         the version",
-        "--verbose               after any command: full tracebacks and third-party logs",
+        "--verbose               after any command: full tracebacks and third-party logs\n"
+        "                        (for all commands: PARTI_VERBOSE=1)",
     ]
     return "\n".join(lines)
 
@@ -79,16 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean `parti {near[0]}`?" if near else f"commands: {', '.join(COMMANDS)}"
         print(f"parti: unknown command {command!r}; {hint}", file=sys.stderr)
         return 2
-    verbose = "--verbose" in rest
-    return _run(command, [argument for argument in rest if argument != "--verbose"], verbose)
+    if "--verbose" in rest:
+        os.environ[quiet.VARIABLE] = "1"  # pipelines and the stages of a workflow read it too
+    return _run(command, [argument for argument in rest if argument != "--verbose"])
 
 
-def _run(command: str, arguments: list[str], verbose: bool) -> int:
+def _run(command: str, arguments: list[str]) -> int:
     """Imports and calls one command; turns its exceptions into a line and an exit code."""
-    if not verbose:
-        from parti import quiet
-
-        quiet.install()
+    verbose = bool(os.environ.get(quiet.VARIABLE))
+    quiet.install()
     module, function, _ = COMMANDS[command]
     try:
         return getattr(importlib.import_module(module), function)(arguments) or 0

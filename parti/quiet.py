@@ -19,18 +19,28 @@ import types
 import warnings
 from collections.abc import Iterator, Sequence
 
+# The environment variable that asks for all logs; `--verbose` sets it.
+VARIABLE = "PARTI_VERBOSE"
+
 # Set before any of the libraries is loaded, and never over a user's choice.
 _VARIABLES = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "GRPC_VERBOSITY": "NONE",
     "GLOG_minloglevel": "3",
+    "ABSL_MIN_LOG_LEVEL": "3",
 }
 _LOUD = ("tensorflow", "tensorflow_text")
 _TALK = re.compile(rb"^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:)")
 
 
 def install() -> None:
-    """Silences what is imported from now on; warnings about our own code stay."""
+    """Silences what is imported from now on; warnings about our own code stay.
+
+    Does nothing where the environment has `VARIABLE`. The loggers of a running pipeline are for
+    `parti.pipelines.options`, which knows Beam and its workers.
+    """
+    if os.environ.get(VARIABLE):
+        return
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     # Beam warns through the root logger that it has no Google Cloud libraries.

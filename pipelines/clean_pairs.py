@@ -25,7 +25,7 @@ from parti.engine import progress as progress_lib
 from parti.pipelines import clean_report, clean_rules, options, readers, staging, writers
 
 _FILES, _FACTS, _SAMPLES = ".files.json", ".facts.json", ".samples.json"
-_COUNTERS = "parti.clean"
+_COUNTERS = "parti.clean"  # for the displays of remote runners; the report counts the output
 
 
 class Sampler:

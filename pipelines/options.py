@@ -4,7 +4,7 @@
 
     parser = options.make_parser("parti clean", "Cleans pairs.", "parti clean --input ...")
     flags, beam_options = options.parse(parser, argv)
-    result = options.run_pipeline(lambda root: build(root, flags), beam_options)
+    options.run_pipeline(lambda root: build(root, flags), beam_options)
 
 Flags that the parser does not know go to Beam; one that Beam does not know either is an error.
 
@@ -21,7 +21,6 @@ import logging
 import os
 import re
 import struct
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +34,8 @@ from parti.engine import progress as progress_lib
 
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
-_QUIET_VARIABLES = {
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "ABSL_MIN_LOG_LEVEL": "3",
-    "GRPC_VERBOSITY": "NONE",
-}
+# Set by `parti COMMAND --verbose`, which takes the flag out of what it passes on.
+VERBOSE_VARIABLE = "PARTI_VERBOSE"
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
 _TICK = struct.Struct("<qq")
 
@@ -111,8 +107,7 @@ def parse(
         known = [*parser._option_string_actions, *beam_parser._option_string_actions]
         parser.error(_unknown_message(unknown[0], known))
     beam_options = pipeline_options.PipelineOptions(rest)
-    # `parti` itself takes --verbose out of what it passes on.
-    if not (flags.verbose or "--verbose" in sys.argv):
+    if not (flags.verbose or os.environ.get(VERBOSE_VARIABLE)):
         quiet(beam_options)
     return flags, beam_options
 
@@ -135,9 +130,7 @@ def _unknown_message(argument: str, known: Sequence[str]) -> str:
 
 
 def quiet(beam_options: pipeline_options.PipelineOptions) -> None:
-    """Silences the logs of Beam and TensorFlow, here and in workers, unless the user asked."""
-    for name, value in _QUIET_VARIABLES.items():
-        os.environ.setdefault(name, value)
+    """Silences the loggers of a pipeline, here and in workers; `parti.quiet` does the rest."""
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     worker = beam_options.view_as(pipeline_options.WorkerOptions)
@@ -220,7 +213,7 @@ def run_pipeline(
         to; the total is then estimated.
 
     Returns:
-      The finished pipeline's result; see `counters`.
+      The finished pipeline's result.
 
     Raises:
       PipelineError: a DoFn raised, or the runner stopped; one line.
@@ -272,14 +265,3 @@ def _cause(error: BaseException) -> str:
         message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
     message = re.sub(r"\s*\[while running '[^']*'\]", "", message)
     return f"{message} (in step {step.group(1)})" if step else message
-
-
-def counters(result: beam_runner.PipelineResult, namespace: str) -> dict[str, int]:
-    """Returns the committed Beam counters of a namespace, {name: count}."""
-    query = beam.metrics.MetricsFilter().with_namespace(namespace)
-    found = result.metrics().query(query)["counters"]
-    totals: dict[str, int] = {}
-    for metric in found:
-        name = metric.key.metric.name
-        totals[name] = totals.get(name, 0) + int(metric.result)
-    return totals

@@ -44,18 +44,6 @@ MAX_PENDING_BYTES = 64 * 2**20
 _FILES_PER_FOLDER_SOURCE = 256
 _REFUSED = "refused"  # in a group of members: why the pair is rejected, whatever else it has
 
-# What the readers reject, in words for the report.
-REASONS = {
-    "broken_file": "the file ends early or is damaged; the pairs before the damage were read",
-    "unsafe_name": "a name that is absolute or climbs out with `..`",
-    "member_too_large": "a member over 256 MiB",
-    "missing_image": "a caption without an image",
-    "missing_caption": "an image without a caption",
-    "broken_caption": "the caption is not UTF-8 text",
-    "broken_metadata": "the .json is not a JSON object",
-    "not_a_pair": "a TFRecord that is not an image-text pair",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -80,7 +68,7 @@ class Rejected:
 
     Attributes:
       key: the pair's key, or the file's name if the file is at fault.
-      reason: a short name, counted and reported.
+      reason: a short name, counted and reported; its words are in `clean_report.STAGES`.
       measure: the value that decided, as text.
       text: the caption, when known.
       source: the file it came from.

@@ -85,6 +85,7 @@ class ReadBatches(beam.DoFn):
             try:
                 picture = images.square_crop(images.decode_image(pair.image))
             except ValueError as error:
+                # For the displays of remote runners; `run` counts what was written.
                 beam.metrics.Metrics.counter("parti.tokenize", "rejected").inc()
                 row = {"key": pair.key, "reason": str(error)}
                 yield beam.pvalue.TaggedOutput("rejected", (shard, row))

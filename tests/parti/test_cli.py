@@ -3,6 +3,7 @@
 """The command table: help without imports, exit codes, one-line errors."""
 
 import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import types
 import pytest
 
 import parti
-from parti import cli
+from parti import cli, quiet
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -69,11 +70,13 @@ def test_unknown_command(command: str, hint: str, capsys: pytest.CaptureFixture)
     assert hint in capsys.readouterr().err
 
 
-def test_arguments_reach_the_command(stage) -> None:
+def test_arguments_reach_the_command(stage, monkeypatch: pytest.MonkeyPatch) -> None:
     got = []
+    monkeypatch.setenv(quiet.VARIABLE, "")
     stage(lambda arguments: got.extend(arguments) or 3)
     assert cli.main(["clean", "--input", "x", "--verbose"]) == 3
     assert got == ["--input", "x"]
+    assert os.environ[quiet.VARIABLE] == "1", "for pipelines, and for the stages of a workflow"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,11 @@ def test_errors_are_one_line(
     assert message.endswith(line) and message.count("\n") == 1
 
 
-def test_verbose_shows_the_traceback(stage, capsys: pytest.CaptureFixture) -> None:
+def test_verbose_shows_the_traceback(
+    stage, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(quiet.VARIABLE, "")
+
     def fail(arguments: list[str]) -> int:
         raise RuntimeError("worker lost")
 

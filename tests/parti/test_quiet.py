@@ -27,6 +27,13 @@ def test_an_import_that_fails_still_speaks(capfd: pytest.CaptureFixture) -> None
     assert capfd.readouterr().err == "missing library\n"
 
 
+def test_verbose_leaves_everything_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    finders = list(sys.meta_path)
+    monkeypatch.setenv(quiet.VARIABLE, "1")
+    quiet.install()
+    assert sys.meta_path == finders
+
+
 def test_only_loud_libraries_are_wrapped() -> None:
     finder = quiet._Finder()
     assert finder.find_spec("json") is None
