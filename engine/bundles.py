@@ -23,7 +23,7 @@ from flax import traverse_util
 
 from parti import __version__
 from parti.data import vocabularies
-from parti.engine import predict
+from parti.engine import datasets, predict
 
 SCHEMA_VERSION = 1
 BUNDLE_FILE = "bundle.json"
@@ -215,7 +215,8 @@ def check_parts(
 
     Raises:
       ValueError: a part is missing, unknown or another kind of model; the generator speaks another
-        image vocabulary than the tokenizer; or a part was trained with another vocabulary.
+        image vocabulary than the tokenizer; or a part was trained with another vocabulary, or has
+        too few embeddings for it.
     """
     unknown = sorted(set(parts) - set(METHODS))
     missing = sorted(set(REQUIRED) - set(parts))
@@ -244,6 +245,12 @@ def check_parts(
             raise ValueError(
                 f"the {name} {part.name!r} was trained with the vocabulary {trained_with[:12]}, "
                 f"not {text_tokenizer.fingerprint[:12]}; give its own with --vocabulary"
+            )
+        size = datasets.text_vocab_size(part.model)
+        if size is not None and size < text_tokenizer.vocab_size:
+            raise ValueError(
+                f"the {name} {part.name!r} has TEXT_VOCAB_SIZE {size}, the vocabulary has "
+                f"{text_tokenizer.vocab_size} pieces; give the {name}'s own with --vocabulary"
             )
 
 

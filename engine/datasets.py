@@ -55,7 +55,7 @@ class Source(Protocol):
 
 
 class ArrayDataset:
-    """Batches from arrays in memory; epochs are shuffled by seed and number. Needs no TensorFlow.
+    """Endless batches from arrays in memory; epochs are shuffled by seed and number.
 
     The last, incomplete batch of an epoch is left out. The position is the number of batches taken.
     """
@@ -67,7 +67,6 @@ class ArrayDataset:
         seed: int = 0,
         *,
         shuffle: bool = True,
-        repeat: bool = True,
     ) -> None:
         """Takes arrays of one length on their first axis.
 
@@ -81,7 +80,7 @@ class ArrayDataset:
                 f"arrays need one length, at least the batch size {batch_size}; got {lengths}"
             )
         self._arrays, self._batch_size, self._seed = dict(arrays), batch_size, seed
-        self._shuffle, self._repeat = shuffle, repeat
+        self._shuffle = shuffle
         self._taken = 0
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
@@ -99,8 +98,6 @@ class ArrayDataset:
     def __next__(self) -> Batch:
         per_epoch = self._size // self._batch_size
         epoch, index = divmod(self._taken, per_epoch)
-        if epoch and not self._repeat:
-            raise StopIteration
         if self._order[0] != epoch:
             self._order = (epoch, self._epoch_order(epoch))
         rows = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
@@ -197,13 +194,15 @@ class SeqioSource:
         Validation starts over at its end, so that a split smaller than a batch can be evaluated.
 
         Raises:
-          ValueError: the batch size does not divide by the number of hosts.
+          ValueError: the batch size does not divide by the number of hosts, or the model has too
+            few embeddings for the vocabulary.
         """
         import seqio
 
         hosts = jax.process_count()
         if batch_size % hosts:
             raise ValueError(f"BATCH_SIZE {batch_size} does not divide by the {hosts} hosts")
+        self._check_vocabulary(model)
         training = split == TRAIN
         dataset = seqio.get_dataset(
             mixture_or_task_name=self.mixture_or_task_name,
@@ -218,6 +217,28 @@ class SeqioSource:
             batch_size=batch_size // hosts,
         )
         return TfDataset(dataset)
+
+    def _check_vocabulary(self, model: Any) -> None:
+        import seqio
+
+        size = text_vocab_size(model)
+        task = seqio.get_mixture_or_task(self.mixture_or_task_name)
+        for name, feature in task.output_features.items():
+            vocabulary = feature.vocabulary
+            if not isinstance(vocabulary, seqio.SentencePieceVocabulary) or size is None:
+                continue
+            # Past the last embedding jax.numpy.take gives NaN, and says nothing.
+            if vocabulary.vocab_size > size:
+                raise ValueError(
+                    f"TEXT_VOCAB_SIZE is {size}, but the vocabulary of {name!r} has "
+                    f"{vocabulary.vocab_size} pieces; set TEXT_VOCAB_SIZE to "
+                    f"{vocabulary.vocab_size} or more, or give a smaller VOCABULARY"
+                )
+
+
+def text_vocab_size(model: Any) -> int | None:
+    """Returns how many text ids a model has embeddings for; None if it reads no text."""
+    return getattr(getattr(model, "config", None), "text_vocab_size", None)
 
 
 def _shard_name() -> str:

@@ -118,6 +118,9 @@ def test_models_that_do_not_fit_are_refused(
     refused("codebook_size 64", generator=tiny_models.part("generator", codebook_size=64))
     refused("grid_size 2", generator=tiny_models.part("generator", grid_size=2))
     refused("TextToImageModel, which cannot encode", tokenizer=parts["generator"])
+    for name in ("generator", "reranker"):
+        few = tiny_models.part(name, text_vocab_size=100)
+        refused(f"the {name} {name!r} has TEXT_VOCAB_SIZE 100, the vocabulary has", **{name: few})
     refused("CocaModel, which cannot upsample", upsampler=tiny_models.part("reranker"))
     other = tiny_models.part("tokenizer", seed=1).fingerprint
     refused(

@@ -4,9 +4,11 @@
 
 import itertools
 import pathlib
+import types
 
 import numpy as np
 import pytest
+import tiny_models
 
 from parti.engine import datasets
 
@@ -100,6 +102,46 @@ def test_seqio_source(tmp_path: pathlib.Path) -> None:
     assert levels(again, 7) == rest
 
 
+def test_a_vocabulary_past_the_models_embeddings_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ids would be embedded as NaN."""
+    seqio = pytest.importorskip("seqio")
+    from parti.data import vocabularies
+
+    path = tiny_models.write_vocabulary(tmp_path / "v.model")
+    vocabulary = vocabularies.seqio_text_vocabulary(path)
+
+    class Task:
+        output_features = {
+            "inputs": seqio.Feature(vocabulary),
+            "targets": seqio.Feature(seqio.PassThroughVocabulary(10**6)),
+        }
+
+    class Opened(Exception):
+        pass
+
+    def get_dataset(**_: object) -> None:
+        raise Opened
+
+    monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: Task)
+    monkeypatch.setattr(seqio, "get_dataset", get_dataset)
+    source = datasets.SeqioSource("task", {"inputs": 8, "targets": 8})
+
+    def model(**config: int) -> types.SimpleNamespace:
+        return types.SimpleNamespace(
+            config=types.SimpleNamespace(**config), FEATURE_CONVERTER_CLS=lambda pack: None
+        )
+
+    size = vocabulary.vocab_size
+    message = f"TEXT_VOCAB_SIZE is {size - 1}, but the vocabulary of 'inputs' has {size} pieces"
+    with pytest.raises(ValueError, match=message):
+        source.open(datasets.TRAIN, 4, 0, model(text_vocab_size=size - 1))
+    for fitting in (model(text_vocab_size=size), model()):
+        with pytest.raises(Opened):
+            source.open(datasets.TRAIN, 4, 0, fitting)
+
+
 def prefetch(start: int = 0, stop: int = 10, at=lambda step: False) -> datasets.Prefetcher:
     batches = datasets.ArrayDataset(ARRAYS, 2, seed=0)
     return datasets.Prefetcher(batches, lambda b: b, start, stop, at)
@@ -135,6 +177,15 @@ def test_prefetch_can_end_early_at_any_step() -> None:
     prefetcher.close()
 
 
+class Short(datasets.ArrayDataset):
+    """Ends after its two batches."""
+
+    def __next__(self) -> datasets.Batch:
+        if self._taken == 2:
+            raise StopIteration
+        return super().__next__()
+
+
 def test_prefetch_hands_errors_on_and_can_be_left() -> None:
     def place(batch: datasets.Batch) -> datasets.Batch:
         raise OSError("disk")
@@ -144,8 +195,7 @@ def test_prefetch_hands_errors_on_and_can_be_left() -> None:
     with pytest.raises(OSError, match="disk"):
         next(prefetcher)
     prefetcher.close()
-    short = datasets.ArrayDataset(ARRAYS, 5, repeat=False)
-    prefetcher = datasets.Prefetcher(short, lambda b: b, 0, 5, lambda step: False)
+    prefetcher = datasets.Prefetcher(Short(ARRAYS, 5), lambda b: b, 0, 5, lambda step: False)
     with pytest.raises(ValueError, match="ended after 2 batches"):
         take(prefetcher, 5)
     prefetcher.close()
