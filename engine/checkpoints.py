@@ -33,6 +33,9 @@ CHECKSUMS = "checksums.json"
 # State of `optimizers.with_ema`, wherever it stands among the optimizer's state.
 EMA_KEY = "averaged_params"
 
+# How XLA and TensorStore say that memory or permission is lacking.
+_NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED")
+
 _STEP_FOLDER = re.compile(rf"{STEP_PREFIX}_(\d+)")
 
 Tree = dict[str, Any]
@@ -282,11 +285,15 @@ def readable(folder: pathlib.Path) -> Iterator[None]:
 
     Raises:
       DamagedError: what stands inside the block failed; the message is one line.
+      Exception: memory or permission is lacking, which says nothing about the checkpoint.
     """
     try:
         with quiet():
             yield
     except Exception as error:
+        refused = isinstance(error, MemoryError | PermissionError)
+        if refused or any(status in str(error) for status in _NOT_DAMAGE):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DamagedError(folder, reason) from error
 

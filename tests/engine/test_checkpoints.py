@@ -120,6 +120,21 @@ def test_damaged_newest_is_passed_over(saved: pathlib.Path, capsys, damage: str)
     assert checkpoints.load_params(saved, ema=False)[2] == 3
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        PermissionError("params"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        ValueError("PERMISSION_DENIED: Error opening params"),
+    ],
+)
+def test_lacking_memory_or_permission_is_no_damage(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, checkpoints.readable(pathlib.Path("checkpoint_1")):
+        raise error
+    assert caught.value is error
+
+
 def test_half_written_is_not_seen(saved: pathlib.Path) -> None:
     (saved / "checkpoint_9.orbax-checkpoint-tmp-1").mkdir()
     assert checkpoints.steps(saved) == [2, 3]
