@@ -127,15 +127,6 @@ def model_from_config(config: str | pathlib.Path) -> Any:
         return _evaluate_macro("MODEL")
 
 
-def minimal_model_config(config: str | pathlib.Path) -> str:
-    """Returns the gin text that MODEL alone needs, out of a full configuration (text or path)."""
-    text = _read(config)
-    with _gin(), _one_line_errors():
-        gin.parse_config(text)
-        _evaluate_macro("MODEL")
-        return _without_unused_imports(gin.operative_config_str())
-
-
 @contextmanager
 def _gin() -> Iterator[None]:
     """Holds gin's global configuration, empty at entry and exit."""
