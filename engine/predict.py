@@ -175,27 +175,54 @@ def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
 
 
 def data_fingerprints(config: str) -> dict[str, str]:
-    """Returns the fingerprints of the tokens and the vocabulary that a configuration names.
+    """Returns the fingerprints of the data that a configuration names.
 
     Args:
       config: gin text of a whole training.
 
     Returns:
-      `tokenizer_fingerprint` and `vocabulary_fingerprint`, each only if it is there.
+      `tokenizer_fingerprint`, `tokens_fingerprint`, `pairs_fingerprint`,
+      `reconstructions_fingerprint` and `vocabulary_fingerprint`, each only if it is there.
     """
-    found = {}
-    tokens = _text_macro(config, "TOKENS_DIR")
-    manifest = pathlib.Path(tokens or "", MANIFEST)
-    if tokens and manifest.is_file():
-        value = json.loads(manifest.read_text(encoding="utf-8")).get("tokenizer_fingerprint")
-        found |= {"tokenizer_fingerprint": value} if value else {}
+    tokens = _data_manifest(config, "TOKENS_DIR")
+    manifests = {
+        "tokens": tokens,
+        "pairs": _data_manifest(config, "PAIRS_DIR"),
+        # A subfolder of what `parti tokenize` writes.
+        "reconstructions": _data_manifest(config, "RECONSTRUCTIONS_DIR", or_above=True),
+    }
+    found = {f"{name}_fingerprint": m.get("fingerprint") for name, m in manifests.items()}
+    found["tokenizer_fingerprint"] = tokens.get("tokenizer_fingerprint")
     vocabulary = _text_macro(config, "VOCABULARY")
     if vocabulary and pathlib.Path(vocabulary).exists():
         found["vocabulary_fingerprint"] = vocabularies.TextTokenizer(vocabulary).fingerprint
-    return found
+    return {name: value for name, value in found.items() if value}
+
+
+def _data_manifest(config: str, macro: str, or_above: bool = False) -> dict[str, Any]:
+    """Returns the manifest of the folder that a macro names; empty if there is none."""
+    folder = _text_macro(config, macro)
+    if not folder:
+        return {}
+    for place in [pathlib.Path(folder), *([pathlib.Path(folder).parent] if or_above else [])]:
+        if (place / MANIFEST).is_file():
+            manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+            return manifest if isinstance(manifest, dict) else {}
+    return {}
 
 
 def _text_macro(config: str, name: str) -> str | None:
-    """Returns the text that a gin configuration gives to a macro, or None."""
-    match = re.search(rf"^{name} = (?:\\\n\s*)?(['\"].*['\"])\s*$", config, re.MULTILINE)
-    return ast.literal_eval(match.group(1)) if match else None
+    """Returns the text that a gin configuration gives to a macro, or None.
+
+    gin itself would import everything that the configuration names, TensorFlow with it.
+    """
+    # gin puts a long value on a line of its own, and a longer one in parentheses over several.
+    statement = rf"^{name} =[ \t]*(?:\\\n[ \t]*)?(.*(?:\n[ \t]+\S.*)*)"
+    match = re.search(statement, config, re.MULTILINE)
+    if not match:
+        return None
+    try:
+        value = ast.literal_eval(match.group(1).strip())
+    except (ValueError, SyntaxError):  # A reference, such as %gin.REQUIRED.
+        return None
+    return value if isinstance(value, str) else None

@@ -146,9 +146,15 @@ def prepare(
       devices: the devices to use; all by default.
 
     Raises:
-      ValueError: batch, mesh, rules or parameter sizes do not fit one another.
+      ValueError: batch, mesh, rules or parameter sizes do not fit one another, or the model's loss
+        is a sum.
     """
     model = experiment.model
+    if not getattr(model, "loss_is_mean", True):
+        raise ValueError(
+            f"the loss of {type(model).__name__} is a sum over the batch (loss_is_mean is False); "
+            "this engine averages gradients: make the loss a mean, or train with T5X"
+        )
     mesh = meshes.make_mesh(experiment.mesh_shape, experiment.mesh_axes, devices)
     rules = meshes.axis_rules(experiment.logical_axis_rules, mesh)
     sharding = meshes.batch_sharding(mesh, rules)

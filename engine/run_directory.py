@@ -5,6 +5,7 @@
 ```
 checkpoint_<N>/   state and data position (parti.engine.checkpoints)
 config.gin        the whole configuration          model.gin   what MODEL alone needs
+data.json         fingerprints of the data that the first step read
 metrics.jsonl     a line per log                   train/, validation/   TensorBoard
 manifest.json     written last: without it the training is unfinished
 ```
@@ -23,8 +24,17 @@ from parti.engine import checkpoints, experiments, predict, progress
 KIND = "training"
 SCHEMA_VERSION = 1
 MANIFEST, CONFIG, MODEL_CONFIG = predict.MANIFEST, predict.FULL_CONFIG, predict.MODEL_CONFIG
-METRICS = "metrics.jsonl"
-_OWN = (MANIFEST, CONFIG, MODEL_CONFIG, METRICS, "train", "validation")
+METRICS, DATA = "metrics.jsonl", "data.json"
+# In the order in which `clear` deletes: without a manifest a training is not finished, without a
+# configuration a folder is not ours.
+_OWN = (MANIFEST, MODEL_CONFIG, METRICS, DATA, "train", "validation", CONFIG)
+# What a training may leave without a configuration: it was stopped, or T5X's was copied in part.
+_LEFTOVERS = (
+    MANIFEST,
+    f"{CONFIG}.tmp",
+    f"{checkpoints.STEP_PREFIX}_*",
+    f"damaged-{checkpoints.STEP_PREFIX}_*",
+)
 # A finished training stays finished whatever these say.
 _IMMATERIAL = (
     "MODEL_DIR",
@@ -37,6 +47,30 @@ _IMMATERIAL = (
 )
 
 
+def check_ours(experiment: experiments.Experiment) -> None:
+    """Checks that the directory is new, empty or a training's.
+
+    Raises:
+      ValueError: it is a file, another stage's output, or a folder of somebody else's files.
+    """
+    folder = pathlib.Path(experiment.model_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"MODEL_DIR {folder} is a file; name a folder")
+    _read_manifest(folder)
+    if not folder.exists() or (folder / CONFIG).is_file():
+        return
+    foreign = sorted(
+        path.name
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and not any(path.match(p) for p in _LEFTOVERS)
+    )
+    if foreign:
+        raise ValueError(
+            f"MODEL_DIR {folder} is no training: it holds {foreign[0]!r} and no {CONFIG}; choose "
+            "a new or empty folder, or move those files away"
+        )
+
+
 def is_finished(experiment: experiments.Experiment) -> bool:
     """Returns whether the directory already holds what the experiment would make.
 
@@ -45,8 +79,6 @@ def is_finished(experiment: experiments.Experiment) -> bool:
         steps of another configuration.
     """
     folder = pathlib.Path(experiment.model_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"MODEL_DIR {folder} is a file; name a folder")
     taken = max(checkpoints.steps(folder), default=0)
     if taken > experiment.train_steps:
         raise ValueError(
@@ -80,8 +112,29 @@ def config_difference(experiment: experiments.Experiment) -> str:
     return f"{before}, now {after}"
 
 
-def start(experiment: experiments.Experiment) -> None:
-    """Makes the directory unfinished and writes the configuration."""
+def check_data(experiment: experiments.Experiment) -> None:
+    """Checks, before going on from a checkpoint, that the data are those of the first step.
+
+    Raises:
+      ValueError: they have been made again, or others are named.
+    """
+    folder = pathlib.Path(experiment.model_dir)
+    if not (folder / DATA).is_file() or not checkpoints.steps(folder):
+        return
+    recorded = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    now = predict.data_fingerprints(experiment.config)
+    for name, before in sorted(recorded.items()):
+        if now.get(name) != before:
+            what, after = name.removesuffix("_fingerprint"), now.get(name, "unknown")
+            raise ValueError(
+                f"{folder} was trained on other data: the fingerprint of the {what} was "
+                f"{before[:12]}, now it is {after[:12]}; --overwrite to train again, choose "
+                "another MODEL_DIR, or put the old data back"
+            )
+
+
+def start(experiment: experiments.Experiment, step: int = 0) -> None:
+    """Makes the directory unfinished; writes the configuration and, at step 0, the data."""
     folder = pathlib.Path(experiment.model_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -89,21 +142,22 @@ def start(experiment: experiments.Experiment) -> None:
         temporary = folder / f"{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.rename(folder / name)
+    if step == 0:
+        progress.write_json(str(folder / DATA), predict.data_fingerprints(experiment.config))
 
 
 def clear(experiment: experiments.Experiment) -> None:
     """Deletes what an earlier training wrote, and nothing else.
 
     Raises:
-      ValueError: the directory holds the output of another stage.
+      ValueError: the directory is not a training's.
     """
     folder = pathlib.Path(experiment.model_dir)
-    _read_manifest(folder)
-    # The manifest first: a half-deleted training must not look finished.
-    own = [folder / name for name in _OWN]
-    own += [checkpoints.step_path(folder, step) for step in checkpoints.steps(folder)]
-    own += sorted(folder.glob(f"damaged-{checkpoints.STEP_PREFIX}_*"))
-    for path in own:
+    check_ours(experiment)
+    manifest, *others = (folder / name for name in _OWN)
+    saved = [checkpoints.step_path(folder, step) for step in checkpoints.steps(folder)]
+    saved += sorted(folder.glob(f"damaged-{checkpoints.STEP_PREFIX}_*"))
+    for path in (manifest, *saved, *others):
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -130,8 +184,8 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
             {"params": params, **mutables}, experiment.model_config
         ),
         "metrics": metrics,
-        # Noted now, for the data may be gone when the model is used.
-        "trained_on": predict.data_fingerprints(experiment.config),
+        # Noted when it began: by now the data may have been made again.
+        "trained_on": _trained_on(experiment),
     }
     progress.write_json(str(folder / MANIFEST), record)
 
@@ -154,15 +208,29 @@ class MetricsLog:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
 
 
+def _trained_on(experiment: experiments.Experiment) -> dict[str, str]:
+    path = pathlib.Path(experiment.model_dir, DATA)
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    return predict.data_fingerprints(experiment.config)  # Begun by code that did not note it.
+
+
 def _read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest.get("kind") != KIND:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); choose another MODEL_DIR") from error
+    kind = manifest.get("kind", "something else") if isinstance(manifest, dict) else "no record"
+    if kind != KIND:
+        raise ValueError(f"{folder} holds {kind}, not a training; choose another MODEL_DIR")
+    counts = manifest.get("counts")
+    if not isinstance(counts, dict) or not isinstance(counts.get("steps"), int):
         raise ValueError(
-            f"{folder} holds {manifest.get('kind', 'something else')}, not a training; choose "
-            "another MODEL_DIR"
+            f"{path} does not say how many steps were taken (counts.steps), so this code did not "
+            "write it; choose another MODEL_DIR, or delete that file to go on from the checkpoints"
         )
     return manifest
 

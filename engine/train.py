@@ -58,6 +58,7 @@ def train(
             f"{jax.process_count()} processes: this engine trains on one host so far; start one, "
             "or train with T5X"
         )
+    run_directory.check_ours(experiment)
     if overwrite:
         run_directory.clear(experiment)
     if run_directory.is_finished(experiment):
@@ -66,6 +67,7 @@ def train(
             file=sys.stderr,
         )
         return 0
+    run_directory.check_data(experiment)
     open_split = functools.partial(
         experiment.data_source.open,
         batch_size=experiment.batch_size,
@@ -82,7 +84,7 @@ def train(
             state, start = restore_or_init(experiment, program, store, batches)
             if start and (difference := run_directory.config_difference(experiment)):
                 print(f"[train] configuration changed: {difference}", file=sys.stderr)
-            run_directory.start(experiment)
+            run_directory.start(experiment, start)
             run = loops.Loop(experiment, program, store, open_split)
             return run.run(state, start, batches)
     finally:

@@ -6,13 +6,14 @@ import json
 import pathlib
 from typing import Any
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
 
-from parti.engine import predict
+from parti.engine import experiments, predict
 
 
 class Doubler:
@@ -110,8 +111,23 @@ def test_what_a_training_read_is_known(tmp_path: pathlib.Path, layout: str) -> N
     (run / "model.gin").write_text("")
     (run / "manifest.json").write_text('{"kind": "training"}')
     known = predict.trained_on(run)
+    assert set(known) == {"tokenizer_fingerprint", "vocabulary_fingerprint"}
     assert known["tokenizer_fingerprint"] == "abc" and len(known["vocabulary_fingerprint"]) == 64
     # What the training recorded itself is believed before what lies there now.
     manifest = {"kind": "training", "trained_on": {"tokenizer_fingerprint": "old"}}
     (run / "manifest.json").write_text(json.dumps(manifest))
     assert predict.trained_on(run)["tokenizer_fingerprint"] == "old"
+
+
+def test_a_path_that_gin_wraps_over_lines_is_read(tmp_path: pathlib.Path) -> None:
+    """gin breaks a text at its spaces."""
+    folder = tmp_path / " ".join(f"word{i}" for i in range(30))
+    (folder / "reconstructions").mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"fingerprint": "f"}')
+    with experiments._gin():
+        gin.parse_config(f"PAIRS_DIR = {str(folder)!r}\nTOKENS_DIR = %gin.REQUIRED\n")
+        gin.parse_config(f"RECONSTRUCTIONS_DIR = {str(folder / 'reconstructions')!r}\n")
+        config = gin.config_str()
+    assert str(folder) not in config, "it is wrapped"
+    expected = {"pairs_fingerprint": "f", "reconstructions_fingerprint": "f"}
+    assert predict.data_fingerprints(config) == expected

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import pytest
 
-from parti.engine import checkpoints, datasets, experiments, loop, optimizers, train
+from parti.engine import checkpoints, datasets, experiments, loop, optimizers, run_directory, train
 from parti.engine import program as programs
 from parti.engine import train_state as train_states
 
@@ -206,6 +206,70 @@ def test_another_stages_output_is_refused(tmp_path: pathlib.Path) -> None:
         with pytest.raises(ValueError, match="holds pairs, not a training"):
             run(make(tmp_path), overwrite=overwrite)
     assert (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("notes.txt", "mine", "holds 'notes.txt' and no config.gin; choose a new or empty folder"),
+        ("train", "mine", "holds 'train' and no config.gin"),
+        ("manifest.json", '{"kind": "training"}', "does not say how many steps were taken"),
+        ("manifest.json", "{", "is not JSON"),
+        ("manifest.json", "[]", "holds no record, not a training"),
+    ],
+)
+def test_a_foreign_folder_is_refused_and_kept(
+    tmp_path: pathlib.Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=message):
+            run(make(tmp_path), overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_going_on_with_data_made_again_is_refused(tmp_path: pathlib.Path) -> None:
+    tokens, directory = tmp_path / "tokens", tmp_path / "run"
+    tokens.mkdir()
+
+    def manifest(**fingerprints: str) -> None:
+        (tokens / "manifest.json").write_text(json.dumps(fingerprints))
+
+    config = f"TOKENS_DIR = {str(tokens)!r}\n"
+    first = {"fingerprint": "a" * 64, "tokenizer_fingerprint": "b" * 64}
+    manifest(**first)
+    assert run(make(directory, config=config, train_steps=2)) == 0
+    manifest(**first | {"tokenizer_fingerprint": "c" * 64})
+    longer = make(directory, config=config, train_steps=3)
+    with pytest.raises(ValueError, match="tokenizer was bbbbbbbbbbbb, now it is cccccccccccc"):
+        run(longer)
+    manifest(**first)
+    assert run(longer) == 0
+    recorded = json.loads((directory / "manifest.json").read_text())["trained_on"]
+    assert recorded == {"tokens_fingerprint": "a" * 64, "tokenizer_fingerprint": "b" * 64}
+    manifest(fingerprint="d" * 64)
+    assert run(longer, overwrite=True) == 0
+    recorded = json.loads((directory / "manifest.json").read_text())["trained_on"]
+    assert recorded == {"tokens_fingerprint": "d" * 64}
+
+
+def test_finish_certifies_the_data_of_the_first_step(tmp_path: pathlib.Path) -> None:
+    """Data made again while the training runs are not what it read."""
+    (tmp_path / "manifest.json").write_text('{"fingerprint": "new"}')
+    experiment = make(tmp_path / "run", config=f"PAIRS_DIR = {str(tmp_path)!r}\n")
+    run_directory.start(experiment)
+    assert run_directory._trained_on(experiment) == {"pairs_fingerprint": "new"}
+    (tmp_path / "manifest.json").write_text('{"fingerprint": "newer"}')
+    run_directory.start(experiment, step=3)
+    assert run_directory._trained_on(experiment) == {"pairs_fingerprint": "new"}
+
+
+def test_a_loss_that_is_a_sum_is_refused(tmp_path: pathlib.Path) -> None:
+    class Sum(fake_training.Regressor):
+        loss_is_mean = False
+
+    with pytest.raises(ValueError, match="loss of Sum is a sum over the batch"):
+        run(make(tmp_path / "run", model=Sum()))
 
 
 def test_mesh_does_not_change_the_losses(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
