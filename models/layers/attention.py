@@ -163,9 +163,9 @@ class MultiHeadAttention(nn.Module):
         """
         keys_values = []
         for buffer, new in zip(cache, self.keys_values(inputs)):
-            start = (layer, 0, slot.ring_row, slot.column, 0, 0)
+            target = (layer, 0, slot.ring_row, slot.column, 0, 0)
             buffer = lax.dynamic_update_slice(
-                buffer, new[None, :, None, None].astype(buffer.dtype), start
+                buffer, new[None, :, None, None].astype(buffer.dtype), target
             )
             keys_values.append(buffer)
         cache = Cache(*keys_values)

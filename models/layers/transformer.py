@@ -151,6 +151,7 @@ class Layer(nn.Module):
         axes = ("batch", "length", "embed")
         x = nn.with_logical_constraint(x, axes)
         if mask_index is not None:
+            assert mask is not None, "an index, but no masks"
             mask = mask[mask_index]
         y = self.self_attention(self.self_attention_norm(x), None, mask, deterministic)
         x = x + self.dropout(y, deterministic)
