@@ -52,8 +52,7 @@ def usage() -> str:
     lines += [
         "parti COMMAND --help    flags and an example",
         "parti --version         the version",
-        "--verbose               after any command: full tracebacks and third-party logs\n"
-        "                        (for all commands: PARTI_VERBOSE=1)",
+        "--verbose               after any command: full tracebacks and third-party logs",
     ]
     return "\n".join(lines)
 
