@@ -213,20 +213,27 @@ def test_recovers_from_a_collapsed_codebook_and_gradient_trains_the_codes():
         )
         return output.codebook_loss, (output, new["stats"])
 
-    @jax.jit
-    def train_step(params, stats, state, rng):
+    def train_step(carry, rng):
+        params, stats, state = carry
         (loss, (output, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             params, stats, rng
         )
         updates, state = optimizer.update(grads, state)
-        return optax.apply_updates(params, updates), stats, state, loss, output
+        measures = (loss, output.usage, output.perplexity)
+        return (optax.apply_updates(params, updates), stats, state), measures
 
-    state, losses, outputs = optimizer.init(params), [], []
-    for i in range(150):
-        params, stats, state, loss, output = train_step(params, stats, state, jax.random.key(i))
-        losses.append(float(loss))
-        outputs.append(output)
-    assert len(np.unique(outputs[0].image_tokens)) == 1, "it starts collapsed"
-    assert float(outputs[-1].usage) == 1.0
-    assert losses[-1] < 0.05 * losses[0]
-    assert np.mean(losses[-5:]) < np.mean(losses[60:65]), "the gradient refines after revival"
+    @jax.jit
+    @jax.vmap
+    def train(rng):
+        start = (params, stats, optimizer.init(params))
+        return jax.lax.scan(train_step, start, jax.random.split(rng, 150))[1]
+
+    # Where two codes share a cluster and none is unused, a run stays: so several runs.
+    losses, usage, perplexity = jax.tree.map(
+        np.asarray, train(jax.random.split(jax.random.key(0), 8))
+    )
+    np.testing.assert_allclose(perplexity[:, 0], 1.0, rtol=1e-5, err_msg="they start collapsed")
+    assert (usage[:, -1] == 1.0).all()
+    left = losses[:, -1] / losses[:, 0]
+    assert np.median(left) < 0.03 and left.max() < 0.1, left
+    assert losses[:, -5:].mean() < losses[:, 60:65].mean(), "the gradient refines after revival"
