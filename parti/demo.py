@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import yaml
 
 from parti import display, graph, scheduler, stage, workflow_config
-from parti.pipelines import evaluation_report
+from parti.pipelines import evaluation_report, flags
 
 _DEMO = "scenes-tiny"
 # Flags of Snakemake that a stage would not obey (see `parti/stage.py`).
@@ -57,14 +57,8 @@ def demo(argv: Sequence[str]) -> int:
     return _main(options, options.workdir, extra, again)
 
 
-def _parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser(program: str, description: str, epilog: str) -> flags.Parser:
+    parser = flags.Parser(program, description, epilog)
     parser.add_argument(
         "--jobs",
         "--cores",
@@ -80,6 +74,11 @@ def _parser(program: str, description: str, epilog: str) -> argparse.ArgumentPar
         help="change the workflow file: generate.num_samples=4",
     )
     parser.add_argument("--dry_run", action="store_true", help="list what would run, and why")
+    # Snakemake's words for it: handed on, they would look like a run that did nothing.
+    hidden = argparse.SUPPRESS
+    parser.add_argument(
+        "--dry-run", "--dryrun", "-n", dest="dry_run", action="store_true", help=hidden
+    )
     parser.add_argument("--graph", metavar="FILE", help="only draw the stages: .svg, .dot, .png")
     return parser
 
@@ -95,6 +94,8 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: li
             "folder (or change its settings)"
         )
     folder = pathlib.Path(workdir).resolve()
+    if folder.is_file():
+        raise NotADirectoryError(f"--workdir {workdir}: is a file; it must be a folder")
     if options.graph:
         with _scratch(folder, config, jobs, (), keep=False) as tool:
             graph.write(pathlib.Path(options.graph), tool.dot())

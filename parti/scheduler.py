@@ -110,6 +110,8 @@ class Scheduler:
             message = usage_error[-1].partition("error: ")[2]
             if "--executor" in message:
                 message += "; others come with `pip install snakemake-executor-plugin-NAME`"
+            if "unrecognized arguments" in message:
+                message += "; see --help"
             raise ValueError(f"Snakemake: {message}")
         raise RuntimeError("Snakemake: " + " ".join(line.strip() for line in lines[-6:]))
 

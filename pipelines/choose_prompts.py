@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from parti.data import prompts as prompts_lib
 from parti.data import records, tfrecords
+from parti.pipelines import flags as flags_lib
 from parti.pipelines import staging
 
 FILE_NAME = "prompts.jsonl"
@@ -75,12 +76,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="parti prompts",
-        description="Chooses prompts, evenly over their challenges.",
-        epilog="example:\n  parti prompts --input pairs --output prompts --num 64",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = flags_lib.Parser(
+        "parti prompts",
+        "Chooses prompts, evenly over their challenges.",
+        "example:\n  parti prompts --input pairs --output prompts --num 64",
     )
     parser.add_argument(
         "--input", required=True, help="a prompt file, or the folder that `parti clean` wrote"

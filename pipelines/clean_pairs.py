@@ -331,7 +331,10 @@ def _check_report(report: dict[str, Any], patterns: Sequence[str]) -> None:
             f"no pairs in {where}; a tar holds key.jpg (or png, webp) and key.txt for each pair"
         )
     if not report["kept"]:
-        raise ValueError(f"no pair of {report['read']} in {where} was kept: {reasons}")
+        raise ValueError(
+            f"no pair of {report['read']} in {where} was kept: {reasons}; "
+            "check the files, or loosen the rules (see --help)"
+        )
     if not report["splits"]["train"]:
         raise ValueError(
             f"all {report['kept']} kept pairs of {where} fell to validation; "

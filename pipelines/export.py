@@ -7,17 +7,16 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from parti.engine import bundles, predict
+from parti.pipelines import flags as flags_lib
 from parti.pipelines import staging
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command's flags."""
-    parser = argparse.ArgumentParser(
-        prog="parti export",
-        description="Gathers trained parts into a bundle, all that `parti generate` needs.",
-        epilog="example:\n  parti export --workdir runs/demo --output runs/demo/bundle",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = flags_lib.Parser(
+        "parti export",
+        "Gathers trained parts into a bundle, all that `parti generate` needs.",
+        "example:\n  parti export --workdir runs/demo --output runs/demo/bundle",
     )
     add = parser.add_argument
     add("--workdir", default=".", metavar="DIR", help="where the parts are (default: here)")

@@ -89,7 +89,7 @@ def detect_format(pattern: str) -> str:
     """Returns the format of the files that a pattern names; a folder is looked into.
 
     Raises:
-      FileNotFoundError: nothing matches.
+      FileNotFoundError: nothing matches, or a folder without files.
       ValueError: the format is not known; the message lists the formats.
     """
     names = [pattern]
@@ -99,6 +99,8 @@ def detect_format(pattern: str) -> str:
             raise FileNotFoundError(f"{pattern}: no such file; check the path (quote a glob)")
         if os.path.isdir(found[0]):
             names = sorted(p.name for p in pathlib.Path(found[0]).rglob("*") if p.is_file())
+            if not names:
+                raise FileNotFoundError(f"{pattern}: no file in this folder; check the path")
         else:
             names = found
     for kind in (TFRECORD, WEBDATASET, FOLDER):

@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluation": "parti evaluate",
     "training": "parti train",
     "bundle": "parti export",
+    "prompts": "parti prompts",
 }
 
 Path = str | os.PathLike[str]

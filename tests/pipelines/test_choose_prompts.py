@@ -57,3 +57,15 @@ def test_mistakes(tmp_path: pathlib.Path) -> None:
         choose_prompts.run(["--input", str(tmp_path), *output])
     with pytest.raises(SystemExit, match="2"):
         choose_prompts.run(["--input", "x.txt", "--num=-1", *output])
+
+
+def test_a_mistake_in_a_flag_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, said in (
+        (["--outptu=x"], "unknown flag --outptu; did you mean --output?"),
+        (["--input=a", "--output=b", "c"], "unexpected argument 'c'; see --help"),
+        (["--input=a"], "the following arguments are required: --output"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            choose_prompts.run(argv)
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == f"parti prompts: {said}\n"

@@ -208,6 +208,8 @@ def test_tfrecords(tmp_path):
 def test_find_sources_messages(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file; check the path"):
         readers.find_sources([str(tmp_path / "*.tar")])
+    with pytest.raises(FileNotFoundError, match="no file in this folder; check the path"):
+        readers.find_sources([str(tmp_path)])
     (tmp_path / "notes.doc").write_text("x")
     with pytest.raises(ValueError, match="format not recognised; known are webdataset .*tfrecord"):
         readers.find_sources([str(tmp_path)])
