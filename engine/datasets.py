@@ -9,7 +9,6 @@ can be saved after any batch and restored. `Prefetcher` reads ahead and keeps th
 import contextlib
 import dataclasses
 import json
-import math
 import pathlib
 import queue
 import tempfile
@@ -21,10 +20,6 @@ import jax
 import numpy as np
 
 TRAIN, VALIDATION = "train", "validation"
-
-# Examples of more bytes than this are not kept in checkpoints: a seqio task's shuffle buffer holds
-# a thousand of them.
-_SYMBOLIC_BYTES = 1 << 16
 
 Batch = dict[str, np.ndarray]
 
@@ -138,9 +133,9 @@ class ArraySource:
 class TfDataset:
     """Batches of a `tf.data.Dataset`; the position is the state of its iterator.
 
-    The position holds the content of shuffle buffers. Where examples are large it is symbolic
-    instead: small, but about 1 ms of processor time an example (measured; 0.2 ms without).
-    Its files have the names of T5X's data checkpoints.
+    The position holds the content of shuffle buffers; our tasks keep encoded records there. It is
+    not symbolic: with TensorFlow 2.21, symbolic positions crashed the process now and then. Its
+    files have the names of T5X's data checkpoints.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -148,9 +143,6 @@ class TfDataset:
         import tensorflow as tf
 
         self._spec = dataset.element_spec
-        options = tf.data.Options()
-        options.experimental_symbolic_checkpoint = self._example_bytes() > _SYMBOLIC_BYTES
-        dataset = dataset.with_options(options)
         self._iterator = iter(dataset)
         self._checkpoint = tf.train.Checkpoint(ds=self._iterator)
 
@@ -167,10 +159,6 @@ class TfDataset:
 
     def __next__(self) -> Batch:
         return {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
-
-    def _example_bytes(self) -> int:
-        specs = self.element_spec.values()
-        return sum(math.prod(s.shape[1:]) * np.dtype(s.dtype).itemsize for s in specs)
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the iterator's state."""

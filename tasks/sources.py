@@ -67,7 +67,7 @@ class RecordSource(seqio.FileDataSource):
             lambda record: {EXAMPLE: record, IS_TRAINING: tf.constant(is_training)}
         )
         options = tf.data.Options()
-        # The fused operation cannot be restored from a symbolic checkpoint.
+        # Restoring the fused operation was seen to hang and to crash (TensorFlow 2.21).
         options.experimental_optimization.shuffle_and_repeat_fusion = False
         return dataset.with_options(options)
 
