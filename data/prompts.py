@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 _MAX_ID = 60
@@ -47,16 +47,18 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
 
     Raises:
       FileNotFoundError: a path with one of these endings that does not exist.
-      ValueError: an empty file, a missing column or field, an empty prompt, or an id twice.
+      ValueError: a folder, an empty file, a missing column or field, an empty prompt, or an id twice.
     """
     source = os.fspath(path_or_text)
     suffix = pathlib.Path(source).suffix.lower()
-    if not _is_file(source):
+    if not _exists_as(source, pathlib.Path.is_file):
+        if _exists_as(source, pathlib.Path.is_dir):
+            raise ValueError(f"{source!r} is a folder; give a prompt file in it, or a text.")
         if suffix in _READERS:
-            raise FileNotFoundError(f"No prompt file {source!r}.")
+            raise FileNotFoundError(f"No prompt file {source!r}; check the path.")
         if isinstance(path_or_text, os.PathLike) or "/" in source and not re.search(r"\s", source):
             raise FileNotFoundError(
-                f"No prompt file {source!r}; write a prompt with a space in it."
+                f"No prompt file {source!r}; check the path (a prompt itself needs no slash)."
             )
         if not source.strip():
             raise ValueError("The prompt is empty; give a text or a prompt file.")
@@ -107,9 +109,9 @@ def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> in
 _OPTIONAL = ("category", "challenge")
 
 
-def _is_file(source: str) -> bool:
+def _exists_as(source: str, kind: Callable[[pathlib.Path], bool]) -> bool:
     try:
-        return pathlib.Path(source).is_file()
+        return kind(pathlib.Path(source))
     except (OSError, ValueError):  # a long text is no path
         return False
 

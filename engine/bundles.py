@@ -118,7 +118,10 @@ class Bundle:
                 f"no bundle at {folder}; make one with "
                 f"`parti export --workdir DIR --output {folder}`"
             )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error
         if content.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
                 f"{folder}: bundle of schema version {content.get('schema_version')}, this code "

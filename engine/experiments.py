@@ -244,8 +244,8 @@ def _one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_explain(error)) from error
     except (ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError) as error:
         raise ValueError(_explain(error)) from error
     except (TypeError, OSError) as error:

@@ -91,7 +91,7 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
             files[split] = found
     if "train" not in files:
         raise FileNotFoundError(
-            f"No train-*.tfrecord with {record.KIND}s in {base!r}; {record.MADE_BY} makes them "
+            f"No train-*.tfrecord in {base!r}; {record.MADE_BY} makes them, {record.KIND} a record "
             "(its --output is the directory to give here)."
         )
     first = next((r for path in files["train"] for r in tfrecords.read(path)), None)

@@ -80,6 +80,9 @@ def test_absent_files_are_no_prompts(tmp_path: pathlib.Path) -> None:
     for source in ("absent.tsv", str(tmp_path / "absent"), tmp_path / "absent.txt"):
         with pytest.raises(FileNotFoundError, match="No prompt file"):
             prompts.read_prompts(source)
+    with pytest.raises(ValueError, match="is a folder"):
+        prompts.read_prompts(tmp_path)
+    assert prompts.read_prompts("a" * 5000)[0].text == "a" * 5000  # too long for a path
     with pytest.raises(ValueError, match="The prompt is empty"):
         prompts.read_prompts("  ")
 

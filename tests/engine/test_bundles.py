@@ -103,6 +103,9 @@ def test_nothing_damaged_or_foreign_is_opened(
     (tmp_path / "changed/bundle.json").write_text(json.dumps(content | {"schema_version": 99}))
     with pytest.raises(ValueError, match="schema version 99"):
         bundles.Bundle.open(tmp_path / "changed")
+    (tmp_path / "changed/bundle.json").write_text("{")
+    with pytest.raises(ValueError, match="bundle.json is damaged .* export the bundle again"):
+        bundles.Bundle.open(tmp_path / "changed")
 
 
 def test_models_that_do_not_fit_are_refused(
