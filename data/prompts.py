@@ -47,7 +47,7 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
 
     Raises:
       FileNotFoundError: a path with one of these endings that does not exist.
-      ValueError: a folder, an empty file, a missing column or field, an empty prompt, or an id twice.
+      ValueError: a folder, an empty file or prompt, a missing column or field, or an id twice.
     """
     source = os.fspath(path_or_text)
     suffix = pathlib.Path(source).suffix.lower()
