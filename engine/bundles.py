@@ -109,7 +109,8 @@ class Bundle:
 
         Raises:
           FileNotFoundError: no bundle there, or one of its files is gone.
-          ValueError: of another schema, or without a part that generation needs.
+          ValueError: of another schema, without a part that generation needs, or with a file that
+            was cut off.
         """
         folder = pathlib.Path(directory)
         path = folder / BUNDLE_FILE
@@ -136,6 +137,8 @@ class Bundle:
                 raise FileNotFoundError(
                     f"{folder / name} is missing; copy the bundle again, or export it again"
                 )
+        for part in content["parts"]:
+            _check_size(folder / part / PARAMS_FILE)
         return cls(folder, content)
 
     @property
@@ -177,11 +180,7 @@ class Bundle:
           ValueError: the bundle has no such part, or its files are not those that were exported.
         """
         model = self.model(part)
-        params_path = self.path / part / PARAMS_FILE
-        try:
-            flat = safetensors.flax.load_file(params_path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{params_path} is damaged ({error}); export it again") from error
+        flat = safetensors.flax.load_file(self.path / part / PARAMS_FILE)
         described = self.content["parts"][part]
         loaded = predict.LoadedModel(
             model,
@@ -278,6 +277,15 @@ def _image_vocabulary(model: Any) -> dict[str, int]:
         field: getattr(model, field) if hasattr(model, field) else getattr(config, field)
         for field in ("codebook_size", "grid_size")
     }
+
+
+def _check_size(path: pathlib.Path) -> None:
+    """Raises ValueError if a file is not as long as its header says."""
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error
 
 
 def _write_part(folder: pathlib.Path, part: predict.LoadedModel) -> None:

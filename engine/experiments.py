@@ -111,6 +111,20 @@ def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> E
         return dataclasses.replace(experiment, config=config, model_config=model_config)
 
 
+def check_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
+    """Checks what `load_experiment` would read, but for its data, which need not be there yet.
+
+    Raises:
+      ValueError, FileNotFoundError: see `load_experiment`.
+    """
+    with _gin(), _one_line_errors():
+        _parse([RUN_FILE, *gin_files], bindings)
+        model = _evaluate_macro("MODEL")
+        with _no_unset_macros():
+            # gin evaluates what it knows of arguments given by name, but not by position.
+            gin.get_configurable(Experiment)(model, None)
+
+
 def model_from_config(config: str | pathlib.Path) -> Any:
     """Builds MODEL, and nothing else, from an exported configuration.
 

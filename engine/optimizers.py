@@ -26,7 +26,8 @@ def warmup_cosine(
     """
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
-            f"warmup_steps must lie in [0, total_steps {total_steps}), got {warmup_steps}"
+            f"warmup_steps must lie in [0, total_steps {total_steps}), got {warmup_steps}; set "
+            "WARMUP_STEPS lower, or train for more steps"
         )
 
     def schedule(step: Any) -> Any:

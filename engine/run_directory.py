@@ -76,7 +76,7 @@ def is_finished(experiment: experiments.Experiment) -> bool:
 
     Raises:
       ValueError: it holds something else: another stage's output, more steps, or the same number of
-        steps of another configuration.
+        steps of another configuration or of other data.
     """
     folder = pathlib.Path(experiment.model_dir)
     taken = max(checkpoints.steps(folder), default=0)
@@ -93,6 +93,14 @@ def is_finished(experiment: experiments.Experiment) -> bool:
         raise ValueError(
             f"{folder} holds a finished training of another configuration ({difference}); choose "
             "another MODEL_DIR, or --overwrite to train again"
+        )
+    # The data of a finished training may be gone, but not be others.
+    if made_again := [row for row in _other_data(experiment) if row[2]]:
+        what, before, after = made_again[0]
+        raise ValueError(
+            f"{folder} holds a training finished on other data: the fingerprint of the {what} was "
+            f"{before[:12]}, now it is {after[:12]}; --overwrite to train again, or choose another "
+            "MODEL_DIR"
         )
     return True
 
@@ -119,18 +127,28 @@ def check_data(experiment: experiments.Experiment) -> None:
       ValueError: they have been made again, or others are named.
     """
     folder = pathlib.Path(experiment.model_dir)
-    if not (folder / DATA).is_file() or not checkpoints.steps(folder):
+    if not checkpoints.steps(folder):
         return
-    recorded = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    for what, before, after in _other_data(experiment):
+        raise ValueError(
+            f"{folder} was trained on other data: the fingerprint of the {what} was "
+            f"{before[:12]}, now it is {after[:12] or 'unknown'}; --overwrite to train again, "
+            "choose another MODEL_DIR, or put the old data back"
+        )
+
+
+def _other_data(experiment: experiments.Experiment) -> list[tuple[str, str, str]]:
+    """Returns (what, fingerprint at the first step, fingerprint now or '') of data that differ."""
+    path = pathlib.Path(experiment.model_dir, DATA)
+    if not path.is_file():
+        return []
+    recorded = json.loads(path.read_text(encoding="utf-8"))
     now = predict.data_fingerprints(experiment.config)
-    for name, before in sorted(recorded.items()):
-        if now.get(name) != before:
-            what, after = name.removesuffix("_fingerprint"), now.get(name, "unknown")
-            raise ValueError(
-                f"{folder} was trained on other data: the fingerprint of the {what} was "
-                f"{before[:12]}, now it is {after[:12]}; --overwrite to train again, choose "
-                "another MODEL_DIR, or put the old data back"
-            )
+    return [
+        (name.removesuffix("_fingerprint"), before, now.get(name, ""))
+        for name, before in sorted(recorded.items())
+        if now.get(name) != before
+    ]
 
 
 def start(experiment: experiments.Experiment, step: int = 0) -> None:

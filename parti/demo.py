@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
-from parti import display, graph, scheduler, stage, workflow_config
-from parti.pipelines import evaluation_report, flags
+from parti import display, graph, preflight, scheduler, stage, workflow_config
+from parti.engine import flags
+from parti.pipelines import evaluation_report
 
 _DEMO = "scenes-tiny"
 # Flags of Snakemake that a stage would not obey (see `parti/stage.py`).
@@ -102,6 +103,7 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: li
         print(f"wrote {options.graph}")
         return 0
     if options.dry_run:
+        _check_stages(folder, config)
         with _scratch(folder, config, jobs, tuple(extra), keep=folder.is_dir()) as tool:
             _print_plan(tool.plan())
         return 0
@@ -144,6 +146,10 @@ def _run(
 ) -> int:
     """Plans and runs; returns 0 when all is up to date, 1 when a stage failed."""
     began = time.monotonic()
+    _check_stages(folder, config)
+    if not folder.is_dir():
+        with _scratch(folder, config, jobs, extra, keep=False) as tool:
+            tool.plan()  # an unknown flag of Snakemake leaves nothing behind
     with scheduler.only_run(folder) as lock:
         tool = scheduler.Scheduler(folder, folder / "workflow.yaml", jobs, extra)
         _write_config(tool.config_path, config)
@@ -176,6 +182,20 @@ def _run(
     print(f"done in {display.clock(time.monotonic() - began)}")
     _print_results(folder)
     return 0
+
+
+def _check_stages(folder: pathlib.Path, config: workflow_config.Config) -> None:
+    """Checks the flags and macros of all stages, unless this folder has run with the same ones.
+
+    Raises:
+      ValueError: see `preflight.check`.
+    """
+    known = folder / "workflow.yaml"
+    with tempfile.TemporaryDirectory(prefix="parti-") as temporary:
+        path = pathlib.Path(temporary) / "workflow.yaml"
+        _write_config(path, config)
+        if not known.is_file() or known.read_bytes() != path.read_bytes():
+            preflight.check(path, scheduler.environment())
 
 
 @contextlib.contextmanager

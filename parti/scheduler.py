@@ -74,7 +74,7 @@ class Scheduler:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=environment(),
                 pass_fds=[lock],
                 start_new_session=True,
             )
@@ -99,7 +99,7 @@ class Scheduler:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            env=_environment(),
+            env=environment(),
             check=False,
         )
         if ended.returncode == 0:
@@ -215,7 +215,7 @@ def parse_graph(dot: str) -> tuple[list[str], list[tuple[str, str]]]:
     return [name for name in names.values() if name != "all"], edges
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Returns an environment in which a child finds this very package from any folder."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     clone = pathlib.Path(parti.__file__).parents[1]

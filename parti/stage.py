@@ -151,7 +151,7 @@ class _Stage:
             self._reopen()
         return self._call(lock)
 
-    def _files_before(self, same: bool) -> dict[str, int]:
+    def _files_before(self, same: bool) -> dict[str, list[int]]:
         return self.before.get("files", {}) if same else {}
 
     def _replaced(self, request: str) -> pathlib.Path:
@@ -278,9 +278,9 @@ def _wait_for_lock(lock: IO[str], stop: _StopRequest) -> bool:
 
 
 def _finish(workdir: pathlib.Path, name: str, record: dict[str, Any]) -> None:
-    """Writes a stage's marker, and records the files that belong to its output."""
+    """Writes a stage's marker, and records how many files belong to its output."""
     output = workdir / record["output"]
-    record = record | {"files": _list_files(output, record)}
+    record = record | {"files": _count_files(output, record)}
     progress.write_json(str(workdir / FOLDER / f"{name}.json"), record)
     content = {"stage": name, "fingerprint": _fingerprint(output)}
     progress.write_json(str(marker_path(workdir, name)), content)
@@ -298,19 +298,30 @@ def _fingerprint(output: pathlib.Path) -> str | None:
         return hashlib.sha256(content).hexdigest()
 
 
-def _list_files(output: pathlib.Path, record: dict[str, Any]) -> dict[str, int]:
-    """Returns {relative path: bytes} of an output's files.
+def _count_files(output: pathlib.Path, record: dict[str, Any]) -> dict[str, list[int]]:
+    """Returns {folder: [files, bytes]} of an output, for "." and each folder directly in it.
 
-    Of a training only those directly in its folder: old checkpoints may be deleted.
+    Of a training only ".": old checkpoints may be deleted. There may be millions of files.
     """
-    paths = output.glob("*") if record["command"][0] == "train" else output.rglob("*")
-    return {p.relative_to(output).as_posix(): p.stat().st_size for p in paths if p.is_file()}
+    counts: dict[str, list[int]] = {}
+    for folder, below, names in os.walk(output):
+        first = pathlib.Path(folder).relative_to(output).parts[:1]
+        count = counts.setdefault(first[0] if first else ".", [0, 0])
+        count[0] += len(names)
+        count[1] += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
+        if record["command"][0] == "train":
+            below.clear()
+    return counts
 
 
 def _is_whole(output: pathlib.Path, record: dict[str, Any]) -> bool:
-    """Returns whether every file that belonged to an output is still there, at its size."""
-    present = _list_files(output, record)
-    return all(present.get(name) == size for name, size in record.get("files", {}).items())
+    """Returns whether an output still has at least the files and bytes that belonged to it."""
+    present = _count_files(output, record)
+    return all(
+        now >= before
+        for folder, counted in record.get("files", {}).items()
+        for now, before in zip(present.get(folder, [0, 0]), counted, strict=True)
+    )
 
 
 def _quoted(word: str) -> str:

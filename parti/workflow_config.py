@@ -42,6 +42,16 @@ FLAG_SECTIONS = (
     "generate",
     "evaluate",
 )
+# What a training reads; `@/` is the working folder.
+TRAINING_INPUTS = {
+    "tokenizer": {"PAIRS_DIR": "@/pairs"},
+    "generator": {"TOKENS_DIR": "@/tokens", "VOCABULARY": "@/vocabulary/vocabulary.model"},
+    "reranker": {"PAIRS_DIR": "@/pairs", "VOCABULARY": "@/vocabulary/vocabulary.model"},
+    "upsampler": {"RECONSTRUCTIONS_DIR": "@/tokens/reconstructions"},
+}
+# Flags of the stages that say where things are, or would undo what is finished.
+_NOT_TO_SET = ("input", "output", "model", "prompts", "workdir", "generations", "reference")
+_NOT_TO_SET += ("overwrite",)
 KEYS = ("description", "source", "input", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
 
 Config = dict[str, Any]
@@ -135,6 +145,9 @@ def _checked(config: Config, where: str) -> Config:
         config[section] = config.get(section) or {}
         if not isinstance(config[section], dict):
             raise ValueError(f"{where}: {section} is {config[section]!r}; it must be a section")
+        for flag in config[section]:
+            if flag in _NOT_TO_SET:
+                raise ValueError(f"{where}: {section}.{flag} is for the workflow to set; remove it")
     for key in ("input", "prompts"):
         config[key] = _absolute(config.get(key))
         for pattern in config[key]:
@@ -154,6 +167,10 @@ def _check_training(section: Config, where: str) -> None:
         problem = f"unknown key {unknown[0]!r}" if unknown else "no experiment"
         raise ValueError(f"{where}: {problem}; it holds `experiment` (a gin file) and `gin`")
     section["gin"] = section.get("gin") or {}
+    if not isinstance(section["gin"], dict):
+        raise ValueError(f"{where}: gin is {section['gin']!r}; it holds macros: {{NAME: value}}")
+    if "MODEL_DIR" in section["gin"]:
+        raise ValueError(f"{where}: MODEL_DIR is for the workflow to set; remove it")
     if _in_package(section["experiment"]) is None:
         path = os.path.abspath(os.path.expanduser(section["experiment"]))
         if not os.path.isfile(path):
@@ -194,9 +211,10 @@ def flags(section: Mapping[str, Any]) -> list[str]:
     return made
 
 
-def train_command(section: Mapping[str, Any], **macros: str) -> list[str]:
+def train_command(part: str, section: Mapping[str, Any]) -> list[str]:
     """Returns `train --gin_file=... --gin.NAME=VALUE ...`; the section's own `gin` wins."""
-    bindings = {name: f"'{path}'" for name, path in macros.items()}
+    paths = {"MODEL_DIR": f"@/{part}", **TRAINING_INPUTS[part]}
+    bindings = {name: f"'{path}'" for name, path in paths.items()}
     bindings |= {name: _gin_value(value) for name, value in section["gin"].items()}
     return [
         "train",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from parti.data import prompts as prompts_lib
 from parti.data import records, tfrecords
-from parti.pipelines import flags as flags_lib
+from parti.engine import flags as flags_lib
 from parti.pipelines import staging
 
 FILE_NAME = "prompts.jsonl"
@@ -55,7 +55,8 @@ def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompts_lib.Prompt
 
 def run(argv: Sequence[str]) -> int:
     """Runs `parti prompts`; returns the exit code."""
-    flags = _parse(argv)
+    flags = make_parser().parse_args(list(argv))
+    check_flags(flags)
     source = pathlib.Path(flags.input)
     if source.is_dir():
         manifest = staging.read_manifest(source, "pairs")
@@ -75,7 +76,8 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def make_parser() -> flags_lib.Parser:
+    """Returns the command's flags."""
     parser = flags_lib.Parser(
         "parti prompts",
         "Chooses prompts, evenly over their challenges.",
@@ -90,10 +92,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--split", default="validation", choices=records.SPLITS, help="of a folder of pairs"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a finished output")
-    flags = parser.parse_args(list(argv))
+    return parser
+
+
+def check_flags(flags: argparse.Namespace) -> None:
+    """Checks the values.
+
+    Raises:
+      ValueError: a value out of range.
+    """
     if flags.num < 0:
-        parser.error(f"--num={flags.num}: it must not be negative")
-    return flags
+        raise ValueError(f"--num={flags.num}: it must not be negative")
 
 
 def _rank(text: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import apache_beam as beam
 
 from parti.data import records
+from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 from parti.pipelines import clean_report, clean_rules, options, readers, staging, writers
 
@@ -213,7 +214,7 @@ def _twin(item: tuple[str, bytes]) -> readers.Rejected:
     return readers.Rejected(pair.key, "duplicate_key", pair.sha256, pair.text, pair.source)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> flags_lib.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti clean",
@@ -240,12 +241,17 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def settings_from_flags(flags: argparse.Namespace, num_bytes: int) -> clean_rules.CleanSettings:
+def check_flags(flags: argparse.Namespace, num_bytes: int = 0) -> clean_rules.CleanSettings:
     """Returns the settings: the preset, and over it the flags that were given.
+
+    Args:
+      flags: of `make_parser`.
+      num_bytes: of the input, for the number of shards.
 
     Raises:
       ValueError: an unknown preset, or a value out of range.
     """
+    readers.check_format(flags.input_format)
     if flags.preset not in clean_rules.PRESETS:
         raise ValueError(f"--preset={flags.preset}: choose from {', '.join(clean_rules.PRESETS)}")
     rules = dict(clean_rules.PRESETS[flags.preset])
@@ -267,10 +273,10 @@ def settings_from_flags(flags: argparse.Namespace, num_bytes: int) -> clean_rule
 def run(argv: Sequence[str]) -> int:
     """Runs `parti clean`; returns the exit code."""
     flags, beam_options = options.parse(make_parser(), argv)
-    settings_from_flags(flags, 0)  # a bad flag is reported before a missing input
+    check_flags(flags)  # a bad flag is reported before a missing input
     sources = readers.find_sources(flags.input, flags.input_format)
     num_bytes = sum(source.num_bytes for source in sources)
-    settings = settings_from_flags(flags, num_bytes)
+    settings = check_flags(flags, num_bytes)
     with staging.Staging(
         flags.output,
         "pairs",

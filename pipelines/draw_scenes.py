@@ -24,6 +24,7 @@ from typing import Any
 import apache_beam as beam
 
 from parti.data import file_names, images, prompts, records, scenes
+from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 from parti.pipelines import options, staging
 
@@ -57,7 +58,8 @@ class SceneSettings:
     num_prompts: int = 200
 
     def __post_init__(self) -> None:
-        scenes.find_world(self.world)
+        if self.world not in scenes.WORLDS:
+            raise ValueError(f"--world={self.world}: choose from {', '.join(scenes.WORLDS)}")
         for name, least in (("num", 1), ("size", 16), ("shards", 0), ("num_prompts", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name}={getattr(self, name)}: give at least {least}")
@@ -190,7 +192,7 @@ def choose_prompts(settings: SceneSettings) -> list[prompts.Prompt]:
     return [prompt for _, _, prompt in chosen]
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> flags_lib.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti scenes",
@@ -209,11 +211,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_flags(flags: argparse.Namespace) -> SceneSettings:
+    """Returns the settings.
+
+    Raises:
+      ValueError: a value out of range.
+    """
+    names = [field.name for field in dataclasses.fields(SceneSettings)]
+    return SceneSettings(**{name: getattr(flags, name) for name in names})
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs `parti scenes`; returns the exit code."""
     flags, beam_options = options.parse(make_parser(), argv)
-    names = [field.name for field in dataclasses.fields(SceneSettings)]
-    settings = SceneSettings(**{name: getattr(flags, name) for name in names})
+    settings = check_flags(flags)
     with staging.Staging(
         flags.output,
         "scenes",

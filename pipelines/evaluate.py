@@ -20,6 +20,7 @@ import numpy as np
 
 from parti.data import file_names, images, records, scene_probe, scenes
 from parti.engine import bundles
+from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 from parti.pipelines import (
     evaluation_metrics,
@@ -177,7 +178,7 @@ def build_reference(
     return merged
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> flags_lib.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti evaluate",
@@ -193,6 +194,18 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_flags(flags: argparse.Namespace) -> None:
+    """Checks the values.
+
+    Raises:
+      ValueError: a value out of range, or half of what belongs together.
+    """
+    if bool(flags.reference) != bool(flags.model):
+        raise ValueError("--reference and --model go together: give both or neither")
+    if flags.num_reference < 1:
+        raise ValueError(f"--num_reference={flags.num_reference}: give at least 1")
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs `parti evaluate`; see `make_parser` for its flags.
 
@@ -201,10 +214,7 @@ def run(argv: Sequence[str]) -> int:
       options.PipelineError: the job failed.
     """
     flags, beam_options = options.parse(make_parser(), argv)
-    if bool(flags.reference) != bool(flags.model):
-        raise ValueError("--reference and --model go together: give both or neither")
-    if flags.num_reference < 1:
-        raise ValueError(f"--num_reference={flags.num_reference}: give at least 1")
+    check_flags(flags)
     made = staging.read_manifest(flags.generations, "generations")
     generations_dir = pathlib.Path(flags.generations).resolve()
     groups = gallery.group_by_prompt(generate.read_generations(flags.generations))

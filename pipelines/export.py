@@ -7,11 +7,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from parti.engine import bundles, predict
-from parti.pipelines import flags as flags_lib
+from parti.engine import flags as flags_lib
 from parti.pipelines import staging
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> flags_lib.Parser:
     """Returns the command's flags."""
     parser = flags_lib.Parser(
         "parti export",

@@ -22,6 +22,7 @@ import numpy as np
 
 from parti.data import captions, file_names, images, prompts, records, tfrecords
 from parti.engine import bundles
+from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 from parti.models.text_to_image import sampling
 from parti.pipelines import gallery, model_handlers, options, staging, writers
@@ -62,7 +63,10 @@ class GenerateSettings:
             raise ValueError(
                 f"--keep={self.num_upsampled}: give 0 to --num_samples={self.num_samples}"
             )
-        _ = self.sampling  # Raises ValueError for values out of range.
+        try:
+            _ = self.sampling
+        except ValueError as error:  # it begins with the name, which is the flag's
+            raise ValueError(f"--{error}") from error
 
     @property
     def sampling(self) -> sampling.SamplingSettings:
@@ -232,7 +236,7 @@ def generation_settings(bundle: bundles.Bundle, settings: GenerateSettings) -> d
     return {**dataclasses.asdict(settings), "fingerprints": bundle.fingerprints}
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> flags_lib.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti generate",
@@ -257,7 +261,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def settings_from_flags(flags: argparse.Namespace) -> GenerateSettings:
+def check_flags(flags: argparse.Namespace) -> GenerateSettings:
     """Returns the settings.
 
     Raises:
@@ -281,7 +285,7 @@ def run(argv: Sequence[str]) -> int:
       options.PipelineError: the job failed; run it again and it goes on.
     """
     flags, beam_options = options.parse(make_parser(), argv)
-    settings = settings_from_flags(flags)
+    settings = check_flags(flags)
     bundle = bundles.Bundle.open(flags.model)
     chosen = prompts.read_prompts(flags.prompts)[: flags.num_prompts]
     stage = staging.Staging(

@@ -16,7 +16,6 @@ FnApiRunner too. `--runner=PrismRunner`, `DataflowRunner`, `FlinkRunner`, ... ar
 
 import argparse
 import contextlib
-import difflib
 import logging
 import os
 import re
@@ -24,12 +23,13 @@ import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
 
+from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
@@ -40,7 +40,7 @@ _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
 _TICK = struct.Struct("<qq")
 
 
-def make_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+def make_parser(command: str, description: str, example: str) -> flags_lib.Parser:
     """Returns a parser with the flags that every Beam command has: --overwrite and --verbose.
 
     Args:
@@ -48,26 +48,18 @@ def make_parser(command: str, description: str, example: str) -> argparse.Argume
       description: one or two sentences.
       example: shown at the end of --help.
     """
-    parser = _Parser(
-        prog=command,
-        description=description,
-        epilog=f"example:\n  {example}\n\nOther flags go to Beam: --runner, --direct_num_workers, "
+    parser = flags_lib.Parser(
+        command,
+        description,
+        f"example:\n  {example}\n\nOther flags go to Beam: --runner, --direct_num_workers, "
         "--direct_running_mode,\n--temp_location, --project, ...",
-        formatter_class=_Formatter,
-        allow_abbrev=False,
+        formatter=_Formatter,
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a finished output of the same kind"
     )
     parser.add_argument("--verbose", action="store_true", help="show the logs of Beam")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a bad flag in one line, without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -80,7 +72,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str]
+    parser: flags_lib.Parser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, pipeline_options.PipelineOptions]:
     """Splits the arguments between the command and Beam.
 
@@ -95,8 +87,8 @@ def parse(
       SystemExit: code 2 with one line about a flag that is unknown or has a bad value; code 0
         after --help.
     """
-    flags, rest = parser.parse_known_args(list(argv))
     beam_parser = _beam_parser()
+    flags, rest = parser.split(list(argv), others=beam_parser._option_string_actions)
 
     def fail(message: str) -> None:
         parser.error(message)
@@ -104,8 +96,7 @@ def parse(
     beam_parser.error = fail  # type: ignore[method-assign, assignment]
     _, unknown = beam_parser.parse_known_args(rest)
     if unknown:
-        known = [*parser._option_string_actions, *beam_parser._option_string_actions]
-        parser.error(_unknown_message(unknown[0], known))
+        parser.error(parser.unknown(unknown[0]))
     beam_options = pipeline_options.PipelineOptions(rest)
     if not (flags.verbose or os.environ.get(VERBOSE_VARIABLE)):
         quiet(beam_options)
@@ -119,14 +110,6 @@ def _beam_parser() -> argparse.ArgumentParser:
     for cls in classes.values():
         cls._add_argparse_args(parser)
     return parser
-
-
-def _unknown_message(argument: str, known: Sequence[str]) -> str:
-    name = argument.split("=")[0]
-    if not name.startswith("-"):
-        return f"unexpected argument {argument!r}; see --help"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"unknown flag {name}" + (f"; did you mean {close[0]}?" if close else "; see --help")
 
 
 def quiet(beam_options: pipeline_options.PipelineOptions) -> None:

@@ -113,6 +113,14 @@ def detect_format(pattern: str) -> str:
     )
 
 
+def check_format(input_format: str) -> None:
+    """Raises ValueError unless it is a key of `FORMATS`, or "auto"."""
+    if input_format != "auto" and input_format not in FORMATS:
+        raise ValueError(
+            f"--input_format={input_format}: unknown; choose from auto, {', '.join(FORMATS)}"
+        )
+
+
 def find_sources(patterns: Sequence[str], input_format: str = "auto") -> list[Source]:
     """Returns what there is to read, sorted, each file once.
 
@@ -124,10 +132,7 @@ def find_sources(patterns: Sequence[str], input_format: str = "auto") -> list[So
       FileNotFoundError: a pattern matches no file.
       ValueError: unknown format.
     """
-    if input_format != "auto" and input_format not in FORMATS:
-        raise ValueError(
-            f"--input_format={input_format}: unknown; choose from auto, {', '.join(FORMATS)}"
-        )
+    check_format(input_format)
     found: set[Source] = set()
     for pattern in patterns:
         kind = detect_format(pattern) if input_format == "auto" else input_format

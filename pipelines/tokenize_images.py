@@ -20,6 +20,7 @@ import apache_beam as beam
 import numpy as np
 
 from parti.data import file_names, images, records, tfrecords
+from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 from parti.pipelines import model_handlers, options, staging, writers
 
@@ -45,10 +46,6 @@ class TokenizeSettings:
     image_size: int
     batch_size: int = 64
     write_reconstructions: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"--batch_size={self.batch_size}: give at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +223,7 @@ def build(
     )
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> flags_lib.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti tokenize",
@@ -246,6 +243,16 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_flags(flags: argparse.Namespace) -> None:
+    """Checks the values.
+
+    Raises:
+      ValueError: a value out of range.
+    """
+    if flags.batch_size < 1:
+        raise ValueError(f"--batch_size={flags.batch_size}: give at least 1")
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs `parti tokenize`; see `make_parser` for its flags.
 
@@ -254,6 +261,7 @@ def run(argv: Sequence[str]) -> int:
       options.PipelineError: the job failed.
     """
     flags, beam_options = options.parse(make_parser(), argv)
+    check_flags(flags)
     pairs = staging.read_manifest(flags.input, "pairs")
     shards = find_shards(flags.input)
     tokenizer = model_handlers.load_part(flags.model, "tokenizer")

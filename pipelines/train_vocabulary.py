@@ -19,6 +19,7 @@ import apache_beam as beam
 import numpy as np
 
 from parti.data import captions, records, vocabularies
+from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 from parti.pipelines import options, readers, staging, writers
 
@@ -144,7 +145,7 @@ def measure(model_path: pathlib.Path, sentences: Sequence[str], text_length: int
     }
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> flags_lib.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti vocab",
@@ -159,17 +160,26 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_flags(flags: argparse.Namespace) -> dict[str, int]:
+    """Returns the settings.
+
+    Raises:
+      ValueError: a value out of range.
+    """
+    settings = {"vocab_size": flags.vocab_size, "max_sentences": flags.max_sentences}
+    for name, value in settings.items():
+        if value < 1:
+            raise ValueError(f"--{name}={value}: give a positive number")
+    return settings
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs `parti vocab`; returns the exit code."""
     flags, beam_options = options.parse(make_parser(), argv)
-    if flags.vocab_size < 1:
-        raise ValueError(f"--vocab_size={flags.vocab_size}: give a positive number")
-    if flags.max_sentences < 1:
-        raise ValueError(f"--max_sentences={flags.max_sentences}: give a positive number")
+    settings = check_flags(flags)
     sources = find_sources(flags.input)
     where = " ".join(flags.input)
     num_bytes = sum(source.num_bytes for source in sources)
-    settings = {"vocab_size": flags.vocab_size, "max_sentences": flags.max_sentences}
     with staging.Staging(
         flags.output,
         "vocabulary",

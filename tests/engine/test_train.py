@@ -248,6 +248,11 @@ def test_going_on_with_data_made_again_is_refused(tmp_path: pathlib.Path) -> Non
     recorded = json.loads((directory / "manifest.json").read_text())["trained_on"]
     assert recorded == {"tokens_fingerprint": "a" * 64, "tokenizer_fingerprint": "b" * 64}
     manifest(fingerprint="d" * 64)
+    with pytest.raises(ValueError, match="finished on other data: .* tokens was aaaaaaaaaaaa"):
+        run(longer)
+    (tokens / "manifest.json").unlink()
+    assert run(longer) == 0, "data may be deleted once a training has finished"
+    manifest(fingerprint="d" * 64)
     assert run(longer, overwrite=True) == 0
     recorded = json.loads((directory / "manifest.json").read_text())["trained_on"]
     assert recorded == {"tokens_fingerprint": "d" * 64}

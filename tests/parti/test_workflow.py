@@ -276,6 +276,10 @@ def test_a_wrong_snakemake_flag_is_one_line(finished: Lab) -> None:
         ("train_generator.experiment=no.gin", "no experiment file 'no.gin'"),
         ("train_generator.steps=5", "unknown key 'steps'"),
         ("prompts=no.txt", "no file matches"),
+        ("generate.output=x", "generate.output is for the workflow to set"),
+        ("clean.overwrite=true", "clean.overwrite is for the workflow to set"),
+        ("train_generator.gin.MODEL_DIR=x", "MODEL_DIR is for the workflow to set"),
+        ("train_generator.gin=5", "gin is 5; it holds macros"),
     ],
 )
 def test_mistakes_in_a_workflow_file(finished: Lab, change: str, message: str) -> None:
@@ -308,7 +312,9 @@ def test_unknown_workflow_names_those_that_exist() -> None:
 def test_names_in_gin_have_dots(finished: Lab) -> None:
     change = "train_generator.gin.optimizers.adamw.weight_decay=0.1"
     section = workflow_config.load(str(finished.config), [change])["train_generator"]
-    assert "--gin.optimizers.adamw.weight_decay=0.1" in workflow_config.train_command(section)
+    assert "--gin.optimizers.adamw.weight_decay=0.1" in workflow_config.train_command(
+        "generator", section
+    )
 
 
 def test_flags() -> None:

@@ -55,7 +55,7 @@ def test_mistakes(tmp_path: pathlib.Path) -> None:
         choose_prompts.run(["--input", str(tmp_path / "no.txt"), *output])
     with pytest.raises(FileNotFoundError, match="parti clean"):
         choose_prompts.run(["--input", str(tmp_path), *output])
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(ValueError, match="--num=-1"):
         choose_prompts.run(["--input", "x.txt", "--num=-1", *output])
 
 

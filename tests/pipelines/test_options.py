@@ -67,6 +67,12 @@ def test_a_bad_flag_is_one_line_and_exit_code_2(arguments, message, capsys):
     assert message in error and error.count("\n") == 1
 
 
+def test_a_misspelt_flag_is_named_before_a_missing_one(capsys):
+    with pytest.raises(SystemExit):
+        options.parse(parser(), ["--imput", "a", "--runner=DirectRunner"])
+    assert "unknown flag --imput; did you mean --input?" in capsys.readouterr().err
+
+
 def test_help_shows_the_example(capsys):
     with pytest.raises(SystemExit) as stopped:
         options.parse(parser(), ["--help"])
