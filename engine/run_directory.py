@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from parti import __version__
-from parti.engine import checkpoints, experiments, predict, progress
+from parti.engine import checkpoints, experiments, manifests, provenance
 
 KIND = "training"
 SCHEMA_VERSION = 1
-MANIFEST, CONFIG, MODEL_CONFIG = predict.MANIFEST, predict.FULL_CONFIG, predict.MODEL_CONFIG
+MANIFEST, CONFIG, MODEL_CONFIG = manifests.FILE_NAME, provenance.CONFIG, provenance.MODEL_CONFIG
 METRICS, DATA = "metrics.jsonl", "data.json"
 # In the order in which `clear` deletes: without a manifest a training is not finished, without a
 # configuration a folder is not ours.
@@ -143,7 +143,7 @@ def _other_data(experiment: experiments.Experiment) -> list[tuple[str, str, str]
     if not path.is_file():
         return []
     recorded = json.loads(path.read_text(encoding="utf-8"))
-    now = predict.data_fingerprints(experiment.config)
+    now = provenance.data_fingerprints(experiment.config)
     return [
         (name.removesuffix("_fingerprint"), before, now.get(name, ""))
         for name, before in sorted(recorded.items())
@@ -161,7 +161,7 @@ def start(experiment: experiments.Experiment, step: int = 0) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.rename(folder / name)
     if step == 0:
-        progress.write_json(str(folder / DATA), predict.data_fingerprints(experiment.config))
+        manifests.write_json(folder / DATA, provenance.data_fingerprints(experiment.config))
 
 
 def clear(experiment: experiments.Experiment) -> None:
@@ -205,7 +205,7 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
         # Noted when it began: by now the data may have been made again.
         "trained_on": _trained_on(experiment),
     }
-    progress.write_json(str(folder / MANIFEST), record)
+    manifests.write_json(folder / MANIFEST, record)
 
 
 class MetricsLog:
@@ -230,7 +230,7 @@ def _trained_on(experiment: experiments.Experiment) -> dict[str, str]:
     path = pathlib.Path(experiment.model_dir, DATA)
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    return predict.data_fingerprints(experiment.config)  # Begun by code that did not note it.
+    return provenance.data_fingerprints(experiment.config)  # Begun by code that did not note it.
 
 
 def _read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:

@@ -36,10 +36,9 @@ import types
 from collections.abc import Sequence
 from typing import IO, Any
 
-from parti.engine import progress
+from parti.engine import manifests, progress
 
 FOLDER = ".stages"
-MANIFEST = "manifest.json"
 COMMAND_VARIABLE = "PARTI_COMMAND"  # replaces `python -m parti`, for containers and tests
 _GRACE_SECONDS = 60.0  # a training saves a checkpoint when it is told to stop
 _POLL_SECONDS = 0.2
@@ -67,13 +66,13 @@ def host() -> str:
 
 def read_record(workdir: pathlib.Path, name: str) -> dict[str, Any]:
     """Returns what is recorded about a stage's last start: request, output, state, times."""
-    return _read_json(workdir / FOLDER / f"{name}.json")
+    return manifests.read_json(workdir / FOLDER / f"{name}.json")
 
 
 def read_records(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the records of all stages that were ever started in a folder."""
     paths = sorted((workdir / FOLDER).glob("*.json"))
-    return {path.stem: record for path in paths if (record := _read_json(path))}
+    return {path.stem: record for path in paths if (record := manifests.read_json(path))}
 
 
 def reconcile(workdir: pathlib.Path) -> None:
@@ -86,7 +85,7 @@ def reconcile(workdir: pathlib.Path) -> None:
         fingerprint = _fingerprint(output)
         if fingerprint is None:
             marker.unlink(missing_ok=True)
-        elif fingerprint != _read_json(marker).get("fingerprint"):
+        elif fingerprint != manifests.read_json(marker).get("fingerprint"):
             _finish(workdir, name, record)  # made by hand in the meantime: take it as it is
         elif not _is_whole(output, record):
             marker.unlink(missing_ok=True)
@@ -123,7 +122,9 @@ class _Stage:
         here = f"{workdir}/".replace("\\", r"\\")
         self.command = [re.sub(r"(?<![^='])@/", here, word) for word in options.command]
         self.before = read_record(workdir, options.name)
-        inputs = {path: _read_json(workdir / path).get("fingerprint") for path in options.inputs}
+        inputs = {
+            path: manifests.read_json(workdir / path).get("fingerprint") for path in options.inputs
+        }
         self.record = {
             "name": options.name,
             "what": options.what,
@@ -177,7 +178,7 @@ class _Stage:
     def _reopen(self) -> None:
         """Makes a finished output that lost files unfinished again."""
         if self.command[0] == "train":  # goes on from its checkpoints and finishes at once
-            (self.output / MANIFEST).unlink()
+            (self.output / manifests.FILE_NAME).unlink()
         else:
             self._move_aside()
 
@@ -187,7 +188,9 @@ class _Stage:
         code = self._run_command(lock)
         if code == 0 and _fingerprint(self.output) is None:
             with open(log_path(self.workdir, self.name), "a", encoding="utf-8") as log:
-                log.write(f"\nended without an error, but wrote no {self.output / MANIFEST}\n")
+                log.write(
+                    f"\nended without an error, but wrote no {self.output / manifests.FILE_NAME}\n"
+                )
             code = 1
         state = "done" if code == 0 else "stopped" if code in (130, 143) else "failed"
         self._write_record(state, started=started, exit_code=code)
@@ -229,7 +232,7 @@ class _Stage:
 
     def _write_record(self, state: str, **fields: Any) -> None:
         record = self.record | {"state": state, "updated": time.time()} | fields
-        progress.write_json(str(self.workdir / FOLDER / f"{self.name}.json"), record)
+        manifests.write_json(self.workdir / FOLDER / f"{self.name}.json", record)
 
 
 class _StopRequest:
@@ -281,15 +284,15 @@ def _finish(workdir: pathlib.Path, name: str, record: dict[str, Any]) -> None:
     """Writes a stage's marker, and records how many files belong to its output."""
     output = workdir / record["output"]
     record = record | {"files": _count_files(output, record)}
-    progress.write_json(str(workdir / FOLDER / f"{name}.json"), record)
+    manifests.write_json(workdir / FOLDER / f"{name}.json", record)
     content = {"stage": name, "fingerprint": _fingerprint(output)}
-    progress.write_json(str(marker_path(workdir, name)), content)
+    manifests.write_json(marker_path(workdir, name), content)
 
 
 def _fingerprint(output: pathlib.Path) -> str | None:
     """Returns the fingerprint in an output's manifest, else the digest of it; None: no manifest."""
     try:
-        content = (output / MANIFEST).read_bytes()
+        content = (output / manifests.FILE_NAME).read_bytes()
     except OSError:
         return None
     try:
@@ -331,14 +334,6 @@ def _quoted(word: str) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from parti.data import prompts as prompts_lib
 from parti.data import records, tfrecords
 from parti.engine import flags as flags_lib
+from parti.engine import manifests
 from parti.pipelines import staging
 
 FILE_NAME = "prompts.jsonl"
@@ -59,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
     check_flags(flags)
     source = pathlib.Path(flags.input)
     if source.is_dir():
-        manifest = staging.read_manifest(source, "pairs")
+        manifest = manifests.read(source, "pairs")
         given = captions(source, flags.split)
         inputs = {"input": str(source), "fingerprint": manifest["fingerprint"]}
     else:

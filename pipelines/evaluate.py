@@ -19,7 +19,7 @@ import apache_beam as beam
 import numpy as np
 
 from parti.data import file_names, images, records, scene_probe, scenes
-from parti.engine import bundles
+from parti.engine import bundles, manifests
 from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 from parti.pipelines import (
@@ -215,7 +215,7 @@ def run(argv: Sequence[str]) -> int:
     """
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
-    made = staging.read_manifest(flags.generations, "generations")
+    made = manifests.read(flags.generations, "generations")
     generations_dir = pathlib.Path(flags.generations).resolve()
     groups = gallery.group_by_prompt(generate.read_generations(flags.generations))
     measured, notes = scene_groups(groups, generations_dir)
@@ -226,9 +226,7 @@ def run(argv: Sequence[str]) -> int:
         "generations_fingerprint": made["fingerprint"],
         "fingerprints": bundle.fingerprints if bundle else {},
         "reference_fingerprint": (
-            staging.read_manifest(flags.reference, "pairs")["fingerprint"]
-            if flags.reference
-            else None
+            manifests.read(flags.reference, "pairs")["fingerprint"] if flags.reference else None
         ),
         "num_reference": flags.num_reference,
     }
@@ -353,7 +351,7 @@ def reference_shards(directory: str) -> list[str]:
     Raises:
       FileNotFoundError: no finished pairs there.
     """
-    counts = staging.read_manifest(directory, "pairs")["counts"]
+    counts = manifests.read(directory, "pairs")["counts"]
     split = "validation" if counts.get("validation") else "train"
     pattern = str(pathlib.Path(directory, f"{split}-*.tfrecord"))
     return file_names.expand_pattern(pattern, "image-text pairs")

@@ -6,7 +6,7 @@ import argparse
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from parti.engine import bundles, predict
+from parti.engine import bundles, manifests, predict
 from parti.engine import flags as flags_lib
 from parti.pipelines import staging
 
@@ -62,11 +62,11 @@ def run(argv: Sequence[str]) -> int:
             f"no vocabulary at {vocabulary}; run `parti vocab`, or name it with --vocabulary"
         )
     folders = find_parts(flags)
-    manifests = {part: predict.training_manifest(path) for part, path in folders.items()}
+    trainings = {part: manifests.read(path, "training") for part, path in folders.items()}
     stage = staging.Staging(
         flags.output,
         kind="bundle",
-        settings={"trainings": {part: m.get("fingerprint") for part, m in manifests.items()}},
+        settings={"trainings": {part: m.get("fingerprint") for part, m in trainings.items()}},
         inputs={part: str(path) for part, path in folders.items()}
         | {"vocabulary": str(vocabulary)},
         overwrite=flags.overwrite,

@@ -21,7 +21,7 @@ import apache_beam as beam
 import numpy as np
 
 from parti.data import captions, file_names, images, prompts, records, tfrecords
-from parti.engine import bundles
+from parti.engine import bundles, manifests
 from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 from parti.models.text_to_image import sampling
@@ -293,7 +293,7 @@ def run(argv: Sequence[str]) -> int:
         kind="generations",
         settings={
             **generation_settings(bundle, settings),
-            "prompts_digest": staging.digest([dataclasses.asdict(prompt) for prompt in chosen]),
+            "prompts_digest": manifests.digest([dataclasses.asdict(prompt) for prompt in chosen]),
         },
         # A batch of another size may round differently, so half a run is not finished by it.
         inputs={
@@ -399,7 +399,7 @@ def read_generations(directory: str | pathlib.Path) -> list[records.Generation]:
       FileNotFoundError: no such folder, or it was not finished.
       ValueError: it holds something else.
     """
-    staging.read_manifest(directory, "generations")
+    manifests.read(directory, "generations")
     path = pathlib.Path(directory, MANIFEST_LINES)
     with open(path, encoding="utf-8") as file:
         return [records.Generation.from_json(line) for line in file]

@@ -11,6 +11,7 @@ of a file in order), and Beam hands over one at a time. Beam's own batches depen
 on where a bundle ends; these do not, so neither do the shapes that are compiled, nor the bytes.
 """
 
+import abc
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ def load_part(source: str | pathlib.Path, part: str) -> predict.LoadedModel:
     return loaded
 
 
-class PartHandler(inference.ModelHandler[Any, Any, predict.LoadedModel]):
+class PartHandler(abc.ABC, inference.ModelHandler[Any, Any, predict.LoadedModel]):
     """Loads one part and predicts example by example; subclasses define `predict`."""
 
     def __init__(self, source: str | pathlib.Path, part: str) -> None:
@@ -69,9 +70,9 @@ class PartHandler(inference.ModelHandler[Any, Any, predict.LoadedModel]):
         del inference_args
         return [self.predict(example, model) for example in batch]
 
+    @abc.abstractmethod
     def predict(self, example: Any, model: predict.LoadedModel) -> Any:
         """Returns the prediction for one example."""
-        raise NotImplementedError
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
         """Returns the size of the arrays in a batch; pickling them to measure would be slow."""

@@ -4,7 +4,7 @@
 
     with staging.Staging(output, kind="pairs", settings={"image_size": 64}) as stage:
         (stage.path / "train-00000-of-00001.tfrecord").write_bytes(...)
-        stage.publish(counts={"train": 1}, content=staging.hash_files(stage.path))
+        stage.publish(counts={"train": 1}, content=manifests.hash_files(stage.path))
 
 The files are written in `<output>.unfinished`. `publish` writes `manifest.json` there last, and the
 rename to `<output>` is the commit: an output folder with a manifest is complete, one without never
@@ -12,8 +12,6 @@ appears. Nothing finished is replaced unless `overwrite` is set; nothing foreign
 """
 
 import fcntl
-import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -21,123 +19,10 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from parti import __version__
+from parti.engine import manifests
 
-MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
-UNFINISHED_SUFFIX = ".unfinished"
 REPLACED_SUFFIX = ".replaced"
 _ATTEMPT = ".attempt.json"  # the settings digest of the attempt that owns an unfinished folder
-
-# Kind of output -> the command that makes it, for messages.
-COMMANDS = {
-    "scenes": "parti scenes",
-    "pairs": "parti clean",
-    "vocabulary": "parti vocab",
-    "tokens": "parti tokenize",
-    "generations": "parti generate",
-    "evaluation": "parti evaluate",
-    "training": "parti train",
-    "bundle": "parti export",
-    "prompts": "parti prompts",
-}
-
-Path = str | os.PathLike[str]
-
-
-def command_for(kind: str) -> str:
-    """Returns the command that makes an output of this kind, e.g. `parti clean`."""
-    return COMMANDS.get(kind, f"the command that makes {kind}")
-
-
-def digest(value: Any) -> str:
-    """Returns the sha256 hex digest of a JSON value in canonical form (keys sorted)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """Returns the sha256 hex digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_files(directory: Path) -> dict[str, str]:
-    """Returns {relative path: sha256} of the files below a folder, but dot files and manifest."""
-    root = pathlib.Path(directory)
-    files = sorted(p for p in root.rglob("*") if p.is_file())
-    names = [(p.relative_to(root).as_posix(), p) for p in files]
-    return {
-        name: hash_file(path)
-        for name, path in names
-        if name != MANIFEST and not any(part.startswith(".") for part in name.split("/"))
-    }
-
-
-def write_manifest(
-    directory: Path,
-    kind: str,
-    *,
-    counts: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    content: Any,
-    inputs: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Writes `manifest.json` atomically; call it last, when every other file is in place.
-
-    Args:
-      directory: the folder that the manifest describes.
-      kind: what the folder holds; a key of `COMMANDS`.
-      counts: how many of what, e.g. {"train": 3031, "validation": 159}.
-      settings: every setting that decides the bytes (no output path, no worker count, no time).
-      content: a JSON summary of the content, normally `hash_files(directory)`.
-      inputs: where the input came from (patterns, fingerprints); recorded, not fingerprinted.
-      extra: further top-level fields, e.g. {"tokenizer_fingerprint": ...}.
-
-    Returns:
-      The manifest. Its `fingerprint` is the sha256 of kind, schema version, settings and content.
-    """
-    body = {"kind": kind, "schema_version": SCHEMA_VERSION, "settings": settings}
-    manifest = {
-        **body,
-        "code_version": __version__,
-        "created_by": command_for(kind),
-        "counts": counts,
-        "inputs": inputs or {},
-        "fingerprint": digest({**body, "content": content}),
-        **(extra or {}),
-    }
-    _write_json(pathlib.Path(directory) / MANIFEST, manifest)
-    return manifest
-
-
-def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
-    """Returns the manifest of a finished output.
-
-    Raises:
-      FileNotFoundError: there is no such output, or it was never finished.
-      ValueError: the folder holds another kind, or a newer schema.
-    """
-    folder = pathlib.Path(directory)
-    command = command_for(kind)
-    path = folder / MANIFEST
-    if not path.is_file():
-        if _sibling(folder, UNFINISHED_SUFFIX).is_dir():
-            raise FileNotFoundError(f"{folder}: `{command}` was not finished; run it again")
-        if folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no {MANIFEST} here; `{command}` makes {kind}")
-        raise FileNotFoundError(f"{folder}: no such folder; `{command} --output {folder}` makes it")
-    manifest = _read_json(path)
-    found = manifest.get("kind") if manifest else None
-    if found != kind:
-        raise ValueError(f"{folder}: holds {found or 'something else'}, not {kind} (`{command}`)")
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"{folder}: schema version {manifest.get('schema_version')}, this code reads "
-            f"{SCHEMA_VERSION}; make it again with `{command}`"
-        )
-    return manifest
 
 
 class Staging:
@@ -152,7 +37,7 @@ class Staging:
 
     def __init__(
         self,
-        output: Path,
+        output: str | os.PathLike[str],
         kind: str,
         settings: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
@@ -164,8 +49,8 @@ class Staging:
         Args:
           output: a local folder; it must not exist, be empty, or (with `overwrite`) be a finished
             output of the same kind.
-          kind: what will be in it; a key of `COMMANDS`.
-          settings: every setting that decides the bytes of the output (see `write_manifest`).
+          kind: what will be in it; a key of `manifests.COMMANDS`.
+          settings: every setting that decides the bytes of the output (see `manifests.write`).
           inputs: where the input comes from; recorded in the manifest.
           overwrite: replace a finished output of the same kind.
           resume: keep the files of an interrupted attempt whose settings and inputs are these, and
@@ -182,7 +67,7 @@ class Staging:
         if not str(output):
             raise ValueError("--output is empty; name a folder to write")
         self.output = pathlib.Path(os.path.abspath(output))
-        self.path = _sibling(self.output, UNFINISHED_SUFFIX)
+        self.path = _sibling(self.output, manifests.UNFINISHED_SUFFIX)
         self.kind = kind
         self.settings = dict(settings or {})
         self.inputs = dict(inputs or {})
@@ -199,8 +84,8 @@ class Staging:
             return
         if not self.output.is_dir():
             raise ValueError(f"{self.output}: is a file; --output must be a folder")
-        if (self.output / MANIFEST).exists():
-            manifest = _read_json(self.output / MANIFEST)
+        if (self.output / manifests.FILE_NAME).exists():
+            manifest = manifests.read_json(self.output / manifests.FILE_NAME)
             found = manifest.get("kind", "something else")
             if found != self.kind:
                 raise ValueError(
@@ -212,9 +97,9 @@ class Staging:
                     "or choose another --output"
                 )
         elif any(self.output.iterdir()):
+            command = manifests.command_for(self.kind)
             raise ValueError(
-                f"{self.output}: not empty and not written by `{command_for(self.kind)}`; "
-                "choose another --output"
+                f"{self.output}: not empty and not written by `{command}`; choose another --output"
             )
 
     def __enter__(self) -> "Staging":
@@ -236,17 +121,21 @@ class Staging:
 
     def _take_over(self) -> None:
         """Keeps or deletes the files of an earlier attempt, and marks the folder as ours."""
-        attempt = {"digest": digest([self.kind, self.settings, self.inputs, SCHEMA_VERSION])}
-        before = _read_json(self.path / _ATTEMPT)
+        attempt = {
+            "digest": manifests.digest(
+                [self.kind, self.settings, self.inputs, manifests.SCHEMA_VERSION]
+            )
+        }
+        before = manifests.read_json(self.path / _ATTEMPT)
         self.resumed = self.resume and before == attempt
         if not self.resumed:
             self._empty_path(owned=bool(before))
-            _write_json(self.path / _ATTEMPT, attempt)
+            manifests.write_json(self.path / _ATTEMPT, attempt)
         else:
             for path in self.path.rglob("*.partial"):  # a kill left half a file
                 path.unlink()
         # A kill between the manifest and the rename leaves a manifest; it will be written anew.
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        (self.path / manifests.FILE_NAME).unlink(missing_ok=True)
 
     def _empty_path(self, owned: bool) -> None:
         """Deletes what an earlier attempt left in the unfinished folder."""
@@ -262,12 +151,12 @@ class Staging:
     def _undo_interrupted_swap(self) -> None:
         """Puts the old output back if a kill came between the two renames of `publish`."""
         replaced = _sibling(self.output, REPLACED_SUFFIX)
-        if not (replaced / MANIFEST).exists():
+        if not (replaced / manifests.FILE_NAME).exists():
             return
         if not os.path.lexists(self.output):
             os.rename(replaced, self.output)
             self._check_output()
-        elif (self.output / MANIFEST).exists():
+        elif (self.output / manifests.FILE_NAME).exists():
             shutil.rmtree(replaced)
 
     def publish(
@@ -283,18 +172,18 @@ class Staging:
           content: JSON summary of the content for the fingerprint; None hashes every file.
           extra: further top-level fields of the manifest.
         """
-        manifest = write_manifest(
+        manifest = manifests.write(
             self.path,
             self.kind,
             counts=counts,
             settings=self.settings,
-            content=hash_files(self.path) if content is None else content,
+            content=manifests.hash_files(self.path) if content is None else content,
             inputs=self.inputs,
             extra=extra,
         )
         (self.path / _ATTEMPT).unlink(missing_ok=True)
         replaced = _sibling(self.output, REPLACED_SUFFIX)
-        if (self.output / MANIFEST).exists():
+        if (self.output / manifests.FILE_NAME).exists():
             if not self.overwrite:
                 raise ValueError(f"{self.output}: another process finished it meanwhile")
             os.rename(self.output, replaced)
@@ -320,23 +209,3 @@ class Staging:
 
 def _sibling(output: pathlib.Path, suffix: str) -> pathlib.Path:
     return output.with_name(output.name + suffix)
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the JSON object in a file, or {} if there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON so that a reader sees the whole file or none of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, sort_keys=True, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

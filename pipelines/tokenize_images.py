@@ -21,6 +21,7 @@ import numpy as np
 
 from parti.data import file_names, images, records, tfrecords
 from parti.engine import flags as flags_lib
+from parti.engine import manifests
 from parti.engine import progress as progress_lib
 from parti.pipelines import model_handlers, options, staging, writers
 
@@ -262,7 +263,7 @@ def run(argv: Sequence[str]) -> int:
     """
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
-    pairs = staging.read_manifest(flags.input, "pairs")
+    pairs = manifests.read(flags.input, "pairs")
     shards = find_shards(flags.input)
     tokenizer = model_handlers.load_part(flags.model, "tokenizer")
     model = tokenizer.model

@@ -20,6 +20,7 @@ import numpy as np
 
 from parti.data import captions, records, vocabularies
 from parti.engine import flags as flags_lib
+from parti.engine import manifests
 from parti.engine import progress as progress_lib
 from parti.pipelines import options, readers, staging, writers
 
@@ -41,11 +42,11 @@ def find_sources(patterns: Sequence[str]) -> list[readers.Source]:
     """
     sources = []
     for pattern in patterns:
-        unfinished = os.path.isdir(pattern.rstrip("/") + staging.UNFINISHED_SUFFIX)
-        if os.path.exists(os.path.join(pattern, staging.MANIFEST)) or (
+        unfinished = os.path.isdir(pattern.rstrip("/") + manifests.UNFINISHED_SUFFIX)
+        if os.path.exists(os.path.join(pattern, manifests.FILE_NAME)) or (
             unfinished and not os.path.exists(pattern)
         ):
-            staging.read_manifest(pattern, "pairs")
+            manifests.read(pattern, "pairs")
         sources += readers.find_sources([pattern])
     names = {s: os.path.basename(s.paths[0]) for s in sources}
     return sorted(

@@ -16,7 +16,7 @@ from typing import Any
 import apache_beam as beam
 
 from parti.data import file_names, tfrecords
-from parti.pipelines import staging
+from parti.engine import manifests
 
 # A worker sorts one shard in memory, so shards are kept small.
 TARGET_SHARD_BYTES = 32 * 2**20
@@ -128,7 +128,7 @@ class _WriteShard(beam.DoFn):
             "name": name,
             "count": len(written),
             "num_bytes": path.stat().st_size,
-            "sha256": staging.hash_file(path),
+            "sha256": manifests.hash_file(path),
         }
 
 

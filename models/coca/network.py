@@ -75,25 +75,12 @@ class CocaConfig:
     @property
     def image_stack(self) -> transformer.StackConfig:
         """The image encoder's blocks."""
-        return self._stack(self.num_image_layers)
+        return transformer.StackConfig.of(self, self.num_image_layers)
 
     @property
     def text_stack(self) -> transformer.StackConfig:
         """The text decoder's blocks."""
-        return self._stack(self.num_text_layers)
-
-    def _stack(self, num_layers: int) -> transformer.StackConfig:
-        return transformer.StackConfig(
-            num_layers=num_layers,
-            emb_dim=self.emb_dim,
-            num_heads=self.num_heads,
-            head_dim=self.head_dim,
-            mlp_dim=self.mlp_dim,
-            dropout_rate=self.dropout_rate,
-            dtype=self.dtype,
-            scan_layers=self.scan_layers,
-            remat=self.remat,
-        )
+        return transformer.StackConfig.of(self, self.num_text_layers)
 
 
 def text_mask(text_tokens: jax.Array) -> jax.Array:

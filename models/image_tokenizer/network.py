@@ -81,24 +81,14 @@ class ImageTokenizerConfig:
     @property
     def encoder_stack(self) -> transformer.StackConfig:
         """The encoder's blocks."""
-        return transformer.StackConfig(
-            num_layers=self.num_encoder_layers,
-            emb_dim=self.emb_dim,
-            num_heads=self.num_heads,
-            head_dim=self.head_dim,
-            mlp_dim=self.mlp_dim,
-            dropout_rate=self.dropout_rate,
-            dtype=self.dtype,
-            scan_layers=self.scan_layers,
-            remat=self.remat,
-        )
+        return transformer.StackConfig.of(self, self.num_encoder_layers)
 
     @property
     def decoder_stack(self) -> transformer.StackConfig:
         """The decoder's blocks."""
-        return dataclasses.replace(
-            self.encoder_stack,
-            num_layers=self.num_decoder_layers,
+        return transformer.StackConfig.of(
+            self,
+            self.num_decoder_layers,
             emb_dim=self.decoder_emb_dim or self.emb_dim,
             num_heads=self.decoder_num_heads or self.num_heads,
             head_dim=self.decoder_head_dim or self.head_dim,

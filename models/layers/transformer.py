@@ -62,6 +62,19 @@ class StackConfig:
     scan_layers: bool = True
     remat: str = "none"
 
+    @classmethod
+    def of(cls, config: Any, num_layers: int, **changes: Any) -> "StackConfig":
+        """Returns a stack with the sizes and choices of a family's configuration.
+
+        Args:
+          config: the fields it has of this class's names are taken.
+          num_layers: layers.
+          **changes: what differs from `config`.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        taken = {name: getattr(config, name) for name in names if hasattr(config, name)}
+        return cls(**taken | {"num_layers": num_layers} | changes)
+
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown choice."""
         if self.remat not in REMAT_CHOICES:

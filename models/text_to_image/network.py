@@ -98,18 +98,7 @@ class TextToImageConfig:
 
     def stack(self, num_layers: int, cross_attention: bool) -> transformer.StackConfig:
         """Returns the configuration of the encoder's or decoder's stack."""
-        return transformer.StackConfig(
-            num_layers=num_layers,
-            emb_dim=self.emb_dim,
-            num_heads=self.num_heads,
-            head_dim=self.head_dim,
-            mlp_dim=self.mlp_dim,
-            dropout_rate=self.dropout_rate,
-            dtype=self.dtype,
-            cross_attention=cross_attention,
-            scan_layers=self.scan_layers,
-            remat=self.remat,
-        )
+        return transformer.StackConfig.of(self, num_layers, cross_attention=cross_attention)
 
 
 class TextEncoder(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from parti.engine import experiments, predict
+from parti.engine import experiments, predict, provenance
 
 
 class Doubler:
@@ -89,12 +89,15 @@ def test_a_training_directory_is_loaded(train_dir: pathlib.Path) -> None:
 
 
 def test_an_unfinished_training_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FileNotFoundError, match="train first"):
+    with pytest.raises(FileNotFoundError, match="no such folder; `parti train` makes it"):
         predict.LoadedModel.from_train_dir(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="has not finished"):
+    with pytest.raises(FileNotFoundError, match="no manifest.json here; `parti train`"):
+        predict.LoadedModel.from_train_dir(tmp_path)
+    (tmp_path / "config.gin").touch()
+    with pytest.raises(FileNotFoundError, match="`parti train` has not finished; run it again"):
         predict.LoadedModel.from_train_dir(tmp_path)
     (tmp_path / "manifest.json").write_text('{"kind": "tokens"}')
-    with pytest.raises(ValueError, match="holds tokens, not a finished training"):
+    with pytest.raises(ValueError, match="holds tokens, not training"):
         predict.LoadedModel.from_train_dir(tmp_path)
 
 
@@ -109,14 +112,18 @@ def test_what_a_training_read_is_known(tmp_path: pathlib.Path, layout: str) -> N
     run.mkdir()
     (run / "config.gin").write_text(config)
     (run / "model.gin").write_text("")
-    (run / "manifest.json").write_text('{"kind": "training"}')
-    known = predict.trained_on(run)
+    (run / "manifest.json").write_text('{"kind": "training", "schema_version": 1}')
+    known = provenance.trained_on(run)
     assert set(known) == {"tokenizer_fingerprint", "vocabulary_fingerprint"}
     assert known["tokenizer_fingerprint"] == "abc" and len(known["vocabulary_fingerprint"]) == 64
     # What the training recorded itself is believed before what lies there now.
-    manifest = {"kind": "training", "trained_on": {"tokenizer_fingerprint": "old"}}
+    manifest = {
+        "kind": "training",
+        "schema_version": 1,
+        "trained_on": {"tokenizer_fingerprint": "old"},
+    }
     (run / "manifest.json").write_text(json.dumps(manifest))
-    assert predict.trained_on(run)["tokenizer_fingerprint"] == "old"
+    assert provenance.trained_on(run)["tokenizer_fingerprint"] == "old"
 
 
 def test_a_path_that_gin_wraps_over_lines_is_read(tmp_path: pathlib.Path) -> None:
@@ -130,4 +137,4 @@ def test_a_path_that_gin_wraps_over_lines_is_read(tmp_path: pathlib.Path) -> Non
         config = gin.config_str()
     assert str(folder) not in config, "it is wrapped"
     expected = {"pairs_fingerprint": "f", "reconstructions_fingerprint": "f"}
-    assert predict.data_fingerprints(config) == expected
+    assert provenance.data_fingerprints(config) == expected

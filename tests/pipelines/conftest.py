@@ -10,8 +10,7 @@ import pytest
 import tiny_models
 
 from parti.data import images, records, scenes, tfrecords
-from parti.engine import bundles
-from parti.pipelines import staging
+from parti.engine import bundles, manifests
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,5 +73,5 @@ def pairs_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             )
         tfrecords.write(path / f"{name}.tfrecord", pairs)
     counts = {"train": 8, "validation": 4}
-    staging.write_manifest(path, "pairs", counts=counts, settings={}, content={})
+    manifests.write(path, "pairs", counts=counts, settings={}, content={})
     return path

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from parti.data import images, records, tfrecords
-from parti.pipelines import clean_pairs, clean_report, clean_rules, readers, staging
+from parti.engine import manifests
+from parti.pipelines import clean_pairs, clean_report, clean_rules, readers
 
 SIZE = 16
 NUM_GOOD = 60
@@ -157,7 +158,7 @@ def test_published_folder_is_complete(raw, cleaned):
         "manifest.json",
     }
     assert [path.name for path in cleaned.parent.iterdir()] == ["pairs"]
-    manifest = staging.read_manifest(cleaned, "pairs")
+    manifest = manifests.read(cleaned, "pairs")
     report = json.loads((cleaned / "report.json").read_text())
     assert report["kept"] == NUM_GOOD + 1
     assert report["rejected"]["image_blank"] == 1
@@ -210,7 +211,7 @@ def test_preset_none_keeps_what_can_be_used(raw, tmp_path):
     flags = clean_pairs.make_parser().parse_args(
         ["--input=x", "--output=y", "--preset=none", f"--image_size={SIZE}"]
     )
-    settings = clean_pairs.settings_from_flags(flags, 0)
+    settings = clean_pairs.check_flags(flags)
     rows, reasons = collection()
     for key, (image, text, metadata) in rows.items():
         pair = records.ImageTextPair(key, image, text, metadata=metadata)

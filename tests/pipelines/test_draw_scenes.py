@@ -14,7 +14,8 @@ import pytest
 from apache_beam.testing import test_pipeline, util
 
 from parti.data import images, prompts, scene_probe, scenes
-from parti.pipelines import draw_scenes, readers, staging
+from parti.engine import manifests
+from parti.pipelines import draw_scenes, readers
 
 FLAGS = ["--num=150", "--size=32", "--shards=3", "--validation_fraction=0.2", "--num_prompts=8"]
 TARS = [
@@ -43,7 +44,7 @@ def read_tars(output: pathlib.Path) -> dict[str, bytes]:
 
 
 def hashes(output: pathlib.Path) -> dict[str, str]:
-    paths = (path for path in output.iterdir() if path.name != staging.MANIFEST)
+    paths = (path for path in output.iterdir() if path.name != manifests.FILE_NAME)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -65,7 +66,7 @@ def test_tars_hold_pictures_captions_and_scenes(output: pathlib.Path) -> None:
 
 
 def test_manifest_counts(output: pathlib.Path) -> None:
-    manifest = staging.read_manifest(output, "scenes")
+    manifest = manifests.read(output, "scenes")
     assert manifest["counts"] == {"train": 120, "validation": 30, "prompts": 8}
     assert manifest["settings"]["world"] == "full"
 
@@ -85,8 +86,8 @@ def test_bytes_do_not_depend_on_workers(output: pathlib.Path, tmp_path: pathlib.
     flags = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
     assert draw_scenes.run(["--output", str(tmp_path / "again"), *FLAGS, *flags]) == 0
     assert hashes(tmp_path / "again") == hashes(output)
-    again = staging.read_manifest(tmp_path / "again", "scenes")
-    assert again["fingerprint"] == staging.read_manifest(output, "scenes")["fingerprint"]
+    again = manifests.read(tmp_path / "again", "scenes")
+    assert again["fingerprint"] == manifests.read(output, "scenes")["fingerprint"]
 
 
 def test_scenes_do_not_depend_on_shards_or_num(output: pathlib.Path) -> None:
@@ -153,7 +154,7 @@ def test_a_tar_is_written_whole(tmp_path: pathlib.Path) -> None:
     [
         ("--num=0", "--num=0: give at least 1"),
         ("--size=8", "--size=8: give at least 16"),
-        ("--world=huge", "No world 'huge': choose one of full, tiny"),
+        ("--world=huge", "--world=huge: choose from full, tiny"),
         ("--validation_fraction=1", "less than 1"),
         ("--shards=10000", "more than the 9000 scenes"),
     ],

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from parti.data import images, records, scenes, tfrecords
-from parti.engine import predict
-from parti.pipelines import estimates, evaluate, staging
+from parti.engine import manifests, predict
+from parti.pipelines import estimates, evaluate
 
 NUM_PROMPTS, SIZE = 12, 64
 
@@ -46,7 +46,7 @@ def plant(
                 ).to_json()
             )
     (root / "manifest.jsonl").write_text("\n".join(lines) + "\n")
-    staging.write_manifest(root, "generations", counts={}, settings={}, content={})
+    manifests.write(root, "generations", counts={}, settings={}, content={})
     return root
 
 
@@ -81,7 +81,7 @@ def test_true_pictures_agree_and_others_do_not(
     assert "Agreement with the scenes of 12 prompts" in printed and "best - other" in printed
     lines = (tmp_path / "out" / "alignments.jsonl").read_text().splitlines()
     assert len(lines) == 3 * NUM_PROMPTS
-    staging.read_manifest(tmp_path / "out", "evaluation")
+    manifests.read(tmp_path / "out", "evaluation")
 
 
 def test_the_report_stands_alone_and_is_deterministic(tmp_path: pathlib.Path) -> None:

@@ -8,8 +8,8 @@ import shutil
 import pytest
 import tiny_models
 
-from parti.engine import bundles
-from parti.pipelines import export, staging
+from parti.engine import bundles, manifests
+from parti.pipelines import export
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_finished_trainings_become_a_bundle(
     assert bundle.parts == ("tokenizer", "generator", "reranker")
     for name in bundle.parts:
         assert bundle.load(name).fingerprint == tiny_models.part(name).fingerprint
-    manifest = staging.read_manifest(output, "bundle")
+    manifest = manifests.read(output, "bundle")
     assert set(manifest["counts"]) == set(bundle.parts)
     printed = capsys.readouterr().out
     assert "upsampler" in printed and "none" in printed and "could not be checked" not in printed

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from parti.engine import manifests
 from parti.pipelines import staging
 
 
@@ -23,7 +24,7 @@ def test_published_output_is_complete(tmp_path):
     stage = write(tmp_path / "out", settings={"size": 1}, inputs={"from": "x"})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["data", "manifest.json"]
-    manifest = staging.read_manifest(tmp_path / "out", "pairs")
+    manifest = manifests.read(tmp_path / "out", "pairs")
     assert manifest == stage.manifest
     assert manifest["counts"] == {"train": 1} and manifest["settings"] == {"size": 1}
     assert manifest["created_by"] == "parti clean" and manifest["inputs"] == {"from": "x"}
@@ -112,8 +113,8 @@ def test_after_a_kill(tmp_path, options, kept):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(output)], check=False)
     assert killed.returncode == 9
     assert not output.exists() and (tmp_path / "out.unfinished" / "half").exists()
-    with pytest.raises(FileNotFoundError, match="`parti clean` was not finished; run it again"):
-        staging.read_manifest(output, "pairs")
+    with pytest.raises(FileNotFoundError, match="`parti clean` has not finished; run it again"):
+        manifests.read(output, "pairs")
     with staging.Staging(output, "pairs", **options) as stage:
         assert stage.resumed == kept
         assert (stage.path / "half").exists() == kept
@@ -138,17 +139,17 @@ def test_two_writers_of_one_output(tmp_path):
 
 
 def test_manifest_messages(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`parti clean --output .*` makes it"):
-        staging.read_manifest(tmp_path / "none", "pairs")
+    with pytest.raises(FileNotFoundError, match="no such folder; `parti clean` makes it"):
+        manifests.read(tmp_path / "none", "pairs")
     with pytest.raises(FileNotFoundError, match="no manifest.json here"):
-        staging.read_manifest(tmp_path, "pairs")
+        manifests.read(tmp_path, "pairs")
     write(tmp_path / "out")
     with pytest.raises(ValueError, match="holds pairs, not tokens"):
-        staging.read_manifest(tmp_path / "out", "tokens")
+        manifests.read(tmp_path / "out", "tokens")
     path = tmp_path / "out" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
     with pytest.raises(ValueError, match="schema version 99, this code reads 1"):
-        staging.read_manifest(tmp_path / "out", "pairs")
+        manifests.read(tmp_path / "out", "pairs")
 
 
 def test_remote_output_is_refused():

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from parti.data import images, records, tfrecords
-from parti.engine import predict
-from parti.pipelines import options, staging, tokenize_images
+from parti.engine import manifests, predict
+from parti.pipelines import options, tokenize_images
 
 SHARDS = ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001")
 
@@ -79,7 +79,7 @@ def test_tokens_and_reconstructions_are_those_of_the_model(
 
 
 def test_the_manifest_names_the_tokenizer(finished: pathlib.Path, bundle: pathlib.Path) -> None:
-    manifest = staging.read_manifest(finished, "tokens")
+    manifest = manifests.read(finished, "tokens")
     made = json.loads((bundle / "bundle.json").read_text())["parts"]["tokenizer"]["fingerprint"]
     assert manifest["tokenizer_fingerprint"] == made
     assert (manifest["codebook_size"], manifest["grid_size"]) == (32, 4)
@@ -121,7 +121,7 @@ def test_finished_shards_are_not_made_again(
     output = run(tmp_path / "tokens", pairs_dir, bundle, *flags)
     assert (output / joined[0]).stat().st_mtime_ns == before
     assert shards(output) == shards(finished)
-    made, expected = (staging.read_manifest(path, "tokens") for path in (output, finished))
+    made, expected = (manifests.read(path, "tokens") for path in (output, finished))
     assert made["fingerprint"] == expected["fingerprint"]
 
 
@@ -135,9 +135,9 @@ def test_pictures_that_cannot_be_read_are_counted(
     bad = records.ImageTextPair("bad", b"not a picture", "a star")
     for name, rows in (("train-00000-of-00001", [bad, good]), ("validation-00000-of-00001", [])):
         tfrecords.write(pairs / f"{name}.tfrecord", [row.to_example() for row in rows])
-    staging.write_manifest(pairs, "pairs", counts={"train": 2}, settings={}, content={})
+    manifests.write(pairs, "pairs", counts={"train": 2}, settings={}, content={})
     output = run(tmp_path / "tokens", pairs, bundle, "--write_reconstructions")
-    manifest = staging.read_manifest(output, "tokens")
+    manifest = manifests.read(output, "tokens")
     assert manifest["counts"] == {"train": 1, "validation": 0, "rejected": 1}
     (row,) = map(json.loads, (output / "rejected.jsonl").read_text().splitlines())
     assert row["key"] == "bad" and "not an image" in row["reason"]

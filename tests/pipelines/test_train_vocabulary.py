@@ -7,6 +7,7 @@ import json
 import pytest
 
 from parti.data import file_names, records, tfrecords, vocabularies
+from parti.engine import manifests
 from parti.pipelines import staging, train_vocabulary
 
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
@@ -53,7 +54,7 @@ def test_published_folder(vocabulary):
         "report.json",
         "manifest.json",
     }
-    manifest = staging.read_manifest(vocabulary, "vocabulary")
+    manifest = manifests.read(vocabulary, "vocabulary")
     tokenizer = vocabularies.TextTokenizer(vocabulary)
     # Two captions for each of 512 pairs: `text` and one of `captions` are the same.
     assert manifest["counts"] == {"captions": 1024, "used": 1024, "pieces": tokenizer.vocab_size}
@@ -97,7 +98,7 @@ def test_same_model_for_any_number_of_workers(pairs, vocabulary, tmp_path):
 def test_sample_is_bounded(pairs, tmp_path):
     flags = [f"--input={pairs}", f"--output={tmp_path / 'v'}", "--vocab_size=300"]
     train_vocabulary.run([*flags, "--max_sentences=200"])
-    counts = staging.read_manifest(tmp_path / "v", "vocabulary")["counts"]
+    counts = manifests.read(tmp_path / "v", "vocabulary")["counts"]
     assert counts["captions"] == 1024 and 140 < counts["used"] < 260
 
 
@@ -106,7 +107,7 @@ def test_messages(pairs, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         train_vocabulary.run([f"--input={tmp_path / 'none'}", output])
     (tmp_path / "half.unfinished").mkdir()
-    with pytest.raises(FileNotFoundError, match="`parti clean` was not finished; run it again"):
+    with pytest.raises(FileNotFoundError, match="`parti clean` has not finished; run it again"):
         train_vocabulary.run([f"--input={tmp_path / 'half'}", output])
     with pytest.raises(ValueError, match="--vocab_size=0: give a positive number"):
         train_vocabulary.run([f"--input={pairs}", output, "--vocab_size=0"])
