@@ -21,6 +21,8 @@ def make_parser() -> flags_lib.Parser:
     add = parser.add_argument
     add("--workdir", default=".", metavar="DIR", help="where the parts are (default: here)")
     add("--output", required=True, metavar="BUNDLE", help="the folder to write")
+    names = list(bundles.METHODS)
+    add("--parts", nargs="+", default=names, choices=names, help="default: all there are")
     for part in bundles.METHODS:
         note = "" if part in bundles.REQUIRED else "; left out if there is none"
         add(f"--{part}", metavar="DIR", help=f"its training (default: WORKDIR/{part}{note})")
@@ -34,9 +36,12 @@ def find_parts(flags: argparse.Namespace) -> dict[str, pathlib.Path]:
 
     Raises:
       FileNotFoundError: a part that was named, or that a bundle needs, is not there.
+      ValueError: a part that a bundle needs is left out of --parts.
     """
     folders = {}
-    for part in bundles.METHODS:
+    if missing := [part for part in bundles.REQUIRED if part not in flags.parts]:
+        raise ValueError(f"--parts {' '.join(flags.parts)}: a bundle needs {' and '.join(missing)}")
+    for part in flags.parts:
         named = getattr(flags, part)
         folder = pathlib.Path(named or pathlib.Path(flags.workdir, part))
         if not folder.exists() and not named and part not in bundles.REQUIRED:

@@ -53,6 +53,13 @@ def test_parts_can_be_named(workdir: pathlib.Path, tmp_path: pathlib.Path) -> No
     assert bundles.Bundle.open(output).parts == tuple(bundles.METHODS)
 
 
+def test_a_part_can_be_left_out(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    output = run(workdir, tmp_path / "bundle", "--parts", "tokenizer", "generator")
+    assert bundles.Bundle.open(output).parts == ("tokenizer", "generator")
+    with pytest.raises(ValueError, match="--parts tokenizer: a bundle needs generator"):
+        run(workdir, tmp_path / "other", "--parts", "tokenizer")
+
+
 def test_what_is_missing_is_named(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     output = tmp_path / "bundle"
     with pytest.raises(FileNotFoundError, match="no tokenizer at .*--tokenizer DIR"):
