@@ -1,0 +1,60 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The light rows of `parti clean`: what other pairs need to know of a pair, without its picture."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pair that passed every rule that looks at one pair alone.
+
+    Attributes:
+      id: unique in the run.
+      key: the pair's key.
+      split: "train" or "validation".
+      content: 16-byte hash of the encoded source picture.
+      pixels: 16-byte hash of the decoded source picture's size and pixels.
+      phash: 64-bit perceptual hash of the source picture (see `data.image_hashes`).
+      colours: 8 x 8 RGB means of the source picture, 192 bytes (see `data.image_hashes`).
+      caption: 16-byte hash of the caption's normal form (see `data.text_hashes`).
+      words: min-hash signature of the caption; () unless near captions are looked for.
+      area: width times height of the source picture, in pixels.
+      num_bytes: size of the encoded source picture, in bytes.
+      known: kept by an earlier run that this one extends; such a pair is not dropped for a new one.
+    """
+
+    id: str
+    key: str
+    split: str
+    content: bytes
+    pixels: bytes
+    phash: int
+    colours: bytes
+    caption: bytes
+    words: tuple[int, ...]
+    area: int
+    num_bytes: int
+    known: bool = False
+
+    @property
+    def order(self) -> tuple[bool, int, int, str, str]:
+        """What decides which copy is kept: the smallest is the best."""
+        return (not self.known, -self.area, -self.num_bytes, self.key, self.id)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """A candidate that is dropped because of others.
+
+    Attributes:
+      id: the candidate's.
+      reason: a short name, counted and reported.
+      measure: the value that decided, as text.
+      group: key of the copy that stays; empty where there is none.
+    """
+
+    id: str
+    reason: str
+    measure: str
+    group: str = ""
