@@ -96,6 +96,14 @@ def _masked(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
+def frame(data: bytes) -> bytes:
+    """Returns a record as it stands in a file."""
+    length = struct.pack("<Q", len(data))
+    return b"".join(
+        (length, struct.pack("<I", _masked(length)), data, struct.pack("<I", _masked(data)))
+    )
+
+
 def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
     """Writes serialized records to one local file, which appears when it is complete.
 
@@ -106,10 +114,7 @@ def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
     count = 0
     with open(partial, "wb") as file:
         for example in examples:
-            length = struct.pack("<Q", len(example))
-            file.write(length + struct.pack("<I", _masked(length)))
-            file.write(example)
-            file.write(struct.pack("<I", _masked(example)))
+            file.write(frame(example))
             count += 1
     os.replace(partial, path)
     return count

@@ -3,6 +3,9 @@
 """The light rows of `parti clean`: what other pairs need to know of a pair, without its picture."""
 
 import dataclasses
+import json
+
+_BYTES = ("content", "pixels", "colours", "caption")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +44,22 @@ class Candidate:
     def order(self) -> tuple[bool, int, int, str, str]:
         """What decides which copy is kept: the smallest is the best."""
         return (not self.known, -self.area, -self.num_bytes, self.key, self.id)
+
+    def to_json(self) -> str:
+        """Returns one line of JSON."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in _BYTES:
+            values[name] = values[name].hex()
+        values["phash"] = f"{self.phash:016x}"
+        return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Candidate":
+        """Reads a line that `to_json` made."""
+        values = json.loads(line)
+        for name in _BYTES:
+            values[name] = bytes.fromhex(values[name])
+        return cls(**values | {"phash": int(values["phash"], 16), "words": tuple(values["words"])})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

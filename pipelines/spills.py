@@ -1,0 +1,170 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Spills: the pairs of one source on disk, grouped by the shard that they will be written to.
+
+    <name>.tfrecord    the pairs; those of one shard lie together, sorted by hash of key
+    <name>.jsonl       their `Candidate` rows, in the same order
+    <name>.json        where each shard's stretch begins, and notes; written last
+
+So pictures never go through a shuffle of the runner: only the rows do, and each final shard reads
+its stretch of every spill. A spill with its .json is finished work, whatever becomes of the run.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from parti.data import records, tfrecords
+from parti.pipelines import candidates, writers
+
+# A source's pairs are collected in memory up to this size, then in a temporary file.
+_MEMORY_BYTES = 64 * 2**20
+
+Shard = tuple[str, int]  # split, index
+
+
+class Stretch(NamedTuple):
+    """The pairs of one spill for one shard.
+
+    Attributes:
+      name: of the spill.
+      count: how many they are.
+      offset: where they begin in its .tfrecord, in bytes.
+      row_offset: where their rows begin in its .jsonl, in bytes.
+    """
+
+    name: str
+    count: int
+    offset: int
+    row_offset: int
+
+
+def _candidate_id(name: str, shard: Shard, place: int) -> str:
+    """Returns the id of the pair at a place of a spill; it says to which shard it goes."""
+    return f"{name}/{shard[0]}/{shard[1]}/{place}"
+
+
+def shard_of_id(identity: str) -> Shard:
+    """Returns the shard that a candidate's id names."""
+    _, split, index, _ = identity.rsplit("/", 3)
+    return split, int(index)
+
+
+class _Row(NamedTuple):
+    shard: Shard
+    rank: float
+    key: str
+    offset: int
+    num_bytes: int
+    candidate: candidates.Candidate
+
+
+class SpillWriter:
+    """Collects the pairs of one source; `finish` writes them."""
+
+    def __init__(
+        self, directory: str | os.PathLike[str], name: str, num_shards: Mapping[str, int]
+    ) -> None:
+        """Opens an empty spill.
+
+        Args:
+          directory: where spills go; it exists.
+          name: of the source's spill; a plain file name without suffix.
+          num_shards: split -> files that it will have.
+        """
+        self._path = pathlib.Path(directory, name)
+        self._num_shards = dict(num_shards)
+        self._spool = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
+        self._rows: list[_Row] = []
+
+    def add(self, pair: records.ImageTextPair, candidate: candidates.Candidate) -> None:
+        """Adds a pair; the candidate's id is given by `finish`."""
+        data = tfrecords.frame(pair.to_example())
+        shard = (candidate.split, writers.shard_of(pair.key, self._num_shards[candidate.split]))
+        rank = writers.hash_fraction(pair.key, "shard")
+        row = _Row(shard, rank, pair.key, self._spool.tell(), len(data), candidate)
+        self._rows.append(row)
+        self._spool.write(data)
+
+    def finish(self, notes: Mapping[str, Any]) -> "Spill":
+        """Writes the files, the .json last.
+
+        Args:
+          notes: what else to keep of the source; JSON.
+        """
+        self._rows.sort(key=lambda row: (row.shard, row.rank, row.key, row.offset))
+        stretches: dict[Shard, list[int]] = {}
+        partial = f"{self._path}.{os.getpid()}"
+        with (
+            open(f"{partial}.tfrecord.partial", "wb") as data,
+            open(f"{partial}.jsonl.partial", "wb") as lines,
+        ):
+            for place, row in enumerate(self._rows):
+                stretch = stretches.setdefault(row.shard, [0, data.tell(), lines.tell()])
+                stretch[0] += 1
+                self._spool.seek(row.offset)
+                data.write(self._spool.read(row.num_bytes))
+                identity = _candidate_id(self._path.name, row.shard, place)
+                line = dataclasses.replace(row.candidate, id=identity).to_json()
+                lines.write(line.encode("utf-8", "replace") + b"\n")
+        self._spool.close()
+        for suffix in (".tfrecord", ".jsonl"):
+            os.replace(f"{partial}{suffix}.partial", f"{self._path}{suffix}")
+        content = {
+            "stretches": [[*shard, *stretch] for shard, stretch in stretches.items()],
+            "notes": notes,
+        }
+        text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        writers.write_bytes(f"{self._path}.json", text)
+        return Spill(self._path, content)
+
+
+class Spill:
+    """A finished spill.
+
+    Attributes:
+      notes: what `SpillWriter.finish` was given.
+    """
+
+    def __init__(self, path: pathlib.Path, content: Mapping[str, Any]) -> None:
+        self._path, self._content = path, content
+        self.notes: dict[str, Any] = content["notes"]
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str], name: str) -> "Spill | None":
+        """Returns a spill of that name, or None if there is no finished one."""
+        path = pathlib.Path(directory, name)
+        try:
+            text = path.with_name(f"{name}.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        return cls(path, json.loads(text))
+
+    def candidates(self) -> Iterator[candidates.Candidate]:
+        """Yields the rows of the pairs."""
+        with open(f"{self._path}.jsonl", encoding="utf-8") as lines:
+            for line in lines:
+                yield candidates.Candidate.from_json(line)
+
+    def stretches(self) -> Iterator[tuple[Shard, Stretch]]:
+        """Yields where the pairs of each shard lie."""
+        for split, index, *numbers in self._content["stretches"]:
+            yield (split, index), Stretch(self._path.name, *numbers)
+
+
+def read_stretch(
+    directory: str | os.PathLike[str], stretch: Stretch
+) -> Iterator[tuple[candidates.Candidate, bytes]]:
+    """Yields the row and the serialized pair of each pair of a stretch."""
+    path = pathlib.Path(directory, stretch.name)
+    with open(f"{path}.jsonl", "rb") as lines, open(f"{path}.tfrecord", "rb") as data:
+        lines.seek(stretch.row_offset)
+        data.seek(stretch.offset)
+        stream = tfrecords.read_stream(data, f"{path}.tfrecord")
+        for line, serialized in itertools.islice(zip(lines, stream, strict=False), stretch.count):
+            yield candidates.Candidate.from_json(line.decode()), serialized
