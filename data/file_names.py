@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names of files: shards when writing, patterns when reading."""
 
-import glob
 import os
-import pathlib
+
+from parti.data import files
 
 
 def shard_name(prefix: str, index: int, count: int, suffix: str = ".tfrecord") -> str:
@@ -24,8 +24,8 @@ def expand_pattern(
     """Returns the files that a pattern names, sorted, each once.
 
     Args:
-      pattern: a file, a glob, a directory, or several of these with commas between. Addresses with
-        a scheme (`gs://...`) are resolved by TensorFlow.
+      pattern: a file, a glob, a directory, or several of these with commas between; local, or an
+        address that `data.files` reads (`gs://...`).
       what: what the files hold, for the error message ("image-text pairs").
       suffixes: a directory stands for the files in it that end so.
 
@@ -38,8 +38,8 @@ def expand_pattern(
         raise FileNotFoundError(f"No {what}: the pattern is empty; give a file, glob or directory.")
     found: set[str] = set()
     for part in parts:
-        files, is_dir = _glob(part, suffixes)
-        if not files:
+        paths, is_dir = _glob(part, suffixes)
+        if not paths:
             inside = (
                 f" that end in {' or '.join(suffixes)} in the directory" if is_dir else " match"
             )
@@ -47,22 +47,13 @@ def expand_pattern(
                 f"No {what}: no files{inside} {part!r}; check the path, or run the stage that "
                 "writes it (quote a glob so that the shell leaves it alone)."
             )
-        found.update(files)
+        found.update(paths)
     return sorted(found)
 
 
 def _glob(part: str, suffixes: tuple[str, ...]) -> tuple[list[str], bool]:
     """Returns the files of one part of a pattern and whether it is a directory."""
-    if "://" in part:
-        import tensorflow as tf
-
-        if tf.io.gfile.isdir(part):
-            names = tf.io.gfile.listdir(part)
-            return [os.path.join(part, n) for n in names if n.endswith(suffixes)], True
-        return tf.io.gfile.glob(part), False
-    if os.path.isdir(part):
-        paths = sorted(pathlib.Path(part).iterdir())
-        return [str(p) for p in paths if p.is_file() and p.name.endswith(suffixes)], True
-    if os.path.isfile(part):
-        return [part], False
-    return [p for p in glob.glob(part, recursive=True) if os.path.isfile(p)], False
+    if files.is_dir(part):
+        paths = [entry.path for entry in files.list_folder(part)]
+        return [path for path in paths if path.endswith(suffixes)], True
+    return files.expand(part), False

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from parti.data import file_names
+from parti.data import file_names, files
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
 _MASK_DELTA = 0xA282EAD8
@@ -105,29 +105,27 @@ def frame(data: bytes) -> bytes:
 
 
 def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
-    """Writes serialized records to one local file, which appears when it is complete.
+    """Writes serialized records to one file, which appears when it is complete.
 
     Returns:
       The number of records.
     """
-    partial = f"{os.fspath(path)}.{os.getpid()}.partial"
     count = 0
-    with open(partial, "wb") as file:
+    with files.replacing(path) as file:
         for example in examples:
             file.write(frame(example))
             count += 1
-    os.replace(partial, path)
     return count
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """Yields the serialized records of one file; TensorFlow opens an address (`gs://...`).
+    """Yields the serialized records of one file.
 
     Raises:
       ValueError: the file is damaged, cut off, or not a TFRecord file.
     """
     name = os.fspath(path)
-    with _open(name) as file:
+    with files.open(name) as file:
         yield from read_stream(file, name)
 
 
@@ -140,14 +138,6 @@ def read_pattern(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
     """
     for path in file_names.expand_pattern(pattern, "TFRecord files"):
         yield from read(path)
-
-
-def _open(name: str) -> BinaryIO:
-    if "://" not in name:
-        return open(name, "rb")
-    import tensorflow as tf
-
-    return tf.io.gfile.GFile(name, "rb")
 
 
 def read_stream(file: BinaryIO, name: str) -> Iterator[bytes]:
