@@ -8,10 +8,12 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import markupsafe
+
 from parti.data import records
+from parti.pipelines import pages
 
 FILE_NAME = "report.html"
-_TEMPLATE = pathlib.Path(__file__).with_name("evaluation_report.html")
 _NUM_EXAMPLES = 6
 
 # Comparison -> its column heading; see `evaluation_metrics`.
@@ -121,10 +123,11 @@ def write(
                 )
                 parts.append(f"<h2>{title} agreement of a best picture</h2>")
                 parts.append(f'<div class="pictures">{figures}</div>')
-    page = (
-        _TEMPLATE.read_text(encoding="utf-8")
-        .replace("{{body}}", "\n".join(parts))
-        .replace("{{legend}}", _legend(metrics))
+    page = pages.render(
+        "evaluation_report.html",
+        title="Parti evaluation",
+        legend=markupsafe.Markup(_legend(metrics)),
+        body=markupsafe.Markup("\n".join(parts)),
     )
     (directory / FILE_NAME).write_text(page, encoding="utf-8")
 

@@ -16,12 +16,13 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import markupsafe
 import PIL.Image
 
 from parti.data import records
+from parti.pipelines import pages
 
 FILE_NAME = "gallery.html"
-_TEMPLATE = pathlib.Path(__file__).with_name("gallery.html")
 # Pictures wider than this are embedded as a smaller copy; the click leads to the file itself.
 _EMBEDDED_WIDTH = 384
 # Below this width single pixels are shown as squares instead of being smoothed away.
@@ -62,25 +63,20 @@ def write_gallery(
         raise ValueError(f"no generations to show in {root}; run `parti generate` with a prompt")
     embedded = _embed(root, groups, embedded_prompts, embedded_bytes)
     scored = any(_finite(group[0].score) for group in groups)
-    replacements = {
-        "title": html.escape(title),
-        "lead": html.escape(lead or _lead(groups, scored)),
-        "facts": _facts(groups, settings or {}),
-        "filter": _filter(groups),
-        "order": _order() if scored and len(groups) > 1 else "",
-        "num_prompts": f"{len(groups)} prompts",
-        "card_width": str(_card_width(root, groups)),
-        "cards": "\n".join(_card(root, group, embedded) for group in groups),
-        "footer": _footer(groups, embedded),
-    }
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    head, *pieces = page.split("{{")
-    filled = [head]
-    for piece in pieces:
-        name, rest = piece.split("}}", 1)
-        filled += [replacements[name], rest]
+    page = pages.render(
+        "gallery.html",
+        title=title,
+        lead=lead or _lead(groups, scored),
+        facts=markupsafe.Markup(_facts(groups, settings or {})),
+        filter=markupsafe.Markup(_filter(groups)),
+        order=markupsafe.Markup(_order() if scored and len(groups) > 1 else ""),
+        num_prompts=f"{len(groups)} prompts",
+        card_width=_card_width(root, groups),
+        cards=markupsafe.Markup("\n".join(_card(root, group, embedded) for group in groups)),
+        footer=markupsafe.Markup(_footer(groups, embedded)),
+    )
     path = root / FILE_NAME
-    path.write_text("".join(filled), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return path
 
 

@@ -1,0 +1,148 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The histograms of `parti clean`: fixed bins, so that counting needs no memory and no second pass.
+
+A worker counts (measure, bin, kept?) with `MEASURES[name].bin(value)`; `histogram` makes of the
+sums what the report shows, without the empty bins at both ends.
+"""
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+
+class Histogram(TypedDict):
+    """A histogram of the report.
+
+    Keys:
+      name, title, unit: of the measure; the unit may be empty.
+      edges: bin i holds edges[i] <= value < edges[i + 1]; None at an end means without limit.
+      before: pairs in each bin whose value is known, dropped ones included.
+      kept: pairs in each bin that were kept.
+      limits: thresholds of the rules, to be drawn.
+    """
+
+    name: str
+    title: str
+    unit: str
+    edges: list[float | None]
+    before: list[int]
+    kept: list[int]
+    limits: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A number of a pair.
+
+    Attributes:
+      title: what it is, for a reader.
+      unit: "" if it has none.
+      edges: increasing; the first and the last bin are open outwards.
+    """
+
+    title: str
+    unit: str
+    edges: tuple[float, ...]
+
+    @property
+    def num_bins(self) -> int:
+        """One more than there are edges."""
+        return len(self.edges) + 1
+
+    def bin(self, value: float) -> int:
+        """Returns the bin of a finite value, in [0, num_bins)."""
+        return bisect.bisect_right(self.edges, value)
+
+
+def _steps(low: float, high: float, step: float) -> tuple[float, ...]:
+    return tuple(round(low + i * step, 6) for i in range(round((high - low) / step) + 1))
+
+
+_POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_WORDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256)
+_CHARACTERS = (1, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 150, 200, 300, 400, 600, 1000, 2000)
+_SIDES = (1, 16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048, 4096)
+
+MEASURES = {
+    "side": Measure("Shorter side of the picture", "px", _SIDES),
+    "aspect": Measure(
+        "Long side over short side", "", (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 10)
+    ),
+    "kilobytes": Measure("Size of the picture's file", "kB", (*_POWERS, 1024, 4096, 16384)),
+    "words": Measure("Words in the caption", "", _WORDS),
+    "characters": Measure("Characters in the caption", "", _CHARACTERS),
+    "similarity": Measure("Agreement of picture and caption", "", _steps(-0.5, 1, 0.025)),
+    "nsfw": Measure("Unsafe for work", "", _steps(0, 1, 0.05)),
+    "watermark": Measure("Watermark", "", _steps(0, 1, 0.05)),
+    "aesthetic": Measure("Aesthetic score", "", _steps(0, 10, 0.5)),
+}
+
+
+def histogram(
+    name: str,
+    before: Mapping[int, int],
+    kept: Mapping[int, int],
+    limits: Sequence[float] = (),
+) -> Histogram:
+    """Returns a measure's histogram, cut to the bins that hold something.
+
+    Args:
+      name: of `MEASURES`.
+      before: bin -> pairs, dropped ones included.
+      kept: bin -> pairs.
+      limits: thresholds of the rules that look at this measure.
+
+    Raises:
+      KeyError: the name is not of `MEASURES`.
+    """
+    measure = MEASURES[name]
+    used = [index for index, count in before.items() if count] or [0]
+    low, high = min(used), max(used)
+    edges: list[float | None] = [None, *measure.edges, None]
+    return Histogram(
+        name=name,
+        title=measure.title,
+        unit=measure.unit,
+        edges=edges[low : high + 2],
+        before=[before.get(index, 0) for index in range(low, high + 1)],
+        kept=[kept.get(index, 0) for index in range(low, high + 1)],
+        limits=[limit for limit in limits if math.isfinite(limit)],
+    )
+
+
+def label(low: float | None, high: float | None, unit: str) -> str:
+    """Returns a bin as text: "under 16 px", "64 to 96 px", "3", "4096 px or more"."""
+    after = f" {unit}" if unit else ""
+    if low is None and high is None:
+        return "any"
+    if low is None:
+        return f"under {high:g}{after}"
+    if high is None:
+        return f"{low:g}{after} or more"
+    if high - low == 1 and low == int(low):
+        return f"{low:g}{after}"
+    return f"{low:g} to {high:g}{after}"
+
+
+def median_bin(counts: Sequence[int]) -> int:
+    """Returns the index of the bin that holds the lower median; the counts are not all 0."""
+    half, seen = (sum(counts) + 1) // 2, 0
+    for index, count in enumerate(counts):
+        seen += count
+        if seen >= half:
+            return index
+    raise ValueError("nothing was counted")
+
+
+def position(value: float, edges: Sequence[float | None]) -> float | None:
+    """Returns where a value lies on an axis of equally wide bins, in [0, 1]; None if outside."""
+    num_bins = len(edges) - 1
+    for index, (low, high) in enumerate(zip(edges, edges[1:])):
+        if low is not None and value == low:
+            return index / num_bins
+        if low is not None and high is not None and low < value < high:
+            return (index + (value - low) / (high - low)) / num_bins
+    return 1.0 if edges[-1] == value else None
