@@ -13,13 +13,11 @@ its stretch of every spill. A spill with its .json is finished work, whatever be
 import dataclasses
 import itertools
 import json
-import os
-import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from parti.data import records, tfrecords
+from parti.data import files, records, tfrecords
 from parti.pipelines import candidates, writers
 
 # A source's pairs are collected in memory up to this size, then in a temporary file.
@@ -67,9 +65,7 @@ class _Row(NamedTuple):
 class SpillWriter:
     """Collects the pairs of one source; `finish` writes them."""
 
-    def __init__(
-        self, directory: str | os.PathLike[str], name: str, num_shards: Mapping[str, int]
-    ) -> None:
+    def __init__(self, directory: files.Path, name: str, num_shards: Mapping[str, int]) -> None:
         """Opens an empty spill.
 
         Args:
@@ -77,7 +73,7 @@ class SpillWriter:
           name: of the source's spill; a plain file name without suffix.
           num_shards: split -> files that it will have.
         """
-        self._path = pathlib.Path(directory, name)
+        self._path, self._name = files.join(directory, name), name
         self._num_shards = dict(num_shards)
         self._spool = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
         self._rows: list[_Row] = []
@@ -99,28 +95,25 @@ class SpillWriter:
         """
         self._rows.sort(key=lambda row: (row.shard, row.rank, row.key, row.offset))
         stretches: dict[Shard, list[int]] = {}
-        partial = f"{self._path}.{os.getpid()}"
         with (
-            open(f"{partial}.tfrecord.partial", "wb") as data,
-            open(f"{partial}.jsonl.partial", "wb") as lines,
+            files.replacing(f"{self._path}.tfrecord") as data,
+            files.replacing(f"{self._path}.jsonl") as lines,
         ):
             for place, row in enumerate(self._rows):
                 stretch = stretches.setdefault(row.shard, [0, data.tell(), lines.tell()])
                 stretch[0] += 1
                 self._spool.seek(row.offset)
                 data.write(self._spool.read(row.num_bytes))
-                identity = _candidate_id(self._path.name, row.shard, place)
+                identity = _candidate_id(self._name, row.shard, place)
                 line = dataclasses.replace(row.candidate, id=identity).to_json()
                 lines.write(line.encode("utf-8", "replace") + b"\n")
         self._spool.close()
-        for suffix in (".tfrecord", ".jsonl"):
-            os.replace(f"{partial}{suffix}.partial", f"{self._path}{suffix}")
         content = {
             "stretches": [[*shard, *stretch] for shard, stretch in stretches.items()],
             "notes": notes,
         }
         text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
-        writers.write_bytes(f"{self._path}.json", text)
+        files.write_bytes(f"{self._path}.json", text)
         return Spill(self._path, content)
 
 
@@ -131,38 +124,36 @@ class Spill:
       notes: what `SpillWriter.finish` was given.
     """
 
-    def __init__(self, path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, content: Mapping[str, Any]) -> None:
         self._path, self._content = path, content
         self.notes: dict[str, Any] = content["notes"]
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str], name: str) -> "Spill | None":
+    def open(cls, directory: files.Path, name: str) -> "Spill | None":
         """Returns a spill of that name, or None if there is no finished one."""
-        path = pathlib.Path(directory, name)
-        try:
-            text = path.with_name(f"{name}.json").read_text(encoding="utf-8")
-        except FileNotFoundError:
+        path = files.join(directory, name)
+        if not files.exists(f"{path}.json"):
             return None
-        return cls(path, json.loads(text))
+        return cls(path, json.loads(files.read_bytes(f"{path}.json")))
 
     def candidates(self) -> Iterator[candidates.Candidate]:
         """Yields the rows of the pairs."""
-        with open(f"{self._path}.jsonl", encoding="utf-8") as lines:
+        with files.open(f"{self._path}.jsonl") as lines:
             for line in lines:
-                yield candidates.Candidate.from_json(line)
+                yield candidates.Candidate.from_json(line.decode())
 
     def stretches(self) -> Iterator[tuple[Shard, Stretch]]:
         """Yields where the pairs of each shard lie."""
         for split, index, *numbers in self._content["stretches"]:
-            yield (split, index), Stretch(self._path.name, *numbers)
+            yield (split, index), Stretch(files.name(self._path), *numbers)
 
 
 def read_stretch(
-    directory: str | os.PathLike[str], stretch: Stretch
+    directory: files.Path, stretch: Stretch
 ) -> Iterator[tuple[candidates.Candidate, bytes]]:
     """Yields the row and the serialized pair of each pair of a stretch."""
-    path = pathlib.Path(directory, stretch.name)
-    with open(f"{path}.jsonl", "rb") as lines, open(f"{path}.tfrecord", "rb") as data:
+    path = files.join(directory, stretch.name)
+    with files.open(f"{path}.jsonl") as lines, files.open(f"{path}.tfrecord") as data:
         lines.seek(stretch.row_offset)
         data.seek(stretch.offset)
         stream = tfrecords.read_stream(data, f"{path}.tfrecord")

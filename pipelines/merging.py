@@ -1,0 +1,127 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Final shards of the pairs in spills: each gathers its stretches, without what was dropped."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from parti.data import file_names, files, records, tfrecords
+from parti.pipelines import candidates, spills, writers
+
+HASHES = "hashes"  # hashes-train-00000-of-00004.jsonl: the rows of a shard's pairs
+
+
+class Kept(NamedTuple):
+    """A pair that was written."""
+
+    pair: records.ImageTextPair
+    row: candidates.Candidate
+
+
+class Dropped(NamedTuple):
+    """A pair that was dropped because of others."""
+
+    pair: records.ImageTextPair
+    row: candidates.Candidate
+    decision: candidates.Decision
+
+
+class MergeSpills(beam.PTransform):
+    """Writes `train-*.tfrecord`, `validation-*.tfrecord` and their hashes from spills.
+
+    Takes a dict of `stretches` (shard, spills.Stretch) and `decisions` (candidates.Decision). The
+    result has the outputs `files` (dict of a file: name, count, num_bytes, sha256), and whatever
+    `describe` yields.
+    """
+
+    def __init__(
+        self,
+        spill_dir: files.Path,
+        directory: files.Path,
+        num_shards: Mapping[str, int],
+        describe: Any,
+        tags: tuple[str, ...],
+    ) -> None:
+        """Sets what is written.
+
+        Args:
+          spill_dir: where the spills are.
+          directory: an existing folder for the shards; every worker must reach both.
+          num_shards: split -> files.
+          describe: called with each `Kept` and `Dropped`; yields tagged outputs.
+          tags: of what `describe` yields.
+        """
+        super().__init__("Merge spills")
+        self._writer = _WriteShard(str(spill_dir), str(directory), num_shards, describe)
+        self._shards = [(split, i) for split, count in num_shards.items() for i in range(count)]
+        self._tags = tags
+
+    def expand(self, inputs: Mapping[str, beam.PCollection]) -> Any:
+        """Returns the tagged outputs."""
+        stretches = inputs["stretches"]
+        decisions = inputs["decisions"] | "Shard of decision" >> beam.Map(
+            lambda decision: (spills.shard_of_id(decision.id), decision)
+        )
+        every = stretches.pipeline | "All shards" >> beam.Create([(s, 0) for s in self._shards])
+        return (
+            {"stretches": stretches, "decisions": decisions, "shards": every}
+            | "Gather shards" >> beam.CoGroupByKey()
+            | "Write shards" >> beam.ParDo(self._writer).with_outputs(*self._tags, main="files")
+        )
+
+
+class _WriteShard(beam.DoFn):
+    def __init__(
+        self, spill_dir: str, directory: str, num_shards: Mapping[str, int], describe: Any
+    ) -> None:
+        self._spill_dir, self._directory = spill_dir, directory
+        self._num_shards, self._describe = dict(num_shards), describe
+
+    def process(
+        self, element: tuple[spills.Shard, Mapping[str, Iterable[Any]]]
+    ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
+        (split, index), groups = element
+        decided = {decision.id: decision for decision in groups["decisions"]}
+        rows: list[tuple[float, str, str, bytes, candidates.Candidate]] = []
+        # A shard is small enough to be sorted in memory.
+        for stretch in sorted(groups["stretches"]):
+            for row, data in spills.read_stretch(self._spill_dir, stretch):
+                pair = records.ImageTextPair.from_example(data)
+                if decision := decided.get(row.id):
+                    yield from self._describe(Dropped(pair, row, decision))
+                    continue
+                yield from self._describe(Kept(pair, row))
+                rows.append((writers.hash_fraction(row.key, "shard"), row.key, row.id, data, row))
+        rows.sort(key=lambda row: row[:3])
+        yield self._write(split, index, ".tfrecord", [data for *_, data, _ in rows])
+        yield self._write(split, index, ".jsonl", [_line(row) for *_, row in rows])
+
+    def _write(self, split: str, index: int, suffix: str, items: list[bytes]) -> dict[str, Any]:
+        count = self._num_shards[split]
+        prefix = split if suffix == ".tfrecord" else f"{HASHES}-{split}"
+        name = file_names.shard_name(prefix, index, count, suffix)
+        path = files.join(self._directory, name)
+        framed = map(tfrecords.frame, items) if suffix == ".tfrecord" else items
+        digest, num_bytes = hashlib.sha256(), 0
+        with files.replacing(path) as file:
+            for data in framed:
+                file.write(data)
+                digest.update(data)
+                num_bytes += len(data)
+        return {
+            "name": name,
+            "count": len(items),
+            "num_bytes": num_bytes,
+            "sha256": digest.hexdigest(),
+        }
+
+
+def _line(row: candidates.Candidate) -> bytes:
+    """Returns the line of a kept pair's row; the id meant something in that run only."""
+    values = json.loads(row.to_json())
+    del values["id"], values["known"]
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
