@@ -1,88 +1,270 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Captions: one normal form, and the named reasons for rejecting one.
+"""Captions: one normal form, repair of broken text, and what can be measured or found in one.
 
-A rule takes a caption in normal form and returns why it is rejected, with the measure that decided,
-or None. `RULES` names them; the names are the counters and the rows of the cleaning report.
+Every function takes a text and looks at nothing else. `pipelines.rules` gives them thresholds.
+A measure is a number; a finder returns the part of the text that it found, or None. All take time
+linear in the text, whatever it holds.
 """
 
 import collections
+import functools
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 Rule = Callable[[str], str | None]
 
-# Format characters without a place in a caption. The joiners (200C, 200D) stay: scripts and emoji
-# need them.
-_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufffc\ufffd]")
+# Characters without a place in a caption: format characters, lone halves of surrogate pairs. The
+# joiners (200C, 200D) stay: scripts and emoji need them.
+_INVISIBLE = re.compile(
+    "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffc\ufffd\ud800-\udfff]"
+)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
-_ADDRESS = re.compile(r"https?://|www\.\w|\b[\w.+-]+@[\w-]+\.\w+", re.IGNORECASE)
-_FILE_NAME = re.compile(r"^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg)$", re.IGNORECASE)
+_WEB = re.compile(r"https?://|\bwww\.\w", re.IGNORECASE)
+# Every repetition has a bound, so that no text makes a search slow.
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,4}\.\w{2,24}")
+_PHONE = re.compile(
+    r"(?<![\w.])(?:\+?\d{1,3}[ .-]?)?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?!\w)"
+    r"|(?<!\w)\+\d{1,3}(?:[ ./-]{0,2}\(?\d{2,5}\)?){2,5}(?!\w)"
+)
+_STREET = re.compile(
+    r"\b\d{1,5}[A-Za-z]?,? (?:[NSEW]\.? )?(?:[A-Z0-9][\w'.-]{0,30} ){1,3}"
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Square|Sq|"
+    r"Highway|Hwy|Parkway|Pkwy|Terrace)\b"
+)
+_FILE_NAME = re.compile(r"^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg|heic|avif)$", re.IGNORECASE)
 _CAMERA_NAME = re.compile(r"^(img|dsc|dscn|dscf|pict?|image|photo|p)[_ -]?\d{3,}$", re.IGNORECASE)
+# Scripts that do not put spaces between words: each of these characters counts as a word.
+_NO_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+_SEPARATORS = " \t-\u2013\u2014|:;,.\u00b7\u2022>\u00bb*#"
 
 MAX_CHARACTERS = 2_000
 MAX_REPEATS = 0.5
 _MIN_WORDS_TO_REPEAT = 6
+_MIN_LETTERS_TO_SHOUT = 10
+_PASSES = 4
 
 
 def normalize_caption(text: str) -> str:
     """Returns a caption in normal form: one line, NFC, without markup or invisible characters.
 
-    HTML entities become characters and tags vanish; every run of white space is one space. Letters
-    keep their case and quotes their shape: SentencePiece has its own normalisation.
+    HTML entities become characters, those that were escaped twice too, and tags vanish; every run
+    of white space is one space. Letters keep their case and quotes their shape: SentencePiece has
+    its own normalisation.
     """
-    text = unicodedata.normalize("NFC", html.unescape(text))
-    text = _INVISIBLE.sub("", _TAG.sub(" ", text))
-    text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
-    return " ".join(text.split())
+    for _ in range(_PASSES):  # one pass can bring out what the next one removes: "&amp;lt;b&gt;"
+        before, text = text, _normalize_once(text)
+        if text == before:
+            break
+    return text
 
 
-def empty(text: str) -> str | None:
-    """Rejects a caption without a character."""
-    return None if text else "no text"
+def _normalize_once(text: str) -> str:
+    text = html.unescape(text) if "&" in text else text
+    text = _TAG.sub(" ", text) if "<" in text else text
+    text = _CONTROL.sub(" ", text)
+    return " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).split())
 
 
-def no_letters(text: str) -> str | None:
-    """Rejects a caption without a letter of any script."""
-    return None if any(c.isalpha() for c in text) else "no letter"
+def repair_caption(text: str) -> str:
+    """Returns a caption whose wrongly decoded letters are put right: "cafÃ©" becomes "café".
+
+    Quotes, ligatures and wide characters stay as they are. Source: ftfy (Speer 2019).
+    """
+    if text.isascii():
+        return text
+    import ftfy
+
+    return ftfy.fix_text(text, _repairs())
 
 
-def too_long(text: str) -> str | None:
-    """Rejects a caption that is a page of text."""
-    return f"{len(text)} characters" if len(text) > MAX_CHARACTERS else None
+@functools.cache
+def _repairs() -> "object":
+    import ftfy
 
-
-def address(text: str) -> str | None:
-    """Rejects a caption that holds a web or mail address."""
-    found = _ADDRESS.search(text)
-    return f"holds {found.group()!r}" if found else None
-
-
-def file_name(text: str) -> str | None:
-    """Rejects a file name in a caption's place (`IMG_1234`, `sunset.jpg`)."""
-    return "a file name" if _FILE_NAME.match(text) or _CAMERA_NAME.match(text) else None
-
-
-def repetitive(text: str) -> str | None:
-    """Rejects a caption of six words or more in which one word makes over half."""
-    words = text.lower().split()
-    if len(words) < _MIN_WORDS_TO_REPEAT:
-        return None
-    word, count = collections.Counter(words).most_common(1)[0]
-    return (
-        f"{word!r} is {count} of {len(words)} words" if count > MAX_REPEATS * len(words) else None
+    return ftfy.TextFixerConfig(
+        unescape_html=False,  # `normalize_caption` does it
+        uncurl_quotes=False,
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        normalization=None,
+        explain=False,
     )
 
 
+def strip_affixes(text: str, prefixes: Iterable[str] = (), suffixes: Iterable[str] = ()) -> str:
+    """Returns a caption without the given words at its ends: "Dog - Stock Photo" becomes "Dog".
+
+    Args:
+      text: a caption in normal form.
+      prefixes: removed where the text begins with one, in any case, and ends there or goes on with
+        a character that is no letter or digit; so often as one is there.
+      suffixes: the same at the end.
+    """
+    prefixes = sorted(map(str.casefold, prefixes), key=len, reverse=True)
+    suffixes = sorted(map(str.casefold, suffixes), key=len, reverse=True)
+    while text:
+        before = text
+        folded = text.casefold()
+        if len(folded) != len(text):  # a letter that folds to two, such as German sharp s
+            folded = text.lower()
+        for prefix in prefixes:
+            rest = text[len(prefix) :]
+            if folded.startswith(prefix) and not rest[:1].isalnum():
+                text = rest.lstrip(_SEPARATORS)
+                break
+        else:
+            for suffix in suffixes:
+                rest = text[: -len(suffix)]
+                if folded.endswith(suffix) and not rest[-1:].isalnum():
+                    text = rest.rstrip(_SEPARATORS)
+                    break
+        if text == before:
+            break
+    return text
+
+
+def words(text: str) -> list[str]:
+    """Returns the words of a text: what stands between spaces, and each Chinese or kana sign."""
+    if _NO_SPACES.search(text):
+        text = _NO_SPACES.sub(lambda sign: f" {sign.group()} ", text)
+    return text.split()
+
+
+def tokens(text: str) -> list[str]:
+    """Returns the words of a text in lower case without punctuation, for word lists."""
+    return _TOKEN.findall(text.casefold())
+
+
+def num_words(text: str) -> int:
+    """Returns the number of `words`."""
+    return len(words(text))
+
+
+def digit_share(text: str) -> float:
+    """Returns the share of digits among letters and digits, in [0, 1]."""
+    digits = sum(map(str.isdigit, text))
+    signs = sum(map(str.isalnum, text))
+    return digits / signs if signs else 0.0
+
+
+def capital_share(text: str) -> float:
+    """Returns the share of capitals among cased letters, in [0, 1]; 0 under ten letters."""
+    capitals, small = sum(map(str.isupper, text)), sum(map(str.islower, text))
+    return capitals / (capitals + small) if capitals + small >= _MIN_LETTERS_TO_SHOUT else 0.0
+
+
+def capitalized_word_share(text: str) -> float:
+    """Returns the share of words that begin with a capital, in [0, 1]."""
+    begun = [word[0].isupper() for word in words(text)]
+    return sum(begun) / len(begun) if begun else 0.0
+
+
+def top_word_share(text: str) -> float:
+    """Returns the share of the most frequent word, in [0, 1]; 0 under six words."""
+    found = text.lower().split()
+    if len(found) < _MIN_WORDS_TO_REPEAT:
+        return 0.0
+    return collections.Counter(found).most_common(1)[0][1] / len(found)
+
+
+def repeated_share(text: str) -> float:
+    """Returns the share of words that came before in the text, in [0, 1]; 0 under six words."""
+    found = tokens(text)
+    if len(found) < _MIN_WORDS_TO_REPEAT:
+        return 0.0
+    return 1 - len(set(found)) / len(found)
+
+
+def has_letters(text: str) -> bool:
+    """Returns whether there is a letter of any script."""
+    return any(map(str.isalpha, text))
+
+
+def find_web_address(text: str) -> str | None:
+    """Finds http://, https:// or www."""
+    return _found(_WEB, text)
+
+
+def find_email(text: str) -> str | None:
+    """Finds a mail address."""
+    return _found(_EMAIL, text) if "@" in text else None
+
+
+def find_phone(text: str) -> str | None:
+    """Finds a telephone number: 3-3-4 digits with separators, or + and a country's number."""
+    return next(
+        (m.group() for m in _PHONE.finditer(text) if sum(map(str.isdigit, m.group())) >= 8), None
+    )
+
+
+def find_street_address(text: str) -> str | None:
+    """Finds an English street address: "221B Baker Street"."""
+    return _found(_STREET, text)
+
+
+def find_file_name(text: str) -> str | None:
+    """Finds a file name in a caption's place (`IMG_1234`, `sunset.jpg`)."""
+    return text if _FILE_NAME.match(text) or _CAMERA_NAME.match(text) else None
+
+
+def find_affix(text: str, prefixes: Sequence[str], suffixes: Sequence[str]) -> str | None:
+    """Finds one of the given beginnings or endings, in any case."""
+    folded = text.casefold()
+    for affix in prefixes:
+        if folded.startswith(affix.casefold()):
+            return affix
+    for affix in suffixes:
+        if folded.endswith(affix.casefold()):
+            return affix
+    return None
+
+
+def _found(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.search(text)
+    return found.group() if found else None
+
+
+# The rules of `clean_rules` before `pipelines.rules`; they go when nothing asks for them.
+
+
+def _empty(text: str) -> str | None:
+    return None if text else "no text"
+
+
+def _no_letters(text: str) -> str | None:
+    return None if has_letters(text) else "no letter"
+
+
+def _too_long(text: str) -> str | None:
+    return f"{len(text)} characters" if len(text) > MAX_CHARACTERS else None
+
+
+def _address(text: str) -> str | None:
+    found = find_web_address(text) or find_email(text)
+    return f"holds {found!r}" if found else None
+
+
+def _file_name(text: str) -> str | None:
+    return "a file name" if find_file_name(text) else None
+
+
+def _repetitive(text: str) -> str | None:
+    share = top_word_share(text)
+    return f"one word is {share:.0%} of it" if share > MAX_REPEATS else None
+
+
 RULES: dict[str, Rule] = {
-    "caption_empty": empty,
-    "caption_no_letters": no_letters,
-    "caption_too_long": too_long,
-    "caption_address": address,
-    "caption_file_name": file_name,
-    "caption_repetitive": repetitive,
+    "caption_empty": _empty,
+    "caption_no_letters": _no_letters,
+    "caption_too_long": _too_long,
+    "caption_address": _address,
+    "caption_file_name": _file_name,
+    "caption_repetitive": _repetitive,
 }
 
 
