@@ -190,9 +190,8 @@ def test_everything_is_told(merged):
     described = writers.read_collected(merged / "described.json")
     assert sum(kind == "kept" for kind, _ in described) == 80
     assert sum(kind == "three" for kind, _ in described) == 10
-    assert writers.read_collected(merged / "rejected.json") == [
-        f"key{n:03d}" for n in range(7, 100, 10)
-    ]
+    sevens = [f"key{n:03d}" for n in range(7, 100, 10)]
+    assert writers.read_collected(merged / "rejected.json") == sevens
     assert writers.read_collected(merged / "facts.json") == [["length", 10, 90], ["length", 9, 10]]
     samples = writers.read_collected(merged / "samples.json")
     assert samples == [["seven", key] for key in sevens]
