@@ -54,7 +54,8 @@ setuptools.setup(
         "jax>=0.10",
         "jinja2>=3.1",
         "markupsafe>=2.1",
-        "numpy",
+        "numpy>=2",
+        "opencv-python-headless>=4.10",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=10.1",
@@ -70,6 +71,7 @@ setuptools.setup(
         "tensorboard",
         "tensorflow>=2.21",
         "tensorflow-text>=2.21",
+        "xxhash>=3",
     ],
     extras_require={
         "dev": ["build", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
