@@ -57,6 +57,8 @@ class Lab:
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            # A shell starts `make test-slow &` with SIGINT ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         wait_for((self.workdir / "hanging").exists)
         return process
