@@ -169,7 +169,15 @@ def is_dir(path: Path) -> bool:
     """Returns whether it is a folder; on an object store, whether any file is below it."""
     if not is_remote(path):
         return os.path.isdir(_local(path))
-    return _list_folder(os.fspath(path).rstrip("/"), limit=1) not in (None, [])
+    found = _list_folder(os.fspath(path).rstrip("/"), limit=1)
+    return bool(found) if is_object_store(path) else found is not None and exists(path)
+
+
+def is_empty(folder: Path) -> bool:
+    """Returns whether nothing is in a folder, or there is no such folder."""
+    if is_remote(folder):
+        return not _list_folder(os.fspath(folder).rstrip("/"), limit=1)
+    return not os.path.isdir(_local(folder)) or not os.listdir(_local(folder))
 
 
 def size(path: Path) -> int:

@@ -8,11 +8,11 @@ Its `fingerprint` names the content: what reads an output records it, and can te
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from parti import __version__
+from parti.data import files
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -47,15 +47,15 @@ def digest(value: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """Returns the sha256 hex digest of a file's bytes."""
-    with open(path, "rb") as file:
+    with files.open(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_files(directory: Path) -> dict[str, str]:
     """Returns {relative path: sha256} of the files below a folder, but dot files and manifest."""
-    root = pathlib.Path(directory)
-    files = sorted(p for p in root.rglob("*") if p.is_file())
-    names = [(p.relative_to(root).as_posix(), p) for p in files]
+    root = files.absolute(directory)
+    paths = [entry.path for entry in files.walk(root)]
+    names = [(path[len(root) + 1 :], path) for path in paths]
     return {
         name: hash_file(path)
         for name, path in names
@@ -97,7 +97,7 @@ def write(
         "fingerprint": digest({**body, "content": content}),
         **(extra or {}),
     }
-    write_json(pathlib.Path(directory) / FILE_NAME, manifest)
+    write_json(files.join(directory, FILE_NAME), manifest)
     return manifest
 
 
@@ -108,14 +108,14 @@ def read(directory: Path, kind: str) -> dict[str, Any]:
       FileNotFoundError: there is no such output, or it was never finished.
       ValueError: the folder holds another kind, or a newer schema.
     """
-    folder = pathlib.Path(directory)
+    folder = os.fspath(directory)
     command = command_for(kind)
-    path = folder / FILE_NAME
-    if not path.is_file():
-        begun = folder.with_name(folder.name + UNFINISHED_SUFFIX).is_dir()
-        if begun or (kind == "training" and (folder / "config.gin").is_file()):
+    path = files.join(folder, FILE_NAME)
+    if not files.exists(path):
+        begun = files.is_dir(files.absolute(folder) + UNFINISHED_SUFFIX)
+        if begun or (kind == "training" and files.exists(files.join(folder, "config.gin"))):
             raise FileNotFoundError(f"{folder}: `{command}` has not finished; run it again")
-        if folder.is_dir():
+        if files.is_dir(folder):
             raise FileNotFoundError(f"{folder}: no {FILE_NAME} here; `{command}` makes {kind}")
         raise FileNotFoundError(f"{folder}: no such folder; `{command}` makes it")
     manifest = read_json(path)
@@ -133,7 +133,7 @@ def read(directory: Path, kind: str) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file, or {} if there is none."""
     try:
-        value = json.loads(pathlib.Path(path).read_bytes())
+        value = json.loads(files.read_bytes(path))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -141,11 +141,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes JSON so that a reader, also after a crash, sees the whole file or none of it."""
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, sort_keys=True, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    files.write_bytes(path, f"{text}\n".encode(), sync=True)

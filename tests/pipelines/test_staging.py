@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """An output appears whole or not at all, and nothing is deleted that was not asked for."""
 
+import contextlib
 import json
 import subprocess
 import sys
 
+import fake_remote
 import pytest
 
+from parti.data import files
 from parti.engine import manifests
 from parti.pipelines import staging
 
@@ -152,6 +155,124 @@ def test_manifest_messages(tmp_path):
         manifests.read(tmp_path / "out", "pairs")
 
 
-def test_remote_output_is_refused():
-    with pytest.raises(ValueError, match="gs://bucket/out: an output must be a local"):
+def test_remote_output_is_refused_by_a_stage_that_writes_local_files():
+    with pytest.raises(ValueError, match="gs://bucket/out: the output must be a local"):
         staging.Staging("gs://bucket/out", "pairs")
+
+
+@pytest.fixture(params=["store", "tree"])
+def remote(request, tmp_path, monkeypatch):
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    return f"{request.param}://bucket/out"
+
+
+def put(output, text="one", publish=True, **options):
+    with staging.Staging(output, "pairs", remote=True, **options) as stage:
+        files.make_dirs(stage.scratch)
+        files.write_bytes(files.join(stage.scratch, "work"), b"")
+        files.write_bytes(files.join(stage.address, "data"), text.encode())
+        if publish:
+            stage.publish(counts={})
+    return stage
+
+
+def listed():
+    """Returns the names of all files of both file systems, without scheme and bucket."""
+    found = files.walk("store://bucket") + files.walk("tree://bucket")
+    return [entry.path.partition("://bucket/")[2] for entry in found]
+
+
+def test_a_remote_output_is_published_with_its_manifest(remote, tmp_path):
+    put(remote, settings={"size": 1})
+    assert listed() == ["out/data", "out/manifest.json"]
+    write(tmp_path / "local", settings={"size": 1})
+    local = manifests.read(tmp_path / "local", "pairs")
+    assert manifests.read(remote, "pairs")["fingerprint"] == local["fingerprint"]
+    with pytest.raises(ValueError, match="already finished"):
+        put(remote)
+    put(remote, text="two", overwrite=True)
+    assert listed() == ["out/data", "out/manifest.json"]
+    assert files.read_bytes(files.join(remote, "data")) == b"two"
+
+
+def test_a_failed_remote_attempt_leaves_what_was_there(remote):
+    put(remote)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        staging.Staging(remote, "pairs", remote=True, overwrite=True) as stage,
+    ):
+        files.write_bytes(files.join(stage.address, "data"), b"two")
+        raise KeyboardInterrupt
+    assert listed() == ["out/data", "out/manifest.json"]
+    assert files.read_bytes(files.join(remote, "data")) == b"one"
+
+
+def test_nothing_foreign_is_deleted_from_a_remote_place(remote):
+    files.make_dirs(remote)
+    files.write_bytes(files.join(remote, "thesis.txt"), b"mine")
+    with pytest.raises(ValueError, match="not empty and not written by"):
+        put(remote, overwrite=True)
+    files.make_dirs(remote + "2.unfinished")
+    files.write_bytes(files.join(remote + "2.unfinished", "thesis.txt"), b"mine")
+    with pytest.raises(ValueError, match="not ours"):
+        put(remote + "2")
+    assert len(listed()) == 2
+
+
+def test_a_remote_attempt_goes_on(remote):
+    put(remote, publish=False, resume=True, settings={"size": 1})
+    assert "out/manifest.json" not in listed()
+    with staging.Staging(remote, "pairs", {"size": 1}, resume=True, remote=True) as stage:
+        assert stage.resumed and files.exists(files.join(stage.scratch, "work"))
+        stage.publish(counts={})
+    assert listed() == ["out/data", "out/manifest.json"]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new", "overwrite"])
+@pytest.mark.parametrize("after", range(12))
+def test_a_kill_at_any_point_of_the_publication(remote, monkeypatch, after, old):
+    if old:
+        put(remote, text="old")
+    calls = []
+
+    def limited(function):
+        def call(*arguments, **options):
+            calls.append(function.__name__)
+            if len(calls) > after:
+                raise SystemExit("killed")
+            return function(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        stage = staging.Staging(remote, "pairs", remote=True, overwrite=True, resume=True)
+        with contextlib.suppress(SystemExit), stage:
+            for name in ("data", "more"):
+                files.write_bytes(files.join(stage.address, name), b"new")
+            for name in ("create", "rename", "delete", "copy"):
+                for system in (fake_remote.Store, fake_remote.Tree):
+                    patch.setattr(system, name, limited(getattr(system, name)))
+            stage.publish(counts={})
+    try:
+        manifests.read(remote, "pairs")
+        names = sorted(files.name(entry.path) for entry in files.list_folder(remote))
+        whole = [["data", "manifest.json"]] * old + [["data", "manifest.json", "more"]]
+        assert [name for name in names if name != ".attempt.json"] in whole
+    except FileNotFoundError:
+        pass
+    with staging.Staging(remote, "pairs", remote=True, overwrite=True, resume=True) as stage:
+        for name in ("data", "more"):
+            files.write_bytes(files.join(stage.address, name), b"new")
+        stage.publish(counts={})
+    assert listed() == ["out/data", "out/manifest.json", "out/more"]
+    assert files.read_bytes(files.join(remote, "data")) == b"new"
+
+
+def test_two_writers_of_one_remote_output(remote):
+    with staging.Staging(remote, "pairs", remote=True) as first:
+        second = staging.Staging(remote, "pairs", remote=True)
+        with second:
+            with pytest.raises(ValueError, match="another process is writing it now"):
+                first.publish(counts={})
+            second.publish(counts={})
+    assert listed() == ["out/manifest.json"]
