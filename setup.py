@@ -74,7 +74,7 @@ setuptools.setup(
         "xxhash>=3",
     ],
     extras_require={
-        "dev": ["build", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+        "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
         "gcp": ["apache-beam[gcp]"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],

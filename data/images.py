@@ -2,16 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures as arrays: decode, encode, crop, resize, and the only uint8 <-> [-1, 1] conversion."""
 
+import dataclasses
+import functools
 import io
+import types
+import zlib
 
 import numpy as np
 from PIL import Image
 
-# Readers for formats that run other programs (EPS) or that nobody means stay closed.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
+# Readers for formats that run other programs (EPS), that hide a second picture of another size
+# (ICO), or that nobody means stay closed.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
+JPEG_QUALITY = 95
 
+_MAX_SCANS = 200  # of a progressive JPEG; cameras write about 10, a bomb as many as fit
+_START_OF_SCAN = b"\xff\xda"
+_WHITE = (255, 255, 255)
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,18 +33,42 @@ _UPRIGHT = {
 }
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+      pixels: [height, width, 3] uint8, upright, read-only.
+      width: of the file, upright, in pixels; more than that of `pixels` if decoded at less.
+      height: of the file, upright, in pixels.
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> np.ndarray:
+    """Returns the pixels of `decode`, [height, width, 3] uint8, read-only."""
+    return decode(data, max_pixels, draft_side).pixels
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> Picture:
     """Decodes a picture of any common format to upright RGB.
 
     The EXIF orientation is applied; transparent parts lie over white; palette, grey, CMYK and
     16-bit grey become 8-bit RGB; of an animation the first frame is taken.
 
+    With `draft_side`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, in a fraction of the
+    time, as long as both sides keep `draft_side` pixels. The pixels then are those of that size: a
+    perceptual hash of them stays within a bit or two, but they are not equal to the pixels of a
+    lossless copy, so give every picture of a job the same `draft_side`. Twice the side that the
+    picture is resized to leaves no visible difference.
+
     Args:
       data: the encoded picture.
       max_pixels: a picture of more pixels is refused before it is decoded.
-
-    Returns:
-      [height, width, 3] uint8.
+      draft_side: what both sides must keep, in pixels; 0 decodes at full size.
 
     Raises:
       ValueError: `not an image ...`: broken, truncated, too large or of an unknown format.
@@ -45,7 +78,11 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             width, height = image.size
             if width * height > max_pixels:
                 raise ValueError(f"{width} x {height} is over the limit of {max_pixels} pixels")
+            if image.format in ("JPEG", "MPO") and data.count(_START_OF_SCAN) > _MAX_SCANS:
+                raise ValueError(f"more than {_MAX_SCANS} scans")
             orientation = _orientation(image)
+            if draft_side:
+                image.draft(None, (draft_side, draft_side))
             rgb = _to_rgb(image)
     except Exception as error:  # noqa: BLE001 - a broken file can raise nearly anything
         # Pillow puts the address of the buffer into its message.
@@ -53,7 +90,9 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise ValueError(f"not an image ({len(data)} bytes): {reason}") from error
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    return np.array(rgb, np.uint8)
+        if orientation >= 5:
+            width, height = height, width
+    return Picture(np.asarray(rgb), width, height)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -69,19 +108,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.mode.startswith("I"):
         # 16 bits a pixel; Pillow's own conversion would clip at 255.
-        grey = np.clip(np.asarray(image).astype(np.float64) / 257.0, 0, 255)
-        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+        grey = (np.clip(np.asarray(image), 0, 65535).astype(np.uint32) + 128) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range")
     if "A" in image.getbands() or "transparency" in image.info or image.mode in ("La", "RGBa"):
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", layer.size, _WHITE)
+        white.paste(layer, (0, 0), layer)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def encode_png(image: np.ndarray) -> bytes:
     """Encodes a picture as PNG; equal pictures give equal bytes.
+
+    Only runs of equal bytes are searched for: half the time, and photographs and drawings grow by
+    under 1%.
 
     Args:
       image: [height, width, 3] uint8.
@@ -89,9 +132,28 @@ def encode_png(image: np.ndarray) -> bytes:
     Raises:
       ValueError: another shape or dtype.
     """
+    return _encode(image, "PNG", compress_type=zlib.Z_RLE)
+
+
+def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """Encodes a picture as JPEG with colours at full resolution; equal pictures give equal bytes.
+
+    Args:
+      image: [height, width, 3] uint8.
+      quality: in [1, 100], as libjpeg counts.
+
+    Raises:
+      ValueError: a quality out of range, or another shape or dtype.
+    """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"JPEG quality {quality}: give 1 to 100.")
+    return _encode(image, "JPEG", quality=quality, subsampling=0)
+
+
+def _encode(image: np.ndarray, kind: str, **options: int) -> bytes:
     _check_uint8_rgb(image)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -121,33 +183,17 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     if height > old_height or width > old_width:
         picture = Image.fromarray(np.ascontiguousarray(image))
         return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
-    shrunk = _area_mean(image, height)
-    mean = _area_mean(shrunk.swapaxes(0, 1), width).swapaxes(0, 1)
-    return np.clip(np.rint(mean), 0, 255).astype(np.uint8)
+    cv2 = _cv2()
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _area_mean(values: np.ndarray, new_size: int) -> np.ndarray:
-    """Returns the means over `new_size` equal stretches of the first axis.
+@functools.cache
+def _cv2() -> types.ModuleType:
+    """Returns OpenCV, kept to one thread: a job runs one worker per core."""
+    import cv2
 
-    A value that lies on the edge of two stretches counts in each by its share. For [a, b, c] and
-    two stretches: [(a + b/2) / 1.5, (b/2 + c) / 1.5].
-
-    Args:
-      values: [size, ...], `size` at least `new_size`.
-      new_size: stretches.
-
-    Returns:
-      [new_size, ...] float64.
-    """
-    size = values.shape[0]
-    edges = np.linspace(0.0, size, new_size + 1)
-    firsts = np.minimum(edges.astype(np.int64), size - 1)
-    shares = (edges - firsts).reshape(-1, *([1] * (values.ndim - 1)))
-    cut = shares * values[firsts]  # what lies before each edge of the value it cuts
-    whole = np.add.reduceat(values, firsts[:-1], axis=0, dtype=np.float64)
-    # The last stretch of reduceat runs to the end; the others stop before the value that is cut.
-    whole[:-1] += cut[1:-1]
-    return (whole - cut[:-1]) * (new_size / size)
+    cv2.setNumThreads(1)
+    return cv2
 
 
 def square_crop(image: np.ndarray, offset: float = 0.5) -> np.ndarray:

@@ -105,3 +105,13 @@ def test_index_gives_the_nearest() -> None:
     assert len(index) == 5
     with pytest.raises(ValueError, match="192"):
         index.add("short", 0, b"abc")
+
+
+def test_pixel_hash_is_of_shape_and_pixels(picture: np.ndarray) -> None:
+    expected = image_hashes.pixel_hash(picture)
+    assert len(expected) == 16
+    assert image_hashes.pixel_hash(np.asfortranarray(picture)) == expected
+    changed = picture.copy()
+    changed[-1, -1, -1] ^= 1
+    other_shape = picture.reshape(picture.shape[1], picture.shape[0], 3)
+    assert expected not in (image_hashes.pixel_hash(changed), image_hashes.pixel_hash(other_shape))

@@ -4,6 +4,8 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from parti.data import images
@@ -158,3 +160,99 @@ def test_psnr() -> None:
     assert images.psnr(a, a + 16) == pytest.approx(20 * np.log10(255 / 16))
     with pytest.raises(ValueError, match="one shape"):
         images.psnr(a, a[:1])
+
+
+def test_jpeg_keeps_colours() -> None:
+    stripes = np.zeros((16, 16, 3), np.uint8)
+    stripes[:, ::2, 0] = 255  # one pixel wide: halved colour resolution would smear them
+    data = images.encode_jpeg(stripes)
+    assert Image.open(io.BytesIO(data)).format == "JPEG" and data == images.encode_jpeg(stripes)
+    assert np.abs(images.decode_image(data).astype(int) - stripes).max() < 40
+    assert len(images.encode_jpeg(stripes, 30)) < len(data)
+    with pytest.raises(ValueError, match="1 to 100"):
+        images.encode_jpeg(stripes, 0)
+
+
+def test_draft_keeps_size_and_meaning() -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (8, 12, 3)).astype(np.uint8)
+    picture = Image.fromarray(coarse).resize((600, 400), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    jpeg = encode(picture, "JPEG", quality=95, exif=exif)
+    full = images.decode(jpeg)
+    assert (full.width, full.height) == (400, 600) and full.pixels.shape == (600, 400, 3)
+    for draft_side, shape in ((100, (150, 100, 3)), (101, (300, 200, 3)), (201, (600, 400, 3))):
+        draft = images.decode(jpeg, draft_side=draft_side)
+        assert draft.pixels.shape == shape and (draft.width, draft.height) == (400, 600)
+        difference = images.resize(draft.pixels, 50).astype(int) - images.resize(full.pixels, 50)
+        assert np.abs(difference).mean() < 1.0
+    # Formats without reduced scales come whole.
+    assert images.decode_image(encode(picture), draft_side=50).shape == (400, 600, 3)
+
+
+def test_progressive_bombs_are_refused(noise: np.ndarray) -> None:
+    data = encode(Image.fromarray(noise), "JPEG", progressive=True)
+    images.decode_image(data)
+    head, scan = data.rsplit(b"\xff\xda", 1)
+    bomb = head + (b"\xff\xda" + scan.removesuffix(b"\xff\xd9")) * 300 + b"\xff\xd9"
+    with pytest.raises(ValueError, match="more than 200 scans"):
+        images.decode_image(bomb)
+
+
+def test_more_modes_become_rgb() -> None:
+    deep = Image.fromarray(np.array([[0, 128, 65535 - 129, 65535]], np.uint16))
+    assert images.decode_image(encode(deep))[0, :, 0].tolist() == [0, 0, 254, 255]
+    with pytest.raises(ValueError, match="floating-point"):
+        images.decode_image(encode(Image.new("F", (2, 2)), "TIFF"))
+    ico = encode(Image.new("RGB", (16, 16)), "ICO")
+    with pytest.raises(ValueError, match="not an image"):
+        images.decode_image(ico)
+
+
+@pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1), (1, 1)])
+def test_odd_shapes(size: tuple[int, int]) -> None:
+    pixels = images.decode_image(encode(Image.new("RGB", size, (1, 2, 3))))
+    assert pixels.shape == (size[1], size[0], 3)
+    assert (images.resize(pixels, 8) == [1, 2, 3]).all()
+
+
+def test_resize_of_views(noise: np.ndarray) -> None:
+    for view in (noise[::-1], noise[:, 3:30], noise.swapaxes(0, 1), np.asfortranarray(noise)):
+        np.testing.assert_array_equal(
+            images.resize(view, 5), images.resize(np.ascontiguousarray(view), 5)
+        )
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_files_give_a_picture_or_a_reason(data: st.DataObject) -> None:
+    kind, options = data.draw(
+        st.sampled_from(
+            [
+                ("PNG", {}),
+                ("JPEG", {}),
+                ("JPEG", {"progressive": True}),
+                ("WEBP", {"lossless": True}),
+                ("GIF", {}),
+                ("TIFF", {"compression": "tiff_lzw"}),
+                ("BMP", {}),
+            ]
+        )
+    )
+    mode = data.draw(st.sampled_from(["RGB", "L", "P"])) if kind != "WEBP" else "RGB"
+    mode = "L" if mode == "P" and kind == "JPEG" else mode
+    damaged = bytearray(
+        encode(Image.linear_gradient("L").resize((9, 7)).convert(mode), kind, **options)
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.integers(len(damaged) // 2, len(damaged)))
+    try:
+        picture = images.decode(bytes(damaged[:end]), max_pixels=100_000, draft_side=4)
+    except ValueError as error:
+        assert str(error).startswith("not an image") and "\n" not in str(error)
+    else:
+        height, width, channels = picture.pixels.shape
+        assert channels == 3 and height * width <= 100_000 and picture.pixels.dtype == np.uint8
