@@ -4,7 +4,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -30,12 +30,15 @@ class Dropped(NamedTuple):
     decision: candidates.Decision
 
 
+Describe = Callable[[Kept | Dropped, Sequence[str]], Iterable[beam.pvalue.TaggedOutput]]
+
+
 class MergeSpills(beam.PTransform):
     """Writes `train-*.tfrecord`, `validation-*.tfrecord` and their hashes from spills.
 
-    Takes a dict of `stretches` (shard, spills.Stretch) and `decisions` (candidates.Decision). The
-    result has the outputs `files` (dict of a file: name, count, num_bytes, sha256), and whatever
-    `describe` yields.
+    Takes a dict of `stretches` (shard, spills.Stretch), `decisions` (candidates.Decision) and
+    `shown` (one list of the groups that `describe` shall show). The result has the outputs `files`
+    (dict of a file: name, count, num_bytes, sha256), and whatever `describe` yields.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class MergeSpills(beam.PTransform):
         spill_dir: files.Path,
         directory: files.Path,
         num_shards: Mapping[str, int],
-        describe: Any,
+        describe: Describe,
         tags: tuple[str, ...],
     ) -> None:
         """Sets what is written.
@@ -52,7 +55,7 @@ class MergeSpills(beam.PTransform):
           spill_dir: where the spills are.
           directory: an existing folder for the shards; every worker must reach both.
           num_shards: split -> files.
-          describe: called with each `Kept` and `Dropped`; yields tagged outputs.
+          describe: called with each `Kept` and `Dropped`, and `shown`; yields tagged outputs.
           tags: of what `describe` yields.
         """
         super().__init__("Merge spills")
@@ -70,19 +73,22 @@ class MergeSpills(beam.PTransform):
         return (
             {"stretches": stretches, "decisions": decisions, "shards": every}
             | "Gather shards" >> beam.CoGroupByKey()
-            | "Write shards" >> beam.ParDo(self._writer).with_outputs(*self._tags, main="files")
+            | "Write shards"
+            >> beam.ParDo(self._writer, beam.pvalue.AsSingleton(inputs["shown"])).with_outputs(
+                *self._tags, main="files"
+            )
         )
 
 
 class _WriteShard(beam.DoFn):
     def __init__(
-        self, spill_dir: str, directory: str, num_shards: Mapping[str, int], describe: Any
+        self, spill_dir: str, directory: str, num_shards: Mapping[str, int], describe: Describe
     ) -> None:
         self._spill_dir, self._directory = spill_dir, directory
         self._num_shards, self._describe = dict(num_shards), describe
 
     def process(
-        self, element: tuple[spills.Shard, Mapping[str, Iterable[Any]]]
+        self, element: tuple[spills.Shard, Mapping[str, Iterable[Any]]], shown: Sequence[str]
     ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
         (split, index), groups = element
         decided = {decision.id: decision for decision in groups["decisions"]}
@@ -92,9 +98,9 @@ class _WriteShard(beam.DoFn):
             for row, data in spills.read_stretch(self._spill_dir, stretch):
                 pair = records.ImageTextPair.from_example(data)
                 if decision := decided.get(row.id):
-                    yield from self._describe(Dropped(pair, row, decision))
+                    yield from self._describe(Dropped(pair, row, decision), shown)
                     continue
-                yield from self._describe(Kept(pair, row))
+                yield from self._describe(Kept(pair, row), shown)
                 rows.append((writers.hash_fraction(row.key, "shard"), row.key, row.id, data, row))
         rows.sort(key=lambda row: row[:3])
         yield self._write(split, index, ".tfrecord", [data for *_, data, _ in rows])

@@ -90,7 +90,8 @@ def make_judge():
     return judge
 
 
-def describe(row):
+def describe(row, shown):
+    assert shown == ["a group"]
     kind = "kept" if isinstance(row, merging.Kept) else row.decision.reason
     yield beam.pvalue.TaggedOutput("described", (kind, row.pair.key))
 
@@ -114,6 +115,7 @@ def run(sources, spill_dir, output, *flags):
             "stretches": examined.stretches,
             "decisions": examined.candidates | "Drop" >> beam.FlatMap(drop),
         }
+        inputs["shown"] = root | "Shown" >> beam.Create([["a group"]])
         merge = merging.MergeSpills(spill_dir, output, NUM_SHARDS, describe, ("described",))
         merged = inputs | merge
         merged.files | writers.CollectJson(output / "files.json")
