@@ -43,7 +43,7 @@ REASONS = {
             "broken_metadata": ("Broken metadata", "The .json file is not a JSON object."),
             "metadata_too_large": (
                 "Metadata too large",
-                "The facts of a row are over their bound.",
+                "The facts of a row are too many.",
             ),
             "broken_row": ("Broken row", "A row of a table that cannot be read."),
             "not_a_pair": ("Not a pair", "A record that is not an image-text pair."),

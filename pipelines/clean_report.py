@@ -1,17 +1,370 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader sees of `parti clean`: report.json, and report.html that shows the pictures too."""
+"""What a reader sees of `parti clean`: report.json, and report.html that shows the pictures too.
 
-from parti.pipelines import clean_report_old
+The page is one file: pictures are inside, nothing is loaded, no script is needed. Both files depend
+only on `report`; times of a run are shown on the page and written to run.json, never to
+report.json, so that two runs over the same pairs give the same report.json.
+"""
+
+import base64
+import io
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, Required, TypedDict
+
+import numpy as np
+from PIL import Image
+
+from parti.data import images
+from parti.pipelines import clean_histograms, clean_reasons, clean_report_old, pages
+
+# How many examples of a rule the page shows; more are left out of both files.
+NUM_DROPPED, NUM_NEAR, NUM_KEPT, NUM_GROUPS, NUM_COPIES, NUM_HITS = 12, 8, 24, 12, 7, 24
+NUM_TOP_CAPTIONS, NUM_REPAIRS = 20, 6
+_THUMBNAIL_SIDE = 160
+_MAX_TEXT = 400
 
 # Until the command calls `write`.
-NUM_SAMPLES, STAGES, Stage = (
-    clean_report_old.NUM_SAMPLES,
-    clean_report_old.STAGES,
-    clean_report_old.Stage,
-)
-render, thumbnail, megabytes = (
-    clean_report_old.render,
-    clean_report_old.thumbnail,
-    clean_report_old.megabytes,
-)
+NUM_SAMPLES, STAGES = clean_report_old.NUM_SAMPLES, clean_report_old.STAGES
+render, megabytes = clean_report_old.render, pages.size
+
+
+class Sample(TypedDict, total=False):
+    """A pair to look at: its key and caption, what a rule measured, `thumbnail` of its picture."""
+
+    key: Required[str]
+    text: Required[str]
+    measure: str
+    picture: str
+    reason: str  # of a copy or a hit: why it was dropped
+
+
+class Rule(TypedDict, total=False):
+    """A rule of the run, whether it dropped anything or not.
+
+    Title, explanation and stage may be left out where `clean_reasons` has them.
+    """
+
+    name: Required[str]  # the reason of the pairs it drops
+    seen: Required[int]  # pairs that came to this rule
+    dropped: Required[int]
+    without_value: int  # of those seen, pairs that have no such score: the rule let them pass
+    title: str
+    explanation: str
+    stage: str  # of the funnel; stages come in the order in which rules first name them
+    threshold: Any  # None: has none
+    unit: str
+    source: str  # the paper or practice that the rule comes from
+    dropped_samples: Sequence[Sample]
+    near_samples: Sequence[Sample]  # kept, and nearest to the threshold
+    show: Literal["pictures", "captions"]  # what to look at in the samples; by default by the name
+
+
+class NotApplied(TypedDict):
+    """A rule of the preset that was not applied to any pair, and why not."""
+
+    title: str
+    why: str
+
+
+class Repair(TypedDict):
+    """A change that was made to captions: how many, and some [before, after]."""
+
+    title: str
+    count: int
+    examples: Sequence[Sequence[str]]
+
+
+class Captions(TypedDict, total=False):
+    """Captions of the kept pairs: how many distinct ones, [caption, pairs] of the most frequent."""
+
+    distinct: int
+    top: Required[Sequence[tuple[str, int]]]
+    repairs: Sequence[Repair]
+
+
+class Group(TypedDict):
+    """Pairs of which one stays; `size` counts them all, `dropped` shows some."""
+
+    size: int
+    kept: Sample
+    dropped: Sequence[Sample]
+
+
+class Copies(TypedDict, total=False):
+    """Duplicates: groups with more than one pair, pairs that were dropped, some groups.
+
+    `skipped` counts comparisons that were left out in crowded buckets.
+    """
+
+    num_groups: Required[int]
+    num_dropped: Required[int]
+    groups: Required[Sequence[Group]]
+    skipped: int
+
+
+class EvaluationSet(TypedDict):
+    """What the pairs were compared with: a name, its captions, its pictures, pairs dropped."""
+
+    name: str
+    num_captions: int
+    num_pictures: int
+    num_hits: int
+
+
+class Hit(TypedDict, total=False):
+    """A dropped pair and what of an evaluation set it is like; text or picture may be missing."""
+
+    pair: Required[Sample]
+    set: Required[str]
+    matched: str
+    matched_picture: str
+
+
+class Evaluation(TypedDict):
+    """The evaluation sets and some hits."""
+
+    sets: Sequence[EvaluationSet]
+    hits: Sequence[Hit]
+
+
+class Step(TypedDict, total=False):
+    """A step of the job: its wall time in seconds, and pairs that went through it."""
+
+    name: Required[str]
+    seconds: Required[float]
+    count: int
+
+
+class Run(TypedDict, total=False):
+    """How the job ran: differs from run to run. Memory in bytes."""
+
+    seconds: Required[float]
+    num_workers: int
+    runner: str
+    peak_memory: int
+    steps: Sequence[Step]
+
+
+class Report(TypedDict, total=False):
+    """Everything about the pairs. What a run does not have (evaluation sets, say) is left out."""
+
+    read: Required[int]  # pairs and broken rows
+    kept: Required[int]
+    splits: Required[Mapping[str, int]]
+    num_bytes: Required[int]  # of the written pairs
+    settings: Required[Mapping[str, Any]]  # needs image_size, image_format, preset
+    inputs: Sequence[str]
+    rules: Required[Sequence[Rule]]  # in the order in which they are applied
+    not_applied: Sequence[NotApplied]
+    kept_samples: Sequence[Sample]
+    histograms: Sequence[clean_histograms.Histogram]
+    captions: Captions
+    copies: Copies
+    evaluation: Evaluation
+
+
+def write(directory: pathlib.Path, report: Mapping[str, Any], run: Run | None = None) -> None:
+    """Writes report.json and report.html; with `run` also run.json.
+
+    Args:
+      directory: where to.
+      report: see `Report`. Texts are cut to 400 characters, lists of examples to what the page
+        shows; report.json has everything but the pictures.
+      run: times and memory of this run.
+
+    Raises:
+      ValueError: `report` has an unknown key or lacks one.
+    """
+    content = _checked(report)
+    _write(directory / "report.json", _json(_without_pictures(content)))
+    _write(directory / "report.html", page(content, run))
+    if run is not None:
+        _write(directory / "run.json", _json(run))
+
+
+def thumbnail(image: bytes) -> str:
+    """Returns a small JPEG of an encoded picture in base64; empty if it does not open."""
+    try:
+        return small_picture(images.decode_image(image)) if image else ""
+    except ValueError:
+        return ""
+
+
+def small_picture(pixels: np.ndarray) -> str:
+    """Returns a small JPEG of [height, width, 3] uint8 in base64."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=82)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def page(report: Report, run: Run | None = None) -> str:
+    """Returns report.html."""
+    rules = report["rules"]
+    return pages.render(
+        "clean_report.html",
+        title=f"{report['kept']:,} of {report['read']:,} pairs kept",
+        report=report,
+        lead=_lead(report),
+        funnel=_funnel(report),
+        stages=list(dict.fromkeys(rule["stage"] for rule in rules)),
+        histograms=[_drawn(histogram) for histogram in report["histograms"]],
+        settings={
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in sorted(report["settings"].items())
+        },
+        titles={rule["name"]: rule["title"] for rule in rules},
+        run=run,
+    )
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    # A caption can hold half of a surrogate pair, which no encoding writes.
+    path.write_bytes(text.encode("utf-8", "replace"))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _without_pictures(value: Any) -> Any:
+    """Returns a JSON value without the pictures in it."""
+    if isinstance(value, Mapping):
+        names = [name for name in value if name not in ("picture", "matched_picture")]
+        return {name: _without_pictures(value[name]) for name in names}
+    if isinstance(value, list | tuple):
+        return [_without_pictures(item) for item in value]
+    return value
+
+
+def _checked(report: Mapping[str, Any]) -> Report:
+    """Returns the report with every list there, cut to what is shown, and every rule in words."""
+    unknown = sorted(set(report) - set(Report.__annotations__))
+    missing = sorted(Report.__required_keys__ - set(report))
+    if unknown or missing:
+        raise ValueError(f"report: unknown keys {unknown}, missing keys {missing}; see Report")
+    content: dict[str, Any] = {
+        "inputs": [],
+        "not_applied": [],
+        "kept_samples": [],
+        "histograms": [],
+        "captions": {"top": []},
+        "copies": {"num_groups": 0, "num_dropped": 0, "groups": []},
+        "evaluation": {"sets": [], "hits": []},
+        **report,
+    }
+    content["rules"] = [_rule(rule) for rule in content["rules"]]
+    content["kept_samples"] = list(content["kept_samples"])[:NUM_KEPT]
+    captions = {"repairs": [], **content["captions"]}
+    captions["top"] = list(captions["top"])[:NUM_TOP_CAPTIONS]
+    captions["repairs"] = [
+        {**repair, "examples": repair["examples"][:NUM_REPAIRS]} for repair in captions["repairs"]
+    ]
+    content["captions"] = captions
+    groups = [
+        {**group, "dropped": group["dropped"][:NUM_COPIES]} for group in content["copies"]["groups"]
+    ]
+    content["copies"] = {"skipped": 0, **content["copies"], "groups": groups[:NUM_GROUPS]}
+    hits = list(content["evaluation"]["hits"])[:NUM_HITS]
+    content["evaluation"] = {**content["evaluation"], "hits": hits}
+    return _shortened(content)
+
+
+def _shortened(value: Any) -> Any:
+    """Returns a JSON value whose captions are cut; pictures are left alone."""
+    if isinstance(value, Mapping):
+        pictures = ("picture", "matched_picture")
+        return {n: v if n in pictures else _shortened(v) for n, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortened(item) for item in value]
+    if isinstance(value, str) and len(value) > _MAX_TEXT:
+        return value[: _MAX_TEXT - 1] + "…"
+    return value
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    """Returns a rule with everything the page needs."""
+    words = clean_reasons.find(rule["name"])
+    show = "captions" if "caption" in rule["name"] else "pictures"
+    filled: dict[str, Any] = {
+        "title": words.title,
+        "explanation": words.explanation,
+        "stage": words.stage,
+        "threshold": None,
+        "unit": "",
+        "source": "",
+        "without_value": 0,
+        "show": show,
+        **rule,
+    }
+    filled["dropped_samples"] = list(rule.get("dropped_samples", ()))[:NUM_DROPPED]
+    filled["near_samples"] = list(rule.get("near_samples", ()))[:NUM_NEAR]
+    return filled
+
+
+def _lead(report: Report) -> str:
+    """Returns the first sentence: what happened, in words."""
+    read, dropped = report["read"], report["read"] - report["kept"]
+    if not dropped:
+        return "Every pair passed every rule."
+    most = max(report["rules"], key=lambda rule: rule["dropped"])
+    if most["dropped"] == dropped:
+        rest = f"The other {dropped:,} failed one rule: {most['title'].lower()}."
+    else:
+        rest = (
+            f"Of the other {dropped:,}, {most['dropped']:,} failed the same rule: "
+            f"{most['title'].lower()}."
+        )
+    return f"{pages.percent(report['kept'], read)} passed every rule. {rest}"
+
+
+def _funnel(report: Report) -> list[dict[str, Any]]:
+    """Returns what was read and what each stage left: {name, left, dropped}."""
+    dropped: dict[str, int] = {}
+    for rule in report["rules"]:
+        dropped[rule["stage"]] = dropped.get(rule["stage"], 0) + rule["dropped"]
+    left = report["read"]
+    rows = [{"name": "Read", "left": left, "dropped": 0}]
+    for name, count in dropped.items():
+        left -= count
+        rows.append({"name": name, "left": left, "dropped": count})
+    if left != report["kept"]:
+        # No rule accounts for these: better seen than silently added up.
+        rows.append(
+            {"name": "Unexplained", "left": report["kept"], "dropped": left - report["kept"]}
+        )
+    return rows
+
+
+def _drawn(histogram: clean_histograms.Histogram) -> dict[str, Any]:
+    """Returns a histogram with its bars, axis and limits in percent of the drawing."""
+    edges, before, kept = histogram["edges"], histogram["before"], histogram["kept"]
+    most = max(before, default=0) or 1
+    bins = [
+        {
+            "label": clean_histograms.label(low, high, histogram["unit"]),
+            "before": total,
+            "kept": stayed,
+            "height": 100 * total / most,
+            "kept_height": 100 * stayed / most,
+        }
+        for low, high, total, stayed in zip(edges, edges[1:], before, kept)
+    ]
+    every = max(1, -(-len(bins) // 6))
+    places = [clean_histograms.position(limit, edges) for limit in histogram["limits"]]
+    median = bins[clean_histograms.median_bin(kept)]["label"] if sum(kept) else ""
+    return {
+        "title": histogram["title"],
+        "bins": bins,
+        "median": median,
+        "limits": [100 * place for place in places if place is not None],
+        "axis": [
+            (100 * index / len(bins), f"{edge:g}")
+            for index, edge in enumerate(edges)
+            if edge is not None and index % every == 0
+        ],
+    }
