@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two vocabularies: SentencePiece text, and the image tokens shifted past the padding id.
 
-Text ids: 0 padding, 1 end of text, 2 unknown, 3 `<mask>` (for the BERT objective), then 256 bytes
-and the pieces.
+Text ids: 0 padding, 1 end of text, 2 unknown, 3 `<mask>` (for the BERT objective), then the user's
+symbols, the sentinels, 256 bytes (unless there is no byte fallback) and the pieces.
 Image ids: 0 padding (and the start of decoding); codebook index c is id c + 1.
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +26,11 @@ EOS_ID = 1
 UNK_ID = 2
 MASK_PIECE = "<mask>"
 
-_MODEL_TYPES = ("bpe", "unigram")
+MODEL_TYPES = ("bpe", "unigram")
+
+_SYMBOL = re.compile("<[a-z][a-z0-9_]*>")
+_TAKEN = ("<pad>", "<unk>", "<s>")
+_MAX_SENTENCE_BYTES = 2**16  # a longer one is skipped; readers let none through
 
 # Vocabulary-sized dimensions are sharded: a multiple of this divides by any mesh axis in use.
 _VOCAB_MULTIPLE = 128
@@ -35,67 +41,120 @@ def padded_size(num_ids: int) -> int:
     return -(-num_ids // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
 
 
+@dataclasses.dataclass(frozen=True)
+class SentencePieceSettings:
+    """How a SentencePiece model is learnt.
+
+    Attributes:
+      vocab_size: pieces at most; a small corpus gives fewer.
+      model_type: `bpe` or `unigram`.
+      character_coverage: the share of the characters in the captions, counted as often as they
+        occur, that get a piece of their own; in (0, 1]. The rarest others are spelled.
+      byte_fallback: spell a character without a piece in UTF-8 bytes, which takes 256 pieces;
+        without it, it is the unknown piece, and lost.
+      symbols: pieces that no caption is split over and that training objectives may use: ids from
+        4 on, after `<mask>`. Each is `<name>`; `normalize_caption` takes such marks out of text.
+      num_sentinels: adds the symbols `<extra_id_0>`, `<extra_id_1>`, ... for span corruption.
+    """
+
+    vocab_size: int = 16_000
+    model_type: str = "bpe"
+    character_coverage: float = 0.9995
+    byte_fallback: bool = True
+    symbols: tuple[str, ...] = ()
+    num_sentinels: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+          ValueError: one is not allowed; the message says what is.
+        """
+        if self.vocab_size < 1:
+            raise ValueError(f"vocab_size={self.vocab_size}: give a positive number.")
+        if self.model_type not in MODEL_TYPES:
+            raise ValueError(f"model_type={self.model_type!r}: it must be one of {MODEL_TYPES}.")
+        if not 0 < self.character_coverage <= 1:
+            raise ValueError(
+                f"character_coverage={self.character_coverage}: give a share over 0 and up to 1."
+            )
+        if self.num_sentinels < 0:
+            raise ValueError(f"num_sentinels={self.num_sentinels}: give 0 or more.")
+        symbols = self.all_symbols
+        for symbol in self.symbols:
+            if not _SYMBOL.fullmatch(symbol) or symbol in _TAKEN:
+                raise ValueError(
+                    f"symbols={symbol!r}: write <name>, of lower-case letters, digits and _, and "
+                    f"not one of {', '.join(_TAKEN)}."
+                )
+            if symbols.count(symbol) > 1:
+                raise ValueError(
+                    f"symbols={symbol!r}: it is there twice; {MASK_PIECE} and the sentinels "
+                    "need not be given."
+                )
+
+    @property
+    def all_symbols(self) -> tuple[str, ...]:
+        """The pieces with the ids from 3 on: `<mask>`, the symbols, the sentinels."""
+        sentinels = (f"<extra_id_{i}>" for i in range(self.num_sentinels))
+        return (MASK_PIECE, *self.symbols, *sentinels)
+
+
 def train_sentencepiece(
-    sentences: Iterator[str],
+    sentences: Iterable[str | tuple[str, int]],
     model_path: str | os.PathLike[str],
-    vocab_size: int = 16_000,
-    *,
-    model_type: str = "bpe",
-    max_sentences: int = 10_000_000,
-    seed: int = 0,
+    settings: SentencePieceSettings,
 ) -> int:
     """Trains a SentencePiece model; the same sentences and settings give the same bytes.
 
-    The default is BPE: it counts how often a word occurs. Unigram takes its first pieces from the
-    set of distinct words, so that words of a small world ("circle") fall apart into letters.
+    The default is BPE, which merges what occurs most often. Unigram takes its first pieces from
+    the set of distinct words, so that a small vocabulary of a small world fits it less well.
 
     Args:
-      sentences: the captions; empty ones are skipped.
+      sentences: the captions, all held in memory, alone or with how often each counts (at least
+        1); empty ones are skipped.
       model_path: the file to write; its directory must exist.
-      vocab_size: pieces at most; a small corpus gives fewer.
-      model_type: `bpe` or `unigram`.
-      max_sentences: of more sentences, a random sample of this size is used.
-      seed: of that sample.
+      settings: what to learn.
 
     Returns:
       The number of pieces in the model.
 
     Raises:
-      ValueError: no sentence, an unknown type, or a `vocab_size` that does not hold the bytes and
+      ValueError: no sentence, or a `vocab_size` that does not hold the symbols, bytes and
         characters.
     """
     import sentencepiece
 
-    if model_type not in _MODEL_TYPES:
-        raise ValueError(f"model_type={model_type!r}: it must be one of {_MODEL_TYPES}.")
     model = _Bytes()
-    counted = _NonEmpty(sentences)
-    sentencepiece.set_random_generator_seed(seed)
+    lines = _Lines(sentences)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=counted,
+            sentence_iterator=lines,
+            input_format="tsv",
             model_writer=model,
-            model_type=model_type,
-            vocab_size=vocab_size,
+            model_type=settings.model_type,
+            vocab_size=settings.vocab_size,
             hard_vocab_limit=False,
+            character_coverage=settings.character_coverage,
             pad_id=PAD_ID,
             eos_id=EOS_ID,
             unk_id=UNK_ID,
             bos_id=-1,
-            byte_fallback=True,
-            user_defined_symbols=[MASK_PIECE],
-            input_sentence_size=max_sentences,
-            shuffle_input_sentence=True,
+            byte_fallback=settings.byte_fallback,
+            user_defined_symbols=list(settings.all_symbols),
+            max_sentence_length=_MAX_SENTENCE_BYTES,
             # Sums of probabilities depend on how sentences fall to threads, hence a fixed number.
             num_threads=4,
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        if not counted.count:
+        if not lines.count:
             raise ValueError("No captions to learn a vocabulary from; all are empty.") from error
+        num_special = 3 + len(settings.all_symbols) + 256 * settings.byte_fallback
         raise ValueError(
-            f"SentencePiece could not learn vocab_size={vocab_size} from {counted.count} captions "
-            f"({error}); a vocabulary holds at least 260 special pieces and each character."
+            f"SentencePiece could not learn vocab_size={settings.vocab_size} from {lines.count} "
+            f"captions ({error}); this vocabulary holds {num_special} special pieces and each "
+            "character, so give a larger size."
         ) from error
     path = pathlib.Path(model_path)
     unfinished = path.with_name(path.name + ".unfinished")
@@ -114,10 +173,10 @@ class _Bytes:
         self.data += data
 
 
-class _NonEmpty:
-    """Iterates over the sentences that hold text, and counts them."""
+class _Lines:
+    """Iterates over the sentences that hold text as `text <tab> count`, and counts them."""
 
-    def __init__(self, sentences: Iterator[str]) -> None:
+    def __init__(self, sentences: Iterable[str | tuple[str, int]]) -> None:
         self._sentences = iter(sentences)
         self.count = 0
 
@@ -126,10 +185,11 @@ class _NonEmpty:
 
     def __next__(self) -> str:
         for sentence in self._sentences:
-            if sentence.strip():
+            text, times = (sentence, 1) if isinstance(sentence, str) else sentence
+            # SentencePiece takes a newline for the end of a sentence.
+            if text := " ".join(text.split()):
                 self.count += 1
-                # SentencePiece takes a newline for the end of a sentence.
-                return " ".join(sentence.split())
+                return f"{text}\t{times}"
         raise StopIteration
 
 
@@ -199,7 +259,21 @@ class TextTokenizer:
     @property
     def mask_id(self) -> int:
         """The id of the reserved piece `<mask>`."""
-        return self._model.piece_to_id(MASK_PIECE)
+        return self.symbol_id(MASK_PIECE)
+
+    def symbol_id(self, symbol: str) -> int:
+        """Returns the id of a symbol, e.g. `<extra_id_0>`.
+
+        Raises:
+          ValueError: the vocabulary was made without it.
+        """
+        index = self._model.piece_to_id(symbol)
+        if index == UNK_ID:
+            raise ValueError(
+                f"The vocabulary has no {symbol!r}; make it with `parti vocab --symbols` or "
+                "`--num_sentinels`."
+            )
+        return index
 
     def encode(self, text: str, length: int) -> np.ndarray:
         """Returns the ids of a caption, cut to `length` - 1, an EOS, and padding.

@@ -2,148 +2,221 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti vocab`: the captions of the training pairs to a SentencePiece model.
 
-A Beam job gathers the captions of the train split (`text`, and `captions` in the metadata), draws a
-bounded sample by hash, and writes it sorted, so the model does not depend on workers or order.
-SentencePiece then learns from that sample on this machine.
+A Beam job counts equal captions of the train split (`text`, and `captions` in the metadata) and
+draws a bounded sample by hash, which does not depend on workers or order (`caption_sample`).
+SentencePiece then learns from that sample on this machine. The captions of the validation split are
+not learnt from; the report says how well the vocabulary fits them.
 """
 
 import argparse
-import glob
-import json
+import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 
-from parti.data import captions, records, vocabularies
+from parti.data import files, vocabularies
 from parti.engine import flags as flags_lib
 from parti.engine import manifests
 from parti.engine import progress as progress_lib
-from parti.pipelines import options, readers, staging, writers
+from parti.pipelines import (
+    caption_sample,
+    options,
+    readers,
+    staging,
+    vocabulary_measures,
+    vocabulary_report,
+    writers,
+)
 
 MODEL_NAME = "vocabulary.model"
 TEXT_LENGTH = 128  # tokens of a caption that the text encoder sees
-_PREFIX = ".captions"
-_FACTS = ".facts.json"
-_MEASURED = 20_000  # captions that the report measures
-_NUM_EXAMPLES = 8
-_PERCENTILES = (50, 90, 99, 100)
+_TRAIN, _HELD_OUT = "train", "held-out"
+_FACTS = "facts.json"
+_MAX_HELD_OUT = 20_000
+_ROWS_PER_SHARD = 100_000
+# Below this the likeliest language of a caption is often the wrong one.
+_MIN_LANGUAGE_CONFIDENCE = 0.5
 
 
-def find_sources(patterns: Sequence[str]) -> list[readers.Source]:
-    """Returns the files to read: of a folder made by `parti clean`, the train split only.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the bytes of the output.
+
+    Attributes:
+      sentencepiece: how the model is learnt.
+      max_captions: distinct captions to learn from at most.
+      frequency_power: a caption that occurs n times counts n ** frequency_power; in [0, 1].
+      frequency_cap: occurrences that count at most; 0 for all.
+    """
+
+    sentencepiece: vocabularies.SentencePieceSettings
+    max_captions: int = 2_000_000
+    frequency_power: float = 0.5
+    frequency_cap: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+          ValueError: one is not allowed; the message says what is.
+        """
+        if self.max_captions < 1:
+            raise ValueError(f"max_captions={self.max_captions}: give a positive number.")
+        if not 0 <= self.frequency_power <= 1:
+            raise ValueError(f"frequency_power={self.frequency_power}: give a value from 0 to 1.")
+        if self.frequency_cap < 0:
+            raise ValueError(f"frequency_cap={self.frequency_cap}: give 0 (none) or more.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings as one flat JSON object."""
+        values = dataclasses.asdict(self)
+        return {**values.pop("sentencepiece"), **values}
+
+
+def find_sources(
+    patterns: Sequence[str],
+) -> tuple[list[readers.Source], list[readers.Source]]:
+    """Returns the files to learn from, and those of a validation split.
 
     Raises:
       FileNotFoundError: no such files, or an unfinished folder.
       ValueError: unknown format.
     """
-    sources = []
+    found: set[readers.Source] = set()
     for pattern in patterns:
         unfinished = os.path.isdir(pattern.rstrip("/") + manifests.UNFINISHED_SUFFIX)
-        if os.path.exists(os.path.join(pattern, manifests.FILE_NAME)) or (
+        if files.exists(files.join(pattern, manifests.FILE_NAME)) or (
             unfinished and not os.path.exists(pattern)
         ):
             manifests.read(pattern, "pairs")
-        sources += readers.find_sources([pattern])
-    names = {s: os.path.basename(s.paths[0]) for s in sources}
-    return sorted(
-        {s for s in sources if not names[s].startswith("validation-")}, key=lambda s: s.paths
-    )
-
-
-def pair_captions(pair: records.ImageTextPair) -> Iterator[tuple[str, str]]:
-    """Yields (key, caption) for the distinct non-empty captions of a pair, in normal form."""
-    more = pair.metadata.get(records.CAPTIONS, [])
-    texts = [pair.text, *(more if isinstance(more, list) else [])]
-    normal = [captions.normalize_caption(t) for t in texts if isinstance(t, str)]
-    for index, text in enumerate(dict.fromkeys(filter(None, normal))):
-        yield f"{pair.key}#{index}", text
+        found.update(readers.find_sources([pattern]))
+    train, held_out = [], []
+    for source in sorted(found, key=lambda source: source.paths):
+        is_held_out = os.path.basename(source.paths[0]).startswith("validation-")
+        (held_out if is_held_out else train).append(source)
+    return train, held_out
 
 
 def build(
     root: beam.Pipeline,
-    sources: Sequence[readers.Source],
-    max_sentences: int,
-    num_shards: int,
-    directory: pathlib.Path,
-) -> beam.PCollection:
-    """Adds the job: writes a sample of captions (a JSON string a line) and their number.
-
-    Returns:
-      The sampled (key, caption).
-    """
-    found = (root | readers.ReadPairs(sources)).pairs | "Captions" >> beam.FlatMap(pair_captions)
-    total = found | "Count" >> beam.combiners.Count.Globally()
-
-    def chosen(item: tuple[str, str], count: int) -> bool:
-        return writers.hash_fraction(item[0], "vocabulary") * count < max_sentences
-
-    sample = found | "Sample" >> beam.Filter(chosen, beam.pvalue.AsSingleton(total))
-    written = (
-        sample
-        | "Line" >> beam.Map(lambda item: (item[0], json.dumps(item[1]).encode()))
-        | writers.WriteShards(directory, _PREFIX, num_shards, ".jsonl", unique=False)
-    )
-    counts = (
-        total | "Total" >> beam.Map(lambda count: ["captions", count]),
-        written.files | "File" >> beam.Map(lambda file: [file["name"], file["count"]]),
-    )
-    counts | beam.Flatten() | writers.CollectJson(directory / _FACTS)
-    return sample
-
-
-def read_sample(directory: pathlib.Path) -> Iterator[str]:
-    """Yields the captions that the job wrote, in the same order always."""
-    for path in sorted(directory.glob(f"{_PREFIX}-*.jsonl")):
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line)
-
-
-def measure(model_path: pathlib.Path, sentences: Sequence[str], text_length: int) -> dict[str, Any]:
-    """Returns how well a vocabulary fits captions.
+    train: Sequence[readers.Source],
+    held_out: Sequence[readers.Source],
+    settings: Settings,
+    directory: str,
+) -> None:
+    """Adds the job: writes samples of both kinds of captions, and how many there are.
 
     Args:
-      model_path: a SentencePiece model.
-      sentences: captions; at least one.
-      text_length: tokens that the encoder sees, with the end mark.
+      root: the pipeline.
+      train: what to learn from.
+      held_out: what to measure on.
+      settings: what to learn.
+      directory: where to; every worker must reach it.
+    """
+    sample = caption_sample.SampleCaptions(
+        settings.max_captions, settings.frequency_power, settings.frequency_cap
+    )
+    facts = list(_sample(root, "train", train, sample, settings.max_captions, _TRAIN, directory))
+    if held_out:
+        sample = caption_sample.SampleCaptions(_MAX_HELD_OUT, power=1.0)
+        facts += _sample(root, "held_out", held_out, sample, _MAX_HELD_OUT, _HELD_OUT, directory)
+    facts | beam.Flatten() | writers.CollectJson(files.join(directory, _FACTS))
+
+
+def _sample(
+    root: beam.Pipeline,
+    name: str,
+    sources: Sequence[readers.Source],
+    sample: caption_sample.SampleCaptions,
+    max_rows: int,
+    prefix: str,
+    directory: str,
+) -> Iterator[beam.PCollection]:
+    """Writes the sample of some sources; yields [name, what, count] facts."""
+    texts = (root | f"Read {name}" >> readers.ReadPairs(sources)).pairs | (
+        f"Captions of {name}" >> beam.FlatMap(caption_sample.pair_captions)
+    )
+    written = (
+        texts
+        | f"Sample {name}" >> sample
+        | f"Languages of {name}" >> beam.Map(_with_language)
+        | f"Lines of {name}" >> beam.Map(lambda row: (row.random_key(), row.to_json()))
+        | f"Write {name}"
+        >> writers.WriteShards(
+            directory, prefix, -(-max_rows // _ROWS_PER_SHARD), ".jsonl", unique=False
+        )
+    )
+
+    def fact(what: str) -> Callable[[int], list[Any]]:
+        return lambda count: [name, what, count]
+
+    yield (
+        texts
+        | f"Count {name}" >> beam.combiners.Count.Globally()
+        | f"Captions fact of {name}" >> beam.Map(fact("captions"))
+    )
+    yield (
+        written.files
+        | f"Count files of {name}" >> beam.Map(lambda file: file["count"])
+        | f"Sum {name}" >> beam.CombineGlobally(sum)
+        | f"Used fact of {name}" >> beam.Map(fact("used"))
+    )
+
+
+def _with_language(row: caption_sample.Row) -> caption_sample.Row:
+    from parti.data import languages  # loads its model
+
+    code, confidence = languages.identify(row.text)
+    is_clear = confidence >= _MIN_LANGUAGE_CONFIDENCE and code != languages.UNKNOWN
+    return row._replace(language=code if is_clear else "")
+
+
+def read_sample(directory: str, prefix: str = _TRAIN) -> Iterator[caption_sample.Row]:
+    """Yields the rows that the job wrote, always in the same order, which says nothing."""
+    for path in files.expand(files.join(directory, f"{prefix}-*.jsonl")):
+        with files.open(path, "r") as file:
+            for line in file:
+                yield caption_sample.Row.from_json(line)
+
+
+def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str, dict[str, Any]]:
+    """Learns from the sample in a folder, and measures.
+
+    Args:
+      directory: what `build` wrote.
+      model_path: the file to write.
+      settings: what to learn.
 
     Returns:
-      pieces_per_word, pieces_per_character, unknown_rate and byte_rate (shares of all pieces),
-      length_percentiles ({"50": tokens with the end mark, ...}), over_length_rate (share of
-      captions cut at `text_length`), examples.
+      How many pieces there are, the model's fingerprint, the content of report.json.
+
+    Raises:
+      ValueError: the vocabulary is too small for its symbols and characters.
     """
     import sentencepiece
 
-    model = sentencepiece.SentencePieceProcessor(model_file=str(model_path))
-    ids = [model.encode(text) for text in sentences]
-    flat = np.concatenate([np.asarray(row, np.int64) for row in ids])
-    size = model.get_piece_size()
-    is_byte = np.array([model.is_byte(i) for i in range(size)])
-    lengths = np.array([len(row) + 1 for row in ids])
-    num_words = sum(len(text.split()) for text in sentences)
-    points = np.percentile(lengths, _PERCENTILES, method="higher")
-    step = max(1, len(sentences) // _NUM_EXAMPLES)
-    return {
-        "vocab_size": size,
-        "measured_captions": len(sentences),
-        "pieces_per_word": round(len(flat) / num_words, 4),
-        "pieces_per_character": round(len(flat) / sum(map(len, sentences)), 4),
-        "unknown_rate": round(float(np.mean(flat == model.unk_id())), 6),
-        "byte_rate": round(float(np.mean(is_byte[flat])), 6),
-        "text_length": text_length,
-        "length_percentiles": {
-            str(name): int(value) for name, value in zip(_PERCENTILES, points, strict=True)
-        },
-        "over_length_rate": round(float(np.mean(lengths > text_length)), 6),
-        "examples": [
-            {"text": text, "pieces": model.encode(text, out_type=str)}
-            for text in sentences[::step][:_NUM_EXAMPLES]
-        ],
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, MODEL_NAME)
+        size = vocabularies.train_sentencepiece(
+            ((row.text, row.count) for row in read_sample(directory)),
+            path,
+            settings.sentencepiece,
+        )
+        files.write_bytes(model_path, path.read_bytes())
+        fingerprint = vocabularies.TextTokenizer(path).fingerprint
+        model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    measured = vocabulary_measures.report(
+        model,
+        len(settings.sentencepiece.all_symbols),
+        read_sample(directory),
+        read_sample(directory, _HELD_OUT),
+        TEXT_LENGTH,
+    )
+    return size, fingerprint, measured
 
 
 def make_parser() -> flags_lib.Parser:
@@ -157,89 +230,77 @@ def make_parser() -> flags_lib.Parser:
     add("--input", nargs="+", required=True, metavar="PATTERN", help="pairs: folders or files")
     add("--output", required=True, metavar="DIR", help="the folder to write")
     add("--vocab_size", type=int, default=16_000, help="pieces at most")
-    add("--max_sentences", type=int, default=2_000_000, help="captions to learn from at most")
+    add("--model_type", default="bpe", metavar="TYPE", help="bpe or unigram")
+    help_text = "share of the characters that get a piece, in (0, 1]"
+    add("--character_coverage", type=float, default=0.9995, metavar="SHARE", help=help_text)
+    help_text = "a character without a piece is unknown, instead of spelled in bytes"
+    add("--no_byte_fallback", dest="byte_fallback", action="store_false", help=help_text)
+    help_text = "pieces for training objectives besides <mask>: '<sep>' ..."
+    add("--symbols", nargs="*", default=[], metavar="SYMBOL", help=help_text)
+    add("--num_sentinels", type=int, default=0, help="symbols <extra_id_0> ... for span corruption")
+    add("--max_captions", type=int, default=2_000_000, help="distinct captions to learn from")
+    help_text = "a caption that occurs n times counts n ** POWER: 0 once, 1 every time"
+    add("--frequency_power", type=float, default=0.5, metavar="POWER", help=help_text)
+    add("--frequency_cap", type=int, default=0, help="occurrences that count at most; 0 for all")
     return parser
 
 
-def check_flags(flags: argparse.Namespace) -> dict[str, int]:
+def check_flags(flags: argparse.Namespace) -> Settings:
     """Returns the settings.
 
     Raises:
       ValueError: a value out of range.
     """
-    settings = {"vocab_size": flags.vocab_size, "max_sentences": flags.max_sentences}
-    for name, value in settings.items():
-        if value < 1:
-            raise ValueError(f"--{name}={value}: give a positive number")
-    return settings
+    own = {field.name for field in dataclasses.fields(Settings)} - {"sentencepiece"}
+    model = {field.name for field in dataclasses.fields(vocabularies.SentencePieceSettings)}
+    values = vars(flags) | {"symbols": tuple(flags.symbols)}
+    try:
+        return Settings(
+            vocabularies.SentencePieceSettings(**{name: values[name] for name in model}),
+            **{name: values[name] for name in own},
+        )
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
 def run(argv: Sequence[str]) -> int:
     """Runs `parti vocab`; returns the exit code."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
-    sources = find_sources(flags.input)
-    where = " ".join(flags.input)
-    num_bytes = sum(source.num_bytes for source in sources)
+    train, held_out = find_sources(flags.input)
     with staging.Staging(
         flags.output,
         "vocabulary",
-        settings=settings,
+        settings=settings.to_dict(),
         inputs={"input": list(flags.input)},
         overwrite=flags.overwrite,
+        remote=True,
     ) as stage:
+        files.make_dirs(stage.scratch)
         progress = progress_lib.Progress("vocab", unit="pairs")
-        num_shards = max(1, flags.max_sentences // 100_000)
         options.run_pipeline(
-            lambda root: build(root, sources, flags.max_sentences, num_shards, stage.path),
+            lambda root: build(root, train, held_out, settings, stage.scratch),
             beam_options,
             progress,
-            total_weight=num_bytes,
+            total_weight=sum(source.num_bytes for source in train + held_out),
         )
-        facts = dict(writers.read_collected(stage.path / _FACTS))
-        total = facts.pop("captions")
-        used = sum(facts.values())
+        facts = {
+            (name, what): count
+            for name, what, count in writers.read_collected(files.join(stage.scratch, _FACTS))
+        }
+        total, used = facts["train", "captions"], facts["train", "used"]
         if not used:
+            where = " ".join(flags.input)
             raise ValueError(f"no captions in {where}; `parti clean` makes pairs with captions")
-        progress.done(f"{used:,} of {total:,} captions; learning the vocabulary")
-        size = vocabularies.train_sentencepiece(
-            read_sample(stage.path),
-            stage.path / MODEL_NAME,
-            flags.vocab_size,
-            max_sentences=flags.max_sentences + 1,
-        )
-        report = _write_report(stage.path, total, used)
-        for path in glob.glob(os.path.join(stage.path, f"{_PREFIX}-*")):
-            os.unlink(path)
-        fingerprint = vocabularies.TextTokenizer(stage.path / MODEL_NAME).fingerprint
+        progress.done(f"{used:,} different captions of {total:,}; learning the vocabulary")
+        model_path = files.join(stage.address, MODEL_NAME)
+        size, fingerprint, report = learn(stage.scratch, model_path, settings)
+        report = {"captions": total, "used_captions": used, "settings": settings.to_dict()} | report
+        vocabulary_report.write(stage.address, report)
         stage.publish(
             counts={"captions": total, "used": used, "pieces": size},
             extra={"vocabulary_fingerprint": fingerprint},
         )
-    print(_summary(report, flags.output))
+    print(vocabulary_report.summary(report))
+    print(f"wrote {files.join(flags.output, MODEL_NAME)} and report.html")
     return 0
-
-
-def _write_report(directory: pathlib.Path, total: int, used: int) -> dict[str, Any]:
-    """Writes and returns report.json."""
-    step = max(1, used // _MEASURED)
-    sentences = [text for i, text in enumerate(read_sample(directory)) if i % step == 0]
-    report = measure(directory / MODEL_NAME, sentences[:_MEASURED], TEXT_LENGTH)
-    report |= {"captions": total, "used_captions": used}
-    text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False)
-    (directory / "report.json").write_text(text + "\n", encoding="utf-8")
-    return report
-
-
-def _summary(report: dict[str, Any], output: str) -> str:
-    lengths = report["length_percentiles"]
-    return "\n".join(
-        [
-            f"{report['vocab_size']:,} pieces from {report['used_captions']:,} captions: "
-            f"{report['pieces_per_word']:.2f} pieces a word, "
-            f"{report['byte_rate']:.2%} spelled in bytes",
-            f"a caption has {lengths['50']} tokens (median), {lengths['99']} (99 in 100), "
-            f"{lengths['100']} at most; {report['over_length_rate']:.1%} are over {TEXT_LENGTH}",
-            f"wrote {output}/{MODEL_NAME}",
-        ]
-    )

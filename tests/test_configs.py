@@ -46,7 +46,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         made[macro] = str(folder)
     made["VOCABULARY"] = str(root / "vocabulary.model")
     sentences = iter(["a red circle", "a blue square", "a green star left of a red circle"] * 20)
-    vocabularies.train_sentencepiece(sentences, made["VOCABULARY"], 300)
+    settings = vocabularies.SentencePieceSettings(vocab_size=300)
+    vocabularies.train_sentencepiece(sentences, made["VOCABULARY"], settings)
     return made
 
 

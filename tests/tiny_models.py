@@ -131,5 +131,6 @@ def write_vocabulary(path: pathlib.Path) -> pathlib.Path:
             for shape in shapes:
                 yield from (f"a {colour} {shape}", f"{shape} that is {colour}")
 
-    vocabularies.train_sentencepiece(captions(), path, vocab_size=TEXT_VOCAB_SIZE)
+    settings = vocabularies.SentencePieceSettings(vocab_size=TEXT_VOCAB_SIZE)
+    vocabularies.train_sentencepiece(captions(), path, settings)
     return path

@@ -64,5 +64,6 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     write_split(stages, "train", TRAIN)
     write_split(stages, "validation", VALIDATION)
     corpus = (f"{colour} {i}" for colour in ("red", "blue") for i in range(TRAIN))
-    vocabularies.train_sentencepiece(corpus, stages.vocabulary, 400)
+    settings = vocabularies.SentencePieceSettings(vocab_size=400)
+    vocabularies.train_sentencepiece(corpus, stages.vocabulary, settings)
     return stages
