@@ -1,0 +1,279 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of `parti clean` that need other pairs: too many captions or pictures, duplicates.
+
+    decisions = rows | duplicates.FindDuplicates(duplicates.DuplicateSettings(near="image"))
+
+The rules are asked in this order, and each looks only at what those before it kept:
+
+1. `image_with_too_many_captions`: equal pixels with more than so many different captions.
+2. `caption_on_too_many_images`: a caption with more than so many different pictures.
+3. `duplicate_pair`, `duplicate_image`: equal pixels, with an equal or another caption.
+4. `near_duplicate`: a near-equal picture (`near_duplicates`).
+5. `near_caption`: a caption that shares most of its runs of characters with another.
+
+Of copies the one with the smallest `Candidate.order` is kept: the largest picture. Rows that an
+earlier run kept are never dropped. Nothing depends on the number of workers or on their order, and
+no step holds a group of rows in memory: groups are read twice instead.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import apache_beam as beam
+
+from parti.data import image_hashes
+from parti.pipelines import candidates, likenesses, near_duplicates
+
+IMAGE, PAIR, NONE = "image", "pair", "none"
+CHOICES = (IMAGE, PAIR, NONE)
+MAX_COUNT = 100_000  # what is counted is held in memory, 16 bytes each
+# Rounds of halving the way to the copy that stays: 16 steps.
+_NUM_JUMPS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplicateSettings:
+    """What counts as a duplicate.
+
+    Attributes:
+      exact: which of the pairs with equal pixels are dropped: "image" all but one, "pair" those
+        with equal captions, "none".
+      near: the same for near-equal pictures.
+      max_distance: bits in which the perceptual hashes of near-equal pictures may differ.
+      max_colour_distance: levels in which their colours may differ (see `data.image_hashes`).
+      near_captions: similarity in (0, 1] from which captions count as one; 0: not looked for.
+        It takes rows whose `words` are filled.
+      max_captions_per_image: different captions that a picture may have; 0: any number.
+      max_images_per_caption: different pictures that a caption may have; 0: any number.
+      max_representatives: rows of a bucket of similar rows that all others are compared with.
+    """
+
+    exact: str = IMAGE
+    near: str = NONE
+    max_distance: int = image_hashes.MAX_DISTANCE
+    max_colour_distance: float = image_hashes.MAX_COLOUR_DISTANCE
+    near_captions: float = 0.0
+    max_captions_per_image: int = 0
+    max_images_per_caption: int = 0
+    max_representatives: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("exact", "near"):
+            if getattr(self, name) not in CHOICES:
+                raise ValueError(f"{name}={getattr(self, name)}: choose from {', '.join(CHOICES)}")
+        ranges = {
+            "max_distance": (0, image_hashes.MAX_DISTANCE),
+            "max_colour_distance": (0, 255),
+            "near_captions": (0, 1),
+            "max_captions_per_image": (0, MAX_COUNT),
+            "max_images_per_caption": (0, MAX_COUNT),
+            "max_representatives": (1, MAX_COUNT),
+        }
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: give {low} to {high}")
+
+
+class FindDuplicates(beam.PTransform):
+    """Takes `Candidate` rows with different ids, returns a `Decision` for each that is dropped."""
+
+    def __init__(self, settings: DuplicateSettings) -> None:
+        super().__init__("Find duplicates")
+        self._settings = settings
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Returns the decisions."""
+        settings = self._settings
+        dropped, links = [], []
+        for label, rule in _count_rules(settings):
+            rows, found = _by_group(rows, label, rule)
+            dropped.append(found)
+        if settings.exact != NONE:
+            rows, found = _by_group(rows, "Equal pictures", _Equal(settings.exact == PAIR))
+            links.append(found)
+        for index, likeness in enumerate(_likenesses(settings)):
+            if index:
+                rows = _without(rows, links[-1])
+            links.append(rows | near_duplicates.FindNear(likeness, settings.max_representatives))
+        if links:
+            dropped.append(links | "All links" >> beam.Flatten() | _FollowLinks())
+        return dropped | "All decisions" >> beam.Flatten(pipeline=rows.pipeline)
+
+
+class _GroupRule(Protocol):
+    """A rule over the rows that share a value."""
+
+    def group(self, row: candidates.Candidate) -> bytes:
+        """Returns the value."""
+
+    def look(self, rows: Iterator[candidates.Candidate]) -> Any:
+        """Returns what `decide` needs to know of a group; bounded in size."""
+
+    def decide(
+        self, known: Any, row: candidates.Candidate
+    ) -> candidates.Decision | near_duplicates.Link | None:
+        """Returns what becomes of a row of the group, None if it is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _TooManyCaptions:
+    limit: int
+
+    def group(self, row: candidates.Candidate) -> bytes:
+        return row.pixels
+
+    def look(self, rows: Iterator[candidates.Candidate]) -> bool:
+        return _are_more((row.caption for row in rows), self.limit)
+
+    def decide(self, known: bool, row: candidates.Candidate) -> candidates.Decision | None:
+        if not known:
+            return None
+        measure = f"over {self.limit} captions"
+        return candidates.Decision(row.id, "image_with_too_many_captions", measure)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TooManyImages:
+    limit: int
+
+    def group(self, row: candidates.Candidate) -> bytes:
+        return row.caption
+
+    def look(self, rows: Iterator[candidates.Candidate]) -> bool:
+        return _are_more((row.pixels for row in rows), self.limit)
+
+    def decide(self, known: bool, row: candidates.Candidate) -> candidates.Decision | None:
+        if not known:
+            return None
+        measure = f"on over {self.limit} images"
+        return candidates.Decision(row.id, "caption_on_too_many_images", measure)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Equal:
+    same_caption: bool
+
+    def group(self, row: candidates.Candidate) -> bytes:
+        return row.pixels + row.caption * self.same_caption
+
+    def look(self, rows: Iterator[candidates.Candidate]) -> candidates.Candidate:
+        return min(rows, key=lambda row: row.order)
+
+    def decide(
+        self, known: candidates.Candidate, row: candidates.Candidate
+    ) -> near_duplicates.Link | None:
+        if row.id == known.id:
+            return None
+        reason = "duplicate_pair" if row.caption == known.caption else "duplicate_image"
+        measure = "same bytes" if row.content == known.content else "same pixels"
+        return near_duplicates.Link(row.id, reason, measure, known.id, known.key)
+
+
+def _are_more(values: Iterator[bytes], limit: int) -> bool:
+    """Returns whether there are more than `limit` different values."""
+    different: set[bytes] = set()
+    for value in values:
+        different.add(value)
+        if len(different) > limit:
+            return True
+    return False
+
+
+def _count_rules(settings: DuplicateSettings) -> Iterator[tuple[str, _GroupRule]]:
+    if limit := settings.max_captions_per_image:
+        yield "Captions of images", _TooManyCaptions(limit)
+    if limit := settings.max_images_per_caption:
+        yield "Images of captions", _TooManyImages(limit)
+
+
+def _likenesses(settings: DuplicateSettings) -> Iterator[likenesses.Likeness]:
+    if settings.near != NONE:
+        yield likenesses.NearPictures(
+            settings.max_distance, settings.max_colour_distance, settings.near == PAIR
+        )
+    if settings.near_captions:
+        yield likenesses.NearCaptions(settings.near_captions)
+
+
+def _by_group(
+    rows: beam.PCollection, label: str, rule: _GroupRule
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Asks a rule; returns the rows that it keeps, and what it says of the others."""
+    asked = (
+        rows
+        | f"{label}: value" >> beam.Map(lambda r: (rule.group(r), near_duplicates.pack(r)))
+        | f"{label}: group" >> beam.GroupByKey()
+        | f"{label}: ask" >> beam.ParDo(_Ask(rule)).with_outputs("dropped", main="kept")
+    )
+    return asked.kept, asked.dropped
+
+
+class _Ask(beam.DoFn):
+    def __init__(self, rule: _GroupRule) -> None:
+        self._rule = rule
+
+    def process(self, group: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
+        _, packed = group
+        known = self._rule.look(map(near_duplicates.unpack, packed))
+        for row in map(near_duplicates.unpack, packed):  # read a second time, not held
+            found = None if row.known else self._rule.decide(known, row)
+            yield row if found is None else beam.pvalue.TaggedOutput("dropped", found)
+
+
+def _without(rows: beam.PCollection, links: beam.PCollection) -> beam.PCollection:
+    """Returns the rows that no link drops."""
+    by_id = rows | "Rows by id" >> beam.Map(lambda row: (row.id, near_duplicates.pack(row)))
+    dropped = links | "Links by id" >> beam.Map(lambda link: (link.id, b""))
+    return (
+        (by_id, dropped)
+        | "Rows and links" >> beam.Flatten()
+        | "Same id" >> beam.GroupByKey()
+        | "Not linked" >> beam.FlatMap(_alone)
+    )
+
+
+def _alone(group: tuple[str, Iterable[bytes]]) -> Iterator[candidates.Candidate]:
+    """Yields the row of an id unless there is a link for it."""
+    values = list(group[1])  # two at most
+    if b"" not in values:
+        yield from map(near_duplicates.unpack, values)
+
+
+class _FollowLinks(beam.PTransform):
+    """Makes decisions of links: each names the key of the copy that stays.
+
+    A link may lead to a row that is itself dropped for a better one. In each round every link is
+    replaced by one that is twice as long, so `_NUM_JUMPS` rounds follow 2**_NUM_JUMPS steps.
+    """
+
+    def expand(self, links: beam.PCollection) -> beam.PCollection:
+        """Returns the decisions."""
+        links |= "As tuples" >> beam.Map(tuple)
+        for number in range(_NUM_JUMPS):
+            links = (
+                links
+                | f"Meet {number}" >> beam.FlatMap(_ask_target)
+                | f"Target {number}" >> beam.GroupByKey()
+                | f"Jump {number}" >> beam.FlatMap(_jump)
+            )
+        return links | "Decide" >> beam.Map(
+            lambda link: candidates.Decision(link[0], link[1], link[2], link[4])
+        )
+
+
+def _ask_target(link: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields where a row's link leads, for those who ask at the row, and the row's own question."""
+    identity, _, _, target, target_key = link
+    yield identity, (target, target_key)
+    yield target, link
+
+
+def _jump(group: tuple[str, Iterable[tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
+    """Yields the links to a row, led on to where the row's own link leads."""
+    _, values = group
+    onward = next((value for value in values if len(value) == 2), None)
+    for link in values:
+        if len(link) != 2:
+            yield (*link[:3], *onward) if onward else link

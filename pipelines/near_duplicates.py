@@ -1,0 +1,210 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Near duplicates without an all-pairs join, in memory that does not grow with the input.
+
+Near rows share at least one key of a band (locality-sensitive hashing). Most keys are one row's
+alone, so rows travel to their keys only where it matters:
+
+1. *Spread*: each row sends 24 bytes (key, fingerprint, hash of its id) to each of its bands, in
+   blocks, by partition of the keys.
+2. *Collide*: a partition is sorted by key; rows that meet a possible partner are named.
+3. *Compare*: those rows go to the buckets of those keys. A bucket compares its rows with at most
+   `max_representatives` of them, the best ones, so that a hot bucket costs time in proportion to
+   its size. What is left out is counted (`near_pairs_not_compared`).
+
+Each row is linked to the best of the near rows that are better than it, if there is one.
+"""
+
+import dataclasses
+import hashlib
+import heapq
+import itertools
+import pickle
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.transforms import window
+
+from parti.pipelines import candidates, likenesses
+
+COUNTERS = "parti.clean"
+NOT_COMPARED = "near_pairs_not_compared"
+
+# 10**9 rows make partitions of 4 million, 94 MB each.
+_NUM_PARTITIONS = 256
+_FLUSH_BYTES = 32 * 2**20
+_BATCH = 1024
+
+_POINT = np.dtype([("key", "<u8"), ("fingerprint", "<u8"), ("handle", "<u8")])
+_PACK_POINT = struct.Struct("<QQQ").pack
+
+
+class Link(NamedTuple):
+    """A row that another one replaces.
+
+    Attributes:
+      id: of the row.
+      reason: why it is dropped.
+      measure: the value that decided, as text.
+      target: id of the better row.
+      target_key: key of the better row.
+    """
+
+    id: str
+    reason: str
+    measure: str
+    target: str
+    target_key: str
+
+
+class FindNear(beam.PTransform):
+    """Takes `Candidate` rows, returns a `Link` for each that has a better near one."""
+
+    def __init__(self, likeness: likenesses.Likeness, max_representatives: int) -> None:
+        super().__init__(f"Find {likeness.reason}")
+        self._likeness, self._max_representatives = likeness, max_representatives
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Returns the links."""
+        collisions = (
+            rows
+            | "Spread" >> beam.ParDo(_Spread(self._likeness))
+            | "Partitions" >> beam.GroupByKey()
+            | "Collide" >> beam.ParDo(_Collide(self._likeness))
+        )
+        by_handle = rows | "Handles" >> beam.Map(lambda row: (_handle(row), (True, pack(row))))
+        return (
+            (by_handle, collisions)
+            | beam.Flatten()
+            | "Rows of handles" >> beam.GroupByKey()
+            | "To buckets" >> beam.FlatMap(_to_buckets)
+            | "Buckets" >> beam.GroupByKey()
+            | "Compare" >> beam.ParDo(_Compare(self._likeness, self._max_representatives))
+            | "Best" >> beam.CombinePerKey(min)
+            | "Links" >> beam.Map(_to_link, self._likeness.reason)
+        )
+
+
+def pack(row: candidates.Candidate) -> bytes:
+    """Returns a row as bytes: smaller in a shuffle than the object, and faster."""
+    return pickle.dumps(tuple(getattr(row, name) for name in _FIELDS), protocol=5)
+
+
+def unpack(data: bytes) -> candidates.Candidate:
+    """Returns the row that `pack` was given."""
+    return candidates.Candidate(*pickle.loads(data))
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(candidates.Candidate))
+
+
+def _handle(row: candidates.Candidate) -> bytes:
+    """Returns 8 bytes for a row. Two rows of one handle only meet buckets they need not."""
+    return hashlib.blake2b(row.id.encode("utf-8", "replace"), digest_size=8).digest()
+
+
+class _Spread(beam.DoFn):
+    """Yields ((band, partition), block of points)."""
+
+    def __init__(self, likeness: likenesses.Likeness) -> None:
+        self._likeness = likeness
+
+    def start_bundle(self) -> None:
+        self._blocks: dict[tuple[int, int], bytearray] = {}
+        self._num_bytes = 0
+
+    def process(self, row: candidates.Candidate) -> Iterator[tuple[tuple[int, int], bytes]]:
+        fingerprint = self._likeness.fingerprint(row)
+        handle = int.from_bytes(_handle(row), "little")
+        for band, key in enumerate(self._likeness.keys(row)):
+            place = (band, (key * 0x9E3779B97F4A7C15 >> 32) % _NUM_PARTITIONS)
+            self._blocks.setdefault(place, bytearray()).extend(
+                _PACK_POINT(key, fingerprint, handle)
+            )
+            self._num_bytes += _POINT.itemsize
+        if self._num_bytes >= _FLUSH_BYTES:
+            yield from self._flush()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from map(window.GlobalWindows.windowed_value, self._flush())
+
+    def _flush(self) -> Iterator[tuple[tuple[int, int], bytes]]:
+        blocks, self._blocks, self._num_bytes = self._blocks, {}, 0
+        for place, block in blocks.items():
+            yield place, bytes(block)
+
+
+class _Collide(beam.DoFn):
+    """Yields (handle, bucket) for each row that may have a near one in the bucket."""
+
+    def __init__(self, likeness: likenesses.Likeness) -> None:
+        self._likeness = likeness
+
+    def process(
+        self, partition: tuple[tuple[int, int], Iterable[bytes]]
+    ) -> Iterator[tuple[bytes, tuple[bool, bytes]]]:
+        (band, _), blocks = partition
+        points = np.frombuffer(b"".join(blocks), _POINT)
+        points = points[np.argsort(points["key"], kind="stable")]
+        edges = np.flatnonzero(np.diff(points["key"])) + 1
+        starts, ends = np.r_[0, edges], np.r_[edges, len(points)]
+        for index in np.flatnonzero(ends - starts > 1):
+            run = points[starts[index] : ends[index]]
+            for point in run[self._likeness.collisions(band, run["fingerprint"])]:
+                yield point["handle"].tobytes(), (False, bytes([band]) + point["key"].tobytes())
+
+
+def _to_buckets(element: tuple[bytes, Iterable[tuple[bool, bytes]]]) -> Iterator[Any]:
+    """Yields (bucket, row) from the row and the buckets of one handle, a few in number."""
+    rows, buckets = [], set()
+    for is_row, data in element[1]:
+        rows.append(data) if is_row else buckets.add(data)
+    yield from itertools.product(buckets, rows)
+
+
+class _Compare(beam.DoFn):
+    """Yields (id, (order of the best near row, measure)) for the rows of a bucket that have one."""
+
+    def __init__(self, likeness: likenesses.Likeness, max_representatives: int) -> None:
+        self._likeness, self._max_representatives = likeness, max_representatives
+        self._not_compared = beam.metrics.Metrics.counter(COUNTERS, NOT_COMPARED)
+
+    def process(self, bucket: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[str, Any]]:
+        _, packed = bucket
+        rows = map(unpack, packed)
+        best = heapq.nsmallest(self._max_representatives, rows, key=lambda row: row.order)
+        features = [self._likeness.features(row) for row in best]
+        places = {row.id: place for place, row in enumerate(best)}
+        num_rows = 0
+        rows = map(unpack, packed)  # the second time that the group is read
+        while batch := list(itertools.islice(rows, _BATCH)):
+            num_rows += len(batch)
+            for row, place in self._find(batch, features, places):
+                measure = self._likeness.measure(features[place], self._likeness.features(row))
+                yield row.id, (best[place].order, measure)
+        if (rest := num_rows - len(best)) > 1:
+            self._not_compared.inc(rest * (rest - 1) // 2)
+
+    def _find(
+        self, batch: list[candidates.Candidate], features: list[bytes], places: dict[str, int]
+    ) -> Iterator[tuple[candidates.Candidate, int]]:
+        """Yields the rows of a batch with a better near one among the best, and its place."""
+        data = b"".join(self._likeness.features(row) for row in batch)
+        many = np.frombuffer(data, np.uint8).reshape(len(batch), -1)
+        # A row is compared with those before it; what an earlier run kept, it keeps.
+        ends = np.array([0 if r.known else places.get(r.id, len(features)) for r in batch])
+        for place, one in enumerate(features):
+            open_rows = np.flatnonzero(ends > place)
+            if not len(open_rows):
+                return
+            for index in open_rows[self._likeness.near(one, many[open_rows])]:
+                ends[index] = 0
+                yield batch[index], place
+
+
+def _to_link(element: tuple[str, tuple[tuple[Any, ...], str]], reason: str) -> Link:
+    identity, ((*_, key, target), measure) = element
+    return Link(identity, reason, measure, target, key)
