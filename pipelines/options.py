@@ -7,11 +7,6 @@
     options.run_pipeline(lambda root: build(root, flags), beam_options)
 
 Flags that the parser does not know go to Beam; one that Beam does not know either is an error.
-
-The default runner is Beam's FnApiRunner, in this process. `--direct_num_workers=N
---direct_running_mode=multi_processing` (or `multi_threading`) runs N workers. Beam's own default,
-`DirectRunner`, tries first to fetch the Prism binary from the network; here that name means the
-FnApiRunner too. `--runner=PrismRunner`, `DataflowRunner`, `FlinkRunner`, ... are passed on.
 """
 
 import argparse
@@ -26,13 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io import filesystems
 from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
 
 from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
+from parti.pipelines import runners
 
-LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
 # Set by `parti COMMAND --verbose`, which takes the flag out of what it passes on.
 VERBOSE_VARIABLE = "PARTI_VERBOSE"
@@ -98,6 +94,7 @@ def parse(
     if unknown:
         parser.error(parser.unknown(unknown[0]))
     beam_options = pipeline_options.PipelineOptions(rest)
+    filesystems.FileSystems.set_options(beam_options)  # --hdfs_host and such, for data.files
     if not (flags.verbose or os.environ.get(VERBOSE_VARIABLE)):
         quiet(beam_options)
     return flags, beam_options
@@ -201,11 +198,11 @@ def run_pipeline(
     Raises:
       PipelineError: a DoFn raised, or the runner stopped; one line.
     """
-    pipeline = beam.Pipeline(runner=_runner(options), options=options)
+    pipeline = beam.Pipeline(runner=runners.make(options), options=options)
     build(pipeline)
     with _ticks(progress, total_weight):
         try:
-            result = pipeline.run()
+            result = runners.call(pipeline.run, options)
             state = result.wait_until_finish() or result.state
         except Exception as error:
             if progress is not None:
@@ -216,27 +213,11 @@ def run_pipeline(
     return result
 
 
-def _runner(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunner:
-    """Returns the runner that the options name, with the in-process one as default."""
-    name = options.view_as(pipeline_options.StandardOptions).runner or ""
-    if name.lower() not in LOCAL_RUNNERS:
-        try:
-            return beam_runner.create_runner(name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"--runner={name}: {error}") from error
-    from apache_beam.portability.api import beam_provision_api_pb2
-    from apache_beam.runners.portability import portable_runner
-    from apache_beam.runners.portability.fn_api_runner import fn_runner
-
-    # Workers in other processes read the options from here, as under Beam's DirectRunner.
-    encoded = portable_runner.JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
-
-
 def _cause(error: BaseException) -> str:
     """Returns one line: the exception that a DoFn raised, and the step it was in."""
     text = str(error)
+    if isinstance(error, runners.WorkerDied):
+        return text
     step = re.search(r"\[while running '([^']*)'\]", text)
     # A worker in another process sends its traceback as text; the exception is on its last line
     # that reads `Name: message`.
