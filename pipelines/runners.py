@@ -28,7 +28,7 @@ LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 BYTES_PER_PROCESS = 24 * 2**20
 _WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
 _WORKER_THREAD = "run_worker"  # of Beam, one for each process
-_WORKER_ENDED = re.compile(r"Worker subprocess exited with return code (\d+)")
+_WORKER_ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 
 
 class WorkerDied(RuntimeError):
@@ -150,7 +150,7 @@ def call(function: Callable[[], Any], options: pipeline_options.PipelineOptions)
 
 
 def _death(code: int) -> WorkerDied:
-    why = "it was killed; is there enough memory?" if code in (9, 137) else f"exit code {code}"
+    why = "it was killed; is there enough memory?" if code in (-9, 137) else f"exit code {code}"
     return WorkerDied(f"a worker process died: {why} (fewer --direct_num_workers need less)")
 
 
