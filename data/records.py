@@ -32,6 +32,9 @@ RECONSTRUCTION = "reconstruction"
 # are not `text` are written as a feature of this name too: tf.data cannot read JSON.
 CAPTIONS = "captions"
 
+# Parsed JSON takes many times the memory of its text.
+MAX_JSON_BYTES = 16 * 2**20
+
 SPLITS = ("train", "validation")
 
 
@@ -211,9 +214,15 @@ class Record:
         value = values[0]
         if field.type in (int, bytes):
             return value
+        if field.type is not str and len(value) > MAX_JSON_BYTES:
+            raise ValueError(f"Feature {field.name!r} of {cls._what()}: {len(value):,} bytes.")
         try:
             text = value.decode("utf-8")
             parsed = text if field.type is str else json.loads(text)
+        except RecursionError as error:
+            raise ValueError(
+                f"Feature {field.name!r} of {cls._what()}: nested too deep."
+            ) from error
         except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
             raise ValueError(f"Feature {field.name!r} of {cls._what()}: {error}") from error
         if field.type is not str and not isinstance(parsed, dict):

@@ -21,6 +21,7 @@ from parti.data import file_names, files
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
 _MASK_DELTA = 0xA282EAD8
 _HEADER = struct.Struct("<QI")
+MAX_RECORD_BYTES = 2**30
 _WORD = 4  # bytes that one step of the CRC takes in
 
 
@@ -140,11 +141,16 @@ def read_pattern(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
         yield from read(path)
 
 
-def read_stream(file: BinaryIO, name: str) -> Iterator[bytes]:
-    """Yields the serialized records of an open file; `name` is for the error message.
+def read_stream(file: BinaryIO, name: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
+    """Yields the serialized records of an open file.
+
+    Args:
+      file: read from here on.
+      name: of the file, for the error message.
+      max_bytes: of a record; the length in the file could claim anything.
 
     Raises:
-      ValueError: as for `read`.
+      ValueError: as for `read`, or a larger record.
     """
     while header := file.read(_HEADER.size):
         if len(header) < _HEADER.size:
@@ -152,6 +158,10 @@ def read_stream(file: BinaryIO, name: str) -> Iterator[bytes]:
         length, crc = _HEADER.unpack(header)
         if crc != _masked(header[:8]):
             raise ValueError(f"{name}: damaged, or not a TFRecord file; write it again")
+        if length > max_bytes:
+            raise ValueError(
+                f"{name}: a record of {length:,} bytes; at most {max_bytes:,} are read"
+            )
         body = file.read(length + 4)
         if len(body) < length + 4:
             raise ValueError(f"{name}: cut off within a record; write it again")

@@ -11,7 +11,8 @@ import tarfile
 import pytest
 
 from parti.data import records, tfrecords
-from parti.pipelines import clean_report, readers
+from parti.pipelines import readers
+from parti.pipelines.readers import rows, tars
 
 
 def tar_bytes(members, mode="w"):
@@ -25,9 +26,9 @@ def tar_bytes(members, mode="w"):
 
 
 def read(data):
-    rows = list(readers.read_tar(io.BytesIO(data), "x.tar"))
-    pairs = [row for row in rows if isinstance(row, records.ImageTextPair)]
-    return pairs, {r.key: r for r in rows if isinstance(r, readers.Rejected)}
+    found = list(readers.read_tar(io.BytesIO(data), "x.tar"))
+    pairs = [row for row in found if isinstance(row, records.ImageTextPair)]
+    return pairs, {r.key: r for r in found if isinstance(r, readers.Rejected)}
 
 
 GOOD = [("a.jpg", b"A"), ("a.txt", b"an a"), ("a.json", b'{"keywords": ["k"], "n": 1}')]
@@ -109,7 +110,7 @@ def test_wrong_rows_are_rejected_with_a_reason():
         "/root/absolute": "unsafe_name",
         "d/../../out": "unsafe_name",
     }
-    assert {row.reason for row in rejected.values()} <= set(clean_report.STAGES[0].rules)
+    assert {row.reason for row in rejected.values()} <= set(readers.REASONS)
     assert all(json.loads(row.to_json())["key"] == key for key, row in rejected.items())
 
 
@@ -122,21 +123,21 @@ def test_metadata_is_made_writable():
 
 
 def test_large_members_are_refused(monkeypatch):
-    monkeypatch.setattr(readers, "MAX_MEMBER_BYTES", 10)
+    monkeypatch.setattr(rows, "MAX_IMAGE_BYTES", 10)
     data = tar_bytes([("b.jpg", b"x" * 11), ("b.txt", b"b"), *GOOD[:2]])
-    rows = list(readers.read_tar(io.BytesIO(data), "x.tar"))
-    assert {getattr(row, "reason", row.key) for row in rows} == {"member_too_large", "a"}
+    found = list(readers.read_tar(io.BytesIO(data), "x.tar"))
+    assert {getattr(row, "reason", row.key) for row in found} == {"member_too_large", "a"}
 
 
 def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(readers, "MAX_PENDING_GROUPS", 2)
+    monkeypatch.setattr(tars, "MAX_PENDING_GROUPS", 2)
     members = [(f"{i}.jpg", b"x") for i in range(9)] + [(f"{i}.txt", b"t") for i in range(9)]
-    rows = list(readers.read_tar(io.BytesIO(tar_bytes(members)), "x.tar"))
-    assert sorted(row.reason for row in rows) == ["missing_caption"] * 9 + ["missing_image"] * 9
+    found = list(readers.read_tar(io.BytesIO(tar_bytes(members)), "x.tar"))
+    assert sorted(row.reason for row in found) == ["missing_caption"] * 9 + ["missing_image"] * 9
 
 
 def test_a_picture_over_the_bound_waits_for_its_caption(monkeypatch):
-    monkeypatch.setattr(readers, "MAX_PENDING_BYTES", 10)
+    monkeypatch.setattr(tars, "MAX_PENDING_BYTES", 10)
     members = [
         (f"{key}.{end}", b"x" * size) for key in "ab" for end, size in (("jpg", 20), ("txt", 1))
     ]
@@ -178,9 +179,9 @@ def test_folder_of_images(tmp_path):
     (tmp_path / "sub" / "a.txt").write_text("an a\n")
     (tmp_path / "b.PNG").write_bytes(b"B")
     (source,) = readers.find_sources([str(tmp_path)])
-    rows = {row.key: row for row in readers.read_source(source)}
-    assert rows["sub/a"].text == "an a\n"
-    assert rows["b"].reason == "missing_caption"
+    found = {row.key: row for row in readers.read_source(source)}
+    assert found["sub/a"].text == "an a\n"
+    assert found["b"].reason == "missing_caption"
     assert source.num_bytes == 2
 
 

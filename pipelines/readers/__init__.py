@@ -1,0 +1,45 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Raw image-text pairs from webdataset tars, folders, TFRecords, and tables with paths or URLs.
+
+    sources = readers.find_sources(["raw/*.tar"])
+    read = root | readers.ReadPairs(sources)      # read.pairs, read.rejected
+
+A row that cannot be read is a `Rejected` record with its reason (`REASONS`), never an exception.
+
+    sources.py    which files there are, and their formats
+    reading.py    a source to pairs, and the Beam transform
+    rows.py       what a row may be: its bounds and reasons
+    tars.py folders.py tfrecord_files.py        the formats that hold pictures themselves
+    tables.py columns.py                        rows of a table to pairs, by the names of columns
+    delimited.py parquet.py parquet_process.py  the formats of tables
+    fetching.py http.py                         pictures by URL
+    inflating.py                                compressed files, with a bound
+"""
+
+from parti.pipelines.readers.reading import ReadPairs, read_source
+from parti.pipelines.readers.rows import REASONS, Rejected, parse_metadata
+from parti.pipelines.readers.sources import (
+    FORMATS,
+    Source,
+    check_columns,
+    check_format,
+    detect_format,
+    find_sources,
+)
+from parti.pipelines.readers.tars import read_tar
+
+__all__ = [
+    "FORMATS",
+    "REASONS",
+    "ReadPairs",
+    "Rejected",
+    "Source",
+    "check_columns",
+    "check_format",
+    "detect_format",
+    "find_sources",
+    "parse_metadata",
+    "read_source",
+    "read_tar",
+]

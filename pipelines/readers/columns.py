@@ -1,0 +1,78 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which column of a table is what: the names that published data sets use."""
+
+import functools
+from collections.abc import Mapping
+
+IMAGE, URL, TEXT, KEY = "image", "url", "text", "key"
+
+# In order of preference; upper and lower case are the same.
+NAMES = {
+    # Bytes, a path, or Hugging Face's {"bytes", "path"}.
+    IMAGE: (
+        *("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img"),
+        *("image_path", "img_path", "file_name", "filename", "filepath", "path", "file"),
+    ),
+    URL: ("url", "image_url", "img_url"),
+    TEXT: ("caption", "text", "alt_text", "captions", "description", "title"),
+    KEY: ("key", "__key__", "uid", "sample_id", "id"),
+}
+
+Given = tuple[tuple[str, str], ...]
+
+
+def given(columns: Mapping[str, str] | None) -> Given:
+    """Returns the user's choice of columns in a form that can be hashed.
+
+    Raises:
+      ValueError: a role that there is not, or no name.
+    """
+    for role, name in (columns or {}).items():
+        if role not in NAMES:
+            raise ValueError(f"--columns {role}={name}: choose from {', '.join(NAMES)}")
+        if not name:
+            raise ValueError(f"--columns {role}=: give the name of a column")
+    return tuple(sorted((columns or {}).items()))
+
+
+@functools.lru_cache(1024)  # rows of JSON need not all have the same names
+def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
+    """Returns {role: column} for the roles that a table has.
+
+    Args:
+      names: of the columns.
+      chosen: the user's choice, which need not be among them.
+    """
+    known = {name.casefold(): name for name in reversed(names)}
+    found = {
+        role: next((known[alias] for alias in aliases if alias in known), None)
+        for role, aliases in NAMES.items()
+    }
+    found |= {role: name for role, name in chosen}
+    return {role: name for role, name in found.items() if name is not None}
+
+
+def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
+    """Raises ValueError unless a table has a column of captions, and one of pictures or URLs.
+
+    Args:
+      names: of the table's columns.
+      chosen: the user's choice.
+      where: the file, for the message.
+    """
+    listed = ", ".join(names[:20]) or "none"
+    for role, name in chosen:
+        if name not in names:
+            raise ValueError(f"--columns {role}={name}: {where} has only the columns {listed}")
+    found = resolve(names, chosen)
+    for role, missing in (
+        (TEXT, TEXT not in found),
+        (URL, not {IMAGE, URL} & found.keys()),
+    ):
+        if missing:
+            what = "captions" if role == TEXT else "pictures, paths or URLs"
+            raise ValueError(
+                f"{where}: no column is known to hold {what}, of {listed}; "
+                f"name it with --columns {role}=NAME"
+            )

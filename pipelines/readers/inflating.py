@@ -1,0 +1,92 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Compressed files as streams, with a bound on how far they may inflate."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from typing import BinaryIO, cast
+
+import zstandard
+
+# Text of one line written over and over shrinks to a thousandth; no data set is like that.
+MAX_RATIO = 200
+FREE_BYTES = 64 * 2**20
+_MAX_WINDOW = 128 * 2**20
+_CHUNK = 2**18
+
+_MAGIC = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": lambda file: zstandard.ZstdDecompressor(
+        max_window_size=_MAX_WINDOW
+    ).stream_reader(file, read_across_frames=True),
+}
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+# What reading a damaged or hostile file raises here.
+ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, MemoryError)
+
+
+def inflated(file: BinaryIO) -> tuple[BinaryIO, bool]:
+    """Returns the content of a file that may be compressed, by its first bytes.
+
+    Args:
+      file: read from here on; it need not be able to seek.
+
+    Returns:
+      (a stream to read from, whether the file is compressed). Reading a compressed one raises one
+      of `ERRORS` on damage, or if it inflates over `MAX_RATIO` times beyond `FREE_BYTES`.
+    """
+    counted = _Counted(file)
+    for magic, make in _MAGIC.items():
+        if counted.peek(len(magic)) == magic:
+            bounded = _Bounded(cast(BinaryIO, make(cast(BinaryIO, counted))), counted)
+            return cast(BinaryIO, io.BufferedReader(bounded, _CHUNK)), True
+    return cast(BinaryIO, counted), False
+
+
+class _Counted(io.RawIOBase):
+    """Passes a file's bytes on and counts them; its beginning can be looked at first."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._ahead = file, b""
+        self.num_bytes = 0
+
+    def peek(self, size: int) -> bytes:
+        while len(self._ahead) < size and (more := self._file.read(size - len(self._ahead))):
+            self._ahead += more
+        return self._ahead[:size]
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if self._ahead:
+            size = len(self._ahead) if size < 0 else size
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+        else:
+            data = self._file.read(size)
+        self.num_bytes += len(data)
+        return data
+
+
+class _Bounded(io.RawIOBase):
+    """Reads a decompressor's output as long as it is in proportion to its input."""
+
+    def __init__(self, content: BinaryIO, compressed: _Counted) -> None:
+        self._content, self._compressed = content, compressed
+        self._num_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._content.read(len(buffer))
+        buffer[: len(data)] = data
+        self._num_bytes += len(data)
+        if self._num_bytes > FREE_BYTES + MAX_RATIO * self._compressed.num_bytes:
+            raise OSError(f"inflates over {MAX_RATIO} times: a decompression bomb")
+        return len(data)

@@ -1,0 +1,195 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Decodes Parquet for `parquet.py`, in a process of its own.
+
+A page of a few bytes can claim to inflate to gigabytes, and a damaged file can bring a decoder
+down. Here neither can hurt: memory is limited, and the parent sees the end of a process.
+
+The process opens no file. It is run by its path, imports only pyarrow and what Python brings, and
+talks over its standard streams. Requests are lines of JSON:
+
+    {"do": "describe", "size": 123, "memory": 456}
+    {"do": "read", "size": 123, "memory": 456, "start": 0, "stop": 10, "max_row": 789}
+
+It answers with frames, a letter and a length before each: `R` asks for bytes of the file (offset
+and length as two int64; the answer is a length and the bytes), `D` is a description as JSON, `B` is
+some rows as an Arrow stream, `L` a row that is too large (its size), `E` an error, `.` the end.
+"""
+
+import io
+import json
+import os
+import struct
+import sys
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+try:
+    import resource
+except ImportError:  # pragma: no cover - not on this system
+    resource = None  # type: ignore[assignment]
+
+FRAME = struct.Struct("<cQ")
+RANGE = struct.Struct("<QQ")
+LENGTH = struct.Struct("<Q")
+_FRAME_BYTES = 8 * 2**20  # about as much in one frame, if it is more than a row
+_BUFFER_BYTES = 2**20
+_MAX_BATCH_ROWS = 1024
+
+
+def _send(kind: bytes, data: bytes = b"") -> None:
+    sys.stdout.buffer.write(FRAME.pack(kind, len(data)))
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+class _File(io.RawIOBase):
+    """The file, read through the parent."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._place = size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = base + offset
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._place)
+        size = left if size < 0 else min(size, left)
+        if not size:
+            return b""
+        _send(b"R", RANGE.pack(self._place, size))
+        (length,) = LENGTH.unpack(sys.stdin.buffer.read(LENGTH.size))
+        data = sys.stdin.buffer.read(length)
+        if length != size:
+            raise OSError("the file became shorter")
+        self._place += size
+        return data
+
+
+def _limit_memory(num_bytes: int) -> None:
+    """Lets the process take so much more memory than it has."""
+    if resource is None or not os.path.exists("/proc/self/statm"):
+        return
+    with open("/proc/self/statm", encoding="ascii") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + num_bytes, resource.RLIM_INFINITY))
+
+
+def _open(size: int) -> pq.ParquetFile:
+    file = pa.PythonFile(_File(size), mode="r")
+    return pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+
+
+def _describe(request: dict[str, Any]) -> None:
+    file = _open(request["size"])
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    content = {
+        "columns": file.schema_arrow.names,
+        "groups": [[group.num_rows, max(0, group.total_byte_size)] for group in groups],
+    }
+    _send(b"D", json.dumps(content).encode())
+
+
+def _read(request: dict[str, Any]) -> None:
+    file = _open(request["size"])
+    start, stop = request["start"], request["stop"]
+    first = 0
+    for index in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(index)
+        last = first + group.num_rows
+        if last > start and (stop < 0 or first < stop):
+            _read_group(file, index, start - first, stop - first if stop >= 0 else -1, request)
+        first = last
+
+
+def _read_group(
+    file: pq.ParquetFile, index: int, start: int, stop: int, request: dict[str, Any]
+) -> None:
+    """Sends the rows [start, stop) of a row group; `start` may be negative, `stop` -1."""
+    group = file.metadata.row_group(index)
+    row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
+    size = max(1, min(_MAX_BATCH_ROWS, _FRAME_BYTES // row_bytes))
+    place = 0
+    for batch in file.iter_batches(size, row_groups=[index], use_threads=False):
+        low = max(0, start - place)
+        high = batch.num_rows if stop < 0 else min(batch.num_rows, stop - place)
+        if high > low:
+            _send_rows(batch.slice(low, high - low), request["max_row"])
+        place += batch.num_rows
+        if 0 <= stop <= place:
+            return
+    if place != group.num_rows:
+        raise OSError(f"row group {index} has {place} rows, not {group.num_rows}")
+
+
+def _send_rows(batch: pa.RecordBatch, max_row: int) -> None:
+    """Sends rows in frames of bounded size; a row with a text that is not UTF-8 goes alone."""
+    is_large = batch.num_rows > 1 and batch.nbytes > _FRAME_BYTES
+    columns = [] if is_large else [_plain(column) for column in batch.columns]
+    if is_large or (batch.num_rows > 1 and not all(map(_is_utf8, columns))):
+        half = batch.num_rows // 2
+        _send_rows(batch.slice(0, half), max_row)
+        _send_rows(batch.slice(half), max_row)
+        return
+    columns = [c if _is_utf8(c) else c.cast(pa.large_binary()) for c in columns]
+    # By place, not by name: names need not differ, nor be UTF-8.
+    plain = pa.RecordBatch.from_arrays(columns, names=[str(i) for i in range(len(columns))])
+    if plain.num_rows == 1 and plain.nbytes > max_row:
+        _send(b"L", str(plain.nbytes).encode())
+        return
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, plain.schema) as stream:
+        stream.write_batch(plain)
+    _send(b"B", sink.getvalue())
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Returns a column such as Python can read: no dictionary, no nanoseconds."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        return column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    return column
+
+
+def _is_utf8(column: pa.Array) -> bool:
+    """Returns whether a column of texts is what it says; others need not be looked at."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return True
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def main() -> None:
+    """Answers requests until there are no more."""
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        try:
+            _limit_memory(request["memory"])
+            {"describe": _describe, "read": _read}[request["do"]](request)
+        except MemoryError:
+            _send(b"E", b"it takes too much memory: pages that inflate without bound?")
+        except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+            _send(b"E", " ".join(str(error).split())[:200].encode("utf-8", "replace"))
+        else:
+            _send(b".")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tables to pairs: csv, tsv, jsonl and parquet, with pictures in them, beside them, or by URL.
+
+A path is relative to the table; one that leads out of the table's folder is not read. A row's
+picture is the first that it has of: bytes, path, URL. Its key is that of its key column, else the
+table's name and the number of the row. All columns but those of picture, caption and key go to the
+metadata.
+"""
+
+import json
+import math
+import os
+import posixpath
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from parti.data import files, records
+from parti.pipelines.readers import (
+    columns,
+    delimited,
+    fetching,
+    folders,
+    inflating,
+    parquet,
+    rows,
+    sources,
+    tars,
+)
+
+_HTTP = ("http://", "https://")
+
+
+class _Ready(NamedTuple):
+    """A row whose picture is still to be had, unless `image` is it."""
+
+    key: str
+    text: str | bytes | None
+    metadata: dict[str, Any]
+    image: bytes | None = None
+    path: str = ""
+    url: str = ""
+
+
+def read_table(source: sources.Source, fetcher: fetching.Fetcher) -> Iterator[rows.Row]:
+    """Yields the pairs of a table, or of some of its rows, in their order.
+
+    Args:
+      source: from `sources.find_sources`.
+      fetcher: for rows with a URL.
+    """
+    name = rows.utf8(files.name(source.paths[0]))
+    for row, answer in fetcher.fetch_all(_prepared(source), size=_size):
+        if isinstance(row, rows.Rejected):
+            yield row
+            continue
+        image: bytes | tars.Refused | None = row.image
+        if row.url:
+            image = answer.data if not answer.reason else None
+            if answer.reason:
+                image = tars.Refused(answer.reason, answer.measure)
+        elif row.path:
+            try:
+                image = folders.read_file(row.path)
+            except (OSError, ValueError) as error:
+                image = tars.Refused("missing_image", rows.one_line(error))
+        if isinstance(image, tars.Refused):
+            yield rows.reject(row.key, *image, text=row.text or "", source=name)
+        else:
+            yield rows.make_pair(row.key, image, row.text, name, row.metadata)
+
+
+def _size(row: _Ready | rows.Rejected) -> int:
+    return len(row.image or b"") if isinstance(row, _Ready) else 0
+
+
+def _prepared(source: sources.Source) -> Iterator[tuple[_Ready | rows.Rejected, str]]:
+    """Yields (row, URL to fetch or "")."""
+    path = source.paths[0]
+    name = rows.utf8(files.name(path))
+    stem = folders.relative(path, source.root)
+    for suffix in (*inflating.SUFFIXES, *sources.SUFFIXES[source.format]):
+        stem = stem.removesuffix(suffix)
+    try:
+        for index, cells in _cells(source):
+            row = _prepare(cells, f"{stem}#{index}", source, name)
+            yield row, row.url if isinstance(row, _Ready) else ""
+    except (parquet.BrokenError, *inflating.ERRORS) as error:
+        yield rows.reject(name, "broken_file", rows.one_line(error), source=name), ""
+
+
+def _cells(source: sources.Source) -> Iterator[tuple[int, dict[str, Any] | tars.Refused]]:
+    path = source.paths[0]
+    if source.format == sources.PARQUET:
+        return parquet.read(path, source.names, source.start, source.stop)
+    piece = delimited.Piece(source.start, source.stop, source.offset, source.num_bytes)
+    return delimited.read(path, source.format, source.names, piece)
+
+
+def _prepare(
+    cells: dict[str, Any] | tars.Refused, name: str, source: sources.Source, file: str
+) -> _Ready | rows.Rejected:
+    """Returns a row with its cells in their places."""
+    if isinstance(cells, tars.Refused):
+        return rows.reject(name, *cells, source=file)
+    roles = columns.resolve(tuple(cells), source.columns)
+    cell = {role: cells.get(column) for role, column in roles.items()}
+    key = _key(cell.get(columns.KEY)) or name
+    text = cell.get(columns.TEXT)
+    rest = {n: value for n, value in cells.items() if n not in _used(roles) and value is not None}
+    if isinstance(text, list):
+        rest[records.CAPTIONS] = text
+        text = next((item for item in text if isinstance(item, str | bytes)), None)
+    if isinstance(text, float) and math.isnan(text):
+        text = None
+    if text is not None and not isinstance(text, str | bytes):
+        kind = type(text).__name__
+        return rows.reject(key, "broken_caption", f"{kind}, not a text", source=file)
+    metadata = _metadata(rest, is_text=source.format in (sources.CSV, sources.TSV))
+    if isinstance(metadata, tars.Refused):
+        return rows.reject(key, *metadata, text=text or "", source=file)
+    image, path, url = _picture(cell.get(columns.IMAGE), cell.get(columns.URL))
+    if path:
+        found = _inside(files.parent(source.paths[0]), path)
+        if found is None:
+            return rows.reject(key, "unsafe_name", path[:200], text=text or "", source=file)
+        path = found
+    if image is not None and len(image) > rows.MAX_IMAGE_BYTES:
+        measure = f"{len(image):,} bytes"
+        return rows.reject(key, "member_too_large", measure, text=text or "", source=file)
+    return _Ready(key, text, metadata, image, path, url)
+
+
+def _used(roles: dict[str, str]) -> set[str]:
+    """Returns the columns that do not go to the metadata; URLs do."""
+    return {column for role, column in roles.items() if role != columns.URL}
+
+
+def _key(value: Any) -> str:
+    """Returns a key as text; "" if there is none."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return rows.utf8(str(value)) if isinstance(value, str | int) else ""
+
+
+def _metadata(rest: dict[str, Any], is_text: bool) -> dict[str, Any] | tars.Refused:
+    """Returns what JSON can hold; numbers of tables of text as numbers."""
+    if is_text:
+        rest = {name: delimited.number(value) for name, value in rest.items()}
+    try:
+        metadata = rows.json_safe(rest)
+        size = len(json.dumps(metadata, ensure_ascii=False).encode())
+    except (RecursionError, ValueError) as error:
+        return tars.Refused("broken_metadata", rows.one_line(error))
+    if size > rows.MAX_METADATA_BYTES:
+        return tars.Refused("metadata_too_large", f"{size:,} bytes")
+    return metadata
+
+
+def _picture(image: Any, url: Any) -> tuple[bytes | None, str, str]:
+    """Returns (bytes, path, URL) of which at most one is given."""
+    if isinstance(image, dict):  # Hugging Face's form
+        image = image.get("bytes") or image.get("path")
+    if isinstance(image, bytes):
+        return image, "", ""
+    if isinstance(image, str) and image.strip():
+        image = image.strip()
+        return (None, "", image) if image.startswith(_HTTP) else (None, image, "")
+    if isinstance(url, bytes):
+        url = url.decode("utf-8", "replace")
+    return None, "", rows.utf8(url.strip()) if isinstance(url, str) else ""
+
+
+def _inside(folder: str, path: str) -> str | None:
+    """Returns the address of a file in a folder; None if the path leads out of it."""
+    if "\0" in path:
+        return None
+    folder = folder.rstrip("/")
+    if path.startswith(folder + "/"):
+        path = path[len(folder) + 1 :]
+    inner = posixpath.normpath(path)
+    if "://" in path or os.path.isabs(inner) or inner.split("/")[0] == "..":
+        return None
+    return files.join(folder, inner)
