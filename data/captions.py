@@ -212,14 +212,11 @@ def find_file_name(text: str) -> str | None:
     return text if _FILE_NAME.match(text) or _CAMERA_NAME.match(text) else None
 
 
-def find_affix(text: str, prefixes: Sequence[str], suffixes: Sequence[str]) -> str | None:
-    """Finds one of the given beginnings or endings, in any case."""
+def find_affix(text: str, affixes: Sequence[str]) -> str | None:
+    """Finds the first of some texts that the caption begins or ends with, in any case."""
     folded = text.casefold()
-    for affix in prefixes:
-        if folded.startswith(affix.casefold()):
-            return affix
-    for affix in suffixes:
-        if folded.endswith(affix.casefold()):
+    for affix in map(str.casefold, affixes):
+        if folded.startswith(affix) or folded.endswith(affix):
             return affix
     return None
 
