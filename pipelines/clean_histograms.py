@@ -22,6 +22,7 @@ class Histogram(TypedDict):
       before: pairs in each bin whose value is known, dropped ones included.
       kept: pairs in each bin that were kept.
       limits: thresholds of the rules, to be drawn.
+      ticks: values to write below the drawing.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Histogram(TypedDict):
     before: list[int]
     kept: list[int]
     limits: list[float]
+    ticks: list[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +43,13 @@ class Measure:
       title: what it is, for a reader.
       unit: "" if it has none.
       edges: increasing; the first and the last bin are open outwards.
+      ticks: values to write below the drawing; some are left out where they would be many.
     """
 
     title: str
     unit: str
     edges: tuple[float, ...]
+    ticks: tuple[float, ...]
 
     @property
     def num_bins(self) -> int:
@@ -61,23 +65,28 @@ def _steps(low: float, high: float, step: float) -> tuple[float, ...]:
     return tuple(round(low + i * step, 6) for i in range(round((high - low) / step) + 1))
 
 
-_POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-_WORDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256)
-_CHARACTERS = (1, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 150, 200, 300, 400, 600, 1000, 2000)
-_SIDES = (1, 16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048, 4096)
+def _doubling(low: int, high: int) -> tuple[float, ...]:
+    """Returns whole numbers from `low` to `high`, two to each doubling, without repeats."""
+    halves = range(2 * round(math.log2(high / low)) + 1)
+    return tuple(dict.fromkeys(float(round(low * 2 ** (half / 2))) for half in halves))
+
+
+def _powers(low: int, high: int) -> tuple[float, ...]:
+    return tuple(float(low * 2**i) for i in range(round(math.log2(high / low)) + 1))
+
 
 MEASURES = {
-    "side": Measure("Shorter side of the picture", "px", _SIDES),
-    "aspect": Measure(
-        "Long side over short side", "", (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 10)
+    "side": Measure("Shorter side of the picture", "px", _doubling(16, 4096), _powers(16, 4096)),
+    "aspect": Measure("Long side over short side", "", _steps(1, 4, 0.1), _steps(1, 4, 0.5)),
+    "kilobytes": Measure("Size of the picture's file", "kB", _powers(1, 16384), _powers(1, 16384)),
+    "words": Measure("Words in the caption", "", _doubling(1, 512), _powers(1, 512)),
+    "characters": Measure("Characters in the caption", "", _doubling(1, 4096), _powers(1, 4096)),
+    "similarity": Measure(
+        "Agreement of picture and caption", "", _steps(-0.5, 1, 0.02), _steps(-0.5, 1, 0.1)
     ),
-    "kilobytes": Measure("Size of the picture's file", "kB", (*_POWERS, 1024, 4096, 16384)),
-    "words": Measure("Words in the caption", "", _WORDS),
-    "characters": Measure("Characters in the caption", "", _CHARACTERS),
-    "similarity": Measure("Agreement of picture and caption", "", _steps(-0.5, 1, 0.025)),
-    "nsfw": Measure("Unsafe for work", "", _steps(0, 1, 0.05)),
-    "watermark": Measure("Watermark", "", _steps(0, 1, 0.05)),
-    "aesthetic": Measure("Aesthetic score", "", _steps(0, 10, 0.5)),
+    "nsfw": Measure("Unsafe for work", "", _steps(0, 1, 0.05), _steps(0, 1, 0.2)),
+    "watermark": Measure("Watermark", "", _steps(0, 1, 0.05), _steps(0, 1, 0.2)),
+    "aesthetic": Measure("Aesthetic score", "", _steps(0, 10, 0.25), _steps(0, 10, 1)),
 }
 
 
@@ -110,6 +119,7 @@ def histogram(
         before=[before.get(index, 0) for index in range(low, high + 1)],
         kept=[kept.get(index, 0) for index in range(low, high + 1)],
         limits=[limit for limit in limits if math.isfinite(limit)],
+        ticks=list(measure.ticks),
     )
 
 

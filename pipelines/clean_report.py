@@ -10,21 +10,29 @@ report.json, so that two runs over the same pairs give the same report.json.
 import base64
 import io
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NotRequired, Required, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
 import numpy as np
 from PIL import Image
 
-from parti.data import images
+from parti.data import files, images
 from parti.pipelines import clean_histograms, clean_reasons, clean_report_old, pages
 
 # How many examples of a rule the page shows; more are left out of both files.
-NUM_DROPPED, NUM_NEAR, NUM_KEPT, NUM_GROUPS, NUM_COPIES, NUM_HITS = 12, 8, 24, 12, 7, 24
+NUM_DROPPED, NUM_NEAR, NUM_KEPT, NUM_GROUPS, NUM_COPIES, NUM_HITS = 12, 6, 24, 12, 5, 12
 NUM_TOP_CAPTIONS, NUM_REPAIRS = 20, 6
 _THUMBNAIL_SIDE = 160
 _MAX_TEXT = 400
+_MAX_TICKS = 8
+_CAPTION_RULES = ("near_caption", "contaminated_caption")
+# What a copy is called beside the one that stays.
+_COPIES = {
+    "duplicate_pair": "equal",
+    "duplicate_image": "same picture",
+    "near_duplicate": "nearly equal",
+    "near_caption": "same words",
+}
 
 # Until the command calls `write`.
 NUM_SAMPLES, STAGES = clean_report_old.NUM_SAMPLES, clean_report_old.STAGES
@@ -166,11 +174,11 @@ class Report(TypedDict, total=False):
     evaluation: Evaluation
 
 
-def write(directory: pathlib.Path, report: Mapping[str, Any], run: Run | None = None) -> None:
+def write(directory: files.Path, report: Mapping[str, Any], run: Run | None = None) -> None:
     """Writes report.json and report.html; with `run` also run.json.
 
     Args:
-      directory: where to.
+      directory: where to; local or remote.
       report: see `Report`. Texts are cut to 400 characters, lists of examples to what the page
         shows; report.json has everything but the pictures.
       run: times and memory of this run.
@@ -179,10 +187,12 @@ def write(directory: pathlib.Path, report: Mapping[str, Any], run: Run | None = 
       ValueError: `report` has an unknown key or lacks one.
     """
     content = _checked(report)
-    _write(directory / "report.json", _json(_without_pictures(content)))
-    _write(directory / "report.html", page(content, run))
+    texts = {"report.json": _json(_without_pictures(content)), "report.html": page(content, run)}
     if run is not None:
-        _write(directory / "run.json", _json(run))
+        texts["run.json"] = _json(run)
+    for name, text in texts.items():
+        # A caption can hold half of a surrogate pair, which no encoding writes.
+        files.write_bytes(files.join(directory, name), text.encode("utf-8", "replace"))
 
 
 def thumbnail(image: bytes) -> str:
@@ -204,27 +214,21 @@ def small_picture(pixels: np.ndarray) -> str:
 
 def page(report: Report, run: Run | None = None) -> str:
     """Returns report.html."""
-    rules = report["rules"]
     return pages.render(
         "clean_report.html",
         title=f"{report['kept']:,} of {report['read']:,} pairs kept",
         report=report,
         lead=_lead(report),
         funnel=_funnel(report),
-        stages=list(dict.fromkeys(rule["stage"] for rule in rules)),
+        stages=list(dict.fromkeys(rule["stage"] for rule in report["rules"])),
         histograms=[_drawn(histogram) for histogram in report["histograms"]],
         settings={
             name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for name, value in sorted(report["settings"].items())
         },
-        titles={rule["name"]: rule["title"] for rule in rules},
+        copy_names=_COPIES,
         run=run,
     )
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    # A caption can hold half of a surrogate pair, which no encoding writes.
-    path.write_bytes(text.encode("utf-8", "replace"))
 
 
 def _json(value: Any) -> str:
@@ -289,7 +293,7 @@ def _shortened(value: Any) -> Any:
 def _rule(rule: Rule) -> dict[str, Any]:
     """Returns a rule with everything the page needs."""
     words = clean_reasons.find(rule["name"])
-    show = "captions" if "caption" in rule["name"] else "pictures"
+    about_text = rule["name"].startswith("caption_") or rule["name"] in _CAPTION_RULES
     filled: dict[str, Any] = {
         "title": words.title,
         "explanation": words.explanation,
@@ -298,7 +302,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "unit": "",
         "source": "",
         "without_value": 0,
-        "show": show,
+        "show": "captions" if about_text else "pictures",
         **rule,
     }
     filled["dropped_samples"] = list(rule.get("dropped_samples", ()))[:NUM_DROPPED]
@@ -354,17 +358,18 @@ def _drawn(histogram: clean_histograms.Histogram) -> dict[str, Any]:
         }
         for low, high, total, stayed in zip(edges, edges[1:], before, kept)
     ]
-    every = max(1, -(-len(bins) // 6))
-    places = [clean_histograms.position(limit, edges) for limit in histogram["limits"]]
+    ticks = _places(histogram["ticks"], edges)
     median = bins[clean_histograms.median_bin(kept)]["label"] if sum(kept) else ""
     return {
         "title": histogram["title"],
         "bins": bins,
         "median": median,
-        "limits": [100 * place for place in places if place is not None],
-        "axis": [
-            (100 * index / len(bins), f"{edge:g}")
-            for index, edge in enumerate(edges)
-            if edge is not None and index % every == 0
-        ],
+        "limits": _places(histogram["limits"], edges),
+        "axis": ticks[:: -(-len(ticks) // _MAX_TICKS) or 1],
     }
+
+
+def _places(values: Sequence[float], edges: Sequence[float | None]) -> list[tuple[float, float]]:
+    """Returns (place in percent of the drawing, value) for those values that lie in it."""
+    found = [(clean_histograms.position(value, edges), value) for value in values]
+    return [(100 * place, value) for place, value in found if place is not None]

@@ -35,9 +35,9 @@ def percent(part: int, whole: int) -> str:
 
 
 def size(num_bytes: int) -> str:
-    """Returns a size in bytes as text: 1.2 kB, 3.4 MB, 5.7 GB."""
+    """Returns a size in bytes as text: 1.2 kB, 910.0 MB, 5.7 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= scale / 10:
+        if num_bytes >= scale:
             return f"{num_bytes / scale:,.1f} {unit}"
     return f"{num_bytes / 1e3:,.1f} kB"
 
