@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Near-equal pictures: a 64-bit hash of the coarse shapes, and the colours of an 8 x 8 grid.
 
-Two pictures are near when their hashes differ in few bits and no cell of the grid differs much in
-colour. The hash finds the pairs: `band_keys` gives near hashes at least one key in common, so that
-no picture need be compared with all others. The colours settle it: variants of one drawing that
-differ in a colour only have nearly the same hash.
+Two pictures are near when their hashes differ in few bits and their colours by little, everywhere.
+The hash finds the pairs: `band_keys` gives near hashes at least one key in common, so that no
+picture need be compared with all others. The colours settle it: variants of one drawing that differ
+in a colour only have nearly the same hash.
 
 Both are made of a 32 x 32 thumbnail in whole numbers, so that equal pixels give equal hashes on
 every machine.
@@ -22,13 +22,16 @@ from parti.data import images
 
 NUM_BITS = 64
 MAX_DISTANCE = 4  # bits; up to here `band_keys` finds every pair
-MAX_COLOUR_DISTANCE = 24.0  # levels of 255
+MAX_COLOUR_DISTANCE = 8.2  # levels of 255, for pictures of 64 x 64 (see `colour_limit`)
+REFERENCE_PIXELS = 64 * 64
 
 _SIDE = 32  # of the thumbnail, in pixels
 _GRID = 8  # cells on a side of the colours
 NUM_COLOURS = 3 * _GRID * _GRID  # bytes of `colours`
 _SCALE = 1 << 12  # of the whole-number cosines
-_DEAD_ZONE = 8.0  # levels, in units of the orthonormal DCT: what smaller coefficients say is noise
+_DEAD_ZONE = 12.0  # levels, in units of the orthonormal DCT: what smaller coefficients say is noise
+# Luma, blue and red difference of RGB, in thousandths (Rec. 601, as JPEG has them).
+_YCC = np.array([[299, -169, 500], [587, -331, -419], [114, 500, -81]])
 
 # 6 blocks of 10 or 11 bits, of which any 2 make a key: 4 wrong bits spoil at most 4 blocks.
 _EDGES = tuple(round(NUM_BITS * i / 6) for i in range(7))
@@ -107,7 +110,7 @@ def _cosines() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _hash_thumbnail(small: np.ndarray) -> int:
     """Returns the hash of [32, 32, 3] uint8."""
     basis, rows, columns = _cosines()
-    luma = small.astype(np.int64) @ np.array([299, 587, 114])  # Rec. 601, in thousandths
+    luma = small.astype(np.int64) @ _YCC[:, 0]
     coefficients = (basis @ luma @ basis.T)[rows, columns]
     bits = coefficients > int(_DEAD_ZONE * 1000 * _SCALE * _SCALE)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
@@ -132,14 +135,18 @@ def distances(phash: int, phashes: np.ndarray) -> np.ndarray:
 
 
 def colour_distance(a: bytes, b: bytes) -> float:
-    """Returns how far apart the colours of two pictures are in the cell where they differ most.
+    """Returns how far apart the colours of two pictures are where they differ most.
+
+    It is the larger of two: the difference of luma in a cell, and the length of the difference of
+    (Cb, Cr) in a block of 2 x 2 cells. JPEG keeps colour at half the resolution of luma, so in a
+    single cell of a small picture a re-encoded copy may have changed colour by much.
 
     Args:
       a: of `colours`.
       b: of `colours`.
 
     Returns:
-      The root of the mean square over red, green and blue, in levels from 0 to 255.
+      Levels, 0 to 255.
     """
     return float(colour_distances(a, np.frombuffer(b, np.uint8)[None])[0])
 
@@ -154,9 +161,34 @@ def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
     Returns:
       [n] float64.
     """
-    difference = rows.astype(np.int32) - np.frombuffer(colour, np.uint8)
-    squares = np.square(difference).reshape(len(rows), -1, 3).sum(axis=2)
-    return np.sqrt(squares.max(axis=1, initial=0) / 3.0)
+    difference = rows.astype(np.int64) - np.frombuffer(colour, np.uint8)
+    ycc = difference.reshape(-1, _GRID, _GRID, 3) @ _YCC
+    luma = np.abs(ycc[..., 0]).max(axis=(1, 2))
+    half = _GRID // 2
+    chroma = ycc[..., 1:].reshape(-1, half, 2, half, 2, 2).sum(axis=(2, 4))
+    chroma = np.sqrt(np.square(chroma).sum(axis=-1).max(axis=(1, 2))) / 4
+    return np.maximum(luma, chroma) / 1000
+
+
+def colour_limit(
+    num_pixels: np.ndarray | int, max_colour_distance: float = MAX_COLOUR_DISTANCE
+) -> np.ndarray:
+    """Returns up to what colour distance two pictures count as copies of each other.
+
+    A cell of a large picture averages the noise of re-encoding away, so the limit falls with the
+    size: for JPEG quality 50 by about the cube root of the pixels, measured from 32 x 32 to
+    256 x 256. It stays as it is from there.
+
+    Args:
+      num_pixels: width times height of the smaller of the two; a number, or an array of any shape.
+      max_colour_distance: the limit at 64 x 64, in levels.
+
+    Returns:
+      Levels, in the shape of `num_pixels`: 2.5 times as many for a picture of 16 x 16 or less, 0.4
+      times for 256 x 256 or more.
+    """
+    factor = np.cbrt(REFERENCE_PIXELS / np.maximum(1, num_pixels))
+    return max_colour_distance * np.clip(factor, 0.4, 2.5)
 
 
 def is_near(
@@ -167,7 +199,10 @@ def is_near(
     max_distance: int = MAX_DISTANCE,
     max_colour_distance: float = MAX_COLOUR_DISTANCE,
 ) -> bool:
-    """Returns whether two pictures are near-equal: in their hashes and in their colours."""
+    """Returns whether two pictures are near-equal: in their hashes and in their colours.
+
+    Whose sizes are known should give `colour_limit` of the smaller as `max_colour_distance`.
+    """
     if distance(phash_a, phash_b) > max_distance:
         return False
     return colour_distance(colours_a, colours_b) <= max_colour_distance
@@ -179,7 +214,7 @@ def are_near(
     phashes: np.ndarray,
     rows: np.ndarray,
     max_distance: int = MAX_DISTANCE,
-    max_colour_distance: float = MAX_COLOUR_DISTANCE,
+    max_colour_distance: np.ndarray | float = MAX_COLOUR_DISTANCE,
 ) -> np.ndarray:
     """Returns `is_near` of one picture and each of many.
 
@@ -189,13 +224,14 @@ def are_near(
       phashes: [n] uint64.
       rows: [n, 192] uint8.
       max_distance: in bits.
-      max_colour_distance: in levels.
+      max_colour_distance: in levels; one for all, or [n].
 
     Returns:
       [n] bool.
     """
     near = distances(phash, phashes) <= max_distance
-    near[near] = colour_distances(colour, rows[near]) <= max_colour_distance
+    limits = np.broadcast_to(max_colour_distance, near.shape)
+    near[near] = colour_distances(colour, rows[near]) <= limits[near]
     return near
 
 
@@ -244,18 +280,26 @@ class NearIndex:
     def __init__(
         self, max_distance: int = MAX_DISTANCE, max_colour_distance: float = MAX_COLOUR_DISTANCE
     ) -> None:
+        """Takes the limits: bits, and levels as of `colour_limit`."""
         self._max_distance = max_distance
         self._max_colour_distance = max_colour_distance
         self._keys: list[str] = []
-        self._added: list[tuple[int, bytes]] = []  # not yet in the arrays
+        self._added: list[tuple[int, bytes, int]] = []  # not yet in the arrays
         self._phashes = np.zeros(0, np.uint64)
         self._rows = np.zeros((0, NUM_COLOURS), np.uint8)
+        self._sizes = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def add(self, key: str, phash: int, colour: bytes) -> None:
+    def add(self, key: str, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> None:
         """Adds a picture.
+
+        Args:
+          key: what a match gives back.
+          phash: its hash.
+          colour: its colours.
+          num_pixels: width times height, for `colour_limit`.
 
         Raises:
           ValueError: `colour` has not the length that `colours` gives.
@@ -263,27 +307,29 @@ class NearIndex:
         if len(colour) != NUM_COLOURS:
             raise ValueError(f"{len(colour)} bytes of colours; they must be {NUM_COLOURS}.")
         self._keys.append(key)
-        self._added.append((phash, colour))
+        self._added.append((phash, colour, num_pixels))
 
-    def query(self, phash: int, colour: bytes) -> Match | None:
+    def query(self, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> Match | None:
         """Returns the nearest of the near-equal pictures, the first added of equals, or None."""
         self._build()
         bits = distances(phash, self._phashes)
         near = np.flatnonzero(bits <= self._max_distance)
+        levels = colour_distances(colour, self._rows[near])
+        smaller = np.minimum(num_pixels, self._sizes[near])
+        within = levels <= colour_limit(smaller, self._max_colour_distance)
+        near, levels = near[within], levels[within]
         if not len(near):
             return None
-        levels = colour_distances(colour, self._rows[near])
-        best = np.lexsort((levels, bits[near], levels > self._max_colour_distance))[0]
-        if levels[best] > self._max_colour_distance:
-            return None
+        best = np.lexsort((levels, bits[near]))[0]
         index = int(near[best])
         return Match(self._keys[index], int(bits[index]), float(levels[best]))
 
     def _build(self) -> None:
         """Moves what was added into the arrays."""
         if self._added:
-            phashes, rows = zip(*self._added, strict=True)
+            phashes, rows, sizes = zip(*self._added, strict=True)
             self._phashes = np.concatenate([self._phashes, np.array(phashes, np.uint64)])
             added = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, NUM_COLOURS)
             self._rows = np.concatenate([self._rows, added])
+            self._sizes = np.concatenate([self._sizes, np.array(sizes, np.int64)])
             self._added = []

@@ -1,11 +1,14 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
+import io
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from parti.data import image_hashes
+from parti.data import image_hashes, images, scenes
 
 
 @pytest.fixture
@@ -26,9 +29,36 @@ def test_flat_pictures_hash_to_zero_and_differ_in_colour() -> None:
     assert image_hashes.perceptual_hash(grey) == image_hashes.perceptual_hash(red) == 0
     assert image_hashes.colours(red) == bytes([255, 0, 0]) * 64
     a, b = image_hashes.colours(grey), image_hashes.colours(red)
-    # 127, -128 and -128 levels.
-    assert image_hashes.colour_distance(a, b) == pytest.approx(127.67, abs=0.01)
+    # RGB 127, -128, -128: luma -51.755; Cb -43.095, Cr 127.5.
+    assert image_hashes.colour_distance(a, b) == pytest.approx(np.hypot(43.095, 127.5))
     assert not image_hashes.is_near(0, a, 0, b)
+
+
+def test_colour_distance_is_the_largest_of_luma_and_of_blurred_chroma() -> None:
+    def grid(*pixels: tuple[int, int, tuple[int, int, int]]) -> bytes:
+        cells = np.full((8, 8, 3), 100, np.uint8)
+        for row, column, colour in pixels:
+            cells[row, column] = colour
+        return cells.tobytes()
+
+    base = grid()
+    assert image_hashes.colour_distance(base, base) == 0.0
+    # One cell lighter by 10 counts whole, however many cells are lighter by less.
+    lighter = grid((3, 3, (110, 110, 110)), (5, 5, (104, 104, 104)))
+    assert image_hashes.colour_distance(base, lighter) == pytest.approx(10.0)
+    # Blue by 40 in one cell: luma 4.56; Cb 20, Cr -3.24, over four cells.
+    bluer = grid((0, 0, (100, 100, 140)))
+    assert image_hashes.colour_distance(base, bluer) == pytest.approx(np.hypot(20, 3.24) / 4)
+    # The cells of two blocks do not add up, those of one do.
+    two = (100, 100, 140)
+    assert image_hashes.colour_distance(base, grid((0, 0, two), (0, 2, two))) < 5.1
+    assert image_hashes.colour_distance(base, grid((0, 0, two), (0, 1, two))) > 10.0
+
+
+def test_colour_limit_falls_with_the_size() -> None:
+    limits = image_hashes.colour_limit(np.array([1, 32**2, 64**2, 256**2, 10**7]), 10.0)
+    assert limits.tolist() == pytest.approx([25.0, 15.874, 10.0, 4.0, 4.0], abs=1e-3)
+    assert image_hashes.colour_limit(64 * 64) == image_hashes.MAX_COLOUR_DISTANCE
 
 
 def test_colours_are_means_of_cells() -> None:
@@ -90,6 +120,14 @@ def test_many_at_once_equal_one_by_one() -> None:
     assert image_hashes.distances(7, phashes).tolist() == list(range(9))
 
 
+def test_index_is_stricter_with_large_pictures() -> None:
+    index = image_hashes.NearIndex(max_colour_distance=10.0)
+    index.add("large", 0, bytes([100] * 192), num_pixels=10**6)
+    other = bytes([106] * 192)
+    assert index.query(0, other, num_pixels=10**6) is None
+    assert index.query(0, other, num_pixels=64 * 64) == image_hashes.Match("large", 0, 6.0)
+
+
 def test_index_gives_the_nearest() -> None:
     index = image_hashes.NearIndex(max_distance=4, max_colour_distance=10.0)
     grey, dark = bytes([100] * 192), bytes([50] * 192)
@@ -115,3 +153,35 @@ def test_pixel_hash_is_of_shape_and_pixels(picture: np.ndarray) -> None:
     changed[-1, -1, -1] ^= 1
     other_shape = picture.reshape(picture.shape[1], picture.shape[0], 3)
     assert expected not in (image_hashes.pixel_hash(changed), image_hashes.pixel_hash(other_shape))
+
+
+def copies(image: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields an image at JPEG quality 50, and at half its size."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=50)
+    yield images.decode_image(buffer.getvalue())
+    yield images.resize(image, (image.shape[0] // 2, image.shape[1] // 2))
+
+
+def test_copies_of_scenes_are_near_and_others_are_not() -> None:
+    pictures = [image for _, _, image, _ in scenes.generate("train", 60, 0, 64)]
+    prints = [image_hashes.fingerprint(image) for image in pictures]
+    found = []
+    for image, (phash, colours) in zip(pictures, prints, strict=True):
+        for copy in copies(image):
+            limit = float(image_hashes.colour_limit(copy.shape[0] * copy.shape[1]))
+            other = image_hashes.fingerprint(copy)
+            found.append(image_hashes.is_near(phash, colours, *other, max_colour_distance=limit))
+            assert set(image_hashes.band_keys(phash)) & set(image_hashes.band_keys(other[0]))
+    assert sum(found) >= len(found) - 1
+    pairs = itertools.combinations(prints, 2)
+    assert not any(image_hashes.is_near(*a, *b) for a, b in pairs)
+
+
+def test_variants_that_differ_in_a_colour_are_not_near() -> None:
+    image = np.full((256, 256, 3), 255, np.uint8)
+    image[64:192, 64:192] = (224, 172, 105)
+    other = image.copy()
+    other[64:192, 64:192] = (198, 134, 66)  # the next darker skin
+    a, b = image_hashes.fingerprint(image), image_hashes.fingerprint(other)
+    assert a[0] == b[0] and not image_hashes.is_near(*a, *b)
