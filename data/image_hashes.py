@@ -22,7 +22,7 @@ from parti.data import images
 
 NUM_BITS = 64
 MAX_DISTANCE = 4  # bits; up to here `band_keys` finds every pair
-MAX_COLOUR_DISTANCE = 8.2  # levels of 255, for pictures of 64 x 64 (see `colour_limit`)
+MAX_COLOUR_DISTANCE = 9.0  # levels of 255, for pictures of 64 x 64 (see `colour_limit`)
 REFERENCE_PIXELS = 64 * 64
 
 _SIDE = 32  # of the thumbnail, in pixels
