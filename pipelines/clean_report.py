@@ -25,6 +25,7 @@ NUM_TOP_CAPTIONS, NUM_REPAIRS = 20, 6
 _THUMBNAIL_SIDE = 160
 _MAX_TEXT = 400
 _MAX_TICKS = 8
+_MAX_NAMES = 4
 _CAPTION_RULES = ("near_caption", "contaminated_caption")
 # What a copy is called beside the one that stays.
 _COPIES = {
@@ -62,9 +63,9 @@ class Rule(TypedDict, total=False):
     title: str
     explanation: str
     stage: str  # of the funnel; stages come in the order in which rules first name them
-    threshold: Any  # None: has none
+    threshold: float | str | Sequence[str] | None  # None: has none
     unit: str
-    source: str  # the paper or practice that the rule comes from
+    source: str  # the paper or practice that the rule comes from; "ours" if none
     dropped_samples: Sequence[Sample]
     near_samples: Sequence[Sample]  # kept, and nearest to the threshold
     show: Literal["pictures", "captions"]  # what to look at in the samples; by default by the name
@@ -226,6 +227,7 @@ def page(report: Report, run: Run | None = None) -> str:
             name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for name, value in sorted(report["settings"].items())
         },
+        limits={rule["name"]: _limit(rule) for rule in report["rules"]},
         copy_names=_COPIES,
         run=run,
     )
@@ -308,6 +310,18 @@ def _rule(rule: Rule) -> dict[str, Any]:
     filled["dropped_samples"] = list(rule.get("dropped_samples", ()))[:NUM_DROPPED]
     filled["near_samples"] = list(rule.get("near_samples", ()))[:NUM_NEAR]
     return filled
+
+
+def _limit(rule: Rule) -> str:
+    """Returns a rule's threshold as text, empty if it has none."""
+    value = rule["threshold"]
+    if isinstance(value, list | tuple):
+        shown = ", ".join(map(str, value[:_MAX_NAMES]))
+        return f"{shown} and {len(value) - _MAX_NAMES} more" if value[_MAX_NAMES:] else shown
+    if isinstance(value, bool) or value is None:
+        return ""
+    text = f"{value:,}" if isinstance(value, int | float) else value
+    return f"{text} {rule['unit']}".strip()
 
 
 def _lead(report: Report) -> str:

@@ -218,6 +218,25 @@ def test_long_captions_are_cut(tmp_path: pathlib.Path) -> None:
     assert len(kept["text"]) == 400 and kept["text"].endswith("…")
 
 
+@pytest.mark.parametrize(
+    ("threshold", "unit", "text"),
+    [
+        (5000, "bytes", "Limit: 5,000 bytes"),
+        (0.3, "", "Limit: 0.3 "),
+        (["en", "de"], "", "Limit: en, de "),
+        (list("abcdef"), "", "Limit: a, b, c, d and 2 more "),
+        (None, "px", None),
+    ],
+)
+def test_limits(tmp_path: pathlib.Path, threshold: Any, unit: str, text: str | None) -> None:
+    report = minimal()
+    report["rules"][0] |= {"threshold": threshold, "unit": unit, "source": "ours"}
+    clean_report.write(tmp_path, report)
+    page = text_of((tmp_path / "report.html").read_text())
+    assert text in page if text else "Limit:" not in page
+    assert "After ours" not in page
+
+
 def test_what_a_run_does_not_have_is_not_on_the_page(tmp_path: pathlib.Path) -> None:
     clean_report.write(tmp_path, minimal())
     page = (tmp_path / "report.html").read_text()
