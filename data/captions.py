@@ -4,7 +4,7 @@
 
 Every function takes a text and looks at nothing else. `pipelines.rules` gives them thresholds.
 A measure is a number; a finder returns the part of the text that it found, or None. All take time
-linear in the text, whatever it holds.
+linear in the text, but `normalize_caption` for thousands of combining marks in a row.
 """
 
 import collections
@@ -47,6 +47,7 @@ MAX_REPEATS = 0.5
 _MIN_WORDS_TO_REPEAT = 6
 _MIN_LETTERS_TO_SHOUT = 10
 _PASSES = 4
+_MAX_AFFIXES = 8
 
 
 def normalize_caption(text: str) -> str:
@@ -102,30 +103,41 @@ def strip_affixes(text: str, prefixes: Iterable[str] = (), suffixes: Iterable[st
     Args:
       text: a caption in normal form.
       prefixes: removed where the text begins with one, in any case, and ends there or goes on with
-        a character that is no letter or digit; so often as one is there.
+        a character that is no letter or digit; eight times at most.
       suffixes: the same at the end.
     """
-    prefixes = sorted(map(str.casefold, prefixes), key=len, reverse=True)
-    suffixes = sorted(map(str.casefold, suffixes), key=len, reverse=True)
-    while text:
+    prefixes = sorted(map(_lower, prefixes), key=len, reverse=True)
+    suffixes = sorted(map(_lower, suffixes), key=len, reverse=True)
+    for _ in range(_MAX_AFFIXES):
         before = text
-        folded = text.casefold()
-        if len(folded) != len(text):  # a letter that folds to two, such as German sharp s
-            folded = text.lower()
-        for prefix in prefixes:
-            rest = text[len(prefix) :]
-            if folded.startswith(prefix) and not rest[:1].isalnum():
-                text = rest.lstrip(_SEPARATORS)
-                break
-        else:
-            for suffix in suffixes:
-                rest = text[: -len(suffix)]
-                if folded.endswith(suffix) and not rest[-1:].isalnum():
-                    text = rest.rstrip(_SEPARATORS)
-                    break
+        text = _without_suffix(_without_prefix(text, prefixes), suffixes)
         if text == before:
             break
     return text
+
+
+def _without_prefix(text: str, prefixes: Sequence[str]) -> str:
+    folded = _lower(text)
+    for prefix in prefixes:
+        rest = text[len(prefix) :]
+        if folded.startswith(prefix) and not rest[:1].isalnum():
+            return rest.lstrip(_SEPARATORS)
+    return text
+
+
+def _without_suffix(text: str, suffixes: Sequence[str]) -> str:
+    folded = _lower(text)
+    for suffix in suffixes:
+        rest = text[: len(text) - len(suffix)]
+        if folded.endswith(suffix) and not rest[-1:].isalnum():
+            return rest.rstrip(_SEPARATORS)
+    return text
+
+
+def _lower(text: str) -> str:
+    """Returns a text in lower case that is as long as before: one dotted I would become two."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(c.lower()[0] for c in text)
 
 
 def words(text: str) -> list[str]:

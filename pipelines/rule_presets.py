@@ -8,14 +8,13 @@ A preset is a file of pipelines/presets, or a user's own: `rules:` holds values 
 
 import argparse
 import dataclasses
-import difflib
 import importlib.resources
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from parti.data import files, word_lists
+from parti.data import files, languages, word_lists
 from parti.pipelines import caption_rules, picture_rules, rule_settings
 
 RULES = {rule.name: rule for rule in (*caption_rules.RULES, *picture_rules.RULES)}
@@ -153,7 +152,8 @@ def _text(name: str) -> tuple[str, str]:
         file = importlib.resources.files(_PRESETS) / f"{name}.yaml"
         return name, file.read_text("utf-8")
     if not name.endswith((".yaml", ".yml")):
-        raise ValueError(f"--preset={name}: {_unknown(name, preset_names())}, or give a .yaml file")
+        help = rule_settings.suggestion(name, preset_names())
+        raise ValueError(f"--preset={name}: {help}, or give a .yaml file")
     if not files.exists(name):
         raise FileNotFoundError(f"--preset={name}: no such file; check the path")
     try:
@@ -174,7 +174,7 @@ def _parse(where: str, text: str) -> dict[str, Any]:
         raise ValueError(f"{where}: needs a line `rules:` and below it `name: value`")
     for key in content:
         if key not in _KEYS:
-            raise ValueError(f"{where}: {key}: {_unknown(str(key), _KEYS)}")
+            raise ValueError(f"{where}: {key}: {rule_settings.suggestion(str(key), _KEYS)}")
     rows = content.get("not_applied") or []
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and {"what", "why"} <= set(row) <= {"what", "why", "unless"}
@@ -188,7 +188,7 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     checked = {}
     for name, value in values.items():
         if name not in SETTINGS:
-            raise ValueError(f"{where}{name}: {_unknown(str(name), SETTINGS)}")
+            raise ValueError(f"{where}{name}: {rule_settings.suggestion(str(name), SETTINGS)}")
         try:
             checked[name] = rule_settings.check(name, value)
         except ValueError as error:
@@ -197,7 +197,9 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_complete(values: Mapping[str, Any]) -> None:
-    """Checks that no rule lacks what it reads, and that files are there."""
+    """Checks that no rule lacks what it reads, that files are there, and codes of languages."""
+    if values["languages"]:
+        rule_settings.check_names("--languages", values["languages"], languages.codes())
     for rule in RULES.values():
         setting = SETTINGS[rule.setting]
         if values[rule.setting] in (setting.off, setting.initial):
@@ -211,10 +213,3 @@ def _check_complete(values: Mapping[str, Any]) -> None:
             raise FileNotFoundError(f"--{setting.name}={path}: no such file; check the path")
     if values["unwanted_words_file"]:
         word_lists.load_words(values["unwanted_words_file"])
-
-
-def _unknown(name: str, known: Iterable[str]) -> str:
-    """Returns what to say of a name that is none of those known."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"

@@ -9,8 +9,9 @@ with a `find` rejects where something is found; one with neither needs other pai
 """
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 Settings = Mapping[str, Any]  # a value for each of `SETTINGS`, and "image_size"
@@ -32,7 +33,7 @@ class Setting:
       high: largest value; None for no bound.
       unit: of the value, in words.
       initial: the value where a preset says nothing.
-      choices: of kind "choice", beside "none".
+      choices: of kind "choice", beside "none"; of kind "names", if not every text is one.
     """
 
     name: str
@@ -129,7 +130,12 @@ SETTINGS: dict[str, Setting] = {
             "aesthetic_score_laion_v2",
         ),
         Setting("min_bytes", "count", "smallest picture file", 1, unit="bytes"),
-        Setting("image_formats", "names", "formats to keep: jpeg,png"),
+        Setting(
+            "image_formats",
+            "names",
+            "formats to keep: jpeg,png",
+            choices=("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif"),
+        ),
         Setting("min_side", "count", "shortest side that a picture may have", 1, unit="pixels"),
         Setting("allow_upscale", "switch", "keep pictures smaller than --image_size"),
         Setting("max_aspect_ratio", "number", "long side over short side", 1),
@@ -235,7 +241,28 @@ def _names(setting: Setting, value: Any) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         # An unquoted `no` (Norwegian) is the truth value false to YAML.
         raise ValueError(f"{setting.name}={value}: give a list of texts, in quotes")
-    return tuple(name.strip() for name in names if name.strip())
+    found = tuple(name.strip() for name in names if name.strip())
+    check_names(setting.name, found, setting.choices or found)
+    return found
+
+
+def check_names(setting: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Checks that each name is known.
+
+    Raises:
+      ValueError: one is not.
+    """
+    known = set(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{setting}={name}: {suggestion(name, known)}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Returns what to say of a name that is none of those known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
 
 
 def _number(setting: Setting, value: Any) -> float | None:

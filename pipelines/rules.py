@@ -27,7 +27,9 @@ add_flags, flag_changes = rule_presets.add_flags, rule_presets.flag_changes
 
 Rejection = tuple[str, str]  # the rule's name, and the measure that decided
 
-MAX_CAPTION = 65_536  # characters; a longer one is rejected unread, whatever the preset
+# Characters; a longer caption is rejected unread, whatever the preset. Combining marks take time in
+# the square of their number to be put in order (0.3 s for so many).
+MAX_CAPTION = 16_384
 # What `examine_caption` notes of a caption that it changed: name -> title.
 REPAIRED, STRIPPED = "caption_repaired", "caption_stripped"
 CHANGES = {REPAIRED: "Letters put right", STRIPPED: "Boilerplate removed"}

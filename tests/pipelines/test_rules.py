@@ -244,10 +244,25 @@ def test_a_huge_caption_is_rejected_unread() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a.", "1 ", "+1 ", "a@", "<a", "&", "(555) ", "1 A ", "Ã", "\u0301", "\ud800", "A "]
+    "piece",
+    [
+        "a.",
+        "1 ",
+        "+1 ",
+        "a@",
+        "<a",
+        "&",
+        "(555) ",
+        "1 A ",
+        "Ã",
+        "\u0301",
+        "\ud800",
+        "A ",
+        "\u0323\u0301",
+    ],
 )
-def test_time_is_linear_in_the_caption(piece) -> None:
-    """A caption of 64 KiB passes every rule in well under a second, whatever repeats in it."""
+def test_no_caption_takes_long(piece) -> None:
+    """The longest caption passes every rule in well under a second, whatever repeats in it."""
     every = {name: True for name, setting in rules.SETTINGS.items() if setting.kind == "switch"} | {
         "languages": "en",
         "strip_prefixes": piece.strip() or "a",
