@@ -44,7 +44,8 @@ class EvaluationSet:
         Args:
           num_words: words in a row that a caption may not share with one of the set.
           max_distance: bits in which hashes of near-equal pictures may differ.
-          max_colour_distance: levels in which their colours may differ.
+          max_colour_distance: levels in which their colours may differ, at 64 x 64 pixels (see
+            `image_hashes.colour_limit`).
         """
         if num_words < 1:
             raise ValueError(f"num_words={num_words}: a run has at least one word")
@@ -53,7 +54,7 @@ class EvaluationSet:
         self._captions: list[str] = []  # what is shown of each
         self._hashes: set[bytes] = set()  # `text_hashes.caption_hash` of each
         self._runs: dict[int, int] = {}  # hash of a run -> number of the caption
-        self._images: list[tuple[str, int, bytes]] = []
+        self._images: list[tuple[str, int, bytes, int]] = []
         self._index = image_hashes.NearIndex(*self._limits)
 
     @property
@@ -90,7 +91,8 @@ class EvaluationSet:
                         image = images.decode_image(item.image)
                     except ValueError as error:
                         raise ValueError(f"{item.name}: {error}; mend or remove it") from error
-                    loaded.add_image(item.name, *image_hashes.fingerprint(image))
+                    num_pixels = image.shape[0] * image.shape[1]
+                    loaded.add_image(item.name, *image_hashes.fingerprint(image), num_pixels)
         return loaded
 
     def add_caption(self, name: str, text: str) -> None:
@@ -109,23 +111,37 @@ class EvaluationSet:
         shown = text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
         self._captions.append(f"{name}: {shown}")
 
-    def add_image(self, name: str, phash: int, colours: bytes) -> None:
-        """Adds a picture by its `image_hashes.fingerprint`."""
-        self._images.append((name, phash, colours))
-        self._index.add(name, phash, colours)
+    def add_image(
+        self,
+        name: str,
+        phash: int,
+        colours: bytes,
+        num_pixels: int = image_hashes.REFERENCE_PIXELS,
+    ) -> None:
+        """Adds a picture by its `image_hashes.fingerprint` and its width times height."""
+        self._images.append((name, phash, colours, num_pixels))
+        self._index.add(name, phash, colours, num_pixels)
 
-    def hit(self, text: str, phash: int, colours: bytes) -> tuple[str, str] | None:
+    def hit(
+        self,
+        text: str,
+        phash: int,
+        colours: bytes,
+        num_pixels: int = image_hashes.REFERENCE_PIXELS,
+    ) -> tuple[str, str] | None:
         """Returns why a pair may not be trained on, or None.
 
         Args:
           text: its caption.
           phash: perceptual hash of its picture.
           colours: of its picture.
+          num_pixels: width times height of its picture; colours are compared less closely in a
+            small one.
 
         Returns:
           (reason, what of the set it meets), the picture asked first.
         """
-        if self._images and (match := self._index.query(phash, colours)):
+        if self._images and (match := self._index.query(phash, colours, num_pixels)):
             distance = f"{match.distance} bits, {match.colour_distance:.1f} levels"
             return CONTAMINATED_IMAGE, f"{match.key} ({distance})"
         if self._runs:
@@ -136,7 +152,7 @@ class EvaluationSet:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the set to one file, for `open`."""
-        names, phashes, colours = zip(*self._images, strict=True) if self._images else ((), (), ())
+        names, phashes, colours, sizes = zip(*self._images) if self._images else ((), (), (), ())
         header = {
             "format": _FORMAT,
             "num_words": self._num_words,
@@ -151,6 +167,7 @@ class EvaluationSet:
             hashes=_bytes_array(b"".join(sorted(self._hashes))),
             runs=np.array(list(self._runs.items()), np.uint64).reshape(-1, 2),
             phashes=np.array(phashes, np.uint64),
+            sizes=np.array(sizes, np.uint64),
             colours=_bytes_array(b"".join(colours)),
         )
         files.write_bytes(path, buffer.getvalue())
@@ -166,7 +183,7 @@ class EvaluationSet:
             with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as arrays:
                 header = json.loads(arrays["header"].tobytes())
                 hashes, colours = arrays["hashes"].tobytes(), arrays["colours"].tobytes()
-                runs, phashes = arrays["runs"].tolist(), arrays["phashes"].tolist()
+                runs, numbers = arrays["runs"].tolist(), zip(arrays["phashes"], arrays["sizes"])
         except (KeyError, zipfile.BadZipFile, ValueError) as error:
             raise ValueError(f"{os.fspath(path)}: not a saved evaluation set: {error}") from error
         if header["format"] != _FORMAT:
@@ -175,8 +192,9 @@ class EvaluationSet:
         opened._captions, opened._runs = header["captions"], dict(runs)
         opened._hashes = {hashes[i : i + 16] for i in range(0, len(hashes), 16)}
         step = image_hashes.NUM_COLOURS
-        for number, (name, phash) in enumerate(zip(header["names"], phashes, strict=True)):
-            opened.add_image(name, phash, colours[number * step : (number + 1) * step])
+        for place, (name, (phash, size)) in enumerate(zip(header["names"], numbers, strict=True)):
+            colour = colours[place * step : (place + 1) * step]
+            opened.add_image(name, int(phash), colour, int(size))
         return opened
 
 

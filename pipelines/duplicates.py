@@ -42,7 +42,8 @@ class DuplicateSettings:
         with equal captions, "none".
       near: the same for near-equal pictures.
       max_distance: bits in which the perceptual hashes of near-equal pictures may differ.
-      max_colour_distance: levels in which their colours may differ (see `data.image_hashes`).
+      max_colour_distance: levels in which their colours may differ, at 64 x 64 pixels
+        (see `image_hashes.colour_limit`).
       near_captions: similarity in (0, 1] from which captions count as one; 0: not looked for.
         It takes rows whose `words` are filled.
       max_captions_per_image: different captions that a picture may have; 0: any number.

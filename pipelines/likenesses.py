@@ -48,7 +48,8 @@ class NearPictures:
 
     Attributes:
       max_distance: bits in which the hashes may differ.
-      max_colour_distance: levels in which the colours of a cell may differ.
+      max_colour_distance: levels in which the colours may differ, at 64 x 64 pixels; the limit
+        of other sizes follows from it (`image_hashes.colour_limit`).
       same_caption: near pictures count only if their captions are equal too.
     """
 
@@ -84,31 +85,35 @@ class NearPictures:
         return np.flatnonzero(meets[rows])
 
     def features(self, row: candidates.Candidate) -> bytes:
-        """Returns the hash, the colours, and the hash of the caption if it counts."""
-        return row.phash.to_bytes(8, "little") + row.colours + row.caption * self.same_caption
+        """Returns the hash, the size, the colours, and the caption's hash if it counts."""
+        numbers = row.phash.to_bytes(8, "little") + row.area.to_bytes(8, "little")
+        return numbers + row.colours + row.caption * self.same_caption
 
     def near(self, one: bytes, many: np.ndarray) -> np.ndarray:
         """Compares hashes, then colours, then captions."""
-        phash, colours, caption = _parts(one)
-        phashes = np.ascontiguousarray(many[:, :8]).view("<u8")[:, 0]
-        near = image_hashes.distances(phash, phashes) <= self.max_distance
-        if near.any():
-            levels = image_hashes.colour_distances(colours, many[near, 8:_CAPTION])
-            near[near] = levels <= self.max_colour_distance
+        phash, area, colours, caption = _parts(one)
+        phashes, areas = np.ascontiguousarray(many[:, :16]).view("<u8").T
+        smaller = np.minimum(areas, area).astype(np.int64)
+        limits = image_hashes.colour_limit(smaller, self.max_colour_distance)
+        colours_of_many = many[:, 16:_CAPTION]
+        near = image_hashes.are_near(
+            phash, colours, phashes, colours_of_many, self.max_distance, limits
+        )
         return near & (many[:, _CAPTION:] == np.frombuffer(caption, np.uint8)).all(axis=1)
 
     def measure(self, one: bytes, other: bytes) -> str:
         """Returns "2 bits, 3.1 levels"."""
-        (phash_a, colours_a, _), (phash_b, colours_b, _) = _parts(one), _parts(other)
+        (phash_a, _, colours_a, _), (phash_b, _, colours_b, _) = _parts(one), _parts(other)
         levels = image_hashes.colour_distance(colours_a, colours_b)
         return f"{image_hashes.distance(phash_a, phash_b)} bits, {levels:.1f} levels"
 
 
-_CAPTION = 8 + image_hashes.NUM_COLOURS  # where it begins in the features
+_CAPTION = 16 + image_hashes.NUM_COLOURS  # where it begins in the features
 
 
-def _parts(features: bytes) -> tuple[int, bytes, bytes]:
-    return int.from_bytes(features[:8], "little"), features[8:_CAPTION], features[_CAPTION:]
+def _parts(features: bytes) -> tuple[int, int, bytes, bytes]:
+    phash, area = (int.from_bytes(features[i : i + 8], "little") for i in (0, 8))
+    return phash, area, features[16:_CAPTION], features[_CAPTION:]
 
 
 def _picture_bands(phash: int) -> tuple[int, ...]:

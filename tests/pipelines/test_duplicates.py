@@ -27,7 +27,7 @@ def digest(value):
     return hashlib.blake2b(repr(value).encode(), digest_size=16).digest()
 
 
-def row(key, picture=None, text=None, area=100, **more):
+def row(key, picture=None, text=None, area=4096, **more):
     """A row; those of one `picture` have equal pixels."""
     picture, text = key if picture is None else picture, f"text of {key}" if text is None else text
     phash = int.from_bytes(digest(picture)[:8], "little")
@@ -158,6 +158,15 @@ def test_colours_and_captions_must_agree(tmp_path):
     assert find(tmp_path, rows, near="image", max_distance=1)[0] == {}
 
 
+def test_colours_are_compared_more_closely_in_large_pictures(tmp_path):
+    lighter = bytes([134]) * image_hashes.NUM_COLOURS
+    for area, is_near in ((64 * 64, True), (256 * 256, False)):
+        first = row("a", area=area)
+        second = row("b", phash=first.phash, colours=lighter, area=area)
+        larger = row("c", area=10**9)
+        assert (find(tmp_path, [first, second, larger], near="image")[0] != {}) == is_near
+
+
 def test_near_captions(tmp_path):
     long = "The old lighthouse stands on a rock above the grey sea at the end of a long winter day"
     rows = [
@@ -184,7 +193,7 @@ def random_rows(rng, num):
             phash ^= 1 << bit
         colour = bytes([rng.choice([100, 110, 160])]) * image_hashes.NUM_COLOURS
         picture = rng.randrange(num) if rng.random() < 0.3 else (i, "own")
-        area, known = rng.choice([10, 20, 30]), rng.random() < 0.1
+        area, known = rng.choice([10, 4096, 65536]), rng.random() < 0.1
         rows.append(row(f"k{i:04d}", picture, phash=phash, colours=colour, area=area, known=known))
     # Equal pixels have equal hashes.
     first = {}
@@ -209,7 +218,8 @@ def search_all_pairs(rows):
     for i, r in enumerate(kept):
         for better in kept[:i]:
             same = (better.phash, better.colours, r.phash, r.colours)
-            if not r.known and image_hashes.is_near(*same):
+            levels = float(image_hashes.colour_limit(min(r.area, better.area)))
+            if not r.known and image_hashes.is_near(*same, max_colour_distance=levels):
                 target[r.key] = better.key
                 break
     groups = {}
