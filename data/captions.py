@@ -13,6 +13,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 Rule = Callable[[str], str | None]
 
@@ -84,7 +85,7 @@ def repair_caption(text: str) -> str:
 
 
 @functools.cache
-def _repairs() -> "object":
+def _repairs() -> Any:
     import ftfy
 
     return ftfy.TextFixerConfig(

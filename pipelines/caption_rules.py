@@ -146,7 +146,6 @@ RULES = (
         "drop_web_addresses",
         "Holds an address",
         "A web address is in it.",
-        _FIT400M,
         find=_finder(captions.find_web_address),
     ),
     Rule(

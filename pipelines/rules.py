@@ -179,7 +179,8 @@ def _judge(
         return None
     if rule.describe is not None:
         return rule.describe(subject, values)
-    unit = f" {SETTINGS[rule.setting].unit}".rstrip()
+    unit = SETTINGS[rule.setting].unit
+    unit = f" {unit.removesuffix('s') if measure == 1 else unit}".rstrip()
     side = "at least" if rule.bound == "min" else "at most"
     shown = f"{measure:,}" if isinstance(measure, int) else f"{measure:.3g}"
     return f"{shown}{unit}; {side} {threshold:,} allowed"

@@ -4,12 +4,13 @@
 
 import argparse
 import importlib.resources
+import pathlib
 import re
 
 import numpy as np
 import pytest
 
-from parti.pipelines import rule_settings, rules
+from parti.pipelines import rule_docs, rule_settings, rules
 
 PUBLISHED = ("cc3m", "cc12m", "align", "fit400m", "laion400m", "coyo700m", "datacomp_basic")
 
@@ -191,3 +192,9 @@ def test_settings_as_json_and_for_duplicates() -> None:
         "max_images_per_caption": 10,
     }
     assert rule_settings.check("near_duplicates", None) == "none"
+
+
+def test_the_page_of_rules_is_up_to_date() -> None:
+    page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "clean_rules.md"
+    renew = "run `python -m parti.pipelines.rule_docs > docs/clean_rules.md`"
+    assert page.read_text(encoding="utf-8") == rule_docs.page(), renew
