@@ -151,7 +151,7 @@ def _html_table(rows: Table) -> str:
         for row in rows[1:]
     )
     return (
-        f'<div class="scroll"><table><thead><tr>{heading}</tr></thead>'
+        f'<div class="panel scroll"><table><thead><tr>{heading}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
