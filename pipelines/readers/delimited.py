@@ -139,7 +139,7 @@ def _open(file: BinaryIO, offset: int) -> _Lines:
         left = offset
         while left and (skipped := len(content.read(min(left, _SKIPPED_BYTES)))):
             left -= skipped
-    return _Lines(io.BufferedReader(cast(io.RawIOBase, content)), offset)
+    return _Lines(content, offset)
 
 
 def header(path: str, kind: str, chosen: columns.Given) -> tuple[tuple[str, ...], columns.Given]:

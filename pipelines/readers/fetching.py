@@ -207,16 +207,19 @@ class Fetcher:
     def _ask(self, task: _Task, host: _Host, done: "queue.SimpleQueue[Any]") -> None:
         """Makes a request, in a thread of its own."""
         s = self.settings
-        answer = http.get(
-            self._pool,
-            task.url,
-            connect_timeout=s.connect_timeout,
-            read_timeout=s.read_timeout,
-            total_timeout=s.total_timeout,
-            max_bytes=s.max_bytes,
-            user_agent=s.user_agent,
-            respect_opt_out=s.respect_opt_out,
-        )
+        try:
+            answer = http.get(
+                self._pool,
+                task.url,
+                connect_timeout=s.connect_timeout,
+                read_timeout=s.read_timeout,
+                total_timeout=s.total_timeout,
+                max_bytes=s.max_bytes,
+                user_agent=s.user_agent,
+                respect_opt_out=s.respect_opt_out,
+            )
+        except Exception as error:  # else the row would be waited for, for ever
+            answer = http.Answer(reason="fetch_failed", measure=repr(error)[:200])
         with self._lock:
             host.active -= 1
             self._free += 1

@@ -304,7 +304,9 @@ def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
         return Answer(reason="fetch_refused", measure=measure)
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return Answer(reason="fetch_no_host", measure=measure)
-    if is_over or isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
+    refused = isinstance(error, urllib3.exceptions.NewConnectionError)  # a kind of time-out there
+    slow = isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError)
+    if is_over or (slow and not refused):
         return Answer(reason="fetch_timeout", measure=measure, again=True)
     if isinstance(error, urllib3.exceptions.SSLError):
         return Answer(reason="fetch_tls", measure=measure)

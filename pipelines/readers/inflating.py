@@ -7,7 +7,7 @@ import gzip
 import io
 import lzma
 import zlib
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import zstandard
 
@@ -30,7 +30,7 @@ SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, MemoryError)
 
 
-def inflated(file: BinaryIO) -> tuple[BinaryIO, bool]:
+def inflated(file: BinaryIO) -> tuple[io.BufferedReader, bool]:
     """Returns the content of a file that may be compressed, by its first bytes.
 
     Args:
@@ -43,9 +43,9 @@ def inflated(file: BinaryIO) -> tuple[BinaryIO, bool]:
     counted = _Counted(file)
     for magic, make in _MAGIC.items():
         if counted.peek(len(magic)) == magic:
-            bounded = _Bounded(cast(BinaryIO, make(cast(BinaryIO, counted))), counted)
-            return cast(BinaryIO, io.BufferedReader(bounded, _CHUNK)), True
-    return cast(BinaryIO, counted), False
+            bounded = _Bounded(make(cast(BinaryIO, counted)), counted)
+            return io.BufferedReader(bounded, _CHUNK), True
+    return io.BufferedReader(counted, _CHUNK), False
 
 
 class _Counted(io.RawIOBase):
@@ -63,20 +63,20 @@ class _Counted(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int = -1) -> bytes:
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if self._ahead:
-            size = len(self._ahead) if size < 0 else size
-            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            data, self._ahead = self._ahead[: len(buffer)], self._ahead[len(buffer) :]
         else:
-            data = self._file.read(size)
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
         self.num_bytes += len(data)
-        return data
+        return len(data)
 
 
 class _Bounded(io.RawIOBase):
     """Reads a decompressor's output as long as it is in proportion to its input."""
 
-    def __init__(self, content: BinaryIO, compressed: _Counted) -> None:
+    def __init__(self, content: Any, compressed: _Counted) -> None:
         self._content, self._compressed = content, compressed
         self._num_bytes = 0
 
@@ -84,7 +84,7 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._content.read(len(buffer))
+        data = self._content.read1(len(buffer))  # what comes before damage is not lost
         buffer[: len(data)] = data
         self._num_bytes += len(data)
         if self._num_bytes > FREE_BYTES + MAX_RATIO * self._compressed.num_bytes:

@@ -230,5 +230,6 @@ def utf8(name: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what an error says, in one short line."""
-    return utf8(" ".join(str(error).split())[:200]) or type(error).__name__
+    """Returns what an error says, in one short line; not where on this machine."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return utf8(" ".join(said.split())[:200]) or type(error).__name__
