@@ -23,6 +23,7 @@ SETTINGS = rule_settings.SETTINGS
 _PRESETS = "parti.pipelines.presets"
 _KEYS = ("title", "source", "base", "rules", "not_applied")
 _MAX_BASES = 8
+_METAVARS = {"names": "A,B", "file": "FILE", "switch": "BOOL", "count": "N", "number": "X"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for setting in SETTINGS.values():
         unit = f", in {setting.unit}" if setting.unit else ""
         switch: dict[str, Any] = {"nargs": "?", "const": "true"} if setting.kind == "switch" else {}
-        metavar = {"names": "A,B", "file": "FILE", "switch": "BOOL"}.get(setting.kind, "N")
+        metavar = _METAVARS.get(setting.kind) or "|".join((*setting.choices, "none"))
         group.add_argument(f"--{setting.name}", help=setting.help + unit, metavar=metavar, **switch)
 
 
