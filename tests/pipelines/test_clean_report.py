@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parti.pipelines import clean_histograms, clean_report
+from parti.pipelines import clean_histograms, clean_report, clean_report_fields
 
 PICTURE = clean_report.small_picture(np.full((30, 60, 3), (200, 30, 30), np.uint8))
 RUN: clean_report.Run = {
@@ -26,8 +26,8 @@ RUN: clean_report.Run = {
 }
 
 
-def sample(key: str, text: str = "a red box", **more: Any) -> clean_report.Sample:
-    return clean_report.Sample(key=key, text=text, picture=PICTURE, **more)  # type: ignore[typeddict-item]
+def sample(key: str, text: str = "a red box", **more: Any) -> clean_report_fields.Sample:
+    return clean_report_fields.Sample(key=key, text=text, picture=PICTURE, **more)  # type: ignore[typeddict-item]
 
 
 def minimal() -> dict[str, Any]:
