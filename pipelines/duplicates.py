@@ -259,9 +259,13 @@ class _FollowLinks(beam.PTransform):
                 | f"Target {number}" >> beam.GroupByKey()
                 | f"Jump {number}" >> beam.FlatMap(_jump)
             )
-        return links | "Decide" >> beam.Map(
-            lambda link: candidates.Decision(link[0], link[1], link[2], link[4])
-        )
+        return links | "Decide" >> beam.Map(_decide)
+
+
+def _decide(link: tuple[str, ...]) -> candidates.Decision:
+    """Returns the decision of a link; its measure too says which copy stays, for the rejects."""
+    identity, reason, measure, _, group = link
+    return candidates.Decision(identity, reason, f"{measure}, as {group}", group)
 
 
 def _ask_target(link: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:

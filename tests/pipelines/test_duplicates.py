@@ -84,7 +84,8 @@ def test_best_copy_stays(tmp_path):
         "a-light": ("duplicate_pair", "b-large"),
         "recoded": ("duplicate_image", "b-large"),
     }
-    assert measures["small"] == "same bytes" and measures["recoded"] == "same pixels"
+    assert measures["small"] == "same bytes, as b-large"
+    assert measures["recoded"] == "same pixels, as b-large"
     assert find(tmp_path, rows, exact="none")[0] == {}
     only_pairs = {"a-light": ("duplicate_pair", "b-large"), "small": ("duplicate_pair", "c-large")}
     assert find(tmp_path, rows, exact="pair")[0] == only_pairs
@@ -154,7 +155,7 @@ def test_colours_and_captions_must_agree(tmp_path):
     }
     decisions, measures, _ = find(tmp_path, rows, near="pair")
     assert decisions == {"c": ("near_duplicate", "a")}
-    assert measures == {"c": "2 bits, 0.0 levels"}
+    assert measures == {"c": "2 bits, 0.0 levels, as a"}
     assert find(tmp_path, rows, near="image", max_distance=1)[0] == {}
 
 
