@@ -2,45 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The built wheel holds the tree, and works from another folder without it."""
 
-import contextlib
-import importlib.metadata
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import zipfile
 
+import packages
 import pytest
 import tiny_models
 
 import parti
 from parti.engine import bundles
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDERS = ("parti", "data", "tasks", "models", "engine", "pipelines", "t5x_configs", "workflow")
 NOT_PACKAGED = (".pyc", ".bak", ".orig", ".tmp")
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Builds the wheel from a copy of the tree, so that nothing is left in it."""
-    source = tmp_path_factory.mktemp("source")
-    for name in FOLDERS:
-        shutil.copytree(
-            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy2(ROOT / name, source / name)
-    output = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(output), str(source)]
-    # `make venv` installs a setuptools that is new enough; without it pip fetches one.
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        if int(importlib.metadata.version("setuptools").split(".")[0]) >= 77:
-            pip.append("--no-build-isolation")
-    subprocess.run(pip, check=True, cwd=output)
-    (built,) = output.glob("*.whl")
-    return built
+    source = packages.copy_tree(tmp_path_factory.mktemp("source"))
+    return packages.build_wheel(source, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +42,7 @@ def run(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory):
             text=True,
         )
         assert ended.returncode == 0, ended.stderr
-        assert str(ROOT) not in ended.stdout
+        assert str(packages.ROOT) not in ended.stdout
         return ended.stdout
 
     return run
@@ -71,12 +52,12 @@ def test_the_wheel_holds_the_tree(wheel: pathlib.Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = set()
-    for folder in FOLDERS:
+    for folder in packages.FOLDERS:
         inside = "parti" if folder == "parti" else f"parti/{folder}"
-        for path in (ROOT / folder).rglob("*"):
+        for path in (packages.ROOT / folder).rglob("*"):
             if not path.is_file() or "__pycache__" in path.parts or path.suffix in NOT_PACKAGED:
                 continue
-            expected.add(f"{inside}/{path.relative_to(ROOT / folder).as_posix()}")
+            expected.add(f"{inside}/{path.relative_to(packages.ROOT / folder).as_posix()}")
     assert packed == expected
 
 
