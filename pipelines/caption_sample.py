@@ -25,7 +25,7 @@ from parti.pipelines import writers
 
 MAX_CHARACTERS = 2_000  # of a caption; the rest is cut off
 _BINS_PER_DOUBLING = 512  # steps of the threshold, each of 0.14%
-_COUNT_UNIT = 16  # what the smallest weight is rounded to, so that roots of counts differ
+_TIMES_UNIT = 16  # what the smallest weight is rounded to, so that roots of counts differ
 
 
 class Row(NamedTuple):
@@ -33,13 +33,13 @@ class Row(NamedTuple):
 
     Attributes:
       text: in normal form.
-      count: how often it counts in learning, relative to the others; at least 1.
+      times: how often it counts in learning, relative to the others; at least 1.
       occurrences: how many captions of the data it stands for.
       language: its code, or "" if that is not clear.
     """
 
     text: str
-    count: int
+    times: int
     occurrences: float
     language: str = ""
 
@@ -125,5 +125,5 @@ def _bin(text: str, value: float) -> int:
 
 def _row(text: str, occurrences: int, value: float, threshold: float) -> Row:
     chance = min(1.0, value / threshold)
-    count = round(_COUNT_UNIT * max(value, threshold) / threshold)
-    return Row(text, count, round(occurrences / chance, 3))
+    times = round(_TIMES_UNIT * max(value, threshold) / threshold)
+    return Row(text, times, round(occurrences / chance, 3))

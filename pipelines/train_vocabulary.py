@@ -10,7 +10,6 @@ not learnt from; the report says how well the vocabulary fits them.
 
 import argparse
 import dataclasses
-import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,7 @@ MODEL_NAME = "vocabulary.model"
 TEXT_LENGTH = 128  # tokens of a caption that the text encoder sees
 _TRAIN, _HELD_OUT = "train", "held-out"
 _FACTS = "facts.json"
+_FORMATS = ("tfrecord", "webdataset", "folder")
 _MAX_HELD_OUT = 20_000
 _ROWS_PER_SHARD = 100_000
 # Below this the likeliest language of a caption is often the wrong one.
@@ -84,19 +84,25 @@ def find_sources(
 
     Raises:
       FileNotFoundError: no such files, or an unfinished folder.
-      ValueError: unknown format.
+      ValueError: unknown format, or a table.
     """
     found: set[readers.Source] = set()
     for pattern in patterns:
-        unfinished = os.path.isdir(pattern.rstrip("/") + manifests.UNFINISHED_SUFFIX)
+        unfinished = files.is_dir(pattern.rstrip("/") + manifests.UNFINISHED_SUFFIX)
         if files.exists(files.join(pattern, manifests.FILE_NAME)) or (
-            unfinished and not os.path.exists(pattern)
+            unfinished and not files.is_dir(pattern)
         ):
             manifests.read(pattern, "pairs")
         found.update(readers.find_sources([pattern]))
-    train, held_out = [], []
+    train: list[readers.Source] = []
+    held_out: list[readers.Source] = []
     for source in sorted(found, key=lambda source: source.paths):
-        is_held_out = os.path.basename(source.paths[0]).startswith("validation-")
+        if source.format not in _FORMATS:
+            raise ValueError(
+                f"{source.paths[0]}: a table, whose pictures may have to be fetched; make pairs of "
+                "it first, with `parti clean`"
+            )
+        is_held_out = files.name(source.paths[0]).startswith("validation-")
         (held_out if is_held_out else train).append(source)
     return train, held_out
 
@@ -202,7 +208,7 @@ def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, MODEL_NAME)
         size = vocabularies.train_sentencepiece(
-            ((row.text, row.count) for row in read_sample(directory)),
+            ((row.text, row.times) for row in read_sample(directory)),
             path,
             settings.sentencepiece,
         )

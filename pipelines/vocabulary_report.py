@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of `parti vocab`: `report.json`, and a page with the same figures and captions."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +62,10 @@ def render(report: Mapping[str, Any]) -> str:
         languages=[(_language(row["language"]), row) for row in report["languages"]],
         bars=_bars(report["histogram"], report["text_length"]),
         kinds=[(_KINDS[kind], n, n / size) for kind, n in report["pieces"].items() if n],
-        examples=[_example(row, report["text_length"]) for row in report["examples"]],
+        examples=[
+            (_language(code), [_example(row, report["text_length"]) for row in group])
+            for code, group in itertools.groupby(report["examples"], lambda row: row["language"])
+        ],
         long_examples=[_example(row, report["text_length"]) for row in report["long_examples"]],
         strange=[(c, f"U+{ord(c):04X}", n) for c, n in report["strange"]],
         share=_share,
@@ -83,7 +87,7 @@ def _bars(histogram: list[float], text_length: int) -> list[dict[str, Any]]:
     """Returns the bars of the lengths, without the empty ones between the last and the limit."""
     num = len(histogram) - 1
     edges = [-(-index * text_length // num) for index in range(num + 1)]
-    bars = [
+    bars: list[dict[str, Any]] = [
         {"name": f"{edges[i] + 1}–{edges[i + 1]}", "share": histogram[i], "cut": False}
         for i in range(num)
     ]
@@ -110,4 +114,4 @@ def _example(row: Mapping[str, Any], text_length: int) -> dict[str, Any]:
             }
         )
     more = row["num_tokens"] - 1 - len(pieces)
-    return {**row, "shown": pieces, "more": more, "named": _language(row["language"])}
+    return {**row, "shown": pieces, "more": more}

@@ -64,7 +64,7 @@ def test_a_sample_is_bounded_and_stands_for_all(sample):
     assert len(each) == 1 and 5.5 < each.pop() < 6.8
     total = sum(row.occurrences for row in rows.values())
     assert abs(total - len(DATA)) < 3 * 6 * 500**0.5
-    ratio = rows["photo"].count / rows[min(rare)].count
+    ratio = rows["photo"].times / rows[min(rare)].times
     assert ratio == pytest.approx(900 / rows[min(rare)].occurrences, rel=0.05)
 
 
