@@ -193,7 +193,9 @@ def _limit(rule: clean_report_fields.Rule) -> str:
         return f"{shown} and {len(value) - _MAX_NAMES} more" if value[_MAX_NAMES:] else shown
     if isinstance(value, bool) or value is None:
         return ""
-    text = f"{value:,}" if isinstance(value, int | float) else value
+    if isinstance(value, float):
+        value = f"{value:g}"
+    text = f"{value:,}" if isinstance(value, int) else value
     return f"{text} {rule['unit']}".strip()
 
 

@@ -22,7 +22,7 @@ RUN: clean_report.Run = {
     "seconds": 90.0,
     "num_workers": 2,
     "peak_memory": 910_000_000,
-    "steps": [{"name": "Examine", "seconds": 60.0}],
+    "steps": [{"name": "Examine", "seconds": 60.0}, {"name": "Write", "seconds": 30.0}],
 }
 
 
@@ -223,6 +223,7 @@ def test_long_captions_are_cut(tmp_path: pathlib.Path) -> None:
     [
         (5000, "bytes", "Limit: 5,000 bytes"),
         (0.3, "", "Limit: 0.3 "),
+        (2.0, "to 1", "Limit: 2 to 1 "),
         (["en", "de"], "", "Limit: en, de "),
         (list("abcdef"), "", "Limit: a, b, c, d and 2 more "),
         (None, "px", None),
@@ -235,6 +236,16 @@ def test_limits(tmp_path: pathlib.Path, threshold: Any, unit: str, text: str | N
     page = text_of((tmp_path / "report.html").read_text())
     assert text in page if text else "Limit:" not in page
     assert "After ours" not in page
+
+
+def test_where_all_are_alike_nothing_is_drawn(tmp_path: pathlib.Path) -> None:
+    report = full()
+    report["histograms"] = [clean_histograms.histogram("side", {5: 9}, {5: 4}, [64])]
+    report["captions"] = {"top": [("a tree", 1), ("a wall", 1)]}
+    clean_report.write(tmp_path, report)
+    page = (tmp_path / "report.html").read_text()
+    assert "All alike: 9 before, 4 kept." in page and 'class="plot"' not in page
+    assert "No caption came twice." in page and "a wall" not in page
 
 
 def test_what_a_run_does_not_have_is_not_on_the_page(tmp_path: pathlib.Path) -> None:
