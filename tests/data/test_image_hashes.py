@@ -185,3 +185,14 @@ def test_variants_that_differ_in_a_colour_are_not_near() -> None:
     other[64:192, 64:192] = (198, 134, 66)  # the next darker skin
     a, b = image_hashes.fingerprint(image), image_hashes.fingerprint(other)
     assert a[0] == b[0] and not image_hashes.is_near(*a, *b)
+
+
+@pytest.mark.parametrize("size", [(512, 700), (1025, 1027), (513, 3000)])
+def test_large_pictures_keep_their_fingerprint(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(4)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8))
+    image = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+    a = image_hashes.fingerprint(image)
+    b = image_hashes.fingerprint(images.resize(image, 256))
+    assert image_hashes.distance(a[0], b[0]) <= 1
+    assert image_hashes.colour_distance(a[1], b[1]) < 2.5

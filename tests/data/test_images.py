@@ -88,6 +88,7 @@ def test_exif_orientation(orientation: int) -> None:
 
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     np.testing.assert_array_equal(images.decode_image(data), expected)
+    assert images.read_size(data) == expected.shape[1::-1]
 
 
 def test_animation_gives_its_first_frame() -> None:
@@ -102,6 +103,8 @@ def test_broken_files_are_not_images(noise: np.ndarray) -> None:
     good = images.encode_png(noise)
     jpeg = encode(Image.fromarray(noise), "JPEG")
     eps = encode(Image.fromarray(noise), "EPS")
+    with pytest.raises(ValueError, match="^not an image"):
+        images.read_size(b"text")
     for data in (b"", b"text", good[: len(good) // 2], jpeg[: len(jpeg) // 2], good[:20], eps):
         with pytest.raises(ValueError, match="^not an image"):
             images.decode_image(data)
