@@ -12,10 +12,8 @@ import functools
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
-
-Rule = Callable[[str], str | None]
 
 # Characters without a place in a caption: format characters, lone halves of surrogate pairs. The
 # joiners (200C, 200D) stay: scripts and emoji need them.
@@ -43,8 +41,6 @@ _NO_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _SEPARATORS = " \t-\u2013\u2014|:;,.\u00b7\u2022>\u00bb*#"
 
-MAX_CHARACTERS = 2_000
-MAX_REPEATS = 0.5
 _MIN_WORDS_TO_REPEAT = 6
 _MIN_LETTERS_TO_SHOUT = 10
 _PASSES = 4
@@ -237,61 +233,3 @@ def find_affix(text: str, affixes: Sequence[str]) -> str | None:
 def _found(pattern: re.Pattern[str], text: str) -> str | None:
     found = pattern.search(text)
     return found.group() if found else None
-
-
-# The rules of `clean_rules` before `pipelines.rules`; they go when nothing asks for them.
-
-
-def _empty(text: str) -> str | None:
-    return None if text else "no text"
-
-
-def _no_letters(text: str) -> str | None:
-    return None if has_letters(text) else "no letter"
-
-
-def _too_long(text: str) -> str | None:
-    return f"{len(text)} characters" if len(text) > MAX_CHARACTERS else None
-
-
-def _address(text: str) -> str | None:
-    found = find_web_address(text) or find_email(text)
-    return f"holds {found!r}" if found else None
-
-
-def _file_name(text: str) -> str | None:
-    return "a file name" if find_file_name(text) else None
-
-
-def _repetitive(text: str) -> str | None:
-    share = top_word_share(text)
-    return f"one word is {share:.0%} of it" if share > MAX_REPEATS else None
-
-
-RULES: dict[str, Rule] = {
-    "caption_empty": _empty,
-    "caption_no_letters": _no_letters,
-    "caption_too_long": _too_long,
-    "caption_address": _address,
-    "caption_file_name": _file_name,
-    "caption_repetitive": _repetitive,
-}
-
-
-def rejection(text: str, rules: Iterable[str] = tuple(RULES)) -> tuple[str, str] | None:
-    """Returns the first rule that rejects a caption and its measure, or None.
-
-    Args:
-      text: a caption in normal form.
-      rules: names of `RULES`, in the order of asking.
-
-    Raises:
-      ValueError: no such rule.
-    """
-    for name in rules:
-        if name not in RULES:
-            raise ValueError(f"No caption rule {name!r}; there are {sorted(RULES)}.")
-        measure = RULES[name](text)
-        if measure is not None:
-            return name, measure
-    return None

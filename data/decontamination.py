@@ -10,6 +10,7 @@ of the set that is shorter, if it is the same text; both in the form of `data.te
 picture is hit if it is near-equal to one of the set, as `data.image_hashes` says.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -66,6 +67,16 @@ class EvaluationSet:
     def num_images(self) -> int:
         """How many pictures were added."""
         return len(self._images)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that was added, in the order of adding, and of the limits."""
+        digest = hashlib.sha256(repr((self._num_words, self._limits, self._images)).encode())
+        for text in self._captions:
+            digest.update(text.encode("utf-8", "replace") + b"\n")
+        for caption in sorted(self._hashes):
+            digest.update(caption)
+        return digest.hexdigest()
 
     @classmethod
     def load(

@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 _BYTES = ("content", "pixels", "colours", "caption")
 
@@ -54,9 +55,9 @@ class Candidate:
         return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, line: str) -> "Candidate":
-        """Reads a line that `to_json` made."""
-        values = json.loads(line)
+    def from_json(cls, line: str, **missing: Any) -> "Candidate":
+        """Reads a line that `to_json` made; `missing` are fields that were left out of it."""
+        values = json.loads(line) | missing
         for name in _BYTES:
             values[name] = bytes.fromhex(values[name])
         return cls(**values | {"phash": int(values["phash"], 16), "words": tuple(values["words"])})

@@ -21,7 +21,6 @@ from parti.pipelines import (
     clean_histograms,
     clean_reasons,
     clean_report_fields,
-    clean_report_old,
     pages,
 )
 
@@ -42,10 +41,6 @@ _COPIES = {
 }
 
 Report, Run = clean_report_fields.Report, clean_report_fields.Run
-
-# Until the command calls `write`.
-NUM_SAMPLES, STAGES = clean_report_old.NUM_SAMPLES, clean_report_old.STAGES
-render, megabytes = clean_report_old.render, pages.size
 
 
 def write(directory: files.Path, report: Mapping[str, Any], run: Run | None = None) -> None:

@@ -13,22 +13,34 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from parti.data import files, records
+from parti.data import files, records, tfrecords
 from parti.pipelines import candidates, clean_report, options, readers, spills, writers
+from parti.pipelines.readers import fetching
 
 COUNTERS = "parti.clean"  # for the displays of remote runners; the report counts the output
 TAGS = ("stretches", "rejected", "facts", "samples")
 _TICK_EVERY = 16
 _MAX_CAPTION = 400  # characters in a sample
+SAMPLE_SIZE = 24
+NEAR = "near:"  # begins the name of the sample of pairs that a rule nearly dropped
 
 Fact = tuple[str, Any]  # name, value: what is counted
 
 
 class Source(NamedTuple):
-    """A source and the name of its spill."""
+    """A source and the name of its spill.
+
+    Attributes:
+      name: of the spill.
+      source: what to read.
+      hashes: of pairs that an earlier run cleaned, the file with their rows; they are not judged.
+      only: if given, the keys to take; other pairs are passed over.
+    """
 
     name: str
     source: readers.Source
+    hashes: str = ""
+    only: frozenset[str] | None = None
 
 
 class Passed(NamedTuple):
@@ -49,10 +61,14 @@ class Examined(NamedTuple):
     Attributes:
       result: the pair, or why it is rejected.
       facts: what is to be counted, whether it passed or not.
+      closeness: rule -> how near a pair that passed came to being dropped by it; 0 is nearest.
+      measures: rule -> the number that it looked at.
     """
 
     result: Passed | readers.Rejected
     facts: Sequence[Fact] = ()
+    closeness: Mapping[str, float] = {}
+    measures: Mapping[str, float] = {}
 
 
 Examiner = Callable[[records.ImageTextPair], Examined]
@@ -65,28 +81,43 @@ class Sampler:
     so the sample that is chosen in the end does not depend on how rows fall to workers.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int = SAMPLE_SIZE) -> None:
         self._size = size
-        self._largest: dict[str, list[float]] = collections.defaultdict(list)
+        self._largest: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
 
-    def rank(self, reason: str, key: str) -> float | None:
-        """Returns the hash of a row, or None if it cannot be in the sample."""
-        rank = writers.hash_fraction(key, reason)
-        heap = self._largest[reason]
+    def offer(
+        self,
+        name: str,
+        key: str,
+        text: str,
+        measure: str,
+        image: bytes,
+        rank: float = 0.0,
+    ) -> list[tuple[str, list[Any]]]:
+        """Returns [(name, row)] if a pair may be in a sample of the report, else [].
+
+        Args:
+          name: of the sample.
+          key: of the pair.
+          text: its caption.
+          measure: what a rule has to say.
+          image: the encoded picture, or b"".
+          rank: the smallest are taken; of equal ones those whose keys have the smallest hash.
+
+        Returns:
+          A row is [rank, hash, key, text, measure, thumbnail].
+        """
+        place = (rank, writers.hash_fraction(key, name))
+        heap = self._largest[name]  # turned round: the worst row is first
+        worst = (-place[0], -place[1])
         if len(heap) < self._size:
-            heapq.heappush(heap, -rank)
-        elif rank > -heap[0]:
-            return None
+            heapq.heappush(heap, worst)
+        elif worst <= heap[0]:
+            return []
         else:
-            heapq.heapreplace(heap, -rank)
-        return rank
-
-    def row(self, reason: str, key: str, text: str, measure: str, image: bytes) -> list[Any] | None:
-        """Returns a row of the report's sample, with a thumbnail; None if it cannot be in it."""
-        rank = self.rank(reason, key)
-        if rank is None:
-            return None
-        return [rank, key, text[: _MAX_CAPTION], measure, clean_report.thumbnail(image)]
+            heapq.heapreplace(heap, worst)
+        short = text[:_MAX_CAPTION]
+        return [(name, [*place, key, short, measure, clean_report.thumbnail(image)])]
 
 
 class ExamineSources(beam.PTransform):
@@ -101,6 +132,7 @@ class ExamineSources(beam.PTransform):
         examiner: Callable[[], Examiner],
         spill_dir: files.Path,
         num_shards: Mapping[str, int],
+        fetch: fetching.FetchSettings | None = None,
     ) -> None:
         """Sets how.
 
@@ -108,9 +140,11 @@ class ExamineSources(beam.PTransform):
           examiner: makes the function that judges a pair, once in each worker.
           spill_dir: an existing folder for spills; every worker must reach it.
           num_shards: split -> files that it will have.
+          fetch: how pictures of URLs are fetched.
         """
         super().__init__("Examine sources")
-        self._work = _ExamineSource(examiner, str(spill_dir), dict(num_shards))
+        fetch = fetch or fetching.FetchSettings()
+        self._work = _ExamineSource(examiner, str(spill_dir), dict(num_shards), fetch)
 
     def expand(self, sources: beam.PCollection) -> Any:
         """Returns the tagged outputs; the main one is `candidates`."""
@@ -119,19 +153,27 @@ class ExamineSources(beam.PTransform):
 
 class _ExamineSource(beam.DoFn):
     def __init__(
-        self, examiner: Callable[[], Examiner], spill_dir: str, num_shards: dict[str, int]
+        self,
+        examiner: Callable[[], Examiner],
+        spill_dir: str,
+        num_shards: dict[str, int],
+        fetch: fetching.FetchSettings,
     ) -> None:
         self._make_examiner, self._spill_dir = examiner, spill_dir
-        self._num_shards = num_shards
+        self._num_shards, self._fetch = num_shards, fetch
 
     def setup(self) -> None:
         self._examine = self._make_examiner()
-        self._sampler = Sampler(clean_report.NUM_SAMPLES)
+        self._sampler = Sampler()
+        self._fetcher = fetching.Fetcher(self._fetch)
+
+    def teardown(self) -> None:
+        self._fetcher.close()
 
     def process(self, item: Source) -> Iterator[Any]:
         spill = spills.Spill.open(self._spill_dir, item.name)
         if spill is None:
-            spill = self._spill(item)
+            spill = self._take_over(item) if item.hashes else self._spill(item)
         else:
             options.tick(spill.notes["read"], item.source.num_bytes)
         yield from spill.candidates()
@@ -153,19 +195,24 @@ class _ExamineSource(beam.DoFn):
         samples: list[tuple[str, list[Any]]] = []
         facts: collections.Counter[Fact] = collections.Counter()
         ticks = _Ticks(item.source.num_bytes)
-        for row in readers.read_source(item.source):
+        for row in readers.read_source(item.source, self._fetcher):
+            if item.only is not None and row.key not in item.only:
+                continue
             image = b"" if isinstance(row, readers.Rejected) else row.image
             examined = Examined(row) if isinstance(row, readers.Rejected) else self._examine(row)
             facts.update(examined.facts)
             result = examined.result
             if isinstance(result, Passed):
                 writer.add(*result)
+                for rule, distance in examined.closeness.items():
+                    key, text = result.pair.key, result.pair.text
+                    measure = f"{examined.measures[rule]:.4g}"
+                    samples += self._sampler.offer(NEAR + rule, key, text, measure, image, distance)
             else:
                 rejected.append(dataclasses.asdict(result))
-                sample = self._sampler.row(
+                samples += self._sampler.offer(
                     result.reason, result.key, result.text, result.measure, image
                 )
-                samples += [(result.reason, sample)] if sample else []
             ticks.count(len(image))
         ticks.end()
         return writer.finish(
@@ -176,6 +223,19 @@ class _ExamineSource(beam.DoFn):
                 "samples": samples,
             }
         )
+
+    def _take_over(self, item: Source) -> spills.Spill:
+        """Makes a spill of pairs that an earlier run has cleaned."""
+        writer = spills.SpillWriter(self._spill_dir, item.name, self._num_shards)
+        ticks = _Ticks(item.source.num_bytes)
+        with files.open(item.hashes) as lines:
+            pairs = tfrecords.read(item.source.paths[0])
+            for line, serialized in zip(lines, pairs, strict=True):
+                row = candidates.Candidate.from_json(line.decode(), id="", known=True)
+                writer.add(records.ImageTextPair.from_example(serialized), row)
+                ticks.count(len(serialized))
+        ticks.end()
+        return writer.finish({"read": ticks.total, "rejected": [], "facts": [], "samples": []})
 
 
 class _Ticks:

@@ -20,12 +20,12 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import captions, file_names, images, prompts, records, tfrecords
+from parti.data import captions, file_names, files, images, prompts, records, tfrecords
 from parti.engine import bundles, manifests
 from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
 from parti.models.text_to_image import sampling
-from parti.pipelines import gallery, model_handlers, options, staging, writers
+from parti.pipelines import gallery, model_handlers, options, staging
 
 MANIFEST_LINES = "manifest.jsonl"
 DEFAULT_BUNDLE = "runs/demo/bundle"
@@ -119,7 +119,7 @@ class _WritePrompt(beam.DoFn):
         lines = []
         for index, picture in enumerate(drawn.pictures):
             path = folder / f"{index:03d}.png"
-            writers.write_bytes(path, images.encode_png(picture))
+            files.write_bytes(path, images.encode_png(picture))
             generation = records.Generation(
                 prompt_id=prompt.id,
                 prompt=prompt.text,
@@ -134,7 +134,7 @@ class _WritePrompt(beam.DoFn):
             tokens = drawn.image_tokens[index].tolist()
             lines.append(json.dumps([generation.to_json(), tokens]))
         part = part_path(self._directory, prompt.id)
-        writers.write_bytes(part, "\n".join(lines).encode("utf-8"))
+        files.write_bytes(part, "\n".join(lines).encode("utf-8"))
         options.tick(len(lines))
         yield prompt.id
 

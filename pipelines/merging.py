@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Final shards of the pairs in spills: each gathers its stretches, without what was dropped."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -110,20 +109,9 @@ class _WriteShard(beam.DoFn):
         count = self._num_shards[split]
         prefix = split if suffix == ".tfrecord" else f"{HASHES}-{split}"
         name = file_names.shard_name(prefix, index, count, suffix)
-        path = files.join(self._directory, name)
         framed = map(tfrecords.frame, items) if suffix == ".tfrecord" else items
-        digest, num_bytes = hashlib.sha256(), 0
-        with files.replacing(path) as file:
-            for data in framed:
-                file.write(data)
-                digest.update(data)
-                num_bytes += len(data)
-        return {
-            "name": name,
-            "count": len(items),
-            "num_bytes": num_bytes,
-            "sha256": digest.hexdigest(),
-        }
+        written = writers.write_file(files.join(self._directory, name), framed)
+        return {**written, "count": len(items)}
 
 
 def _line(row: candidates.Candidate) -> bytes:

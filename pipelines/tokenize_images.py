@@ -19,11 +19,11 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import file_names, images, records, tfrecords
+from parti.data import file_names, files, images, records, tfrecords
 from parti.engine import flags as flags_lib
 from parti.engine import manifests
 from parti.engine import progress as progress_lib
-from parti.pipelines import model_handlers, options, staging, writers
+from parti.pipelines import model_handlers, options, staging
 
 RECONSTRUCTIONS = "reconstructions"
 REJECTED_FILE = "rejected.jsonl"
@@ -144,7 +144,7 @@ class _JoinShard(beam.DoFn):
             pieces = [piece_path(self._directory, folder, shard, i) for i in range(len(counts))]
             _join(pieces, self._directory / folder / shard)
         report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
-        writers.write_bytes(
+        files.write_bytes(
             self._directory / _FINISHED / f"{shard}.json", json.dumps(report).encode()
         )
         for folder in self._folders:
@@ -327,7 +327,7 @@ def _run_shards(
     if not counts["train"]:
         raise ValueError(f"no image of the train split could be read: {''.join(rejected[:1])}")
     if rejected:
-        writers.write_bytes(stage.path / REJECTED_FILE, "".join(rejected).encode())
+        files.write_bytes(stage.path / REJECTED_FILE, "".join(rejected).encode())
     for folder in (_PIECES, _FINISHED):
         shutil.rmtree(stage.path / folder, ignore_errors=True)
     progress.done(f"{sum(counts[split] for split in records.SPLITS)} images")

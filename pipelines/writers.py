@@ -8,15 +8,12 @@ written.files | writers.CollectJson(stage.path / ".files.json")
 
 import hashlib
 import json
-import os
-import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 
-from parti.data import file_names, tfrecords
-from parti.engine import manifests
+from parti.data import file_names, files, tfrecords
 
 # A worker sorts one shard in memory, so shards are kept small.
 TARGET_SHARD_BYTES = 32 * 2**20
@@ -62,7 +59,7 @@ class WriteShards(beam.PTransform):
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: files.Path,
         prefix: str,
         num_shards: int,
         suffix: str = ".tfrecord",
@@ -80,7 +77,7 @@ class WriteShards(beam.PTransform):
         super().__init__(f"Write {prefix}")
         if suffix not in (".tfrecord", ".jsonl"):
             raise ValueError(f"suffix {suffix!r}: choose .tfrecord or .jsonl")
-        self._writer = _WriteShard(os.fspath(directory), prefix, num_shards, suffix, unique)
+        self._writer = _WriteShard(str(directory), prefix, num_shards, suffix, unique)
         self._num_shards = num_shards
 
     def expand(self, pcoll: beam.PCollection) -> Any:
@@ -119,32 +116,30 @@ class _WriteShard(beam.DoFn):
                 written.append(data)
             last = key
         name = file_names.shard_name(self._prefix, shard, self._num_shards, self._suffix)
-        path = pathlib.Path(self._directory, name)
         if self._suffix == ".tfrecord":
-            tfrecords.write(path, written)
+            framed = map(tfrecords.frame, written)
         else:
-            write_bytes(path, b"".join(line + b"\n" for line in written))
-        yield {
-            "name": name,
-            "count": len(written),
-            "num_bytes": path.stat().st_size,
-            "sha256": manifests.hash_file(path),
-        }
+            framed = (line + b"\n" for line in written)
+        yield {**write_file(files.join(self._directory, name), framed), "count": len(written)}
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file so that it appears whole; safe when a worker does its work twice."""
-    partial = pathlib.Path(f"{os.fspath(path)}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+def write_file(path: files.Path, parts: Iterable[bytes]) -> dict[str, Any]:
+    """Writes a file that appears whole; returns {name, num_bytes, sha256} of it."""
+    digest, num_bytes = hashlib.sha256(), 0
+    with files.replacing(path) as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+            num_bytes += len(part)
+    return {"name": files.name(path), "num_bytes": num_bytes, "sha256": digest.hexdigest()}
 
 
 class CollectJson(beam.PTransform):
     """Writes all elements (JSON values) to one file, as a sorted list; for small results."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(f"Collect {os.path.basename(path)}")
-        self._path = os.fspath(path)
+    def __init__(self, path: files.Path) -> None:
+        super().__init__(f"Collect {files.name(path)}")
+        self._path = str(path)
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Returns a collection of one element, the path."""
@@ -152,15 +147,14 @@ class CollectJson(beam.PTransform):
 
         def write(values: list[Any]) -> str:
             lines = sorted(json.dumps(value, sort_keys=True) for value in values)
-            write_bytes(path, b"[" + ",\n".join(lines).encode() + b"]\n")
+            files.write_bytes(path, b"[" + ",\n".join(lines).encode() + b"]\n")
             return path
 
         return pcoll | beam.combiners.ToList() | beam.Map(write)
 
 
-def read_collected(path: str | os.PathLike[str]) -> list[Any]:
+def read_collected(path: files.Path) -> list[Any]:
     """Returns what `CollectJson` wrote, and removes the file."""
-    file = pathlib.Path(path)
-    values = json.loads(file.read_text(encoding="utf-8"))
-    file.unlink()
+    values = json.loads(files.read_bytes(path))
+    files.remove(path)
     return values

@@ -29,37 +29,6 @@ def test_normal_form(raw: str, normal: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        ("", "caption_empty"),
-        ("123 - 456", "caption_no_letters"),
-        ("word " * 500, "caption_too_long"),
-        ("see https://example.org now", "caption_address"),
-        ("write to someone@example.org", "caption_address"),
-        ("IMG_20481", "caption_file_name"),
-        ("sunset-at-sea.jpg", "caption_file_name"),
-        ("buy buy buy buy now now", "caption_repetitive"),
-    ],
-)
-def test_rejected(text: str, rule: str) -> None:
-    found = captions.rejection(text)
-    assert found is not None and found[0] == rule and found[1]
-
-
-@pytest.mark.parametrize(
-    "text", ["a red circle", "赤い丸", "no no no", "the cat, the dog and the bird", "Ω", "image 7"]
-)
-def test_kept(text: str) -> None:
-    assert captions.rejection(text) is None
-
-
-def test_rules_can_be_chosen() -> None:
-    assert captions.rejection("", rules=["caption_too_long"]) is None
-    with pytest.raises(ValueError, match="No caption rule 'x'"):
-        captions.rejection("", rules=["x"])
-
-
-@pytest.mark.parametrize(
     ("broken", "mended"),
     [
         ("cafÃ©", "café"),

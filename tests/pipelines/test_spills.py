@@ -129,7 +129,7 @@ def run(sources, spill_dir, output, *flags):
         facts | "Facts" >> writers.CollectJson(output / "facts.json")
         (
             examined.samples
-            | beam.Map(lambda s: [s[0], s[1][1]])
+            | beam.Map(lambda s: [s[0], s[1][2]])
             | "Sam" >> writers.CollectJson(output / "samples.json")
         )
 

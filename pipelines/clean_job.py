@@ -1,0 +1,259 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The job of `parti clean`, in three steps.
+
+1. *Examine* (`examining`, `judging`): a worker reads a source, judges each pair alone, and writes
+   those that pass to the source's spill. Only a light row of each goes through the runner.
+2. *Decide*: of pairs with one key one stays; then duplicates and counts over pairs (`duplicates`).
+3. *Merge* (`merging`): each shard gathers its pairs from all spills, without those dropped.
+
+The bytes of what is written depend on input and settings alone, not on workers or runner.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from parti.data import files
+from parti.pipelines import (
+    candidates,
+    clean_report,
+    clean_results,
+    clean_settings,
+    duplicates,
+    examining,
+    judging,
+    merging,
+    readers,
+    writers,
+)
+from parti.pipelines.readers import fetching
+
+SPILLS, EVALUATION = "spills", "evaluation.zip"
+_FILES, _FACTS, _SAMPLES = "files.json", "facts.json", "samples.json"
+_CAPTIONS, _GROUPS = "captions.json", "groups.json"
+_DESCRIBED = ("rejected", "facts", "samples", "captions")
+
+
+class _OnePerKey(beam.DoFn):
+    """Of candidates with one key passes the best; a decision for each of the others."""
+
+    def process(self, group: tuple[str, Iterable[candidates.Candidate]]) -> Iterator[Any]:
+        key, rows = group
+        best: candidates.Candidate | None = None
+        for row in rows:
+            worse = None if best is None else max(row, best, key=lambda r: r.order)
+            best = row if best is None else min(row, best, key=lambda r: r.order)
+            if worse is not None:
+                decision = candidates.Decision(worse.id, "duplicate_key", "", key)
+                yield beam.pvalue.TaggedOutput("decisions", decision)
+        assert best is not None, "a group has a row"
+        yield best
+
+
+class _Describe:
+    """Says of each merged pair what the report and the rejected rows need."""
+
+    def __init__(self, settings: clean_settings.CleanSettings) -> None:
+        self._settings = settings
+        self._sampler = examining.Sampler()
+
+    def __call__(
+        self, row: merging.Kept | merging.Dropped, shown: Mapping[str, int]
+    ) -> Iterator[beam.pvalue.TaggedOutput]:
+        pair, is_kept = row.pair, isinstance(row, merging.Kept)
+        group = row.row.key if isinstance(row, merging.Kept) else row.decision.group
+        measure = "" if isinstance(row, merging.Kept) else row.decision.measure
+        reason = "kept" if isinstance(row, merging.Kept) else row.decision.reason
+        beam.metrics.Metrics.counter(examining.COUNTERS, reason).inc()
+        samples = self._sampler.offer(reason, pair.key, pair.text, measure, pair.image)
+        if group in shown:
+            name = clean_results.group_sample(group, is_kept)
+            samples += self._sampler.offer(name, pair.key, pair.text, measure, pair.image)
+        for name, sample in samples:
+            yield beam.pvalue.TaggedOutput("samples", (name, tuple(sample)))
+        if is_kept:
+            yield beam.pvalue.TaggedOutput("captions", pair.text)
+            width, height = pair.metadata[judging.ORIGINAL_SIZE]
+            facts = judging.caption_facts(pair.text, pair.metadata, self._settings, judging.KEPT)
+            facts += judging.picture_facts(width, height, row.row.num_bytes, judging.KEPT)
+            yield from (beam.pvalue.TaggedOutput("facts", (fact, 1)) for fact in facts)
+        else:
+            rejected = readers.Rejected(pair.key, reason, measure, pair.text, pair.source)
+            yield beam.pvalue.TaggedOutput("rejected", rejected)
+
+
+def build(
+    root: beam.Pipeline,
+    settings: clean_settings.CleanSettings,
+    sources: Sequence[examining.Source],
+    directory: files.Path,
+    scratch: files.Path,
+    fetch: fetching.FetchSettings,
+    old_rejected: Sequence[tuple[str, frozenset[str]]] = (),
+) -> beam.PCollection:
+    """Adds the job to a pipeline.
+
+    Args:
+      root: the pipeline.
+      settings: the rules and the form of the output.
+      sources: what to read, each with a name of its own.
+      directory: an existing folder; pairs, hashes and rejected rows are written there.
+      scratch: a folder for counts, with `SPILLS` in it, and `EVALUATION` if the settings name an
+        evaluation set; every worker must reach both.
+      fetch: how pictures of URLs are fetched.
+      old_rejected: files of rejected rows to take over, and reasons whose rows are left out.
+
+    Returns:
+      What is known of each written file: {name, count, num_bytes, sha256}.
+    """
+    spill_dir = files.join(scratch, SPILLS)
+    evaluation = files.join(scratch, EVALUATION) if settings.evaluation else ""
+    judge = functools.partial(judging.Judge, settings, evaluation)
+    examined = (
+        root
+        | "Sources" >> beam.Create(list(sources))
+        | beam.Reshuffle()  # so that workers share them
+        | examining.ExamineSources(judge, spill_dir, settings.shards, fetch)
+    )
+    unique = (
+        examined.candidates
+        | "By key" >> beam.Map(lambda row: (row.key, row))
+        | "Group keys" >> beam.GroupByKey()
+        | "One per key" >> beam.ParDo(_OnePerKey()).with_outputs("decisions", main="rows")
+    )
+    copies = unique.rows | duplicates.FindDuplicates(settings.duplicates)
+    groups = copies | _Groups()
+    decisions = (unique.decisions, copies) | "Decisions" >> beam.Flatten()
+    merged = {
+        "stretches": examined.stretches,
+        "decisions": decisions,
+        "shown": groups | "Shown groups" >> beam.Map(lambda found: found["sizes"]),
+    } | merging.MergeSpills(spill_dir, directory, settings.shards, _Describe(settings), _DESCRIBED)
+    old = root | "Old rejected" >> beam.Create(list(old_rejected)) | beam.FlatMap(read_rejected)
+    rejected = (examined.rejected, merged.rejected, old) | "Rejected" >> beam.Flatten()
+    rejected_files = (
+        rejected
+        | "Line" >> beam.Map(lambda row: (row.key, row.to_json().encode("utf-8", "replace")))
+        | writers.WriteShards(
+            directory, "rejected", settings.num_rejected_shards, ".jsonl", unique=False
+        )
+    )
+    written = (merged.files, rejected_files.files) | "Files" >> beam.Flatten()
+    written | writers.CollectJson(files.join(scratch, _FILES))
+    reasons = rejected | "Reason" >> beam.Map(lambda r: ((clean_results.REJECTED, r.reason), 1))
+    (
+        (examined.facts, merged.facts, reasons)
+        | "All facts" >> beam.Flatten()
+        | "Count" >> beam.CombinePerKey(sum)
+        | "Fact" >> beam.Map(lambda item: [*item[0], item[1]])
+        | writers.CollectJson(files.join(scratch, _FACTS))
+    )
+    (
+        (examined.samples, merged.samples)
+        | "All samples" >> beam.Flatten()
+        | beam.combiners.Top.SmallestPerKey(examining.SAMPLE_SIZE)
+        | "Sample" >> beam.Map(lambda item: [item[0], item[1]])
+        | writers.CollectJson(files.join(scratch, _SAMPLES))
+    )
+    merged.captions | _TopCaptions(files.join(scratch, _CAPTIONS))
+    groups | writers.CollectJson(files.join(scratch, _GROUPS))
+    return written
+
+
+class _Largest(beam.CombineFn):
+    """Of (name, number): how many there are, the sum of the numbers, and the first `size` names."""
+
+    def __init__(self, size: int, order: Callable[[str, int], Any]) -> None:
+        self._size, self._order = size, order
+
+    def create_accumulator(self) -> tuple[int, int, list[tuple[str, int]]]:
+        return 0, 0, []
+
+    def add_input(self, accumulator: Any, item: tuple[str, int]) -> Any:
+        count, total, first = accumulator
+        first.append(item)
+        return count + 1, total + item[1], self._cut(first) if len(first) > 999 else first
+
+    def merge_accumulators(self, accumulators: Iterable[Any]) -> Any:
+        parts = list(accumulators)
+        first = [item for _, _, items in parts for item in items]
+        return sum(p[0] for p in parts), sum(p[1] for p in parts), self._cut(first)
+
+    def extract_output(self, accumulator: Any) -> tuple[int, int, list[tuple[str, int]]]:
+        count, total, first = accumulator
+        return count, total, self._cut(first)
+
+    def _cut(self, items: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        return sorted(items, key=lambda item: self._order(*item))[: self._size]
+
+
+class _Groups(beam.PTransform):
+    """Decisions to {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}}."""
+
+    def expand(self, decisions: beam.PCollection) -> beam.PCollection:
+        order = _order_by_hash
+        return (
+            decisions
+            | "In groups" >> beam.Filter(lambda decision: decision.group)
+            | "Group" >> beam.Map(lambda decision: decision.group)
+            | "Sizes" >> beam.combiners.Count.PerElement()
+            | "Some groups" >> beam.CombineGlobally(_Largest(clean_report.NUM_GROUPS, order))
+            | "As groups"
+            >> beam.Map(
+                lambda found: {
+                    "num_groups": found[0],
+                    "num_dropped": found[1],
+                    "sizes": {key: count + 1 for key, count in found[2]},
+                }
+            )
+        )
+
+
+def _order_by_hash(name: str, count: int) -> Any:
+    del count
+    return writers.hash_fraction(name, "group"), name
+
+
+def _order_by_count(name: str, count: int) -> Any:
+    return -count, name
+
+
+class _TopCaptions(beam.PTransform):
+    """Captions to a file with {distinct, top: [[caption, pairs], ...]}."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def expand(self, captions: beam.PCollection) -> beam.PCollection:
+        most = _Largest(clean_report.NUM_TOP_CAPTIONS, _order_by_count)
+        return (
+            captions
+            | beam.combiners.Count.PerElement()
+            | "Most frequent" >> beam.CombineGlobally(most)
+            | "As captions" >> beam.Map(lambda found: {"distinct": found[0], "top": found[2]})
+            | writers.CollectJson(self._path)
+        )
+
+
+def collected(scratch: files.Path) -> clean_results.Collected:
+    """Returns what the job counted; removes its files."""
+    names = (_FILES, _FACTS, _SAMPLES, _CAPTIONS, _GROUPS)
+    found, facts, samples, captions, groups = (
+        writers.read_collected(files.join(scratch, name)) for name in names
+    )
+    return clean_results.Collected(found, facts, samples, captions[0], groups[0])
+
+
+def read_rejected(item: tuple[str, frozenset[str]]) -> Iterator[readers.Rejected]:
+    """Yields the rows of a file of rejected rows, but those with one of the reasons."""
+    path, without = item
+    with files.open(path) as lines:
+        for line in lines:
+            row = readers.Rejected(**json.loads(line))
+            if row.reason not in without:
+                yield row

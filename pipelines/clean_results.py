@@ -1,0 +1,182 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the job of `parti clean` counted and sampled, as the content of its report."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parti.data import records
+from parti.pipelines import (
+    clean_histograms,
+    clean_reasons,
+    clean_settings,
+    examining,
+    judging,
+    rules,
+)
+
+REJECTED = "rejected"  # a fact: (REJECTED, reason)
+_SHOWN_KEPT = "kept"
+_PICTURE = clean_reasons.PICTURE
+_EVALUATION_REASONS = ("contaminated_caption", "contaminated_image")
+# The histogram that shows a rule's threshold.
+_LIMITS = {
+    "side": ("min_side",),
+    "aspect": ("max_aspect_ratio",),
+    "words": ("min_words", "max_words"),
+    "characters": ("min_characters", "max_characters"),
+    "similarity": ("min_similarity",),
+    "nsfw": ("max_nsfw",),
+    "watermark": ("max_watermark",),
+    "aesthetic": ("min_aesthetic",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What the job wrote beside the pairs.
+
+    Attributes:
+      files: {name, count, num_bytes, sha256} of each file.
+      facts: [name, value, count].
+      samples: [name, rows], a row being [rank, hash, key, text, measure, thumbnail].
+      captions: {distinct, top: [[text, count], ...]} of the kept pairs.
+      groups: {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}}.
+    """
+
+    files: Sequence[Mapping[str, Any]]
+    facts: Sequence[Sequence[Any]]
+    samples: Sequence[Sequence[Any]]
+    captions: Mapping[str, Any]
+    groups: Mapping[str, Any]
+
+
+def make_report(
+    collected: Collected, settings: clean_settings.CleanSettings, inputs: Sequence[str]
+) -> dict[str, Any]:
+    """Returns the content of `clean_report.Report`."""
+    counts: dict[str, dict[Any, int]] = collections.defaultdict(dict)
+    for name, value, count in collected.facts:
+        counts[name][value] = count
+    samples = {name: [_sample(row) for row in rows] for name, rows in collected.samples}
+    splits = {
+        split: sum(f["count"] for f in collected.files if f["name"].startswith(f"{split}-"))
+        for split in records.SPLITS
+    }
+    kept, rejected = sum(splits.values()), counts[REJECTED]
+    read = kept + sum(rejected.values())
+    data = (f for f in collected.files if f["name"].endswith(".tfrecord"))
+    report = {
+        "read": read,
+        "kept": kept,
+        "splits": splits,
+        "num_bytes": sum(file["num_bytes"] for file in data),
+        "settings": settings.to_dict(),
+        "inputs": list(inputs),
+        "rules": _rules(read, rejected, counts, samples, settings),
+        "not_applied": [dataclasses.asdict(row) for row in settings.rules.not_applied],
+        "kept_samples": samples.get(_SHOWN_KEPT, []),
+        "histograms": _histograms(counts, settings),
+        "captions": {**collected.captions, "repairs": _repairs(counts)},
+        "copies": _copies(collected.groups, samples),
+    }
+    if settings.evaluation:
+        report["evaluation"] = _evaluation(settings, rejected, samples)
+    return report
+
+
+def _sample(row: Sequence[Any]) -> dict[str, Any]:
+    *_, key, text, measure, picture = row
+    return {"key": key, "text": text, "measure": measure, "picture": picture}
+
+
+def _rules(
+    read: int,
+    rejected: Mapping[str, int],
+    counts: Mapping[str, Mapping[Any, int]],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    settings: clean_settings.CleanSettings,
+) -> list[dict[str, Any]]:
+    """Returns a row for each reason, in the order in which they are looked for."""
+    described = {row["name"]: row for row in rules.describe(settings.rules)}
+    stages = {name: row["stage"] for name, row in described.items()}
+    known = [name for name in described if stages[name] not in (_PICTURE, clean_reasons.COPIES)]
+    known += ["image_undecodable", *(n for n in described if stages[n] == _PICTURE)]
+    known += [*(_EVALUATION_REASONS if settings.evaluation else ()), "duplicate_key"]
+    known += [name for name in described if stages[name] == clean_reasons.COPIES]
+    order = {name: place for place, name in enumerate(clean_reasons.REASONS)}
+    early = [name for name in rejected if name not in known]
+    early.sort(key=lambda name: (order.get(name, len(order)), name))
+    rows, seen = [], read
+    for name in [*early, *known]:
+        dropped = rejected.get(name, 0)
+        row = {
+            **described.get(name, {"name": name}),
+            "seen": seen,
+            "dropped": dropped,
+            "without_value": sum(counts[judging.NO_VALUE + name].values()),
+            "dropped_samples": samples.get(name, []),
+            "near_samples": samples.get(examining.NEAR + name, []),
+        }
+        rows.append(row)
+        seen -= dropped
+    return rows
+
+
+def _histograms(
+    counts: Mapping[str, Mapping[Any, int]], settings: clean_settings.CleanSettings
+) -> list[clean_histograms.Histogram]:
+    histograms = []
+    for name in clean_histograms.MEASURES:
+        before = counts[judging.BEFORE + name]
+        if not before:
+            continue
+        values = [settings.rules.values.get(limit) for limit in _LIMITS.get(name, ())]
+        limits = [value for value in values if value is not None]
+        kept = counts[judging.KEPT + name]
+        histograms.append(clean_histograms.histogram(name, before, kept, limits))
+    return histograms
+
+
+def _repairs(counts: Mapping[str, Mapping[Any, int]]) -> list[dict[str, Any]]:
+    found = (
+        (title, sum(counts[judging.CHANGED + name].values()))
+        for name, title in rules.CHANGES.items()
+    )
+    return [{"title": title, "count": count, "examples": []} for title, count in found if count]
+
+
+def group_sample(key: str, is_kept: bool) -> str:
+    """Returns the name of the sample of a shown group's copies."""
+    return f"group:{'kept' if is_kept else 'dropped'}:{key}"
+
+
+def _copies(
+    groups: Mapping[str, Any], samples: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    shown = []
+    for key, size in sorted(groups["sizes"].items()):
+        kept = samples.get(group_sample(key, True), [])
+        if kept:
+            dropped = samples.get(group_sample(key, False), [])
+            shown.append({"size": size, "kept": kept[0], "dropped": dropped})
+    return {
+        "num_groups": groups["num_groups"],
+        "num_dropped": groups["num_dropped"],
+        "groups": shown,
+    }
+
+
+def _evaluation(
+    settings: clean_settings.CleanSettings,
+    rejected: Mapping[str, int],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, Any]:
+    hits = [
+        {"pair": sample, "set": reason.removeprefix("contaminated_"), "matched": sample["measure"]}
+        for reason in _EVALUATION_REASONS
+        for sample in samples.get(reason, [])
+    ]
+    return {"sets": [], "hits": hits}

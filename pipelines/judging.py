@@ -1,0 +1,183 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `parti clean` does with one pair, alone: rules, hashes, evaluation sets, the new picture.
+
+The order is that of cost: the caption and the scores of the metadata, the size of the picture, its
+pixels, the evaluation sets. The first that rejects a pair is its reason.
+"""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from parti.data import crops, decontamination, image_hashes, images, records, text_hashes
+from parti.pipelines import (
+    candidates,
+    clean_histograms,
+    clean_settings,
+    examining,
+    readers,
+    rule_subjects,
+    rules,
+    writers,
+)
+
+ORIGINAL_SIZE = "original_size"  # in the metadata: [width, height] before crop and resize
+# A JPEG is decoded at a size of at least so many sides of the output: see `images.decode`.
+_DRAFT_SIDES = 2
+BEFORE, KEPT, NO_VALUE, CHANGED = "before:", "kept:", "no_value:", "changed:"
+_SCORES = ("similarity", "nsfw", "watermark", "aesthetic")
+
+
+class Judge:
+    """Judges pairs by the same settings."""
+
+    def __init__(self, settings: clean_settings.CleanSettings, evaluation: str = "") -> None:
+        """Opens the evaluation set.
+
+        Args:
+          settings: the rules and the form of the output.
+          evaluation: where `EvaluationSet.save` put it; "" for none.
+        """
+        self._settings = settings
+        self._evaluation = decontamination.EvaluationSet.open(evaluation) if evaluation else None
+
+    def __call__(self, pair: records.ImageTextPair) -> examining.Examined:
+        """Applies every rule that needs only this pair, then crops, resizes and encodes."""
+        measures: dict[str, float] = {}
+        text, rejection, notes = rules.examine_caption(
+            pair.text, pair.metadata, self._settings.rules, measures
+        )
+        facts = [_fact_of_note(note) for note in notes]
+        facts += caption_facts(text, pair.metadata, self._settings, BEFORE)
+
+        def rejected(reason: str, measure: str) -> examining.Examined:
+            row = readers.Rejected(pair.key, reason, measure, text, pair.source)
+            return examining.Examined(row, facts)
+
+        if rejection:
+            return rejected(*rejection)
+        try:
+            picture = images.decode(pair.image, draft_side=_DRAFT_SIDES * self._settings.image_size)
+        except ValueError as error:
+            return rejected("image_undecodable", str(error))
+        facts += picture_facts(picture.width, picture.height, len(pair.image), BEFORE)
+        rejection = rules.examine_image(
+            picture.width,
+            picture.height,
+            len(pair.image),
+            picture.pixels,
+            self._settings.rules,
+            rule_subjects.image_format(pair.image),
+            measures,
+        )
+        if rejection:
+            return rejected(*rejection)
+        phash, colours = image_hashes.fingerprint(picture.pixels)
+        area = picture.width * picture.height
+        if self._evaluation and (hit := self._evaluation.hit(text, phash, colours, area)):
+            return rejected(*hit)
+        cleaned = self._cleaned(pair, text, picture, phash)
+        candidate = candidates.Candidate(
+            id="",
+            key=pair.key,
+            split=self._split(pair),
+            content=xxhash.xxh3_128_digest(pair.image),
+            pixels=pixel_hash(picture),
+            phash=phash,
+            colours=colours,
+            caption=text_hashes.caption_hash(text),
+            words=text_hashes.minhash(text) if self._settings.duplicates.near_captions else (),
+            area=area,
+            num_bytes=len(pair.image),
+        )
+        close = {
+            name: rules.closeness(name, m, self._settings.rules) for name, m in measures.items()
+        }
+        return examining.Examined(examining.Passed(cleaned, candidate), facts, close, measures)
+
+    def _cleaned(
+        self, pair: records.ImageTextPair, text: str, picture: images.Picture, phash: int
+    ) -> records.ImageTextPair:
+        """Returns the record to write."""
+        settings = self._settings
+        pixels = crops.fit(picture.pixels, settings.image_size, settings.crop, pair.key)
+        encode = (
+            images.encode_png
+            if settings.image_format == "png"
+            else functools.partial(images.encode_jpeg, quality=settings.jpeg_quality)
+        )
+        metadata = dict(pair.metadata)
+        if not _is_size(metadata.get(ORIGINAL_SIZE)):  # a pair may have been cleaned before
+            metadata[ORIGINAL_SIZE] = [picture.width, picture.height]
+        if records.CAPTIONS in metadata:
+            more = metadata[records.CAPTIONS]
+            # Whatever the metadata had there, it becomes a list of texts.
+            texts = [c for c in (more if isinstance(more, list) else [more]) if isinstance(c, str)]
+            repaired = (rules.repair(caption, settings.rules)[0] for caption in texts)
+            metadata[records.CAPTIONS] = [caption for caption in repaired if caption]
+        return records.ImageTextPair(
+            key=pair.key,
+            image=encode(pixels),
+            text=text,
+            width=settings.image_size,
+            height=settings.image_size,
+            source=pair.source,
+            sha256=hashlib.sha256(pair.image).hexdigest(),
+            phash=f"{phash:016x}",
+            metadata=metadata,
+        )
+
+    def _split(self, pair: records.ImageTextPair) -> str:
+        """Returns the split that the metadata name, else one by the hash of the key."""
+        split = str(pair.metadata.get("split"))
+        if split in records.SPLITS:
+            return split
+        fraction = writers.hash_fraction(pair.key, "split")
+        return "validation" if fraction < self._settings.validation_fraction else "train"
+
+
+def pixel_hash(picture: images.Picture) -> bytes:
+    """Returns 16 bytes that depend on a picture's size and pixels."""
+    digest = xxhash.xxh3_128(repr((picture.width, picture.height, picture.pixels.shape)).encode())
+    digest.update(np.ascontiguousarray(picture.pixels).data)
+    return digest.digest()
+
+
+def caption_facts(
+    text: str, metadata: Mapping[str, Any], settings: clean_settings.CleanSettings, prefix: str
+) -> list[examining.Fact]:
+    """Returns the bins of a caption and of the scores that the metadata have."""
+    values = {"words": float(len(text.split())), "characters": float(len(text))}
+    caption = rule_subjects.Caption(text, metadata)
+    for name in _SCORES:
+        scores = caption.scores(settings.rules.values[f"{name}_fields"])
+        values |= {name: scores[0]} if scores else {}
+    return [_bin(prefix, name, value) for name, value in values.items()]
+
+
+def picture_facts(width: int, height: int, num_bytes: int, prefix: str) -> list[examining.Fact]:
+    """Returns the bins of a picture of so many pixels and bytes."""
+    short = min(width, height)
+    values = {"side": short, "aspect": max(width, height) / short, "kilobytes": num_bytes / 1000}
+    return [_bin(prefix, name, value) for name, value in values.items()]
+
+
+def _bin(prefix: str, name: str, value: float) -> examining.Fact:
+    return prefix + name, clean_histograms.MEASURES[name].bin(value)
+
+
+def _fact_of_note(note: str) -> examining.Fact:
+    """Returns what is counted of a note of `rules.examine_caption`."""
+    if note.startswith(rules.NO_VALUE):
+        return NO_VALUE + note.removeprefix(rules.NO_VALUE), ""
+    return CHANGED + note, ""
+
+
+def _is_size(value: Any) -> bool:
+    """Returns whether a value of the metadata is [width, height]."""
+    return isinstance(value, list) and [type(side) for side in value] == [int, int]
