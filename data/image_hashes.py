@@ -50,7 +50,7 @@ def pixel_hash(image: np.ndarray) -> bytes:
       image: [height, width, 3] uint8.
     """
     digest = xxhash.xxh3_128(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.digest()
 
 

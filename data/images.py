@@ -30,8 +30,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
 _SIDEWAYS = 5  # from this orientation on, width and height change places
 
 
