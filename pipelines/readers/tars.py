@@ -5,6 +5,7 @@
 A member's name is only a key and never becomes a path on disk.
 """
 
+import io
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Members of one key may lie apart in a tar, but not further than this.
 MAX_PENDING_GROUPS = 256
 MAX_PENDING_BYTES = 64 * 2**20
-_MAX_HEADER_BYTES = 16 * 2**10  # of an extended header: a name of this length is no key anyway
+_MAX_HEADER_BYTES = 8 * 2**10  # of an extended header: a name of this length is no key anyway
+_MAX_READS_PAST_END = 3  # `tarfile` itself would read on for as long as a header claims
 _LIMITS = {
     ".txt": (rows.MAX_CAPTION_BYTES, "caption_too_long"),
     ".json": (rows.MAX_METADATA_BYTES, "metadata_too_large"),
@@ -76,6 +78,20 @@ class _StrictTarInfo(tarfile.TarInfo):
         raise tarfile.ReadError("a sparse member")  # its map has no bound
 
 
+class _Stream:
+    """What `tarfile` reads: it ends with an error if it is read on and on after its end."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file, self._num_past_end = file, 0
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._num_past_end += not data
+        if self._num_past_end > _MAX_READS_PAST_END:
+            raise EOFError("the file was cut off")
+        return data
+
+
 def read_tar(file: BinaryIO, source: str) -> Iterator[rows.Row]:
     """Yields the pairs of a tar in img2dataset layout, read as a stream.
 
@@ -116,7 +132,7 @@ def read_tar(file: BinaryIO, source: str) -> Iterator[rows.Row]:
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, bytes | Refused]]:
     """Yields (name, content) of the members that matter."""
-    content, _ = inflating.inflated(file)
+    content: Any = _Stream(inflating.inflated(file)[0])
     # A name that is not UTF-8 is still a key.
     with tarfile.open(fileobj=content, mode="r|", tarinfo=_StrictTarInfo, errors="replace") as tar:
         while member := tar.next():
