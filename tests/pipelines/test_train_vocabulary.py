@@ -4,12 +4,13 @@
 
 import json
 
+import fake_remote
 import numpy as np
 import pytest
 import tiny_models
 
 from parti.data import captions as captions_lib
-from parti.data import file_names, images, records, tfrecords, vocabularies
+from parti.data import file_names, files, images, records, tfrecords, vocabularies
 from parti.engine import bundles, manifests
 from parti.pipelines import model_handlers, staging, train_vocabulary
 
@@ -121,6 +122,19 @@ def test_same_bytes(pairs, vocabulary, tmp_path, how):
             assert (tmp_path / "v" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_same_bytes_in_an_object_store(pairs, vocabulary, tmp_path, monkeypatch):
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    for path in pairs.iterdir():
+        files.write_bytes(f"store://in/pairs/{path.name}", path.read_bytes())
+    flags = ["--vocab_size=400", "--num_sentinels=2", "--character_coverage=1"]
+    output = "store://out/vocabulary"
+    train_vocabulary.run(["--input=store://in/pairs", f"--output={output}", *flags])
+    names = {files.name(entry.path) for entry in files.walk("store://out")}
+    assert names == {path.name for path in vocabulary.iterdir()}
+    for name in names - {"manifest.json"}:
+        assert files.read_bytes(f"{output}/{name}") == (vocabulary / name).read_bytes(), name
+
+
 def test_sample_is_bounded_and_settings_count(pairs, tmp_path):
     flags = [f"--input={pairs}", f"--output={tmp_path / 'v'}", "--vocab_size=250"]
     flags += ["--no_byte_fallback", "--symbols", "<sep>", "<style>", "--model_type=unigram"]
@@ -143,6 +157,9 @@ def test_messages(pairs, tmp_path):
     (tmp_path / "half.unfinished").mkdir()
     with pytest.raises(FileNotFoundError, match="`parti clean` has not finished; run it again"):
         train_vocabulary.run([f"--input={tmp_path / 'half'}", output])
+    (tmp_path / "table.csv").write_text("url,caption\nhttp://localhost/a.png,a cat\n")
+    with pytest.raises(ValueError, match="table.csv: a table, .* with `parti clean`"):
+        train_vocabulary.run([f"--input={tmp_path / 'table.csv'}", output])
     for flag, message in (
         ("--vocab_size=0", "--vocab_size=0: give a positive number"),
         ("--max_captions=0", "--max_captions=0: give a positive number"),
