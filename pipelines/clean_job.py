@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.runners import runner as beam_runner
 
 from parti.data import files
 from parti.pipelines import (
@@ -27,6 +28,7 @@ from parti.pipelines import (
     examining,
     judging,
     merging,
+    near_duplicates,
     readers,
     writers,
 )
@@ -72,7 +74,9 @@ class _Describe:
         samples = self._sampler.offer(reason, pair.key, pair.text, measure, pair.image)
         if group in shown:
             name = clean_results.group_sample(group, is_kept)
-            samples += self._sampler.offer(name, pair.key, pair.text, measure, pair.image)
+            samples += self._sampler.offer(
+                name, pair.key, pair.text, measure, pair.image, reason=reason
+            )
         for name, sample in samples:
             yield beam.pvalue.TaggedOutput("samples", (name, tuple(sample)))
         if is_kept:
@@ -240,13 +244,17 @@ class _TopCaptions(beam.PTransform):
         )
 
 
-def collected(scratch: files.Path) -> clean_results.Collected:
-    """Returns what the job counted; removes its files."""
+def collected(scratch: files.Path, result: beam_runner.PipelineResult) -> clean_results.Collected:
+    """Returns what the finished job counted; removes its files."""
     names = (_FILES, _FACTS, _SAMPLES, _CAPTIONS, _GROUPS)
     found, facts, samples, captions, groups = (
         writers.read_collected(files.join(scratch, name)) for name in names
     )
-    return clean_results.Collected(found, facts, samples, captions[0], groups[0])
+    wanted = beam.metrics.MetricsFilter().with_name(near_duplicates.NOT_COMPARED)
+    counters = result.metrics().query(wanted)["counters"]
+    skipped = sum(counter.result for counter in counters)
+    groups = {**groups[0], "skipped": skipped}
+    return clean_results.Collected(found, facts, samples, captions[0], groups)
 
 
 def read_rejected(item: tuple[str, frozenset[str]]) -> Iterator[readers.Rejected]:

@@ -161,7 +161,7 @@ def run(argv: Sequence[str]) -> int:
         if evaluation:
             evaluation.save(files.join(stage.scratch, clean_job.EVALUATION))
         progress = progress_lib.Progress("clean", unit="pairs")
-        options.run_pipeline(
+        result = options.run_pipeline(
             lambda root: clean_job.build(
                 root,
                 settings,
@@ -175,8 +175,10 @@ def run(argv: Sequence[str]) -> int:
             progress,
             total_weight=num_bytes,
         )
-        collected = clean_job.collected(stage.scratch)
-        report = clean_results.make_report(collected, settings, flags.input)
+        collected = clean_job.collected(stage.scratch, result)
+        report = clean_results.make_report(
+            collected, settings, flags.input, _evaluation_facts(flags, evaluation)
+        )
         try:
             _check_report(report, flags.input)
         except ValueError:
@@ -205,6 +207,18 @@ def _inputs(
         "decontaminate": list(flags.decontaminate),
         "extend": [flags.extend, *flags.retry_rejected] if flags.extend else [],
         extending.SOURCES: extending.source_files(found, extension),
+    }
+
+
+def _evaluation_facts(
+    flags: argparse.Namespace, evaluation: decontamination.EvaluationSet | None
+) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    return {
+        "name": ", ".join(files.name(pattern) for pattern in flags.decontaminate),
+        "num_captions": evaluation.num_captions,
+        "num_pictures": evaluation.num_images,
     }
 
 

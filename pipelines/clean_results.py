@@ -41,9 +41,10 @@ class Collected:
     Attributes:
       files: {name, count, num_bytes, sha256} of each file.
       facts: [name, value, count].
-      samples: [name, rows], a row being [rank, hash, key, text, measure, thumbnail].
+      samples: [name, rows], a row being [rank, hash, key, text, measure, thumbnail, reason].
       captions: {distinct, top: [[text, count], ...]} of the kept pairs.
-      groups: {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}}.
+      groups: {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}, skipped:
+        comparisons that were left out in crowded buckets}.
     """
 
     files: Sequence[Mapping[str, Any]]
@@ -54,9 +55,19 @@ class Collected:
 
 
 def make_report(
-    collected: Collected, settings: clean_settings.CleanSettings, inputs: Sequence[str]
+    collected: Collected,
+    settings: clean_settings.CleanSettings,
+    inputs: Sequence[str],
+    evaluation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns the content of `clean_report.Report`."""
+    """Returns the content of `clean_report.Report`.
+
+    Args:
+      collected: what the job wrote.
+      settings: of the run.
+      inputs: as the user named them.
+      evaluation: of the evaluation set, {name, num_captions, num_pictures}; None if there is none.
+    """
     counts: dict[str, dict[Any, int]] = collections.defaultdict(dict)
     for name, value, count in collected.facts:
         counts[name][value] = count
@@ -79,17 +90,18 @@ def make_report(
         "not_applied": [dataclasses.asdict(row) for row in settings.rules.not_applied],
         "kept_samples": samples.get(_SHOWN_KEPT, []),
         "histograms": _histograms(counts, settings),
-        "captions": {**collected.captions, "repairs": _repairs(counts)},
+        "captions": {**collected.captions, "repairs": _repairs(counts, samples)},
         "copies": _copies(collected.groups, samples),
     }
-    if settings.evaluation:
-        report["evaluation"] = _evaluation(settings, rejected, samples)
+    if evaluation:
+        report["evaluation"] = _evaluation(evaluation, rejected, samples)
     return report
 
 
 def _sample(row: Sequence[Any]) -> dict[str, Any]:
-    *_, key, text, measure, picture = row
-    return {"key": key, "text": text, "measure": measure, "picture": picture}
+    _, _, key, text, measure, picture, reason = row
+    sample = {"key": key, "text": text, "measure": measure, "picture": picture}
+    return sample | ({"reason": reason} if reason else {})
 
 
 def _rules(
@@ -140,12 +152,18 @@ def _histograms(
     return histograms
 
 
-def _repairs(counts: Mapping[str, Mapping[Any, int]]) -> list[dict[str, Any]]:
-    found = (
-        (title, sum(counts[judging.CHANGED + name].values()))
-        for name, title in rules.CHANGES.items()
-    )
-    return [{"title": title, "count": count, "examples": []} for title, count in found if count]
+def _repairs(
+    counts: Mapping[str, Mapping[Any, int]],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Returns what was changed in captions, with examples of before and after."""
+    rows = []
+    for name, title in rules.CHANGES.items():
+        if count := sum(counts[examining.CHANGED + name].values()):
+            found = samples.get(examining.CHANGED + name, [])
+            examples = [[sample["text"], sample["measure"]] for sample in found]
+            rows.append({"title": title, "count": count, "examples": examples})
+    return rows
 
 
 def group_sample(key: str, is_kept: bool) -> str:
@@ -166,17 +184,19 @@ def _copies(
         "num_groups": groups["num_groups"],
         "num_dropped": groups["num_dropped"],
         "groups": shown,
+        "skipped": groups["skipped"],
     }
 
 
 def _evaluation(
-    settings: clean_settings.CleanSettings,
+    evaluation: Mapping[str, Any],
     rejected: Mapping[str, int],
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
     hits = [
-        {"pair": sample, "set": reason.removeprefix("contaminated_"), "matched": sample["measure"]}
+        {"pair": sample, "set": evaluation["name"], "matched": sample["measure"]}
         for reason in _EVALUATION_REASONS
         for sample in samples.get(reason, [])
     ]
-    return {"sets": [], "hits": hits}
+    num_hits = sum(rejected.get(reason, 0) for reason in _EVALUATION_REASONS)
+    return {"sets": [{**evaluation, "num_hits": num_hits}], "hits": hits}

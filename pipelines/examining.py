@@ -23,6 +23,7 @@ _TICK_EVERY = 16
 _MAX_CAPTION = 400  # characters in a sample
 SAMPLE_SIZE = 24
 NEAR = "near:"  # begins the name of the sample of pairs that a rule nearly dropped
+CHANGED = "changed:"  # of captions that were changed
 
 Fact = tuple[str, Any]  # name, value: what is counted
 
@@ -63,12 +64,14 @@ class Examined(NamedTuple):
       facts: what is to be counted, whether it passed or not.
       closeness: rule -> how near a pair that passed came to being dropped by it; 0 is nearest.
       measures: rule -> the number that it looked at.
+      changes: of a caption that was changed, how it was; the result has it as it is now.
     """
 
     result: Passed | readers.Rejected
     facts: Sequence[Fact] = ()
     closeness: Mapping[str, float] = {}
     measures: Mapping[str, float] = {}
+    changes: Mapping[str, str] = {}
 
 
 Examiner = Callable[[records.ImageTextPair], Examined]
@@ -93,6 +96,7 @@ class Sampler:
         measure: str,
         image: bytes,
         rank: float = 0.0,
+        reason: str = "",
     ) -> list[tuple[str, list[Any]]]:
         """Returns [(name, row)] if a pair may be in a sample of the report, else [].
 
@@ -103,9 +107,10 @@ class Sampler:
           measure: what a rule has to say.
           image: the encoded picture, or b"".
           rank: the smallest are taken; of equal ones those whose keys have the smallest hash.
+          reason: why the pair was dropped, where `name` does not say it.
 
         Returns:
-          A row is [rank, hash, key, text, measure, thumbnail].
+          A row is [rank, hash, key, text, measure, thumbnail, reason].
         """
         place = (rank, writers.hash_fraction(key, name))
         heap = self._largest[name]  # turned round: the worst row is first
@@ -117,7 +122,7 @@ class Sampler:
         else:
             heapq.heapreplace(heap, worst)
         short = text[:_MAX_CAPTION]
-        return [(name, [*place, key, short, measure, clean_report.thumbnail(image)])]
+        return [(name, [*place, key, short, measure, clean_report.thumbnail(image), reason])]
 
 
 class ExamineSources(beam.PTransform):
@@ -202,6 +207,9 @@ class _ExamineSource(beam.DoFn):
             examined = Examined(row) if isinstance(row, readers.Rejected) else self._examine(row)
             facts.update(examined.facts)
             result = examined.result
+            for name, before in examined.changes.items():
+                text = result.pair.text if isinstance(result, Passed) else result.text
+                samples += self._sampler.offer(CHANGED + name, before, before, text, b"")
             if isinstance(result, Passed):
                 writer.add(*result)
                 for rule, distance in examined.closeness.items():

@@ -29,7 +29,7 @@ from parti.pipelines import (
 ORIGINAL_SIZE = "original_size"  # in the metadata: [width, height] before crop and resize
 # A JPEG is decoded at a size of at least so many sides of the output: see `images.decode`.
 _DRAFT_SIDES = 2
-BEFORE, KEPT, NO_VALUE, CHANGED = "before:", "kept:", "no_value:", "changed:"
+BEFORE, KEPT, NO_VALUE = "before:", "kept:", "no_value:"
 _SCORES = ("similarity", "nsfw", "watermark", "aesthetic")
 
 
@@ -53,11 +53,12 @@ class Judge:
             pair.text, pair.metadata, self._settings.rules, measures
         )
         facts = [_fact_of_note(note) for note in notes]
+        changes = {note: pair.text for note in notes if note in rules.CHANGES}
         facts += caption_facts(text, pair.metadata, self._settings, BEFORE)
 
         def rejected(reason: str, measure: str) -> examining.Examined:
             row = readers.Rejected(pair.key, reason, measure, text, pair.source)
-            return examining.Examined(row, facts)
+            return examining.Examined(row, facts, changes=changes)
 
         if rejection:
             return rejected(*rejection)
@@ -98,7 +99,9 @@ class Judge:
         close = {
             name: rules.closeness(name, m, self._settings.rules) for name, m in measures.items()
         }
-        return examining.Examined(examining.Passed(cleaned, candidate), facts, close, measures)
+        return examining.Examined(
+            examining.Passed(cleaned, candidate), facts, close, measures, changes
+        )
 
     def _cleaned(
         self, pair: records.ImageTextPair, text: str, picture: images.Picture, phash: int
@@ -175,7 +178,7 @@ def _fact_of_note(note: str) -> examining.Fact:
     """Returns what is counted of a note of `rules.examine_caption`."""
     if note.startswith(rules.NO_VALUE):
         return NO_VALUE + note.removeprefix(rules.NO_VALUE), ""
-    return CHANGED + note, ""
+    return examining.CHANGED + note, ""
 
 
 def _is_size(value: Any) -> bool:

@@ -135,7 +135,7 @@ def describe(settings: RuleSettings) -> list[dict[str, Any]]:
     rows = []
     for rule in settings.active():
         setting, value = SETTINGS[rule.setting], settings.values[rule.setting]
-        threshold = None if setting.kind in ("switch", "file") else value
+        threshold = None if setting.kind in ("switch", "choice", "file") else value
         row = {name: getattr(rule, name) for name in ("name", "stage", "title", "explanation")}
         row["threshold"] = list(value) if isinstance(threshold, tuple) else threshold
         rows.append({**row, "unit": setting.unit, "source": rule.source})
