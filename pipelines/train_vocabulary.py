@@ -240,9 +240,9 @@ def make_parser() -> flags_lib.Parser:
     help_text = "share of the characters that get a piece, in (0, 1]"
     add("--character_coverage", type=float, default=0.9995, metavar="SHARE", help=help_text)
     help_text = "a character without a piece is unknown, instead of spelled in bytes"
-    add("--no_byte_fallback", dest="byte_fallback", action="store_false", help=help_text)
+    add("--no_byte_fallback", action="store_true", help=help_text)
     help_text = "pieces for training objectives besides <mask>: '<sep>' ..."
-    add("--symbols", nargs="*", default=[], metavar="SYMBOL", help=help_text)
+    add("--symbols", nargs="*", metavar="SYMBOL", help=help_text)
     add("--num_sentinels", type=int, default=0, help="symbols <extra_id_0> ... for span corruption")
     add("--max_captions", type=int, default=2_000_000, help="distinct captions to learn from")
     help_text = "a caption that occurs n times counts n ** POWER: 0 once, 1 every time"
@@ -259,7 +259,10 @@ def check_flags(flags: argparse.Namespace) -> Settings:
     """
     own = {field.name for field in dataclasses.fields(Settings)} - {"sentencepiece"}
     model = {field.name for field in dataclasses.fields(vocabularies.SentencePieceSettings)}
-    values = vars(flags) | {"symbols": tuple(flags.symbols)}
+    values = vars(flags) | {
+        "symbols": tuple(flags.symbols or ()),
+        "byte_fallback": not flags.no_byte_fallback,
+    }
     try:
         return Settings(
             vocabularies.SentencePieceSettings(**{name: values[name] for name in model}),
