@@ -62,15 +62,14 @@ class Examined(NamedTuple):
     Attributes:
       result: the pair, or why it is rejected.
       facts: what is to be counted, whether it passed or not.
-      closeness: rule -> how near a pair that passed came to being dropped by it; 0 is nearest.
-      measures: rule -> the number that it looked at.
+      near: rule -> how near a pair that passed came to being dropped by it (0 is nearest), and what
+        the rule measured.
       changes: of a caption that was changed, how it was; the result has it as it is now.
     """
 
     result: Passed | readers.Rejected
     facts: Sequence[Fact] = ()
-    closeness: Mapping[str, float] = {}
-    measures: Mapping[str, float] = {}
+    near: Mapping[str, tuple[float, str]] = {}
     changes: Mapping[str, str] = {}
 
 
@@ -212,9 +211,8 @@ class _ExamineSource(beam.DoFn):
                 samples += self._sampler.offer(CHANGED + name, before, before, text, b"")
             if isinstance(result, Passed):
                 writer.add(*result)
-                for rule, distance in examined.closeness.items():
-                    key, text = result.pair.key, result.pair.text
-                    measure = f"{examined.measures[rule]:.4g}"
+                key, text = result.pair.key, result.pair.text
+                for rule, (distance, measure) in examined.near.items():
                     samples += self._sampler.offer(NEAR + rule, key, text, measure, image, distance)
             else:
                 rejected.append(dataclasses.asdict(result))

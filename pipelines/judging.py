@@ -96,12 +96,14 @@ class Judge:
             area=area,
             num_bytes=len(pair.image),
         )
-        close = {
-            name: rules.closeness(name, m, self._settings.rules) for name, m in measures.items()
-        }
-        return examining.Examined(
-            examining.Passed(cleaned, candidate), facts, close, measures, changes
-        )
+        near = {name: self._near(name, measure) for name, measure in measures.items()}
+        return examining.Examined(examining.Passed(cleaned, candidate), facts, near, changes)
+
+    def _near(self, rule: str, measure: float) -> tuple[float, str]:
+        """Returns how near a measure is to its rule's threshold, and the measure in words."""
+        unit = rules.SETTINGS[rules.RULES[rule].setting].unit
+        distance = rules.closeness(rule, measure, self._settings.rules)
+        return distance, f"{measure:.4g} {unit}".strip()
 
     def _cleaned(
         self, pair: records.ImageTextPair, text: str, picture: images.Picture, phash: int
