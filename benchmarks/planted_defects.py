@@ -48,8 +48,8 @@ FOREIGN = (
 )
 CAPTION_REASONS = {
     "junk_caption": ("caption_",),
-    "foreign_caption": ("caption_language", "caption_foreign"),
-    "email_caption": ("caption_email", "caption_address"),
+    "foreign_caption": ("caption_foreign", "caption_language"),
+    "email_caption": ("caption_email",),
     "phone_caption": ("caption_phone",),
 }
 

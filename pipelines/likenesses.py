@@ -33,10 +33,14 @@ class Likeness(Protocol):
         """Returns which of the rows of one key ([n] uint64) may be near another one: indices."""
 
     def features(self, row: candidates.Candidate) -> bytes:
-        """Returns what `near` compares; of the same length for all rows."""
+        """Returns what `distances` compares; of the same length for all rows."""
 
-    def near(self, one: bytes, many: np.ndarray) -> np.ndarray:
-        """Returns which of `many` ([n, length] uint8, features) are near `one`: [n] bool."""
+    def distances(self, one: bytes, many: np.ndarray) -> np.ndarray:
+        """Returns how far each of `many` ([n, length] uint8, features) is from `one`.
+
+        Returns:
+          [n] float64; infinity for those that are not near.
+        """
 
     def measure(self, one: bytes, other: bytes) -> str:
         """Returns in words how near two rows are."""
@@ -89,17 +93,19 @@ class NearPictures:
         numbers = row.phash.to_bytes(8, "little") + row.area.to_bytes(8, "little")
         return numbers + row.colours + row.caption * self.same_caption
 
-    def near(self, one: bytes, many: np.ndarray) -> np.ndarray:
-        """Compares hashes, then colours, then captions."""
+    def distances(self, one: bytes, many: np.ndarray) -> np.ndarray:
+        """Compares captions and hashes; the distance is that of the colours."""
         phash, area, colours, caption = _parts(one)
         phashes, areas = np.ascontiguousarray(many[:, :16]).view("<u8").T
-        smaller = np.minimum(areas, area).astype(np.int64)
-        limits = image_hashes.colour_limit(smaller, self.max_colour_distance)
-        colours_of_many = many[:, 16:_CAPTION]
-        near = image_hashes.are_near(
-            phash, colours, phashes, colours_of_many, self.max_distance, limits
-        )
-        return near & (many[:, _CAPTION:] == np.frombuffer(caption, np.uint8)).all(axis=1)
+        near = image_hashes.distances(phash, phashes) <= self.max_distance
+        near &= (many[:, _CAPTION:] == np.frombuffer(caption, np.uint8)).all(axis=1)
+        found = np.full(len(many), np.inf)
+        if near.any():
+            smaller = np.minimum(areas[near], area).astype(np.int64)
+            limits = image_hashes.colour_limit(smaller, self.max_colour_distance)
+            levels = image_hashes.colour_distances(colours, many[near, 16:_CAPTION])
+            found[near] = np.where(levels <= limits, levels, np.inf)
+        return found
 
     def measure(self, one: bytes, other: bytes) -> str:
         """Returns "2 bits, 3.1 levels"."""
@@ -148,10 +154,11 @@ class NearCaptions:
         """Returns the signature."""
         return np.array(row.words, "<u4").tobytes()
 
-    def near(self, one: bytes, many: np.ndarray) -> np.ndarray:
-        """Compares signatures."""
+    def distances(self, one: bytes, many: np.ndarray) -> np.ndarray:
+        """Compares signatures; the distance is the share of values that differ."""
         values = np.ascontiguousarray(many).view("<u4")
-        return (values == np.frombuffer(one, "<u4")).mean(axis=1) >= self.min_similarity
+        similarity = (values == np.frombuffer(one, "<u4")).mean(axis=1)
+        return np.where(similarity >= self.min_similarity, 1 - similarity, np.inf)
 
     def measure(self, one: bytes, other: bytes) -> str:
         """Returns "0.86 alike"."""

@@ -12,7 +12,8 @@ alone, so rows travel to their keys only where it matters:
    `max_representatives` of them, the best ones, so that a hot bucket costs time in proportion to
    its size. What is left out is counted (`near_pairs_not_compared`).
 
-Each row is linked to the best of the near rows that are better than it, if there is one.
+Each row is linked to the nearest of the rows that are near it and better, if there is one; of each
+bucket the best `_MAX_MET` of them are looked at.
 """
 
 import dataclasses
@@ -37,6 +38,7 @@ NOT_COMPARED = "near_pairs_not_compared"
 _NUM_PARTITIONS = 256
 _FLUSH_BYTES = 32 * 2**20
 _BATCH = 1024
+_MAX_MET = 8
 
 _POINT = np.dtype([("key", "<u8"), ("fingerprint", "<u8"), ("handle", "<u8")])
 _PACK_POINT = struct.Struct("<QQQ").pack
@@ -166,7 +168,7 @@ def _to_buckets(element: tuple[bytes, Iterable[tuple[bool, bytes]]]) -> Iterator
 
 
 class _Compare(beam.DoFn):
-    """Yields (id, (order of the best near row, measure)) for the rows of a bucket that have one."""
+    """Yields (id, (distance, order of the near row, measure)) for the rows that have one."""
 
     def __init__(self, likeness: likenesses.Likeness, max_representatives: int) -> None:
         self._likeness, self._max_representatives = likeness, max_representatives
@@ -182,29 +184,44 @@ class _Compare(beam.DoFn):
         rows = map(unpack, packed)  # the second time that the group is read
         while batch := list(itertools.islice(rows, _BATCH)):
             num_rows += len(batch)
-            for row, place in self._find(batch, features, places):
-                measure = self._likeness.measure(features[place], self._likeness.features(row))
-                yield row.id, (best[place].order, measure)
+            # A row is compared with those before it; what an earlier run kept, it keeps.
+            ends = [0 if row.known else places.get(row.id, len(best)) for row in batch]
+            own = [self._likeness.features(row) for row in batch]
+            nearest, distances = self._nearest(own, np.array(ends), features)
+            for index in np.flatnonzero(np.isfinite(distances)):
+                place = nearest[index]
+                measure = self._likeness.measure(features[place], own[index])
+                yield batch[index].id, (float(distances[index]), best[place].order, measure)
         if (rest := num_rows - len(best)) > 1:
             self._not_compared.inc(rest * (rest - 1) // 2)
 
-    def _find(
-        self, batch: list[candidates.Candidate], features: list[bytes], places: dict[str, int]
-    ) -> Iterator[tuple[candidates.Candidate, int]]:
-        """Yields the rows of a batch with a better near one among the best, and its place."""
-        data = b"".join(self._likeness.features(row) for row in batch)
-        many = np.frombuffer(data, np.uint8).reshape(len(batch), -1)
-        # A row is compared with those before it; what an earlier run kept, it keeps.
-        ends = np.array([0 if r.known else places.get(r.id, len(features)) for r in batch])
-        for place, one in enumerate(features):
-            open_rows = np.flatnonzero(ends > place)
-            if not len(open_rows):
-                return
-            for index in open_rows[self._likeness.near(one, many[open_rows])]:
-                ends[index] = 0
-                yield batch[index], place
+    def _nearest(
+        self, batch: list[bytes], ends: np.ndarray, best: list[bytes]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the place in `best` of the nearest row, and its distance.
+
+        Args:
+          batch: features of n rows.
+          ends: [n] int; each row is compared with the best ones up to there.
+          best: features.
+
+        Returns:
+          Both [n]; the distance is infinity for a row that has no near one.
+        """
+        many = np.frombuffer(b"".join(batch), np.uint8).reshape(len(batch), -1)
+        nearest, distances = np.zeros(len(batch), np.int64), np.full(len(batch), np.inf)
+        met = np.zeros(len(batch), np.int64)
+        for place, one in enumerate(best):
+            rows = np.flatnonzero((ends > place) & (met < _MAX_MET))
+            if not len(rows):
+                break
+            found = self._likeness.distances(one, many[rows])
+            met[rows] += np.isfinite(found)
+            nearer = found < distances[rows]
+            nearest[rows[nearer]], distances[rows[nearer]] = place, found[nearer]
+        return nearest, distances
 
 
-def _to_link(element: tuple[str, tuple[tuple[Any, ...], str]], reason: str) -> Link:
-    identity, ((*_, key, target), measure) = element
+def _to_link(element: tuple[str, tuple[float, tuple[Any, ...], str]], reason: str) -> Link:
+    identity, (_, (*_, key, target), measure) = element
     return Link(identity, reason, measure, target, key)

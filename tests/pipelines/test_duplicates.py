@@ -217,12 +217,15 @@ def search_all_pairs(rows):
         else:
             kept.append(r)
     for i, r in enumerate(kept):
+        near = []
         for better in kept[:i]:
             same = (better.phash, better.colours, r.phash, r.colours)
-            levels = float(image_hashes.colour_limit(min(r.area, better.area)))
-            if not r.known and image_hashes.is_near(*same, max_colour_distance=levels):
-                target[r.key] = better.key
-                break
+            limit = float(image_hashes.colour_limit(min(r.area, better.area)))
+            if image_hashes.is_near(*same, max_colour_distance=limit):
+                levels = image_hashes.colour_distance(better.colours, r.colours)
+                near.append((levels, better.order, better.key))
+        if near and not r.known:
+            target[r.key] = min(near)[2]
     groups = {}
     for key, group in target.items():
         while group in target:
