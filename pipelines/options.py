@@ -208,6 +208,8 @@ def run_pipeline(
             if progress is not None:
                 progress.failed()
             raise PipelineError(_cause(error)) from error
+    if options.view_as(pipeline_options.TestOptions).dry_run:
+        raise PipelineError("--dry_run: the job was built and checked, and not run")
     if state != beam_runner.PipelineState.DONE:
         raise PipelineError(f"the pipeline ended in state {state}; see the runner's log")
     return result

@@ -95,10 +95,15 @@ def check(options: pipeline_options.PipelineOptions, places: Sequence[files.Path
       places: inputs and outputs.
 
     Raises:
-      ValueError: a place that only this machine has, or workers without this package.
+      ValueError: a place that only this machine has, workers without this package, or a template.
     """
     if name(options) not in ("dataflowrunner", "dataflow"):
         return
+    if options.view_as(pipeline_options.GoogleCloudOptions).template_location:
+        raise ValueError(
+            "--template_location: a template cannot publish the output, which the command does "
+            "when the job has ended; leave the flag out"
+        )
     for place in places:
         if not files.is_remote(place):
             raise ValueError(

@@ -77,10 +77,12 @@ def test_a_remote_output_has_the_bytes_of_a_local_one(tmp_path, monkeypatch, sch
     local = clean(tars, str(tmp_path / "local"))
     files.make_dirs(f"{scheme}://bucket")
     assert clean(tars, f"{scheme}://bucket/pairs") == local
-    left = [entry.path for entry in files.walk(f"{scheme}://bucket")]
-    assert all(path.startswith(f"{scheme}://bucket/pairs/") for path in left)
-    read_there = vocab(f"{scheme}://bucket/pairs", str(tmp_path / "there"))
-    assert vocab(str(tmp_path / "local"), str(tmp_path / "here")).keys() == read_there.keys()
+    there = vocab(f"{scheme}://bucket/pairs", f"{scheme}://bucket/vocabulary")
+    here = vocab(str(tmp_path / "local"), str(tmp_path / "vocabulary"))
+    inputs = "manifest.json"  # which tells where the pairs were
+    assert here.pop(inputs) != there.pop(inputs) and there == here
+    left = {entry.path.split("/")[3] for entry in files.walk(f"{scheme}://bucket")}
+    assert left == {"pairs", "vocabulary"}
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,7 @@ DATAFLOW = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_loca
     [
         (DATAFLOW, ["gs://b/in", "/data/out"], "/data/out: workers of Dataflow do not see"),
         (DATAFLOW, ["gs://b/in"], "the workers need this package; pass --sdk_container_image"),
+        ([*DATAFLOW, "--template_location=gs://b/t"], ["gs://b/in"], "leave the flag out"),
         ([*DATAFLOW, "--sdk_container_image=x"], ["gs://b/in"], None),
         ([*DATAFLOW, "--setup_file=./setup.py"], ["gs://b/in"], None),
         ([], ["/data/out"], None),
