@@ -12,7 +12,7 @@ import functools
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -141,7 +141,7 @@ def read_pattern(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
         yield from read(path)
 
 
-def read_stream(file: BinaryIO, name: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
+def read_stream(file: IO[bytes], name: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
     """Yields the serialized records of an open file.
 
     Args:

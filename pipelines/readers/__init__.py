@@ -13,7 +13,7 @@ A row that cannot be read is a `Rejected` record with its reason (`REASONS`), ne
     tars.py folders.py tfrecord_files.py        the formats that hold pictures themselves
     tables.py columns.py                        rows of a table to pairs, by the names of columns
     delimited.py parquet.py parquet_process.py  the formats of tables
-    fetching.py http.py                         pictures by URL
+    fetching.py downloads.py connections.py     pictures by URL
     inflating.py                                compressed files, with a bound
 """
 

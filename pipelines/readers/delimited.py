@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from parti.data import files
 from parti.pipelines.readers import columns, inflating, rows, tars
@@ -129,7 +129,7 @@ def number(cell: str) -> Any:
     return json.loads(cell) if _NUMBER.fullmatch(cell) else cell
 
 
-def _open(file: BinaryIO, offset: int) -> _Lines:
+def _open(file: IO[bytes], offset: int) -> _Lines:
     """Returns the lines of a file, plain or compressed, from an offset on."""
     content, compressed = inflating.inflated(file)
     if offset and not compressed:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from parti import __version__
-from parti.pipelines.readers import http
+from parti.pipelines.readers import connections, downloads
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class _Task:
     tries: int = 0
     redirects: int = 0
     not_before: float = 0.0
-    answer: http.Answer | None = None  # the final one
+    answer: downloads.Answer | None = None  # the final one
 
 
 class Fetcher:
@@ -111,7 +111,7 @@ class Fetcher:
 
     def __init__(self, settings: FetchSettings) -> None:
         self.settings = settings
-        self._pool = http.make_pool(settings.per_host, settings.allow_private)
+        self._pool = connections.make_pool(settings.per_host, settings.allow_private)
         self._threads = concurrent.futures.ThreadPoolExecutor(settings.threads, "fetch")
         self._hosts: dict[str, _Host] = {}
         self._free = settings.threads
@@ -124,7 +124,7 @@ class Fetcher:
 
     def fetch_all(
         self, rows: Iterable[tuple[T, str]], size: Callable[[T], int] = lambda row: 0
-    ) -> Iterator[tuple[T, http.Answer]]:
+    ) -> Iterator[tuple[T, downloads.Answer]]:
         """Yields each row with its answer, in the order of the rows.
 
         Rows are taken from the iterable as there is room in the window.
@@ -135,7 +135,7 @@ class Fetcher:
         """
         window: collections.deque[_Task] = collections.deque()
         waiting: list[_Task] = []
-        done: queue.SimpleQueue[tuple[_Task, http.Answer]] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[_Task, downloads.Answer]] = queue.SimpleQueue()
         source = iter(rows)
         held, more = 0, True
         while more or window:
@@ -172,12 +172,12 @@ class Fetcher:
     def _enter(self, task: _Task, url: str) -> bool:
         """Sets where a task is to ask; returns whether it is to ask at all."""
         if not url:
-            task.answer = http.Answer()
+            task.answer = downloads.Answer()
             return False
         try:
-            task.url, task.host = url, http.host_of(url)
+            task.url, task.host = url, connections.host_of(url)
         except ValueError as error:
-            task.answer = http.Answer(reason="fetch_refused", measure=str(error))
+            task.answer = downloads.Answer(reason="fetch_refused", measure=str(error))
         return task.answer is None
 
     def _start(
@@ -208,7 +208,7 @@ class Fetcher:
         """Makes a request, in a thread of its own."""
         s = self.settings
         try:
-            answer = http.get(
+            answer = downloads.get(
                 self._pool,
                 task.url,
                 connect_timeout=s.connect_timeout,
@@ -219,7 +219,7 @@ class Fetcher:
                 respect_opt_out=s.respect_opt_out,
             )
         except Exception as error:  # else the row would be waited for, for ever
-            answer = http.Answer(reason="fetch_failed", measure=repr(error)[:200])
+            answer = downloads.Answer(reason="fetch_failed", measure=repr(error)[:200])
         with self._lock:
             host.active -= 1
             self._free += 1
@@ -227,12 +227,12 @@ class Fetcher:
                 host.next_start = max(host.next_start, time.monotonic() + answer.retry_after)
         done.put((task, answer))
 
-    def _settle(self, task: _Task, answer: http.Answer) -> bool:
+    def _settle(self, task: _Task, answer: downloads.Answer) -> bool:
         """Takes the answer to a request; returns whether the task is to ask once more."""
         if answer.redirect:
             if task.redirects >= self.settings.max_redirects:
                 measure = f"over {self.settings.max_redirects}"
-                task.answer = http.Answer(reason=answer.reason, measure=measure)
+                task.answer = downloads.Answer(reason=answer.reason, measure=measure)
                 return False
             task.redirects += 1
             return self._enter(task, answer.redirect)

@@ -7,7 +7,8 @@ import gzip
 import io
 import lzma
 import zlib
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable
+from typing import IO, Any
 
 import zstandard
 
@@ -17,7 +18,7 @@ FREE_BYTES = 64 * 2**20
 _MAX_WINDOW = 128 * 2**20
 _CHUNK = 2**18
 
-_MAGIC = {
+_MAGIC: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\0": lzma.LZMAFile,
@@ -30,7 +31,7 @@ SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, MemoryError)
 
 
-def inflated(file: BinaryIO) -> tuple[io.BufferedReader, bool]:
+def inflated(file: IO[bytes]) -> tuple[io.BufferedReader, bool]:
     """Returns the content of a file that may be compressed, by its first bytes.
 
     Args:
@@ -43,7 +44,7 @@ def inflated(file: BinaryIO) -> tuple[io.BufferedReader, bool]:
     counted = _Counted(file)
     for magic, make in _MAGIC.items():
         if counted.peek(len(magic)) == magic:
-            bounded = _Bounded(make(cast(BinaryIO, counted)), counted)
+            bounded = _Bounded(make(counted), counted)
             return io.BufferedReader(bounded, _CHUNK), True
     return io.BufferedReader(counted, _CHUNK), False
 
@@ -51,7 +52,7 @@ def inflated(file: BinaryIO) -> tuple[io.BufferedReader, bool]:
 class _Counted(io.RawIOBase):
     """Passes a file's bytes on and counts them; its beginning can be looked at first."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file, self._ahead = file, b""
         self.num_bytes = 0
 

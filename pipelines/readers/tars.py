@@ -9,7 +9,7 @@ import io
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from parti.pipelines.readers import inflating, rows
 
@@ -92,7 +92,7 @@ class _Stream:
         return data
 
 
-def read_tar(file: BinaryIO, source: str) -> Iterator[rows.Row]:
+def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
     """Yields the pairs of a tar in img2dataset layout, read as a stream.
 
     Args:
@@ -130,7 +130,7 @@ def read_tar(file: BinaryIO, source: str) -> Iterator[rows.Row]:
         yield rows.reject(source, "broken_file", rows.one_line(damage), source=source)
 
 
-def _members(file: BinaryIO) -> Iterator[tuple[str, bytes | Refused]]:
+def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | Refused]]:
     """Yields (name, content) of the members that matter."""
     content: Any = _Stream(inflating.inflated(file)[0])
     # A name that is not UTF-8 is still a key.

@@ -4,13 +4,13 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 from parti.data import records, tfrecords
 from parti.pipelines.readers import rows
 
 
-def read_tfrecord(file: BinaryIO, source: str) -> Iterator[rows.Row]:
+def read_tfrecord(file: IO[bytes], source: str) -> Iterator[rows.Row]:
     """Yields the pairs of a TFRecord file.
 
     Args:

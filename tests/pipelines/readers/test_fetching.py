@@ -13,7 +13,7 @@ from http import server
 
 import pytest
 
-from parti.pipelines.readers import fetching, http, rows
+from parti.pipelines.readers import connections, downloads, fetching, rows
 
 PICTURE = b"\x89PNG" + bytes(range(256)) * 8
 SETTINGS = fetching.FetchSettings(
@@ -381,7 +381,7 @@ def test_the_server_is_told_who_asks(site):
     ],
 )
 def test_public_addresses(address, public):
-    assert http.is_public(address) is public
+    assert connections.is_public(address) is public
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_public_addresses(address, public):
     ],
 )
 def test_opt_outs(headers, found):
-    assert http.opt_out(headers, "parti/0.1") == found
+    assert downloads.opt_out(headers, "parti/0.1") == found
 
 
 def test_opt_outs_can_be_left_unread(site):
@@ -409,11 +409,16 @@ def test_opt_outs_can_be_left_unread(site):
 
 
 def test_retry_after():
-    assert http.retry_after("120") == 120
-    assert http.retry_after("-5") == http.retry_after("soon") == http.retry_after("") == 0
+    assert downloads.retry_after("120") == 120
+    assert (
+        downloads.retry_after("-5")
+        == downloads.retry_after("soon")
+        == downloads.retry_after("")
+        == 0
+    )
     later = email.utils.formatdate(time.time() + 50, usegmt=True)
-    assert 45 < http.retry_after(later) <= 50
-    assert http.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert 45 < downloads.retry_after(later) <= 50
+    assert downloads.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,18 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One request for a picture, with everything bounded that a server decides.
+"""One request for a picture, with everything bounded that a server decides."""
 
-The address that a name stands for is looked at before the connection is made, and the connection
-goes to that address: so a name cannot lead into a private network, not even by changing its answer.
-"""
-
-import contextlib
 import dataclasses
 import email.utils
-import ipaddress
-import socket
-import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import certifi
 import urllib3
-import urllib3.connection
-import urllib3.connectionpool
 import urllib3.exceptions
-import urllib3.util.connection
 
-MAX_URL_BYTES = 8192
+from parti.pipelines.readers import connections
+
 _CHUNK = 2**16
 _REDIRECTS = (301, 302, 303, 307, 308)
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)  # worth another try
@@ -56,149 +44,6 @@ class Answer:
     retry_after: float = 0.0
 
 
-class _RefusedError(Exception):
-    """An address that is not asked."""
-
-
-_current = threading.local()  # .request: the _Request of this thread
-
-
-class _Request:
-    """The deadline of a request: when it passes, its socket is shut down."""
-
-    def __init__(self, seconds: float) -> None:
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self.is_over = False
-        self._timer = threading.Timer(seconds, self._end)
-        self._timer.daemon = True
-
-    def __enter__(self) -> "_Request":
-        _current.request = self
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._timer.cancel()
-        with self._lock:
-            self._socket = None
-        _current.request = None
-
-    def watch(self, connection: socket.socket) -> None:
-        """Takes the socket that the request uses."""
-        with self._lock:
-            self._socket = connection
-        if self.is_over:
-            self._end()
-
-    def _end(self) -> None:
-        with self._lock:
-            self.is_over = True
-            if self._socket is not None:
-                with contextlib.suppress(OSError):
-                    # Not that of a TLS socket, which is not made for two threads.
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-
-
-class _Guarded(urllib3.connection.HTTPConnection):
-    """Connects only to addresses that are allowed, and tells the request its socket."""
-
-    allow_private = False
-
-    def _new_conn(self) -> socket.socket:
-        try:
-            found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
-        except (socket.gaierror, UnicodeError) as error:
-            raise urllib3.exceptions.NameResolutionError(
-                self.host, self, socket.gaierror(str(error))
-            ) from error
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
-        for address in addresses:
-            if not self.allow_private and not is_public(address):
-                raise _RefusedError(f"{self.host} is {address}, a private address")
-        for address in addresses:
-            try:
-                connection = urllib3.util.connection.create_connection(
-                    (address, self.port), self.timeout, socket_options=self.socket_options
-                )
-            except OSError as error:
-                failure = error
-            else:
-                _current.request.watch(connection)
-                return connection
-        if isinstance(failure, TimeoutError):
-            raise urllib3.exceptions.ConnectTimeoutError(self, str(failure)) from failure
-        raise urllib3.exceptions.NewConnectionError(self, str(failure)) from failure
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:  # kept open since the last request
-            _current.request.watch(self.sock)
-        super().request(*args, **kwargs)
-
-
-class _GuardedHttps(_Guarded, urllib3.connection.HTTPSConnection):
-    pass
-
-
-class _Open(_Guarded):
-    allow_private = True
-
-
-class _OpenHttps(_GuardedHttps):
-    allow_private = True
-
-
-def is_public(address: str) -> bool:
-    """Returns whether an IP address is one of the public internet."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    inner = None
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    if inner is not None:
-        return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
-def make_pool(connections_per_host: int, allow_private: bool) -> urllib3.PoolManager:
-    """Returns a pool of connections that keeps to the rules above.
-
-    Args:
-      connections_per_host: kept open between requests.
-      allow_private: also connect to addresses of private networks and of this machine.
-    """
-    pool = urllib3.PoolManager(
-        num_pools=256, maxsize=connections_per_host, ca_certs=certifi.where()
-    )
-
-    class Http(urllib3.connectionpool.HTTPConnectionPool):
-        ConnectionCls = _Open if allow_private else _Guarded
-
-    class Https(urllib3.connectionpool.HTTPSConnectionPool):
-        ConnectionCls = _OpenHttps if allow_private else _GuardedHttps
-
-    pool.pool_classes_by_scheme = {"http": Http, "https": Https}
-    return pool
-
-
-def host_of(url: str) -> str:
-    """Returns the host of an http address.
-
-    Raises:
-      ValueError: not an http address.
-    """
-    if len(url) > MAX_URL_BYTES:
-        raise ValueError(f"a URL of {len(url):,} characters")
-    try:
-        parts = urllib3.util.parse_url(url)
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
-        raise ValueError(f"not a URL: {url[:100]}") from error
-    if parts.scheme not in ("http", "https") or not parts.host:
-        raise ValueError(f"not an http address: {url[:100]}")
-    return parts.host.lower()
-
-
 def get(
     pool: urllib3.PoolManager,
     url: str,
@@ -213,7 +58,7 @@ def get(
     """Asks for a picture once. Redirects are not followed but returned.
 
     Args:
-      pool: from `make_pool`.
+      pool: from `connections.make_pool`.
       url: an http address.
       connect_timeout: seconds until there is a connection.
       read_timeout: seconds between two pieces of the answer.
@@ -224,7 +69,7 @@ def get(
     """
     headers = {"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.5"}
     headers["Accept-Encoding"] = "identity"
-    with _Request(total_timeout) as request:
+    with connections.Request(total_timeout) as request:
         response: urllib3.BaseHTTPResponse | None = None
         try:
             response = pool.request(
@@ -277,7 +122,9 @@ def _judge(
     return None
 
 
-def _body(response: urllib3.BaseHTTPResponse, max_bytes: int, request: _Request) -> Answer:
+def _body(
+    response: urllib3.BaseHTTPResponse, max_bytes: int, request: connections.Request
+) -> Answer:
     data = bytearray()
     for chunk in _chunks(response):
         data += chunk
@@ -300,7 +147,7 @@ def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
     """Returns the answer for what a request raised."""
     measure = " ".join(str(error).split())[:200] or type(error).__name__
-    if isinstance(error, _RefusedError | urllib3.exceptions.LocationValueError):
+    if isinstance(error, connections.RefusedError | urllib3.exceptions.LocationValueError):
         return Answer(reason="fetch_refused", measure=measure)
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return Answer(reason="fetch_no_host", measure=measure)

@@ -1,0 +1,165 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Connections for downloads: only to public addresses, and with an end that no server can delay.
+
+The address that a name stands for is looked at before the connection is made, and the connection
+goes to that address: so a name cannot lead into a private network, not even by changing its answer.
+"""
+
+import contextlib
+import ipaddress
+import socket
+import threading
+from typing import Any
+
+import certifi
+import urllib3
+import urllib3.connection
+import urllib3.connectionpool
+import urllib3.exceptions
+import urllib3.util.connection
+
+MAX_URL_BYTES = 8192
+
+
+class RefusedError(Exception):
+    """An address that is not asked."""
+
+
+_current = threading.local()  # .request: the Request of this thread
+
+
+class Request:
+    """The deadline of a request: when it passes, its socket is shut down."""
+
+    def __init__(self, seconds: float) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self.is_over = False
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "Request":
+        _current.request = self
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._socket = None
+        _current.request = None
+
+    def watch(self, connection: socket.socket) -> None:
+        """Takes the socket that the request uses."""
+        with self._lock:
+            self._socket = connection
+        if self.is_over:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self.is_over = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    # Not that of a TLS socket, which is not made for two threads.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+class _Guarded(urllib3.connection.HTTPConnection):
+    """Connects only to addresses that are allowed, and tells the request its socket."""
+
+    allow_private = False
+
+    def _new_conn(self) -> socket.socket:
+        try:
+            found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError) as error:
+            raise urllib3.exceptions.NameResolutionError(
+                self.host, self, socket.gaierror(str(error))
+            ) from error
+        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        for address in addresses:
+            if not self.allow_private and not is_public(address):
+                raise RefusedError(f"{self.host} is {address}, a private address")
+        for address in addresses:
+            try:
+                connection = urllib3.util.connection.create_connection(
+                    (address, self.port), self.timeout, socket_options=self.socket_options
+                )
+            except OSError as error:
+                failure = error
+            else:
+                _current.request.watch(connection)
+                return connection
+        if isinstance(failure, TimeoutError):
+            raise urllib3.exceptions.ConnectTimeoutError(self, str(failure)) from failure
+        raise urllib3.exceptions.NewConnectionError(self, str(failure)) from failure
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:  # kept open since the last request
+            _current.request.watch(self.sock)
+        super().request(*args, **kwargs)
+
+
+class _GuardedHttps(_Guarded, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _Open(_Guarded):
+    allow_private = True
+
+
+class _OpenHttps(_GuardedHttps):
+    allow_private = True
+
+
+def is_public(address: str) -> bool:
+    """Returns whether an IP address is one of the public internet."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    inner = None
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if ip in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if inner is not None:
+        return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def make_pool(connections_per_host: int, allow_private: bool) -> urllib3.PoolManager:
+    """Returns a pool of connections that keeps to the rules above.
+
+    Args:
+      connections_per_host: kept open between requests.
+      allow_private: also connect to addresses of private networks and of this machine.
+    """
+    pool = urllib3.PoolManager(
+        num_pools=256, maxsize=connections_per_host, ca_certs=certifi.where()
+    )
+
+    class Http(urllib3.connectionpool.HTTPConnectionPool):
+        ConnectionCls = _Open if allow_private else _Guarded
+
+    class Https(urllib3.connectionpool.HTTPSConnectionPool):
+        ConnectionCls = _OpenHttps if allow_private else _GuardedHttps
+
+    pool.pool_classes_by_scheme = {"http": Http, "https": Https}
+    return pool
+
+
+def host_of(url: str) -> str:
+    """Returns the host of an http address.
+
+    Raises:
+      ValueError: not an http address.
+    """
+    if len(url) > MAX_URL_BYTES:
+        raise ValueError(f"a URL of {len(url):,} characters")
+    try:
+        parts = urllib3.util.parse_url(url)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        raise ValueError(f"not a URL: {url[:100]}") from error
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise ValueError(f"not an http address: {url[:100]}")
+    return parts.host.lower()
