@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, TextIO, overload
 
 Path = str | os.PathLike[str]
 
@@ -84,7 +84,15 @@ def parent(path: Path) -> str:
     return os.path.dirname(absolute(path))
 
 
-def open(path: Path, mode: str = "rb") -> IO[Any]:  # noqa: A001 - read as files.open
+@overload
+def open(path: Path, mode: Literal["rb", "wb"] = "rb") -> BinaryIO: ...
+
+
+@overload
+def open(path: Path, mode: Literal["r", "w"]) -> TextIO: ...
+
+
+def open(path: Path, mode: str = "rb") -> Any:
     """Opens a file.
 
     A remote file that is written appears when it is closed, also by an error: `replacing` is safe.
@@ -107,7 +115,7 @@ def open(path: Path, mode: str = "rb") -> IO[Any]:  # noqa: A001 - read as files
     system, address = _system(path), os.fspath(path)
     plain = filesystem.CompressionTypes.UNCOMPRESSED
     act = system.open if mode.startswith("r") else system.create
-    binary: IO[Any] = act(address, compression_type=plain)
+    binary = act(address, compression_type=plain)
     return binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8", newline="")
 
 
@@ -256,7 +264,10 @@ def rename(source: Path, target: Path) -> None:
 
 def copy(sources: Sequence[Path], targets: Sequence[Path]) -> None:
     """Copies files to new names of the same file system, in the system itself where it can."""
-    from_to = list(zip(map(os.fspath, sources), map(os.fspath, targets), strict=True))
+    from_to = [
+        (os.fspath(source), os.fspath(target))
+        for source, target in zip(sources, targets, strict=True)
+    ]
     if not from_to:
         return
     if not is_remote(from_to[0][0]):

@@ -48,7 +48,7 @@ def digest(value: Any) -> str:
 def hash_file(path: Path) -> str:
     """Returns the sha256 hex digest of a file's bytes."""
     with files.open(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def hash_files(directory: Path) -> dict[str, str]:

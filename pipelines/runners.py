@@ -80,7 +80,9 @@ def use_all_cores(options: pipeline_options.PipelineOptions, num_bytes: int) -> 
     direct = options.view_as(pipeline_options.DirectOptions)
     if not is_local(options):
         return 1
-    if not any(flag.startswith("--direct_") for flag in options._flags):  # defaults count as given
+    if not any(
+        flag.startswith("--direct_") for flag in options._flags or ()
+    ):  # defaults count as given
         count = min(len(os.sched_getaffinity(0)), num_bytes // BYTES_PER_PROCESS)
         if count > 1:
             direct.direct_num_workers, direct.direct_running_mode = count, "multi_processing"
@@ -141,7 +143,11 @@ def call(function: Callable[[], Any], options: pipeline_options.PipelineOptions)
             outcome.append((None, error))
         done.set()
 
-    with _watch_workers(lambda code: outcome.append((None, _death(code))) or done.set()):
+    def died(code: int) -> None:
+        outcome.append((None, _death(code)))
+        done.set()
+
+    with _watch_workers(died):
         threading.Thread(target=work, daemon=True, name="parti-pipeline").start()
         try:
             done.wait()
