@@ -25,7 +25,7 @@ from parti.data import files
 
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 # A worker process takes seconds to start; with less input than this for each it is not worth it.
-BYTES_PER_PROCESS = 24 * 2**20
+BYTES_PER_PROCESS = 8 * 2**20
 _WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
 _WORKER_THREAD = "run_worker"  # of Beam, one for each process
 _WORKER_ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
