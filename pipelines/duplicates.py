@@ -58,7 +58,7 @@ class DuplicateSettings:
     near_captions: float = 0.0
     max_captions_per_image: int = 0
     max_images_per_caption: int = 0
-    max_representatives: int = 2048
+    max_representatives: int = 1024
 
     def __post_init__(self) -> None:
         for name in ("exact", "near"):

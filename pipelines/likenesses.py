@@ -99,12 +99,16 @@ class NearPictures:
         phashes, areas = np.ascontiguousarray(many[:, :16]).view("<u8").T
         near = image_hashes.distances(phash, phashes) <= self.max_distance
         near &= (many[:, _CAPTION:] == np.frombuffer(caption, np.uint8)).all(axis=1)
+        rows = np.flatnonzero(near)
+        smaller = np.minimum(areas[rows], area).astype(np.int64)
+        limits = image_hashes.colour_limit(smaller, self.max_colour_distance)
+        # Most rows of a hot bucket go here, for a tenth of what their distance costs.
+        possible = least_distances(colours, many[rows, 16:_CAPTION]) <= limits
+        rows, limits = rows[possible], limits[possible]
         found = np.full(len(many), np.inf)
-        if near.any():
-            smaller = np.minimum(areas[near], area).astype(np.int64)
-            limits = image_hashes.colour_limit(smaller, self.max_colour_distance)
-            levels = image_hashes.colour_distances(colours, many[near, 16:_CAPTION])
-            found[near] = np.where(levels <= limits, levels, np.inf)
+        if len(rows):
+            levels = image_hashes.colour_distances(colours, many[rows, 16:_CAPTION])
+            found[rows] = np.where(levels <= limits, levels, np.inf)
         return found
 
     def measure(self, one: bytes, other: bytes) -> str:
@@ -120,6 +124,26 @@ _CAPTION = 16 + image_hashes.NUM_COLOURS  # where it begins in the features
 def _parts(features: bytes) -> tuple[int, int, bytes, bytes]:
     phash, area = (int.from_bytes(features[i : i + 8], "little") for i in (0, 8))
     return phash, area, features[16:_CAPTION], features[_CAPTION:]
+
+
+def least_distances(colours: bytes, rows: np.ndarray) -> np.ndarray:
+    """Returns a lower bound of `image_hashes.colour_distances`, cheaply: some cells, luma only.
+
+    Args:
+      colours: of one picture.
+      rows: [n, 192] uint8, those of others.
+
+    Returns:
+      [n] float32.
+    """
+    cells = rows.reshape(len(rows), image_hashes.NUM_COLOURS // 3, 3)[:, ::_CELL_STEP]
+    own = np.frombuffer(colours, np.uint8).reshape(-1, 3)[::_CELL_STEP] @ _LUMA
+    return np.abs(cells @ _LUMA - own).max(axis=1) - _ROUNDING
+
+
+_CELL_STEP = 5  # of the 8 x 8 cells, 13 that lie in all rows and columns
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_ROUNDING = np.float32(0.01)
 
 
 def _picture_bands(phash: int) -> tuple[int, ...]:

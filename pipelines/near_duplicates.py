@@ -10,7 +10,7 @@ alone, so rows travel to their keys only where it matters:
 2. *Collide*: a partition is sorted by key; rows that meet a possible partner are named.
 3. *Compare*: those rows go to the buckets of those keys. A bucket compares its rows with at most
    `max_representatives` of them, the best ones, so that a hot bucket costs time in proportion to
-   its size. What is left out is counted (`near_pairs_not_compared`).
+   its size. Pairs of rows that are near none of these are counted (`near_pairs_not_compared`).
 
 Each row is linked to the nearest of the rows that are near it and better, if there is one; of each
 bucket the best `_MAX_MET` of them are looked at.
@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import heapq
 import itertools
+import math
 import pickle
 import struct
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,7 @@ NOT_COMPARED = "near_pairs_not_compared"
 # 10**9 rows make partitions of 4 million, 94 MB each.
 _NUM_PARTITIONS = 256
 _FLUSH_BYTES = 32 * 2**20
-_BATCH = 1024
+_BATCH = 4096
 _MAX_MET = 8
 
 _POINT = np.dtype([("key", "<u8"), ("fingerprint", "<u8"), ("handle", "<u8")])
@@ -180,20 +181,23 @@ class _Compare(beam.DoFn):
         best = heapq.nsmallest(self._max_representatives, rows, key=lambda row: row.order)
         features = [self._likeness.features(row) for row in best]
         places = {row.id: place for place, row in enumerate(best)}
-        num_rows = 0
+        num_left = 0
         rows = map(unpack, packed)  # the second time that the group is read
         while batch := list(itertools.islice(rows, _BATCH)):
-            num_rows += len(batch)
             # A row is compared with those before it; what an earlier run kept, it keeps.
             ends = [0 if row.known else places.get(row.id, len(best)) for row in batch]
             own = [self._likeness.features(row) for row in batch]
             nearest, distances = self._nearest(own, np.array(ends), features)
+            num_left += sum(
+                row.id not in places and not math.isfinite(distance)
+                for row, distance in zip(batch, distances)
+            )
             for index in np.flatnonzero(np.isfinite(distances)):
                 place = nearest[index]
                 measure = self._likeness.measure(features[place], own[index])
                 yield batch[index].id, (float(distances[index]), best[place].order, measure)
-        if (rest := num_rows - len(best)) > 1:
-            self._not_compared.inc(rest * (rest - 1) // 2)
+        if num_left > 1:
+            self._not_compared.inc(num_left * (num_left - 1) // 2)
 
     def _nearest(
         self, batch: list[bytes], ends: np.ndarray, best: list[bytes]
