@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from parti.data import crops, decontamination, image_hashes, images, records, text_hashes
@@ -53,8 +52,8 @@ class Judge:
             pair.text, pair.metadata, self._settings.rules, measures
         )
         facts = [_fact_of_note(note) for note in notes]
-        changes = {note: pair.text for note in notes if note in rules.CHANGES}
         facts += caption_facts(text, pair.metadata, self._settings, BEFORE)
+        changes = {note: pair.text for note in notes if note in rules.CHANGES}
 
         def rejected(reason: str, measure: str) -> examining.Examined:
             row = readers.Rejected(pair.key, reason, measure, text, pair.source)
@@ -63,32 +62,21 @@ class Judge:
         if rejection:
             return rejected(*rejection)
         try:
-            picture = images.decode(pair.image, draft_side=_DRAFT_SIDES * self._settings.image_size)
+            picture = self._picture(pair.image, facts, measures)
         except ValueError as error:
             return rejected("image_undecodable", str(error))
-        facts += picture_facts(picture.width, picture.height, len(pair.image), BEFORE)
-        rejection = rules.examine_image(
-            picture.width,
-            picture.height,
-            len(pair.image),
-            picture.pixels,
-            self._settings.rules,
-            rule_subjects.image_format(pair.image),
-            measures,
-        )
-        if rejection:
-            return rejected(*rejection)
+        if isinstance(picture, tuple):
+            return rejected(*picture)
         phash, colours = image_hashes.fingerprint(picture.pixels)
         area = picture.width * picture.height
         if self._evaluation and (hit := self._evaluation.hit(text, phash, colours, area)):
             return rejected(*hit)
-        cleaned = self._cleaned(pair, text, picture, phash)
         candidate = candidates.Candidate(
             id="",
             key=pair.key,
             split=self._split(pair),
             content=xxhash.xxh3_128_digest(pair.image),
-            pixels=pixel_hash(picture),
+            pixels=image_hashes.pixel_hash(picture.pixels),
             phash=phash,
             colours=colours,
             caption=text_hashes.caption_hash(text),
@@ -96,8 +84,30 @@ class Judge:
             area=area,
             num_bytes=len(pair.image),
         )
+        passed = examining.Passed(self._cleaned(pair, text, picture, phash), candidate)
         near = {name: self._near(name, measure) for name, measure in measures.items()}
-        return examining.Examined(examining.Passed(cleaned, candidate), facts, near, changes)
+        return examining.Examined(passed, facts, near, changes)
+
+    def _picture(
+        self, data: bytes, facts: list[examining.Fact], measures: dict[str, float]
+    ) -> images.Picture | rules.Rejection:
+        """Decodes a picture unless a rule rejects it, by its header if that says enough.
+
+        Raises:
+          ValueError: it does not open.
+        """
+        settings, kind = self._settings.rules, rule_subjects.image_format(data)
+        width, height = images.read_size(data)
+        facts += picture_facts(width, height, len(data), BEFORE)
+        found = rules.examine_image(width, height, len(data), None, settings, kind, measures)
+        if found:
+            return found
+        picture = images.decode(data, draft_side=_DRAFT_SIDES * self._settings.image_size)
+        pixels = picture.pixels
+        return (
+            rules.examine_image(width, height, len(data), pixels, settings, kind, measures)
+            or picture
+        )
 
     def _near(self, rule: str, measure: float) -> tuple[float, str]:
         """Returns how near a measure is to its rule's threshold, and the measure in words."""
@@ -144,13 +154,6 @@ class Judge:
             return split
         fraction = writers.hash_fraction(pair.key, "split")
         return "validation" if fraction < self._settings.validation_fraction else "train"
-
-
-def pixel_hash(picture: images.Picture) -> bytes:
-    """Returns 16 bytes that depend on a picture's size and pixels."""
-    digest = xxhash.xxh3_128(repr((picture.width, picture.height, picture.pixels.shape)).encode())
-    digest.update(np.ascontiguousarray(picture.pixels).data)
-    return digest.digest()
 
 
 def caption_facts(

@@ -62,7 +62,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Keeps line breaks of the example, and shows defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, "") or action.required:
+        if action.default in (None, False, "", []) or action.required:
             return action.help
         return super()._get_help_string(action)
 
