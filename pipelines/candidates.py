@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import pickle
 from typing import Any
 
 _BYTES = ("content", "pixels", "colours", "caption")
@@ -61,6 +62,19 @@ class Candidate:
         for name in _BYTES:
             values[name] = bytes.fromhex(values[name])
         return cls(**values | {"phash": int(values["phash"], 16), "words": tuple(values["words"])})
+
+
+def pack(row: Candidate) -> bytes:
+    """Returns a row as bytes: smaller in a shuffle than the object, and faster."""
+    return pickle.dumps(tuple(getattr(row, name) for name in _FIELDS), protocol=5)
+
+
+def unpack(data: bytes) -> Candidate:
+    """Returns the row that `pack` was given."""
+    return Candidate(*pickle.loads(data))
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Candidate))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

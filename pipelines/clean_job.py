@@ -43,10 +43,10 @@ _DESCRIBED = ("rejected", "facts", "samples", "captions")
 class _OnePerKey(beam.DoFn):
     """Of candidates with one key passes the best; a decision for each of the others."""
 
-    def process(self, group: tuple[str, Iterable[candidates.Candidate]]) -> Iterator[Any]:
-        key, rows = group
+    def process(self, group: tuple[str, Iterable[bytes]]) -> Iterator[Any]:
+        key, packed = group
         best: candidates.Candidate | None = None
-        for row in rows:
+        for row in map(candidates.unpack, packed):
             worse = None if best is None else max(row, best, key=lambda r: r.order)
             best = row if best is None else min(row, best, key=lambda r: r.order)
             if worse is not None:
@@ -125,7 +125,7 @@ def build(
     )
     unique = (
         examined.candidates
-        | "By key" >> beam.Map(lambda row: (row.key, row))
+        | "By key" >> beam.Map(lambda row: (row.key, candidates.pack(row)))
         | "Group keys" >> beam.GroupByKey()
         | "One per key" >> beam.ParDo(_OnePerKey()).with_outputs("decisions", main="rows")
     )

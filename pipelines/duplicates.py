@@ -204,7 +204,7 @@ def _by_group(
     """Asks a rule; returns the rows that it keeps, and what it says of the others."""
     asked = (
         rows
-        | f"{label}: value" >> beam.Map(lambda r: (rule.group(r), near_duplicates.pack(r)))
+        | f"{label}: value" >> beam.Map(lambda r: (rule.group(r), candidates.pack(r)))
         | f"{label}: group" >> beam.GroupByKey()
         | f"{label}: ask" >> beam.ParDo(_Ask(rule)).with_outputs("dropped", main="kept")
     )
@@ -217,15 +217,15 @@ class _Ask(beam.DoFn):
 
     def process(self, group: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
         _, packed = group
-        known = self._rule.look(map(near_duplicates.unpack, packed))
-        for row in map(near_duplicates.unpack, packed):  # read a second time, not held
+        known = self._rule.look(map(candidates.unpack, packed))
+        for row in map(candidates.unpack, packed):  # read a second time, not held
             found = None if row.known else self._rule.decide(known, row)
             yield row if found is None else beam.pvalue.TaggedOutput("dropped", found)
 
 
 def _without(rows: beam.PCollection, links: beam.PCollection) -> beam.PCollection:
     """Returns the rows that no link drops."""
-    by_id = rows | "Rows by id" >> beam.Map(lambda row: (row.id, near_duplicates.pack(row)))
+    by_id = rows | "Rows by id" >> beam.Map(lambda row: (row.id, candidates.pack(row)))
     dropped = links | "Links by id" >> beam.Map(lambda link: (link.id, b""))
     return (
         (by_id, dropped)
@@ -239,7 +239,7 @@ def _alone(group: tuple[str, Iterable[bytes]]) -> Iterator[candidates.Candidate]
     """Yields the row of an id unless there is a link for it."""
     values = list(group[1])  # two at most
     if b"" not in values:
-        yield from map(near_duplicates.unpack, values)
+        yield from map(candidates.unpack, values)
 
 
 class _FollowLinks(beam.PTransform):

@@ -169,10 +169,7 @@ class _ExamineSource(beam.DoFn):
     def setup(self) -> None:
         self._examine = self._make_examiner()
         self._sampler = Sampler()
-        self._fetcher = fetching.Fetcher(self._fetch)
-
-    def teardown(self) -> None:
-        self._fetcher.close()
+        self._fetcher = fetching.shared(self._fetch)  # so that limits for a host hold
 
     def process(self, item: Source) -> Iterator[Any]:
         spill = spills.Spill.open(self._spill_dir, item.name)

@@ -16,12 +16,10 @@ Each row is linked to the nearest of the rows that are near it and better, if th
 bucket the best `_MAX_MET` of them are looked at.
 """
 
-import dataclasses
 import hashlib
 import heapq
 import itertools
 import math
-import pickle
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -78,7 +76,9 @@ class FindNear(beam.PTransform):
             | "Partitions" >> beam.GroupByKey()
             | "Collide" >> beam.ParDo(_Collide(self._likeness))
         )
-        by_handle = rows | "Handles" >> beam.Map(lambda row: (_handle(row), (True, pack(row))))
+        by_handle = rows | "Handles" >> beam.Map(
+            lambda row: (_handle(row), (True, candidates.pack(row)))
+        )
         return (
             (by_handle, collisions)
             | beam.Flatten()
@@ -89,19 +89,6 @@ class FindNear(beam.PTransform):
             | "Best" >> beam.CombinePerKey(min)
             | "Links" >> beam.Map(_to_link, self._likeness.reason)
         )
-
-
-def pack(row: candidates.Candidate) -> bytes:
-    """Returns a row as bytes: smaller in a shuffle than the object, and faster."""
-    return pickle.dumps(tuple(getattr(row, name) for name in _FIELDS), protocol=5)
-
-
-def unpack(data: bytes) -> candidates.Candidate:
-    """Returns the row that `pack` was given."""
-    return candidates.Candidate(*pickle.loads(data))
-
-
-_FIELDS = tuple(field.name for field in dataclasses.fields(candidates.Candidate))
 
 
 def _handle(row: candidates.Candidate) -> bytes:
@@ -177,12 +164,12 @@ class _Compare(beam.DoFn):
 
     def process(self, bucket: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[str, Any]]:
         _, packed = bucket
-        rows = map(unpack, packed)
+        rows = map(candidates.unpack, packed)
         best = heapq.nsmallest(self._max_representatives, rows, key=lambda row: row.order)
         features = [self._likeness.features(row) for row in best]
         places = {row.id: place for place, row in enumerate(best)}
         num_left = 0
-        rows = map(unpack, packed)  # the second time that the group is read
+        rows = map(candidates.unpack, packed)  # the second time that the group is read
         while batch := list(itertools.islice(rows, _BATCH)):
             # A row is compared with those before it; what an earlier run kept, it keeps.
             ends = [0 if row.known else places.get(row.id, len(best)) for row in batch]

@@ -303,4 +303,4 @@ def test_bad_settings(settings, message):
 
 def test_packed_row_comes_back():
     first = row("a", phash=2**64 - 1, known=True)
-    assert near_duplicates.unpack(near_duplicates.pack(first)) == first
+    assert candidates.unpack(candidates.pack(first)) == first
