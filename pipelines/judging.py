@@ -187,5 +187,7 @@ def _fact_of_note(note: str) -> examining.Fact:
 
 
 def _is_size(value: Any) -> bool:
-    """Returns whether a value of the metadata is [width, height]."""
-    return isinstance(value, list) and [type(side) for side in value] == [int, int]
+    """Returns whether a value of the metadata is [width, height] of a picture that can be."""
+    if not (isinstance(value, list) and [type(side) for side in value] == [int, int]):
+        return False
+    return min(value) >= 1 and value[0] * value[1] <= images.MAX_PIXELS

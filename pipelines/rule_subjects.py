@@ -92,7 +92,8 @@ class Picture:
         """The entropy of the grey values in bits, of at most 65,536 pixels; None without pixels."""
         if self.pixels is None:
             return None
-        step = max(1, math.isqrt(self.width * self.height // _MAX_GREY_PIXELS))
+        height, width, _ = self.pixels.shape  # less than the picture's if decoded at less
+        step = max(1, math.isqrt(width * height // _MAX_GREY_PIXELS))
         some = self.pixels[::step, ::step].astype(np.uint16)
         grey = (2 * some[..., 0] + 5 * some[..., 1] + some[..., 2]) >> 3
         counts = np.bincount(grey.ravel(), minlength=256)

@@ -19,7 +19,7 @@ MAX_METADATA_BYTES = 2**20
 MAX_KEY_BYTES = 1024
 MAX_RECORD_BYTES = MAX_IMAGE_BYTES + 2 * MAX_METADATA_BYTES
 
-_SHOWN_CHARACTERS = 400  # of a caption or a key in a rejected row
+_SHOWN_CHARACTERS = 400  # of a caption in a rejected row
 
 REASONS = {
     "broken_file": (
@@ -126,8 +126,9 @@ def reject(
     """Returns a rejected row whose texts are short and can be written as UTF-8."""
     if isinstance(text, bytes):
         text = text[: 4 * _SHOWN_CHARACTERS].decode("utf-8", "replace")
-    shown = (utf8(value[:_SHOWN_CHARACTERS]).replace("\0", "?") for value in (key, text))
-    key, text = shown
+    # The whole of a key that a pair can have: by it the row is found again.
+    key, text = key[:MAX_KEY_BYTES], text[:_SHOWN_CHARACTERS]
+    key, text = (utf8(value).replace("\0", "?") for value in (key, text))
     return Rejected(key, reason, utf8(measure), text, source)
 
 

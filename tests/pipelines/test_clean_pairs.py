@@ -274,6 +274,12 @@ def test_metadata_of_any_kind_is_kept_or_mended():
         assert records.ImageTextPair.from_example(cleaned.to_example()) == cleaned
 
 
+@pytest.mark.parametrize("size", [[0, 10], [-3, 10], [1, 10**400]])
+def test_a_size_that_no_picture_has_is_not_believed(size):
+    pair = records.ImageTextPair("k", picture(0), "a dog", metadata={"original_size": size})
+    assert judge()(pair).result.pair.metadata["original_size"] == [24, 24]
+
+
 def test_jpeg_output():
     look = judge(image_size=8, image_format="jpeg")
     pair = records.ImageTextPair("k", picture(1), "a caption")

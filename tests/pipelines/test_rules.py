@@ -177,6 +177,14 @@ def test_image_rules() -> None:
     assert reason(flat(), min_entropy=0.1) == "image_low_entropy"
 
 
+def test_entropy_of_a_picture_decoded_at_less_than_its_size() -> None:
+    pixels = noise()
+    side = len(pixels)
+    whole = rule_subjects.Picture(side, side, 0, "png", pixels)
+    drafted = rule_subjects.Picture(64 * side, 64 * side, 0, "jpeg", pixels)
+    assert drafted.entropy == whole.entropy
+
+
 def test_a_dot_that_one_pixel_in_64_misses_is_seen() -> None:
     image = flat(0)
     image[1:8, 1:8] = 255

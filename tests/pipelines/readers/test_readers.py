@@ -56,6 +56,13 @@ def test_members_of_a_key_may_lie_apart_and_keys_may_come_twice():
     assert rejected == {}
 
 
+def test_a_rejected_row_has_the_whole_key():
+    """By it `--retry_rejected` finds the row again."""
+    key = 50 * "long/name/"
+    assert rows.reject(key, "missing_caption").key == key
+    assert len(rows.reject(100 * key, "unsafe_name").key) == rows.MAX_KEY_BYTES
+
+
 def test_a_name_that_is_not_utf8_is_a_key(tmp_path):
     buffer = io.BytesIO()
     with tarfile.open(
