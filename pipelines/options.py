@@ -30,8 +30,6 @@ from parti.engine import progress as progress_lib
 from parti.pipelines import runners
 
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
-# Set by `parti COMMAND --verbose`, which takes the flag out of what it passes on.
-VERBOSE_VARIABLE = "PARTI_VERBOSE"
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
 _TICK = struct.Struct("<qq")
 
@@ -95,7 +93,7 @@ def parse(
         parser.error(parser.unknown(unknown[0]))
     beam_options = pipeline_options.PipelineOptions(rest)
     filesystems.FileSystems.set_options(beam_options)  # --hdfs_host and such, for data.files
-    if not (flags.verbose or os.environ.get(VERBOSE_VARIABLE)):
+    if not (flags.verbose or os.environ.get(runners.VERBOSE_VARIABLE)):
         quiet(beam_options)
     return flags, beam_options
 

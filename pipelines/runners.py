@@ -12,6 +12,8 @@ passed on; docs/dataflow.md tells how their workers get this package.
 import contextlib
 import os
 import re
+import shlex
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,6 +31,10 @@ BYTES_PER_PROCESS = 8 * 2**20
 _WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
 _WORKER_THREAD = "run_worker"  # of Beam, one for each process
 _WORKER_ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
+
+
+# Set by `parti COMMAND --verbose`, which takes the flag out of what it passes on.
+VERBOSE_VARIABLE = "PARTI_VERBOSE"
 
 
 class WorkerDied(RuntimeError):
@@ -57,14 +63,32 @@ def make(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunne
             return beam_runner.create_runner(given)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"--runner={given}: {error}") from error
+    from apache_beam.portability import python_urns
     from apache_beam.portability.api import beam_provision_api_pb2
     from apache_beam.runners.portability import portable_runner
     from apache_beam.runners.portability.fn_api_runner import fn_runner
 
+    class Runner(fn_runner.FnApiRunner):
+        def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:
+            for environment in pipeline_proto.components.environments.values():
+                if environment.urn == python_urns.SUBPROCESS_SDK:
+                    environment.payload = _worker_command().encode()
+            return super().run_via_runner_api(pipeline_proto, options)
+
     # Workers in other processes read the options from here, as under Beam's DirectRunner.
     encoded = portable_runner.JobServiceHandle.encode_pipeline_options(options.get_all_options())
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
+    return Runner(provision_info=fn_runner.ExtendedProvisionInfo(info))
+
+
+def _worker_command() -> str:
+    """Returns what starts a worker process, for the shell.
+
+    Ctrl-C reaches a worker too, but this process ends it; what a worker logs comes here anyhow, and
+    its stderr holds only greetings and the tracebacks of its end.
+    """
+    command = f"trap '' INT; exec {shlex.quote(sys.executable)} -m {_WORKER_MODULE}"
+    return command if os.environ.get(VERBOSE_VARIABLE) else f"{command} 2>/dev/null"
 
 
 def use_all_cores(options: pipeline_options.PipelineOptions, num_bytes: int) -> int:

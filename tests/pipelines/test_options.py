@@ -7,7 +7,7 @@ import pytest
 
 from parti import quiet
 from parti.engine import progress as progress_lib
-from parti.pipelines import options
+from parti.pipelines import options, runners
 
 
 def parser():
@@ -42,7 +42,7 @@ def test_logs_of_workers_are_off_unless_asked_for(monkeypatch):
         _, beam_options = options.parse(parser(), ["--input", "a"])
         return beam_options.get_all_options()["default_sdk_harness_log_level"]
 
-    assert options.VERBOSE_VARIABLE == quiet.VARIABLE
+    assert runners.VERBOSE_VARIABLE == quiet.VARIABLE
     monkeypatch.setenv(quiet.VARIABLE, "")
     assert level() == "CRITICAL"
     monkeypatch.setenv(quiet.VARIABLE, "1")

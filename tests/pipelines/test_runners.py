@@ -48,6 +48,18 @@ def test_a_killed_worker_ends_the_run_with_one_line(capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_worker_processes_write_nothing_and_leave_an_interrupt_to_us(capfd):
+    def interrupt(element):
+        os.kill(os.getpid(), 2)  # Ctrl-C goes to all processes of a terminal
+        return element
+
+    options.run_pipeline(
+        lambda root: root | beam.Create(range(3)) | beam.Reshuffle() | beam.Map(interrupt),
+        parsed(*PROCESSES),
+    )
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("flags", "cores", "num_bytes", "expected"),
     [
