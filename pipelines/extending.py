@@ -4,20 +4,30 @@
 
 The old pairs are taken as they are, hashes and all, and win over new copies. Of the input only
 files that the old run did not read are read, and with `--retry_rejected REASON` the rows that it
-rejected for that reason.
+rejected for that reason. A file is known by its absolute path.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from parti.data import files
 from parti.engine import manifests
-from parti.pipelines import clean_settings, examining, merging, readers
+from parti.pipelines import (
+    clean_reasons,
+    clean_settings,
+    examining,
+    merging,
+    readers,
+    rule_settings,
+)
+from parti.pipelines.readers import rows
 
 SOURCES = "sources"  # in a manifest's inputs: [[path, bytes], ...] that were read
 # Settings that two runs need not have in common.
 _FREE = ("num_shards", "preset")
+_TFRECORD = "tfrecord"
 
 
 def source_files(
@@ -25,7 +35,7 @@ def source_files(
 ) -> list[tuple[str, int]]:
     """Returns (path, bytes) of every file that was read by now, for a manifest."""
     found = dict(extension.sources) if extension else {}
-    paths = {path for source in sources for path in source.paths}
+    paths = {files.absolute(path) for source in sources for path in source.paths}
     found |= {path: files.size(path) for path in paths - set(found)}
     return sorted(found.items())
 
@@ -36,7 +46,7 @@ class Extension:
     Attributes:
       directory: its output.
       manifest: of that.
-      sources: path -> bytes of the files that it read.
+      sources: absolute path -> bytes of the files that it read.
     """
 
     def __init__(self, directory: files.Path, retry: Sequence[str]) -> None:
@@ -47,13 +57,16 @@ class Extension:
           retry: reasons; rows rejected for one of them are read again.
 
         Raises:
-          FileNotFoundError, ValueError: it is no finished output, or of code without hashes.
+          FileNotFoundError, ValueError: it is no finished output, or of code without hashes; or
+            there is no such reason.
         """
+        rule_settings.check_names("--retry_rejected", retry, clean_reasons.REASONS)
         self.directory, self._retry = directory, frozenset(retry)
         self.manifest = manifests.read(directory, "pairs")
         if SOURCES not in self.manifest["inputs"]:
             raise ValueError(f"{directory}: does not say what it read; clean it again first")
-        self.sources = {path: size for path, size in self.manifest["inputs"][SOURCES]}
+        listed = self.manifest["inputs"][SOURCES]
+        self.sources = {files.absolute(path): size for path, size in listed}
 
     def check_settings(self, settings: clean_settings.CleanSettings) -> None:
         """Checks that the new run applies the old rules.
@@ -74,7 +87,7 @@ class Extension:
         found = []
         for split, index, path in self._shards():
             hashes = files.join(self.directory, f"{merging.HASHES}-{files.name(path)[:-9]}.jsonl")
-            source = readers.Source("tfrecord", (path,), num_bytes=files.size(path))
+            source = readers.Source(_TFRECORD, (path,), num_bytes=files.size(path))
             found.append(examining.Source(f"known-{split}-{index:05d}", source, hashes=hashes))
         return found
 
@@ -89,26 +102,40 @@ class Extension:
         """Returns what of the input is to be read: new files, and old ones with rows to retry.
 
         Raises:
-          ValueError: a file that was read has another size now.
+          ValueError: a file that was read has another size now, or a file with rows to retry is not
+            in the input, or cannot be read in part.
         """
         retried = self._rejected_keys()
-        found = []
+        found, asked = [], set()
         for index, source in enumerate(sources):
-            name = f"{index:06d}"
-            known = [path for path in source.paths if path in self.sources]
-            if not known:
-                found.append(examining.Source(name, source))
-                continue
-            for path in known:
-                if files.size(path) != self.sources[path]:
-                    raise ValueError(
-                        f"{path}: has changed since --extend={self.directory} read it; give it "
-                        "another name, or clean all input again"
-                    )
-            keys = frozenset().union(*(retried.get(files.name(p), frozenset()) for p in known))
-            if keys:
-                found.append(examining.Source(name, source, only=keys))
+            known = [path for path in source.paths if files.absolute(path) in self.sources]
+            new = [path for path in source.paths if path not in known]
+            if new:  # a folder may have both
+                part = dataclasses.replace(source, paths=tuple(new))
+                found.append(examining.Source(f"{index:06d}", part))
+            self._check_unchanged(known)
+            names = {rows.utf8(files.name(path)) for path in known}
+            if known and source.format == _TFRECORD:
+                names = set(retried)  # its pairs name the files that they were first read from
+            if again := names & set(retried):
+                asked |= again
+                keys = frozenset().union(*(retried[name] for name in again))
+                part = dataclasses.replace(source, paths=tuple(known))
+                found.append(examining.Source(f"{index:06d}-again", part, only=keys))
+        if missing := sorted(set(retried) - asked):
+            raise ValueError(
+                f"--retry_rejected: --input lacks files that such rows are from: {missing[0]} "
+                f"({len(missing)} in all); name them too"
+            )
         return found
+
+    def _check_unchanged(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            if files.size(path) != self.sources[files.absolute(path)]:
+                raise ValueError(
+                    f"{path}: has changed since --extend={self.directory} read it; give it "
+                    "another name, or clean all input again"
+                )
 
     def old_rejected(self) -> list[tuple[str, frozenset[str]]]:
         """Returns the files of rejected rows to take over, and the reasons to leave out."""
@@ -124,10 +151,19 @@ class Extension:
                 yield from map(json.loads, lines)
 
     def _rejected_keys(self) -> dict[str, frozenset[str]]:
-        """Returns source file -> keys of the rows to read again."""
+        """Returns the name of a source file -> keys of the rows to read again.
+
+        Raises:
+          ValueError: a file was rejected, and no row of it.
+        """
         keys: dict[str, set[str]] = {}
-        if self._retry:
-            for row in self._rejected_rows():
-                if row["reason"] in self._retry:
-                    keys.setdefault(row["source"], set()).add(row["key"])
+        for row in self._rejected_rows() if self._retry else ():
+            if row["reason"] in self._retry:
+                if row["key"] == row["source"]:
+                    raise ValueError(
+                        f"--retry_rejected={row['reason']}: {row['source']} as a whole was "
+                        "rejected for it; mend the file and give it another name, or clean all "
+                        "input again"
+                    )
+                keys.setdefault(row["source"], set()).add(row["key"])
         return {source: frozenset(found) for source, found in keys.items()}

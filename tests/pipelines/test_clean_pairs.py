@@ -342,3 +342,104 @@ def test_new_files_are_added_to_old_pairs(raw, tmp_path):
     with pytest.raises(ValueError, match="cleaned with image_size=16, now it is 8"):
         extend = [f"--extend={old}", "--image_size=8"]
         clean_pairs.run(["--input", *inputs, f"--output={all_at_once}", *common, *extend])
+
+
+EXTEND = ["--image_size=16", "--min_side=8", "--num_shards=2"]
+
+
+def counts(output):
+    return manifests.read(output, "pairs")["counts"]
+
+
+def rows_of(numbers):
+    return {f"k{i}": (picture(i), f"picture number {i}", {}) for i in numbers}
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A run over one tar with six good pairs and two too small ones."""
+    small = {f"small{i}": (picture(i, 12, 12), f"a small picture {i}", {}) for i in (90, 91)}
+    write_tar(tmp_path / "0.tar", rows_of(range(6)) | small)
+    assert clean_pairs.run([f"--input={tmp_path}/0.tar", f"--output={tmp_path}/old", *EXTEND]) == 0
+    return tmp_path / "old"
+
+
+def extend(old, inputs, *more):
+    output = old.parent / "new"
+    inputs = [str(old.parent / name) for name in inputs]
+    return clean_pairs.run(
+        ["--input", *inputs, f"--output={output}", f"--extend={old}", *EXTEND, *more]
+    )
+
+
+def test_new_pictures_of_a_folder_are_read(tmp_path):
+    """Old and new ones may be in one piece of work."""
+
+    def fill(numbers):
+        for i in numbers:
+            (tmp_path / "raw").mkdir(exist_ok=True)
+            (tmp_path / "raw" / f"k{i}.png").write_bytes(picture(i))
+            (tmp_path / "raw" / f"k{i}.txt").write_text(f"picture number {i}")
+
+    fill(range(3))
+    assert clean_pairs.run([f"--input={tmp_path}/raw", f"--output={tmp_path}/old", *EXTEND]) == 0
+    fill(range(3, 8))
+    assert extend(tmp_path / "old", ["raw"]) == 0
+    assert (counts(tmp_path / "new")["read"], counts(tmp_path / "new")["rejected"]) == (8, 0)
+
+
+def test_a_file_is_known_however_it_is_named(old, monkeypatch):
+    monkeypatch.chdir(old.parent)
+    more = ["--input", "0.tar", "./0.tar", "--output=new", "--extend=old", *EXTEND]
+    assert clean_pairs.run(more) == 0
+    assert counts(old.parent / "new") == counts(old)
+
+
+def test_extended_twice_into_other_numbers_of_files(old):
+    write_tar(old.parent / "1.tar", rows_of(range(4, 9)))
+    assert extend(old, ["0.tar", "1.tar"], "--num_shards=5") == 0
+    first = old.parent / "new"
+    first.rename(old.parent / "first")
+    write_tar(old.parent / "2.tar", rows_of(range(20, 23)))
+    assert extend(old.parent / "first", ["*.tar"], "--num_shards=1") == 0
+    found = counts(old.parent / "new")
+    assert (found["read"], found["rejected"]) == (8 + 5 + 3, 2 + 2)
+    keys = [pair.key for split in records.SPLITS for pair in pairs(old.parent / "new", split)]
+    assert sorted(keys) == sorted(rows_of([*range(9), *range(20, 23)]))
+    sources = manifests.read(old.parent / "new", "pairs")["inputs"]["sources"]
+    assert sources == [[p, (old.parent / p).stat().st_size] for p, _ in sources]
+    assert [p.rpartition("/")[2] for p, _ in sources] == ["0.tar", "1.tar", "2.tar"]
+
+
+def test_retried_rows_are_neither_lost_nor_counted_twice(old):
+    assert extend(old, ["0.tar"], "--retry_rejected=image_would_grow") == 0
+    assert counts(old.parent / "new") == counts(old)
+    assert rejected(old.parent / "new") == rejected(old)
+
+
+def test_rows_that_cannot_be_retried_are_named(old):
+    write_tar(old.parent / "1.tar", rows_of([7]))
+    with pytest.raises(ValueError, match="--input lacks files that such rows are from: 0.tar"):
+        extend(old, ["1.tar"], "--retry_rejected=image_would_grow")
+    with pytest.raises(ValueError, match="--retry_rejected=image_wuold_grow: did you mean"):
+        extend(old, ["0.tar"], "--retry_rejected=image_wuold_grow")
+
+
+def test_a_broken_file_is_not_retried_in_part(raw, tmp_path):
+    common = ["--input", f"{raw[0]}/0.tar", f"{raw[0]}/2.tar", *EXTEND]
+    assert clean_pairs.run([*common, f"--output={tmp_path}/old"]) == 0
+    more = [f"--extend={tmp_path}/old", "--retry_rejected=broken_file"]
+    with pytest.raises(ValueError, match="2.tar as a whole was rejected"):
+        clean_pairs.run([*common, f"--output={tmp_path}/new", *more])
+
+
+def test_pairs_of_tfrecords_can_be_retried(old):
+    """They name the tar that they were first read from."""
+    tfrecord = old.parent / "raw.tfrecord"
+    small = records.ImageTextPair("s", picture(1, 12, 12), "a small one", source="first.tar")
+    good = [records.ImageTextPair(f"t{i}", picture(50 + i), f"number {i}") for i in range(3)]
+    tfrecords.write(tfrecord, [pair.to_example() for pair in (small, *good)])
+    output = old.parent / "of_tfrecord"
+    assert clean_pairs.run([f"--input={tfrecord}", f"--output={output}", *EXTEND]) == 0
+    assert extend(output, [tfrecord.name], "--retry_rejected=image_would_grow") == 0
+    assert counts(old.parent / "new") == counts(output)
