@@ -30,11 +30,12 @@ from parti.pipelines import (
     merging,
     near_duplicates,
     readers,
+    shuffle,
     writers,
 )
 from parti.pipelines.readers import fetching
 
-SPILLS, EVALUATION = "spills", "evaluation.zip"
+SPILLS, SHUFFLE, EVALUATION = "spills", "shuffle", "evaluation.zip"
 _FILES, _FACTS, _SAMPLES = "files.json", "facts.json", "samples.json"
 _CAPTIONS, _GROUPS = "captions.json", "groups.json"
 _DESCRIBED = ("rejected", "facts", "samples", "captions")
@@ -43,14 +44,14 @@ _DESCRIBED = ("rejected", "facts", "samples", "captions")
 class _OnePerKey(beam.DoFn):
     """Of candidates with one key passes the best; a decision for each of the others."""
 
-    def process(self, group: tuple[str, Iterable[bytes]]) -> Iterator[Any]:
-        key, packed = group
+    def process(self, group: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
+        _, packed = group
         best: candidates.Candidate | None = None
         for row in map(candidates.unpack, packed):
             worse = None if best is None else max(row, best, key=lambda r: r.order)
             best = row if best is None else min(row, best, key=lambda r: r.order)
             if worse is not None:
-                decision = candidates.Decision(worse.id, "duplicate_key", "", key)
+                decision = candidates.Decision(worse.id, "duplicate_key", "", worse.key)
                 yield beam.pvalue.TaggedOutput("decisions", decision)
         assert best is not None, "a group has a row"
         yield best
@@ -98,6 +99,7 @@ def build(
     scratch: files.Path,
     fetch: fetching.FetchSettings,
     old_rejected: Sequence[tuple[str, frozenset[str]]] = (),
+    in_files: bool = False,
 ) -> beam.PCollection:
     """Adds the job to a pipeline.
 
@@ -110,11 +112,13 @@ def build(
         evaluation set; every worker must reach both.
       fetch: how pictures of URLs are fetched.
       old_rejected: files of rejected rows to take over, and reasons whose rows are left out.
+      in_files: group rows through files in `SHUFFLE` of `scratch` (see `shuffle`).
 
     Returns:
       What is known of each written file: {name, count, num_bytes, sha256}.
     """
     spill_dir = files.join(scratch, SPILLS)
+    folder = files.join(scratch, SHUFFLE) if in_files else ""
     evaluation = files.join(scratch, EVALUATION) if settings.evaluation else ""
     judge = functools.partial(judging.Judge, settings, evaluation)
     examined = (
@@ -125,11 +129,11 @@ def build(
     )
     unique = (
         examined.candidates
-        | "By key" >> beam.Map(lambda row: (row.key, candidates.pack(row)))
-        | "Group keys" >> beam.GroupByKey()
+        | "By key" >> beam.Map(lambda row: (row.key.encode(), candidates.pack(row)))
+        | "Group keys" >> shuffle.GroupByKey(folder)
         | "One per key" >> beam.ParDo(_OnePerKey()).with_outputs("decisions", main="rows")
     )
-    copies = unique.rows | duplicates.FindDuplicates(settings.duplicates)
+    copies = unique.rows | duplicates.FindDuplicates(settings.duplicates, folder)
     groups = copies | _Groups()
     decisions = (unique.decisions, copies) | "Decisions" >> beam.Flatten()
     merged = {
@@ -163,7 +167,7 @@ def build(
         | "Sample" >> beam.Map(lambda item: [item[0], item[1]])
         | writers.CollectJson(files.join(scratch, _SAMPLES))
     )
-    merged.captions | _TopCaptions(files.join(scratch, _CAPTIONS))
+    merged.captions | _TopCaptions(files.join(scratch, _CAPTIONS), folder)
     groups | writers.CollectJson(files.join(scratch, _GROUPS))
     return written
 
@@ -226,18 +230,24 @@ def _order_by_count(name: str, count: int) -> Any:
     return -count, name
 
 
+def _length(values: Iterable[Any]) -> int:
+    return sum(1 for _ in values)
+
+
 class _TopCaptions(beam.PTransform):
     """Captions to a file with {distinct, top: [[caption, pairs], ...]}."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, folder: str) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._folder = path, folder
 
     def expand(self, captions: beam.PCollection) -> beam.PCollection:
         most = _Largest(clean_report.NUM_TOP_CAPTIONS, _order_by_count)
         return (
             captions
-            | beam.combiners.Count.PerElement()
+            | "As bytes" >> beam.Map(lambda text: (text.encode("utf-8", "replace"), b""))
+            | shuffle.GroupByKey(self._folder)
+            | "Count captions" >> beam.MapTuple(lambda text, found: (text.decode(), _length(found)))
             | "Most frequent" >> beam.CombineGlobally(most)
             | "As captions" >> beam.Map(lambda found: {"distinct": found[0], "top": found[2]})
             | writers.CollectJson(self._path)

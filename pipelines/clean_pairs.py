@@ -8,6 +8,8 @@ pair goes to the split that its metadata name, else to one by the hash of its ke
 
 import argparse
 import dataclasses
+import math
+import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +36,7 @@ from parti.pipelines import (
 from parti.pipelines.readers import fetching
 
 _FETCH = fetching.FetchSettings()
+_MAX_MEASURE = 80  # characters that the last line shows of one
 
 
 def make_parser() -> flags_lib.Parser:
@@ -79,8 +82,14 @@ def make_parser() -> flags_lib.Parser:
         help="with --extend: read rows again that were rejected for it, e.g. fetch_timeout",
     )
     add("--fetch_threads", type=int, default=_FETCH.threads, help="requests at a time, for URLs")
+    add("--fetch_per_host", type=int, default=_FETCH.per_host, help="of these to one host")
     add("--fetch_retries", type=int, default=_FETCH.retries, help="further tries, for URLs")
     add("--fetch_timeout", type=float, default=_FETCH.total_timeout, help="seconds, for URLs")
+    add(
+        "--fetch_private",
+        action="store_true",
+        help="fetch also from this machine and from private networks",
+    )
     add("--user_agent", default=_FETCH.user_agent, help="says who asks, for URLs")
     rules.add_flags(parser)
     return parser
@@ -120,8 +129,14 @@ def _columns(flags: argparse.Namespace) -> dict[str, str]:
 
 
 def _fetch_settings(flags: argparse.Namespace) -> fetching.FetchSettings:
+    for name, least in (("threads", 1), ("per_host", 1), ("retries", 0), ("timeout", 0.1)):
+        value = getattr(flags, f"fetch_{name}")
+        if not least <= value < math.inf:
+            raise ValueError(f"--fetch_{name}={value}: give {least} or more")
     return fetching.FetchSettings(
         threads=flags.fetch_threads,
+        per_host=flags.fetch_per_host,
+        allow_private=flags.fetch_private,
         retries=flags.fetch_retries,
         total_timeout=flags.fetch_timeout,
         user_agent=flags.user_agent,
@@ -134,6 +149,7 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)  # a bad flag is reported before a missing input
     runners.check(beam_options, [*flags.input, flags.output])
+    _check_output(flags)
     found = readers.find_sources(flags.input, flags.input_format, _columns(flags))
     settings = check_flags(flags, sum(source.num_bytes for source in found))
     evaluation = None
@@ -157,7 +173,9 @@ def run(argv: Sequence[str]) -> int:
     )
     num_workers = runners.use_all_cores(beam_options, num_bytes)
     with stage:
-        files.make_dirs(files.join(stage.scratch, clean_job.SPILLS))
+        files.remove_tree(files.join(stage.scratch, clean_job.SHUFFLE))  # of a run that was killed
+        for name in (clean_job.SPILLS, clean_job.SHUFFLE):
+            files.make_dirs(files.join(stage.scratch, name))
         if evaluation:
             evaluation.save(files.join(stage.scratch, clean_job.EVALUATION))
         progress = progress_lib.Progress("clean", unit="pairs")
@@ -170,6 +188,7 @@ def run(argv: Sequence[str]) -> int:
                 stage.scratch,
                 _fetch_settings(flags),
                 extension.old_rejected() if extension else (),
+                in_files=runners.is_local(beam_options) and not files.is_remote(stage.scratch),
             ),
             beam_options,
             progress,
@@ -192,6 +211,20 @@ def run(argv: Sequence[str]) -> int:
         stage.publish(counts={**report["splits"], **counts}, content=hashes)
     print(_summary(report, flags.output))
     return 0
+
+
+def _check_output(flags: argparse.Namespace) -> None:
+    """Raises ValueError if what is written would be read as input by the next run."""
+    output = files.absolute(flags.output) if flags.output else ""
+    for folder in flags.input:
+        if folder and files.is_dir(folder):
+            root = files.absolute(folder).rstrip("/") + "/"
+            name = output.removeprefix(root)
+            if output.startswith(root) and not name.startswith((".", "_")):
+                raise ValueError(
+                    f"--output={flags.output}: is inside --input {folder}, and the next run would "
+                    "read it; choose a folder beside it"
+                )
 
 
 def _inputs(
@@ -237,8 +270,9 @@ def _run_facts(seconds: float, num_workers: int, read: int) -> dict[str, Any]:
 def _check_report(report: Mapping[str, Any], patterns: Sequence[str]) -> None:
     """Raises ValueError if there is nothing to publish."""
     where = " ".join(patterns)
-    dropped = sorted(report["rules"], key=lambda rule: -rule["dropped"])
-    reasons = ", ".join(f"{rule['dropped']} {rule['name']}" for rule in dropped[:4])
+    dropped = [rule for rule in report["rules"] if rule["dropped"]]
+    dropped.sort(key=lambda rule: -rule["dropped"])
+    reasons = ", ".join(map(_dropped, dropped[:4]))
     if not report["read"]:
         raise ValueError(
             f"no pairs in {where}; a tar holds key.jpg (or png, webp) and key.txt for each pair"
@@ -253,6 +287,13 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str]) -> None:
             f"all {report['kept']} kept pairs of {where} fell to validation; "
             "lower --validation_fraction or give more pairs"
         )
+
+
+def _dropped(rule: Mapping[str, Any]) -> str:
+    """Returns how many a rule has dropped, with what it had to say of one of them."""
+    measure = next((row["measure"] for row in rule["dropped_samples"] if row["measure"]), "")
+    shown = measure if len(measure) <= _MAX_MEASURE else f"{measure[:_MAX_MEASURE]}..."
+    return f"{rule['dropped']:,} {rule['name']}" + (f" ({shown})" if shown else "")
 
 
 def _summary(report: Mapping[str, Any], output: str) -> str:

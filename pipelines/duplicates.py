@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import apache_beam as beam
 
 from parti.data import image_hashes
-from parti.pipelines import candidates, likenesses, near_duplicates
+from parti.pipelines import candidates, likenesses, near_duplicates, shuffle
 
 IMAGE, PAIR, NONE = "image", "pair", "none"
 CHOICES = (IMAGE, PAIR, NONE)
@@ -80,24 +80,26 @@ class DuplicateSettings:
 class FindDuplicates(beam.PTransform):
     """Takes `Candidate` rows with different ids, returns a `Decision` for each that is dropped."""
 
-    def __init__(self, settings: DuplicateSettings) -> None:
+    def __init__(self, settings: DuplicateSettings, folder: str = "") -> None:
+        """Sets what counts as a duplicate; `folder` is for `shuffle.GroupByKey`."""
         super().__init__("Find duplicates")
-        self._settings = settings
+        self._settings, self._folder = settings, folder
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Returns the decisions."""
-        settings = self._settings
+        settings, folder = self._settings, self._folder
         dropped, links = [], []
         for label, rule in _count_rules(settings):
-            rows, found = _by_group(rows, label, rule)
+            rows, found = _by_group(rows, label, rule, folder)
             dropped.append(found)
         if settings.exact != NONE:
-            rows, found = _by_group(rows, "Equal pictures", _Equal(settings.exact == PAIR))
+            rows, found = _by_group(rows, "Equal pictures", _Equal(settings.exact == PAIR), folder)
             links.append(found)
         for index, likeness in enumerate(_likenesses(settings)):
             if index:
-                rows = _without(rows, links[-1])
-            links.append(rows | near_duplicates.FindNear(likeness, settings.max_representatives))
+                rows = _without(rows, links[-1], folder)
+            find = near_duplicates.FindNear(likeness, settings.max_representatives, folder)
+            links.append(rows | find)
         if links:
             dropped.append(links | "All links" >> beam.Flatten() | _FollowLinks())
         return dropped | "All decisions" >> beam.Flatten(pipeline=rows.pipeline)
@@ -199,13 +201,13 @@ def _likenesses(settings: DuplicateSettings) -> Iterator[likenesses.Likeness]:
 
 
 def _by_group(
-    rows: beam.PCollection, label: str, rule: _GroupRule
+    rows: beam.PCollection, label: str, rule: _GroupRule, folder: str
 ) -> tuple[beam.PCollection, beam.PCollection]:
     """Asks a rule; returns the rows that it keeps, and what it says of the others."""
     asked = (
         rows
         | f"{label}: value" >> beam.Map(lambda r: (rule.group(r), candidates.pack(r)))
-        | f"{label}: group" >> beam.GroupByKey()
+        | f"{label}: group" >> shuffle.GroupByKey(folder)
         | f"{label}: ask" >> beam.ParDo(_Ask(rule)).with_outputs("dropped", main="kept")
     )
     return asked.kept, asked.dropped
@@ -223,19 +225,18 @@ class _Ask(beam.DoFn):
             yield row if found is None else beam.pvalue.TaggedOutput("dropped", found)
 
 
-def _without(rows: beam.PCollection, links: beam.PCollection) -> beam.PCollection:
+def _without(rows: beam.PCollection, links: beam.PCollection, folder: str) -> beam.PCollection:
     """Returns the rows that no link drops."""
-    by_id = rows | "Rows by id" >> beam.Map(lambda row: (row.id, candidates.pack(row)))
-    dropped = links | "Links by id" >> beam.Map(lambda link: (link.id, b""))
+    by_id = rows | "Rows by id" >> beam.Map(lambda row: (row.id.encode(), candidates.pack(row)))
+    dropped = links | "Links by id" >> beam.Map(lambda link: (link.id.encode(), b""))
     return (
         (by_id, dropped)
-        | "Rows and links" >> beam.Flatten()
-        | "Same id" >> beam.GroupByKey()
+        | "Same id" >> shuffle.GroupByKey(folder)
         | "Not linked" >> beam.FlatMap(_alone)
     )
 
 
-def _alone(group: tuple[str, Iterable[bytes]]) -> Iterator[candidates.Candidate]:
+def _alone(group: tuple[bytes, Iterable[bytes]]) -> Iterator[candidates.Candidate]:
     """Yields the row of an id unless there is a link for it."""
     values = list(group[1])  # two at most
     if b"" not in values:

@@ -28,16 +28,18 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.transforms import window
 
-from parti.pipelines import candidates, likenesses
+from parti.pipelines import candidates, likenesses, shuffle
 
 COUNTERS = "parti.clean"
 NOT_COMPARED = "near_pairs_not_compared"
 
 # 10**9 rows make partitions of 4 million, 94 MB each.
 _NUM_PARTITIONS = 256
-_FLUSH_BYTES = 32 * 2**20
+_FLUSH_BYTES = 8 * 2**20
 _BATCH = 4096
 _MAX_MET = 8
+# The first byte of what comes together under a handle.
+_ROW, _BUCKET = b"r", b"b"
 
 _POINT = np.dtype([("key", "<u8"), ("fingerprint", "<u8"), ("handle", "<u8")])
 _PACK_POINT = struct.Struct("<QQQ").pack
@@ -64,27 +66,30 @@ class Link(NamedTuple):
 class FindNear(beam.PTransform):
     """Takes `Candidate` rows, returns a `Link` for each that has a better near one."""
 
-    def __init__(self, likeness: likenesses.Likeness, max_representatives: int) -> None:
+    def __init__(
+        self, likeness: likenesses.Likeness, max_representatives: int, folder: str = ""
+    ) -> None:
+        """Sets what is near; `folder` is for `shuffle.GroupByKey`."""
         super().__init__(f"Find {likeness.reason}")
         self._likeness, self._max_representatives = likeness, max_representatives
+        self._folder = folder
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Returns the links."""
         collisions = (
             rows
             | "Spread" >> beam.ParDo(_Spread(self._likeness))
-            | "Partitions" >> beam.GroupByKey()
+            | "Partitions" >> shuffle.GroupByKey(self._folder)
             | "Collide" >> beam.ParDo(_Collide(self._likeness))
         )
         by_handle = rows | "Handles" >> beam.Map(
-            lambda row: (_handle(row), (True, candidates.pack(row)))
+            lambda row: (_handle(row), _ROW + candidates.pack(row))
         )
         return (
             (by_handle, collisions)
-            | beam.Flatten()
-            | "Rows of handles" >> beam.GroupByKey()
+            | "Rows of handles" >> shuffle.GroupByKey(self._folder)
             | "To buckets" >> beam.FlatMap(_to_buckets)
-            | "Buckets" >> beam.GroupByKey()
+            | "Buckets" >> shuffle.GroupByKey(self._folder)
             | "Compare" >> beam.ParDo(_Compare(self._likeness, self._max_representatives))
             | "Best" >> beam.CombinePerKey(min)
             | "Links" >> beam.Map(_to_link, self._likeness.reason)
@@ -97,20 +102,20 @@ def _handle(row: candidates.Candidate) -> bytes:
 
 
 class _Spread(beam.DoFn):
-    """Yields ((band, partition), block of points)."""
+    """Yields (band and partition, block of points)."""
 
     def __init__(self, likeness: likenesses.Likeness) -> None:
         self._likeness = likeness
 
     def start_bundle(self) -> None:
-        self._blocks: dict[tuple[int, int], bytearray] = {}
+        self._blocks: dict[bytes, bytearray] = {}
         self._num_bytes = 0
 
-    def process(self, row: candidates.Candidate) -> Iterator[tuple[tuple[int, int], bytes]]:
+    def process(self, row: candidates.Candidate) -> Iterator[tuple[bytes, bytes]]:
         fingerprint = self._likeness.fingerprint(row)
         handle = int.from_bytes(_handle(row), "little")
         for band, key in enumerate(self._likeness.keys(row)):
-            place = (band, (key * 0x9E3779B97F4A7C15 >> 32) % _NUM_PARTITIONS)
+            place = bytes((band, (key * 0x9E3779B97F4A7C15 >> 32) % _NUM_PARTITIONS))
             self._blocks.setdefault(place, bytearray()).extend(
                 _PACK_POINT(key, fingerprint, handle)
             )
@@ -121,7 +126,7 @@ class _Spread(beam.DoFn):
     def finish_bundle(self) -> Iterator[Any]:
         yield from map(window.GlobalWindows.windowed_value, self._flush())
 
-    def _flush(self) -> Iterator[tuple[tuple[int, int], bytes]]:
+    def _flush(self) -> Iterator[tuple[bytes, bytes]]:
         blocks, self._blocks, self._num_bytes = self._blocks, {}, 0
         for place, block in blocks.items():
             yield place, bytes(block)
@@ -133,9 +138,7 @@ class _Collide(beam.DoFn):
     def __init__(self, likeness: likenesses.Likeness) -> None:
         self._likeness = likeness
 
-    def process(
-        self, partition: tuple[tuple[int, int], Iterable[bytes]]
-    ) -> Iterator[tuple[bytes, tuple[bool, bytes]]]:
+    def process(self, partition: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[bytes, bytes]]:
         (band, _), blocks = partition
         points = np.frombuffer(b"".join(blocks), _POINT)
         points = points[np.argsort(points["key"], kind="stable")]
@@ -144,14 +147,14 @@ class _Collide(beam.DoFn):
         for index in np.flatnonzero(ends - starts > 1):
             run = points[starts[index] : ends[index]]
             for point in run[self._likeness.collisions(band, run["fingerprint"])]:
-                yield point["handle"].tobytes(), (False, bytes([band]) + point["key"].tobytes())
+                yield point["handle"].tobytes(), _BUCKET + bytes([band]) + point["key"].tobytes()
 
 
-def _to_buckets(element: tuple[bytes, Iterable[tuple[bool, bytes]]]) -> Iterator[Any]:
+def _to_buckets(element: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[bytes, bytes]]:
     """Yields (bucket, row) from the row and the buckets of one handle, a few in number."""
     rows, buckets = [], set()
-    for is_row, data in element[1]:
-        rows.append(data) if is_row else buckets.add(data)
+    for data in element[1]:
+        rows.append(data[1:]) if data[:1] == _ROW else buckets.add(data[1:])
     yield from itertools.product(buckets, rows)
 
 

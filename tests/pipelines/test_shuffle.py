@@ -1,0 +1,63 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Grouping through files is Beam's grouping."""
+
+import random
+
+import apache_beam as beam
+import pytest
+
+from parti.pipelines import options, shuffle, writers
+
+PAIRS = [
+    (random.Random(i).randbytes(i % 5), random.Random(-i).randbytes(i % 300)) for i in range(3000)
+]
+EXPECTED = {}
+for _key, _value in PAIRS:
+    EXPECTED.setdefault(_key.hex(), []).append(_value.hex())
+
+
+def grouped(folder, output, *flags):
+    """Returns {key: sorted values} of PAIRS, given as two collections."""
+
+    def build(root):
+        first = root | "First" >> beam.Create(PAIRS[:1000])
+        second = root | "Second" >> beam.Create(PAIRS[1000:]) | beam.Reshuffle()
+        groups = (first, second) | shuffle.GroupByKey(folder)
+        twice = groups | beam.MapTuple(lambda key, values: (key, [*values], [*values]))
+        rows = twice | beam.MapTuple(
+            lambda key, one, two: [key.hex(), *(sorted(v.hex() for v in g) for g in (one, two))]
+        )
+        rows | writers.CollectJson(output)
+
+    _, beam_options = options.parse(options.make_parser("test", "Tests.", "test"), flags)
+    options.run_pipeline(build, beam_options)
+    rows = writers.read_collected(output)
+    assert all(one == two for _, one, two in rows), "a group can be read twice"
+    assert len(rows) == len({key for key, *_ in rows})
+    return {key: one for key, one, _ in rows}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("in_files", [False, True])
+def test_groups_are_those_of_beam(in_files, workers, tmp_path):
+    flags = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_threading"]
+    (tmp_path / "files").mkdir()
+    folder = str(tmp_path / "files") if in_files else ""
+    found = grouped(folder, tmp_path / "rows.json", *flags)
+    assert found == {key: sorted(values) for key, values in EXPECTED.items()}
+    assert bool(list((tmp_path / "files").iterdir())) == in_files
+
+
+def test_no_pairs_no_groups(tmp_path):
+    def build(root):
+        rows = root | beam.Create([]) | shuffle.GroupByKey(str(tmp_path))
+        (
+            rows
+            | beam.MapTuple(lambda key, values: key.hex())
+            | writers.CollectJson(tmp_path / "rows.json")
+        )
+
+    _, beam_options = options.parse(options.make_parser("test", "Tests.", "test"), [])
+    options.run_pipeline(build, beam_options)
+    assert writers.read_collected(tmp_path / "rows.json") == []
