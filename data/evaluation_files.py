@@ -47,7 +47,8 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
     - `.txt`, `.tsv`, `.jsonl`: prompt files (see `data.prompts`); but a `.txt` beside a picture of
       the same name is its caption.
     - pictures, and `.tar` of pictures and `.txt` captions (other members are passed over).
-    - `.tfrecord` of image-text pairs, as `parti clean` writes them.
+    - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.jsonl` beside one tells of
+      them, and is passed over.
 
     Args:
       pattern: a file, a glob, or a folder, which stands for all of these below it.
@@ -81,6 +82,8 @@ def _find(pattern: str) -> list[str]:
         raise ValueError(f"{pattern}: not a kind of evaluation data that is known: {KINDS}")
     if not paths:
         raise FileNotFoundError(f"{pattern}: no evaluation data there; it takes {KINDS}")
+    pairs = {files.parent(path) for path in paths if path.lower().endswith(TFRECORD_SUFFIX)}
+    paths = [p for p in paths if not (p.lower().endswith(".jsonl") and files.parent(p) in pairs)]
     for entry in found:
         is_content = entry.path.lower().endswith((*IMAGE_SUFFIXES, CAPTION_SUFFIX))
         if is_content and entry.num_bytes > MAX_FILE_BYTES:

@@ -91,8 +91,9 @@ def _run(command: str, arguments: list[str]) -> int:
     module, function, _ = COMMANDS[command]
     try:
         return getattr(importlib.import_module(module), function)(arguments) or 0
-    except KeyboardInterrupt:
-        print(f"parti {command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        more = f"; {error}" if str(error) else ""
+        print(f"parti {command}: interrupted{more}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `parti ... | head` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

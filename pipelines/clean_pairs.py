@@ -9,7 +9,6 @@ pair goes to the split that its metadata name, else to one by the hash of its ke
 import argparse
 import dataclasses
 import math
-import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -219,8 +218,9 @@ def _check_output(flags: argparse.Namespace) -> None:
     for folder in flags.input:
         if folder and files.is_dir(folder):
             root = files.absolute(folder).rstrip("/") + "/"
-            name = output.removeprefix(root)
-            if output.startswith(root) and not name.startswith((".", "_")):
+            inner = output.removeprefix(root).split("/")
+            is_read = not any(name.startswith((".", "_")) for name in inner)
+            if output.startswith(root) and is_read:
                 raise ValueError(
                     f"--output={flags.output}: is inside --input {folder}, and the next run would "
                     "read it; choose a folder beside it"

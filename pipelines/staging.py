@@ -284,6 +284,8 @@ class Staging:
         if self.manifest is None and not self.resume and (self._local or self._is_owner()):
             with contextlib.suppress(OSError):
                 files.remove_tree(self.address)
+        if isinstance(error, KeyboardInterrupt) and self.resume:
+            error.args = error.args or ("the same command goes on where this one stopped",)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -81,7 +81,8 @@ class _Guarded(urllib3.connection.HTTPConnection):
         addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
         for address in addresses:
             if not self.allow_private and not is_public(address):
-                raise RefusedError(f"{self.host} is {address}, a private address")
+                what = address if address == self.host else f"{self.host} is {address}"
+                raise RefusedError(f"{what}: a private address; --fetch_private asks it")
         for address in addresses:
             try:
                 connection = urllib3.util.connection.create_connection(

@@ -47,7 +47,7 @@ REASONS = {
     "fetch_tls": ("Not secure", "The server's certificate is not valid."),
     "fetch_refused": (
         "URL refused",
-        "Not an http address, or one of a private network (servers inside are not to be reached).",
+        "Not an http address, or one of a private network, which only --fetch_private asks.",
     ),
     "fetch_redirects": ("Too many redirects", "The server sends from one address to the next."),
     "fetch_opt_out": ("Opted out", "The server's headers say: not for machine learning."),

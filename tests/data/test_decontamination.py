@@ -106,6 +106,7 @@ def folder(tmp_path):
     write_tar(tmp_path / "a.tar", members | {"2.txt": b"caption of two", "2.json": b"{}"})
     pairs = [records.ImageTextPair(f"k{i}", images.encode_png(drawn(i)), "") for i in (4, 5)]
     tfrecords.write(tmp_path / "b.tfrecord", [pair.to_example() for pair in pairs])
+    (tmp_path / "hashes-b.jsonl").write_text('{"key": "k4"}\n')  # of `parti clean`
     return tmp_path
 
 

@@ -87,6 +87,7 @@ def test_arguments_reach_the_command(stage, monkeypatch: pytest.MonkeyPatch) -> 
         (FileNotFoundError("no files match 'x'"), 2, "parti clean: no files match 'x'\n"),
         (RuntimeError("worker lost"), 1, "RuntimeError: worker lost (--verbose shows where)\n"),
         (KeyboardInterrupt(), 130, "parti clean: interrupted\n"),
+        (KeyboardInterrupt("it goes on"), 130, "parti clean: interrupted; it goes on\n"),
     ],
 )
 def test_errors_are_one_line(

@@ -125,6 +125,14 @@ def test_after_a_kill(tmp_path, options, kept):
     assert output.exists() and not (tmp_path / "out.unfinished").exists()
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_an_interrupt_says_whether_the_same_command_goes_on(tmp_path, resume):
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        with staging.Staging(tmp_path / "out", "pairs", resume=resume):
+            raise KeyboardInterrupt
+    assert ("the same command goes on" in str(interrupt.value)) == resume
+
+
 def test_kill_between_the_two_renames_is_undone(tmp_path):
     write(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "out.replaced")  # what publish does first

@@ -1,0 +1,106 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `parti clean` says of a command that cannot give what was wanted; private servers."""
+
+import functools
+import http.server
+import io
+import json
+import re
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from parti.pipelines import clean_pairs
+
+
+def jpeg(seed, side=40):
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((side, side)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for i in range(8):
+        (folder / f"{i}.jpg").write_bytes(jpeg(i))
+        (folder / f"{i}.txt").write_text(f"picture number {i}")
+    return folder
+
+
+def clean(*arguments):
+    return clean_pairs.run(["--image_size=16", "--validation_fraction=0", *map(str, arguments)])
+
+
+@pytest.fixture
+def site(folder):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_private_servers_are_asked_with_a_flag(site, tmp_path):
+    table, output = tmp_path / "urls.jsonl", tmp_path / "pairs"
+    rows = [{"url": f"{site}/{i}.jpg", "caption": f"picture number {i}"} for i in range(8)]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    message = "kept: 8 fetch_refused (127.0.0.1: a private address; --fetch_private asks it); check"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        clean("--input", table, "--output", output)
+    more = ["--fetch_private", "--fetch_per_host=8", "--fetch_threads=8"]
+    assert clean("--input", table, "--output", output, *more) == 0
+    assert json.loads((output / "report.json").read_text())["kept"] == 8
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--fetch_threads=0", "--fetch_threads=0: give 1 or more"),
+        ("--fetch_per_host=0", "--fetch_per_host=0: give 1 or more"),
+        ("--fetch_retries=-1", "--fetch_retries=-1: give 0 or more"),
+        ("--fetch_timeout=nan", "--fetch_timeout=nan: give 0.1 or more"),
+    ],
+)
+def test_bad_flags_are_named(folder, tmp_path, flag, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        clean("--input", folder, "--output", tmp_path / "x", flag)
+
+
+def test_an_output_within_the_input_is_refused(folder, monkeypatch):
+    """The next run would take the pairs there for its input, and leave the pictures out."""
+    monkeypatch.chdir(folder)
+    for given, output in ((folder, folder / "pairs"), (".", "deep/pairs"), (f"{folder}/", "x")):
+        with pytest.raises(ValueError, match="is inside --input .*; choose a folder beside it"):
+            clean("--input", given, "--output", output)
+    assert clean("--input", folder, "--output", f"{folder}2") == 0
+    assert clean("--input", folder, "--output", folder / "_pairs") == 0  # not read
+
+
+def test_when_nothing_is_kept_each_reason_has_an_example(folder, tmp_path):
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.txt").write_text("a broken one")
+    with pytest.raises(ValueError, match="was kept: 8 image_too_small .*, 1 image_und.* check the"):
+        clean("--input", folder, "--output", tmp_path / "x", "--min_side=100")
+
+
+def test_pairs_of_an_earlier_run_are_an_evaluation_set(folder, tmp_path):
+    held = tmp_path / "held"
+    held.mkdir()
+    for i in range(3):
+        for suffix in ("jpg", "txt"):
+            (held / f"{i}.{suffix}").write_bytes((folder / f"{i}.{suffix}").read_bytes())
+    assert clean("--input", held, "--output", tmp_path / "evaluation") == 0
+    output = tmp_path / "pairs"
+    more = ["--decontaminate", tmp_path / "evaluation"]
+    assert clean("--input", folder, "--output", output, *more) == 0
+    assert json.loads((output / "report.json").read_text())["kept"] == 5
