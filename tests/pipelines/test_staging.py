@@ -127,9 +127,9 @@ def test_after_a_kill(tmp_path, options, kept):
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_an_interrupt_says_whether_the_same_command_goes_on(tmp_path, resume):
-    with pytest.raises(KeyboardInterrupt) as interrupt:
-        with staging.Staging(tmp_path / "out", "pairs", resume=resume):
-            raise KeyboardInterrupt
+    stage = staging.Staging(tmp_path / "out", "pairs", resume=resume)
+    with pytest.raises(KeyboardInterrupt) as interrupt, stage:
+        raise KeyboardInterrupt
     assert ("the same command goes on" in str(interrupt.value)) == resume
 
 
