@@ -42,6 +42,18 @@ class Entry(NamedTuple):
     num_bytes: int
 
 
+class Status(NamedTuple):
+    """What tells whether a file is still what it was.
+
+    Attributes:
+      num_bytes: its size.
+      modified: when it was last written, in seconds since 1970; 0.0 if its system does not say.
+    """
+
+    num_bytes: int
+    modified: float
+
+
 def is_remote(path: Path) -> bool:
     """Returns whether an address has a scheme other than `file://`."""
     text = os.fspath(path)
@@ -197,6 +209,19 @@ def size(path: Path) -> int:
     if is_remote(path):
         return _system(path).size(os.fspath(path))
     return os.path.getsize(_local(path))
+
+
+def status(path: Path) -> Status:
+    """Returns the size of a file and when it was last written.
+
+    Raises:
+      OSError: there is no such file.
+    """
+    if is_remote(path):
+        found = _system(path).metadata(os.fspath(path))
+        return Status(found.size_in_bytes, found.last_updated_in_seconds or 0.0)
+    local = os.stat(_local(path))
+    return Status(local.st_size, local.st_mtime)
 
 
 def match(pattern: Path) -> list[Entry]:

@@ -161,14 +161,16 @@ def run(argv: Sequence[str]) -> int:
         extension.check_settings(settings)
         sources = [*extension.known(), *extension.wanted(found)]
     num_bytes = sum(source.source.num_bytes for source in sources)
+    read = extending.look_at(found)
     stage = staging.Staging(
         flags.output,
         "pairs",
         settings=settings.to_dict(),
-        inputs=_inputs(flags, found, extension),
+        inputs=_inputs(flags, settings, read, extension),
         overwrite=flags.overwrite,
         resume=True,
         remote=True,
+        state=[sorted(read.items()), extension.manifest["fingerprint"] if extension else ""],
     )
     num_workers = runners.use_all_cores(beam_options, num_bytes)
     with stage:
@@ -229,7 +231,8 @@ def _check_output(flags: argparse.Namespace) -> None:
 
 def _inputs(
     flags: argparse.Namespace,
-    found: Sequence[readers.Source],
+    settings: clean_settings.CleanSettings,
+    read: Mapping[str, files.Status],
     extension: extending.Extension | None,
 ) -> dict[str, Any]:
     """Returns what the manifest says about the input."""
@@ -239,7 +242,8 @@ def _inputs(
         "columns": _columns(flags),
         "decontaminate": list(flags.decontaminate),
         "extend": [flags.extend, *flags.retry_rejected] if flags.extend else [],
-        extending.SOURCES: extending.source_files(found, extension),
+        extending.SOURCES: extending.source_files(read, extension),
+        extending.WORD_FILES: settings.rules.hash_files(),
     }
 
 

@@ -7,6 +7,7 @@ files that the old run did not read are read, and with `--retry_rejected REASON`
 rejected for that reason. A file is known by its absolute path.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,19 +26,26 @@ from parti.pipelines import (
 from parti.pipelines.readers import rows
 
 SOURCES = "sources"  # in a manifest's inputs: [[path, bytes], ...] that were read
+WORD_FILES = "word_files"  # there too: {setting: sha256} of the files that rules read
 # Settings that two runs need not have in common.
 _FREE = ("num_shards", "preset")
 _TFRECORD = "tfrecord"
+_REQUESTS = 32  # at a time, to a remote file system
+
+
+def look_at(sources: Sequence[readers.Source]) -> dict[str, files.Status]:
+    """Returns size and time of every file that will be read, by its absolute path."""
+    paths = sorted({files.absolute(path) for source in sources for path in source.paths})
+    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+        return dict(zip(paths, pool.map(files.status, paths), strict=True))
 
 
 def source_files(
-    sources: Sequence[readers.Source], extension: "Extension | None"
+    found: Mapping[str, files.Status], extension: "Extension | None"
 ) -> list[tuple[str, int]]:
-    """Returns (path, bytes) of every file that was read by now, for a manifest."""
-    found = dict(extension.sources) if extension else {}
-    paths = {files.absolute(path) for source in sources for path in source.paths}
-    found |= {path: files.size(path) for path in paths - set(found)}
-    return sorted(found.items())
+    """Returns (absolute path, bytes) of every file that was read by now, for a manifest."""
+    sizes = {path: status.num_bytes for path, status in found.items()}
+    return sorted((sizes | (extension.sources if extension else {})).items())
 
 
 class Extension:
@@ -75,7 +83,11 @@ class Extension:
           ValueError: a setting differs.
         """
         old, new = dict(self.manifest["settings"]), settings.to_dict()
-        for name in sorted({*old, *new} - {*_FREE, SOURCES}):
+        before = self.manifest["inputs"].get(WORD_FILES, {})
+        old |= {f"sha256 of {name}": value for name, value in before.items()}
+        now = settings.rules.hash_files()
+        new |= {f"sha256 of {name}": value for name, value in now.items()}
+        for name in sorted({*old, *new} - {*_FREE}):
             if old.get(name) != new.get(name):
                 raise ValueError(
                     f"--extend={self.directory}: it was cleaned with {name}={old.get(name)}, now "

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from parti.data import files, languages, word_lists
+from parti.engine import manifests
 from parti.pipelines import caption_rules, picture_rules, rule_settings
 
 RULES = {rule.name: rule for rule in (*caption_rules.RULES, *picture_rules.RULES)}
@@ -61,6 +62,15 @@ class RuleSettings:
         """Returns what decides the output, as JSON knows it."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in self.values.items()}
         return {"preset": self.preset, **values}
+
+    def hash_files(self) -> dict[str, str]:
+        """Returns the sha256 of the files that settings name, by setting."""
+        named = {name: path for name, path in self.values.items() if path and _is_file(name)}
+        return {name: manifests.hash_file(path) for name, path in named.items()}
+
+
+def _is_file(setting: str) -> bool:
+    return setting in SETTINGS and SETTINGS[setting].kind == "file"
 
 
 def preset_names() -> list[str]:

@@ -56,6 +56,7 @@ class Staging:
         overwrite: bool = False,
         resume: bool = False,
         remote: bool = False,
+        state: Any = None,
     ) -> None:
         """Checks the output, and changes nothing yet; entering the context makes the folder.
 
@@ -70,6 +71,8 @@ class Staging:
             keep this attempt's files if it fails.
           remote: the stage writes through `data.files` to `address`, never to `path`, so that the
             output may be remote.
+          state: what else an interrupted attempt must have had alike to be gone on with, e.g. the
+            times of its input files; JSON. It is not recorded in the manifest.
 
         Raises:
           ValueError: the output is finished or foreign, or remote without `remote`.
@@ -90,6 +93,7 @@ class Staging:
         self.inputs = dict(inputs or {})
         self.overwrite = overwrite
         self.resume = resume
+        self._state = state
         self.resumed = False
         self.manifest: dict[str, Any] | None = None
         self._writer = uuid.uuid4().hex
@@ -161,7 +165,7 @@ class Staging:
         attempt = {
             "kind": self.kind,
             "digest": manifests.digest(
-                [self.kind, self.settings, self.inputs, manifests.SCHEMA_VERSION]
+                [self.kind, self.settings, self.inputs, manifests.SCHEMA_VERSION, self._state]
             ),
         }
         before = manifests.read_json(files.join(self.address, _ATTEMPT))

@@ -70,7 +70,8 @@ class _Fake(filesystem.FileSystem):
         if not self.exists(path):
             raise filesystem.BeamIOError(f"{path} not found")
         place = self._place(path)
-        return filesystem.FileMetadata(path, place.stat().st_size if place.is_file() else 0)
+        size = place.stat().st_size if place.is_file() else 0
+        return filesystem.FileMetadata(path, size, place.stat().st_mtime)
 
     def copy(self, source_file_names, destination_file_names):
         for source, target in zip(source_file_names, destination_file_names, strict=True):

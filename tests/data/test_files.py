@@ -4,6 +4,7 @@
 
 import subprocess
 import sys
+import time
 
 import fake_remote
 import pytest
@@ -38,6 +39,8 @@ def test_write_read_list_and_delete(root):
     assert files.expand(files.join(root, "none.txt")) == []
     assert files.read_bytes(files.join(root, "sub", "deep", "c.txt")) == b"333"
     assert files.size(files.join(root, "b.txt")) == 2
+    status = files.status(files.join(root, "b.txt"))
+    assert status.num_bytes == 2 and abs(status.modified - time.time()) < 60
     assert files.is_dir(root) and not files.is_dir(files.join(root, "b.txt"))
     assert files.exists(files.join(root, "b.txt")) and not files.exists(files.join(root, "d"))
     files.remove(files.join(root, "b.txt"), files.join(root, "never"))

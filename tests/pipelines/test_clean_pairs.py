@@ -4,6 +4,7 @@
 
 import io
 import json
+import os
 import re
 import tarfile
 
@@ -16,6 +17,7 @@ from parti.engine import manifests
 from parti.pipelines import (
     clean_pairs,
     clean_reasons,
+    clean_report,
     clean_settings,
     judging,
     readers,
@@ -443,3 +445,31 @@ def test_pairs_of_tfrecords_can_be_retried(old):
     assert clean_pairs.run([f"--input={tfrecord}", f"--output={output}", *EXTEND]) == 0
     assert extend(output, [tfrecord.name], "--retry_rejected=image_would_grow") == 0
     assert counts(old.parent / "new") == counts(output)
+
+
+def test_what_was_examined_of_a_file_that_changed_is_not_used(old, monkeypatch):
+    """Not even if it has as many bytes as before."""
+    tar, output = old.parent / "1.tar", old.parent / "new"
+    flags = [f"--input={tar}", f"--output={output}", *EXTEND]
+
+    def fail(*_):
+        raise OSError("no space")
+
+    for second, text in enumerate(("before", "behind")):
+        write_tar(tar, {"k": (picture(1), f"a picture from {text}", {})})
+        os.utime(tar, (second, second))
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+            patched.setattr(clean_report, "write", fail)
+            clean_pairs.run(flags)
+    assert clean_pairs.run(flags) == 0
+    assert [pair.text for pair in pairs(output, "train")] == ["a picture from behind"]
+
+
+def test_another_list_of_words_is_another_rule(old):
+    words = old.parent / "words.txt"
+    words.write_text("nothing")
+    common = [f"--input={old.parent}/0.tar", f"--unwanted_words_file={words}", *EXTEND]
+    assert clean_pairs.run([*common, f"--output={old.parent}/first"]) == 0
+    words.write_text("picture")
+    with pytest.raises(ValueError, match="cleaned with sha256 of unwanted_words_file="):
+        clean_pairs.run([*common, f"--output={old.parent}/new", f"--extend={old.parent}/first"])
