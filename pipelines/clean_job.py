@@ -263,8 +263,8 @@ def collected(scratch: files.Path, result: beam_runner.PipelineResult) -> clean_
     wanted = beam.metrics.MetricsFilter().with_name(near_duplicates.NOT_COMPARED)
     counters = result.metrics().query(wanted)["counters"]
     skipped = sum(counter.result for counter in counters)
-    groups = {**groups[0], "skipped": skipped}
-    return clean_results.Collected(found, facts, samples, captions[0], groups)
+    shown = {**groups[0], "skipped": skipped}
+    return clean_results.Collected(found, facts, samples, captions[0], shown)
 
 
 def read_rejected(item: tuple[str, frozenset[str]]) -> Iterator[readers.Rejected]:

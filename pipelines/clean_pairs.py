@@ -259,7 +259,7 @@ def _evaluation_facts(
     }
 
 
-def _run_facts(seconds: float, num_workers: int, read: int) -> dict[str, Any]:
+def _run_facts(seconds: float, num_workers: int, read: int) -> clean_report.Run:
     """Returns what differs from run to run."""
     processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     kilobytes = sum(resource.getrusage(who).ru_maxrss for who in processes)

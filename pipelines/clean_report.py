@@ -40,7 +40,8 @@ _COPIES = {
     "near_caption": "same words",
 }
 
-Report, Run = clean_report_fields.Report, clean_report_fields.Run
+Report = clean_report_fields.Report
+Run = clean_report_fields.Run
 
 
 def write(directory: files.Path, report: Mapping[str, Any], run: Run | None = None) -> None:

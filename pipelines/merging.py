@@ -3,7 +3,7 @@
 """Final shards of the pairs in spills: each gathers its stretches, without what was dropped."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -29,7 +29,7 @@ class Dropped(NamedTuple):
     decision: candidates.Decision
 
 
-Describe = Callable[[Kept | Dropped, Sequence[str]], Iterable[beam.pvalue.TaggedOutput]]
+Describe = Callable[[Kept | Dropped, Any], Iterable[beam.pvalue.TaggedOutput]]
 
 
 class MergeSpills(beam.PTransform):
@@ -87,7 +87,7 @@ class _WriteShard(beam.DoFn):
         self._num_shards, self._describe = dict(num_shards), describe
 
     def process(
-        self, element: tuple[spills.Shard, Mapping[str, Iterable[Any]]], shown: Sequence[str]
+        self, element: tuple[spills.Shard, Mapping[str, Iterable[Any]]], shown: Any
     ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
         (split, index), groups = element
         decided = {decision.id: decision for decision in groups["decisions"]}

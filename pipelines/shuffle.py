@@ -111,7 +111,7 @@ class _FromFiles(beam.DoFn):
     def process(
         self, partition: tuple[int, Iterable[_Part]]
     ) -> Iterator[tuple[bytes, list[bytes]]]:
-        pairs = []
+        pairs: list[tuple[bytes, bytes]] = []
         for part in partition[1]:
             path, offset, num_bytes = part
             with files.open(path) as file:

@@ -31,13 +31,13 @@ class Stretch(NamedTuple):
 
     Attributes:
       name: of the spill.
-      count: how many they are.
+      num_pairs: how many they are.
       offset: where they begin in its .tfrecord, in bytes.
       row_offset: where their rows begin in its .jsonl, in bytes.
     """
 
     name: str
-    count: int
+    num_pairs: int
     offset: int
     row_offset: int
 
@@ -157,5 +157,7 @@ def read_stretch(
         lines.seek(stretch.row_offset)
         data.seek(stretch.offset)
         stream = tfrecords.read_stream(data, f"{path}.tfrecord")
-        for line, serialized in itertools.islice(zip(lines, stream, strict=False), stretch.count):
+        for line, serialized in itertools.islice(
+            zip(lines, stream, strict=False), stretch.num_pairs
+        ):
             yield candidates.Candidate.from_json(line.decode()), serialized

@@ -116,11 +116,13 @@ class _WriteShard(beam.DoFn):
                 written.append(data)
             last = key
         name = file_names.shard_name(self._prefix, shard, self._num_shards, self._suffix)
-        if self._suffix == ".tfrecord":
-            framed = map(tfrecords.frame, written)
-        else:
-            framed = (line + b"\n" for line in written)
-        yield {**write_file(files.join(self._directory, name), framed), "count": len(written)}
+        frame = tfrecords.frame if self._suffix == ".tfrecord" else _line
+        written_file = write_file(files.join(self._directory, name), map(frame, written))
+        yield {**written_file, "count": len(written)}
+
+
+def _line(data: bytes) -> bytes:
+    return data + b"\n"
 
 
 def write_file(path: files.Path, parts: Iterable[bytes]) -> dict[str, Any]:
