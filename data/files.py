@@ -251,12 +251,21 @@ def list_folder(folder: Path) -> list[Entry]:
 
 
 def walk(folder: Path) -> list[Entry]:
-    """Returns all files below a folder at any depth, sorted; [] if there is no such folder."""
+    """Returns all files below a folder at any depth, sorted; [] if there is no such folder.
+
+    Raises:
+      OSError: a folder in it cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
     if is_remote(folder):
         return sorted(_walk_remote(os.fspath(folder).rstrip("/")))
     found = (
         os.path.join(place, name)
-        for place, _, names in os.walk(_local(folder))
+        for place, _, names in os.walk(_local(folder), onerror=fail)
         for name in names
         if os.path.isfile(os.path.join(place, name))
     )

@@ -228,4 +228,5 @@ def _cause(error: BaseException) -> str:
     else:
         message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
     message = re.sub(r"\s*\[while running '[^']*'\]", "", message)
+    message = re.sub(r"^RuntimeError: (?=\w+(Error|Exception): )", "", message)  # Beam's wrapping
     return f"{message} (in step {step.group(1)})" if step else message

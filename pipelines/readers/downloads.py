@@ -4,6 +4,7 @@
 
 import dataclasses
 import email.utils
+import re
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)  # worth another try
 _NAMED = (403, 404, 410, 429)  # statuses that have a reason of their own
 _TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
+_CONNECTION = re.compile(r"^\w+\(host='[^']*', port=[^)]*\): ")  # urllib3 begins a message with it
 _OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 # Directives of X-Robots-Tag with a colon that does not follow the name of a crawler.
 _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
@@ -146,7 +148,8 @@ def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
     """Returns the answer for what a request raised."""
-    measure = " ".join(str(error).split())[:200] or type(error).__name__
+    text = _CONNECTION.sub("", " ".join(str(error).split()))
+    measure = text[:200] or type(error).__name__
     if isinstance(error, connections.RefusedError | urllib3.exceptions.LocationValueError):
         return Answer(reason="fetch_refused", measure=measure)
     if isinstance(error, urllib3.exceptions.NameResolutionError):

@@ -29,6 +29,7 @@ from parti.pipelines.readers import (
 )
 
 _HTTP = ("http://", "https://")
+_SHOWN_URL = 200  # characters of a URL in a rejected row
 
 
 class _Ready(NamedTuple):
@@ -58,7 +59,9 @@ def read_table(source: sources.Source, fetcher: fetching.Fetcher) -> Iterator[ro
         if row.url:
             image = answer.data if not answer.reason else None
             if answer.reason:
-                image = tars.Refused(answer.reason, answer.measure)
+                url = row.url[:_SHOWN_URL]
+                measure = answer.measure if url in answer.measure else f"{answer.measure}: {url}"
+                image = tars.Refused(answer.reason, measure)
         elif row.path:
             try:
                 image = folders.read_file(row.path)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One set of calls means the same on a local disk, an object store and a remote tree."""
 
+import os
 import subprocess
 import sys
 import time
@@ -124,3 +125,17 @@ def test_local_files_need_neither_beam_nor_tensorflow(tmp_path):
     )
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], check=False)
     assert ran.returncode == 0
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        files.walk(tmp_path)

@@ -108,6 +108,20 @@ def test_a_failing_step_is_one_line(mode):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_an_error_of_the_system_is_named_once(mode):
+    class Full(beam.DoFn):
+        def process(self, element):
+            raise OSError(28, "No space left on device")
+
+    _, beam_options = options.parse(parser(), ["--input", "a", f"--direct_running_mode={mode}"])
+    with pytest.raises(options.PipelineError) as failure:
+        options.run_pipeline(
+            lambda root: root | beam.Create([1]) | beam.ParDo(Full()), beam_options
+        )
+    assert str(failure.value).startswith("OSError: [Errno 28] No space left on device (in step ")
+
+
 def test_an_unknown_runner_is_the_users_mistake():
     _, beam_options = options.parse(parser(), ["--input", "a", "--runner=NoRunner"])
     with pytest.raises(ValueError, match="NoRunner"):

@@ -348,6 +348,7 @@ def test_what_is_no_http_address_is_refused(site, url):
     ((_, answer),) = fetcher.fetch_all([("row", url)])
     fetcher.close()
     assert answer.reason in ("fetch_refused", "fetch_no_host"), answer
+    assert "host=" not in answer.measure  # how the library calls its connection
 
 
 def test_hosts_that_are_not_there(site):
