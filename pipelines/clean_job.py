@@ -38,7 +38,7 @@ from parti.pipelines.readers import fetching
 SPILLS, SHUFFLE, EVALUATION = "spills", "shuffle", "evaluation.zip"
 _FILES, _FACTS, _SAMPLES = "files.json", "facts.json", "samples.json"
 _CAPTIONS, _GROUPS = "captions.json", "groups.json"
-_DESCRIBED = ("rejected", "facts", "samples", "captions")
+_DESCRIBED = ("rejected", merging.COUNTS, "samples", "captions")
 
 
 class _OnePerKey(beam.DoFn):
@@ -85,7 +85,10 @@ class _Describe:
             width, height = pair.metadata[judging.ORIGINAL_SIZE]
             facts = judging.caption_facts(pair.text, pair.metadata, self._settings, judging.KEPT)
             facts += judging.picture_facts(width, height, row.row.num_bytes, judging.KEPT)
-            yield from (beam.pvalue.TaggedOutput("facts", (fact, 1)) for fact in facts)
+            if row.row.known:  # they were not judged in this run
+                before = (name.replace(judging.KEPT, judging.BEFORE) for name, _ in facts)
+                facts += [(name, bin) for name, (_, bin) in zip(before, facts, strict=True)]
+            yield from (beam.pvalue.TaggedOutput(merging.COUNTS, (fact, 1)) for fact in facts)
         else:
             rejected = readers.Rejected(pair.key, reason, measure, pair.text, pair.source)
             yield beam.pvalue.TaggedOutput("rejected", rejected)
@@ -154,7 +157,7 @@ def build(
     written | writers.CollectJson(files.join(scratch, _FILES))
     reasons = rejected | "Reason" >> beam.Map(lambda r: ((clean_results.REJECTED, r.reason), 1))
     (
-        (examined.facts, merged.facts, reasons)
+        (examined.facts, merged.facts, reasons, old | "Old rows" >> beam.Map(_one_read))
         | "All facts" >> beam.Flatten()
         | "Count" >> beam.CombinePerKey(sum)
         | "Fact" >> beam.Map(lambda item: [*item[0], item[1]])
@@ -170,6 +173,11 @@ def build(
     merged.captions | _TopCaptions(files.join(scratch, _CAPTIONS), folder)
     groups | writers.CollectJson(files.join(scratch, _GROUPS))
     return written
+
+
+def _one_read(row: readers.Rejected) -> tuple[examining.Fact, int]:
+    del row
+    return (examining.READ, ""), 1
 
 
 class _Largest(beam.CombineFn):

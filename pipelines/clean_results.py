@@ -62,6 +62,9 @@ def make_report(
 ) -> dict[str, Any]:
     """Returns the content of `clean_report.Report`.
 
+    Raises:
+      RuntimeError: rows were lost or counted twice.
+
     Args:
       collected: what the job wrote.
       settings: of the run.
@@ -77,7 +80,12 @@ def make_report(
         for split in records.SPLITS
     }
     kept, rejected = sum(splits.values()), counts[REJECTED]
-    read = kept + sum(rejected.values())
+    read = counts[examining.READ].get("", 0)
+    if read != kept + sum(rejected.values()):
+        raise RuntimeError(
+            f"{read} rows were read, but {kept} kept and {sum(rejected.values())} dropped; please "
+            "report this, and clean again into another folder"
+        )
     data = (f for f in collected.files if f["name"].endswith(".tfrecord"))
     report = {
         "read": read,

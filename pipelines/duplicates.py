@@ -29,8 +29,8 @@ from parti.pipelines import candidates, likenesses, near_duplicates, shuffle
 IMAGE, PAIR, NONE = "image", "pair", "none"
 CHOICES = (IMAGE, PAIR, NONE)
 MAX_COUNT = 100_000  # what is counted is held in memory, 16 bytes each
-# Rounds of halving the way to the copy that stays: 16 steps.
-_NUM_JUMPS = 4
+# Rounds of halving the way to the copy that stays: 128 steps.
+_NUM_JUMPS = 7
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ TAGS = ("stretches", "rejected", "facts", "samples")
 _TICK_EVERY = 16
 _MAX_CAPTION = 400  # characters in a sample
 SAMPLE_SIZE = 24
+READ = "read"  # a fact: pairs and broken rows that came in
 NEAR = "near:"  # begins the name of the sample of pairs that a rule nearly dropped
 CHANGED = "changed:"  # of captions that were changed
 
@@ -111,12 +112,13 @@ class Sampler:
         Returns:
           A row is [rank, hash, key, text, measure, thumbnail, reason].
         """
-        place = (rank, writers.hash_fraction(key, name))
+        # Two pairs may have one key.
+        place = (rank, writers.hash_fraction(f"{key}\0{text}\0{measure}", name))
         heap = self._largest[name]  # turned round: the worst row is first
         worst = (-place[0], -place[1])
         if len(heap) < self._size:
             heapq.heappush(heap, worst)
-        elif worst <= heap[0]:
+        elif worst < heap[0]:
             return []
         else:
             heapq.heapreplace(heap, worst)
@@ -184,6 +186,7 @@ class _ExamineSource(beam.DoFn):
             rejected = readers.Rejected(**row)
             beam.metrics.Metrics.counter(COUNTERS, rejected.reason).inc()
             yield beam.pvalue.TaggedOutput("rejected", rejected)
+        yield beam.pvalue.TaggedOutput("facts", ((READ, ""), spill.notes["read"]))
         for name, value, count in spill.notes["facts"]:
             yield beam.pvalue.TaggedOutput("facts", ((name, value), count))
         for reason, sample in spill.notes["samples"]:

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Final shards of the pairs in spills: each gathers its stretches, without what was dropped."""
 
+import collections
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +13,8 @@ import apache_beam as beam
 from parti.data import file_names, files, records, tfrecords
 from parti.pipelines import candidates, spills, writers
 
+COUNTS = "facts"
+_MEMORY_BYTES = 64 * 2**20
 HASHES = "hashes"  # hashes-train-00000-of-00004.jsonl: the rows of a shard's pairs
 
 
@@ -54,7 +58,8 @@ class MergeSpills(beam.PTransform):
           spill_dir: where the spills are.
           directory: an existing folder for the shards; every worker must reach both.
           num_shards: split -> files.
-          describe: called with each `Kept` and `Dropped`, and `shown`; yields tagged outputs.
+          describe: called with each `Kept` and `Dropped`, and `shown`; yields tagged outputs. Those
+            tagged `COUNTS`, (what, count), are added up for each shard.
           tags: of what `describe` yields.
         """
         super().__init__("Merge spills")
@@ -91,27 +96,60 @@ class _WriteShard(beam.DoFn):
     ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
         (split, index), groups = element
         decided = {decision.id: decision for decision in groups["decisions"]}
-        rows: list[tuple[float, str, str, bytes, candidates.Candidate]] = []
-        # A shard is small enough to be sorted in memory.
-        for stretch in sorted(groups["stretches"]):
-            for row, data in spills.read_stretch(self._spill_dir, stretch):
-                pair = records.ImageTextPair.from_example(data)
-                if decision := decided.get(row.id):
-                    yield from self._describe(Dropped(pair, row, decision), shown)
-                    continue
-                yield from self._describe(Kept(pair, row), shown)
-                rows.append((writers.hash_fraction(row.key, "shard"), row.key, row.id, data, row))
-        rows.sort(key=lambda row: row[:3])
-        yield self._write(split, index, ".tfrecord", [data for *_, data, _ in rows])
-        yield self._write(split, index, ".jsonl", [_line(row) for *_, row in rows])
+        counts: collections.Counter[Any] = collections.Counter()
+        with _Spool() as data, _Spool() as rows:
+            for stretch in sorted(groups["stretches"]):
+                for row, serialized in spills.read_stretch(self._spill_dir, stretch):
+                    decision = decided.get(row.id)
+                    pair = records.ImageTextPair.from_example(serialized)
+                    known = Dropped(pair, row, decision) if decision else Kept(pair, row)
+                    for output in self._describe(known, shown):
+                        if output.tag == COUNTS:
+                            counts[output.value[0]] += output.value[1]
+                        else:
+                            yield output
+                    if decision is None:
+                        place = (writers.hash_fraction(row.key, "shard"), row.key, row.id)
+                        data.add(place, tfrecords.frame(serialized))
+                        rows.add(place, _line(row))
+            yield self._write(split, index, ".tfrecord", data)
+            yield self._write(f"{HASHES}-{split}", index, ".jsonl", rows, split)
+        yield from (beam.pvalue.TaggedOutput(COUNTS, item) for item in counts.items())
 
-    def _write(self, split: str, index: int, suffix: str, items: list[bytes]) -> dict[str, Any]:
-        count = self._num_shards[split]
-        prefix = split if suffix == ".tfrecord" else f"{HASHES}-{split}"
-        name = file_names.shard_name(prefix, index, count, suffix)
-        framed = map(tfrecords.frame, items) if suffix == ".tfrecord" else items
-        written = writers.write_file(files.join(self._directory, name), framed)
-        return {**written, "count": len(items)}
+    def _write(
+        self, prefix: str, index: int, suffix: str, spool: "_Spool", split: str = ""
+    ) -> dict[str, Any]:
+        name = file_names.shard_name(prefix, index, self._num_shards[split or prefix], suffix)
+        written = writers.write_file(files.join(self._directory, name), spool.sorted())
+        return {**written, "count": len(spool)}
+
+
+class _Spool:
+    """Pieces of bytes to be sorted: only their places are in memory when they are many."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
+        self._pieces: list[tuple[tuple[float, str, str], int, int]] = []
+
+    def __enter__(self) -> "_Spool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def add(self, place: tuple[float, str, str], piece: bytes) -> None:
+        """Adds a piece; `place` is what it is sorted by."""
+        self._pieces.append((place, self._file.tell(), len(piece)))
+        self._file.write(piece)
+
+    def sorted(self) -> Iterator[bytes]:
+        """Yields the pieces in order."""
+        for _, offset, num_bytes in sorted(self._pieces):
+            self._file.seek(offset)
+            yield self._file.read(num_bytes)
 
 
 def _line(row: candidates.Candidate) -> bytes:

@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spills: the pairs of one source on disk, grouped by the shard that they will be written to.
 
-    <name>.tfrecord    the pairs; those of one shard lie together, sorted by hash of key
-    <name>.jsonl       their `Candidate` rows, in the same order
-    <name>.json        where each shard's stretch begins, and notes; written last
+    <name>-<attempt>.tfrecord    the pairs; those of one shard lie together, sorted by hash of key
+    <name>-<attempt>.jsonl       their `Candidate` rows, in the same order
+    <name>.json                  which attempt, where each shard's stretch begins, notes; last
 
 So pictures never go through a shuffle of the runner: only the rows do, and each final shard reads
 its stretch of every spill. A spill with its .json is finished work, whatever becomes of the run.
+Two workers on one source write two attempts; what either tells the runner stays readable.
 """
 
 import dataclasses
-import itertools
 import json
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class Stretch(NamedTuple):
     """The pairs of one spill for one shard.
 
     Attributes:
-      name: of the spill.
+      name: of the attempt.
       num_pairs: how many they are.
       offset: where they begin in its .tfrecord, in bytes.
       row_offset: where their rows begin in its .jsonl, in bytes.
@@ -95,9 +96,11 @@ class SpillWriter:
         """
         self._rows.sort(key=lambda row: (row.shard, row.rank, row.key, row.offset))
         stretches: dict[Shard, list[int]] = {}
+        attempt = f"{self._name}-{uuid.uuid4().hex}"
+        path = files.join(files.parent(self._path), attempt)
         with (
-            files.replacing(f"{self._path}.tfrecord") as data,
-            files.replacing(f"{self._path}.jsonl") as lines,
+            files.replacing(f"{path}.tfrecord") as data,
+            files.replacing(f"{path}.jsonl") as lines,
         ):
             for place, row in enumerate(self._rows):
                 stretch = stretches.setdefault(row.shard, [0, data.tell(), lines.tell()])
@@ -109,6 +112,7 @@ class SpillWriter:
                 lines.write(line.encode("utf-8", "replace") + b"\n")
         self._spool.close()
         content = {
+            "attempt": attempt,
             "stretches": [[*shard, *stretch] for shard, stretch in stretches.items()],
             "notes": notes,
         }
@@ -138,26 +142,32 @@ class Spill:
 
     def candidates(self) -> Iterator[candidates.Candidate]:
         """Yields the rows of the pairs."""
-        with files.open(f"{self._path}.jsonl") as lines:
+        folder = files.parent(self._path)
+        with files.open(files.join(folder, f"{self._content['attempt']}.jsonl")) as lines:
             for line in lines:
                 yield candidates.Candidate.from_json(line.decode())
 
     def stretches(self) -> Iterator[tuple[Shard, Stretch]]:
         """Yields where the pairs of each shard lie."""
         for split, index, *numbers in self._content["stretches"]:
-            yield (split, index), Stretch(files.name(self._path), *numbers)
+            yield (split, index), Stretch(self._content["attempt"], *numbers)
 
 
 def read_stretch(
     directory: files.Path, stretch: Stretch
 ) -> Iterator[tuple[candidates.Candidate, bytes]]:
-    """Yields the row and the serialized pair of each pair of a stretch."""
+    """Yields the row and the serialized pair of each pair of a stretch.
+
+    Raises:
+      ValueError: the files are not as long as the stretch says.
+    """
     path = files.join(directory, stretch.name)
     with files.open(f"{path}.jsonl") as lines, files.open(f"{path}.tfrecord") as data:
         lines.seek(stretch.row_offset)
         data.seek(stretch.offset)
         stream = tfrecords.read_stream(data, f"{path}.tfrecord")
-        for line, serialized in itertools.islice(
-            zip(lines, stream, strict=False), stretch.num_pairs
-        ):
+        for _ in range(stretch.num_pairs):
+            line, serialized = lines.readline(), next(stream, None)
+            if not line or serialized is None:
+                raise ValueError(f"{path}: cut off; delete this folder and run the command again")
             yield candidates.Candidate.from_json(line.decode()), serialized
