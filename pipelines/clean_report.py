@@ -203,6 +203,8 @@ def _lead(report: Report) -> str:
     most = max(report["rules"], key=lambda rule: rule["dropped"])
     if most["dropped"] == dropped:
         rest = f"The other {dropped:,} failed one rule: {most['title'].lower()}."
+    elif most["dropped"] == 1:
+        rest = f"The other {dropped:,} failed a rule each."
     else:
         rest = (
             f"Of the other {dropped:,}, {most['dropped']:,} failed the same rule: "

@@ -8,7 +8,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from parti.pipelines import rules
+from parti.pipelines import clean_reasons, rules
 
 _INTRODUCTION = """\
 # The rules of `parti clean`
@@ -38,6 +38,10 @@ def page() -> str:
         (f"`{r.name}`", r.explanation, f"`{r.setting}`", r.source) for r in rules.RULES.values()
     ]
     parts.append(_table(("Reason", "What it drops", "Setting", "Source"), rows))
+    parts.append("## Other reasons\n")
+    parts.append("What cannot be read or fetched, and what `--decontaminate` finds.\n")
+    others = {n: r for n, r in clean_reasons.REASONS.items() if n not in rules.RULES}
+    parts.append(_table(("Reason", "Why"), [(f"`{n}`", r.explanation) for n, r in others.items()]))
     parts.append("## Presets\n")
     parts.append("".join(f"- **{p.preset}**: {p.title}. {p.source}.\n" for p in presets))
     parts.append("No value: off, or not read. Where one comes from stands beside it in the file.\n")

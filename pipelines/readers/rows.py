@@ -24,7 +24,7 @@ _SHOWN_CHARACTERS = 400  # of a caption in a rejected row
 REASONS = {
     "broken_file": (
         "Broken file",
-        "The file ends early or is damaged. Pairs before the damage were read.",
+        "It cannot be opened, ends early or is damaged. Pairs before the damage were read.",
     ),
     "unsafe_name": (
         "Unsafe name",

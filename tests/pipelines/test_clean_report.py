@@ -120,6 +120,21 @@ def test_the_page_loads_nothing_and_its_links_lead_somewhere(written: pathlib.Pa
     assert not re.search(r"<script|@import|url\(|https?:", page) and "{{" not in page
 
 
+@pytest.mark.parametrize(
+    ("dropped", "sentence"),
+    [
+        ([0, 0], "Every pair passed every rule."),
+        ([0, 4], "60% passed every rule. The other 4 failed one rule: b."),
+        ([1, 3], "60% passed every rule. Of the other 4, 3 failed the same rule: b."),
+        ([1, 1, 1, 1], "60% passed every rule. The other 4 failed a rule each."),
+    ],
+)
+def test_the_first_sentence(dropped: list[int], sentence: str) -> None:
+    rules = [{"title": "ABCD"[i], "dropped": count} for i, count in enumerate(dropped)]
+    report = {"read": 10, "kept": 10 - sum(dropped), "rules": rules}
+    assert clean_report._lead(report) == sentence
+
+
 def test_the_page_says_what_happened(written: pathlib.Path) -> None:
     text = text_of((written / "report.html").read_text())
     for words in (

@@ -236,6 +236,7 @@ def test_repair_and_boilerplate() -> None:
     )
     text, rejection, _ = examine("Stock photo")
     assert text == "" and rejection == ("caption_empty", "no text")
+    assert examine("Stock photo of a dog")[0] == "a dog"
     assert (
         examine("stock photography studio with lamps")[0] == "stock photography studio with lamps"
     )
