@@ -11,6 +11,7 @@ here compresses or decompresses. Remote errors are OSErrors, as local ones.
 import builtins
 import contextlib
 import glob
+import importlib
 import io
 import os
 import posixpath
@@ -25,6 +26,13 @@ Path = str | os.PathLike[str]
 PARTIAL_SUFFIX = ".partial"  # of a file that is being written
 # A file of these appears when it is closed, never before; a rename there is a copy.
 _OBJECT_STORES = ("gs", "s3", "azfs")
+# Scheme -> what Beam's file system imports (where it says so late), and what brings it.
+_EXTRAS = {
+    "gs": ("", "parti[gcp]"),
+    "s3": ("boto3", "apache-beam[aws]"),
+    "azfs": ("azure.storage.blob", "apache-beam[azure]"),
+    "hdfs": ("hdfs", "apache-beam[hadoop]"),
+}
 _SPOOL_BYTES = 64 * 2**20  # of a remote file, held in memory until it goes to a temporary file
 _BATCH = 100  # files in one request
 _LOCAL_SCHEME = "file://"
@@ -356,16 +364,22 @@ def _partial(path: str) -> str:
 
 def _system(path: Path) -> Any:
     """Returns Beam's file system for an address."""
-    from apache_beam.io import filesystems
+    from apache_beam.io import filesystem, filesystems
 
-    address = os.fspath(path)
+    address, kind = os.fspath(path), scheme(path)
+    extra = _EXTRAS.get(kind, ("", ""))
     try:
-        return filesystems.FileSystems.get_filesystem(address)
-    except ValueError as error:
-        raise ValueError(
-            f"{address}: no file system for {scheme(path)}:// is installed; "
-            "pip install 'parti[gcp]' for gs://, Beam's extra for others (aws, azure, hadoop)"
-        ) from error
+        found = filesystems.FileSystems.get_filesystem(address)
+        if extra[0] and type(found).__module__.startswith("apache_beam."):
+            importlib.import_module(extra[0])  # Beam would tell only when it is used
+        return found
+    except (ValueError, ImportError, filesystem.BeamIOError) as error:
+        causes = [error, *(getattr(error, "exception_details", None) or {}).values()]
+        is_missing = any(isinstance(cause, ImportError) for cause in causes)
+        if not is_missing and "Unable to get filesystem" not in str(error):
+            raise ValueError(f"{address}: {causes[-1]}") from error  # --hdfs_host is not set
+        advice = f"; pip install '{extra[1]}'" if extra[1] else f"; known are {', '.join(_EXTRAS)}"
+        raise ValueError(f"{address}: no file system for {kind}:// is installed{advice}") from error
 
 
 def _upload(content: BinaryIO, path: str) -> None:

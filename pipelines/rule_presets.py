@@ -217,7 +217,10 @@ def _check_complete(values: Mapping[str, Any]) -> None:
             continue
         for name in rule.reads:
             if values[name] == SETTINGS[name].off:
-                raise ValueError(f"--{rule.setting} needs --{name}: {SETTINGS[name].help}")
+                raise ValueError(
+                    f"--{rule.setting} needs --{name} ({SETTINGS[name].help}); "
+                    f"--{rule.setting}=off switches the rule off"
+                )
     for setting in SETTINGS.values():
         path = values[setting.name]
         if setting.kind == "file" and path and not files.exists(path):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import fake_remote
 import pytest
@@ -112,9 +113,29 @@ def test_a_folder_of_an_object_store_cannot_be_moved(tmp_path, monkeypatch):
         files.rename("store://b/x", "store://b/y")
 
 
-def test_an_unknown_scheme_says_what_to_install():
-    with pytest.raises(ValueError, match=r"no file system for nowhere:// is installed; pip"):
-        files.read_bytes("nowhere://x")
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("nowhere://x", "known are gs, s3, azfs, hdfs"),
+        ("s3://bucket/x", r"pip install 'apache-beam\[aws\]'"),
+        ("azfs://account/container/x", r"pip install 'apache-beam\[azure\]'"),
+        ("hdfs://host/x", r"pip install 'apache-beam\[hadoop\]'"),
+    ],
+)
+def test_a_scheme_without_its_packages_says_what_to_install(monkeypatch, address, advice):
+    for module in ("boto3", "azure.storage.blob", "hdfs"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    for call in (files.read_bytes, files.match, files.is_dir, files.walk):
+        with pytest.raises(ValueError, match=f"no file system for .*:// is installed; {advice}"):
+            call(address)
+
+
+def test_what_a_file_system_lacks_is_passed_on(monkeypatch):
+    from apache_beam.io import hadoopfilesystem
+
+    monkeypatch.setattr(hadoopfilesystem, "hdfs", types.ModuleType("hdfs"))
+    with pytest.raises(ValueError, match="hdfs://host/x: .*options"):
+        files.read_bytes("hdfs://host/x")
 
 
 def test_local_files_need_neither_beam_nor_tensorflow(tmp_path):

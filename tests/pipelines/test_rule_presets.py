@@ -123,7 +123,7 @@ def test_a_preset_of_the_user(tmp_path) -> None:
         ("rules: {a: [", "my.yaml, line 1: "),
         ("base: cc12n", "--preset=cc12n: did you mean cc12m?, or give a .yaml file"),
         ("not_applied: [x]", "my.yaml: not_applied: give a list of `what: ..., why: ...`"),
-        ("rules: {min_language_confidence: 0.7}", "--min_language_confidence needs --languages"),
+        ("rules: {min_language_confidence: 0.7}", "--min_language_confidence=off switches the"),
     ],
 )
 def test_mistakes_in_a_file(tmp_path, monkeypatch, text, message) -> None:
