@@ -54,7 +54,7 @@ def test_private_servers_are_asked_with_a_flag(site, tmp_path):
     table, output = tmp_path / "urls.jsonl", tmp_path / "pairs"
     rows = [{"url": f"{site}/{i}.jpg", "caption": f"picture number {i}"} for i in range(8)]
     table.write_text("\n".join(map(json.dumps, rows)))
-    message = "kept: 8 fetch_refused (127.0.0.1: a private address; --fetch_private asks it); check"
+    message = "kept: 8 fetch_refused (127.0.0.1: a private address; --fetch_private asks it"
     with pytest.raises(ValueError, match=re.escape(message)):
         clean("--input", table, "--output", output)
     more = ["--fetch_private", "--fetch_per_host=8", "--fetch_threads=8"]
