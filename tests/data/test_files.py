@@ -134,7 +134,7 @@ def test_what_a_file_system_lacks_is_passed_on(monkeypatch):
     from apache_beam.io import hadoopfilesystem
 
     monkeypatch.setattr(hadoopfilesystem, "hdfs", types.ModuleType("hdfs"))
-    with pytest.raises(ValueError, match="hdfs://host/x: .*options"):
+    with pytest.raises(ValueError, match="hdfs://host/x: .* is not set"):
         files.read_bytes("hdfs://host/x")
 
 
