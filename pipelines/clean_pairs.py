@@ -199,14 +199,13 @@ def run(argv: Sequence[str]) -> int:
         report = clean_results.make_report(
             collected, settings, flags.input, _evaluation_facts(flags, evaluation)
         )
-        try:
-            _check_report(report, flags.input)
-        except ValueError:
+        if not report["read"]:
             files.remove_tree(stage.address)  # nothing to go on with
-            raise
-        progress.done()
-        seconds = time.monotonic() - began
-        clean_report.write(stage.address, report, _run_facts(seconds, num_workers, report["read"]))
+        else:
+            progress.done()
+            facts = _run_facts(time.monotonic() - began, num_workers, report["read"])
+            clean_report.write(stage.address, report, facts)
+        _check_report(report, flags.input, files.join(stage.address, "report.html"))
         counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
         hashes = {file["name"]: file["sha256"] for file in collected.files}
         stage.publish(counts={**report["splits"], **counts}, content=hashes)
@@ -271,8 +270,8 @@ def _run_facts(seconds: float, num_workers: int, read: int) -> clean_report.Run:
     }
 
 
-def _check_report(report: Mapping[str, Any], patterns: Sequence[str]) -> None:
-    """Raises ValueError if there is nothing to publish."""
+def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str) -> None:
+    """Raises ValueError if there is nothing to publish; `page` shows what was dropped."""
     where = " ".join(patterns)
     dropped = [rule for rule in report["rules"] if rule["dropped"]]
     dropped.sort(key=lambda rule: -rule["dropped"])
@@ -284,7 +283,7 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str]) -> None:
     if not report["kept"]:
         raise ValueError(
             f"no pair of {report['read']} in {where} was kept: {reasons}; "
-            "check the files, or loosen the rules (see --help)"
+            f"check the files, or loosen the rules (see --help); {page} shows them"
         )
     if not report["splits"]["train"]:
         raise ValueError(

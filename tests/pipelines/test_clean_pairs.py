@@ -260,10 +260,18 @@ def test_no_input_and_no_pairs(tmp_path):
     write_tar(tmp_path / "empty.tar", {}, [("README.md", b"nothing")])
     with pytest.raises(ValueError, match="no pairs in .*empty.tar; a tar holds key.jpg"):
         clean_pairs.run([f"--input={tmp_path}/empty.tar", f"--output={tmp_path / 'x'}"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.tar"]
     write_tar(tmp_path / "small.tar", {"a": (picture(1), "a caption", {})})
-    with pytest.raises(ValueError, match="no pair of 1 in .* was kept: 1 image_too_small"):
-        clean_pairs.run([f"--input={tmp_path}/small.tar", f"--output={tmp_path / 'x'}"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.tar", "small.tar"]
+    run = [f"--input={tmp_path}/small.tar", f"--output={tmp_path / 'x'}"]
+    with pytest.raises(ValueError, match="no pair of 1 in .* was kept: 1 image_too_small.*shows"):
+        clean_pairs.run(run)
+    # What was dropped can be looked at, and looser rules start over in the same place.
+    assert "image_too_small" in (tmp_path / "x.unfinished" / "report.html").read_text()
+    assert len(rejected(tmp_path / "x.unfinished")) == 1
+    assert (
+        clean_pairs.run([*run, "--min_side=4", "--image_size=16", "--validation_fraction=0"]) == 0
+    )
+    assert not (tmp_path / "x.unfinished").exists()
 
 
 def test_metadata_of_any_kind_is_kept_or_mended():
