@@ -51,15 +51,18 @@ class Lab:
 
     def start(self, *more: str, **variables: str) -> subprocess.Popen[bytes]:
         """Starts a run and returns when a stage hangs in the middle of its work."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "parti", "workflow", *self.arguments(*more)],
-            env=self.environment(**variables),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # A shell starts `make test-slow &` with SIGINT ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        # A shell starts `make test-slow &` with SIGINT ignored, and children inherit that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "parti", "workflow", *self.arguments(*more)],
+                env=self.environment(**variables),
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
         wait_for((self.workdir / "hanging").exists)
         return process
 
