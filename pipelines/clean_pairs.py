@@ -150,7 +150,7 @@ def run(argv: Sequence[str]) -> int:
     runners.check(beam_options, [*flags.input, flags.output])
     _check_output(flags)
     found = readers.find_sources(flags.input, flags.input_format, _columns(flags))
-    settings = check_flags(flags, sum(source.num_bytes for source in found))
+    settings = check_flags(flags, _output_bytes(found, flags.image_size, flags.image_format))
     evaluation = None
     if flags.decontaminate:
         evaluation = decontamination.EvaluationSet.load(flags.decontaminate)
@@ -226,6 +226,16 @@ def _check_output(flags: argparse.Namespace) -> None:
                     f"--output={flags.output}: is inside --input {folder}, and the next run would "
                     "read it; choose a folder beside it"
                 )
+
+
+def _output_bytes(found: Sequence[readers.Source], image_size: int, image_format: str) -> int:
+    """Returns about how many bytes will be written at most, for the number of shards.
+
+    The rows of a table say little of the size of the pictures that they name.
+    """
+    of_pair = image_size**2 * (1.5 if image_format == "png" else 0.5)
+    rows = sum(source.num_rows for source in found)
+    return max(sum(source.num_bytes for source in found), round(rows * of_pair))
 
 
 def _inputs(

@@ -73,6 +73,7 @@ class Rejected:
       measure: the value that decided, as text.
       text: the caption, when known; only its beginning if it is long.
       source: the file it came from.
+      group: of a copy, the key of the pair that stays.
     """
 
     key: str
@@ -80,6 +81,7 @@ class Rejected:
     measure: str = ""
     text: str = ""
     source: str = ""
+    group: str = ""
 
     def to_json(self) -> str:
         """Returns one line of JSON."""

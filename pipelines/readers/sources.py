@@ -66,6 +66,13 @@ class Source:
     names: tuple[str, ...] = ()
     columns: columns_lib.Given = ()
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of a table, at most; 0 of what is none."""
+        if self.format not in _TABLES:
+            return 0
+        return ROWS_PER_SOURCE if self.stop < 0 else self.stop - self.start
+
 
 def check_format(input_format: str) -> None:
     """Raises ValueError unless it is a key of `FORMATS`, or "auto"."""

@@ -142,6 +142,7 @@ def test_every_reason_is_met(raw, cleaned):
     assert {row["reason"] for row in rows.values()} <= set(clean_reasons.REASONS)
     assert rows["long"]["measure"] == "60 x 24 is 2.50 to 1"
     assert "good011" in rows["small_copy"]["measure"]
+    assert rows["small_copy"]["group"] == "good011" and rows["long"]["group"] == ""
 
 
 def test_kept_pairs(cleaned):
@@ -481,3 +482,13 @@ def test_another_list_of_words_is_another_rule(old):
     words.write_text("picture")
     with pytest.raises(ValueError, match="cleaned with sha256 of unwanted_words_file="):
         clean_pairs.run([*common, f"--output={old.parent}/new", f"--extend={old.parent}/first"])
+
+
+def test_shards_go_by_what_will_be_written(tmp_path):
+    (tmp_path / "urls.csv").write_text("url,text\n" + "http://a/b.jpg,a red circle\n" * 30_000)
+    found = readers.find_sources([str(tmp_path / "urls.csv")])
+    of_table = clean_pairs._output_bytes(found, 256, "png")
+    assert of_table == round(30_000 * 256**2 * 1.5)
+    write_tar(tmp_path / "a.tar", {"a": (picture(1), "a caption", {})})
+    found = readers.find_sources([str(tmp_path / "a.tar")])
+    assert clean_pairs._output_bytes(found, 256, "png") == (tmp_path / "a.tar").stat().st_size
