@@ -5,14 +5,16 @@
     groups = pairs | shuffle.GroupByKey(folder)     # (bytes, bytes) -> (bytes, values)
 
 Each bundle writes its pairs to a file, by partition of the keys; what goes through the runner is
-where they lie. A partition is then read and sorted, so a worker holds one partition at a time.
+where they lie. A partition is then read and sorted; one that is too large for memory is split
+again, and the values of a key that very many pairs have are read as they are asked for.
 Without a folder it is Beam's own transform, which runners of many machines do on disk.
 """
 
+import collections
 import itertools
 import struct
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -21,8 +23,10 @@ from apache_beam.transforms import window
 
 from parti.data import files
 
-# A hundred million rows of 400 bytes make partitions of 600 MB.
 _NUM_PARTITIONS = 64
+# A partition that is larger is split again, at most so often: what is left then is one key's.
+_MEMORY_BYTES = 128 * 2**20
+_MAX_LEVELS = 3
 _FLUSH_BYTES = 4 * 2**20
 _LENGTHS = struct.Struct("<II")
 
@@ -65,8 +69,39 @@ class GroupByKey(beam.PTransform):
             parts
             | beam.Flatten()
             | "Parts" >> beam.GroupByKey()
-            | "From files" >> beam.ParDo(_FromFiles())
+            | "From files" >> beam.ParDo(_FromFiles(self._folder))
         )
+
+
+class _PartWriter:
+    """Writes pairs to files, by partition of their keys, some at a time."""
+
+    def __init__(self, folder: str, seed: int) -> None:
+        self._folder, self._seed = folder, seed
+        self._buffers: dict[int, bytearray] = {}
+        self._num_bytes = 0
+
+    def add(self, key: bytes, value: bytes) -> Iterator[tuple[int, _Part]]:
+        """Takes a pair; yields (partition, part) of what it writes now."""
+        partition = xxhash.xxh3_64_intdigest(key, self._seed) % _NUM_PARTITIONS
+        buffer = self._buffers.setdefault(partition, bytearray())
+        buffer += _LENGTHS.pack(len(key), len(value)) + key + value
+        self._num_bytes += _LENGTHS.size + len(key) + len(value)
+        if self._num_bytes >= _FLUSH_BYTES:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[tuple[int, _Part]]:
+        """Writes what is left; yields (partition, part)."""
+        buffers, self._buffers, self._num_bytes = self._buffers, {}, 0
+        if not buffers:
+            return
+        path = files.join(self._folder, f"shuffle-{uuid.uuid4().hex}")
+        found = []
+        with files.open(path, "wb") as file:
+            for partition, buffer in buffers.items():
+                found.append((partition, _Part(path, file.tell(), len(buffer))))
+                file.write(buffer)
+        yield from found
 
 
 class _ToFiles(beam.DoFn):
@@ -79,54 +114,71 @@ class _ToFiles(beam.DoFn):
         self._folder = folder
 
     def start_bundle(self) -> None:
-        self._buffers: dict[int, bytearray] = {}
-        self._num_bytes = 0
+        self._writer = _PartWriter(self._folder, seed=0)
 
     def process(self, pair: tuple[bytes, bytes]) -> Iterator[tuple[int, _Part]]:
-        key, value = pair
-        partition = xxhash.xxh3_64_intdigest(key) % _NUM_PARTITIONS
-        buffer = self._buffers.setdefault(partition, bytearray())
-        buffer += _LENGTHS.pack(len(key), len(value)) + key + value
-        self._num_bytes += _LENGTHS.size + len(key) + len(value)
-        if self._num_bytes >= _FLUSH_BYTES:
-            yield from self._flush()
+        yield from self._writer.add(*pair)
 
     def finish_bundle(self) -> Iterator[Any]:
-        yield from map(window.GlobalWindows.windowed_value, self._flush())
-
-    def _flush(self) -> Iterator[tuple[int, _Part]]:
-        buffers, self._buffers, self._num_bytes = self._buffers, {}, 0
-        if not buffers:
-            return
-        path = files.join(self._folder, f"shuffle-{uuid.uuid4().hex}")
-        with files.open(path, "wb") as file:
-            for partition, buffer in buffers.items():
-                yield partition, _Part(path, file.tell(), len(buffer))
-                file.write(buffer)
+        yield from map(window.GlobalWindows.windowed_value, self._writer.flush())
 
 
 class _FromFiles(beam.DoFn):
-    """Yields the groups of a partition, in the order of their keys."""
+    """Yields the groups of a partition."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
 
     def process(
         self, partition: tuple[int, Iterable[_Part]]
-    ) -> Iterator[tuple[bytes, list[bytes]]]:
-        pairs: list[tuple[bytes, bytes]] = []
-        for part in partition[1]:
-            path, offset, num_bytes = part
-            with files.open(path) as file:
-                file.seek(offset)
-                pairs += _parse(file.read(num_bytes))
-        pairs.sort(key=lambda pair: pair[0])
+    ) -> Iterator[tuple[bytes, Iterable[bytes]]]:
+        # The runner gives them in any order.
+        yield from _groups(sorted(partition[1]), self._folder, level=0)
+
+
+def _groups(
+    parts: Sequence[_Part], folder: str, level: int
+) -> Iterator[tuple[bytes, Iterable[bytes]]]:
+    """Yields the groups of some parts: in memory, or split again if they are too large for it."""
+    if sum(part.num_bytes for part in parts) <= _MEMORY_BYTES:
+        pairs = sorted(_read(parts), key=lambda pair: pair[0])
         for key, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
             yield key, [value for _, value in group]
+    elif level < _MAX_LEVELS:
+        writer = _PartWriter(folder, seed=level + 1)
+        split: dict[int, list[_Part]] = collections.defaultdict(list)
+        for key, value in _read(parts):
+            for place, part in writer.add(key, value):
+                split[place].append(part)
+        for place, part in writer.flush():
+            split[place].append(part)
+        for place in sorted(split):
+            yield from _groups(split[place], folder, level + 1)
+    else:  # one key that very many pairs have, and a few that share its partition
+        for key in sorted({key for key, _ in _read(parts)}):
+            yield key, _Streamed(tuple(parts), key)
 
 
-def _parse(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    position = 0
-    while position < len(data):
-        key_length, value_length = _LENGTHS.unpack_from(data, position)
-        start = position + _LENGTHS.size
-        middle = start + key_length
-        position = middle + value_length
-        yield data[start:middle], data[middle:position]
+class _Streamed:
+    """The values of one key, read from files each time that they are asked for."""
+
+    def __init__(self, parts: tuple[_Part, ...], key: bytes) -> None:
+        self._parts, self._key = parts, key
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (value for key, value in _read(self._parts) if key == self._key)
+
+
+def _read(parts: Iterable[_Part]) -> Iterator[tuple[bytes, bytes]]:
+    """Yields the pairs of parts."""
+    for path, offset, num_bytes in parts:
+        with files.open(path) as file:
+            file.seek(offset)
+            data = file.read(num_bytes)  # at most what is flushed at once, and a pair
+        position = 0
+        while position < len(data):
+            key_length, value_length = _LENGTHS.unpack_from(data, position)
+            start = position + _LENGTHS.size
+            middle = start + key_length
+            position = middle + value_length
+            yield data[start:middle], data[middle:position]

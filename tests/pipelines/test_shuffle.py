@@ -49,6 +49,22 @@ def test_groups_are_those_of_beam(in_files, workers, tmp_path):
     assert bool(list((tmp_path / "files").iterdir())) == in_files
 
 
+def test_large_partitions_are_split_and_hot_keys_are_streamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "_MEMORY_BYTES", 2_000)
+    monkeypatch.setattr(shuffle, "_FLUSH_BYTES", 1_000)
+    hot = [(b"hot", bytes([i % 256]) * 9) for i in range(1000)]
+    writer = shuffle._PartWriter(str(tmp_path), seed=0)
+    parts = [part for key, value in PAIRS + hot for _, part in writer.add(key, value)]
+    parts += [part for _, part in writer.flush()]
+    groups = list(shuffle._groups(parts, str(tmp_path), level=0))
+    assert len(groups) == len(EXPECTED) + 1
+    found = {key.hex(): sorted(value.hex() for value in values) for key, values in groups}
+    streamed = dict(groups)[b"hot"]
+    assert isinstance(streamed, shuffle._Streamed) and len(list(streamed)) == 1000
+    assert found.pop(b"hot".hex()) == sorted(value.hex() for _, value in hot)
+    assert found == {key: sorted(values) for key, values in EXPECTED.items()}
+
+
 def test_no_pairs_no_groups(tmp_path):
     def build(root):
         rows = root | beam.Create([]) | shuffle.GroupByKey(str(tmp_path))
