@@ -90,8 +90,7 @@ class _Describe:
                 facts += [(name, bin) for name, (_, bin) in zip(before, facts, strict=True)]
             yield from (beam.pvalue.TaggedOutput(merging.COUNTS, (fact, 1)) for fact in facts)
         else:
-            stays = row.decision.group
-            rejected = readers.Rejected(pair.key, reason, measure, pair.text, pair.source, stays)
+            rejected = readers.Rejected(pair.key, reason, measure, pair.text, pair.source, group)
             yield beam.pvalue.TaggedOutput("rejected", rejected)
 
 
