@@ -49,12 +49,12 @@ def kill_in_the_middle(arguments: Sequence[str], progress: pathlib.Path, after: 
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the sha256 of each file of a finished stage."""
+    """Returns the sha256 of each file of a finished stage, but of those that tell its time."""
     assert (folder / "manifest.json").is_file()
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name not in ("run.json", "report.html")
     }
 
 
