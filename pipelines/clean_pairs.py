@@ -147,6 +147,7 @@ def run(argv: Sequence[str]) -> int:
     began = time.monotonic()
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)  # a bad flag is reported before a missing input
+    fetch = _fetch_settings(flags)
     runners.check(beam_options, [*flags.input, flags.output])
     _check_output(flags)
     found = readers.find_sources(flags.input, flags.input_format, _columns(flags))
@@ -170,7 +171,11 @@ def run(argv: Sequence[str]) -> int:
         overwrite=flags.overwrite,
         resume=True,
         remote=True,
-        state=[sorted(read.items()), extension.manifest["fingerprint"] if extension else ""],
+        state=[
+            sorted(read.items()),
+            fetch.outcome(),
+            extension.manifest["fingerprint"] if extension else "",
+        ],
     )
     num_workers = runners.use_all_cores(beam_options, num_bytes)
     with stage:
@@ -187,7 +192,7 @@ def run(argv: Sequence[str]) -> int:
                 sources,
                 stage.address,
                 stage.scratch,
-                _fetch_settings(flags),
+                fetch,
                 extension.old_rejected() if extension else (),
                 in_files=runners.is_local(beam_options) and not files.is_remote(stage.scratch),
             ),

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _POLL = 0.05  # seconds until a host is looked at again that others in the process use
 _MAX_IDLE_HOSTS = 10_000
+_PACE = ("threads", "per_host", "delay", "window", "window_bytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,10 @@ class FetchSettings:
             if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
                 least = "0 or more" if zero else "a positive number"
                 raise ValueError(f"fetch setting {field.name}={value}: give {least}")
+
+    def outcome(self) -> dict[str, Any]:
+        """Returns the settings that decide what comes, without those of the pace."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in _PACE}
 
 
 class _Host:

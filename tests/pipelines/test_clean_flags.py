@@ -38,8 +38,17 @@ def clean(*arguments):
 
 
 @pytest.fixture
-def site(folder):
+def asked():
+    """The paths that the site was asked for."""
+    return []
+
+
+@pytest.fixture
+def site(folder, asked):
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_request(self, *_):
+            asked.append(self.path)
+
         def log_message(self, *_):
             pass
 
@@ -50,16 +59,31 @@ def site(folder):
         server.shutdown()
 
 
+def write_table(path, urls):
+    rows = [{"url": url, "caption": f"picture number {i}"} for i, url in enumerate(urls)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
 def test_private_servers_are_asked_with_a_flag(site, tmp_path):
-    table, output = tmp_path / "urls.jsonl", tmp_path / "pairs"
-    rows = [{"url": f"{site}/{i}.jpg", "caption": f"picture number {i}"} for i in range(8)]
-    table.write_text("\n".join(map(json.dumps, rows)))
+    output = tmp_path / "pairs"
+    table = write_table(tmp_path / "urls.jsonl", [f"{site}/{i}.jpg" for i in range(8)])
     message = "kept: 8 fetch_refused (127.0.0.1: a private address; --fetch_private asks it"
     with pytest.raises(ValueError, match=re.escape(message)):
         clean("--input", table, "--output", output)
     more = ["--fetch_private", "--fetch_per_host=8", "--fetch_threads=8"]
     assert clean("--input", table, "--output", output, *more) == 0
     assert json.loads((output / "report.json").read_text())["kept"] == 8
+
+
+def test_what_came_is_asked_for_again_only_if_something_else_may_come(site, asked, tmp_path):
+    table = write_table(tmp_path / "urls.jsonl", [f"{site}/missing.jpg"])
+    arguments = ["--input", table, "--output", tmp_path / "pairs", "--fetch_private"]
+    for more in ([], ["--fetch_threads=3", "--fetch_per_host=2"], ["--user_agent=other"]):
+        with pytest.raises(ValueError, match=re.escape("no pair of 1")):
+            clean(*arguments, *more)
+        times = asked.count("/missing.jpg")
+        assert times == (2 if "--user_agent=other" in more else 1)
 
 
 @pytest.mark.parametrize(
