@@ -5,6 +5,7 @@
 import dataclasses
 import json
 import pickle
+from collections.abc import Collection
 from typing import Any
 
 _BYTES = ("content", "pixels", "colours", "caption")
@@ -47,12 +48,14 @@ class Candidate:
         """What decides which copy is kept: the smallest is the best."""
         return (not self.known, -self.area, -self.num_bytes, self.key, self.id)
 
-    def to_json(self) -> str:
-        """Returns one line of JSON."""
+    def to_json(self, without: Collection[str] = ()) -> str:
+        """Returns one line of JSON, `without` some fields."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in _BYTES:
             values[name] = values[name].hex()
         values["phash"] = f"{self.phash:016x}"
+        for name in without:
+            del values[name]
         return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod

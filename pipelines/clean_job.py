@@ -65,12 +65,13 @@ class _Describe:
         self._sampler = examining.Sampler()
 
     def __call__(
-        self, row: merging.Kept | merging.Dropped, shown: Mapping[str, int]
+        self, merged: merging.Merged, shown: Mapping[str, int]
     ) -> Iterator[beam.pvalue.TaggedOutput]:
-        pair, is_kept = row.pair, isinstance(row, merging.Kept)
-        group = row.row.key if isinstance(row, merging.Kept) else row.decision.group
-        measure = "" if isinstance(row, merging.Kept) else row.decision.measure
-        reason = "kept" if isinstance(row, merging.Kept) else row.decision.reason
+        pair, row, decision = merged
+        is_kept = decision is None
+        group = row.key if decision is None else decision.group
+        measure = "" if decision is None else decision.measure
+        reason = "kept" if decision is None else decision.reason
         beam.metrics.Metrics.counter(examining.COUNTERS, reason).inc()
         samples = self._sampler.offer(reason, pair.key, pair.text, measure, pair.image)
         if group in shown:
@@ -84,8 +85,8 @@ class _Describe:
             yield beam.pvalue.TaggedOutput("captions", pair.text)
             width, height = pair.metadata[judging.ORIGINAL_SIZE]
             facts = judging.caption_facts(pair.text, pair.metadata, self._settings, judging.KEPT)
-            facts += judging.picture_facts(width, height, row.row.num_bytes, judging.KEPT)
-            if row.row.known:  # they were not judged in this run
+            facts += judging.picture_facts(width, height, row.num_bytes, judging.KEPT)
+            if row.known:  # they were not judged in this run
                 before = (name.replace(judging.KEPT, judging.BEFORE) for name, _ in facts)
                 facts += [(name, bin) for name, (_, bin) in zip(before, facts, strict=True)]
             yield from (beam.pvalue.TaggedOutput(merging.COUNTS, (fact, 1)) for fact in facts)

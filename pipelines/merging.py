@@ -3,37 +3,34 @@
 """Final shards of the pairs in spills: each gathers its stretches, without what was dropped."""
 
 import collections
-import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 
 from parti.data import file_names, files, records, tfrecords
-from parti.pipelines import candidates, spills, writers
+from parti.pipelines import candidates, spills, spools, writers
 
 COUNTS = "facts"
-_MEMORY_BYTES = 64 * 2**20
 HASHES = "hashes"  # hashes-train-00000-of-00004.jsonl: the rows of a shard's pairs
+_OF_THE_RUN = ("id", "known")  # what of a row means nothing in another run
 
 
-class Kept(NamedTuple):
-    """A pair that was written."""
+class Merged(NamedTuple):
+    """A pair of a spill, and what became of it.
+
+    Attributes:
+      pair: as it was spilled.
+      row: its light row.
+      decision: why it is dropped because of others; None if it is written.
+    """
 
     pair: records.ImageTextPair
     row: candidates.Candidate
+    decision: candidates.Decision | None
 
 
-class Dropped(NamedTuple):
-    """A pair that was dropped because of others."""
-
-    pair: records.ImageTextPair
-    row: candidates.Candidate
-    decision: candidates.Decision
-
-
-Describe = Callable[[Kept | Dropped, Any], Iterable[beam.pvalue.TaggedOutput]]
+Describe = Callable[[Merged, Any], Iterable[beam.pvalue.TaggedOutput]]
 
 
 class MergeSpills(beam.PTransform):
@@ -58,8 +55,8 @@ class MergeSpills(beam.PTransform):
           spill_dir: where the spills are.
           directory: an existing folder for the shards; every worker must reach both.
           num_shards: split -> files.
-          describe: called with each `Kept` and `Dropped`, and `shown`; yields tagged outputs. Those
-            tagged `COUNTS`, (what, count), are added up for each shard.
+          describe: called with each `Merged` and `shown`; yields tagged outputs. Those tagged
+            `COUNTS`, (what, count), are added up for each shard.
           tags: of what `describe` yields.
         """
         super().__init__("Merge spills")
@@ -97,13 +94,12 @@ class _WriteShard(beam.DoFn):
         (split, index), groups = element
         decided = {decision.id: decision for decision in groups["decisions"]}
         counts: collections.Counter[Any] = collections.Counter()
-        with _Spool() as data, _Spool() as rows:
+        with spools.Spool() as data, spools.Spool() as rows:
             for stretch in sorted(groups["stretches"]):
                 for row, serialized in spills.read_stretch(self._spill_dir, stretch):
                     decision = decided.get(row.id)
                     pair = records.ImageTextPair.from_example(serialized)
-                    known = Dropped(pair, row, decision) if decision else Kept(pair, row)
-                    for output in self._describe(known, shown):
+                    for output in self._describe(Merged(pair, row, decision), shown):
                         if output.tag == COUNTS:
                             counts[output.value[0]] += output.value[1]
                         else:
@@ -111,49 +107,14 @@ class _WriteShard(beam.DoFn):
                     if decision is None:
                         place = (writers.hash_fraction(row.key, "shard"), row.key, row.id)
                         data.add(place, tfrecords.frame(serialized))
-                        rows.add(place, _line(row))
-            yield self._write(split, index, ".tfrecord", data)
-            yield self._write(f"{HASHES}-{split}", index, ".jsonl", rows, split)
+                        rows.add(place, row.to_json(without=_OF_THE_RUN).encode() + b"\n")
+            count = self._num_shards[split]
+            yield self._write(file_names.shard_name(split, index, count), data)
+            hashes = file_names.shard_name(f"{HASHES}-{split}", index, count, ".jsonl")
+            yield self._write(hashes, rows)
         yield from (beam.pvalue.TaggedOutput(COUNTS, item) for item in counts.items())
 
-    def _write(
-        self, prefix: str, index: int, suffix: str, spool: "_Spool", split: str = ""
-    ) -> dict[str, Any]:
-        name = file_names.shard_name(prefix, index, self._num_shards[split or prefix], suffix)
-        written = writers.write_file(files.join(self._directory, name), spool.sorted())
+    def _write(self, name: str, spool: spools.Spool) -> dict[str, Any]:
+        pieces = (piece for _, piece in spool.sorted())
+        written = writers.write_file(files.join(self._directory, name), pieces)
         return {**written, "count": len(spool)}
-
-
-class _Spool:
-    """Pieces of bytes to be sorted: only their places are in memory when they are many."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
-        self._pieces: list[tuple[tuple[float, str, str], int, int]] = []
-
-    def __enter__(self) -> "_Spool":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self._pieces)
-
-    def add(self, place: tuple[float, str, str], piece: bytes) -> None:
-        """Adds a piece; `place` is what it is sorted by."""
-        self._pieces.append((place, self._file.tell(), len(piece)))
-        self._file.write(piece)
-
-    def sorted(self) -> Iterator[bytes]:
-        """Yields the pieces in order."""
-        for _, offset, num_bytes in sorted(self._pieces):
-            self._file.seek(offset)
-            yield self._file.read(num_bytes)
-
-
-def _line(row: candidates.Candidate) -> bytes:
-    """Returns the line of a kept pair's row; the id meant something in that run only."""
-    values = json.loads(row.to_json())
-    del values["id"], values["known"]
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

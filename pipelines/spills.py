@@ -13,16 +13,12 @@ Two workers on one source write two attempts; what either tells the runner stays
 
 import dataclasses
 import json
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from parti.data import files, records, tfrecords
-from parti.pipelines import candidates, writers
-
-# A source's pairs are collected in memory up to this size, then in a temporary file.
-_MEMORY_BYTES = 64 * 2**20
+from parti.pipelines import candidates, spools, writers
 
 Shard = tuple[str, int]  # split, index
 
@@ -54,15 +50,6 @@ def shard_of_id(identity: str) -> Shard:
     return split, int(index)
 
 
-class _Row(NamedTuple):
-    shard: Shard
-    rank: float
-    key: str
-    offset: int
-    num_bytes: int
-    candidate: candidates.Candidate
-
-
 class SpillWriter:
     """Collects the pairs of one source; `finish` writes them."""
 
@@ -76,17 +63,16 @@ class SpillWriter:
         """
         self._path, self._name = files.join(directory, name), name
         self._num_shards = dict(num_shards)
-        self._spool = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
-        self._rows: list[_Row] = []
+        self._spool = spools.Spool()
+        self._rows: list[candidates.Candidate] = []
 
     def add(self, pair: records.ImageTextPair, candidate: candidates.Candidate) -> None:
         """Adds a pair; the candidate's id is given by `finish`."""
-        data = tfrecords.frame(pair.to_example())
         shard = (candidate.split, writers.shard_of(pair.key, self._num_shards[candidate.split]))
         rank = writers.hash_fraction(pair.key, "shard")
-        row = _Row(shard, rank, pair.key, self._spool.tell(), len(data), candidate)
-        self._rows.append(row)
-        self._spool.write(data)
+        place = (shard, rank, pair.key, len(self._rows))
+        self._rows.append(candidate)
+        self._spool.add(place, tfrecords.frame(pair.to_example()))
 
     def finish(self, notes: Mapping[str, Any]) -> "Spill":
         """Writes the files, the .json last.
@@ -94,23 +80,21 @@ class SpillWriter:
         Args:
           notes: what else to keep of the source; JSON.
         """
-        self._rows.sort(key=lambda row: (row.shard, row.rank, row.key, row.offset))
         stretches: dict[Shard, list[int]] = {}
         attempt = f"{self._name}-{uuid.uuid4().hex}"
         path = files.join(files.parent(self._path), attempt)
         with (
+            self._spool as spool,
             files.replacing(f"{path}.tfrecord") as data,
             files.replacing(f"{path}.jsonl") as lines,
         ):
-            for place, row in enumerate(self._rows):
-                stretch = stretches.setdefault(row.shard, [0, data.tell(), lines.tell()])
+            for place, ((shard, _, _, number), piece) in enumerate(spool.sorted()):
+                stretch = stretches.setdefault(shard, [0, data.tell(), lines.tell()])
                 stretch[0] += 1
-                self._spool.seek(row.offset)
-                data.write(self._spool.read(row.num_bytes))
-                identity = _candidate_id(self._name, row.shard, place)
-                line = dataclasses.replace(row.candidate, id=identity).to_json()
+                data.write(piece)
+                identity = _candidate_id(self._name, shard, place)
+                line = dataclasses.replace(self._rows[number], id=identity).to_json()
                 lines.write(line.encode("utf-8", "replace") + b"\n")
-        self._spool.close()
         content = {
             "attempt": attempt,
             "stretches": [[*shard, *stretch] for shard, stretch in stretches.items()],

@@ -121,7 +121,7 @@ def make_judge():
 
 def describe(row, shown):
     assert shown == ["a group"]
-    kind = "kept" if isinstance(row, merging.Kept) else row.decision.reason
+    kind = "kept" if row.decision is None else row.decision.reason
     yield beam.pvalue.TaggedOutput("described", (kind, row.pair.key))
 
 
