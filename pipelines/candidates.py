@@ -8,6 +8,8 @@ import pickle
 from collections.abc import Collection
 from typing import Any
 
+# Of Beam, for the displays of remote runners; the report counts the output.
+COUNTERS = "parti.clean"
 _BYTES = ("content", "pixels", "colours", "caption")
 
 

@@ -10,6 +10,7 @@
 The bytes of what is written depend on input and settings alone, not on workers or runner.
 """
 
+import collections
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -72,7 +73,7 @@ class _Describe:
         group = row.key if decision is None else decision.group
         measure = "" if decision is None else decision.measure
         reason = "kept" if decision is None else decision.reason
-        beam.metrics.Metrics.counter(examining.COUNTERS, reason).inc()
+        beam.metrics.Metrics.counter(candidates.COUNTERS, reason).inc()
         samples = self._sampler.offer(reason, pair.key, pair.text, measure, pair.image)
         if group in shown:
             name = clean_results.group_sample(group, is_kept)
@@ -93,6 +94,7 @@ class _Describe:
         else:
             rejected = readers.Rejected(pair.key, reason, measure, pair.text, pair.source, group)
             yield beam.pvalue.TaggedOutput("rejected", rejected)
+            yield beam.pvalue.TaggedOutput(merging.COUNTS, ((examining.REJECTED, reason), 1))
 
 
 def build(
@@ -145,40 +147,63 @@ def build(
         "decisions": decisions,
         "shown": groups | "Shown groups" >> beam.Map(lambda found: found["sizes"]),
     } | merging.MergeSpills(spill_dir, directory, settings.shards, _Describe(settings), _DESCRIBED)
-    old = root | "Old rejected" >> beam.Create(list(old_rejected)) | beam.FlatMap(read_rejected)
-    rejected = (examined.rejected, merged.rejected, old) | "Rejected" >> beam.Flatten()
-    rejected_files = (
-        rejected
-        | "Line" >> beam.Map(lambda row: (row.key, row.to_json().encode("utf-8", "replace")))
-        | writers.WriteShards(
-            directory, "rejected", settings.num_rejected_shards, ".jsonl", unique=False
-        )
-    )
-    written = (merged.files, rejected_files.files) | "Files" >> beam.Flatten()
+    old = root | "Old files" >> beam.Create(list(old_rejected)) | _OldRejected()
+    rejected = (examined.rejected, merged.rejected, old.rejected)
+    rejected_files = tuple(
+        rows | f"Lines {place}" >> beam.Map(_line) for place, rows in enumerate(rejected)
+    ) | writers.WriteLines(directory, "rejected", settings.num_rejected_shards, folder)
+    written = (merged.files, rejected_files) | "Files" >> beam.Flatten()
     written | writers.CollectJson(files.join(scratch, _FILES))
-    reasons = rejected | "Reason" >> beam.Map(lambda r: ((clean_results.REJECTED, r.reason), 1))
-    (
-        (examined.facts, merged.facts, reasons, old | "Old rows" >> beam.Map(_one_read))
-        | "All facts" >> beam.Flatten()
-        | "Count" >> beam.CombinePerKey(sum)
-        | "Fact" >> beam.Map(lambda item: [*item[0], item[1]])
-        | writers.CollectJson(files.join(scratch, _FACTS))
-    )
-    (
-        (examined.samples, merged.samples)
-        | "All samples" >> beam.Flatten()
-        | beam.combiners.Top.SmallestPerKey(examining.SAMPLE_SIZE)
-        | "Sample" >> beam.Map(lambda item: [item[0], item[1]])
-        | writers.CollectJson(files.join(scratch, _SAMPLES))
-    )
-    merged.captions | _TopCaptions(files.join(scratch, _CAPTIONS), folder)
     groups | writers.CollectJson(files.join(scratch, _GROUPS))
+    merged.captions | _TopCaptions(files.join(scratch, _CAPTIONS), folder)
+    _collect_facts(files.join(scratch, _FACTS), examined.facts, merged.facts, old.facts)
+    _collect_samples(files.join(scratch, _SAMPLES), examined.samples, merged.samples)
     return written
 
 
-def _one_read(row: readers.Rejected) -> tuple[examining.Fact, int]:
-    del row
-    return (examining.READ, ""), 1
+def _collect_facts(path: str, *facts: beam.PCollection) -> None:
+    """Adds up ((name, value), count) in a file of [name, value, count]."""
+    (
+        facts
+        | "All facts" >> beam.Flatten()
+        | "Count" >> beam.CombinePerKey(sum)
+        | "Fact" >> beam.Map(lambda item: [*item[0], item[1]])
+        | writers.CollectJson(path)
+    )
+
+
+def _collect_samples(path: str, *samples: beam.PCollection) -> None:
+    """Takes (name, row of the report's sample), and writes [name, its first rows] to a file."""
+    (
+        samples
+        | "All samples" >> beam.Flatten()
+        | beam.combiners.Top.SmallestPerKey(examining.SAMPLE_SIZE)
+        | "Sample" >> beam.Map(lambda item: [item[0], item[1]])
+        | writers.CollectJson(path)
+    )
+
+
+def _line(row: readers.Rejected) -> tuple[str, bytes]:
+    return row.key, row.to_json().encode("utf-8", "replace")
+
+
+class _OldRejected(beam.PTransform):
+    """(file of rejected rows, reasons to leave out) to the tagged outputs `rejected`, `facts`."""
+
+    def expand(self, old: beam.PCollection) -> Any:
+        return old | "Old rejected" >> beam.FlatMap(_old_rejected).with_outputs("rejected", "facts")
+
+
+def _old_rejected(item: tuple[str, frozenset[str]]) -> Iterator[beam.pvalue.TaggedOutput]:
+    counts: collections.Counter[examining.Fact] = collections.Counter()
+    path, without = item
+    with files.open(path) as lines:
+        for row in (readers.Rejected(**json.loads(line)) for line in lines):
+            if row.reason not in without:
+                counts[examining.READ, ""] += 1
+                counts[examining.REJECTED, row.reason] += 1
+                yield beam.pvalue.TaggedOutput("rejected", row)
+    yield from (beam.pvalue.TaggedOutput("facts", count) for count in counts.items())
 
 
 class _Largest(beam.CombineFn):
@@ -274,13 +299,3 @@ def collected(scratch: files.Path, result: beam_runner.PipelineResult) -> clean_
     skipped = sum(counter.result for counter in counters)
     shown = {**groups[0], "skipped": skipped}
     return clean_results.Collected(found, facts, samples, captions[0], shown)
-
-
-def read_rejected(item: tuple[str, frozenset[str]]) -> Iterator[readers.Rejected]:
-    """Yields the rows of a file of rejected rows, but those with one of the reasons."""
-    path, without = item
-    with files.open(path) as lines:
-        for line in lines:
-            row = readers.Rejected(**json.loads(line))
-            if row.reason not in without:
-                yield row

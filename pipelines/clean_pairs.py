@@ -59,6 +59,12 @@ def make_parser() -> flags_lib.Parser:
         metavar="ROLE=NAME",
         help="columns of a table: image, url, text, key",
     )
+    add(
+        "--image_root",
+        default="",
+        metavar="DIR",
+        help="where the pictures are that tables name by path (default: beside the table)",
+    )
     add("--image_size", type=int, default=default.image_size, help="side in pixels")
     add("--image_format", default=default.image_format, help="png or jpeg")
     add("--jpeg_quality", type=int, default=default.jpeg_quality, help="1 to 100")
@@ -150,7 +156,8 @@ def run(argv: Sequence[str]) -> int:
     fetch = _fetch_settings(flags)
     runners.check(beam_options, [*flags.input, flags.output])
     _check_output(flags)
-    found = readers.find_sources(flags.input, flags.input_format, _columns(flags))
+    columns = _columns(flags)
+    found = readers.find_sources(flags.input, flags.input_format, columns, flags.image_root)
     settings = check_flags(flags, _output_bytes(found, flags.image_size, flags.image_format))
     evaluation = None
     if flags.decontaminate:
@@ -254,6 +261,7 @@ def _inputs(
         "input": list(flags.input),
         "input_format": flags.input_format,
         "columns": _columns(flags),
+        "image_root": flags.image_root,
         "decontaminate": list(flags.decontaminate),
         "extend": [flags.extend, *flags.retry_rejected] if flags.extend else [],
         extending.SOURCES: extending.source_files(read, extension),

@@ -17,7 +17,6 @@ from parti.pipelines import (
     rules,
 )
 
-REJECTED = "rejected"  # a fact: (REJECTED, reason)
 _SHOWN_KEPT = "kept"
 _PICTURE = clean_reasons.PICTURE
 _EVALUATION_REASONS = ("contaminated_caption", "contaminated_image")
@@ -79,7 +78,7 @@ def make_report(
         split: sum(f["count"] for f in collected.files if f["name"].startswith(f"{split}-"))
         for split in records.SPLITS
     }
-    kept, rejected = sum(splits.values()), counts[REJECTED]
+    kept, rejected = sum(splits.values()), counts[examining.REJECTED]
     read = counts[examining.READ].get("", 0)
     if read != kept + sum(rejected.values()):
         raise RuntimeError(
@@ -136,7 +135,7 @@ def _rules(
             **described.get(name, {"name": name}),
             "seen": seen,
             "dropped": dropped,
-            "without_value": sum(counts[judging.NO_VALUE + name].values()),
+            "without_value": sum(counts[rules.NO_VALUE + name].values()),
             "dropped_samples": samples.get(name, []),
             "near_samples": samples.get(examining.NEAR + name, []),
         }

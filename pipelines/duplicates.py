@@ -121,37 +121,28 @@ class _GroupRule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class _TooManyCaptions:
+class _TooMany:
+    """Drops all rows with a value of one field if they have over `limit` values of another."""
+
+    field: str
+    counted: str
     limit: int
+    reason: str
+    measure: str
 
     def group(self, row: candidates.Candidate) -> bytes:
-        return row.pixels
+        return getattr(row, self.field)
 
     def look(self, rows: Iterator[candidates.Candidate]) -> bool:
-        return _are_more((row.caption for row in rows), self.limit)
+        different: set[bytes] = set()
+        for row in rows:
+            different.add(getattr(row, self.counted))
+            if len(different) > self.limit:
+                return True
+        return False
 
     def decide(self, known: bool, row: candidates.Candidate) -> candidates.Decision | None:
-        if not known:
-            return None
-        measure = f"over {self.limit} captions"
-        return candidates.Decision(row.id, "image_with_too_many_captions", measure)
-
-
-@dataclasses.dataclass(frozen=True)
-class _TooManyImages:
-    limit: int
-
-    def group(self, row: candidates.Candidate) -> bytes:
-        return row.caption
-
-    def look(self, rows: Iterator[candidates.Candidate]) -> bool:
-        return _are_more((row.pixels for row in rows), self.limit)
-
-    def decide(self, known: bool, row: candidates.Candidate) -> candidates.Decision | None:
-        if not known:
-            return None
-        measure = f"on over {self.limit} images"
-        return candidates.Decision(row.id, "caption_on_too_many_images", measure)
+        return candidates.Decision(row.id, self.reason, self.measure) if known else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,21 +165,13 @@ class _Equal:
         return near_duplicates.Link(row.id, reason, measure, known.id, known.key)
 
 
-def _are_more(values: Iterator[bytes], limit: int) -> bool:
-    """Returns whether there are more than `limit` different values."""
-    different: set[bytes] = set()
-    for value in values:
-        different.add(value)
-        if len(different) > limit:
-            return True
-    return False
-
-
 def _count_rules(settings: DuplicateSettings) -> Iterator[tuple[str, _GroupRule]]:
     if limit := settings.max_captions_per_image:
-        yield "Captions of images", _TooManyCaptions(limit)
+        reason, measure = "image_with_too_many_captions", f"over {limit} captions"
+        yield "Captions of images", _TooMany("pixels", "caption", limit, reason, measure)
     if limit := settings.max_images_per_caption:
-        yield "Images of captions", _TooManyImages(limit)
+        reason, measure = "caption_on_too_many_images", f"on over {limit} images"
+        yield "Images of captions", _TooMany("caption", "pixels", limit, reason, measure)
 
 
 def _likenesses(settings: DuplicateSettings) -> Iterator[likenesses.Likeness]:

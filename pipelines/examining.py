@@ -17,12 +17,12 @@ from parti.data import files, records, tfrecords
 from parti.pipelines import candidates, clean_report, options, readers, spills, writers
 from parti.pipelines.readers import fetching
 
-COUNTERS = "parti.clean"  # for the displays of remote runners; the report counts the output
 TAGS = ("stretches", "rejected", "facts", "samples")
 _TICK_EVERY = 16
 _MAX_CAPTION = 400  # characters in a sample
 SAMPLE_SIZE = 24
 READ = "read"  # a fact: pairs and broken rows that came in
+REJECTED = "rejected"  # a fact, with the reason
 NEAR = "near:"  # begins the name of the sample of pairs that a rule nearly dropped
 CHANGED = "changed:"  # of captions that were changed
 
@@ -182,10 +182,14 @@ class _ExamineSource(beam.DoFn):
         yield from spill.candidates()
         for stretch in spill.stretches():
             yield beam.pvalue.TaggedOutput("stretches", stretch)
+        reasons: collections.Counter[str] = collections.Counter()
         for row in spill.notes["rejected"]:
             rejected = readers.Rejected(**row)
-            beam.metrics.Metrics.counter(COUNTERS, rejected.reason).inc()
+            reasons[rejected.reason] += 1
             yield beam.pvalue.TaggedOutput("rejected", rejected)
+        for reason, count in reasons.items():
+            beam.metrics.Metrics.counter(candidates.COUNTERS, reason).inc(count)
+            yield beam.pvalue.TaggedOutput("facts", ((REJECTED, reason), count))
         yield beam.pvalue.TaggedOutput("facts", ((READ, ""), spill.notes["read"]))
         for name, value, count in spill.notes["facts"]:
             yield beam.pvalue.TaggedOutput("facts", ((name, value), count))

@@ -28,7 +28,7 @@ from parti.pipelines import (
 ORIGINAL_SIZE = "original_size"  # in the metadata: [width, height] before crop and resize
 # A JPEG is decoded at a size of at least so many sides of the output: see `images.decode`.
 _DRAFT_SIDES = 2
-BEFORE, KEPT, NO_VALUE = "before:", "kept:", "no_value:"
+BEFORE, KEPT = "before:", "kept:"
 _SCORES = ("similarity", "nsfw", "watermark", "aesthetic")
 
 
@@ -43,6 +43,7 @@ class Judge:
           evaluation: where `EvaluationSet.save` put it; "" for none.
         """
         self._settings = settings
+        self._hash_words = bool(settings.duplicates.near_captions)
         self._evaluation = decontamination.EvaluationSet.open(evaluation) if evaluation else None
 
     def __call__(self, pair: records.ImageTextPair) -> examining.Examined:
@@ -80,7 +81,7 @@ class Judge:
             phash=phash,
             colours=colours,
             caption=text_hashes.caption_hash(text),
-            words=text_hashes.minhash(text) if self._settings.duplicates.near_captions else (),
+            words=text_hashes.minhash(text) if self._hash_words else (),
             area=area,
             num_bytes=len(pair.image),
         )
@@ -181,9 +182,7 @@ def _bin(prefix: str, name: str, value: float) -> examining.Fact:
 
 def _fact_of_note(note: str) -> examining.Fact:
     """Returns what is counted of a note of `rules.examine_caption`."""
-    if note.startswith(rules.NO_VALUE):
-        return NO_VALUE + note.removeprefix(rules.NO_VALUE), ""
-    return examining.CHANGED + note, ""
+    return (note if note.startswith(rules.NO_VALUE) else examining.CHANGED + note), ""
 
 
 def _is_size(value: Any) -> bool:

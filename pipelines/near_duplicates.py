@@ -30,7 +30,6 @@ from apache_beam.transforms import window
 
 from parti.pipelines import candidates, likenesses, shuffle
 
-COUNTERS = "parti.clean"
 NOT_COMPARED = "near_pairs_not_compared"
 
 # 10**9 rows make partitions of 4 million, 94 MB each.
@@ -163,7 +162,7 @@ class _Compare(beam.DoFn):
 
     def __init__(self, likeness: likenesses.Likeness, max_representatives: int) -> None:
         self._likeness, self._max_representatives = likeness, max_representatives
-        self._not_compared = beam.metrics.Metrics.counter(COUNTERS, NOT_COMPARED)
+        self._not_compared = beam.metrics.Metrics.counter(candidates.COUNTERS, NOT_COMPARED)
 
     def process(self, bucket: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[str, Any]]:
         _, packed = bucket

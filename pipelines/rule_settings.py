@@ -17,6 +17,7 @@ from typing import Any, Literal
 Settings = Mapping[str, Any]  # a value for each of `SETTINGS`, and "image_size"
 Kind = Literal["count", "number", "switch", "names", "file", "choice"]
 _OFF = ("off", "none", "null", "")
+_OFF_VALUES = {"switch": False, "names": (), "file": "", "choice": "none"}  # of others None
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -48,7 +49,7 @@ class Setting:
     @property
     def off(self) -> Any:
         """The value that switches it off."""
-        return {"switch": False, "names": (), "file": "", "choice": "none"}.get(self.kind)
+        return _OFF_VALUES.get(self.kind)
 
 
 def _initial(name: str, help: str, *values: str) -> Setting:

@@ -151,10 +151,7 @@ def _sample(
         | f"Sample {name}" >> sample
         | f"Languages of {name}" >> beam.Map(_with_language)
         | f"Lines of {name}" >> beam.Map(lambda row: (row.random_key(), row.to_json()))
-        | f"Write {name}"
-        >> writers.WriteShards(
-            directory, prefix, -(-max_rows // _ROWS_PER_SHARD), ".jsonl", unique=False
-        )
+        | f"Write {name}" >> writers.WriteLines(directory, prefix, -(-max_rows // _ROWS_PER_SHARD))
     )
 
     def fact(what: str) -> Callable[[int], list[Any]]:
@@ -166,7 +163,7 @@ def _sample(
         | f"Captions fact of {name}" >> beam.Map(fact("captions"))
     )
     yield (
-        written.files
+        written
         | f"Count files of {name}" >> beam.Map(lambda file: file["count"])
         | f"Sum {name}" >> beam.CombineGlobally(sum)
         | f"Used fact of {name}" >> beam.Map(fact("used"))

@@ -2,18 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sharded files whose bytes do not depend on the workers: shard by hash of key, sorted by key.
 
-written = keyed | writers.WriteShards(stage.path, "train", num_shards=8)
-written.files | writers.CollectJson(stage.path / ".files.json")
+written = lines | writers.WriteLines(stage.path, "rejected", num_shards=8)
+written | writers.CollectJson(stage.path / ".files.json")
 """
 
 import hashlib
 import json
+import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import xxhash
 
-from parti.data import file_names, files, tfrecords
+from parti.data import file_names, files
+from parti.pipelines import shuffle, spools
 
 # A worker sorts one shard in memory, so shards are kept small.
 TARGET_SHARD_BYTES = 32 * 2**20
@@ -50,79 +53,64 @@ def parse_num_shards(value: str, num_bytes: int) -> int:
     return int(value)
 
 
-class WriteShards(beam.PTransform):
-    """Writes (key, bytes) as `prefix-0000i-of-0000N<suffix>`; every shard exists, even if empty.
+class WriteLines(beam.PTransform):
+    """Writes (key, line) as `prefix-0000i-of-0000N.jsonl`; every shard exists, even if empty.
 
-    The result has two outputs: `files`, a dict {name, count, num_bytes, sha256} for each file, and
-    `duplicates`, the (key, bytes) whose key another record with smaller bytes has (`unique` only).
+    A shard's lines are sorted by key; only their places are in memory when they are many.
     """
 
     def __init__(
-        self,
-        directory: files.Path,
-        prefix: str,
-        num_shards: int,
-        suffix: str = ".tfrecord",
-        unique: bool = True,
+        self, directory: files.Path, prefix: str, num_shards: int, shuffle_folder: str = ""
     ) -> None:
         """Sets what is written.
 
         Args:
           directory: an existing folder that every worker reaches.
-          prefix: of the file names, e.g. "train".
+          prefix: of the file names, e.g. "rejected".
           num_shards: how many files.
-          suffix: `.tfrecord` for serialized records, `.jsonl` for lines (without line end).
-          unique: write only one record of each key.
+          shuffle_folder: see `shuffle.GroupByKey`.
         """
         super().__init__(f"Write {prefix}")
-        if suffix not in (".tfrecord", ".jsonl"):
-            raise ValueError(f"suffix {suffix!r}: choose .tfrecord or .jsonl")
-        self._writer = _WriteShard(str(directory), prefix, num_shards, suffix, unique)
-        self._num_shards = num_shards
+        self._writer = _WriteShard(str(directory), prefix, num_shards)
+        self._num_shards, self._shuffle_folder = num_shards, shuffle_folder
 
-    def expand(self, pcoll: beam.PCollection) -> Any:
-        """Returns the tagged outputs `files` and `duplicates`."""
-        num_shards = self._num_shards
-        keyed = pcoll | "Assign shards" >> beam.Map(
-            lambda item: (shard_of(item[0], num_shards), item)
+    def expand(self, lines: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
+        """Returns a dict {name, count, num_bytes, sha256} for each file.
+
+        Args:
+          lines: (key, line) of str and bytes, without line ends; or several such collections.
+        """
+        lines, num_shards = lines if isinstance(lines, tuple) else (lines,), self._num_shards
+
+        def with_shard(item: tuple[str, bytes]) -> tuple[bytes, bytes]:
+            return b"%d" % shard_of(item[0], num_shards), pickle.dumps(item)
+
+        keyed = tuple(
+            some | f"Assign shards {place}" >> beam.Map(with_shard)
+            for place, some in enumerate(lines)
         )
-        empty = pcoll.pipeline | "All shards" >> beam.Create([(i, None) for i in range(num_shards)])
+        every = [(b"%d" % shard, b"") for shard in range(num_shards)]
+        empty = lines[0].pipeline | "All shards" >> beam.Create(every)
         return (
-            (keyed, empty)
-            | beam.Flatten()
-            | "Gather shards" >> beam.GroupByKey()
-            | "Write files" >> beam.ParDo(self._writer).with_outputs("duplicates", main="files")
+            (*keyed, empty)
+            | "Gather shards" >> shuffle.GroupByKey(self._shuffle_folder)
+            | "Write files" >> beam.ParDo(self._writer)
         )
 
 
 class _WriteShard(beam.DoFn):
-    def __init__(
-        self, directory: str, prefix: str, num_shards: int, suffix: str, unique: bool
-    ) -> None:
+    def __init__(self, directory: str, prefix: str, num_shards: int) -> None:
         self._directory, self._prefix, self._num_shards = directory, prefix, num_shards
-        self._suffix, self._unique = suffix, unique
 
-    def process(
-        self, element: tuple[int, Iterable[tuple[str, bytes] | None]]
-    ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
-        shard, items = element
-        rows = sorted(item for item in items if item is not None)
-        written: list[bytes] = []
-        last = None
-        for key, data in rows:
-            if self._unique and key == last:
-                yield beam.pvalue.TaggedOutput("duplicates", (key, data))
-            else:
-                written.append(data)
-            last = key
-        name = file_names.shard_name(self._prefix, shard, self._num_shards, self._suffix)
-        frame = tfrecords.frame if self._suffix == ".tfrecord" else _line
-        written_file = write_file(files.join(self._directory, name), map(frame, written))
-        yield {**written_file, "count": len(written)}
-
-
-def _line(data: bytes) -> bytes:
-    return data + b"\n"
+    def process(self, group: tuple[bytes, Iterable[bytes]]) -> Iterator[dict[str, Any]]:
+        shard, packed = group
+        name = file_names.shard_name(self._prefix, int(shard), self._num_shards, ".jsonl")
+        with spools.Spool() as spool:
+            for key, line in (pickle.loads(item) for item in packed if item):
+                spool.add((key, xxhash.xxh3_64_intdigest(line)), line + b"\n")
+            lines = (line for _, line in spool.sorted())
+            written = write_file(files.join(self._directory, name), lines)
+            yield {**written, "count": len(spool)}
 
 
 def write_file(path: files.Path, parts: Iterable[bytes]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Source:
       offset: of a table as text, where the first row begins, in bytes of the decompressed file.
       names: of a table's columns; empty for jsonl, where each row has its own.
       columns: of a table, the (role, column) that the user has named.
+      image_root: of a table, the folder that its paths are relative to; empty for its own.
     """
 
     format: str
@@ -65,6 +66,7 @@ class Source:
     offset: int = 0
     names: tuple[str, ...] = ()
     columns: columns_lib.Given = ()
+    image_root: str = ""
 
     @property
     def num_rows(self) -> int:
@@ -156,6 +158,7 @@ def find_sources(
     patterns: Sequence[str],
     input_format: str = "auto",
     columns: Mapping[str, str] | None = None,
+    image_root: str = "",
 ) -> list[Source]:
     """Returns what there is to read, sorted, each file once.
 
@@ -163,12 +166,17 @@ def find_sources(
       patterns: files, globs or folders; several may stand in one, with commas between.
       input_format: a key of `FORMATS`, or "auto".
       columns: of tables, {role: column}; roles are `columns.NAMES`.
+      image_root: the folder that paths in tables are relative to, and must not lead out of; each
+        table's own if empty.
 
     Raises:
-      FileNotFoundError: a pattern matches no file.
+      FileNotFoundError: a pattern matches no file, or there is no such folder.
       ValueError: unknown format, or a table without the columns that are needed.
     """
     check_format(input_format)
+    if image_root and not files.is_dir(image_root):
+        raise FileNotFoundError(f"--image_root={image_root}: no such folder; check the path")
+    image_root = files.absolute(image_root) if image_root else ""
     chosen = columns_lib.given(columns)
     found: dict[tuple[str, str], tuple[str, files.Entry]] = {}
     for pattern in [part for whole in patterns for part in _parts(whole)]:
@@ -184,6 +192,9 @@ def find_sources(
     for (kind, _), (root, entry) in sorted(found.items()):
         groups.setdefault((kind, root), []).append(entry)
     result = [s for (kind, root), es in groups.items() for s in _sources(kind, root, es, chosen)]
+    tables = [s for s in result if s.format in _TABLES]
+    others = [s for s in result if s.format not in _TABLES]
+    result = [dataclasses.replace(source, image_root=image_root) for source in tables] + others
     return sorted(result, key=lambda source: (source.paths, source.start))
 
 

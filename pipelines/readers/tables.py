@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables to pairs: csv, tsv, jsonl and parquet, with pictures in them, beside them, or by URL.
 
-A path is relative to the table; one that leads out of the table's folder is not read. A row's
-picture is the first that it has of: bytes, path, URL. Its key is that of its key column, else the
-table's name and the number of the row. All columns but those of picture, caption and key go to the
-metadata.
+A path is relative to the table's folder, or to another that the user names; one that leads out of
+it is not read. A row's picture is the first that it has of: bytes, path, URL. Its key is that of
+its key column, else the table's name and the number of the row. All columns but those of picture,
+caption and key go to the metadata.
 """
 
 import json
@@ -29,7 +29,7 @@ from parti.pipelines.readers import (
 )
 
 _HTTP = ("http://", "https://")
-_SHOWN_URL = 200  # characters of a URL in a rejected row
+_SHOWN_URL = 200  # characters of a URL or path in a rejected row
 
 
 class _Ready(NamedTuple):
@@ -124,9 +124,10 @@ def _prepare(
         return rows.reject(key, *metadata, text=text or "", source=file)
     image, path, url = _picture(cell.get(columns.IMAGE), cell.get(columns.URL))
     if path:
-        found = _inside(files.parent(source.paths[0]), path)
+        found = _inside(source.image_root or files.parent(source.paths[0]), path)
         if found is None:
-            return rows.reject(key, "unsafe_name", path[:200], text=text or "", source=file)
+            measure = f"{path[:_SHOWN_URL]}; --image_root names the folder that paths lead to"
+            return rows.reject(key, "unsafe_name", measure, text=text or "", source=file)
         path = found
     if image is not None and len(image) > rows.MAX_IMAGE_BYTES:
         measure = f"{len(image):,} bytes"
@@ -180,9 +181,8 @@ def _inside(folder: str, path: str) -> str | None:
     """Returns the address of a file in a folder; None if the path leads out of it."""
     if "\0" in path:
         return None
-    folder = folder.rstrip("/")
-    if path.startswith(folder + "/"):
-        path = path[len(folder) + 1 :]
+    prefix = folder.rstrip("/") + "/"
+    path = path.removeprefix(prefix)
     inner = posixpath.normpath(path)
     if "://" in path or os.path.isabs(inner) or inner.split("/")[0] == "..":
         return None

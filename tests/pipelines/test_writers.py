@@ -2,64 +2,68 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards depend on keys alone."""
 
+import hashlib
+
 import apache_beam as beam
 import pytest
 
-from parti.data import tfrecords
 from parti.pipelines import options, writers
 
 ROWS = [(f"key{i}", f"value{i}".encode()) for i in range(50)]
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
+@pytest.fixture(scope="module", params=["by the runner", "through files"])
+def written(request, tmp_path_factory):
     """One pipeline that writes everything the tests look at."""
     folder = tmp_path_factory.mktemp("shards")
+    shuffle = str(tmp_path_factory.mktemp("shuffle")) if request.param == "through files" else ""
 
     def build(root):
-        rows = root | "Rows" >> beam.Create([*reversed(ROWS), ("key7", b"zweiter")])
-        train = rows | writers.WriteShards(folder, "train", 3)
-        rows | writers.WriteShards(folder, "lines", 1, ".jsonl", unique=False)
-        root | "Few" >> beam.Create(ROWS[:1]) | writers.WriteShards(folder, "few", 2)
-        train.files | writers.CollectJson(folder / "files.json")
-        (
-            train.duplicates
-            | beam.Map(lambda row: [row[0], row[1].decode()])
-            | writers.CollectJson(folder / "duplicates.json")
-        )
+        rows = root | "Rows" >> beam.Create(list(reversed(ROWS)))
+        again = root | "Again" >> beam.Create([("key7", b"value7, again")])
+        many = (rows, again) | writers.WriteLines(folder, "many", 3, shuffle)
+        rows | writers.WriteLines(folder, "one", 1, shuffle)
+        root | "Few" >> beam.Create(ROWS[:1]) | writers.WriteLines(folder, "few", 2, shuffle)
+        many | writers.CollectJson(folder / "files.json")
 
     _, beam_options = options.parse(options.make_parser("test", "Tests.", "test"), [])
     options.run_pipeline(build, beam_options)
     return folder
 
 
-def test_each_record_is_in_the_shard_of_its_key_and_sorted(written):
-    shards = [list(tfrecords.read(written / f"train-0000{i}-of-00003.tfrecord")) for i in range(3)]
-    assert sorted(row for rows in shards for row in rows) == sorted(data for _, data in ROWS)
-    for index, rows in enumerate(shards):
-        keys = [data.decode().replace("value", "key") for data in rows]
+def read(folder, prefix, count):
+    paths = [folder / f"{prefix}-{i:05d}-of-{count:05d}.jsonl" for i in range(count)]
+    return [path.read_bytes().splitlines() for path in paths]
+
+
+def key_of(line):
+    return line.decode().split(",")[0].replace("value", "key")
+
+
+def test_each_line_is_in_the_shard_of_its_key_and_sorted(written):
+    shards = read(written, "many", 3)
+    lines = [line for lines in shards for line in lines]
+    assert sorted(lines) == sorted([*(data for _, data in ROWS), b"value7, again"])
+    for index, lines in enumerate(shards):
+        keys = list(map(key_of, lines))
         assert keys == sorted(keys) and len(keys) > 5
         assert {writers.shard_of(key, 3) for key in keys} == {index}
+    assert read(written, "one", 1) == [[data for _, data in sorted(ROWS)]]
 
 
-def test_files_and_duplicates_are_reported(written):
+def test_files_are_reported(written):
     files = writers.read_collected(written / "files.json")
-    names = {f"train-0000{i}-of-00003.tfrecord" for i in range(3)}
-    assert {f["name"] for f in files} == names
-    assert sum(f["count"] for f in files) == 50
+    assert [f["name"] for f in files] == [f"many-0000{i}-of-00003.jsonl" for i in range(3)]
+    for file, lines in zip(files, read(written, "many", 3), strict=True):
+        data = (written / file["name"]).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        assert (file["count"], file["num_bytes"], file["sha256"]) == (len(lines), len(data), digest)
     assert not (written / "files.json").exists()
-    assert writers.read_collected(written / "duplicates.json") == [["key7", "zweiter"]]
 
 
 def test_empty_shards_exist_and_nothing_is_left_over(written):
-    sizes = [(written / f"few-0000{i}-of-00002.tfrecord").stat().st_size for i in range(2)]
-    assert sorted(map(bool, sizes)) == [False, True]
+    assert sorted(map(len, read(written, "few", 2))) == [0, 1]
     assert not list(written.glob("*partial*"))
-
-
-def test_lines_keep_rows_of_one_key(written):
-    lines = (written / "lines-00000-of-00001.jsonl").read_bytes().splitlines()
-    assert len(lines) == 51 and b"zweiter" in lines
 
 
 def test_num_shards():

@@ -122,6 +122,35 @@ def test_a_table_without_a_header(folder):
 
 
 @pytest.mark.parametrize(
+    ("root", "path", "reason"),
+    [
+        ("{folder}/img", "a.png", None),
+        ("{folder}/img", "{folder}/img/a.png", None),
+        ("{folder}/img", "../up.png", "unsafe_name"),
+        ("{folder}/img", "{folder}/up.png", "unsafe_name"),
+        ("/", "{folder}/img/a.png", None),
+        ("", "{folder}/img/a.png", "unsafe_name"),
+    ],
+)
+def test_paths_may_lead_to_another_folder_that_is_named(folder, tmp_path, root, path, reason):
+    (tmp_path / "elsewhere").mkdir()
+    table = tmp_path / "elsewhere" / "t.jsonl"
+    table.write_text(json.dumps({"image": path.format(folder=folder), "text": "an a"}))
+    (source,) = readers.find_sources([str(table)], image_root=root.format(folder=folder))
+    (row,) = readers.read_source(source)
+    if reason is None:
+        assert row.image == (folder / "img" / "a.png").read_bytes()
+    else:
+        assert row.reason == reason and "--image_root names the folder" in row.measure
+
+
+def test_a_missing_image_root_is_reported(folder):
+    (folder / "t.jsonl").write_text("{}\n")
+    with pytest.raises(FileNotFoundError, match="--image_root=/none/such: no such folder"):
+        readers.find_sources([str(folder / "t.jsonl")], image_root="/none/such")
+
+
+@pytest.mark.parametrize(
     ("path", "reason"),
     [
         ("../up.png", "unsafe_name"),
