@@ -157,7 +157,8 @@ def build(
     groups | writers.CollectJson(files.join(scratch, _GROUPS))
     merged.captions | _TopCaptions(files.join(scratch, _CAPTIONS), folder)
     _collect_facts(files.join(scratch, _FACTS), examined.facts, merged.facts, old.facts)
-    _collect_samples(files.join(scratch, _SAMPLES), examined.samples, merged.samples)
+    samples = (examined.samples, merged.samples, old.samples)
+    _collect_samples(files.join(scratch, _SAMPLES), *samples)
     return written
 
 
@@ -188,14 +189,16 @@ def _line(row: readers.Rejected) -> tuple[str, bytes]:
 
 
 class _OldRejected(beam.PTransform):
-    """(file of rejected rows, reasons to leave out) to the tagged outputs `rejected`, `facts`."""
+    """(file of rejected rows, reasons to leave out) to tagged `rejected`, `facts`, `samples`."""
 
     def expand(self, old: beam.PCollection) -> Any:
-        return old | "Old rejected" >> beam.FlatMap(_old_rejected).with_outputs("rejected", "facts")
+        outputs = ("rejected", "facts", "samples")
+        return old | "Old rejected" >> beam.FlatMap(_old_rejected).with_outputs(*outputs)
 
 
 def _old_rejected(item: tuple[str, frozenset[str]]) -> Iterator[beam.pvalue.TaggedOutput]:
     counts: collections.Counter[examining.Fact] = collections.Counter()
+    sampler = examining.Sampler()
     path, without = item
     with files.open(path) as lines:
         for row in (readers.Rejected(**json.loads(line)) for line in lines):
@@ -203,6 +206,8 @@ def _old_rejected(item: tuple[str, frozenset[str]]) -> Iterator[beam.pvalue.Tagg
                 counts[examining.READ, ""] += 1
                 counts[examining.REJECTED, row.reason] += 1
                 yield beam.pvalue.TaggedOutput("rejected", row)
+                for name, sample in sampler.offer(row.reason, row.key, row.text, row.measure, b""):
+                    yield beam.pvalue.TaggedOutput("samples", (name, tuple(sample)))
     yield from (beam.pvalue.TaggedOutput("facts", count) for count in counts.items())
 
 

@@ -36,6 +36,7 @@ from parti.pipelines.readers import fetching
 
 _FETCH = fetching.FetchSettings()
 _MAX_MEASURE = 80  # characters that the last line shows of one
+_MAX_BROKEN = 3  # broken files that it names
 
 
 def make_parser() -> flags_lib.Parser:
@@ -58,6 +59,12 @@ def make_parser() -> flags_lib.Parser:
         default=[],
         metavar="ROLE=NAME",
         help="columns of a table: image, url, text, key",
+    )
+    add(
+        "--max_broken_files",
+        type=int,
+        metavar="N",
+        help="fail if more files cannot be read to their end (default: any number)",
     )
     add(
         "--image_root",
@@ -113,6 +120,8 @@ def check_flags(flags: argparse.Namespace, num_bytes: int = 0) -> clean_settings
     readers.check_format(flags.input_format)
     readers.check_columns(_columns(flags))
     _fetch_settings(flags)
+    if flags.max_broken_files is not None and flags.max_broken_files < 0:
+        raise ValueError(f"--max_broken_files={flags.max_broken_files}: give 0 or more")
     if flags.retry_rejected and not flags.extend:
         raise ValueError("--retry_rejected goes with --extend: name the pairs of the earlier run")
     return clean_settings.CleanSettings(
@@ -165,11 +174,11 @@ def run(argv: Sequence[str]) -> int:
         settings = dataclasses.replace(settings, evaluation=evaluation.fingerprint)
     extension = extending.Extension(flags.extend, flags.retry_rejected) if flags.extend else None
     sources = [examining.Source(f"{i:06d}", source) for i, source in enumerate(found)]
+    read = extending.look_at(found)
     if extension:
         extension.check_settings(settings)
-        sources = [*extension.known(), *extension.wanted(found)]
+        sources = [*extension.known(), *extension.wanted(found, read)]
     num_bytes = sum(source.source.num_bytes for source in sources)
-    read = extending.look_at(found)
     stage = staging.Staging(
         flags.output,
         "pairs",
@@ -209,7 +218,11 @@ def run(argv: Sequence[str]) -> int:
         )
         collected = clean_job.collected(stage.scratch, result)
         report = clean_results.make_report(
-            collected, settings, flags.input, _evaluation_facts(flags, evaluation)
+            collected,
+            settings,
+            flags.input,
+            _evaluation_facts(flags, evaluation),
+            extension.facts() if extension else None,
         )
         if not report["read"]:
             files.remove_tree(stage.address)  # nothing to go on with
@@ -218,6 +231,7 @@ def run(argv: Sequence[str]) -> int:
             facts = _run_facts(time.monotonic() - began, num_workers, report["read"])
             clean_report.write(stage.address, report, facts)
         _check_report(report, flags.input, files.join(stage.address, "report.html"))
+        _check_broken(report, flags.max_broken_files)
         counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
         hashes = {file["name"]: file["sha256"] for file in collected.files}
         stage.publish(counts={**report["splits"], **counts}, content=hashes)
@@ -315,11 +329,34 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str)
         )
 
 
+def _broken(report: Mapping[str, Any]) -> tuple[int, str]:
+    """Returns how many files are broken, and a text with some of them."""
+    rule = next((rule for rule in report["rules"] if rule["name"] == "broken_file"), None)
+    if rule is None:
+        return 0, ""
+    count, rows = rule["dropped"], rule["dropped_samples"][:_MAX_BROKEN]
+    some = [f"{row['key']}: {_short(row['measure'])}" for row in rows]
+    return count, f"{count:,} broken files ({'; '.join([*some, '...'][:count])})"
+
+
+def _check_broken(report: Mapping[str, Any], limit: int | None) -> None:
+    """Raises ValueError if more files are broken than may be."""
+    count, text = _broken(report)
+    if limit is not None and count > limit:
+        raise ValueError(
+            f"{text}, more than --max_broken_files={limit}; mend or remove them, or allow more: "
+            "the same command then goes on"
+        )
+
+
 def _dropped(rule: Mapping[str, Any]) -> str:
     """Returns how many a rule has dropped, with what it had to say of one of them."""
     measure = next((row["measure"] for row in rule["dropped_samples"] if row["measure"]), "")
-    shown = measure if len(measure) <= _MAX_MEASURE else f"{measure[:_MAX_MEASURE]}..."
-    return f"{rule['dropped']:,} {rule['name']}" + (f" ({shown})" if shown else "")
+    return f"{rule['dropped']:,} {rule['name']}" + (f" ({_short(measure)})" if measure else "")
+
+
+def _short(measure: str) -> str:
+    return measure if len(measure) <= _MAX_MEASURE else f"{measure[:_MAX_MEASURE]}..."
 
 
 def _summary(report: Mapping[str, Any], output: str) -> str:
@@ -332,5 +369,7 @@ def _summary(report: Mapping[str, Any], output: str) -> str:
     if dropped:
         reasons = ", ".join(f"{rule['dropped']:,} {rule['name']}" for rule in dropped)
         lines.append(f"dropped {read - kept:,}: {reasons}")
+    num_broken, broken = _broken(report)
+    lines += [broken] if num_broken else []
     size = pages.size(report["num_bytes"])
     return "\n".join([*lines, f"wrote {size} to {output}; see report.html there"])

@@ -128,6 +128,13 @@ class Run(TypedDict, total=False):
     steps: Sequence[Step]
 
 
+class Extends(TypedDict):
+    """The earlier output whose pairs were taken over."""
+
+    directory: str
+    kept: int
+
+
 class Report(TypedDict, total=False):
     """Everything about the pairs. What a run does not have (evaluation sets, say) is left out."""
 
@@ -137,6 +144,7 @@ class Report(TypedDict, total=False):
     num_bytes: Required[int]  # of the written pairs
     settings: Required[Mapping[str, Any]]  # needs image_size, image_format, preset
     inputs: Sequence[str]
+    extends: Extends
     rules: Required[Sequence[Rule]]  # in the order in which they are applied
     not_applied: Sequence[NotApplied]
     kept_samples: Sequence[Sample]

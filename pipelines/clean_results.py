@@ -11,6 +11,7 @@ from parti.data import records
 from parti.pipelines import (
     clean_histograms,
     clean_reasons,
+    clean_report_fields,
     clean_settings,
     examining,
     judging,
@@ -58,6 +59,7 @@ def make_report(
     settings: clean_settings.CleanSettings,
     inputs: Sequence[str],
     evaluation: Mapping[str, Any] | None = None,
+    extends: clean_report_fields.Extends | None = None,
 ) -> dict[str, Any]:
     """Returns the content of `clean_report.Report`.
 
@@ -69,6 +71,7 @@ def make_report(
       settings: of the run.
       inputs: as the user named them.
       evaluation: of the evaluation set, {name, num_captions, num_pictures}; None if there is none.
+      extends: the earlier output that was added to; None if there is none.
     """
     counts: dict[str, dict[Any, int]] = collections.defaultdict(dict)
     for name, value, count in collected.facts:
@@ -100,6 +103,8 @@ def make_report(
         "captions": {**collected.captions, "repairs": _repairs(counts, samples)},
         "copies": _copies(collected.groups, samples),
     }
+    if extends:
+        report["extends"] = extends
     if evaluation:
         report["evaluation"] = _evaluation(evaluation, rejected, samples)
     return report

@@ -13,10 +13,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from parti.data import files
+from parti.data import files, records
 from parti.engine import manifests
 from parti.pipelines import (
     clean_reasons,
+    clean_report_fields,
     clean_settings,
     examining,
     merging,
@@ -24,12 +25,12 @@ from parti.pipelines import (
     rule_settings,
 )
 from parti.pipelines.readers import rows
+from parti.pipelines.readers.sources import TFRECORD
 
 SOURCES = "sources"  # in a manifest's inputs: [[path, bytes], ...] that were read
 WORD_FILES = "word_files"  # there too: {setting: sha256} of the files that rules read
 # Settings that two runs need not have in common.
 _FREE = ("num_shards", "preset")
-_TFRECORD = "tfrecord"
 _REQUESTS = 32  # at a time, to a remote file system
 
 
@@ -97,21 +98,23 @@ class Extension:
     def known(self) -> list[examining.Source]:
         """Returns the old pairs as sources."""
         found = []
-        for split, index, path in self._shards():
-            hashes = files.join(self.directory, f"{merging.HASHES}-{files.name(path)[:-9]}.jsonl")
-            source = readers.Source(_TFRECORD, (path,), num_bytes=files.size(path))
-            found.append(examining.Source(f"known-{split}-{index:05d}", source, hashes=hashes))
+        for entry in files.list_folder(self.directory):
+            name = files.name(entry.path).removesuffix(".tfrecord")
+            if name != files.name(entry.path):
+                split, index, *_ = name.split("-")
+                hashes = files.join(self.directory, f"{merging.HASHES}-{name}.jsonl")
+                source = readers.Source(TFRECORD, (entry.path,), num_bytes=entry.num_bytes)
+                found.append(examining.Source(f"known-{split}-{index}", source, hashes=hashes))
         return found
 
-    def _shards(self) -> Iterator[tuple[str, int, str]]:
-        for entry in files.list_folder(self.directory):
-            name = files.name(entry.path)
-            if name.endswith(".tfrecord"):
-                split, index, *_ = name.split("-")
-                yield split, int(index), entry.path
-
-    def wanted(self, sources: Sequence[readers.Source]) -> list[examining.Source]:
+    def wanted(
+        self, sources: Sequence[readers.Source], statuses: Mapping[str, files.Status]
+    ) -> list[examining.Source]:
         """Returns what of the input is to be read: new files, and old ones with rows to retry.
+
+        Args:
+          sources: the input.
+          statuses: of its files, from `look_at`.
 
         Raises:
           ValueError: a file that was read has another size now, or a file with rows to retry is not
@@ -125,9 +128,9 @@ class Extension:
             if new:  # a folder may have both
                 part = dataclasses.replace(source, paths=tuple(new))
                 found.append(examining.Source(f"{index:06d}", part))
-            self._check_unchanged(known)
+            self._check_unchanged(known, statuses)
             names = {rows.utf8(files.name(path)) for path in known}
-            if known and source.format == _TFRECORD:
+            if known and source.format == TFRECORD:
                 names = set(retried)  # its pairs name the files that they were first read from
             if again := names & set(retried):
                 asked |= again
@@ -141,13 +144,20 @@ class Extension:
             )
         return found
 
-    def _check_unchanged(self, paths: Sequence[str]) -> None:
+    def _check_unchanged(self, paths: Sequence[str], statuses: Mapping[str, files.Status]) -> None:
         for path in paths:
-            if files.size(path) != self.sources[files.absolute(path)]:
+            address = files.absolute(path)
+            if statuses[address].num_bytes != self.sources[address]:
                 raise ValueError(
                     f"{path}: has changed since --extend={self.directory} read it; give it "
                     "another name, or clean all input again"
                 )
+
+    def facts(self) -> clean_report_fields.Extends:
+        """Returns what the report says of the old pairs."""
+        counts = self.manifest["counts"]
+        kept = sum(counts[split] for split in records.SPLITS)
+        return {"directory": files.absolute(self.directory), "kept": kept}
 
     def old_rejected(self) -> list[tuple[str, frozenset[str]]]:
         """Returns the files of rejected rows to take over, and the reasons to leave out."""

@@ -350,9 +350,31 @@ def test_new_files_are_added_to_old_pairs(raw, tmp_path):
     assert rows["2.tar"]["reason"] == "broken_file"
     assert {key: row for key, row in rows.items() if key in rejected(old)} == rejected(old)
     assert len(manifests.read(new, "pairs")["inputs"]["sources"]) == 4
+    report = json.loads((new / "report.json").read_text())
+    assert report["extends"] == {"directory": str(old), "kept": len(before)}
+    assert f"<code>{old}</code>" in (new / "report.html").read_text()
+    for rule in report["rules"]:  # those of the old run too
+        shown = {sample["key"] for sample in rule["dropped_samples"]}
+        assert shown == {key for key, row in rows.items() if row["reason"] == rule["name"]}
     with pytest.raises(ValueError, match="cleaned with image_size=16, now it is 8"):
         extend = [f"--extend={old}", "--image_size=8"]
         clean_pairs.run(["--input", *inputs, f"--output={all_at_once}", *common, *extend])
+
+
+def test_more_broken_files_than_allowed(tmp_path, capsys):
+    write_tar(tmp_path / "0.tar", {f"k{i}": (picture(i), f"number {i}", {}) for i in range(4)})
+    for number in (1, 2):
+        whole = (tmp_path / "0.tar").read_bytes()
+        (tmp_path / f"{number}.tar").write_bytes(b"nothing" * number + whole)
+    command = [f"--input={tmp_path}/*.tar", f"--output={tmp_path}/pairs", *EXTEND]
+    message = r"2 broken files \(1\.tar: .*; 2\.tar: .*\), more than --max_broken_files=1"
+    with pytest.raises(ValueError, match=message):
+        clean_pairs.run([*command, "--max_broken_files=1"])
+    assert not (tmp_path / "pairs").exists()
+    assert clean_pairs.run([*command, "--max_broken_files=2"]) == 0
+    assert "\n2 broken files (1.tar: " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--max_broken_files=-1: give 0 or more"):
+        clean_pairs.run([*command, "--max_broken_files=-1"])
 
 
 EXTEND = ["--image_size=16", "--min_side=8", "--num_shards=2"]
