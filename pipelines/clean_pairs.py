@@ -107,12 +107,10 @@ def make_parser() -> flags_lib.Parser:
     return parser
 
 
-def check_flags(flags: argparse.Namespace, num_bytes: int = 0) -> clean_settings.CleanSettings:
+def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
     """Returns the settings: the preset, and over it the flags that were given.
 
-    Args:
-      flags: of `make_parser`.
-      num_bytes: of the input, for the number of shards.
+    With --num_shards=auto their number of shards is that of an empty input.
 
     Raises:
       ValueError: an unknown preset, or a value out of range.
@@ -131,7 +129,7 @@ def check_flags(flags: argparse.Namespace, num_bytes: int = 0) -> clean_settings
         jpeg_quality=flags.jpeg_quality,
         crop=flags.crop,
         validation_fraction=flags.validation_fraction,
-        num_shards=writers.parse_num_shards(flags.num_shards, num_bytes),
+        num_shards=writers.parse_num_shards(flags.num_shards, 0),
     )
 
 
@@ -161,13 +159,14 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti clean`; returns the exit code."""
     began = time.monotonic()
     flags, beam_options = options.parse(make_parser(), argv)
-    check_flags(flags)  # a bad flag is reported before a missing input
+    settings = check_flags(flags)  # a bad flag is reported before a missing input
     fetch = _fetch_settings(flags)
     runners.check(beam_options, [*flags.input, flags.output])
     _check_output(flags)
     columns = _columns(flags)
     found = readers.find_sources(flags.input, flags.input_format, columns, flags.image_root)
-    settings = check_flags(flags, _output_bytes(found, flags.image_size, flags.image_format))
+    num_shards = writers.parse_num_shards(flags.num_shards, _output_bytes(found, settings))
+    settings = dataclasses.replace(settings, num_shards=num_shards)
     evaluation = None
     if flags.decontaminate:
         evaluation = decontamination.EvaluationSet.load(flags.decontaminate)
@@ -254,12 +253,12 @@ def _check_output(flags: argparse.Namespace) -> None:
                 )
 
 
-def _output_bytes(found: Sequence[readers.Source], image_size: int, image_format: str) -> int:
+def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.CleanSettings) -> int:
     """Returns about how many bytes will be written at most, for the number of shards.
 
     The rows of a table say little of the size of the pictures that they name.
     """
-    of_pair = image_size**2 * (1.5 if image_format == "png" else 0.5)
+    of_pair = settings.image_size**2 * (1.5 if settings.image_format == "png" else 0.5)
     rows = sum(source.num_rows for source in found)
     return max(sum(source.num_bytes for source in found), round(rows * of_pair))
 
