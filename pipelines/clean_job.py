@@ -175,10 +175,17 @@ def _collect_facts(path: str, *facts: beam.PCollection) -> None:
 
 def _collect_samples(path: str, *samples: beam.PCollection) -> None:
     """Takes (name, row of the report's sample), and writes [name, its first rows] to a file."""
+    # Each for itself first: what is flattened is all held by a local runner.
+    size = examining.SAMPLE_SIZE
+    parts = tuple(
+        some | f"First samples {place}" >> beam.combiners.Top.SmallestPerKey(size)
+        for place, some in enumerate(samples)
+    )
     (
-        samples
+        parts
         | "All samples" >> beam.Flatten()
-        | beam.combiners.Top.SmallestPerKey(examining.SAMPLE_SIZE)
+        | "Rows of samples" >> beam.FlatMapTuple(lambda name, rows: [(name, row) for row in rows])
+        | "First of all samples" >> beam.combiners.Top.SmallestPerKey(size)
         | "Sample" >> beam.Map(lambda item: [item[0], item[1]])
         | writers.CollectJson(path)
     )

@@ -25,7 +25,7 @@ from parti.data import files
 
 _NUM_PARTITIONS = 64
 # A partition that is larger is split again, at most so often: what is left then is one key's.
-_MEMORY_BYTES = 128 * 2**20
+_MEMORY_BYTES = 64 * 2**20
 _MAX_LEVELS = 3
 _FLUSH_BYTES = 4 * 2**20
 _LENGTHS = struct.Struct("<II")

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-_MEMORY_BYTES = 64 * 2**20  # pieces beyond this are in a temporary file
+_MEMORY_BYTES = 16 * 2**20  # pieces beyond this are in a temporary file
 
 
 class Spool:
