@@ -507,10 +507,12 @@ def test_another_list_of_words_is_another_rule(old):
 
 
 def test_shards_go_by_what_will_be_written(tmp_path):
+    arguments = ["--input=x", "--output=y", "--image_size=256"]
+    settings = clean_pairs.check_flags(clean_pairs.make_parser().parse_args(arguments))
     (tmp_path / "urls.csv").write_text("url,text\n" + "http://a/b.jpg,a red circle\n" * 30_000)
     found = readers.find_sources([str(tmp_path / "urls.csv")])
-    of_table = clean_pairs._output_bytes(found, 256, "png")
+    of_table = clean_pairs._output_bytes(found, settings)
     assert of_table == round(30_000 * 256**2 * 1.5)
     write_tar(tmp_path / "a.tar", {"a": (picture(1), "a caption", {})})
     found = readers.find_sources([str(tmp_path / "a.tar")])
-    assert clean_pairs._output_bytes(found, 256, "png") == (tmp_path / "a.tar").stat().st_size
+    assert clean_pairs._output_bytes(found, settings) == (tmp_path / "a.tar").stat().st_size

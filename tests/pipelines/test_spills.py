@@ -226,6 +226,7 @@ def test_everything_is_told(merged):
     sevens = [f"key{n:03d}" for n in range(7, 100, 10)]
     assert writers.read_collected(merged / "rejected.json") == sevens
     facts = [["length", 10, 90], ["length", 9, 10], ["read", "", 100]]
+    facts.append(["rejected", "seven", 10])
     assert writers.read_collected(merged / "facts.json") == facts
     samples = writers.read_collected(merged / "samples.json")
     assert samples == [["seven", key] for key in sevens]
