@@ -13,17 +13,22 @@ from parti.tasks import preprocessors, sources
 
 
 def add_task(
-    pairs_dir: str | os.PathLike[str], vocabulary_path: str | os.PathLike[str], image_size: int
+    pairs_dir: str | os.PathLike[str],
+    vocabulary_path: str | os.PathLike[str],
+    image_size: int,
+    max_shift: int = 0,
 ) -> str:
     """Registers the task once and returns its name.
 
-    In training one of a pair's captions is drawn at random; in validation it is the first.
+    In training one of a pair's captions is drawn at random, and the picture is moved by up to
+    `max_shift` pixels; in validation the caption is the first, and the picture as it is.
 
     Args:
       pairs_dir: the output of `parti clean`; without `validation-*` shards the task has no
         validation split.
       vocabulary_path: the SentencePiece model, or the output of `parti vocab`.
       image_size: the side, in pixels.
+      max_shift: pixels.
 
     Raises:
       FileNotFoundError: no train shards, or no vocabulary.
@@ -34,12 +39,17 @@ def add_task(
     return sources.register(
         "contrastive",
         files,
-        {"image_size": image_size, "vocabulary": [os.fspath(vocabulary_path), fingerprint]},
+        {
+            "image_size": image_size,
+            "max_shift": max_shift,
+            "vocabulary": [os.fspath(vocabulary_path), fingerprint],
+        },
         [
             preprocessors.parse_records(records.ImageTextPair, records.IMAGE, records.TEXT),
             preprocessors.choose_caption,
             preprocessors.tokenize_caption,
             preprocessors.decode_image(records.IMAGE, image_size),
+            preprocessors.shift_image(records.IMAGE, max_shift),
             preprocessors.keep_features(preprocessors.INPUTS, records.IMAGE),
         ],
         {

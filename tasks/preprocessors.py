@@ -150,6 +150,36 @@ def _square(pixels: tf.Tensor, size: int) -> tf.Tensor:
     return tf.ensure_shape(resized, [size, size, 3])
 
 
+def shift_image(name: str, max_shift: int) -> Callable:
+    """Returns the preprocessor that moves the picture `name` in training by a few pixels.
+
+    Each axis by its own random number, from -max_shift to max_shift, each as likely; what comes
+    into view repeats the edge.
+
+    Args:
+      name: the feature, [height, width, 3].
+      max_shift: pixels; 0 moves nothing.
+
+    Raises:
+      ValueError: `max_shift` is negative.
+    """
+    if max_shift < 0:
+        raise ValueError(f"max_shift={max_shift}: give 0 or more pixels.")
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def shift(features: Features, seed: tf.Tensor) -> Features:
+        drawn = tf.random.stateless_uniform([2], seed, -max_shift, max_shift + 1, tf.int32)
+        offsets = tf.where(features[sources.IS_TRAINING], drawn, 0)
+        pixels = features[name]
+        for axis in (0, 1):
+            last = tf.shape(pixels)[axis] - 1
+            index = tf.clip_by_value(tf.range(last + 1) + offsets[axis], 0, last)
+            pixels = tf.gather(pixels, index, axis=axis)
+        return features | {name: tf.ensure_shape(pixels, features[name].shape)}
+
+    return shift
+
+
 def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Callable:
     """Returns the preprocessor that turns `image_tokens` into `targets`: index c becomes id c + 1.
 

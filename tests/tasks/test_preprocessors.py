@@ -47,6 +47,34 @@ def test_captions_are_dropped_in_training_only() -> None:
         preprocessors.drop_caption(1.5)
 
 
+def shifted(is_training: bool, max_shift: int, count: int = 300) -> list[np.ndarray]:
+    """Returns a picture [5, 7, 3] whose pixels say where they are, moved `count` times."""
+    places = np.stack(np.meshgrid(np.arange(5), np.arange(7), indexing="ij"), -1)
+    pixels = np.concatenate([places, 10 * places[..., :1] + places[..., 1:]], -1)
+    element = {"image": pixels.astype(np.float32), sources.IS_TRAINING: tf.constant(is_training)}
+    dataset = tf.data.Dataset.from_tensors(element).repeat(count)
+    with seqio.map_seed_manager(5):
+        moved = preprocessors.shift_image("image", max_shift)(dataset)
+    assert moved.element_spec["image"].shape == (5, 7, 3)
+    return [element["image"] for element in moved.as_numpy_iterator()]
+
+
+def test_pictures_are_moved_in_training_only() -> None:
+    (still,) = {image.tobytes() for image in shifted(False, 2)}
+    assert {image.tobytes() for image in shifted(True, 0)} == {still}
+    picture = np.frombuffer(still, np.float32).reshape(5, 7, 3)
+    seen = set()
+    for image in shifted(True, 2):
+        down, right = (int(n) for n in image[2, 3, :2] - picture[2, 3, :2])
+        seen.add((down, right))
+        rows = np.clip(np.arange(5) + down, 0, 4)
+        columns = np.clip(np.arange(7) + right, 0, 6)
+        np.testing.assert_array_equal(image, picture[rows][:, columns])
+    assert seen == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
+    with pytest.raises(ValueError, match="max_shift=-1: give 0 or more"):
+        preprocessors.shift_image("image", -1)
+
+
 @pytest.mark.parametrize("text", ["red 1", "", "red 1 blue 2 red 3 and more"])
 @pytest.mark.parametrize("length", [1, 4, 32])
 def test_ids_are_those_of_the_tokenizer(stages: conftest.Stages, text: str, length: int) -> None:
