@@ -39,10 +39,19 @@ class ImageTokenizerModel(base.Model):
 
         Args:
           config: sizes.
-          loss_weights: factors of the losses; None is the paper's.
+          loss_weights: factors of the losses; None is the defaults of `losses.LossWeights`.
+
+        Raises:
+          ValueError: the decoder's output and the weight of the logit-laplace loss disagree.
         """
         self.config = config
         self.loss_weights = loss_weights or losses.LossWeights()
+        if (self.loss_weights.logit_laplace > 0) != (config.output == "logit_laplace"):
+            raise ValueError(
+                f"output is {config.output!r} and the weight of logit_laplace "
+                f"{self.loss_weights.logit_laplace}; the output 'logit_laplace' needs a weight "
+                "above 0, the output 'rgb' a weight of 0"
+            )
         self.network = network.ImageTokenizer(config)
 
     @property
@@ -92,11 +101,11 @@ class ImageTokenizerModel(base.Model):
         (mutables,) = flax_mutables or ({},)
         variables = _check_variables({"params": params, **mutables})
         if dropout_rng is None:
-            reconstructions, quantized = self.network.apply(variables, images)
+            reconstruction, quantized = self.network.apply(variables, images)
             new_mutables = mutables
         else:
             dropout_rng, codebook_rng = jax.random.split(dropout_rng)
-            (reconstructions, quantized), new_mutables = self.network.apply(
+            (reconstruction, quantized), new_mutables = self.network.apply(
                 variables,
                 images,
                 deterministic=False,
@@ -106,15 +115,18 @@ class ImageTokenizerModel(base.Model):
             if isinstance(mutables, flax.core.FrozenDict):  # T5X wants back what it gave
                 new_mutables = flax.core.freeze(new_mutables)
         terms = {
-            "l2_loss": losses.l2_loss(reconstructions, images),
+            "l2_loss": losses.l2_loss(reconstruction.images, images),
             "codebook_loss": quantized.codebook_loss,
             "commitment_loss": quantized.commitment_loss,
         }
+        if self.loss_weights.logit_laplace:
+            mean, log_scale = reconstruction.mean, reconstruction.log_scale
+            terms["logit_laplace_loss"] = losses.logit_laplace_loss(mean, log_scale, images)
         loss = self.loss_weights.total(terms)
         measures = {
             "loss": loss,
             **terms,
-            "psnr": jnp.mean(shared_losses.psnr(reconstructions, images)),
+            "psnr": jnp.mean(shared_losses.psnr(reconstruction.images, images)),
             "codebook_usage": quantized.usage,
             "codebook_perplexity": quantized.perplexity,
         }
@@ -173,8 +185,8 @@ class ImageTokenizerModel(base.Model):
         """Returns the PSNR of each image's reconstruction, [batch], in dB; takes variables."""
         images = batch["images"]
         base.check_images(images, self.image_size)
-        reconstructions, _ = self.network.apply(_check_variables(variables), images)
-        return shared_losses.psnr(reconstructions, images)
+        reconstruction, _ = self.network.apply(_check_variables(variables), images)
+        return shared_losses.psnr(reconstruction.images, images)
 
     def _check_tokens(self, image_tokens: jax.Array) -> None:
         length, num_codes = self.grid_size**2, self.codebook_size

@@ -7,13 +7,16 @@ Source: ViT-VQGAN (arXiv 2110.04627) section 3; sizes and the output without sig
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from parti.models.image_tokenizer import codebook
+from parti.models.image_tokenizer import codebook, losses
 from parti.models.layers import patches, positions, transformer
+
+OUTPUTS = ("rgb", "logit_laplace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,8 @@ class ImageTokenizerConfig:
       codebook_size: entries of the codebook.
       codebook_dim: the dimension in which codes are looked up.
       codebook_decay, usage_threshold, revival_interval: see `codebook.Codebook`.
+      output: what the decoder emits for each colour of a pixel: 'rgb', its value (Parti's fix), or
+        'logit_laplace', mu and ln b of that density (ViT-VQGAN; see `losses.logit_laplace_loss`).
       dropout_rate: of both sides.
       dtype: of the computation, 'float32' or 'bfloat16'; parameters and codes are float32.
       scan_layers, remat: see `transformer.StackConfig`.
@@ -52,6 +57,7 @@ class ImageTokenizerConfig:
     codebook_decay: float = 0.99
     usage_threshold: float = 0.03
     revival_interval: int = 10
+    output: str = "rgb"
     dropout_rate: float = 0.0
     dtype: str = "float32"
     scan_layers: bool = True
@@ -71,12 +77,19 @@ class ImageTokenizerConfig:
             raise ValueError(
                 f"revival_interval is {self.revival_interval}; give steps, or 0 for no revival"
             )
+        if self.output not in OUTPUTS:
+            raise ValueError(f"output is {self.output!r}; choose one of {', '.join(OUTPUTS)}")
         _ = self.encoder_stack, self.decoder_stack  # they check their own sizes
 
     @property
     def grid_size(self) -> int:
         """Tokens along one side of an image."""
         return patches.grid_size(self.image_size, self.patch_size)
+
+    @property
+    def num_outputs(self) -> int:
+        """Values that the decoder emits for each pixel."""
+        return 6 if self.output == "logit_laplace" else 3
 
     @property
     def encoder_stack(self) -> transformer.StackConfig:
@@ -115,23 +128,41 @@ class Encoder(nn.Module):
         )(x)
 
 
+class Reconstruction(NamedTuple):
+    """What the decoder makes of codes.
+
+    Attributes:
+      images: [batch, height, width, 3], pixels that for a good decoder lie in [-1, 1]; not clipped.
+      mean, log_scale: mu and ln b of the logit-laplace density, each of the shape of `images`; None
+        where the decoder emits pixels.
+    """
+
+    images: jax.Array
+    mean: jax.Array | None = None
+    log_scale: jax.Array | None = None
+
+
 class Decoder(nn.Module):
     """Codes to images: linear, positions, blocks, LayerNorm, two matrices with tanh between."""
 
     config: ImageTokenizerConfig
 
     @nn.compact
-    def __call__(self, codes: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Maps [batch, length, codebook_dim] to [batch, height, width, 3], not clipped."""
+    def __call__(self, codes: jax.Array, deterministic: bool = True) -> Reconstruction:
+        """Maps [batch, length, codebook_dim] to images of `image_size`."""
         config, stack = self.config, self.config.decoder_stack
-        dtype, depth = config.dtype, 3 * config.patch_size**2
+        dtype, depth = config.dtype, config.num_outputs * config.patch_size**2
         grid = (config.grid_size, config.grid_size)
         x = transformer.dense(stack.emb_dim, (None, "embed"), dtype, "codebook_projection")(codes)
         x = x + positions.ImagePositions(grid, stack.emb_dim, dtype, name="positions")()
         x = transformer.Stack(stack, name="stack")(x, deterministic=deterministic)
         x = nn.tanh(transformer.dense(stack.mlp_dim, ("embed", "mlp"), dtype, "head_hidden")(x))
         x = transformer.dense(depth, ("mlp", None), dtype, "head_pixels")(x)
-        return patches.unpatchify(x.astype(jnp.float32), grid, config.patch_size)
+        x = patches.unpatchify(x.astype(jnp.float32), grid, config.patch_size)
+        if config.output == "rgb":
+            return Reconstruction(x)
+        mean, log_scale = jnp.split(x, 2, axis=-1)
+        return Reconstruction(losses.unmap_pixels(jax.nn.sigmoid(mean)), mean, log_scale)
 
 
 class ImageTokenizer(nn.Module):
@@ -154,7 +185,7 @@ class ImageTokenizer(nn.Module):
 
     def __call__(
         self, images: jax.Array, deterministic: bool = True
-    ) -> tuple[jax.Array, codebook.CodebookOutput]:
+    ) -> tuple[Reconstruction, codebook.CodebookOutput]:
         """Reconstructs images.
 
         Args:
@@ -163,7 +194,7 @@ class ImageTokenizer(nn.Module):
             rngs `dropout` and `codebook` and `mutable=['stats']` are needed.
 
         Returns:
-          (reconstructions [batch, height, width, 3], not clipped; what the codebook gave).
+          (what the decoder made, what the codebook gave).
         """
         output = self.codebook(self.encoder(images, deterministic), deterministic)
         return self.decoder(output.quantized, deterministic), output
@@ -174,4 +205,4 @@ class ImageTokenizer(nn.Module):
 
     def decode(self, image_tokens: jax.Array) -> jax.Array:
         """Maps image_tokens [batch, length] to [batch, height, width, 3], not clipped."""
-        return self.decoder(self.codebook.lookup(image_tokens))
+        return self.decoder(self.codebook.lookup(image_tokens)).images

@@ -121,11 +121,29 @@ def test_parameter_counts_of_the_paper(sizes, encoder, decoder):
     assert count_params(**sizes) == {"encoder": encoder, "decoder": decoder}
 
 
-def test_losses_by_hand():
-    x, y = jnp.asarray([[[1.0, 2.0], [0.0, 0.0]]]), jnp.asarray([[[0.0, 0.0], [0.0, 2.0]]])
-    assert float(losses.l2_loss(x, y)) == pytest.approx((1 + 4 + 4) / 4)
-    terms = {"l2_loss": 2.0, "codebook_loss": 3.0, "commitment_loss": 4.0}
-    assert losses.LossWeights().total(terms) == pytest.approx(2.0 + 3.0 + 0.25 * 4.0)
+def test_logit_laplace_adds_three_channels_and_its_loss():
+    config = dataclasses.replace(TINY, output="logit_laplace")
+    weights = losses.LossWeights(logit_laplace=0.1)
+    model = image_tokenizer.ImageTokenizerModel(config, weights)
+    rgb = image_tokenizer.ImageTokenizerModel(TINY)
+    shapes = {"images": (2, 8, 8, 3)}
+    added = 3 * TINY.patch_size**2 * TINY.mlp_dim  # three more values for each pixel of a patch
+    assert model.num_params(shapes) == rgb.num_params(shapes) + added
+    variables = model.get_initial_variables(jax.random.PRNGKey(0), shapes)
+    mutables, images = {"stats": variables["stats"]}, smooth_images(2, 3)
+    loss_fn = jax.value_and_grad(model.loss_fn, has_aux=True)
+    (loss, (metrics, _)), grads = loss_fn(variables["params"], {"images": images}, None, mutables)
+    terms = {name: float(m.compute()) for name, m in metrics.items() if name.endswith("_loss")}
+    assert set(terms) == {"l2_loss", "codebook_loss", "commitment_loss", "logit_laplace_loss"}
+    assert float(loss) == pytest.approx(weights.total(terms), rel=1e-5)
+    head = grads["decoder"]["head_pixels"]["kernel"].reshape(-1, TINY.patch_size**2, 6)
+    assert (np.abs(head).max((0, 1)) > 0).all(), "mu and ln b of every colour are trained"
+    variables = {"params": variables["params"], **mutables}
+    reconstruction, quantized = model.network.apply(variables, images)
+    expected = 2.5 / (1 + np.exp(-np.asarray(reconstruction.mean))) - 1.25
+    np.testing.assert_allclose(reconstruction.images, expected, atol=1e-6)
+    decoded = model.decode(variables, quantized.image_tokens)
+    np.testing.assert_allclose(decoded, expected.clip(-1, 1), atol=1e-5)
 
 
 def test_loss_is_the_weighted_sum_of_its_metrics(trained):
@@ -176,8 +194,8 @@ def test_decode_is_what_training_reconstructs(trained, record_property):
     decoded = trained.model.decode(trained.variables, tokens)
     assert decoded.shape == images.shape
     assert np.abs(decoded).max() <= 1.0
-    reconstructions, _ = trained.model.network.apply(trained.variables, images)
-    np.testing.assert_allclose(decoded, reconstructions.clip(-1, 1), atol=1e-5)
+    reconstruction, _ = trained.model.network.apply(trained.variables, images)
+    np.testing.assert_allclose(decoded, reconstruction.images.clip(-1, 1), atol=1e-5)
     # Measured, not required: how many tokens survive a round through pixels.
     again = encode(trained.variables, decoded)
     record_property("round_trip_agreement", float(jnp.mean(again == tokens)))
@@ -244,3 +262,9 @@ def test_mistakes_are_named(trained):
         network.ImageTokenizerConfig(image_size=30, patch_size=4)
     with pytest.raises(ValueError, match="codebook_size is 1"):
         network.ImageTokenizerConfig(codebook_size=1)
+    with pytest.raises(ValueError, match="choose one of rgb, logit_laplace"):
+        network.ImageTokenizerConfig(output="sigmoid")
+    with pytest.raises(ValueError, match="'rgb' and the weight of logit_laplace 0.1"):
+        image_tokenizer.ImageTokenizerModel(TINY, losses.LossWeights(logit_laplace=0.1))
+    with pytest.raises(ValueError, match="'logit_laplace' and the weight of logit_laplace 0.0"):
+        image_tokenizer.ImageTokenizerModel(dataclasses.replace(TINY, output="logit_laplace"))
