@@ -140,13 +140,15 @@ def build(
         | "One per key" >> beam.ParDo(_OnePerKey()).with_outputs("decisions", main="rows")
     )
     copies = unique.rows | duplicates.FindDuplicates(settings.duplicates, folder)
-    groups = copies | _Groups()
+    groups = copies | _Groups(folder)
     decisions = (unique.decisions, copies) | "Decisions" >> beam.Flatten()
     merged = {
         "stretches": examined.stretches,
         "decisions": decisions,
         "shown": groups | "Shown groups" >> beam.Map(lambda found: found["sizes"]),
-    } | merging.MergeSpills(spill_dir, directory, settings.shards, _Describe(settings), _DESCRIBED)
+    } | merging.MergeSpills(
+        spill_dir, directory, settings.shards, _Describe(settings), _DESCRIBED, folder
+    )
     old = root | "Old files" >> beam.Create(list(old_rejected)) | _OldRejected()
     rejected = (examined.rejected, merged.rejected, old.rejected)
     rejected_files = tuple(
@@ -248,13 +250,18 @@ class _Largest(beam.CombineFn):
 class _Groups(beam.PTransform):
     """Decisions to {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}}."""
 
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
     def expand(self, decisions: beam.PCollection) -> beam.PCollection:
         order = _order_by_hash
         return (
             decisions
             | "In groups" >> beam.Filter(lambda decision: decision.group)
-            | "Group" >> beam.Map(lambda decision: decision.group)
-            | "Sizes" >> beam.combiners.Count.PerElement()
+            | "Group" >> beam.Map(lambda decision: (decision.group, None))
+            | "Groups" >> shuffle.GroupObjects(self._folder)
+            | "Sizes" >> beam.MapTuple(lambda group, found: (group, _length(found)))
             | "Some groups" >> beam.CombineGlobally(_Largest(clean_report.NUM_GROUPS, order))
             | "As groups"
             >> beam.Map(

@@ -101,7 +101,7 @@ class FindDuplicates(beam.PTransform):
             find = near_duplicates.FindNear(likeness, settings.max_representatives, folder)
             links.append(rows | find)
         if links:
-            dropped.append(links | "All links" >> beam.Flatten() | _FollowLinks())
+            dropped.append(links | "All links" >> beam.Flatten() | _FollowLinks(folder))
         return dropped | "All decisions" >> beam.Flatten(pipeline=rows.pipeline)
 
 
@@ -233,6 +233,10 @@ class _FollowLinks(beam.PTransform):
     replaced by one that is twice as long, so `_NUM_JUMPS` rounds follow 2**_NUM_JUMPS steps.
     """
 
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
     def expand(self, links: beam.PCollection) -> beam.PCollection:
         """Returns the decisions."""
         links |= "As tuples" >> beam.Map(tuple)
@@ -240,7 +244,7 @@ class _FollowLinks(beam.PTransform):
             links = (
                 links
                 | f"Meet {number}" >> beam.FlatMap(_ask_target)
-                | f"Target {number}" >> beam.GroupByKey()
+                | f"Target {number}" >> shuffle.GroupObjects(self._folder)
                 | f"Jump {number}" >> beam.FlatMap(_jump)
             )
         return links | "Decide" >> beam.Map(_decide)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from parti.data import file_names, files, records, tfrecords
-from parti.pipelines import candidates, spills, spools, writers
+from parti.pipelines import candidates, shuffle, spills, spools, writers
 
 COUNTS = "facts"
 HASHES = "hashes"  # hashes-train-00000-of-00004.jsonl: the rows of a shard's pairs
@@ -48,6 +48,7 @@ class MergeSpills(beam.PTransform):
         num_shards: Mapping[str, int],
         describe: Describe,
         tags: tuple[str, ...],
+        folder: str = "",
     ) -> None:
         """Sets what is written.
 
@@ -58,27 +59,35 @@ class MergeSpills(beam.PTransform):
           describe: called with each `Merged` and `shown`; yields tagged outputs. Those tagged
             `COUNTS`, (what, count), are added up for each shard.
           tags: of what `describe` yields.
+          folder: see `shuffle.GroupByKey`.
         """
         super().__init__("Merge spills")
         self._writer = _WriteShard(str(spill_dir), str(directory), num_shards, describe)
         self._shards = [(split, i) for split, count in num_shards.items() for i in range(count)]
-        self._tags = tags
+        self._tags, self._folder = tags, folder
 
     def expand(self, inputs: Mapping[str, beam.PCollection]) -> Any:
         """Returns the tagged outputs."""
-        stretches = inputs["stretches"]
-        decisions = inputs["decisions"] | "Shard of decision" >> beam.Map(
-            lambda decision: (spills.shard_of_id(decision.id), decision)
+        stretches = inputs["stretches"] | "Shard of stretch" >> beam.MapTuple(
+            lambda shard, stretch: (_place(shard), stretch)
         )
-        every = stretches.pipeline | "All shards" >> beam.Create([(s, 0) for s in self._shards])
+        decisions = inputs["decisions"] | "Shard of decision" >> beam.Map(
+            lambda decision: (_place(spills.shard_of_id(decision.id)), decision)
+        )
+        every = [(_place(shard), None) for shard in self._shards]
         return (
-            {"stretches": stretches, "decisions": decisions, "shards": every}
-            | "Gather shards" >> beam.CoGroupByKey()
+            (stretches, decisions, stretches.pipeline | "All shards" >> beam.Create(every))
+            | "Gather shards" >> shuffle.GroupObjects(self._folder)
             | "Write shards"
             >> beam.ParDo(self._writer, beam.pvalue.AsSingleton(inputs["shown"])).with_outputs(
                 *self._tags, main="files"
             )
         )
+
+
+def _place(shard: spills.Shard) -> str:
+    split, index = shard
+    return f"{split} {index}"
 
 
 class _WriteShard(beam.DoFn):
@@ -89,13 +98,15 @@ class _WriteShard(beam.DoFn):
         self._num_shards, self._describe = dict(num_shards), describe
 
     def process(
-        self, element: tuple[spills.Shard, Mapping[str, Iterable[Any]]], shown: Any
+        self, element: tuple[str, Iterable[Any]], shown: Any
     ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
-        (split, index), groups = element
-        decided = {decision.id: decision for decision in groups["decisions"]}
+        place, found = element
+        split, index = place.split()[0], int(place.split()[1])
+        decided = {row.id: row for row in found if isinstance(row, candidates.Decision)}
+        stretches = sorted(row for row in found if isinstance(row, spills.Stretch))
         counts: collections.Counter[Any] = collections.Counter()
         with spools.Spool() as data, spools.Spool() as rows:
-            for stretch in sorted(groups["stretches"]):
+            for stretch in stretches:
                 for row, serialized in spills.read_stretch(self._spill_dir, stretch):
                     decision = decided.get(row.id)
                     pair = records.ImageTextPair.from_example(serialized)
@@ -105,9 +116,9 @@ class _WriteShard(beam.DoFn):
                         else:
                             yield output
                     if decision is None:
-                        place = (writers.hash_fraction(row.key, "shard"), row.key, row.id)
-                        data.add(place, tfrecords.frame(serialized))
-                        rows.add(place, row.to_json(without=_OF_THE_RUN).encode() + b"\n")
+                        rank = (writers.hash_fraction(row.key, "shard"), row.key, row.id)
+                        data.add(rank, tfrecords.frame(serialized))
+                        rows.add(rank, row.to_json(without=_OF_THE_RUN).encode() + b"\n")
             count = self._num_shards[split]
             yield self._write(file_names.shard_name(split, index, count), data)
             hashes = file_names.shard_name(f"{HASHES}-{split}", index, count, ".jsonl")

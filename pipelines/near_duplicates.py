@@ -90,7 +90,8 @@ class FindNear(beam.PTransform):
             | "To buckets" >> beam.FlatMap(_to_buckets)
             | "Buckets" >> shuffle.GroupByKey(self._folder)
             | "Compare" >> beam.ParDo(_Compare(self._likeness, self._max_representatives))
-            | "Best" >> beam.CombinePerKey(min)
+            | "Of a row" >> shuffle.GroupObjects(self._folder)
+            | "Best" >> beam.MapTuple(lambda identity, found: (identity, min(found)))
             | "Links" >> beam.Map(_to_link, self._likeness.reason)
         )
 

@@ -3,6 +3,7 @@
 """GroupByKey through files, for runners of one machine: Beam's keep every row in memory.
 
     groups = pairs | shuffle.GroupByKey(folder)     # (bytes, bytes) -> (bytes, values)
+    groups = pairs | shuffle.GroupObjects(folder)   # (str, any value) -> (str, values)
 
 Each bundle writes its pairs to a file, by partition of the keys; what goes through the runner is
 where they lie. A partition is then read and sorted; one that is too large for memory is split
@@ -12,6 +13,7 @@ Without a folder it is Beam's own transform, which runners of many machines do o
 
 import collections
 import itertools
+import pickle
 import struct
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,6 +73,41 @@ class GroupByKey(beam.PTransform):
             | "Parts" >> beam.GroupByKey()
             | "From files" >> beam.ParDo(_FromFiles(self._folder))
         )
+
+
+class GroupObjects(beam.PTransform):
+    """The same for (str, value) of any values, which are pickled."""
+
+    def __init__(self, folder: str = "") -> None:
+        """Sets how; see `GroupByKey`."""
+        super().__init__()
+        self._folder = folder
+
+    def expand(self, inputs: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
+        """Returns (key, iterable of values), which can be read more than once."""
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        packed = tuple(
+            some | f"Pack {place}" >> beam.Map(_pack) for place, some in enumerate(inputs)
+        )
+        return packed | GroupByKey(self._folder) | "Unpack" >> beam.MapTuple(_unpack)
+
+
+def _pack(item: tuple[str, Any]) -> tuple[bytes, bytes]:
+    return item[0].encode("utf-8", "surrogatepass"), pickle.dumps(item[1])
+
+
+def _unpack(key: bytes, values: Iterable[bytes]) -> tuple[str, Iterable[Any]]:
+    return key.decode("utf-8", "surrogatepass"), _Unpacked(values)
+
+
+class _Unpacked:
+    """Values that are unpickled each time that they are asked for."""
+
+    def __init__(self, values: Iterable[bytes]) -> None:
+        self._values = values
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(pickle.loads, self._values)
 
 
 class _PartWriter:
