@@ -1,0 +1,175 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Perceptual distances: against numpy and the published packages, and what they should find."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from parti.models.perceptual import network
+
+# Of `made_up_weights` and `pictures`, from torch 2.14.1 and lpips 0.1.4: `lpips.LPIPS(net="vgg",
+# pretrained=False, pnet_rand=True)`, also with lpips=False, loaded with those weights; the second
+# row of each for the left 27 columns. Then the sum of |gradient| of the first sum of distances.
+LPIPS = [[0.0829715356, 0.0062254323], [0.0834897012, 0.0064236522]]
+WITHOUT_HEADS = [[1.4401301146, 0.1134179235], [1.4479756355, 0.1167015433]]
+LPIPS_GRADIENT, WITHOUT_HEADS_GRADIENT = 0.1948603392, 3.5823073387
+
+
+def made_up_weights() -> dict[str, np.ndarray]:
+    """VGG16 under torchvision's names and heads under those of lpips, with random values."""
+    rng = np.random.RandomState(7)
+    published, index, channels = {}, 0, 3
+    for width, count in network.BLOCKS:
+        for _ in range(count):
+            kernel = rng.uniform(-1, 1, (width, channels, 3, 3)) * np.sqrt(6 / (9 * channels))
+            published[f"features.{index}.weight"] = kernel.astype(np.float32)
+            bias = rng.uniform(-0.2, 0.2, width)
+            published[f"features.{index}.bias"] = bias.astype(np.float32)
+            index, channels = index + 2, width
+        index += 1
+    for i, (width, _) in enumerate(network.BLOCKS):
+        head = rng.uniform(0, 0.1, (1, width, 1, 1))
+        published[f"lin{i}.model.1.weight"] = head.astype(np.float32)
+    return published
+
+
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    """Two pairs of noise, 32 px: one moved by a pixel, one of another contrast."""
+    images = np.random.RandomState(8).uniform(-1, 1, (2, 32, 32, 3))
+    others = np.stack([np.roll(images[0], 1, axis=1), 0.8 * images[1] + 0.1])
+    return images.astype(np.float32), others.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, np.ndarray]:
+    return made_up_weights()
+
+
+@pytest.fixture(scope="module")
+def variables(published: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The made-up weights in our layout, put there by hand."""
+    indices = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    names = [f"conv{i}_{j + 1}" for i, (_, n) in enumerate(network.BLOCKS, 1) for j in range(n)]
+    result = {
+        name: {
+            "kernel": published[f"features.{index}.weight"].transpose(2, 3, 1, 0),
+            "bias": published[f"features.{index}.bias"],
+        }
+        for name, index in zip(names, indices, strict=True)
+    }
+    for i in range(5):
+        result[f"head{i + 1}"] = {"weight": published[f"lin{i}.model.1.weight"].reshape(-1)}
+    return result
+
+
+def without_heads(variables: dict) -> dict:
+    return {
+        name: {"weight": np.ones_like(layer["weight"])} if name.startswith("head") else layer
+        for name, layer in variables.items()
+    }
+
+
+def numpy_distance(variables: dict, image: np.ndarray, other: np.ndarray) -> float:
+    """LPIPS of one pair [height, width, 3], written out in float64."""
+
+    def taps(x: np.ndarray) -> list[np.ndarray]:
+        x = (x - [-0.030, -0.088, -0.188]) / [0.458, 0.448, 0.450]
+        result = []
+        for i, (_, count) in enumerate(network.BLOCKS, 1):
+            if i > 1:
+                height, width = x.shape[0] // 2, x.shape[1] // 2
+                x = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).max((1, 3))
+            for j in range(1, count + 1):
+                layer = variables[f"conv{i}_{j}"]
+                padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+                windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))
+                x = np.einsum("hwcij,ijco->hwo", windows, layer["kernel"], optimize=True)
+                x = np.maximum(x + layer["bias"], 0)
+            result.append(x / (np.sqrt((x**2).sum(-1, keepdims=True)) + 1e-10))
+        return result
+
+    return sum(
+        ((a - b) ** 2 @ variables[f"head{i}"]["weight"]).mean()
+        for i, (a, b) in enumerate(zip(taps(image), taps(other)), 1)
+    )
+
+
+def test_vgg16_has_its_published_size() -> None:
+    sizes = {
+        f"{name}/{key}": np.prod(shape)
+        for name, layer in network.shapes().items()
+        for key, shape in layer.items()
+    }
+    assert sum(n for name, n in sizes.items() if name.startswith("conv")) == 14_714_688
+    assert sum(n for name, n in sizes.items() if name.startswith("head")) == 1_472
+
+
+def test_lpips_is_that_of_numpy(variables: dict) -> None:
+    images, others = pictures()
+    got = network.distance(variables, images, others)
+    expected = [numpy_distance(variables, a, b) for a, b in zip(images, others)]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_lpips_is_that_of_the_published_package(variables: dict, heads: bool) -> None:
+    expected, gradient = (
+        (LPIPS, LPIPS_GRADIENT) if heads else (WITHOUT_HEADS, WITHOUT_HEADS_GRADIENT)
+    )
+    variables = variables if heads else without_heads(variables)
+    images, others = pictures()
+
+    def total(images: jax.Array, variables: dict) -> tuple[jax.Array, jax.Array]:
+        distances = network.distance(variables, images, others)
+        return jnp.sum(distances), distances
+
+    (_, distances), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(images, variables)
+    np.testing.assert_allclose(distances, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(jnp.sum(jnp.abs(grads)), gradient, rtol=1e-4)
+    narrow = jax.jit(network.distance)(variables, images[:, :, :27], others[:, :, :27])
+    np.testing.assert_allclose(narrow, expected[1], rtol=1e-5)
+
+
+def test_gradient_reaches_both_images_and_no_weight(variables: dict) -> None:
+    images, others = (x[:1, :16, :16] for x in pictures())
+
+    def total(variables: dict, images: jax.Array, others: jax.Array) -> jax.Array:
+        return jnp.sum(network.distance(variables, images, others))
+
+    grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
+    weights, one, other = grads(variables, images, others)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(weights))
+    assert np.any(one) and np.any(other)
+
+
+def test_equal_images_have_distance_and_gradient_zero(variables: dict) -> None:
+    black = jnp.full((1, 16, 16, 3), -1.0)
+
+    def total(images: jax.Array, others: jax.Array, variables: dict) -> jax.Array:
+        return jnp.sum(network.distance(variables, images, others))
+
+    value, grad = jax.jit(jax.value_and_grad(total))(black, black, variables)
+    assert 0 <= value < 1e-12, "rounding may differ between the two"
+    np.testing.assert_allclose(grad, 0, atol=1e-6)
+
+
+def test_unit_norm_of_nothing_is_nothing() -> None:
+    x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(network.unit_norm(x), [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    grad = jax.grad(lambda x: jnp.sum(network.unit_norm(x) * jnp.array([1.0, 0.0])))(x)
+    np.testing.assert_allclose(grad, [[0, 0], [0.128, -0.096]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "others", "message"),
+    [
+        ((1, 15, 32, 3), (1, 15, 32, 3), r"15 x 32 px.* at least 16 px"),
+        ((1, 32, 32, 3), (2, 32, 32, 3), "pairs of one shape"),
+        ((1, 32, 32, 1), (1, 32, 32, 1), r"\[batch, height, width, 3\]"),
+    ],
+)
+def test_images_that_do_not_fit(variables: dict, images, others, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        network.distance(variables, jnp.zeros(images), jnp.zeros(others))
