@@ -36,7 +36,7 @@ from parti.pipelines import (
 )
 from parti.pipelines.readers import fetching
 
-SPILLS, SHUFFLE, EVALUATION = "spills", "shuffle", "evaluation.zip"
+SPILLS, EVALUATION = "spills", "evaluation.zip"
 _FILES, _FACTS, _SAMPLES = "files.json", "facts.json", "samples.json"
 _CAPTIONS, _GROUPS = "captions.json", "groups.json"
 _DESCRIBED = ("rejected", merging.COUNTS, "samples", "captions")
@@ -105,7 +105,7 @@ def build(
     scratch: files.Path,
     fetch: fetching.FetchSettings,
     old_rejected: Sequence[tuple[str, frozenset[str]]] = (),
-    in_files: bool = False,
+    folder: str = "",
 ) -> beam.PCollection:
     """Adds the job to a pipeline.
 
@@ -118,13 +118,12 @@ def build(
         evaluation set; every worker must reach both.
       fetch: how pictures of URLs are fetched.
       old_rejected: files of rejected rows to take over, and reasons whose rows are left out.
-      in_files: group rows through files in `SHUFFLE` of `scratch` (see `shuffle`).
+      folder: see `shuffle.GroupByKey`.
 
     Returns:
       What is known of each written file: {name, count, num_bytes, sha256}.
     """
     spill_dir = files.join(scratch, SPILLS)
-    folder = files.join(scratch, SHUFFLE) if in_files else ""
     evaluation = files.join(scratch, EVALUATION) if settings.evaluation else ""
     judge = functools.partial(judging.Judge, settings, evaluation)
     examined = (

@@ -7,12 +7,16 @@ pair goes to the split that its metadata name, else to one by the hash of its ke
 """
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import resource
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from apache_beam.options import pipeline_options
 
 from parti.data import crops, decontamination, files
 from parti.engine import flags as flags_lib
@@ -27,6 +31,7 @@ from parti.pipelines import (
     options,
     pages,
     readers,
+    rule_settings,
     rules,
     runners,
     staging,
@@ -35,6 +40,7 @@ from parti.pipelines import (
 from parti.pipelines.readers import fetching
 
 _FETCH = fetching.FetchSettings()
+_SHUFFLE = "shuffle"
 _MAX_MEASURE = 80  # characters that the last line shows of one
 _MAX_BROKEN = 3  # broken files that it names
 
@@ -93,7 +99,7 @@ def make_parser() -> flags_lib.Parser:
         metavar="REASON",
         help="with --extend: read rows again that were rejected for it, e.g. fetch_timeout",
     )
-    add("--fetch_threads", type=int, default=_FETCH.threads, help="requests at a time, for URLs")
+    add("--fetch_threads", type=int, default=_FETCH.threads, help="requests at a time of a worker")
     add("--fetch_per_host", type=int, default=_FETCH.per_host, help="of these to one host")
     add("--fetch_retries", type=int, default=_FETCH.retries, help="further tries, for URLs")
     add("--fetch_timeout", type=float, default=_FETCH.total_timeout, help="seconds, for URLs")
@@ -133,6 +139,14 @@ def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
     )
 
 
+def _places(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> list[str]:
+    """Returns every file and folder that workers read or write."""
+    kinds = rule_settings.SETTINGS.items()
+    named = [settings.rules.values[name] for name, setting in kinds if setting.kind == "file"]
+    more = (flags.image_root, flags.extend, *named)
+    return [*flags.input, flags.output, *(place for place in more if place)]
+
+
 def _columns(flags: argparse.Namespace) -> dict[str, str]:
     pairs = [item.partition("=") for item in flags.columns]
     if wrong := [role for role, equals, name in pairs if not (role and equals and name)]:
@@ -161,12 +175,10 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)  # a bad flag is reported before a missing input
     fetch = _fetch_settings(flags)
-    runners.check(beam_options, [*flags.input, flags.output])
+    runners.check(beam_options, _places(flags, settings))
     _check_output(flags)
     columns = _columns(flags)
     found = readers.find_sources(flags.input, flags.input_format, columns, flags.image_root)
-    num_shards = writers.parse_num_shards(flags.num_shards, _output_bytes(found, settings))
-    settings = dataclasses.replace(settings, num_shards=num_shards)
     evaluation = None
     if flags.decontaminate:
         evaluation = decontamination.EvaluationSet.load(flags.decontaminate)
@@ -177,6 +189,9 @@ def run(argv: Sequence[str]) -> int:
     if extension:
         extension.check_settings(settings)
         sources = [*extension.known(), *extension.wanted(found, read)]
+    estimate = _output_bytes([source.source for source in sources], settings)
+    num_shards = writers.parse_num_shards(flags.num_shards, estimate)
+    settings = dataclasses.replace(settings, num_shards=num_shards)
     num_bytes = sum(source.source.num_bytes for source in sources)
     stage = staging.Staging(
         flags.output,
@@ -194,27 +209,29 @@ def run(argv: Sequence[str]) -> int:
     )
     num_workers = runners.use_all_cores(beam_options, num_bytes)
     with stage:
-        files.remove_tree(files.join(stage.scratch, clean_job.SHUFFLE))  # of a run that was killed
-        for name in (clean_job.SPILLS, clean_job.SHUFFLE):
-            files.make_dirs(files.join(stage.scratch, name))
+        spill_dir = files.join(stage.scratch, clean_job.SPILLS)
+        files.make_dirs(spill_dir)
+        if extension:
+            extension.write_wanted(spill_dir)
         if evaluation:
             evaluation.save(files.join(stage.scratch, clean_job.EVALUATION))
         progress = progress_lib.Progress("clean", unit="pairs")
-        result = options.run_pipeline(
-            lambda root: clean_job.build(
-                root,
-                settings,
-                sources,
-                stage.address,
-                stage.scratch,
-                fetch,
-                extension.old_rejected() if extension else (),
-                in_files=runners.is_local(beam_options) and not files.is_remote(stage.scratch),
-            ),
-            beam_options,
-            progress,
-            total_weight=num_bytes,
-        )
+        with _shuffle_folder(stage.scratch, beam_options) as folder:
+            result = options.run_pipeline(
+                lambda root: clean_job.build(
+                    root,
+                    settings,
+                    sources,
+                    stage.address,
+                    stage.scratch,
+                    fetch,
+                    extension.old_rejected() if extension else (),
+                    folder,
+                ),
+                beam_options,
+                progress,
+                total_weight=num_bytes,
+            )
         collected = clean_job.collected(stage.scratch, result)
         report = clean_results.make_report(
             collected,
@@ -238,6 +255,22 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _shuffle_folder(scratch: str, beam_options: pipeline_options.PipelineOptions) -> Iterator[str]:
+    """Gives the folder for `shuffle.GroupByKey`: "" if the workers are on other machines."""
+    if not runners.is_local(beam_options):
+        yield ""
+        return
+    if files.is_remote(scratch):
+        with tempfile.TemporaryDirectory(prefix="parti-shuffle-") as folder:
+            yield folder
+        return
+    folder = files.join(scratch, _SHUFFLE)
+    files.remove_tree(folder)  # of a run that was killed
+    files.make_dirs(folder)
+    yield folder
+
+
 def _check_output(flags: argparse.Namespace) -> None:
     """Raises ValueError if what is written would be read as input by the next run."""
     output = files.absolute(flags.output) if flags.output else ""
@@ -259,8 +292,7 @@ def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.Clea
     The rows of a table say little of the size of the pictures that they name.
     """
     of_pair = settings.image_size**2 * (1.5 if settings.image_format == "png" else 0.5)
-    rows = sum(source.num_rows for source in found)
-    return max(sum(source.num_bytes for source in found), round(rows * of_pair))
+    return sum(max(source.num_bytes, round(source.num_rows * of_pair)) for source in found)
 
 
 def _inputs(
@@ -296,8 +328,8 @@ def _evaluation_facts(
 
 def _run_facts(seconds: float, num_workers: int, read: int) -> clean_report.Run:
     """Returns what differs from run to run."""
-    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    kilobytes = sum(resource.getrusage(who).ru_maxrss for who in processes)
+    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)  # of these the largest
+    kilobytes = max(resource.getrusage(who).ru_maxrss for who in processes)
     return {
         "seconds": seconds,
         "num_workers": num_workers,

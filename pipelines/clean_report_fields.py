@@ -124,7 +124,7 @@ class Run(TypedDict, total=False):
     seconds: Required[float]
     num_workers: int
     runner: str
-    peak_memory: int
+    peak_memory: int  # bytes, of the largest process
     steps: Sequence[Step]
 
 
