@@ -6,11 +6,13 @@ import functools
 import http.server
 import io
 import json
+import pathlib
 import re
 import threading
 
 import numpy as np
 import pytest
+from apache_beam.options import pipeline_options
 from PIL import Image
 
 from parti.pipelines import clean_pairs
@@ -128,3 +130,24 @@ def test_pairs_of_an_earlier_run_are_an_evaluation_set(folder, tmp_path):
     more = ["--decontaminate", tmp_path / "evaluation"]
     assert clean("--input", folder, "--output", output, *more) == 0
     assert json.loads((output / "report.json").read_text())["kept"] == 5
+
+
+@pytest.mark.parametrize("flag", ["--image_root", "--extend", "--unwanted_words_file"])
+def test_workers_of_dataflow_must_reach_every_place(tmp_path, flag):
+    place = tmp_path / "here"
+    place.write_text("word\n")
+    remote = ["--input=gs://bucket/raw", "--output=gs://bucket/pairs", "--runner=DataflowRunner"]
+    with pytest.raises(ValueError, match=f"{place}: workers of Dataflow do not see the files"):
+        clean(*remote, f"{flag}={place}")
+
+
+def test_rows_are_grouped_in_local_files(tmp_path):
+    local = pipeline_options.PipelineOptions([])
+    with clean_pairs._shuffle_folder("memory://bucket/scratch", local) as folder:
+        assert pathlib.Path(folder).is_dir()
+    assert not pathlib.Path(folder).exists()
+    with clean_pairs._shuffle_folder(str(tmp_path), local) as folder:
+        assert pathlib.Path(folder).parent == tmp_path
+    remote = pipeline_options.PipelineOptions(["--runner=FlinkRunner"])
+    with clean_pairs._shuffle_folder(str(tmp_path), remote) as folder:
+        assert folder == ""
