@@ -15,7 +15,8 @@ import apache_beam as beam
 
 from parti.data import files, records, tfrecords
 from parti.pipelines import candidates, clean_report, options, readers, spills, writers
-from parti.pipelines.readers import fetching
+from parti.pipelines.readers import fetching, rows
+from parti.pipelines.readers.sources import FOLDER
 
 TAGS = ("stretches", "rejected", "facts", "samples")
 _TICK_EVERY = 16
@@ -36,13 +37,13 @@ class Source(NamedTuple):
       name: of the spill.
       source: what to read.
       hashes: of pairs that an earlier run cleaned, the file with their rows; they are not judged.
-      only: if given, the keys to take; other pairs are passed over.
+      in_part: whether to take only rows that `spills.read_wanted` names; others are passed over.
     """
 
     name: str
     source: readers.Source
     hashes: str = ""
-    only: frozenset[str] | None = None
+    in_part: bool = False
 
 
 class Passed(NamedTuple):
@@ -197,15 +198,17 @@ class _ExamineSource(beam.DoFn):
             yield beam.pvalue.TaggedOutput("samples", (reason, tuple(sample)))
 
     def _spill(self, item: Source) -> spills.Spill:
-        """Reads a source and writes its spill."""
+        """Reads a source and writes its spill.
+
+        Raises:
+          ValueError: a row that is wanted is not there.
+        """
         writer = spills.SpillWriter(self._spill_dir, item.name, self._num_shards)
         rejected: list[dict[str, Any]] = []
         samples: list[tuple[str, list[Any]]] = []
         facts: collections.Counter[Fact] = collections.Counter()
         ticks = _Ticks(item.source.num_bytes)
-        for row in readers.read_source(item.source, self._fetcher):
-            if item.only is not None and row.key not in item.only:
-                continue
+        for number, row in self._rows(item):
             image = b"" if isinstance(row, readers.Rejected) else row.image
             examined = Examined(row) if isinstance(row, readers.Rejected) else self._examine(row)
             facts.update(examined.facts)
@@ -219,6 +222,8 @@ class _ExamineSource(beam.DoFn):
                 for rule, (distance, measure) in examined.near.items():
                     samples += self._sampler.offer(NEAR + rule, key, text, measure, image, distance)
             else:
+                address, place = place_of(item.source, number)
+                result = dataclasses.replace(result, address=address, row=place)
                 rejected.append(dataclasses.asdict(result))
                 samples += self._sampler.offer(
                     result.reason, result.key, result.text, result.measure, image
@@ -234,6 +239,28 @@ class _ExamineSource(beam.DoFn):
             }
         )
 
+    def _rows(self, item: Source) -> Iterator[tuple[int, rows.Row]]:
+        """Yields (number, row) of what is to be read of a source."""
+        found = enumerate(readers.read_source(item.source, self._fetcher), item.source.start)
+        if not item.in_part:
+            yield from found
+            return
+        wanted = spills.read_wanted(self._spill_dir, item.name)
+        for number, row in found:
+            if number in wanted:
+                key = wanted[number]
+                if not _same_key(row.key, key):
+                    break
+                del wanted[number]
+                yield number, dataclasses.replace(row, key=key)
+        if wanted:
+            number, key = next(iter(wanted.items()))
+            address, place = place_of(item.source, number)
+            raise ValueError(
+                f"{address}: row {place}, {key}, is to be read again and is not there now; run the "
+                "same command again if the file could not be read, else name no --retry_rejected"
+            )
+
     def _take_over(self, item: Source) -> spills.Spill:
         """Makes a spill of pairs that an earlier run has cleaned."""
         writer = spills.SpillWriter(self._spill_dir, item.name, self._num_shards)
@@ -246,6 +273,23 @@ class _ExamineSource(beam.DoFn):
                 ticks.count(len(serialized))
         ticks.end()
         return writer.finish({"read": ticks.total, "rejected": [], "facts": [], "samples": []})
+
+
+def place_of(source: readers.Source, number: int) -> tuple[str, int]:
+    """Returns the absolute address of the file that a row is from, and its place in the file.
+
+    Args:
+      source: what was read.
+      number: of the row in it, counted from `source.start`.
+    """
+    if source.format == FOLDER:
+        return files.absolute(source.paths[number]), 0
+    return files.absolute(source.paths[0]), number
+
+
+def _same_key(now: str, before: str) -> bool:
+    """Returns whether it may be one row: keys in a folder depend on where its pattern begins."""
+    return now == before or now.endswith(f"/{before}") or before.endswith(f"/{now}")
 
 
 class _Ticks:

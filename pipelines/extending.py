@@ -4,9 +4,10 @@
 
 The old pairs are taken as they are, hashes and all, and win over new copies. Of the input only
 files that the old run did not read are read, and with `--retry_rejected REASON` the rows that it
-rejected for that reason. A file is known by its absolute path.
+rejected for that reason. A file is known by its absolute path, a row by its place in its file.
 """
 
+import bisect
 import concurrent.futures
 import dataclasses
 import json
@@ -23,15 +24,18 @@ from parti.pipelines import (
     merging,
     readers,
     rule_settings,
+    spills,
 )
-from parti.pipelines.readers import rows
-from parti.pipelines.readers.sources import TFRECORD
+from parti.pipelines.readers.sources import FOLDER, TFRECORD
 
 SOURCES = "sources"  # in a manifest's inputs: [[path, bytes], ...] that were read
 WORD_FILES = "word_files"  # there too: {setting: sha256} of the files that rules read
 # Settings that two runs need not have in common.
 _FREE = ("num_shards", "preset")
 _REQUESTS = 32  # at a time, to a remote file system
+
+# Absolute path of a file -> (place, key) of the rows of it that are to be read again, sorted.
+_Retried = dict[str, list[tuple[int, str]]]
 
 
 def look_at(sources: Sequence[readers.Source]) -> dict[str, files.Status]:
@@ -67,10 +71,17 @@ class Extension:
 
         Raises:
           FileNotFoundError, ValueError: it is no finished output, or of code without hashes; or
-            there is no such reason.
+            there is no such reason, or it makes no sense to read its rows again.
         """
         rule_settings.check_names("--retry_rejected", retry, clean_reasons.REASONS)
+        for reason in retry:
+            if clean_reasons.find(reason).stage == clean_reasons.COPIES:
+                raise ValueError(
+                    f"--retry_rejected={reason}: it would be dropped again, for the same pairs; "
+                    "name only reasons that a row has by itself"
+                )
         self.directory, self._retry = directory, frozenset(retry)
+        self._wanted: dict[str, spills.Wanted] = {}  # name of a source -> its rows to read again
         self.manifest = manifests.read(directory, "pairs")
         if SOURCES not in self.manifest["inputs"]:
             raise ValueError(f"{directory}: does not say what it read; clean it again first")
@@ -117,32 +128,39 @@ class Extension:
           statuses: of its files, from `look_at`.
 
         Raises:
-          ValueError: a file that was read has another size now, or a file with rows to retry is not
-            in the input, or cannot be read in part.
+          ValueError: a file that was read has another size now, or a row to retry is not in the
+            input, or it is not known from where it was.
         """
-        retried = self._rejected_keys()
-        found, asked = [], set()
+        retried = self._retried()
+        found = []
         for index, source in enumerate(sources):
             known = [path for path in source.paths if files.absolute(path) in self.sources]
             new = [path for path in source.paths if path not in known]
             if new:  # a folder may have both
-                part = dataclasses.replace(source, paths=tuple(new))
-                found.append(examining.Source(f"{index:06d}", part))
+                found.append(examining.Source(f"{index:06d}", _part(source, new)))
             self._check_unchanged(known, statuses)
-            names = {rows.utf8(files.name(path)) for path in known}
-            if known and source.format == TFRECORD:
-                names = set(retried)  # its pairs name the files that they were first read from
-            if again := names & set(retried):
-                asked |= again
-                keys = frozenset().union(*(retried[name] for name in again))
-                part = dataclasses.replace(source, paths=tuple(known))
-                found.append(examining.Source(f"{index:06d}-again", part, only=keys))
-        if missing := sorted(set(retried) - asked):
+            paths, wanted = _take(retried, source, known)
+            if wanted:
+                name = f"{index:06d}-again"
+                found.append(examining.Source(name, _part(source, paths), in_part=True))
+                self._wanted[name] = wanted
+        if missing := sorted(address for address, rows in retried.items() if rows):
+            (place, key), *_ = retried[missing[0]]
             raise ValueError(
-                f"--retry_rejected: --input lacks files that such rows are from: {missing[0]} "
-                f"({len(missing)} in all); name them too"
+                f"--retry_rejected: --input lacks row {place}, {key}, of {missing[0]}; name every "
+                f"file with such rows too ({len(missing)} are missing)"
             )
         return found
+
+    def write_wanted(self, spill_dir: files.Path) -> None:
+        """Writes for the workers which rows they read of the sources that are read in part."""
+        with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+            tasks = [
+                pool.submit(spills.write_wanted, spill_dir, name, wanted)
+                for name, wanted in self._wanted.items()
+            ]
+        for task in tasks:
+            task.result()
 
     def _check_unchanged(self, paths: Sequence[str], statuses: Mapping[str, files.Status]) -> None:
         for path in paths:
@@ -172,20 +190,54 @@ class Extension:
             with files.open(path) as lines:
                 yield from map(json.loads, lines)
 
-    def _rejected_keys(self) -> dict[str, frozenset[str]]:
-        """Returns the name of a source file -> keys of the rows to read again.
+    def _retried(self) -> _Retried:
+        """Returns the rows to read again.
 
         Raises:
-          ValueError: a file was rejected, and no row of it.
+          ValueError: a file was rejected, and no row of it; or an output of an earlier version.
         """
-        keys: dict[str, set[str]] = {}
+        found: dict[str, dict[int, str]] = {}
         for row in self._rejected_rows() if self._retry else ():
             if row["reason"] in self._retry:
-                if row["key"] == row["source"]:
+                if row["reason"] == "broken_file" and row["key"] == row["source"]:
                     raise ValueError(
                         f"--retry_rejected={row['reason']}: {row['source']} as a whole was "
                         "rejected for it; mend the file and give it another name, or clean all "
                         "input again"
                     )
-                keys.setdefault(row["source"], set()).add(row["key"])
-        return {source: frozenset(found) for source, found in keys.items()}
+                if not row.get("address"):
+                    raise ValueError(
+                        f"--retry_rejected={row['reason']}: {self.directory} is of an earlier "
+                        "version and does not say where its rejected rows are; clean all input "
+                        "again, or leave it out"
+                    )
+                found.setdefault(row["address"], {})[row["row"]] = row["key"]
+        return {address: sorted(rows.items()) for address, rows in found.items()}
+
+
+def _part(source: readers.Source, paths: Sequence[str]) -> readers.Source:
+    """Returns a source of some of the files of another."""
+    num_bytes = source.num_bytes * len(paths) // len(source.paths)
+    return dataclasses.replace(source, paths=tuple(paths), num_bytes=num_bytes)
+
+
+def _take(
+    retried: _Retried, source: readers.Source, paths: Sequence[str]
+) -> tuple[list[str], spills.Wanted]:
+    """Takes the rows out of `retried` that are in these files of a source.
+
+    Returns:
+      The files with such rows, and the rows in a source of these files.
+    """
+    found: list[str] = []
+    wanted: spills.Wanted = {}
+    for path in paths:
+        rows = retried.get(files.absolute(path), [])
+        first = bisect.bisect_left(rows, (source.start,))
+        last = len(rows) if source.stop < 0 else bisect.bisect_left(rows, (source.stop,))
+        for place, key in rows[first:last]:
+            wanted[len(found) if source.format == FOLDER else place] = key
+        if rows[first:last]:
+            found.append(path)
+        del rows[first:last]
+    return found, wanted

@@ -5,6 +5,7 @@
     <name>-<attempt>.tfrecord    the pairs; those of one shard lie together, sorted by hash of key
     <name>-<attempt>.jsonl       their `Candidate` rows, in the same order
     <name>.json                  which attempt, where each shard's stretch begins, notes; last
+    <name>.wanted                of a source that is read in part, which rows; from before the run
 
 So pictures never go through a shuffle of the runner: only the rows do, and each final shard reads
 its stretch of every spill. A spill with its .json is finished work, whatever becomes of the run.
@@ -21,6 +22,7 @@ from parti.data import files, records, tfrecords
 from parti.pipelines import candidates, spools, writers
 
 Shard = tuple[str, int]  # split, index
+Wanted = dict[int, str]  # the number of a row in its source -> its key
 
 
 class Stretch(NamedTuple):
@@ -37,6 +39,17 @@ class Stretch(NamedTuple):
     num_pairs: int
     offset: int
     row_offset: int
+
+
+def write_wanted(directory: files.Path, name: str, wanted: Wanted) -> None:
+    """Says which rows are to be read of the source whose spill has this name."""
+    text = json.dumps(list(wanted.items()), ensure_ascii=False)
+    files.write_bytes(files.join(directory, f"{name}.wanted"), text.encode("utf-8", "replace"))
+
+
+def read_wanted(directory: files.Path, name: str) -> Wanted:
+    """Returns what `write_wanted` was given."""
+    return dict(json.loads(files.read_bytes(files.join(directory, f"{name}.wanted"))))
 
 
 def _candidate_id(name: str, shard: Shard, place: int) -> str:

@@ -74,6 +74,8 @@ class Rejected:
       text: the caption, when known; only its beginning if it is long.
       source: the file it came from.
       group: of a copy, the key of the pair that stays.
+      address: of a row that `parti clean` dropped for itself, the absolute address of its file.
+      row: its place in that file, from 0; of a file that is damaged, the place of the damage.
     """
 
     key: str
@@ -82,6 +84,8 @@ class Rejected:
     text: str = ""
     source: str = ""
     group: str = ""
+    address: str = ""
+    row: int = -1
 
     def to_json(self) -> str:
         """Returns one line of JSON."""

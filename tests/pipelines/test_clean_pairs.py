@@ -19,9 +19,14 @@ from parti.pipelines import (
     clean_reasons,
     clean_report,
     clean_settings,
+    examining,
+    extending,
     judging,
+    options,
     readers,
     rules,
+    spills,
+    writers,
 )
 
 SIZE = 16
@@ -405,6 +410,10 @@ def extend(old, inputs, *more):
     )
 
 
+def again(output):
+    return [f"--output={output}", "--retry_rejected", "image_would_grow", "missing_image"]
+
+
 def test_new_pictures_of_a_folder_are_read(tmp_path):
     """Old and new ones may be in one piece of work."""
 
@@ -450,10 +459,146 @@ def test_retried_rows_are_neither_lost_nor_counted_twice(old):
     assert rejected(old.parent / "new") == rejected(old)
 
 
+def table(path, pictures):
+    """Writes a csv that names pictures beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{name},a picture called {name}" for name in pictures]
+    path.write_text("\n".join(["image_path,caption", *lines, ""]))
+
+
+def rejected_rows(output):
+    """Returns (file, row, key) of the rejected rows, sorted; keys may be equal."""
+    lines = [
+        json.loads(line)
+        for path in sorted(output.glob("rejected-*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    return sorted((line["address"], line["row"], line["key"]) for line in lines)
+
+
+def test_a_row_is_retried_under_another_root(tmp_path):
+    """Keys in a folder are relative to it; the row keeps the one that it had."""
+    folder = tmp_path / "raw" / "sub"
+    table(folder / "000.csv", [f"{i}.png" for i in range(5)])
+    for i in range(3):
+        (folder / f"{i}.png").write_bytes(picture(i))
+    command = [f"--input={tmp_path}/raw/", "--input_format=csv", *EXTEND]
+    assert clean_pairs.run([*command, f"--output={tmp_path}/old"]) == 0
+    place = str(folder / "000.csv")
+    lost = [(place, 3, "sub/000#3"), (place, 4, "sub/000#4")]
+    assert rejected_rows(tmp_path / "old") == lost
+    (folder / "3.png").write_bytes(picture(3))
+    retry = ["--input_format=csv", "--retry_rejected=missing_image"]
+    assert extend(tmp_path / "old", ["raw/sub"], *retry) == 0
+    assert (counts(tmp_path / "new")["read"], counts(tmp_path / "new")["rejected"]) == (5, 1)
+    assert rejected_rows(tmp_path / "new") == lost[1:]
+    keys = {pair.key for split in records.SPLITS for pair in pairs(tmp_path / "new", split)}
+    assert keys == {f"sub/000#{i}" for i in range(4)}
+
+
+def test_pictures_are_retried_one_by_one(tmp_path):
+    for name, size in (("a/0", 24), ("a/1", 12), ("b/0", 12), ("b/1", 24)):
+        path = tmp_path / "raw" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(len(name) + ord(name[0]) + int(name[2]), size, size))
+        path.with_suffix(".txt").write_text(f"a picture called {name}")
+    command = [f"--input={tmp_path}/raw", f"--output={tmp_path}/old", *EXTEND]
+    assert clean_pairs.run(command) == 0
+    before = rejected_rows(tmp_path / "old")
+    assert [row[1:] for row in before] == [(0, "a/1"), (0, "b/0")]
+    assert extend(tmp_path / "old", ["raw/a", "raw/b"], *again(tmp_path / "new")) == 0
+    assert rejected_rows(tmp_path / "new") == before
+    assert counts(tmp_path / "new") == counts(tmp_path / "old")
+
+
+def test_a_row_is_not_taken_for_another_of_its_name_or_key(tmp_path):
+    """Two tars have one name and the keys of each other; in one a key stands twice."""
+    small, good = (picture(1, 12, 12), "a small one", {}), (picture(2), "a good one", {})
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    write_tar(tmp_path / "a" / "0.tar", {"x": small, "y": good})
+    twice = [("y.png", small[0]), ("y.txt", b"small"), ("y.png", b"no"), ("y.txt", b"broken")]
+    write_tar(tmp_path / "b" / "0.tar", {"x": (picture(3), " ", {}), "z": good}, twice)
+    command = [f"--input={tmp_path}/?/0.tar", f"--output={tmp_path}/old", *EXTEND]
+    assert clean_pairs.run(command) == 0
+    before = rejected_rows(tmp_path / "old")
+    assert len(before) == 5 and counts(tmp_path / "old")["read"] == 6
+    assert extend(tmp_path / "old", ["a/0.tar", "b/0.tar"], *again(tmp_path / "new")) == 0
+    assert rejected_rows(tmp_path / "new") == before
+    assert counts(tmp_path / "new") == counts(tmp_path / "old")
+
+
+def test_every_piece_of_a_table_reads_its_own_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers.sources, "ROWS_PER_SOURCE", 3)
+    table(tmp_path / "raw" / "0.csv", [f"{i}.png" for i in range(8)])
+    for i in (0, 2, 6):
+        (tmp_path / "raw" / f"{i}.png").write_bytes(picture(i))
+    command = [f"--input={tmp_path}/raw/0.csv", f"--output={tmp_path}/old", *EXTEND]
+    assert clean_pairs.run(command) == 0
+    for i in (1, 7):
+        (tmp_path / "raw" / f"{i}.png").write_bytes(picture(i))
+    inputs = ["raw/0.csv", "raw/../raw/0.csv"]  # named twice, read once
+    assert extend(tmp_path / "old", inputs, *again(tmp_path / "new")) == 0
+    assert [place for _, place, _ in rejected_rows(tmp_path / "new")] == [3, 4, 5]
+    assert (counts(tmp_path / "new")["read"], counts(tmp_path / "new")["rejected"]) == (8, 3)
+
+
+def test_a_retried_row_that_does_not_come_back_is_an_error(old):
+    tar = old.parent / "0.tar"
+    size = tar.stat().st_size
+    for rows in ({}, {"small91": (picture(91, 12, 12), "a small picture 91", {})}):
+        write_tar(tar, rows_of(range(6)) | rows)
+        with tar.open("ab") as file:
+            file.truncate(size)
+        with pytest.raises(options.PipelineError, match="/0.tar: row 6, small90, is to be read"):
+            extend(old, ["0.tar"], *again(old.parent / "new"))
+        assert not (old.parent / "new").exists()
+    # Without that flag the rows stay rejected.
+    assert extend(old, ["0.tar"]) == 0
+    assert rejected_rows(old.parent / "new") == rejected_rows(old)
+
+
+def test_rows_to_read_again_are_not_in_the_job(old):
+    extension = extending.Extension(old, ["image_would_grow"])
+    found = readers.find_sources([str(old.parent / "0.tar")])
+    (source,) = extension.wanted(found, extending.look_at(found))
+    assert source == examining.Source("000000-again", found[0], in_part=True)
+    extension.write_wanted(old.parent)
+    assert spills.read_wanted(old.parent, source.name) == {6: "small90", 7: "small91"}
+
+
+def test_rows_of_an_earlier_version_are_not_retried(old):
+    for path in old.glob("rejected-*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [{n: v for n, v in row.items() if n not in ("address", "row")} for row in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert extend(old, ["0.tar"]) == 0
+    with pytest.raises(ValueError, match="old is of an earlier version and does not say where"):
+        extend(old, ["0.tar"], *again(old.parent / "newer"))
+
+
+def test_shards_go_by_the_old_pairs_too(old, monkeypatch):
+    monkeypatch.setattr(writers, "TARGET_SHARD_BYTES", 100)
+    write_tar(old.parent / "1.tar", {})
+    assert extend(old, ["1.tar"], "--num_shards=auto") == 0
+    settings = manifests.read(old.parent / "new", "pairs")["settings"]
+    found = [*old.glob("*.tfrecord"), old.parent / "1.tar"]
+    assert settings["num_shards"] == -(-sum(path.stat().st_size for path in found) // 100)
+
+
 def test_rows_that_cannot_be_retried_are_named(old):
     write_tar(old.parent / "1.tar", rows_of([7]))
-    with pytest.raises(ValueError, match="--input lacks files that such rows are from: 0.tar"):
+    message = "--input lacks row 6, small90, of .*/0.tar"
+    with pytest.raises(ValueError, match=message):
         extend(old, ["1.tar"], "--retry_rejected=image_would_grow")
+    # A file that was read, of any format, does not make up for the one that is missing.
+    tfrecord = old.parent / "also.tfrecord"
+    tfrecords.write(tfrecord, [records.ImageTextPair("t", picture(70), "a t").to_example()])
+    assert extend(old, ["also.tfrecord"]) == 0
+    with pytest.raises(ValueError, match=message):
+        extend(old.parent / "new", ["also.tfrecord"], *again(old.parent / "newer"))
+    with pytest.raises(ValueError, match="=duplicate_pair: it would be dropped again, for the"):
+        extend(old, ["0.tar"], "--retry_rejected=duplicate_pair")
     with pytest.raises(ValueError, match="--retry_rejected=image_wuold_grow: did you mean"):
         extend(old, ["0.tar"], "--retry_rejected=image_wuold_grow")
 
@@ -513,6 +658,10 @@ def test_shards_go_by_what_will_be_written(tmp_path):
     found = readers.find_sources([str(tmp_path / "urls.csv")])
     of_table = clean_pairs._output_bytes(found, settings)
     assert of_table == round(30_000 * 256**2 * 1.5)
+    for i in range(50):
+        (tmp_path / f"small-{i}.csv").write_text("url,text\n" + "http://a/b.jpg,a circle\n" * 8)
+    small = readers.find_sources([str(tmp_path / "small-*.csv")])
+    assert clean_pairs._output_bytes(small, settings) == round(50 * 8 * 256**2 * 1.5)
     write_tar(tmp_path / "a.tar", {"a": (picture(1), "a caption", {})})
     found = readers.find_sources([str(tmp_path / "a.tar")])
     assert clean_pairs._output_bytes(found, settings) == (tmp_path / "a.tar").stat().st_size

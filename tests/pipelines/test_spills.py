@@ -241,6 +241,23 @@ def test_finished_spills_are_not_read_again(sources, merged, tmp_path):
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
+def test_only_wanted_rows_are_read(sources, tmp_path):
+    """With the keys that they had before; all of them, or none."""
+    work = examining.ExamineSources(make_judge, tmp_path, NUM_SHARDS)._work
+    work.setup()
+    source = examining.Source("part", sources[1], in_part=True)
+    spills.write_wanted(tmp_path, "part", {1: "key026", 2: "raw/key027"})
+    spill = work._spill(source)
+    assert [row.key for row in spill.candidates()] == ["key026"]
+    path = sources[1].paths[0]
+    found = [(row["address"], row["row"], row["key"]) for row in spill.notes["rejected"]]
+    assert spill.notes["read"] == 2 and found == [(path, 2, "raw/key027")]
+    for wanted in ({1: "key026", 2: "key028"}, {2: "key027", 25: "key050"}):
+        spills.write_wanted(tmp_path, "part", wanted)
+        with pytest.raises(ValueError, match=f"{path}: row .* is not there now"):
+            work._spill(source)
+
+
 def test_same_bytes_for_any_number_of_workers(sources, merged, tmp_path):
     flags = ["--direct_running_mode=multi_threading", "--direct_num_workers=2"]
     again = run(sources, tmp_path / "spills", tmp_path / "out", *flags)
