@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "tokenize": ("parti.pipelines.tokenize_images", "run", "turn images into tokens"),
     },
     "Models": {
+        "perceptual": ("parti.pipelines.convert_perceptual", "run", "convert VGG16 weights"),
         "train": ("parti.engine.train", "main", "train any model from an experiment file"),
         "export": ("parti.pipelines.export", "run", "gather trained parts into a bundle"),
     },

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Perceptual distances: against numpy and the published packages, and what they should find."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from parti.models.perceptual import network
+from parti.models.perceptual import network, weights
 
 # Of `made_up_weights` and `pictures`, from torch 2.14.1 and lpips 0.1.4: `lpips.LPIPS(net="vgg",
 # pretrained=False, pnet_rand=True)`, also with lpips=False, loaded with those weights; the second
@@ -173,3 +176,114 @@ def test_unit_norm_of_nothing_is_nothing() -> None:
 def test_images_that_do_not_fit(variables: dict, images, others, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         network.distance(variables, jnp.zeros(images), jnp.zeros(others))
+
+
+def as_published(tensors: dict[str, np.ndarray], path: str = "a.npz") -> weights.Published:
+    return weights.Published(path, tensors, "")
+
+
+def under_other_names(published: dict[str, np.ndarray], layout: str) -> dict[str, np.ndarray]:
+    """Names of a whole LPIPS of the lpips package, or of `vgg.features` alone."""
+    slices = {0: 1, 2: 1, 5: 2, 7: 2, 10: 3, 12: 3, 14: 3, 17: 4, 19: 4, 21: 4}
+    result = {}
+    for name, array in published.items():
+        if not name.startswith("features."):
+            result[name] = array
+            result[name.replace("lin", "lins.")] = array  # the package names them twice
+            continue
+        _, index, kind = name.split(".")
+        part = f"net.slice{slices.get(int(index), 5)}."
+        result[f"{part if layout == 'lpips' else ''}{index}.{kind}"] = array
+    return result
+
+
+def assert_same(got: dict, expected: dict) -> None:
+    assert {name: set(layer) for name, layer in got.items()} == {
+        name: set(layer) for name, layer in expected.items()
+    }
+    for name, layer in got.items():
+        for key, array in layer.items():
+            np.testing.assert_array_equal(array, expected[name][key])
+            assert array.dtype == np.float32
+
+
+def test_published_layouts_become_ours(published: dict, variables: dict) -> None:
+    assert_same(weights.convert([as_published(published)]), variables)
+    for layout in ("lpips", "features"):
+        renamed = under_other_names(published, layout)
+        assert_same(weights.convert([as_published(renamed)]), variables)
+    prefixed = {f"module.{name}": array for name, array in published.items()}
+    vgg = {name: array for name, array in prefixed.items() if "lin" not in name}
+    heads = {name: array for name, array in prefixed.items() if "lin" in name}
+    assert_same(weights.convert([as_published(vgg), as_published(heads, "b.npz")]), variables)
+    conv = {name: layer for name, layer in variables.items() if name.startswith("conv")}
+    assert_same(weights.convert([as_published(vgg)]), conv)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_a_weights_file_is_read_as_written(
+    variables: dict, tmp_path: pathlib.Path, suffix: str
+) -> None:
+    path = tmp_path / f"w{suffix}"
+    digest = weights.write(path, variables)
+    got = weights.read(path)
+    assert got.sha256 == digest and got.has_heads
+    assert_same(got.layers, variables)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features.28.bias": None}, r"features.28.bias is missing \(conv5_3.bias\)"),
+        ({"lin2.model.1.weight": None}, r"lin2.model.1.weight is missing \(head3.weight\)"),
+        ({"features.0.weight": (64, 3, 7, 7)}, r"\(64, 3, 7, 7\), not \(64, 3, 3, 3\)"),
+        ({"lin0.model.1.weight": (1, 96, 1, 1)}, r"\(1, 96, 1, 1\), not \(1, 64, 1, 1\)"),
+        ({"features.1.running_mean": (64,), "features.1.weight": (64,)}, "batch normalisation"),
+        ({"lin5.model.1.weight": (1, 512, 1, 1)}, "has 5 heads"),
+        ({"x.features.0.bias": (64,)}, "x.features.0.bias of a.npz differs from features.0.bias"),
+    ],
+)
+def test_published_files_that_do_not_fit(published: dict, changes: dict, message: str) -> None:
+    tensors = dict(published)
+    for name, shape in changes.items():
+        if shape is None:
+            del tensors[name]
+        else:
+            tensors[name] = np.zeros(shape, np.float32)
+    with pytest.raises(ValueError, match=message):
+        weights.convert([as_published(tensors)])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.full(64, -1, np.float32), "head1.weight has negative weights"),
+        (np.full(64, np.nan, np.float32), "head1.weight .* is not all finite floats"),
+        (np.ones(64, np.int32), "head1.weight .int32. is not all finite floats"),
+        (np.ones(63, np.float32), r"head1.weight has shape \(63,\), not \(64,\)"),
+    ],
+)
+def test_weights_that_are_refused(
+    variables: dict, value: np.ndarray, message: str, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        weights.write(tmp_path / "w.npz", {**variables, "head1": {"weight": value}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_no_weights_file(published: dict, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        weights.read(tmp_path / "missing.npz")
+    (tmp_path / "w.npz").write_bytes(b"nothing")
+    (tmp_path / "w.safetensors").write_bytes(b"nothing")
+    for name, message in [
+        ("w.npz", "w.npz: "),
+        ("w.safetensors", "w.safetensors: "),
+        ("w.pth", "ends with .safetensors or .npz; `parti perceptual --help`"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            weights.read(tmp_path / name)
+    few = {name: published[name] for name in ("features.0.weight", "features.0.bias")}
+    safetensors.numpy.save_file(few, tmp_path / "published.safetensors")
+    with pytest.raises(ValueError, match=r"no perceptual weights file .*`parti perceptual --help`"):
+        weights.read(tmp_path / "published.safetensors")

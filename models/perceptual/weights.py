@@ -1,0 +1,280 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The weights file of the perceptual network, and how published files become one.
+
+Layout: a .safetensors or .npz file of float32 arrays, `conv1_1.kernel` [3, 3, in, out] and
+`conv1_1.bias` [out] to `conv5_3`, and `head1.weight` [64] to `head5.weight` [512], all or none of
+the heads. Shapes are those of `network.shapes()`.
+
+Read for conversion are .safetensors, .npz, and PyTorch's .pth, .pt and .bin, with these names
+(anything may stand before them; kernels are [out, in, 3, 3]):
+
+    features.N.weight, features.N.bias    torchvision and timm; also N.weight alone
+    net.sliceM.N.weight, ....bias         the whole of the lpips or torchmetrics package's LPIPS
+    linK.model.1.weight [1, C, 1, 1]      the heads of the lpips package, K from 0 to 4
+"""
+
+import hashlib
+import io
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from parti.data import files
+from parti.models.perceptual import network, torch_files
+
+Path = str | os.PathLike[str]
+Layers = dict[str, dict[str, np.ndarray]]
+
+SUFFIXES = (".safetensors", ".npz")
+PUBLISHED_SUFFIXES = (*SUFFIXES, ".pth", ".pt", ".bin")
+_FEATURE = re.compile(r"(?:^|\.)(?:features|slice\d)\.(\d+)\.(weight|bias)$|^(\d+)\.(weight|bias)$")
+_HEAD = re.compile(r"(?:^|\.)lins?\.?(\d)\.model\.[01]\.weight$")
+_HINT = "`parti perceptual --help` says how to make one"
+
+
+class Weights(NamedTuple):
+    """What a weights file holds.
+
+    Attributes:
+      layers: see `network`; `head1` to `head5` may be missing.
+      sha256: of the file, in hex.
+    """
+
+    layers: Layers
+    sha256: str
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether the heads of LPIPS are there."""
+        return "head1" in self.layers
+
+
+class Published(NamedTuple):
+    """A file of somebody else's layout.
+
+    Attributes:
+      path: where it was read.
+      tensors: its name -> array.
+      sha256: of the file, in hex.
+    """
+
+    path: str
+    tensors: dict[str, np.ndarray]
+    sha256: str
+
+
+def read(path: Path) -> Weights:
+    """Reads a weights file.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is not a weights file, or an array is missing or wrong.
+    """
+    _check_suffix(path, SUFFIXES)
+    data = files.read_bytes(path)
+    arrays = _parse(path, data)
+    expected = {f"{layer}.{key}" for layer, keys in network.shapes().items() for key in keys}
+    if not expected & set(arrays):
+        names = ", ".join(sorted(arrays)[:3])
+        raise ValueError(f"{path} is no perceptual weights file (it has {names}); {_HINT}")
+    if unknown := sorted(set(arrays) - expected):
+        raise ValueError(f"{path} has the array {unknown[0]}, which is not in the layout; {_HINT}")
+    layers: Layers = {}
+    for name, array in arrays.items():
+        layer, key = name.split(".")
+        layers.setdefault(layer, {})[key] = array
+    return Weights(check(layers, str(path)), hashlib.sha256(data).hexdigest())
+
+
+def write(path: Path, layers: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """Writes a weights file, whole or not at all; returns its sha256 in hex.
+
+    Raises:
+      ValueError: the suffix is neither .safetensors nor .npz, or an array is missing or wrong.
+      OSError: it cannot be written.
+    """
+    check_output(path)
+    checked = check(layers, "what is to be written")
+    arrays = {f"{layer}.{key}": a for layer, keys in checked.items() for key, a in keys.items()}
+    if _suffix(path) == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        data = buffer.getvalue()
+    else:
+        data = safetensors.numpy.save(arrays)
+    files.write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_output(path: Path) -> None:
+    """Checks that a path is one that `write` takes.
+
+    Raises:
+      ValueError: its suffix is another.
+    """
+    _check_suffix(path, SUFFIXES)
+
+
+def read_published(path: Path, sha256: str = "") -> Published:
+    """Reads a file of one of the published layouts.
+
+    Args:
+      path: the file.
+      sha256: what its content must have, in hex; empty for anything.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it has another sha256, is damaged, or is of no known format.
+    """
+    _check_suffix(path, PUBLISHED_SUFFIXES)
+    data = files.read_bytes(path)
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 and sha256.lower() != found:
+        raise ValueError(f"{path} has the sha256 {found}, not {sha256.lower()}: another file")
+    return Published(str(path), _parse(path, data), found)
+
+
+def convert(published: Sequence[Published]) -> Layers:
+    """Gathers VGG16, and the heads if they are there, from published files.
+
+    Args:
+      published: files that together hold VGG16, and perhaps the heads; further arrays, such as
+        the classifier's, are left out.
+
+    Returns:
+      The layers of a weights file.
+
+    Raises:
+      ValueError: an array of VGG16 is missing, has another shape, or is given twice and differs;
+        or the arrays are of another network.
+    """
+    layers: Layers = {}
+    sources: dict[tuple[str, str], str] = {}
+    for file in published:
+        for name, array in file.tensors.items():
+            place = _place(name, file.path)
+            if place is None:
+                continue
+            source, (layer, key) = f"{name} of {file.path}", place
+            converted = _to_layout(array, place, source)
+            if place in sources and not np.array_equal(layers[layer][key], converted):
+                raise ValueError(f"{source} differs from {sources[place]}; give only one of them")
+            layers.setdefault(layer, {})[key] = converted
+            sources[place] = source
+    return check(layers, " and ".join(file.path for file in published))
+
+
+def check(layers: Mapping[str, Mapping[str, np.ndarray]], source: str) -> Layers:
+    """Returns the layers in float32 and in the network's order.
+
+    Args:
+      layers: see `network`.
+      source: what to call them in messages.
+
+    Raises:
+      ValueError: an array is missing, of another shape, not of finite floats, or a head's weight
+        is negative (then distances could be).
+    """
+    heads = {name for name in layers if name.startswith("head")}
+    result: Layers = {}
+    for layer, shapes in network.shapes().items():
+        if layer.startswith("head") and not heads:
+            continue
+        for key, shape in shapes.items():
+            name = f"{layer}.{key}"
+            array = layers.get(layer, {}).get(key)
+            if array is None:
+                raise ValueError(f"{source}: {_published_name(layer, key)} is missing ({name})")
+            if array.shape != shape:
+                raise ValueError(f"{source}: {name} has shape {array.shape}, not {shape}")
+            if not _is_float(array) or not np.all(np.isfinite(array)):
+                raise ValueError(f"{source}: {name} ({array.dtype}) is not all finite floats")
+            if layer in heads and np.any(array < 0):
+                raise ValueError(f"{source}: {name} has negative weights; LPIPS has none")
+            result.setdefault(layer, {})[key] = np.ascontiguousarray(array, np.float32)
+    return result
+
+
+def _parse(path: Path, data: bytes) -> dict[str, np.ndarray]:
+    """Returns name -> array of a file's content, by its suffix."""
+    try:
+        if _suffix(path) == ".safetensors":
+            return safetensors.numpy.load(data)
+        if _suffix(path) == ".npz":
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        return torch_files.load(data)
+    except Exception as error:  # each library has its own
+        raise ValueError(f"{path}: {error or type(error).__name__}") from error
+
+
+def _check_suffix(path: Path, suffixes: Sequence[str]) -> None:
+    if _suffix(path) not in suffixes:
+        raise ValueError(f"{path}: a file of weights ends with {' or '.join(suffixes)}; {_HINT}")
+
+
+def _suffix(path: Path) -> str:
+    return pathlib.PurePath(os.fspath(path)).suffix.lower()
+
+
+def _indices() -> dict[int, str]:
+    """Returns torchvision's index of each convolution: after each a ReLU, after blocks a pool."""
+    result, index = {}, 0
+    for i, (_, count) in enumerate(network.BLOCKS, 1):
+        for j in range(1, count + 1):
+            result[index] = f"conv{i}_{j}"
+            index += 2
+        index += 1
+    return result
+
+
+def _place(name: str, path: str) -> tuple[str, str] | None:
+    """Returns the layer and key of a published name; None if it is none of ours."""
+    if match := _HEAD.search(name):
+        layer = f"head{int(match[1]) + 1}"
+        if layer not in network.shapes():
+            raise ValueError(f"{path} has {name}; LPIPS on VGG16 has 5 heads: use those of VGG16")
+        return layer, "weight"
+    if match := _FEATURE.search(name):
+        index, kind = int(match[1] or match[3]), match[2] or match[4]
+        if index not in _indices():
+            raise ValueError(
+                f"{path} has {name}, which VGG16 has not: it is of another network (VGG16 with "
+                "batch normalisation, VGG19, AlexNet?); use plain VGG16"
+            )
+        return _indices()[index], "kernel" if kind == "weight" else "bias"
+    return None
+
+
+def _published_name(layer: str, key: str) -> str:
+    """Returns what torchvision or lpips call an array."""
+    if layer.startswith("head"):
+        return f"lin{int(layer.removeprefix('head')) - 1}.model.1.weight"
+    index = {name: i for i, name in _indices().items()}[layer]
+    return f"features.{index}.{'weight' if key == 'kernel' else key}"
+
+
+def _to_layout(array: np.ndarray, place: tuple[str, str], source: str) -> np.ndarray:
+    """Returns a published array with our order of axes."""
+    layer, key = place
+    shape = network.shapes()[layer][key]
+    if layer.startswith("head"):
+        expected, order = (1, *shape, 1, 1), (1, 0, 2, 3)
+    elif key == "kernel":
+        expected, order = (shape[3], shape[2], shape[0], shape[1]), (2, 3, 1, 0)
+    else:
+        expected, order = shape, (0,)
+    if array.shape != expected:
+        raise ValueError(f"{source} has shape {array.shape}, not {expected}: not VGG16's")
+    return array.transpose(order).reshape(shape)
+
+
+def _is_float(array: Any) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"

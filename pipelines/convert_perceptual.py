@@ -1,0 +1,84 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`parti perceptual`: published VGG16 and LPIPS weights to the file that the perceptual loss reads.
+
+Nothing is downloaded: the user names local files, whose sha256 is printed and can be demanded.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from parti.data import files
+from parti.engine import flags as flags_lib
+from parti.models.perceptual import weights
+
+SHA256_LENGTH = 64
+
+
+def make_parser() -> flags_lib.Parser:
+    """Returns the command's flags."""
+    parser = flags_lib.Parser(
+        "parti perceptual",
+        "Converts published VGG16 weights, and LPIPS heads, for the perceptual loss.\n"
+        "docs/perceptual.md says which files are meant.",
+        "example:\n  parti perceptual --input vgg16-397923af.pth lpips/weights/v0.1/vgg.pth "
+        "--output perceptual.safetensors",
+    )
+    add = parser.add_argument
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help=f"VGG16, and the heads if they are in a file of their own "
+        f"({' '.join(weights.PUBLISHED_SUFFIXES)})",
+    )
+    add(
+        "--sha256",
+        nargs="+",
+        metavar="HEX",
+        default=[],
+        help="what each input must have, in the order of --input",
+    )
+    add("--output", required=True, metavar="FILE", help="a .safetensors or .npz file to write")
+    add("--overwrite", action="store_true", help="replace the output")
+    return parser
+
+
+def check_flags(flags: argparse.Namespace) -> None:
+    """Checks the values.
+
+    Raises:
+      ValueError: hashes that are none or do not pair up with the inputs, or an output of another
+        kind.
+      FileExistsError: the output is there already.
+    """
+    if flags.sha256 and len(flags.sha256) != len(flags.input):
+        raise ValueError(
+            f"--sha256 has {len(flags.sha256)} values for {len(flags.input)} inputs; give one each"
+        )
+    for digest in flags.sha256:
+        if len(digest) != SHA256_LENGTH or set(digest.lower()) - set("0123456789abcdef"):
+            raise ValueError(f"--sha256 {digest}: give all {SHA256_LENGTH} hexadecimal digits")
+    weights.check_output(flags.output)
+    if files.exists(flags.output) and not flags.overwrite:
+        raise FileExistsError(f"{flags.output} is there already; --overwrite replaces it")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs `parti perceptual`; returns the exit code.
+
+    Raises:
+      ValueError, OSError: a flag or an input is wrong.
+    """
+    flags = make_parser().parse_args(list(argv))
+    check_flags(flags)
+    digests = flags.sha256 or [""] * len(flags.input)
+    published = [weights.read_published(*pair) for pair in zip(flags.input, digests)]
+    for file in published:
+        print(f"read {file.path}: {len(file.tensors)} arrays, sha256 {file.sha256}")
+    layers = weights.convert(published)
+    digest = weights.write(flags.output, layers)
+    kind = "VGG16 with LPIPS heads" if "head1" in layers else "VGG16 without heads"
+    print(f"wrote {flags.output}: {kind}, sha256 {digest}")
+    return 0
