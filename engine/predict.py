@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from parti.engine import checkpoints, manifests, provenance
+from parti.models import base
 
 
 class LoadedModel:
@@ -19,7 +20,8 @@ class LoadedModel:
 
     Attributes:
       model: the object whose methods are called, each as `method(variables, *arrays)`.
-      variables: `{'params': ..., **mutable collections}`, on the device.
+      variables: `{'params': ..., **mutable collections}`, on the device, without what only training
+        reads (`Model.training_only`).
       config: gin text that `experiments.model_from_config` builds `model` from.
       fingerprint: sha256 of the variables and `config`, in hex.
       name: what to call it in messages.
@@ -40,9 +42,10 @@ class LoadedModel:
         self.model = model
         self.config = config
         self.name = name
-        self.fingerprint = fingerprint or checkpoints.fingerprint(variables, config)
+        kept = used_variables(model, variables)
+        self.fingerprint = fingerprint or checkpoints.fingerprint(kept, config)
         self.trained_on = dict(trained_on or {})
-        self.variables = jax.device_put(dict(variables))
+        self.variables = jax.device_put(kept)
         self._jitted: dict[Hashable, Callable[..., Any]] = {}
         self._lock = threading.Lock()
 
@@ -116,6 +119,14 @@ class LoadedModel:
                 bound = functools.partial(getattr(self.model, method), **static)
                 self._jitted[key] = functools.partial(jax.jit(bound), self.variables)
             return self._jitted[key]
+
+
+def used_variables(model: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables that a trained model is used with, such as no discriminator's.
+
+    Fingerprints are of these, so that a training, its bundle and tokens made with either agree.
+    """
+    return base.without_branches(variables, getattr(model, "training_only", ()))
 
 
 def pad_rows(array: np.ndarray, num_rows: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parti import __version__
-from parti.engine import checkpoints, experiments, manifests, provenance
+from parti.engine import checkpoints, experiments, manifests, predict, provenance
 
 KIND = "training"
 SCHEMA_VERSION = 1
@@ -199,7 +199,8 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
             "ema_decay": experiment.ema_decay,
         },
         "fingerprint": checkpoints.fingerprint(
-            {"params": params, **mutables}, experiment.model_config
+            predict.used_variables(experiment.model, {"params": params, **mutables}),
+            experiment.model_config,
         ),
         "metrics": metrics,
         # Noted when it began: by now the data may have been made again.

@@ -8,7 +8,7 @@ engine and real T5X take the same object. A model holds no optimizer and no para
 
 import abc
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -65,6 +65,21 @@ def per_example(total: Array, batch_size: int) -> clu_metrics.Average:
     return average(total * batch_size, float(batch_size))
 
 
+def without_branches(
+    variables: Mapping[str, Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Returns collections without the top-level branches of these names; nothing is copied.
+
+    Args:
+      variables: `{'params': ..., **mutable collections}`.
+      names: of branches, such as `Model.training_only`; not every collection need have them.
+    """
+    return {
+        collection: {name: branch for name, branch in tree.items() if name not in names}
+        for collection, tree in variables.items()
+    }
+
+
 def check_images(images: Array, size: int | None = None, name: str = "images") -> None:
     """Checks that a batch of images is one that a model takes.
 
@@ -101,12 +116,15 @@ class Model(abc.ABC):
         (loss, (metrics, new_mutables))` and `eval_fn(params, batch, flax_mutables)`.
       loss_is_mean: Whether `loss_fn` returns a mean over the batch, not a sum. T5X adds up
         gradients over microbatches and does not divide.
+      training_only: Top-level branches of the variables that only training reads, such as a
+        discriminator; what is loaded or exported for use comes without them.
     """
 
     feature_converter: ClassVar[str]
     feature_types: ClassVar[Mapping[str, str]]
     has_mutables: ClassVar[bool] = False
     loss_is_mean: ClassVar[bool] = True
+    training_only: ClassVar[tuple[str, ...]] = ()
 
     @property
     def FEATURE_CONVERTER_CLS(self) -> Any:  # noqa: N802 (T5X's name)

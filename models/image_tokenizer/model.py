@@ -6,6 +6,9 @@ Batch: `images` [batch, height, width, 3] float32 in [-1, 1].
 
 The network has a mutable collection, `stats` (where revived codes live; see `codebook`). So what is
 used after training takes `variables`, `{'params': ..., 'stats': ...}`, and not `params` alone.
+
+With a weight of the adversarial loss both collections have a branch `discriminator`, which only
+training reads (see `adversarial`).
 """
 
 from collections.abc import Mapping
@@ -18,31 +21,37 @@ import numpy as np
 
 from parti.models import base
 from parti.models import losses as shared_losses
-from parti.models.image_tokenizer import losses, network
+from parti.models.image_tokenizer import adversarial, codebook, discriminator, losses, network
 
 Variables = Mapping[str, Any]
 
 
 class ImageTokenizerModel(base.Model):
-    """A ViT-VQGAN trained with reconstruction and quantiser losses."""
+    """A ViT-VQGAN trained with reconstruction, quantiser and adversarial losses."""
 
     feature_converter = "ImageConverter"
     feature_types = {"images": "float32"}
     has_mutables = True
+    training_only = ("discriminator",)
 
     def __init__(
         self,
         config: network.ImageTokenizerConfig,
         loss_weights: losses.LossWeights | None = None,
+        discriminator_config: discriminator.DiscriminatorConfig | None = None,
+        adversarial_config: adversarial.AdversarialConfig | None = None,
     ) -> None:
-        """Builds the network.
+        """Builds the network, and a discriminator if the adversarial loss has a weight.
 
         Args:
           config: sizes.
           loss_weights: factors of the losses; None is the defaults of `losses.LossWeights`.
+          discriminator_config: sizes of the discriminator; None is the defaults.
+          adversarial_config: when and how hard the two play; None is the defaults.
 
         Raises:
-          ValueError: the decoder's output and the weight of the logit-laplace loss disagree.
+          ValueError: the decoder's output and the weight of the logit-laplace loss disagree, or the
+            discriminator takes no images of this size.
         """
         self.config = config
         self.loss_weights = loss_weights or losses.LossWeights()
@@ -53,6 +62,14 @@ class ImageTokenizerModel(base.Model):
                 "above 0, the output 'rgb' a weight of 0"
             )
         self.network = network.ImageTokenizer(config)
+        self.adversary: adversarial.Adversary | None = None
+        if self.loss_weights.adversarial > 0:
+            self.adversary = adversarial.Adversary(
+                adversarial_config or adversarial.AdversarialConfig(),
+                discriminator_config or discriminator.DiscriminatorConfig(),
+                self.loss_weights.adversarial,
+                config.image_size,
+            )
 
     @property
     def codebook_size(self) -> int:
@@ -70,9 +87,17 @@ class ImageTokenizerModel(base.Model):
         return self.config.image_size
 
     def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
-        """Returns the network's boxed `params` and `stats`."""
-        base.check_images(batch["images"], self.image_size)
-        return self.network.init(rng, batch["images"])
+        """Returns the boxed `params` and `stats` of the network and of the discriminator."""
+        images = batch["images"]
+        base.check_images(images, self.image_size)
+        variables = self.network.init(rng, images)
+        if self.adversary is None:
+            return variables
+        params, stats = self.adversary.init_variables(jax.random.fold_in(rng, 1), images)
+        return {
+            "params": {**variables["params"], "discriminator": params},
+            "stats": {**variables["stats"], "discriminator": stats},
+        }
 
     def loss_fn(
         self,
@@ -81,7 +106,7 @@ class ImageTokenizerModel(base.Model):
         dropout_rng: jax.Array | None,
         *flax_mutables: base.PyTree,
     ) -> tuple[jax.Array, tuple[base.Metrics, base.PyTree]]:
-        """Computes the loss and the codebook's new statistics.
+        """Computes the loss, and the new statistics of the codebook and of the discriminator.
 
         Args:
           params: the parameters.
@@ -99,21 +124,9 @@ class ImageTokenizerModel(base.Model):
         images = batch["images"]
         base.check_images(images, self.image_size)
         (mutables,) = flax_mutables or ({},)
-        variables = _check_variables({"params": params, **mutables})
-        if dropout_rng is None:
-            reconstruction, quantized = self.network.apply(variables, images)
-            new_mutables = mutables
-        else:
-            dropout_rng, codebook_rng = jax.random.split(dropout_rng)
-            (reconstruction, quantized), new_mutables = self.network.apply(
-                variables,
-                images,
-                deterministic=False,
-                mutable=["stats"],
-                rngs={"dropout": dropout_rng, "codebook": codebook_rng},
-            )
-            if isinstance(mutables, flax.core.FrozenDict):  # T5X wants back what it gave
-                new_mutables = flax.core.freeze(new_mutables)
+        reconstruction, quantized, stats = self._reconstruct(
+            {"params": params, **mutables}, images, dropout_rng
+        )
         terms = {
             "l2_loss": losses.l2_loss(reconstruction.images, images),
             "codebook_loss": quantized.codebook_loss,
@@ -124,15 +137,42 @@ class ImageTokenizerModel(base.Model):
             terms["logit_laplace_loss"] = losses.logit_laplace_loss(mean, log_scale, images)
         loss = self.loss_weights.total(terms)
         measures = {
-            "loss": loss,
             **terms,
             "psnr": jnp.mean(shared_losses.psnr(reconstruction.images, images)),
             "codebook_usage": quantized.usage,
             "codebook_perplexity": quantized.perplexity,
         }
+        if self.adversary is not None:
+            played = self.adversary(
+                *_discriminator_branches(params, mutables["stats"]),
+                reconstruction.images,
+                images,
+                training=dropout_rng is not None,
+            )
+            loss += played.loss
+            measures |= played.metrics
+            stats["discriminator"] = played.stats
         size = images.shape[0]
+        measures["loss"] = loss
         metrics = {name: base.per_example(value, size) for name, value in measures.items()}
-        return loss, (metrics, new_mutables)
+        return loss, (metrics, mutables if dropout_rng is None else _like(mutables, stats))
+
+    def _reconstruct(
+        self, variables: Variables, images: jax.Array, dropout_rng: jax.Array | None
+    ) -> tuple[network.Reconstruction, codebook.CodebookOutput, dict[str, Any]]:
+        """Returns what the decoder made, what the codebook gave, and the network's new `stats`."""
+        variables = _network_variables(variables)
+        if dropout_rng is None:
+            return *self.network.apply(variables, images), dict(variables["stats"])
+        dropout_rng, codebook_rng = jax.random.split(dropout_rng)
+        (reconstruction, quantized), mutables = self.network.apply(
+            variables,
+            images,
+            deterministic=False,
+            mutable=["stats"],
+            rngs={"dropout": dropout_rng, "codebook": codebook_rng},
+        )
+        return reconstruction, quantized, dict(mutables["stats"])
 
     def eval_fn(
         self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree
@@ -155,7 +195,7 @@ class ImageTokenizerModel(base.Model):
           ValueError: the images have the wrong size or type.
         """
         base.check_images(images, self.image_size)
-        return self.network.apply(_check_variables(variables), images, method="encode")
+        return self.network.apply(_network_variables(variables), images, method="encode")
 
     def decode(self, variables: Variables, image_tokens: jax.Array) -> jax.Array:
         """Turns tokens into images.
@@ -172,7 +212,7 @@ class ImageTokenizerModel(base.Model):
             range cannot be seen: a token that is too large gives NaN.
         """
         self._check_tokens(image_tokens)
-        images = self.network.apply(_check_variables(variables), image_tokens, method="decode")
+        images = self.network.apply(_network_variables(variables), image_tokens, method="decode")
         return jnp.clip(images, -1.0, 1.0)
 
     def predict_batch(
@@ -185,7 +225,7 @@ class ImageTokenizerModel(base.Model):
         """Returns the PSNR of each image's reconstruction, [batch], in dB; takes variables."""
         images = batch["images"]
         base.check_images(images, self.image_size)
-        reconstruction, _ = self.network.apply(_check_variables(variables), images)
+        reconstruction, _ = self.network.apply(_network_variables(variables), images)
         return shared_losses.psnr(reconstruction.images, images)
 
     def _check_tokens(self, image_tokens: jax.Array) -> None:
@@ -208,10 +248,41 @@ class ImageTokenizerModel(base.Model):
             )
 
 
-def _check_variables(variables: Variables) -> dict[str, Any]:
+def _network_variables(variables: Variables) -> dict[str, Any]:
+    """Returns the variables of the network, without the discriminator's.
+
+    Raises:
+      ValueError: a collection is missing.
+    """
     if not {"params", "stats"} <= set(variables):
         raise ValueError(
             f"the image tokenizer needs variables = {{'params': params, **flax_mutables}} with the "
             f"collections 'params' and 'stats'; got {sorted(variables)}"
         )
-    return {"params": variables["params"], "stats": variables["stats"]}
+    return base.without_branches(
+        {"params": variables["params"], "stats": variables["stats"]},
+        ImageTokenizerModel.training_only,
+    )
+
+
+def _discriminator_branches(
+    params: base.PyTree, stats: base.PyTree
+) -> tuple[base.PyTree, base.PyTree]:
+    """Returns the discriminator's parameters and its state.
+
+    Raises:
+      ValueError: they are not there.
+    """
+    if "discriminator" not in params or "discriminator" not in stats:
+        raise ValueError(
+            f"the adversarial loss has a weight, but there is no discriminator in params "
+            f"{sorted(params)} and stats {sorted(stats)}: start from `get_initial_variables` of "
+            "this model"
+        )
+    return params["discriminator"], stats["discriminator"]
+
+
+def _like(mutables: base.PyTree, stats: dict[str, Any]) -> base.PyTree:
+    """Returns new mutables of the type of the old ones: T5X wants back what it gave."""
+    new = {"stats": stats}
+    return flax.core.freeze(new) if isinstance(mutables, flax.core.FrozenDict) else new

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from parti.engine import bundles, predict
+from parti.engine import bundles, checkpoints, experiments, predict
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,38 @@ def test_a_bundle_is_plain_files_and_deterministic(
     bundles.write_bundle(tmp_path / "again", tiny_models.parts(), vocabulary)
     for name in files:
         assert (written / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_what_only_training_reads_stays_out(
+    tmp_path: pathlib.Path, vocabulary: pathlib.Path
+) -> None:
+    """A tokenizer trained with a discriminator: the checkpoint has it, the bundle does not."""
+    trained = tiny_models.part("tokenizer")
+    config = trained.config + (
+        "from parti.models.image_tokenizer import losses\n"
+        "image_tokenizer_model.ImageTokenizerModel.loss_weights = @losses.LossWeights()\n"
+        "losses.LossWeights.adversarial = 0.1\n"
+    )
+    model = experiments.model_from_config(config)
+    assert model.loss_weights.adversarial == 0.1
+    used = predict.LoadedModel(model, trained.variables, config=config, name="tokenizer")
+    branch = {"discriminator": {"stem": {"kernel": np.ones((1, 1, 3, 4), np.float32)}}}
+    whole = {name: {**tree, **branch} for name, tree in trained.variables.items()}
+    in_training = predict.LoadedModel(model, whole, config=config)
+    in_training.variables = whole  # as the checkpoint of the training holds them
+    folder = tiny_models.write_train_dir(tmp_path / "tokenizer", in_training)
+    loaded = predict.LoadedModel.from_train_dir(folder)
+    assert "discriminator" in checkpoints.load_params(folder)[0]
+    assert loaded.fingerprint == used.fingerprint
+    parts = tiny_models.parts("generator") | {"tokenizer": loaded}
+    content = bundles.write_bundle(tmp_path / "bundle", parts, vocabulary)
+    sizes = jax.tree.leaves(trained.variables["params"])
+    assert content["parts"]["tokenizer"]["num_params"] == sum(leaf.size for leaf in sizes)
+    exported = bundles.Bundle.open(tmp_path / "bundle").load("tokenizer")
+    assert exported.fingerprint == used.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, exported.variables, dict(trained.variables))
+    images = np.zeros((1, 16, 16, 3), np.float32)
+    assert exported.call("encode", images, batch_size=1).shape == (1, 16)
 
 
 def test_it_works_at_another_place(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
