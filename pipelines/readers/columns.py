@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which column of a table is what: the names that published data sets use."""
 
-import functools
 from collections.abc import Mapping
 
 IMAGE, URL, TEXT, KEY = "image", "url", "text", "key"
@@ -18,6 +17,8 @@ NAMES = {
     TEXT: ("caption", "text", "alt_text", "captions", "description", "title"),
     KEY: ("key", "__key__", "uid", "sample_id", "id"),
 }
+
+_ALIASES = frozenset(alias for aliases in NAMES.values() for alias in aliases)
 
 Given = tuple[tuple[str, str], ...]
 
@@ -36,7 +37,6 @@ def given(columns: Mapping[str, str] | None) -> Given:
     return tuple(sorted((columns or {}).items()))
 
 
-@functools.lru_cache(1024)  # rows of JSON need not all have the same names
 def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
     """Returns {role: column} for the roles that a table has.
 
@@ -44,7 +44,8 @@ def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
       names: of the columns.
       chosen: the user's choice, which need not be among them.
     """
-    known = {name.casefold(): name for name in reversed(names)}
+    folded = ((name.casefold(), name) for name in reversed(names))
+    known = {alias: name for alias, name in folded if alias in _ALIASES}
     found = {
         role: next((known[alias] for alias in aliases if alias in known), None)
         for role, aliases in NAMES.items()

@@ -9,6 +9,7 @@ empty lines.
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ MAX_ROW_BYTES = 2 * rows.MAX_METADATA_BYTES
 MAX_LINES = 256  # of a row; so many rows are lost where a quote is never closed
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d{1,40})?([eE][+-]?\d{1,3})?")
 _SKIPPED_BYTES = 2**20
+_FIRST_ROWS = 100  # of jsonl, that are looked at for its columns
 
 RowOrReason = dict[str, Any] | tars.Refused
 
@@ -33,13 +35,15 @@ class Piece(NamedTuple):
       start: the first row.
       stop: the row after the last; -1: all there are.
       offset: where the first row begins, in bytes of the decompressed file.
-      num_bytes: the size of the rows, decompressed; -1 if not known.
+      num_bytes: the size of the rows, decompressed.
+      num_rows: how many there are, up to damage.
     """
 
     start: int
     stop: int
     offset: int
     num_bytes: int
+    num_rows: int
 
 
 class _TooLargeError(Exception):
@@ -154,12 +158,11 @@ def header(path: str, kind: str, chosen: columns.Given) -> tuple[tuple[str, ...]
     """
     with files.open(path) as file:
         lines = _open(file, 0)
+        if kind == JSONL:
+            if names := _names_of_first(lines):
+                columns.check(names, chosen, path)
+            return (), chosen
         first = next(_raw_rows(lines, kind), "")
-    if kind == JSONL:
-        row = _parse(first, kind, ()) if first else tars.Refused("", "")
-        if isinstance(row, dict):
-            columns.check(tuple(row), chosen, path)
-        return (), chosen
     cells = _tsv_cells(first) if isinstance(first, str) else list(first)
     if isinstance(first, tars.Refused) or any("\0" in cell for cell in cells):
         raise ValueError(f"{path}: its first row is not the names of columns")
@@ -175,6 +178,22 @@ def header(path: str, kind: str, chosen: columns.Given) -> tuple[tuple[str, ...]
     return names, chosen
 
 
+def _names_of_first(lines: _Lines) -> tuple[str, ...]:
+    """Returns the names in the first rows of a jsonl; those that cannot be parsed have none."""
+    names: dict[str, None] = {}
+    try:
+        for raw in itertools.islice(_raw_rows(lines, JSONL), _FIRST_ROWS):
+            row = _parse(raw, JSONL, ())
+            if isinstance(row, dict):
+                names |= dict.fromkeys(row)
+            if lines.offset > MAX_ROW_BYTES:
+                break
+    except inflating.ERRORS:
+        if not names:
+            raise
+    return tuple(names)
+
+
 def plan(path: str, kind: str, names: tuple[str, ...], rows_per_piece: int) -> list[Piece]:
     """Returns the rows of a table in pieces; the last goes to the end, or to where it is damaged.
 
@@ -185,28 +204,29 @@ def plan(path: str, kind: str, names: tuple[str, ...], rows_per_piece: int) -> l
       rows_per_piece: at most.
 
     Raises:
-      OSError: the file cannot be opened.
+      OSError: the file cannot be read; also other `inflating.ERRORS`.
     """
-    starts = []
+    count = 0
     with files.open(path) as file:
         lines = _open(file, 0)
         raw_rows = _raw_rows(lines, kind)
+        if _has_header(names):
+            next(raw_rows, None)
+        offset = lines.offset
+        starts = [(0, offset)]
         try:
-            if _has_header(names):
-                next(raw_rows, None)
-            offset, count = lines.offset, 0
-            starts.append((0, offset))
             for _ in raw_rows:
                 if count and count % rows_per_piece == 0:
                     starts.append((count, offset))
                 count, offset = count + 1, lines.offset
         except inflating.ERRORS:
             pass  # whoever reads the last piece will find it
-    stops = [*starts[1:], (-1, lines.offset)]
-    return [
-        Piece(start, stop, offset, end - offset)
-        for (start, offset), (stop, end) in zip(starts, stops)
+    ends = [*starts[1:], (count, lines.offset)]
+    pieces = [
+        Piece(start, stop, offset, end - offset, stop - start)
+        for (start, offset), (stop, end) in zip(starts, ends)
     ]
+    return [*pieces[:-1], pieces[-1]._replace(stop=-1)]
 
 
 def _has_header(names: tuple[str, ...]) -> bool:
@@ -214,18 +234,26 @@ def _has_header(names: tuple[str, ...]) -> bool:
 
 
 def read(
-    path: str, kind: str, names: tuple[str, ...], piece: Piece
+    path: str, kind: str, names: tuple[str, ...], start: int, stop: int, offset: int
 ) -> Iterator[tuple[int, RowOrReason]]:
     """Yields (number of the row, its cells by name or why it cannot be read).
+
+    Args:
+      path: the table.
+      kind: csv, tsv or jsonl.
+      names: from `header`.
+      start: of a piece.
+      stop: of the piece.
+      offset: of the piece.
 
     Raises:
       OSError: the file cannot be read; also other `inflating.ERRORS`.
     """
     with files.open(path) as file:
-        raw_rows = _raw_rows(_open(file, piece.offset), kind)
-        if piece.offset == 0 and _has_header(names):
+        raw_rows = _raw_rows(_open(file, offset), kind)
+        if offset == 0 and _has_header(names):
             next(raw_rows, None)
-        index = piece.start
-        while index != piece.stop and (raw := next(raw_rows, None)) is not None:
+        index = start
+        while index != stop and (raw := next(raw_rows, None)) is not None:
             yield index, _parse(raw, kind, names)
             index += 1

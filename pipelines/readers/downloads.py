@@ -7,7 +7,7 @@ import email.utils
 import re
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import urllib3
 import urllib3.exceptions
@@ -168,7 +168,7 @@ def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
     return Answer(reason="fetch_failed", measure=f"{type(error).__name__}: {measure}")
 
 
-def opt_out(headers: Mapping[str, str], user_agent: str) -> str:
+def opt_out(headers: urllib3.HTTPHeaderDict, user_agent: str) -> str:
     """Returns the header by which a server keeps its picture from machine learning, or "".
 
     These are `X-Robots-Tag` with noai, noimageai, noindex, noimageindex or none, for all crawlers
@@ -178,21 +178,29 @@ def opt_out(headers: Mapping[str, str], user_agent: str) -> str:
     Protocol.
 
     Args:
-      headers: of the answer; case does not matter.
+      headers: of the answer; of several with one name each is read by itself.
       user_agent: the part before the slash is our name as a crawler.
     """
-    if headers.get("TDM-Reservation", "").strip() == "1":
+    if any(value.strip() == "1" for value in headers.getlist("TDM-Reservation")):
         return "TDM-Reservation: 1"
     name = user_agent.partition("/")[0].strip().lower()
+    for value in headers.getlist("X-Robots-Tag"):
+        if directive := _opt_out_directive(value, name):
+            return f"X-Robots-Tag: {directive}"
+    return ""
+
+
+def _opt_out_directive(value: str, name: str) -> str:
+    """Returns what in one X-Robots-Tag keeps the crawler of this name off, or ""."""
     for_us = True
-    for part in headers.get("X-Robots-Tag", "").lower().split(","):
+    for part in value.lower().split(","):
         directive = part.strip()
         before, colon, after = directive.partition(":")
         if colon and before.strip() not in _WITH_VALUE:
             # A crawler's name stands for what follows, up to the next name.
             for_us, directive = before.strip() in (name, "*"), after.strip()
         if for_us and directive in _OPT_OUTS:
-            return f"X-Robots-Tag: {directive}"
+            return directive
     return ""
 
 

@@ -14,7 +14,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import math
 import queue
 import random
@@ -30,12 +29,14 @@ T = TypeVar("T")
 
 _POLL = 0.05  # seconds until a host is looked at again that others in the process use
 _MAX_IDLE_HOSTS = 10_000
+_shared: "dict[FetchSettings, Fetcher]" = {}
+_shared_lock = threading.Lock()
 _PACE = ("threads", "per_host", "delay", "window", "window_bytes")
 
 
 @dataclasses.dataclass(frozen=True)
 class FetchSettings:
-    """How pictures are fetched.
+    """How pictures are fetched. The limits hold in each worker process by itself.
 
     Attributes:
       threads: requests at a time.
@@ -54,7 +55,8 @@ class FetchSettings:
       respect_opt_out: leave out what the server's headers keep from machine learning.
       allow_private: fetch also from this machine and from private networks.
       window: rows that may be under way or wait for an earlier one.
-      window_bytes: of pictures that wait for an earlier one; beyond this no request is begun.
+      window_bytes: of such rows and their pictures; beyond this no row is taken and no request
+        is begun but for the first.
     """
 
     threads: int = 32
@@ -258,7 +260,9 @@ class Fetcher:
         return rest if rest > 0 else _POLL
 
 
-@functools.cache
 def shared(settings: FetchSettings) -> Fetcher:
-    """Returns the fetcher of this process with these settings; nobody closes it."""
-    return Fetcher(settings)
+    """Returns the one fetcher of this process with these settings; nobody closes it."""
+    with _shared_lock:
+        if settings not in _shared:
+            _shared[settings] = Fetcher(settings)
+        return _shared[settings]

@@ -138,12 +138,8 @@ def _pair(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
 
 
-def describe(paths: Iterable[str]) -> Iterator[Description | None]:
-    """Yields what each file says of itself; None if it is broken.
-
-    Raises:
-      OSError: a file cannot be read.
-    """
+def describe(paths: Iterable[str]) -> Iterator[Description | BrokenError]:
+    """Yields what each file says of itself, or what is wrong with it."""
     left = list(paths)
     while left:
         with _Decoder() as decoder:
@@ -151,8 +147,8 @@ def describe(paths: Iterable[str]) -> Iterator[Description | None]:
                 try:
                     ((_, data),) = decoder.ask(left[0], do="describe")
                     yield _description(left[0], json.loads(data))
-                except BrokenError:
-                    yield None
+                except (BrokenError, OSError) as error:
+                    yield BrokenError(rows.one_line(error))
                     break  # it may have crashed: take a new one
                 finally:
                     left.pop(0)

@@ -55,6 +55,8 @@ class Source:
       names: of a table's columns; empty for jsonl, where each row has its own.
       columns: of a table, the (role, column) that the user has named.
       image_root: of a table, the folder that its paths are relative to; empty for its own.
+      num_rows: of a table, how many, as far as is known.
+      problem: of a table, why no row can be read, which its reader will say; else empty.
     """
 
     format: str
@@ -67,13 +69,8 @@ class Source:
     names: tuple[str, ...] = ()
     columns: columns_lib.Given = ()
     image_root: str = ""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of a table, at most; 0 of what is none."""
-        if self.format not in _TABLES:
-            return 0
-        return ROWS_PER_SOURCE if self.stop < 0 else self.stop - self.start
+    num_rows: int = 0
+    problem: str = ""
 
 
 def check_format(input_format: str) -> None:
@@ -171,7 +168,7 @@ def find_sources(
 
     Raises:
       FileNotFoundError: a pattern matches no file, or there is no such folder.
-      ValueError: unknown format, or a table without the columns that are needed.
+      ValueError: unknown format, or tables none of which has the columns that are needed.
     """
     check_format(input_format)
     if image_root and not files.is_dir(image_root):
@@ -191,8 +188,13 @@ def find_sources(
     groups: dict[tuple[str, str], list[files.Entry]] = {}
     for (kind, _), (root, entry) in sorted(found.items()):
         groups.setdefault((kind, root), []).append(entry)
-    result = [s for (kind, root), es in groups.items() for s in _sources(kind, root, es, chosen)]
+    errors: list[ValueError] = []
+    result = []
+    for (kind, root), entries in groups.items():
+        result += _sources(kind, root, entries, chosen, errors)
     tables = [s for s in result if s.format in _TABLES]
+    if errors and all(source.problem for source in tables):
+        raise errors[0]
     others = [s for s in result if s.format not in _TABLES]
     result = [dataclasses.replace(source, image_root=image_root) for source in tables] + others
     return sorted(result, key=lambda source: (source.paths, source.start))
@@ -206,13 +208,25 @@ def _parts(pattern: str) -> list[str]:
 
 
 def _sources(
-    kind: str, root: str, entries: list[files.Entry], chosen: columns_lib.Given
+    kind: str,
+    root: str,
+    entries: list[files.Entry],
+    chosen: columns_lib.Given,
+    errors: list[ValueError],
 ) -> list[Source]:
-    """Returns the pieces of work in files of one format."""
+    """Returns the pieces of work in files of one format.
+
+    Args:
+      kind: the format.
+      root: the folder of the files.
+      entries: the files.
+      chosen: columns of tables.
+      errors: takes what is wrong with the columns of a table.
+    """
     if kind == PARQUET:
-        return _parquet_sources(root, entries, chosen)
+        return _parquet_sources(root, entries, chosen, errors)
     if kind in _TABLES:
-        return [s for entry in entries for s in _text_sources(kind, root, entry, chosen)]
+        return [s for entry in entries for s in _text_sources(kind, root, entry, chosen, errors)]
     if kind != FOLDER:
         return [Source(kind, (entry.path,), num_bytes=entry.num_bytes) for entry in entries]
     size = _FILES_PER_FOLDER_SOURCE
@@ -224,7 +238,11 @@ def _sources(
 
 
 def _text_sources(
-    kind: str, root: str, entry: files.Entry, chosen: columns_lib.Given
+    kind: str,
+    root: str,
+    entry: files.Entry,
+    chosen: columns_lib.Given,
+    errors: list[ValueError],
 ) -> list[Source]:
     """Returns a csv, tsv or jsonl in pieces."""
     path = entry.path
@@ -233,9 +251,12 @@ def _text_sources(
         return []
     try:
         names, chosen = delimited.header(path, kind, chosen)
-    except inflating.ERRORS:
-        return [whole]  # its reader will say what is wrong
-    pieces = delimited.plan(path, kind, names, ROWS_PER_SOURCE)
+        pieces = delimited.plan(path, kind, names, ROWS_PER_SOURCE)
+    except inflating.ERRORS as error:
+        return [dataclasses.replace(whole, problem=rows.one_line(error))]
+    except ValueError as error:
+        errors.append(error)
+        return [dataclasses.replace(whole, problem=_short(error, path))]
     if path.lower().endswith(inflating.SUFFIXES):
         pieces = _merge(pieces)
     total = max(1, sum(piece.num_bytes for piece in pieces))
@@ -250,9 +271,16 @@ def _text_sources(
             offset=piece.offset,
             names=names,
             columns=chosen,
+            num_rows=piece.num_rows,
         )
         for piece in pieces
     ]
+
+
+def _short(error: ValueError, path: str) -> str:
+    """Returns in one line what is wrong with a file, not where on this machine it is."""
+    text = str(error).removeprefix(f"{path}: ").replace(path, files.name(path))
+    return rows.one_line(ValueError(text))
 
 
 def _merge(pieces: list[delimited.Piece]) -> list[delimited.Piece]:
@@ -260,23 +288,35 @@ def _merge(pieces: list[delimited.Piece]) -> list[delimited.Piece]:
     size = -(-len(pieces) // _MAX_PIECES_WITHIN)
     groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
     return [
-        delimited.Piece(g[0].start, g[-1].stop, g[0].offset, sum(p.num_bytes for p in g))
+        g[0]._replace(
+            stop=g[-1].stop,
+            num_bytes=sum(piece.num_bytes for piece in g),
+            num_rows=sum(piece.num_rows for piece in g),
+        )
         for g in groups
     ]
 
 
 def _parquet_sources(
-    root: str, entries: list[files.Entry], chosen: columns_lib.Given
+    root: str,
+    entries: list[files.Entry],
+    chosen: columns_lib.Given,
+    errors: list[ValueError],
 ) -> list[Source]:
     """Returns Parquet files in pieces: some row groups, or a part of one."""
     result = []
     paths = [entry.path for entry in entries]
     for entry, description in zip(entries, parquet.describe(paths), strict=True):
         whole = Source(PARQUET, (entry.path,), root, entry.num_bytes, columns=chosen)
-        if description is None:
-            result.append(whole)  # its reader will say what is wrong
+        if isinstance(description, parquet.BrokenError):
+            result.append(dataclasses.replace(whole, problem=str(description)))
             continue
-        columns_lib.check(description.names, chosen, entry.path)
+        try:
+            columns_lib.check(description.names, chosen, entry.path)
+        except ValueError as error:
+            errors.append(error)
+            result.append(dataclasses.replace(whole, problem=_short(error, entry.path)))
+            continue
         stops = _stops([count for count, _ in description.groups])
         total = max(1, stops[-1]) if stops else 1
         for start, stop in zip([0, *stops], stops):
@@ -287,6 +327,7 @@ def _parquet_sources(
                     start=start,
                     stop=stop,
                     names=description.names,
+                    num_rows=stop - start,
                 )
             )
     return result

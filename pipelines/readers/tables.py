@@ -12,6 +12,7 @@ import json
 import math
 import os
 import posixpath
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -33,11 +34,14 @@ _SHOWN_URL = 200  # characters of a URL or path in a rejected row
 
 
 class _Ready(NamedTuple):
-    """A row whose picture is still to be had, unless `image` is it."""
+    """A row whose picture is still to be had, unless `image` is it.
+
+    Its metadata are JSON: as Python objects they could be forty times as large.
+    """
 
     key: str
     text: str | bytes | None
-    metadata: dict[str, Any]
+    metadata: bytes
     image: bytes | None = None
     path: str = ""
     url: str = ""
@@ -51,6 +55,9 @@ def read_table(source: sources.Source, fetcher: fetching.Fetcher) -> Iterator[ro
       fetcher: for rows with a URL.
     """
     name = rows.utf8(files.name(source.paths[0]))
+    if source.problem:
+        yield rows.reject(name, "broken_file", source.problem, source=name)
+        return
     for row, answer in fetcher.fetch_all(_prepared(source), size=_size):
         if isinstance(row, rows.Rejected):
             yield row
@@ -70,11 +77,12 @@ def read_table(source: sources.Source, fetcher: fetching.Fetcher) -> Iterator[ro
         if isinstance(image, tars.Refused):
             yield rows.reject(row.key, *image, text=row.text or "", source=name)
         else:
-            yield rows.make_pair(row.key, image, row.text, name, row.metadata)
+            yield rows.make_pair(row.key, image, row.text, name, json.loads(row.metadata))
 
 
 def _size(row: _Ready | rows.Rejected) -> int:
-    return len(row.image or b"") if isinstance(row, _Ready) else 0
+    """Returns the bytes that a row holds in memory."""
+    return sum(map(sys.getsizeof, row)) if isinstance(row, _Ready) else 0
 
 
 def _prepared(source: sources.Source) -> Iterator[tuple[_Ready | rows.Rejected, str]]:
@@ -84,20 +92,23 @@ def _prepared(source: sources.Source) -> Iterator[tuple[_Ready | rows.Rejected, 
     stem = folders.relative(path, source.root)
     for suffix in (*inflating.SUFFIXES, *sources.SUFFIXES[source.format]):
         stem = stem.removesuffix(suffix)
+    at = source.start
     try:
         for index, cells in _cells(source):
+            at = index + 1
             row = _prepare(cells, f"{stem}#{index}", source, name)
             yield row, row.url if isinstance(row, _Ready) else ""
     except (parquet.BrokenError, *inflating.ERRORS) as error:
-        yield rows.reject(name, "broken_file", rows.one_line(error), source=name), ""
+        where = f"from row {at:,} on: " if at else ""
+        yield rows.reject(name, "broken_file", where + rows.one_line(error), source=name), ""
 
 
 def _cells(source: sources.Source) -> Iterator[tuple[int, dict[str, Any] | tars.Refused]]:
     path = source.paths[0]
     if source.format == sources.PARQUET:
         return parquet.read(path, source.names, source.start, source.stop)
-    piece = delimited.Piece(source.start, source.stop, source.offset, source.num_bytes)
-    return delimited.read(path, source.format, source.names, piece)
+    places = (source.start, source.stop, source.offset)
+    return delimited.read(path, source.format, source.names, *places)
 
 
 def _prepare(
@@ -149,17 +160,16 @@ def _key(value: Any) -> str:
     return rows.utf8(str(value)) if isinstance(value, str | int) else ""
 
 
-def _metadata(rest: dict[str, Any], is_text: bool) -> dict[str, Any] | tars.Refused:
-    """Returns what JSON can hold; numbers of tables of text as numbers."""
+def _metadata(rest: dict[str, Any], is_text: bool) -> bytes | tars.Refused:
+    """Returns what JSON can hold, as JSON; numbers of tables of text as numbers."""
     if is_text:
         rest = {name: delimited.number(value) for name, value in rest.items()}
     try:
-        metadata = rows.json_safe(rest)
-        size = len(json.dumps(metadata, ensure_ascii=False).encode())
+        metadata = json.dumps(rows.json_safe(rest), ensure_ascii=False).encode()
     except (RecursionError, ValueError) as error:
         return tars.Refused("broken_metadata", rows.one_line(error))
-    if size > rows.MAX_METADATA_BYTES:
-        return tars.Refused("metadata_too_large", f"{size:,} bytes")
+    if len(metadata) > rows.MAX_METADATA_BYTES:
+        return tars.Refused("metadata_too_large", f"{len(metadata):,} bytes")
     return metadata
 
 

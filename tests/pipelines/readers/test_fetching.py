@@ -7,13 +7,16 @@ import contextlib
 import dataclasses
 import email.utils
 import gzip
+import json
 import threading
 import time
 from http import server
 
 import pytest
+import urllib3
 
-from parti.pipelines.readers import connections, downloads, fetching, rows
+from parti.pipelines import readers
+from parti.pipelines.readers import connections, downloads, fetching, rows, tables
 
 PICTURE = b"\x89PNG" + bytes(range(256)) * 8
 SETTINGS = fetching.FetchSettings(
@@ -152,6 +155,15 @@ class Handler(server.BaseHTTPRequestHandler):
     def opted_out(self, count):
         self.answer(X_Robots_Tag="noai")
 
+    def opted_out_in_a_second_header(self, count):
+        self.send_response(200)
+        self.send_header("Content-Type", "image/png")
+        self.send_header("X-Robots-Tag", "otherbot: nofollow")
+        self.send_header("X-Robots-Tag", "noai")
+        self.send_header("Content-Length", str(len(PICTURE)))
+        self.end_headers()
+        self.wfile.write(PICTURE)
+
     def redirect_opted_out(self, count):
         self.answer(302, Location="/good", X_Robots_Tag="noimageai")
 
@@ -213,6 +225,7 @@ REASONS = {
     "to-nowhere": "fetch_failed",
     "limited-long": "fetch_http_429",
     "opted-out": "fetch_opt_out",
+    "opted-out-in-a-second-header": "fetch_opt_out",
     "redirect-opted-out": "fetch_opt_out",
     "garbage": "fetch_connection",
 }
@@ -328,6 +341,59 @@ def test_pictures_that_wait_are_bounded(site):
     fetcher.close()
 
 
+def test_rows_that_wait_are_bounded_with_their_metadata(site, tmp_path, monkeypatch):
+    paths = ["silent", *[f"good?{i}" for i in range(15)]]
+    urls = [f"http://127.0.0.1:{site.server_port}/{path}" for path in paths]
+    # 20 MB each as Python objects.
+    lines = [json.dumps({"url": url, "text": "t", "a": [[]] * 250_000}) for url in urls]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    (source,) = readers.find_sources([str(tmp_path / "t.jsonl")])
+    taken = []
+    prepare = tables._prepare
+    monkeypatch.setattr(tables, "_prepare", lambda *args: taken.append(1) or prepare(*args))
+    settings = dataclasses.replace(
+        SETTINGS, retries=0, read_timeout=0.3, total_timeout=0.5, window_bytes=3 * 10**6
+    )
+    fetcher = fetching.Fetcher(settings)
+    found = readers.read_source(source, fetcher)
+    assert next(found).reason == "fetch_timeout"
+    assert len(taken) == 3  # which reach the bound
+    rest = list(found)
+    fetcher.close()
+    assert [row.image for row in rest] == [PICTURE] * 15
+    assert rest[0].metadata["a"] == [[]] * 250_000
+
+
+def test_long_captions_and_urls_count_too():
+    for row in (
+        tables._Ready("k", "x" * 1000, b"{}"),
+        tables._Ready("k", "t", b"{}", url="x" * 1000),
+        tables._Ready("k", "t", b"{}", image=bytes(1000)),
+    ):
+        assert 1000 < tables._size(row) < 2000
+    assert tables._size(rows.Rejected("k", "broken_row")) == 0
+
+
+def test_threads_of_a_process_share_a_fetcher(monkeypatch):
+    make = fetching.Fetcher
+    monkeypatch.setattr(fetching, "Fetcher", lambda s: time.sleep(0.05) or make(s))
+    monkeypatch.setattr(fetching, "_shared", {})
+    found = []
+    start = threading.Barrier(8)
+
+    def work():
+        start.wait()
+        found.append(fetching.shared(SETTINGS))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and len(set(found)) == 1
+    assert fetching.shared(dataclasses.replace(SETTINGS, threads=1)) is not found[0]
+
+
 @pytest.mark.parametrize(
     "url",
     ["http://127.0.0.1:{port}/good", "http://localhost:{port}/good", "http://[::1]:{port}/good"],
@@ -404,7 +470,26 @@ def test_public_addresses(address, public):
     ],
 )
 def test_opt_outs(headers, found):
+    assert downloads.opt_out(urllib3.HTTPHeaderDict(headers), "parti/0.1") == found
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (("otherbot: nofollow", "noai"), "X-Robots-Tag: noai"),
+        (("noai", "otherbot: nofollow"), "X-Robots-Tag: noai"),
+        (("otherbot: nofollow", "nofollow", "parti: noindex"), "X-Robots-Tag: noindex"),
+        (("nofollow", "otherbot: noai"), ""),
+        (("parti: nofollow", "otherbot: noai"), ""),
+    ],
+)
+def test_each_header_is_read_by_itself(values, found):
+    headers = urllib3.HTTPHeaderDict()
+    for value in values:
+        headers.add("x-robots-tag", value)
     assert downloads.opt_out(headers, "parti/0.1") == found
+    headers = urllib3.HTTPHeaderDict([("TDM-Reservation", "0"), ("tdm-reservation", "1")])
+    assert downloads.opt_out(headers, "parti/0.1") == "TDM-Reservation: 1"
 
 
 def test_opt_outs_can_be_left_unread(site):

@@ -12,6 +12,7 @@ import random
 import struct
 import tarfile
 import time
+import tracemalloc
 
 import pyarrow as pa
 import pytest
@@ -22,6 +23,7 @@ from pyarrow import parquet as pq
 from parti.data import records, tfrecords
 from parti.pipelines import readers
 from parti.pipelines.readers import (
+    columns,
     delimited,
     inflating,
     parquet,
@@ -301,19 +303,29 @@ def test_fuzz_text_table(tmp_path_factory, name, changes):
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_bytes(damage(TABLES[name], changes))
-    try:
-        found = readers.find_sources([str(path)], columns={})
-    except ValueError as error:  # what is left of its header is not one
-        assert "\n" not in str(error) and name in str(error)
-        return
+    # A good table stands beside it: whatever is wrong with this one, the run goes on.
+    (folder / "good.csv").write_bytes(b"image,text\nnone.png,one\n")
+    patterns = [str(path), str(folder / "good.csv")]
+    found = readers.find_sources(patterns)
     whole = checked(row for source in found for row in readers.read_source(source))
     # The same rows, whatever the pieces.
     before, sources.ROWS_PER_SOURCE = sources.ROWS_PER_SOURCE, 3
     try:
-        found = readers.find_sources([str(path)])
+        found = readers.find_sources(patterns)
     finally:
         sources.ROWS_PER_SOURCE = before
     assert checked(row for source in found for row in readers.read_source(source)) == whole
+    assert "good#0" in {row.key for row in whole}
+
+
+def test_names_of_columns_do_not_stay_in_memory():
+    tracemalloc.start()
+    for i in range(50):
+        names = tuple(f"{i} {j}" for j in range(2000))
+        assert columns.resolve((*names, "Text", "TEXT"), ()) == {"text": "Text"}
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 10**6  # 12 MB if they do
 
 
 def test_fuzz_parquet(tmp_path):
@@ -338,7 +350,8 @@ def test_fuzz_parquet(tmp_path):
         path.write_bytes(damage(data, places))
         paths.append(str(path))
     described = list(parquet.describe(paths))
-    assert any(described) and None in described
+    broken = [isinstance(found, parquet.BrokenError) for found in described]
+    assert any(broken) and not all(broken)
     for path in paths[:8]:
         found = []
         try:

@@ -16,7 +16,7 @@ import zstandard
 from apache_beam.testing import util
 from pyarrow import parquet as pq
 
-from parti.data import records
+from parti.data import files, records
 from parti.pipelines import readers
 from parti.pipelines.readers import delimited, inflating, sources
 from parti.pipelines.readers import parquet as parquet_lib
@@ -309,10 +309,26 @@ def test_text_is_read_in_pieces(folder, suffix, small_pieces, monkeypatch):
         assert pieces(found) == [(0, 20), (20, -1)]
     else:
         assert pieces(found) == [(0, 10), (10, 20), (20, 30), (30, -1)]
+    assert sum(source.num_rows for source in found) == 35
     assert 0 < sum(s.num_bytes for s in found) <= (folder / f"t.{suffix}").stat().st_size
     rows = [row for source in found for row in readers.read_source(source)]
     assert [row.key for row in rows] == [f"t#{i}" for i in range(35)]
     assert [row.text.strip() for row in rows] == [f"row {i}" for i in range(35)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "csv.gz", "parquet"])
+def test_the_rows_of_a_small_table_are_known(folder, suffix):
+    table = {"image": ["a.png"] * 8, "text": ["t"] * 8}
+    text = "image,text\n" + "a.png,t\n" * 8
+    if suffix == "jsonl":
+        text = '{"image": "a.png", "text": "t"}\n' * 8
+    data = text.replace("," if suffix == "tsv" else "\0", "\t").encode()
+    path = folder / f"t.{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix == "csv.gz" else data)
+    if suffix == "parquet":
+        parquet(path, table)
+    (source,) = readers.find_sources([str(path)])
+    assert source.num_rows == 8
 
 
 def test_parquet_is_read_in_pieces(tmp_path, small_pieces, monkeypatch):
@@ -439,6 +455,98 @@ def test_damaged_parquet(tmp_path):
     path.write_bytes(data)
     pairs, rejected = read(path)
     assert 100 <= len(pairs) <= 300
+
+
+def test_pieces_of_a_damaged_parquet_say_where_it_is_damaged(tmp_path, small_pieces):
+    table = {"image": [os.urandom(1000) for _ in range(60)], "text": [f"{i}" for i in range(60)]}
+    path = parquet(tmp_path / "t.parquet", table, row_group_size=30, compression="none")
+    data = bytearray(path.read_bytes())
+    data[1000:3000] = b"\xff" * 2000  # of the first row group
+    path.write_bytes(data)
+    found = [list(readers.read_source(s)) for s in readers.find_sources([str(path)])]
+    bad = [row for piece in found for row in piece if isinstance(row, readers.Rejected)]
+    assert {row.source for row in bad} == {"t.parquet"}
+    assert len({row.measure for row in bad}) == len(bad) == 3  # one for each piece
+    assert bad[1].measure.startswith("from row 10 on: ")
+    assert sum(map(len, found)) == 30 + 3
+
+
+GOOD_TABLE = b"image_path,text\nimg/a.png,one\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("bad.csv", bytes(100) + GOOD_TABLE, "its first row is not the names of columns"),
+        ("bad.csv", GOOD_TABLE[:8], "no column is known to hold captions, of image_pa;"),
+        ("bad.jsonl", b'{"image": "img/a.png"}\n', "no column is known to hold captions, of image"),
+        ("bad.parquet", None, "no column is known to hold captions, of image;"),
+    ],
+)
+def test_a_bad_table_does_not_stop_a_good_one(folder, name, data, why):
+    path = folder / name
+    path.write_bytes(data) if data else parquet(path, {"image": ["img/a.png"]})
+    (folder / "good.csv").write_bytes(GOOD_TABLE)
+    found = readers.find_sources([str(path), str(folder / "good.csv")])
+    bad, good = [row for source in found for row in readers.read_source(source)]
+    assert good.text == "one"
+    assert (bad.key, bad.reason, bad.source) == (name, "broken_file", name)
+    assert bad.measure.startswith(why) and str(folder) not in bad.measure
+    (folder / "good.csv").unlink()
+    with pytest.raises(ValueError, match=f"{path}: {why}"):  # it may be a mistake of the user's
+        readers.find_sources([str(folder / "*.*")], path.suffix[1:])
+
+
+def test_a_column_by_choice_that_some_tables_lack(folder):
+    (folder / "a.csv").write_text("image_path,mine\nimg/a.png,one\n")
+    (folder / "b.csv").write_text("image_path,other\nimg/a.png,one\n")
+    found = readers.find_sources([str(folder / "*.csv")], columns={"text": "mine"})
+    good, bad = [row for source in found for row in readers.read_source(source)]
+    assert good.text == "one"
+    assert bad.measure == "--columns text=mine: b.csv has only the columns image_path, other"
+    with pytest.raises(ValueError, match=f"--columns text=x: {folder}/a.csv has only"):
+        readers.find_sources([str(folder / "*.csv")], columns={"text": "x"})
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_that_cannot_be_opened_does_not_stop_a_good_one(folder, suffix, monkeypatch):
+    for name in ("bad", "good"):
+        path = folder / f"{name}.{suffix}"
+        path.write_bytes(GOOD_TABLE)
+        if suffix == "parquet":
+            parquet(path, {"image_path": ["img/a.png"], "text": ["one"]})
+    real = files.open
+
+    def refuse(path, *args, **options):
+        if "bad." in str(path):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(files, "open", refuse)
+    pairs, rejected = read(folder / f"*.{suffix}")
+    assert [pair.text for pair in pairs] == ["one"]
+    assert reasons(rejected) == {f"bad.{suffix}": "broken_file"}
+    assert rejected[f"bad.{suffix}"].measure == "Permission denied"
+
+
+def test_the_first_rows_of_a_jsonl_are_looked_at_together(folder):
+    lines = [{"image": "img/a.png"}, {"note": 1}, {"image": "img/b.png", "text": "a b"}]
+    (folder / "t.jsonl").write_text("nonsense\n" + "\n".join(map(json.dumps, lines)))
+    pairs, rejected = read(folder / "t.jsonl")
+    assert [pair.text for pair in pairs] == ["a b"]
+    assert list(reasons(rejected).values()) == ["broken_row", "missing_caption", "missing_image"]
+    (folder / "u.jsonl").write_text('{"image": "img/a.png"}\n' * 100 + '{"text": "t"}')
+    with pytest.raises(ValueError, match="no column is known to hold captions, of image;"):
+        readers.find_sources([str(folder / "u.jsonl")])
+
+
+def test_a_jsonl_that_is_cut_off_gives_what_comes_before(folder):
+    line = json.dumps({"image": "img/a.png", "text": "t", "n": os.urandom(999).hex()}) + "\n"
+    data = gzip.compress(line.encode() * 20)
+    (folder / "t.jsonl.gz").write_bytes(data[:-8])  # without its check sum
+    pairs, rejected = read(folder / "t.jsonl.gz")
+    assert len(pairs) == 20 and reasons(rejected) == {"t.jsonl.gz": "broken_file"}
+    assert rejected["t.jsonl.gz"].measure.startswith("from row 20 on: ")
 
 
 def test_a_parquet_bomb_is_one_rejected_row(tmp_path, monkeypatch):
