@@ -3,6 +3,7 @@
 """The image tokenizer: sizes, losses, training, tokens, sharding, and mistakes by name."""
 
 import dataclasses
+import functools
 
 import flax.core
 import jax
@@ -12,6 +13,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from parti.engine import experiments
 from parti.models.image_tokenizer import losses, network
 from parti.models.image_tokenizer import model as image_tokenizer
 
@@ -119,6 +121,37 @@ LARGE_DECODER = dict(
 )
 def test_parameter_counts_of_the_paper(sizes, encoder, decoder):
     assert count_params(**sizes) == {"encoder": encoder, "decoder": decoder}
+
+
+@pytest.mark.parametrize(
+    ("size", "paper", "largest_difference"),
+    # The paper's 32M of Small are not explained by one side of it (25.3M and 26.7M), nor by two.
+    [("small", 32.0, 7.0), ("base", 91.0, 6.0), ("large", 599.0, 12.0)],
+)
+def test_experiments_of_the_paper(size, paper, largest_difference):
+    model = experiments.model_from_config(
+        f"include 't5x_configs/experiments/tokenizer_{size}.gin'\n"
+    )
+    shapes = {"images": (1, 256, 256, 3)}
+    initial = functools.partial(model.get_initial_variables, input_shapes=shapes)
+    params = jax.eval_shape(initial, jax.random.PRNGKey(0))["params"]
+    millions = {
+        part: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+        for part, tree in params.items()
+    }
+    assert millions["encoder"] == pytest.approx(paper, abs=largest_difference)
+    assert millions["decoder"] == pytest.approx(paper, abs=largest_difference)
+    assert millions["discriminator"] == pytest.approx(28.864, abs=1e-3)
+    assert model.loss_weights == losses.LossWeights(1.0, 1.0, 0.25, 0.1, 0.1)
+    assert (model.grid_size, model.codebook_size, model.config.codebook_dim) == (32, 8192, 32)
+
+
+def test_the_demonstration_has_no_discriminator():
+    config = "include 't5x_configs/experiments/tokenizer_tiny.gin'\n"
+    model = experiments.model_from_config(config)
+    assert model.adversary is None
+    assert model.loss_weights == losses.LossWeights()
+    assert model.num_params({"images": (1, 32, 32, 3)}) == 586_240
 
 
 def test_logit_laplace_adds_three_channels_and_its_loss():
