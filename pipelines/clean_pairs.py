@@ -361,13 +361,11 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str)
 
 
 def _broken(report: Mapping[str, Any]) -> tuple[int, str]:
-    """Returns how many files are broken, and a text with some of them."""
-    rule = next((rule for rule in report["rules"] if rule["name"] == "broken_file"), None)
-    if rule is None:
-        return 0, ""
-    count, rows = rule["dropped"], rule["dropped_samples"][:_MAX_BROKEN]
-    some = [f"{row['key']}: {_short(row['measure'])}" for row in rows]
-    return count, f"{count:,} broken files ({'; '.join([*some, '...'][:count])})"
+    """Returns how many files of this run's input are broken, and a text with some of them."""
+    broken = report.get("broken_files", {})
+    count = sum(found if place.endswith("/") else 1 for place, found in broken.items())
+    some = [*list(broken)[:_MAX_BROKEN], *(["..."] if len(broken) > _MAX_BROKEN else [])]
+    return count, f"{count:,} broken files ({', '.join(some)})"
 
 
 def _check_broken(report: Mapping[str, Any], limit: int | None) -> None:
@@ -375,19 +373,16 @@ def _check_broken(report: Mapping[str, Any], limit: int | None) -> None:
     count, text = _broken(report)
     if limit is not None and count > limit:
         raise ValueError(
-            f"{text}, more than --max_broken_files={limit}; mend or remove them, or allow more: "
-            "the same command then goes on"
+            f"{text}, more than --max_broken_files={limit}; report.html says why. Mend or remove "
+            "them; or allow more, and the same command goes on"
         )
 
 
 def _dropped(rule: Mapping[str, Any]) -> str:
     """Returns how many a rule has dropped, with what it had to say of one of them."""
     measure = next((row["measure"] for row in rule["dropped_samples"] if row["measure"]), "")
-    return f"{rule['dropped']:,} {rule['name']}" + (f" ({_short(measure)})" if measure else "")
-
-
-def _short(measure: str) -> str:
-    return measure if len(measure) <= _MAX_MEASURE else f"{measure[:_MAX_MEASURE]}..."
+    shown = measure if len(measure) <= _MAX_MEASURE else f"{measure[:_MAX_MEASURE]}..."
+    return f"{rule['dropped']:,} {rule['name']}" + (f" ({shown})" if shown else "")
 
 
 def _summary(report: Mapping[str, Any], output: str) -> str:

@@ -144,6 +144,8 @@ class Report(TypedDict, total=False):
     num_bytes: Required[int]  # of the written pairs
     settings: Required[Mapping[str, Any]]  # needs image_size, image_format, preset
     inputs: Sequence[str]
+    # Address -> how many of its rows say so; of a folder, which ends in /, how many of its files.
+    broken_files: Mapping[str, int]
     extends: Extends
     rules: Required[Sequence[Rule]]  # in the order in which they are applied
     not_applied: Sequence[NotApplied]

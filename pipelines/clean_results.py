@@ -103,6 +103,8 @@ def make_report(
         "captions": {**collected.captions, "repairs": _repairs(counts, samples)},
         "copies": _copies(collected.groups, samples),
     }
+    if counts[examining.BROKEN]:
+        report["broken_files"] = dict(sorted(counts[examining.BROKEN].items()))
     if extends:
         report["extends"] = extends
     if evaluation:

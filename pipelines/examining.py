@@ -24,6 +24,7 @@ _MAX_CAPTION = 400  # characters in a sample
 SAMPLE_SIZE = 24
 READ = "read"  # a fact: pairs and broken rows that came in
 REJECTED = "rejected"  # a fact, with the reason
+BROKEN = "broken"  # a fact, with the file, or with the folder and a slash: rows that say so
 NEAR = "near:"  # begins the name of the sample of pairs that a rule nearly dropped
 CHANGED = "changed:"  # of captions that were changed
 
@@ -191,6 +192,10 @@ class _ExamineSource(beam.DoFn):
         for reason, count in reasons.items():
             beam.metrics.Metrics.counter(candidates.COUNTERS, reason).inc(count)
             yield beam.pvalue.TaggedOutput("facts", ((REJECTED, reason), count))
+        if count := reasons["broken_file"]:
+            many = len(item.source.paths) > 1
+            place = f"{item.source.root}/" if many else item.source.paths[0]
+            yield beam.pvalue.TaggedOutput("facts", ((BROKEN, place), count))
         yield beam.pvalue.TaggedOutput("facts", ((READ, ""), spill.notes["read"]))
         for name, value, count in spill.notes["facts"]:
             yield beam.pvalue.TaggedOutput("facts", ((name, value), count))

@@ -366,18 +366,25 @@ def test_new_files_are_added_to_old_pairs(raw, tmp_path):
         clean_pairs.run(["--input", *inputs, f"--output={all_at_once}", *common, *extend])
 
 
+def test_pieces_of_one_broken_file_are_one_file():
+    report = {"broken_files": {"/a.parquet": 64, "/b.tar": 1, "/photos/": 3, "/z.tar": 1}}
+    text = "6 broken files (/a.parquet, /b.tar, /photos/, ...)"
+    assert clean_pairs._broken(report) == (6, text)
+    assert clean_pairs._broken({})[0] == 0
+
+
 def test_more_broken_files_than_allowed(tmp_path, capsys):
     write_tar(tmp_path / "0.tar", {f"k{i}": (picture(i), f"number {i}", {}) for i in range(4)})
     for number in (1, 2):
         whole = (tmp_path / "0.tar").read_bytes()
         (tmp_path / f"{number}.tar").write_bytes(b"nothing" * number + whole)
     command = [f"--input={tmp_path}/*.tar", f"--output={tmp_path}/pairs", *EXTEND]
-    message = r"2 broken files \(1\.tar: .*; 2\.tar: .*\), more than --max_broken_files=1"
+    message = r"2 broken files \(/.*/1\.tar, /.*/2\.tar\), more than --max_broken_files=1"
     with pytest.raises(ValueError, match=message):
         clean_pairs.run([*command, "--max_broken_files=1"])
     assert not (tmp_path / "pairs").exists()
     assert clean_pairs.run([*command, "--max_broken_files=2"]) == 0
-    assert "\n2 broken files (1.tar: " in capsys.readouterr().out
+    assert f"\n2 broken files ({tmp_path}/1.tar, " in capsys.readouterr().out
     with pytest.raises(ValueError, match="--max_broken_files=-1: give 0 or more"):
         clean_pairs.run([*command, "--max_broken_files=-1"])
 
