@@ -5,6 +5,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,14 @@ def unmap_pixels(values: jax.Array) -> jax.Array:
     return 2.0 * (values - LOGIT_LAPLACE_EPSILON) / (1.0 - 2.0 * LOGIT_LAPLACE_EPSILON) - 1.0
 
 
-def logit_laplace_loss(mean: jax.Array, log_scale: jax.Array, images: jax.Array) -> jax.Array:
+class LogitLaplace(NamedTuple):
+    """The distribution of each value of a pixel: mu and ln b, real numbers of one shape."""
+
+    mean: jax.Array
+    log_scale: jax.Array
+
+
+def logit_laplace_loss(distribution: LogitLaplace, images: jax.Array) -> jax.Array:
     """Computes the mean negative log density of pixels under the logit-laplace distribution.
 
     With x in (0, 1) a mapped pixel, f(x | mu, b) = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)): a
@@ -68,8 +76,7 @@ def logit_laplace_loss(mean: jax.Array, log_scale: jax.Array, images: jax.Array)
     nats and can be negative.
 
     Args:
-      mean: mu, [batch, height, width, 3], any real number.
-      log_scale: ln b, the same shape, any real number.
+      distribution: mu and ln b, [batch, height, width, 3] each.
       images: the same shape, in [-1, 1].
 
     Returns:
@@ -77,6 +84,7 @@ def logit_laplace_loss(mean: jax.Array, log_scale: jax.Array, images: jax.Array)
 
     Source: DALL-E (arXiv 2102.12092) appendix A.3; weight 0.1 in ViT-VQGAN section 3.3.
     """
+    mean, log_scale = distribution
     x = map_pixels(images.astype(jnp.float32))
     log_x, log_rest = jnp.log(x), jnp.log1p(-x)
     distance = jnp.abs(log_x - log_rest - mean) * jnp.exp(-log_scale)

@@ -132,9 +132,9 @@ class ImageTokenizerModel(base.Model):
             "codebook_loss": quantized.codebook_loss,
             "commitment_loss": quantized.commitment_loss,
         }
-        if self.loss_weights.logit_laplace:
-            mean, log_scale = reconstruction.mean, reconstruction.log_scale
-            terms["logit_laplace_loss"] = losses.logit_laplace_loss(mean, log_scale, images)
+        if reconstruction.distribution is not None:
+            distribution = reconstruction.distribution
+            terms["logit_laplace_loss"] = losses.logit_laplace_loss(distribution, images)
         loss = self.loss_weights.total(terms)
         measures = {
             **terms,

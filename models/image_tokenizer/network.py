@@ -133,13 +133,12 @@ class Reconstruction(NamedTuple):
 
     Attributes:
       images: [batch, height, width, 3], pixels that for a good decoder lie in [-1, 1]; not clipped.
-      mean, log_scale: mu and ln b of the logit-laplace density, each of the shape of `images`; None
-        where the decoder emits pixels.
+      distribution: of the mapped pixels, of the shape of `images`; None where the decoder emits
+        pixels.
     """
 
     images: jax.Array
-    mean: jax.Array | None = None
-    log_scale: jax.Array | None = None
+    distribution: losses.LogitLaplace | None = None
 
 
 class Decoder(nn.Module):
@@ -161,8 +160,8 @@ class Decoder(nn.Module):
         x = patches.unpatchify(x.astype(jnp.float32), grid, config.patch_size)
         if config.output == "rgb":
             return Reconstruction(x)
-        mean, log_scale = jnp.split(x, 2, axis=-1)
-        return Reconstruction(losses.unmap_pixels(jax.nn.sigmoid(mean)), mean, log_scale)
+        distribution = losses.LogitLaplace(*jnp.split(x, 2, axis=-1))
+        return Reconstruction(losses.unmap_pixels(jax.nn.sigmoid(distribution.mean)), distribution)
 
 
 class ImageTokenizer(nn.Module):

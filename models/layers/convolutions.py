@@ -6,6 +6,7 @@ Source: Progressive GAN (arXiv 1710.10196) section 4.1 for the equalised learnin
 (arXiv 1912.04958) for the filter, after arXiv 1904.11486.
 """
 
+import functools
 import math
 
 import jax
@@ -77,8 +78,9 @@ def blur(x: Array, padding: tuple[int, int], stride: int = 1) -> Array:
         pads = [padding if axis == other else (0, 0) for other in range(x.ndim)]
         padded = jnp.pad(x, pads)
         span = (padded.shape[axis] - len(BLUR_FILTER)) // stride * stride + 1
-        x = sum(
+        shifted = (
             weight / sum(BLUR_FILTER) * jax.lax.slice_in_dim(padded, k, k + span, stride, axis)
             for k, weight in enumerate(BLUR_FILTER)
         )
+        x = functools.reduce(jnp.add, shifted)
     return x

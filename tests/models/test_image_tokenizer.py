@@ -173,7 +173,7 @@ def test_logit_laplace_adds_three_channels_and_its_loss():
     assert (np.abs(head).max((0, 1)) > 0).all(), "mu and ln b of every colour are trained"
     variables = {"params": variables["params"], **mutables}
     reconstruction, quantized = model.network.apply(variables, images)
-    expected = 2.5 / (1 + np.exp(-np.asarray(reconstruction.mean))) - 1.25
+    expected = 2.5 / (1 + np.exp(-np.asarray(reconstruction.distribution.mean))) - 1.25
     np.testing.assert_allclose(reconstruction.images, expected, atol=1e-6)
     decoded = model.decode(variables, quantized.image_tokens)
     np.testing.assert_allclose(decoded, expected.clip(-1, 1), atol=1e-5)
