@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from scipy import ndimage
 
-from parti.models.perceptual import network, weights
+from parti.engine import experiments
+from parti.models.perceptual import filters, network, perceptual, weights
 
 # Of `made_up_weights` and `pictures`, from torch 2.14.1 and lpips 0.1.4: `lpips.LPIPS(net="vgg",
 # pretrained=False, pnet_rand=True)`, also with lpips=False, loaded with those weights; the second
@@ -287,3 +289,153 @@ def test_files_that_are_no_weights_file(published: dict, tmp_path: pathlib.Path)
     safetensors.numpy.save_file(few, tmp_path / "published.safetensors")
     with pytest.raises(ValueError, match=r"no perceptual weights file .*`parti perceptual --help`"):
         weights.read(tmp_path / "published.safetensors")
+
+
+def picture(size: int) -> np.ndarray:
+    """[1, size, size, 3]: stripes above, a red square on a slope below."""
+    y, x = np.mgrid[:size, :size] / size
+    stripes = np.sin(2 * np.pi * np.arange(size) / 6) * (y < 0.5)
+    square = (abs(x - 0.5) < 0.2) & (abs(y - 0.75) < 0.15)
+    image = 0.3 * stripes[..., None] + (x - 0.5)[..., None] * [0.6, 0.5, 0.4]
+    return (image + square[..., None] * [0.6, -0.4, -0.4])[None].astype(np.float32)
+
+
+FILTERS = filters.make_variables()
+filter_distance = jax.jit(filters.distance)
+
+
+def with_error(image: np.ndarray, error: np.ndarray, mse: float = 0.01) -> np.ndarray:
+    """Adds an error, scaled to a mean square."""
+    return (image + error * np.sqrt(mse / np.mean(error**2))).astype(np.float32)
+
+
+def of_filters(image: np.ndarray, other: np.ndarray) -> float:
+    return float(filter_distance(FILTERS, image, other)[0])
+
+
+def test_filters_are_derivatives_of_opponent_colours() -> None:
+    kernel = FILTERS["kernel"]
+    np.testing.assert_allclose(kernel.sum((0, 1)), 0, atol=1e-6)
+    np.testing.assert_allclose(kernel[..., 5:].sum(2), 0, atol=1e-6)  # grey has no colour
+    edge = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / np.sqrt(12) / 3
+    np.testing.assert_allclose(kernel[:, :, 1, 0], edge, atol=1e-6)
+
+
+def test_filters_see_form_and_not_brightness() -> None:
+    """All errors have one mean square."""
+    image = picture(32)
+    blurred = ndimage.gaussian_filter(image, (0, 1, 1, 0))
+    brighter = of_filters(image, with_error(image, np.ones_like(image)))
+    contrast = of_filters(image, with_error(image, image - image.mean()))
+    blur = of_filters(image, with_error(image, blurred - image))
+    noise = np.random.RandomState(0).standard_normal(image.shape)
+    assert brighter < 1e-6
+    assert 0 < contrast < 0.3 * blur
+    assert blur > 0.05 and of_filters(image, with_error(image, noise)) > 0.05
+
+
+def test_a_moved_texture_is_nearer_than_none() -> None:
+    """The L2 loss likes grey as much as stripes moved by a sixth of their period."""
+    wave = np.sin(2 * np.pi * np.arange(33) / 6).astype(np.float32)
+    stripes, moved = (
+        np.broadcast_to(part[:, None], (1, 32, 32, 3)) / 2 for part in (wave[:-1], wave[1:])
+    )
+    grey = np.zeros_like(stripes)
+    assert np.mean((stripes - moved) ** 2) == pytest.approx(np.mean(stripes**2), rel=0.05)
+    assert of_filters(stripes, moved) < 0.7 * of_filters(stripes, grey)
+
+
+def test_filters_are_a_symmetric_bounded_distance() -> None:
+    one, other = (x[:1] for x in pictures())
+    assert of_filters(one, one) < 1e-10
+    assert of_filters(one, other) == pytest.approx(of_filters(other, one), rel=1e-5)
+    assert 0.1 < of_filters(one, other) < 3
+    assert of_filters(one, one + 0.001) < 1e-6 < of_filters(one, 0.9 * one)
+
+
+@pytest.mark.parametrize("value", [0.0, None])
+def test_filters_have_a_finite_gradient_for_equal_images(value: float | None) -> None:
+    image = picture(16) if value is None else np.full((1, 16, 16, 3), value, np.float32)
+    grads = jax.jit(jax.grad(lambda x, y: jnp.sum(filters.distance(FILTERS, x, y))))
+    np.testing.assert_allclose(grads(image, image), 0, atol=1e-6)
+    assert np.all(np.isfinite(grads(image, np.flip(image, 1) + 1e-20)))
+
+
+def test_descending_the_filters_sharpens() -> None:
+    """The gradient leads from a blurred picture back to the sharp one."""
+    image = picture(16)
+    blurred = ndimage.gaussian_filter(image, (0, 1, 1, 0))
+    step = jax.jit(jax.value_and_grad(lambda x: jnp.sum(filters.distance(FILTERS, x, image))))
+    x = blurred
+    for _ in range(60):
+        value, grads = step(x)
+        x = x - 2.0 * grads
+    assert value < 0.2 * step(blurred)[0]
+    assert np.mean((x - image) ** 2) < 0.7 * np.mean((blurred - image) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "scales"), [((8, 8), 1), ((15, 40), 1), ((16, 16), 2), ((32, 32), 3), ((256, 256), 4)]
+)
+def test_scales(size: tuple[int, int], scales: int) -> None:
+    assert filters.num_scales(*size) == scales
+    if max(size) < 64:
+        images = jnp.zeros((2, *size, 3))
+        assert filter_distance(FILTERS, images, images).shape == (2,)
+
+
+def test_filters_refuse_tiny_images() -> None:
+    with pytest.raises(ValueError, match="at least 8 px"):
+        filters.distance(FILTERS, jnp.zeros((1, 7, 8, 3)), jnp.zeros((1, 7, 8, 3)))
+
+
+def test_filters_are_the_same_on_eight_devices() -> None:
+    images = np.concatenate([picture(16) * scale for scale in np.linspace(0.2, 1, 8)])
+    others = np.flip(images, 2)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = (jax.device_put(FILTERS, everywhere), *jax.device_put((images, others), rows))
+    got = filter_distance(*placed)
+    assert got.sharding.is_equivalent_to(rows, 1)
+    np.testing.assert_allclose(got, filter_distance(FILTERS, images, others), rtol=1e-5)
+
+
+def test_without_a_file_the_filters_are_used_and_named() -> None:
+    made = perceptual.make()
+    assert made.name == "oriented filters (in-house, no trained weights)"
+    assert made.distance is filters.distance
+    np.testing.assert_array_equal(made.variables["kernel"], FILTERS["kernel"])
+
+
+def test_a_file_is_read_once_and_late(
+    variables: dict, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "perceptual.safetensors"
+    made = perceptual.make(path)
+    with pytest.raises(FileNotFoundError):
+        _ = made.variables
+    digest = weights.write(path, variables)
+    assert made.name == f"LPIPS (VGG16) of {path}, sha256 {digest[:12]}"
+    path.unlink()
+    assert_same(made.variables, variables)
+    assert made.distance is network.distance
+
+
+def test_a_file_without_heads_says_so(variables: dict, tmp_path: pathlib.Path) -> None:
+    conv = {name: layer for name, layer in variables.items() if name.startswith("conv")}
+    path = tmp_path / "vgg.npz"
+    weights.write(path, conv)
+    made = perceptual.make(str(path))
+    assert made.name.startswith("VGG16 without LPIPS heads (cosine distance)")
+    assert_same(made.variables, without_heads(variables))
+
+
+def test_gin_makes_one() -> None:
+    text = """
+from __gin__ import dynamic_registration
+from parti.models.perceptual import perceptual
+MODEL = @perceptual.make()
+perceptual.make.path = None
+"""
+    assert experiments.model_from_config(text).distance is filters.distance

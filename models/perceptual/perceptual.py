@@ -1,0 +1,104 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The perceptual network of a training: LPIPS from a weights file, or the in-house filters.
+
+How a model holds one. It is given the network as an argument, so that gin chooses the file:
+
+    PERCEPTUAL_WEIGHTS = None  # a file that `parti perceptual` wrote
+    model.ImageTokenizerModel.perceptual = @perceptual.make()
+    perceptual.make.path = %PERCEPTUAL_WEIGHTS
+
+and calls `perceptual.distance(perceptual.variables, reconstructions, images)` in its loss. The
+variables belong neither into `params`, where they would be trained, counted and checkpointed, nor
+into a mutable collection, which every checkpoint and bundle would carry. They are numpy arrays: a
+function that is jitted and reads them from outside compiles 59 MB of VGG16 into its program, and
+compiles slowly; so an engine should put them on its devices once, replicated, and pass them to the
+jitted step as an argument of it.
+
+The file is read when `name` or `variables` is first asked for, and not when the object is made: a
+trained tokenizer is built from the same gin text where it is used, and the file need not be there.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from parti.models.perceptual import filters, network, weights
+
+Distance = Callable[[Mapping[str, Any], jax.Array, jax.Array], jax.Array]
+
+
+class Loaded(NamedTuple):
+    """What a perceptual network is, once its file is read."""
+
+    name: str
+    variables: Mapping[str, Any]
+
+
+class PerceptualNetwork:
+    """A distance between images, with frozen variables.
+
+    Attributes:
+      distance: (variables, images, others), both [batch, height, width, 3] in [-1, 1], to [batch]
+        float32; see `network.distance` and `filters.distance`.
+    """
+
+    def __init__(self, load: Callable[[], Loaded], distance: Distance) -> None:
+        """Takes what reads the variables, called at most once, and the distance."""
+        self._load = load
+        self.distance = distance
+
+    @functools.cached_property
+    def _loaded(self) -> Loaded:
+        return self._load()
+
+    @property
+    def name(self) -> str:
+        """What to call the network in a log; names the file and the start of its sha256.
+
+        Raises:
+          OSError, ValueError: the file cannot be read or is not a weights file.
+        """
+        return self._loaded.name
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """Float32 numpy arrays; `distance` lets no gradient through to them.
+
+        Raises:
+          OSError, ValueError: the file cannot be read or is not a weights file.
+        """
+        return self._loaded.variables
+
+
+def make(path: str | os.PathLike[str] | None = None) -> PerceptualNetwork:
+    """Returns the perceptual network of a weights file.
+
+    A file without heads gives LPIPS with all weights 1, which is a cosine distance (Zhang et al.,
+    arXiv 1801.03924, section 3.1), and says so in its name. Its values are larger than those with
+    heads, at most 20: a weight of the loss that suits the one does not suit the other.
+
+    Args:
+      path: what `parti perceptual` wrote; None is the in-house filters.
+    """
+    if path is None:
+        return PerceptualNetwork(_load_filters, filters.distance)
+    return PerceptualNetwork(functools.partial(_load_lpips, path), network.distance)
+
+
+def _load_filters() -> Loaded:
+    return Loaded(filters.NAME, filters.make_variables())
+
+
+def _load_lpips(path: str | os.PathLike[str]) -> Loaded:
+    read = weights.read(path)
+    variables = dict(read.layers)
+    for layer, shapes in network.shapes().items():
+        if layer not in variables:  # only heads may be missing
+            variables[layer] = {"weight": np.ones(shapes["weight"], np.float32)}
+    kind = "LPIPS (VGG16)" if read.has_heads else "VGG16 without LPIPS heads (cosine distance)"
+    return Loaded(f"{kind} of {path}, sha256 {read.sha256[:12]}", variables)
