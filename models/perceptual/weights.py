@@ -265,6 +265,8 @@ def _to_layout(array: np.ndarray, place: tuple[str, str], source: str) -> np.nda
     """Returns a published array with our order of axes."""
     layer, key = place
     shape = network.shapes()[layer][key]
+    expected: tuple[int, ...]
+    order: tuple[int, ...]
     if layer.startswith("head"):
         expected, order = (1, *shape, 1, 1), (1, 0, 2, 3)
     elif key == "kernel":
