@@ -11,6 +11,7 @@ The bytes of what is written depend on input and settings alone, not on workers 
 """
 
 import collections
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from parti.pipelines import (
     clean_settings,
     duplicates,
     examining,
+    extending,
     judging,
     merging,
     near_duplicates,
@@ -104,8 +106,9 @@ def build(
     directory: files.Path,
     scratch: files.Path,
     fetch: fetching.FetchSettings,
-    old_rejected: Sequence[tuple[str, frozenset[str]]] = (),
+    old_rejected: Sequence[extending.OldRejected] = (),
     folder: str = "",
+    input_root: str = "",
 ) -> beam.PCollection:
     """Adds the job to a pipeline.
 
@@ -117,8 +120,9 @@ def build(
       scratch: a folder for counts, with `SPILLS` in it, and `EVALUATION` if the settings name an
         evaluation set; every worker must reach both.
       fetch: how pictures of URLs are fetched.
-      old_rejected: files of rejected rows to take over, and reasons whose rows are left out.
+      old_rejected: files of rejected rows to take over.
       folder: see `shuffle.GroupByKey`.
+      input_root: beginning of addresses that is left out where rejected rows are written.
 
     Returns:
       What is known of each written file: {name, count, num_bytes, sha256}.
@@ -151,7 +155,8 @@ def build(
     old = root | "Old files" >> beam.Create(list(old_rejected)) | _OldRejected()
     rejected = (examined.rejected, merged.rejected, old.rejected)
     rejected_files = tuple(
-        rows | f"Lines {place}" >> beam.Map(_line) for place, rows in enumerate(rejected)
+        rows | f"Lines {place}" >> beam.Map(_line, input_root)
+        for place, rows in enumerate(rejected)
     ) | writers.WriteLines(directory, "rejected", settings.num_rejected_shards, folder)
     written = (merged.files, rejected_files) | "Files" >> beam.Flatten()
     written | writers.CollectJson(files.join(scratch, _FILES))
@@ -192,25 +197,28 @@ def _collect_samples(path: str, *samples: beam.PCollection) -> None:
     )
 
 
-def _line(row: readers.Rejected) -> tuple[str, bytes]:
-    return row.key, row.to_json().encode("utf-8", "replace")
+def _line(row: readers.Rejected, input_root: str) -> tuple[str, bytes]:
+    address = row.address.removeprefix(input_root)
+    line = dataclasses.replace(row, address=address).to_json()
+    return row.key, line.encode("utf-8", "replace")
 
 
 class _OldRejected(beam.PTransform):
-    """(file of rejected rows, reasons to leave out) to tagged `rejected`, `facts`, `samples`."""
+    """Files of rejected rows to tagged `rejected`, `facts`, `samples`."""
 
     def expand(self, old: beam.PCollection) -> Any:
         outputs = ("rejected", "facts", "samples")
         return old | "Old rejected" >> beam.FlatMap(_old_rejected).with_outputs(*outputs)
 
 
-def _old_rejected(item: tuple[str, frozenset[str]]) -> Iterator[beam.pvalue.TaggedOutput]:
+def _old_rejected(old: extending.OldRejected) -> Iterator[beam.pvalue.TaggedOutput]:
     counts: collections.Counter[examining.Fact] = collections.Counter()
     sampler = examining.Sampler()
-    path, without = item
-    with files.open(path) as lines:
+    with files.open(old.path) as lines:
         for row in (readers.Rejected(**json.loads(line)) for line in lines):
-            if row.reason not in without:
+            if row.reason not in old.without:
+                if row.address:
+                    row = dataclasses.replace(row, address=old.root + row.address)
                 counts[examining.READ, ""] += 1
                 counts[examining.REJECTED, row.reason] += 1
                 yield beam.pvalue.TaggedOutput("rejected", row)

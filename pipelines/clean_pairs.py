@@ -227,6 +227,7 @@ def run(argv: Sequence[str]) -> int:
                     fetch,
                     extension.old_rejected() if extension else (),
                     folder,
+                    stage.inputs[extending.ROOT],
                 ),
                 beam_options,
                 progress,
@@ -302,6 +303,7 @@ def _inputs(
     extension: extending.Extension | None,
 ) -> dict[str, Any]:
     """Returns what the manifest says about the input."""
+    sources = extending.source_files(read, extension)
     return {
         "input": list(flags.input),
         "input_format": flags.input_format,
@@ -309,7 +311,8 @@ def _inputs(
         "image_root": flags.image_root,
         "decontaminate": list(flags.decontaminate),
         "extend": [flags.extend, *flags.retry_rejected] if flags.extend else [],
-        extending.SOURCES: extending.source_files(read, extension),
+        extending.ROOT: extending.input_root(sources),
+        extending.SOURCES: sources,
         extending.WORD_FILES: settings.rules.hash_files(),
     }
 

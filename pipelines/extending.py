@@ -10,9 +10,10 @@ rejected for that reason. A file is known by its absolute path, a row by its pla
 import bisect
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from parti.data import files, records
 from parti.engine import manifests
@@ -29,6 +30,7 @@ from parti.pipelines import (
 from parti.pipelines.readers.sources import FOLDER, TFRECORD
 
 SOURCES = "sources"  # in a manifest's inputs: [[path, bytes], ...] that were read
+ROOT = "root"  # there too: what all their paths begin with; left out of rejected rows
 WORD_FILES = "word_files"  # there too: {setting: sha256} of the files that rules read
 # Settings that two runs need not have in common.
 _FREE = ("num_shards", "preset")
@@ -51,6 +53,31 @@ def source_files(
     """Returns (absolute path, bytes) of every file that was read by now, for a manifest."""
     sizes = {path: status.num_bytes for path, status in found.items()}
     return sorted((sizes | (extension.sources if extension else {})).items())
+
+
+def input_root(sources: Sequence[tuple[str, int]]) -> str:
+    """Returns the folder that all of these files are in, with a slash; "" if there is none."""
+    paths = [path.split("/")[:-1] for path, _ in sources]
+    common = [parts[0] for parts in itertools.takewhile(_is_one, zip(*paths, strict=False))]
+    return "/".join([*common, ""])
+
+
+def _is_one(parts: Sequence[str]) -> bool:
+    return len(set(parts)) == 1
+
+
+class OldRejected(NamedTuple):
+    """A file of rejected rows of an earlier run.
+
+    Attributes:
+      path: of the file.
+      without: reasons whose rows are left out.
+      root: what the addresses of its rows begin with, and was left out.
+    """
+
+    path: str
+    without: frozenset[str]
+    root: str
 
 
 class Extension:
@@ -177,9 +204,13 @@ class Extension:
         kept = sum(counts[split] for split in records.SPLITS)
         return {"directory": files.absolute(self.directory), "kept": kept}
 
-    def old_rejected(self) -> list[tuple[str, frozenset[str]]]:
-        """Returns the files of rejected rows to take over, and the reasons to leave out."""
-        return [(path, self._retry) for path in self._rejected_files()]
+    def old_rejected(self) -> list[OldRejected]:
+        """Returns the files of rejected rows to take over."""
+        return [OldRejected(path, self._retry, self._root) for path in self._rejected_files()]
+
+    @property
+    def _root(self) -> str:
+        return self.manifest["inputs"].get(ROOT, "")
 
     def _rejected_files(self) -> list[str]:
         entries = files.list_folder(self.directory)
@@ -211,7 +242,8 @@ class Extension:
                         "version and does not say where its rejected rows are; clean all input "
                         "again, or leave it out"
                     )
-                found.setdefault(row["address"], {})[row["row"]] = row["key"]
+                address = self._root + row["address"]
+                found.setdefault(address, {})[row["row"]] = row["key"]
         return {address: sorted(rows.items()) for address, rows in found.items()}
 
 

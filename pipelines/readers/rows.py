@@ -74,7 +74,8 @@ class Rejected:
       text: the caption, when known; only its beginning if it is long.
       source: the file it came from.
       group: of a copy, the key of the pair that stays.
-      address: of a row that `parti clean` dropped for itself, the absolute address of its file.
+      address: of a row that `parti clean` dropped for itself, the address of its file; as written,
+        relative to the folder that all input is in.
       row: its place in that file, from 0; of a file that is damaged, the place of the damage.
     """
 

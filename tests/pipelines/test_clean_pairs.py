@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 
 import numpy as np
@@ -132,13 +133,19 @@ def pairs(output, split):
     ]
 
 
-def rejected(output):
-    rows = [
+def rejected_lines(output):
+    """Returns the rejected rows, with whole addresses if the output is finished."""
+    root = manifests.read_json(output / "manifest.json").get("inputs", {}).get("root", "")
+    lines = [
         json.loads(line)
-        for path in output.glob("rejected-*.jsonl")
+        for path in sorted(output.glob("rejected-*.jsonl"))
         for line in path.read_text().splitlines()
     ]
-    return {row["key"]: row for row in rows}
+    return [row | ({"address": root + row["address"]} if row["address"] else {}) for row in lines]
+
+
+def rejected(output):
+    return {row["key"]: row for row in rejected_lines(output)}
 
 
 def test_every_reason_is_met(raw, cleaned):
@@ -475,12 +482,30 @@ def table(path, pictures):
 
 def rejected_rows(output):
     """Returns (file, row, key) of the rejected rows, sorted; keys may be equal."""
-    lines = [
-        json.loads(line)
-        for path in sorted(output.glob("rejected-*.jsonl"))
-        for line in path.read_text().splitlines()
-    ]
-    return sorted((line["address"], line["row"], line["key"]) for line in lines)
+    return sorted((row["address"], row["row"], row["key"]) for row in rejected_lines(output))
+
+
+def test_the_bytes_do_not_depend_on_where_the_input_is(old, tmp_path):
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    moved = shutil.copy(tmp_path / "0.tar", tmp_path / "else" / "where")
+    assert clean_pairs.run([f"--input={moved}", f"--output={tmp_path}/moved", *EXTEND]) == 0
+    first, second = (manifests.read(path, "pairs") for path in (old, tmp_path / "moved"))
+    assert first["fingerprint"] == second["fingerprint"] and first["counts"]["rejected"] == 2
+
+
+@pytest.mark.parametrize(
+    ("paths", "root"),
+    [
+        (["/a/b/0.tar", "/a/c/d/1.tar"], "/a/"),
+        (["/a/0.tar"], "/a/"),
+        (["/0.tar", "/a/1.tar"], "/"),
+        (["gs://a/b/0.tar", "gs://a/bc/0.tar"], "gs://a/"),
+        (["gs://a/0.tar", "/a/0.tar"], ""),
+        ([], ""),
+    ],
+)
+def test_the_root_of_the_input(paths, root):
+    assert extending.input_root([(path, 1) for path in paths]) == root
 
 
 def test_a_row_is_retried_under_another_root(tmp_path):
