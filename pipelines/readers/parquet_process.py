@@ -137,7 +137,7 @@ def _read_group(
 
 def _send_rows(batch: pa.RecordBatch, max_row: int) -> None:
     """Sends rows in frames of bounded size; a row with a text that is not UTF-8 goes alone."""
-    is_large = batch.num_rows > 1 and batch.nbytes > _FRAME_BYTES
+    is_large = batch.num_rows > 1 and sum(map(_num_bytes, batch.columns)) > _FRAME_BYTES
     columns = [] if is_large else [_plain(column) for column in batch.columns]
     if is_large or (batch.num_rows > 1 and not all(map(_is_utf8, columns))):
         half = batch.num_rows // 2
@@ -147,13 +147,25 @@ def _send_rows(batch: pa.RecordBatch, max_row: int) -> None:
     columns = [c if _is_utf8(c) else c.cast(pa.large_binary()) for c in columns]
     # By place, not by name: names need not differ, nor be UTF-8.
     plain = pa.RecordBatch.from_arrays(columns, names=[str(i) for i in range(len(columns))])
-    if plain.num_rows == 1 and plain.nbytes > max_row:
-        _send(b"L", str(plain.nbytes).encode())
+    num_bytes = sum(map(_num_bytes, columns))
+    if plain.num_rows == 1 and num_bytes > max_row:
+        _send(b"L", str(num_bytes).encode())
         return
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, plain.schema) as stream:
         stream.write_batch(plain)
     _send(b"B", sink.getvalue())
+
+
+def _num_bytes(column: pa.Array) -> int:
+    """Returns about how many bytes a column takes in Python; Arrow needs none for a null."""
+    num_bytes = column.nbytes + 8 * len(column)
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        num_bytes += _num_bytes(column.flatten())
+    elif pa.types.is_struct(kind):
+        num_bytes += sum(map(_num_bytes, column.flatten()))
+    return num_bytes
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -328,6 +328,18 @@ def test_names_of_columns_do_not_stay_in_memory():
     assert held < 10**6  # 12 MB if they do
 
 
+def test_nulls_that_take_no_room_in_a_file(tmp_path):
+    """In Python each takes eight bytes."""
+    count = 6_000_000
+    nulls = pa.ListArray.from_arrays([0, 1, 1 + count], pa.nulls(1 + count))
+    table = pa.table({"text": ["one", "two"], "image": [PICTURE] * 2, "x": nulls})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 10_000
+    (source,) = readers.find_sources([str(tmp_path / "t.parquet")])
+    good, bad = readers.read_source(source)
+    assert good.text == "one" and (bad.key, bad.reason) == ("t#1", "row_too_large")
+
+
 def test_fuzz_parquet(tmp_path):
     """All cases in few processes: each begins with an import of pyarrow."""
     chance = random.Random(0)
