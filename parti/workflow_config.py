@@ -50,10 +50,8 @@ TRAINING_INPUTS = {
     "upsampler": {"RECONSTRUCTIONS_DIR": "@/tokens/reconstructions"},
 }
 # Flags of the stages that say where things are, or would undo what is finished.
-_NOT_TO_SET = (
-    *("input", "output", "model", "prompts", "workdir", "generations", "reference"),
-    "overwrite",
-)
+_PLACES = ("input", "output", "model", "prompts", "workdir", "generations", "reference")
+_NOT_TO_SET = (*_PLACES, "overwrite")
 KEYS = ("description", "source", "input", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
 
 Config = dict[str, Any]

@@ -70,11 +70,10 @@ class _Describe:
     def __call__(
         self, merged: merging.Merged, shown: Mapping[str, int]
     ) -> Iterator[beam.pvalue.TaggedOutput]:
-        pair, row, decision = merged
-        is_kept = decision is None
-        group = row.key if decision is None else decision.group
-        measure = "" if decision is None else decision.measure
-        reason = "kept" if decision is None else decision.reason
+        pair, row, _ = merged
+        is_kept = merged.decision is None
+        decision = merged.decision or candidates.Decision(row.id, "kept", "", row.key)
+        reason, measure, group = decision.reason, decision.measure, decision.group
         beam.metrics.Metrics.counter(candidates.COUNTERS, reason).inc()
         samples = self._sampler.offer(reason, pair.key, pair.text, measure, pair.image)
         if group in shown:
@@ -152,7 +151,11 @@ def build(
     } | merging.MergeSpills(
         spill_dir, directory, settings.shards, _Describe(settings), _DESCRIBED, folder
     )
-    old = root | "Old files" >> beam.Create(list(old_rejected)) | _OldRejected()
+    old = (
+        root
+        | "Old files" >> beam.Create(list(old_rejected))
+        | "Old rejected" >> beam.FlatMap(_old_rejected).with_outputs("rejected", "facts", "samples")
+    )
     rejected = (examined.rejected, merged.rejected, old.rejected)
     rejected_files = tuple(
         rows | f"Lines {place}" >> beam.Map(_line, input_root)
@@ -203,15 +206,8 @@ def _line(row: readers.Rejected, input_root: str) -> tuple[str, bytes]:
     return row.key, line.encode("utf-8", "replace")
 
 
-class _OldRejected(beam.PTransform):
-    """Files of rejected rows to tagged `rejected`, `facts`, `samples`."""
-
-    def expand(self, old: beam.PCollection) -> Any:
-        outputs = ("rejected", "facts", "samples")
-        return old | "Old rejected" >> beam.FlatMap(_old_rejected).with_outputs(*outputs)
-
-
 def _old_rejected(old: extending.OldRejected) -> Iterator[beam.pvalue.TaggedOutput]:
+    """Yields the rows of a file as they go into this run's, and what the report needs of them."""
     counts: collections.Counter[examining.Fact] = collections.Counter()
     sampler = examining.Sampler()
     with files.open(old.path) as lines:
@@ -254,6 +250,22 @@ class _Largest(beam.CombineFn):
         return sorted(items, key=lambda item: self._order(*item))[: self._size]
 
 
+class _CountEach(beam.PTransform):
+    """Texts to (text, how many)."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def expand(self, texts: beam.PCollection) -> beam.PCollection:
+        return (
+            texts
+            | "Alone" >> beam.Map(lambda text: (text, None))
+            | "Same" >> shuffle.GroupObjects(self._folder)
+            | "Count" >> beam.MapTuple(lambda text, found: (text, sum(1 for _ in found)))
+        )
+
+
 class _Groups(beam.PTransform):
     """Decisions to {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}}."""
 
@@ -266,9 +278,8 @@ class _Groups(beam.PTransform):
         return (
             decisions
             | "In groups" >> beam.Filter(lambda decision: decision.group)
-            | "Group" >> beam.Map(lambda decision: (decision.group, None))
-            | "Groups" >> shuffle.GroupObjects(self._folder)
-            | "Sizes" >> beam.MapTuple(lambda group, found: (group, _length(found)))
+            | "Group" >> beam.Map(lambda decision: decision.group)
+            | "Sizes" >> _CountEach(self._folder)
             | "Some groups" >> beam.CombineGlobally(_Largest(clean_report.NUM_GROUPS, order))
             | "As groups"
             >> beam.Map(
@@ -290,10 +301,6 @@ def _order_by_count(name: str, count: int) -> Any:
     return -count, name
 
 
-def _length(values: Iterable[Any]) -> int:
-    return sum(1 for _ in values)
-
-
 class _TopCaptions(beam.PTransform):
     """Captions to a file with {distinct, top: [[caption, pairs], ...]}."""
 
@@ -305,9 +312,7 @@ class _TopCaptions(beam.PTransform):
         most = _Largest(clean_report.NUM_TOP_CAPTIONS, _order_by_count)
         return (
             captions
-            | "As bytes" >> beam.Map(lambda text: (text.encode("utf-8", "replace"), b""))
-            | shuffle.GroupByKey(self._folder)
-            | "Count captions" >> beam.MapTuple(lambda text, found: (text.decode(), _length(found)))
+            | "Count captions" >> _CountEach(self._folder)
             | "Most frequent" >> beam.CombineGlobally(most)
             | "As captions" >> beam.Map(lambda found: {"distinct": found[0], "top": found[2]})
             | writers.CollectJson(self._path)

@@ -9,6 +9,7 @@ pair goes to the split that its metadata name, else to one by the hash of its ke
 import argparse
 import contextlib
 import dataclasses
+import functools
 import math
 import resource
 import tempfile
@@ -179,20 +180,22 @@ def run(argv: Sequence[str]) -> int:
     _check_output(flags)
     columns = _columns(flags)
     found = readers.find_sources(flags.input, flags.input_format, columns, flags.image_root)
+    read = extending.look_at(found)
     evaluation = None
     if flags.decontaminate:
         evaluation = decontamination.EvaluationSet.load(flags.decontaminate)
         settings = dataclasses.replace(settings, evaluation=evaluation.fingerprint)
     extension = extending.Extension(flags.extend, flags.retry_rejected) if flags.extend else None
-    sources = [examining.Source(f"{i:06d}", source) for i, source in enumerate(found)]
-    read = extending.look_at(found)
     if extension:
         extension.check_settings(settings)
         sources = [*extension.known(), *extension.wanted(found, read)]
+    else:
+        sources = [examining.Source(f"{i:06d}", source) for i, source in enumerate(found)]
     estimate = _output_bytes([source.source for source in sources], settings)
     num_shards = writers.parse_num_shards(flags.num_shards, estimate)
     settings = dataclasses.replace(settings, num_shards=num_shards)
     num_bytes = sum(source.source.num_bytes for source in sources)
+    old = extension.manifest["fingerprint"] if extension else ""
     stage = staging.Staging(
         flags.output,
         "pairs",
@@ -201,38 +204,25 @@ def run(argv: Sequence[str]) -> int:
         overwrite=flags.overwrite,
         resume=True,
         remote=True,
-        state=[
-            sorted(read.items()),
-            fetch.outcome(),
-            extension.manifest["fingerprint"] if extension else "",
-        ],
+        state=[sorted(read.items()), fetch.outcome(), old],
     )
     num_workers = runners.use_all_cores(beam_options, num_bytes)
     with stage:
-        spill_dir = files.join(stage.scratch, clean_job.SPILLS)
-        files.make_dirs(spill_dir)
-        if extension:
-            extension.write_wanted(spill_dir)
-        if evaluation:
-            evaluation.save(files.join(stage.scratch, clean_job.EVALUATION))
+        _fill_scratch(stage.scratch, extension, evaluation)
         progress = progress_lib.Progress("clean", unit="pairs")
         with _shuffle_folder(stage.scratch, beam_options) as folder:
-            result = options.run_pipeline(
-                lambda root: clean_job.build(
-                    root,
-                    settings,
-                    sources,
-                    stage.address,
-                    stage.scratch,
-                    fetch,
-                    extension.old_rejected() if extension else (),
-                    folder,
-                    stage.inputs[extending.ROOT],
-                ),
-                beam_options,
-                progress,
-                total_weight=num_bytes,
+            build = functools.partial(
+                clean_job.build,
+                settings=settings,
+                sources=sources,
+                directory=stage.address,
+                scratch=stage.scratch,
+                fetch=fetch,
+                old_rejected=extension.old_rejected() if extension else (),
+                folder=folder,
+                input_root=stage.inputs[extending.ROOT],
             )
+            result = options.run_pipeline(build, beam_options, progress, total_weight=num_bytes)
         collected = clean_job.collected(stage.scratch, result)
         report = clean_results.make_report(
             collected,
@@ -241,19 +231,39 @@ def run(argv: Sequence[str]) -> int:
             _evaluation_facts(flags, evaluation),
             extension.facts() if extension else None,
         )
-        if not report["read"]:
-            files.remove_tree(stage.address)  # nothing to go on with
-        else:
+        if report["read"]:
             progress.done()
             facts = _run_facts(time.monotonic() - began, num_workers, report["read"])
             clean_report.write(stage.address, report, facts)
+        else:
+            files.remove_tree(stage.address)  # nothing to go on with
         _check_report(report, flags.input, files.join(stage.address, "report.html"))
         _check_broken(report, flags.max_broken_files)
-        counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
-        hashes = {file["name"]: file["sha256"] for file in collected.files}
-        stage.publish(counts={**report["splits"], **counts}, content=hashes)
+        _publish(stage, collected, report)
     print(_summary(report, flags.output))
     return 0
+
+
+def _fill_scratch(
+    scratch: str,
+    extension: extending.Extension | None,
+    evaluation: decontamination.EvaluationSet | None,
+) -> None:
+    """Writes what workers need beside the input."""
+    spill_dir = files.join(scratch, clean_job.SPILLS)
+    files.make_dirs(spill_dir)
+    if extension:
+        extension.write_wanted(spill_dir)
+    if evaluation:
+        evaluation.save(files.join(scratch, clean_job.EVALUATION))
+
+
+def _publish(
+    stage: staging.Staging, collected: clean_results.Collected, report: Mapping[str, Any]
+) -> None:
+    counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
+    hashes = {file["name"]: file["sha256"] for file in collected.files}
+    stage.publish(counts={**report["splits"], **counts}, content=hashes)
 
 
 @contextlib.contextmanager

@@ -63,15 +63,15 @@ def make_report(
 ) -> dict[str, Any]:
     """Returns the content of `clean_report.Report`.
 
-    Raises:
-      RuntimeError: rows were lost or counted twice.
-
     Args:
       collected: what the job wrote.
       settings: of the run.
       inputs: as the user named them.
       evaluation: of the evaluation set, {name, num_captions, num_pictures}; None if there is none.
       extends: the earlier output that was added to; None if there is none.
+
+    Raises:
+      RuntimeError: rows were lost or counted twice.
     """
     counts: dict[str, dict[Any, int]] = collections.defaultdict(dict)
     for name, value, count in collected.facts:

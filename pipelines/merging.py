@@ -101,7 +101,8 @@ class _WriteShard(beam.DoFn):
         self, element: tuple[str, Iterable[Any]], shown: Any
     ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
         place, found = element
-        split, index = place.split()[0], int(place.split()[1])
+        split, number = place.split()
+        index = int(number)
         decided = {row.id: row for row in found if isinstance(row, candidates.Decision)}
         stretches = sorted(row for row in found if isinstance(row, spills.Stretch))
         counts: collections.Counter[Any] = collections.Counter()

@@ -8,7 +8,6 @@ written | writers.CollectJson(stage.path / ".files.json")
 
 import hashlib
 import json
-import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -82,18 +81,18 @@ class WriteLines(beam.PTransform):
         """
         lines, num_shards = lines if isinstance(lines, tuple) else (lines,), self._num_shards
 
-        def with_shard(item: tuple[str, bytes]) -> tuple[bytes, bytes]:
-            return b"%d" % shard_of(item[0], num_shards), pickle.dumps(item)
+        def with_shard(item: tuple[str, bytes]) -> tuple[str, tuple[str, bytes]]:
+            return str(shard_of(item[0], num_shards)), item
 
         keyed = tuple(
             some | f"Assign shards {place}" >> beam.Map(with_shard)
             for place, some in enumerate(lines)
         )
-        every = [(b"%d" % shard, b"") for shard in range(num_shards)]
+        every = [(str(shard), None) for shard in range(num_shards)]
         empty = lines[0].pipeline | "All shards" >> beam.Create(every)
         return (
             (*keyed, empty)
-            | "Gather shards" >> shuffle.GroupByKey(self._shuffle_folder)
+            | "Gather shards" >> shuffle.GroupObjects(self._shuffle_folder)
             | "Write files" >> beam.ParDo(self._writer)
         )
 
@@ -102,11 +101,13 @@ class _WriteShard(beam.DoFn):
     def __init__(self, directory: str, prefix: str, num_shards: int) -> None:
         self._directory, self._prefix, self._num_shards = directory, prefix, num_shards
 
-    def process(self, group: tuple[bytes, Iterable[bytes]]) -> Iterator[dict[str, Any]]:
-        shard, packed = group
+    def process(
+        self, group: tuple[str, Iterable[tuple[str, bytes] | None]]
+    ) -> Iterator[dict[str, Any]]:
+        shard, items = group
         name = file_names.shard_name(self._prefix, int(shard), self._num_shards, ".jsonl")
         with spools.Spool() as spool:
-            for key, line in (pickle.loads(item) for item in packed if item):
+            for key, line in filter(None, items):
                 spool.add((key, xxhash.xxh3_64_intdigest(line)), line + b"\n")
             lines = (line for _, line in spool.sorted())
             written = write_file(files.join(self._directory, name), lines)

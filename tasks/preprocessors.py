@@ -165,6 +165,8 @@ def shift_image(name: str, max_shift: int) -> Callable:
     """
     if max_shift < 0:
         raise ValueError(f"max_shift={max_shift}: give 0 or more pixels.")
+    if max_shift == 0:
+        return lambda dataset: dataset
 
     @seqio.map_over_dataset(num_seeds=1)
     def shift(features: Features, seed: tf.Tensor) -> Features:

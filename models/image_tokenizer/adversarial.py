@@ -66,10 +66,13 @@ class AdversarialConfig:
         risen = (steps - self.adversarial_start + 1) / max(self.adversarial_ramp, 1)
         return jnp.clip(risen, 0.0, 1.0)
 
+    def r1_is_due(self, steps: jax.Array) -> jax.Array:
+        """Returns whether the R1 penalty is computed after so many steps."""
+        return steps % self.r1_interval == 0
+
     def r1_weight(self, steps: jax.Array) -> jax.Array:
         """Returns the factor of the R1 penalty after so many steps; 0 where it is left out."""
-        due = steps % self.r1_interval == 0
-        return jnp.where(due, 0.5 * self.r1_gamma * self.r1_interval, 0.0)
+        return jnp.where(self.r1_is_due(steps), 0.5 * self.r1_gamma * self.r1_interval, 0.0)
 
 
 class AdversarialOutput(NamedTuple):
@@ -174,7 +177,7 @@ class Adversary:
             return losses.r1_penalty(lambda x: self._discriminate(params, x), images)
 
         return jax.lax.cond(
-            stats["steps"] % self.config.r1_interval == 0,
+            self.config.r1_is_due(stats["steps"]),
             penalty,
             lambda _: stats["r1_penalty"],
             params,

@@ -192,11 +192,10 @@ def find_sources(
     result = []
     for (kind, root), entries in groups.items():
         result += _sources(kind, root, entries, chosen, errors)
-    tables = [s for s in result if s.format in _TABLES]
-    if errors and all(source.problem for source in tables):
+    if errors and all(s.problem for s in result if s.format in _TABLES):
         raise errors[0]
-    others = [s for s in result if s.format not in _TABLES]
-    result = [dataclasses.replace(source, image_root=image_root) for source in tables] + others
+    if image_root:
+        result = [dataclasses.replace(source, image_root=image_root) for source in result]
     return sorted(result, key=lambda source: (source.paths, source.start))
 
 
