@@ -31,6 +31,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = 5  # from this orientation on, width and height change places
+SSIM_WINDOW = 11  # pixels; pictures are at least as large
+_SSIM_SIGMA, _SSIM_K1, _SSIM_K2 = 1.5, 0.01, 0.03
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -281,12 +283,56 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     Raises:
       ValueError: shapes differ or a dtype is not uint8.
     """
+    _check_alike(a, b)
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10.0 * np.log10(255.0**2 / error))
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns the structural similarity of two pictures, at most 1, which equal pictures have.
+
+    The mean over the channels red, green and blue, and over the places where the whole window lies
+    inside the picture; variances are those of the window's weights, for a data range of 255.
+
+    Args:
+      a: [height, width, 3] uint8, both sides at least `SSIM_WINDOW` pixels.
+      b: of the same shape.
+
+    Raises:
+      ValueError: shapes differ, a dtype is not uint8, or a side is too short.
+
+    Source: Z. Wang, A. Bovik, H. Sheikh, E. Simoncelli, "Image quality assessment: from error
+    visibility to structural similarity" (IEEE TIP 2004), equation 13: an 11 x 11 Gaussian window of
+    sigma 1.5, K1 = 0.01, K2 = 0.03.
+    """
+    _check_alike(a, b)
+    _check_uint8_rgb(a)
+    if min(a.shape[:2]) < SSIM_WINDOW:
+        raise ValueError(
+            f"Pictures of {a.shape[1]} x {a.shape[0]} pixels; SSIM needs {SSIM_WINDOW} on each side."
+        )
+    half = SSIM_WINDOW // 2
+    weights = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * _SSIM_SIGMA**2))
+    weights /= weights.sum()
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return _cv2().sepFilter2D(values, -1, weights, weights)[half:-half, half:-half]
+
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    mean_x, mean_y = mean(x), mean(y)
+    variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
+    covariance = mean(x * y) - mean_x * mean_y
+    c1, c2 = (_SSIM_K1 * 255) ** 2, (_SSIM_K2 * 255) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return float(np.mean(luminance * (2 * covariance + c2) / (variances + c2)))
+
+
+def _check_alike(a: np.ndarray, b: np.ndarray) -> None:
+    """Raises ValueError unless both are uint8 pixels of one shape."""
     if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
         raise ValueError(
             f"Got {a.dtype} {a.shape} and {b.dtype} {b.shape}; give uint8 pixels of one shape."
         )
-    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
-    return float("inf") if error == 0 else float(10.0 * np.log10(255.0**2 / error))
 
 
 def _check_uint8_rgb(image: np.ndarray) -> None:

@@ -259,3 +259,56 @@ def test_damaged_files_give_a_picture_or_a_reason(data: st.DataObject) -> None:
     else:
         height, width, channels = picture.pixels.shape
         assert channels == 3 and height * width <= 100_000 and picture.pixels.dtype == np.uint8
+
+
+def pattern(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a drawing and the same with a texture over it, for numbers frozen elsewhere."""
+    y, x, channel = np.mgrid[:height, :width, :3]
+    first = ((x * 7 + y * 3 + channel * 40 + x * y // 5) % 256).astype(np.uint8)
+    noise = (x * 5 + y * 3 + channel) % 41 - 20
+    return first, np.clip(first.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def test_ssim_is_that_of_scikit_image() -> None:
+    # scikit-image 0.26.0: structural_similarity(data_range=255, channel_axis=-1,
+    # gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    expected = {
+        (11, 11): (0.5096817821550363, -0.5708505362476188),
+        (16, 24): (0.8224309674351232, -0.6045328689391205),
+        (40, 33): (0.8948635131212662, -0.6228788950576029),
+    }
+    for shape, (textured, inverted) in expected.items():
+        first, second = pattern(*shape)
+        assert images.ssim(first, second) == pytest.approx(textured, abs=1e-12)
+        assert images.ssim(first, 255 - first) == pytest.approx(inverted, abs=1e-12)
+
+
+def test_ssim_is_the_formula_written_out() -> None:
+    first, second = pattern(13, 15)
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = []
+    for top in range(13 - 10):
+        for left in range(15 - 10):
+            for channel in range(3):
+                x = first[top : top + 11, left : left + 11, channel].astype(float)
+                y = second[top : top + 11, left : left + 11, channel].astype(float)
+                mx, my = (window * x).sum(), (window * y).sum()
+                vx, vy = (window * (x - mx) ** 2).sum(), (window * (y - my) ** 2).sum()
+                cov = (window * (x - mx) * (y - my)).sum()
+                top_part = (2 * mx * my + c1) * (2 * cov + c2)
+                values.append(top_part / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+    assert images.ssim(first, second) == pytest.approx(np.mean(values), abs=1e-10)
+    assert images.ssim(first, first) == pytest.approx(1.0, abs=1e-12)
+    assert images.ssim(first, second) == pytest.approx(images.ssim(second, first), abs=1e-12)
+
+
+def test_ssim_refuses_what_it_cannot_compare(noise: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="SSIM needs 11"):
+        images.ssim(noise[:10], noise[:10])
+    with pytest.raises(ValueError, match="one shape"):
+        images.ssim(noise, noise[:20])
+    with pytest.raises(ValueError, match="one shape"):
+        images.ssim(noise, noise.astype(np.float32))
