@@ -5,6 +5,10 @@
 A shard in is a shard out, with the same name and order. Batches are cut from a shard in order, so
 the bytes do not depend on workers or runner, and the last, smaller batch of a shard is kept. Shards
 that an interrupted run had finished are not made again.
+
+With `--augment N` a train shard is read N times, and each time gives one random crop of each
+picture: a row of its own, under a key of its own (`crop_key`). So the crops of a picture lie a
+whole shard apart, and memory holds a batch, as without. docs/tokens.md says more.
 """
 
 import argparse
@@ -12,23 +16,20 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 
-from parti.data import file_names, files, images, records, tfrecords
+from parti.data import crops, file_names, files, images, records, tfrecords
 from parti.engine import flags as flags_lib
 from parti.engine import manifests
 from parti.engine import progress as progress_lib
-from parti.pipelines import model_handlers, options, staging
+from parti.pipelines import model_handlers, options, shard_pieces, staging
 
 RECONSTRUCTIONS = "reconstructions"
 REJECTED_FILE = "rejected.jsonl"
-# Hidden while the job runs: TFRecord pieces of shards, and a JSON line about each finished shard.
-_PIECES, _FINISHED = ".pieces", ".finished"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -41,12 +42,20 @@ class TokenizeSettings:
       image_size: of the tokenizer, in pixels; pictures of another size are resized by area.
       batch_size: images a call of the model.
       write_reconstructions: also write each picture with its reconstruction.
+      augment: random crops of each train picture; 0 takes the middle square, once.
+      seed: another one gives other random crops.
     """
 
     model: str
     image_size: int
     batch_size: int = 64
     write_reconstructions: bool = False
+    augment: int = 0
+    seed: int = 0
+
+    def passes(self, split: str) -> range:
+        """Returns the numbers of the rows that each picture of a split becomes."""
+        return range(max(1, self.augment) if split == "train" else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,32 +78,67 @@ class ReadBatches(beam.DoFn):
 
     def __init__(self, settings: TokenizeSettings, limit: int | None = None) -> None:
         """Sets how to cut; `limit` is how many records of a shard are read."""
-        self._size, self._batch_size = settings.image_size, settings.batch_size
-        self._limit = limit
+        self._settings, self._limit = settings, limit
 
     def process(self, path: str) -> Iterator[Any]:
         """Yields the batches of a shard in order."""
         shard = pathlib.Path(path).name
+        split = _split(shard)
         pairs: list[records.ImageTextPair] = []
         pictures: list[np.ndarray] = []
         index = 0
-        for serialized in itertools.islice(tfrecords.read(path), self._limit):
-            pair = records.ImageTextPair.from_example(serialized)
-            try:
-                picture = images.square_crop(images.decode_image(pair.image))
-            except ValueError as error:
-                # For the displays of remote runners; `run` counts what was written.
-                beam.metrics.Metrics.counter("parti.tokenize", "rejected").inc()
-                row = {"key": pair.key, "reason": str(error)}
-                yield beam.pvalue.TaggedOutput("rejected", (shard, row))
-                continue
-            pairs.append(pair)
-            pictures.append(images.resize(picture, self._size))
-            if len(pairs) == self._batch_size:
-                yield Batch(shard, index, tuple(pairs)), np.stack(pictures)
-                pairs, pictures, index = [], [], index + 1
+        for number in self._settings.passes(split):
+            for serialized in itertools.islice(tfrecords.read(path), self._limit):
+                pair = records.ImageTextPair.from_example(serialized)
+                try:
+                    pair, picture = self._crop(pair, split, number)
+                except ValueError as error:
+                    if number == 0:
+                        # For the displays of remote runners; `run` counts what was written.
+                        beam.metrics.Metrics.counter("parti.tokenize", "rejected").inc()
+                        row = {"key": pair.key, "reason": str(error)}
+                        yield beam.pvalue.TaggedOutput("rejected", (shard, row))
+                    continue
+                pairs.append(pair)
+                pictures.append(picture)
+                if len(pairs) == self._settings.batch_size:
+                    yield Batch(shard, index, tuple(pairs)), np.stack(pictures)
+                    pairs, pictures, index = [], [], index + 1
         if pairs:
             yield Batch(shard, index, tuple(pairs)), np.stack(pictures)
+
+    def _crop(
+        self, pair: records.ImageTextPair, split: str, number: int
+    ) -> tuple[records.ImageTextPair, np.ndarray]:
+        """Returns the pair as it is written, and its picture at the tokenizer's size.
+
+        Raises:
+          ValueError: the picture cannot be read.
+        """
+        settings = self._settings
+        decoded = images.decode_image(pair.image)
+        if not (settings.augment and split == "train"):
+            return pair, images.resize(images.square_crop(decoded), settings.image_size)
+        key = crop_key(pair.key, number)
+        short_side = min(decoded.shape[:2])
+        crop = crops.RandomCrop.draw(short_side, settings.image_size, key, settings.seed)
+        changes: dict[str, Any] = {"key": key}
+        if settings.write_reconstructions:
+            changes["image"] = images.encode_png(crop.cut_in_full(decoded))
+        return dataclasses.replace(pair, **changes), crop.cut(decoded)
+
+
+def crop_key(key: str, number: int) -> str:
+    """Returns the key of a random crop of a pair, `<key>#crop<number>`.
+
+    Different pairs and numbers give different keys; seed and key decide the crop.
+    """
+    return f"{key}#crop{number}"
+
+
+def _split(shard: str) -> str:
+    """Returns the split of a shard: `train` of `train-00000-of-00004.tfrecord`."""
+    return shard.split("-")[0]
 
 
 class _WriteBatch(beam.DoFn):
@@ -120,53 +164,9 @@ class _WriteBatch(beam.DoFn):
         yield batch.shard, (batch.index, len(batch.pairs))
 
     def _piece(self, folder: str, batch: Batch) -> pathlib.Path:
-        path = piece_path(self._directory, folder, batch.shard, batch.index)
+        path = shard_pieces.piece_path(self._directory, folder, batch.shard, batch.index)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-
-class _JoinShard(beam.DoFn):
-    """Joins the pieces of a shard in order, and notes that it is finished."""
-
-    def __init__(self, directory: pathlib.Path, reconstructions: bool) -> None:
-        self._directory = directory
-        self._folders = ("", RECONSTRUCTIONS) if reconstructions else ("",)
-
-    def process(
-        self, element: tuple[str, Iterable[tuple[int, int] | dict[str, str] | None]]
-    ) -> Iterator[dict[str, Any]]:
-        shard, items = element
-        items = list(items)
-        # A runner may have made a batch twice; its piece is the same file then.
-        counts = dict(item for item in items if isinstance(item, tuple))
-        rejected = {item["key"]: item["reason"] for item in items if isinstance(item, dict)}
-        for folder in self._folders:
-            pieces = [piece_path(self._directory, folder, shard, i) for i in range(len(counts))]
-            _join(pieces, self._directory / folder / shard)
-        report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
-        files.write_bytes(
-            self._directory / _FINISHED / f"{shard}.json", json.dumps(report).encode()
-        )
-        for folder in self._folders:
-            pieces_folder = piece_path(self._directory, folder, shard, 0).parent
-            shutil.rmtree(pieces_folder, ignore_errors=True)
-        yield report
-
-
-def piece_path(directory: pathlib.Path, folder: str, shard: str, index: int) -> pathlib.Path:
-    """Returns where a batch of a shard is kept until its shard is joined."""
-    return directory / _PIECES / (folder or "tokens") / shard / f"{index:06d}.tfrecord"
-
-
-def _join(pieces: Sequence[pathlib.Path], target: pathlib.Path) -> None:
-    """Concatenates TFRecord files, which is a TFRecord file, and shows it when it is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with open(partial, "wb") as file:
-        for piece in pieces:
-            with open(piece, "rb") as source:
-                shutil.copyfileobj(source, file)
-    partial.replace(target)
 
 
 def _reconstructed(
@@ -200,7 +200,6 @@ def build(
     Returns:
       {"name", "count", "rejected": {key: reason}} of each shard written.
     """
-    (directory / _FINISHED).mkdir(exist_ok=True)
     handler = model_handlers.Encoder(
         settings.model, settings.batch_size, settings.write_reconstructions
     )
@@ -214,14 +213,9 @@ def build(
         | model_handlers.infer("Encode", handler)
         | "Write" >> beam.ParDo(_WriteBatch(directory))
     )
-    # A shard without pairs is written too.
-    names = root | "Names" >> beam.Create([(pathlib.Path(path).name, None) for path in shards])
-    return (
-        (pieces, read.rejected, names)
-        | beam.Flatten()
-        | "Gather" >> beam.GroupByKey()
-        | "Join" >> beam.ParDo(_JoinShard(directory, settings.write_reconstructions))
-    )
+    names = [pathlib.Path(path).name for path in shards]
+    folders = ("", RECONSTRUCTIONS) if settings.write_reconstructions else ("",)
+    return shard_pieces.gather(root, directory, names, (pieces, read.rejected), folders)
 
 
 def make_parser() -> flags_lib.Parser:
@@ -241,6 +235,14 @@ def make_parser() -> flags_lib.Parser:
         action="store_true",
         help=f"also write {RECONSTRUCTIONS}/, which the upsampler trains on",
     )
+    add(
+        "--augment",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random crops of each train picture, a row each (default: the middle square, once)",
+    )
+    add("--seed", type=int, help="another seed, other random crops (default: 0)")
     return parser
 
 
@@ -252,6 +254,29 @@ def check_flags(flags: argparse.Namespace) -> None:
     """
     if flags.batch_size < 1:
         raise ValueError(f"--batch_size={flags.batch_size}: give at least 1")
+    if flags.augment < 0:
+        raise ValueError(f"--augment={flags.augment}: give a number of crops, or 0 for none")
+    if flags.seed is not None and not flags.augment:
+        raise ValueError(f"--seed={flags.seed}: nothing is random without --augment")
+
+
+def check_size(pairs: dict[str, Any], settings: TokenizeSettings) -> None:
+    """Checks that random crops of these pairs can differ.
+
+    Args:
+      pairs: the manifest of the pairs.
+      settings: what to do.
+
+    Raises:
+      ValueError: the pictures are squares no larger than the tokenizer's, so all crops are equal.
+    """
+    side, size = pairs["settings"].get("image_size"), settings.image_size
+    if settings.augment and side is not None and side <= size:
+        raise ValueError(
+            f"--augment={settings.augment}: the pairs are {side} x {side} px and the tokenizer "
+            f"takes {size}, so every crop is the same; clean with --image_size="
+            f"{round(size * 9 / 8)} or more, or leave --augment out"
+        )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -268,8 +293,14 @@ def run(argv: Sequence[str]) -> int:
     tokenizer = model_handlers.load_part(flags.model, "tokenizer")
     model = tokenizer.model
     settings = TokenizeSettings(
-        flags.model, model.image_size, flags.batch_size, flags.write_reconstructions
+        flags.model,
+        model.image_size,
+        flags.batch_size,
+        flags.write_reconstructions,
+        flags.augment,
+        flags.seed or 0,
     )
+    check_size(pairs, settings)
     facts = {
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "codebook_size": model.codebook_size,
@@ -282,6 +313,8 @@ def run(argv: Sequence[str]) -> int:
             **facts,
             "image_size": settings.image_size,
             "write_reconstructions": settings.write_reconstructions,
+            "augment": settings.augment,
+            "seed": settings.seed,
             "pairs_fingerprint": pairs["fingerprint"],
         },
         # Calls of another size may round differently, so half a run is not finished by them.
@@ -305,19 +338,20 @@ def _run_shards(
     expected: dict[str, Any],
 ) -> dict[str, int]:
     """Makes the shards that are not there yet; returns the counts of all."""
-    finished = stage.path / _FINISHED
-    todo = [path for path in shards if not (finished / f"{pathlib.Path(path).name}.json").exists()]
-    total = sum(expected.get(split, 0) for split in records.SPLITS)
-    done = sum(report["count"] for report in _reports(finished))
+    todo = [
+        path for path in shards if not shard_pieces.is_finished(stage.path, pathlib.Path(path).name)
+    ]
+    total = sum(expected.get(split, 0) * len(settings.passes(split)) for split in records.SPLITS)
+    done = sum(report["count"] for report in shard_pieces.reports(stage.path))
     progress = progress_lib.Progress("tokenize", total - done, "images")
     if todo:
         options.run_pipeline(
             lambda root: build(root, todo, settings, stage.path), beam_options, progress
         )
-    reports = _reports(finished)
+    reports = shard_pieces.reports(stage.path)
     counts = {split: 0 for split in records.SPLITS}
     for report in reports:
-        counts[report["name"].split("-")[0]] += report["count"]
+        counts[_split(report["name"])] += report["count"]
     rejected = [
         json.dumps({"key": key, "reason": reason}, sort_keys=True, ensure_ascii=False) + "\n"
         for report in reports
@@ -328,17 +362,9 @@ def _run_shards(
         raise ValueError(f"no image of the train split could be read: {''.join(rejected[:1])}")
     if rejected:
         files.write_bytes(stage.path / REJECTED_FILE, "".join(rejected).encode())
-    for folder in (_PIECES, _FINISHED):
-        shutil.rmtree(stage.path / folder, ignore_errors=True)
+    shard_pieces.clear(stage.path)
     progress.done(f"{sum(counts[split] for split in records.SPLITS)} images")
     return counts
-
-
-def _reports(finished: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the reports of the finished shards."""
-    return [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(finished.glob("*.json"))
-    ]
 
 
 def find_shards(directory: str) -> list[str]:
@@ -348,14 +374,18 @@ def find_shards(directory: str) -> list[str]:
       FileNotFoundError: there are none.
     """
     shards = file_names.expand_pattern(directory, "image-text pairs")
-    return [path for path in shards if pathlib.Path(path).name.split("-")[0] in records.SPLITS]
+    return [path for path in shards if _split(pathlib.Path(path).name) in records.SPLITS]
 
 
 def summary(stage: staging.Staging, counts: dict[str, int]) -> str:
     """Returns what the user reads at the end."""
     manifest = stage.manifest or {}
+    augment = manifest["settings"]["augment"]
+    train = (
+        f"{augment} crops of each of {counts['train'] // augment}" if augment else counts["train"]
+    )
     line = (
-        f"{stage.output}: {counts['train']} train and {counts['validation']} validation images as "
+        f"{stage.output}: {train} train and {counts['validation']} validation images as "
         f"{manifest['grid_size']} x {manifest['grid_size']} tokens of {manifest['codebook_size']}"
     )
     if counts["rejected"]:

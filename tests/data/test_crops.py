@@ -51,3 +51,40 @@ def test_random_of_a_small_picture_is_all_of_it() -> None:
 def test_unknown_policy() -> None:
     with pytest.raises(ValueError, match="centre, random"):
         crops.fit(ramp(4, 4), 2, "center")
+
+
+def test_random_draws_the_ranges_of_the_listing() -> None:
+    drawn = [crops.RandomCrop.draw(400, 256, str(index)) for index in range(2000)]
+    offsets = [crop.offset for crop in drawn]
+    assert 0.375 <= min(offsets) < 0.38 and 0.62 < max(offsets) <= 0.625
+    sides = [crop.side for crop in drawn]
+    assert set(sides) == set(range(256, 289))
+    assert max(sides.count(side) for side in set(sides)) < 110  # 61 +- 8 each
+    for name in ("top", "left"):
+        starts = [getattr(crop, name) for crop in drawn]
+        assert min(starts) == 0 and max(starts) == 32
+        assert all(start <= crop.side - 256 for start, crop in zip(starts, drawn, strict=True))
+    assert {crops.RandomCrop.draw(270, 256, str(i)).side for i in range(400)} == set(
+        range(256, 271)
+    )
+    small = crops.RandomCrop.draw(100, 256, "a")
+    assert (small.side, small.top, small.left) == (256, 0, 0)
+
+
+def test_a_crop_in_full_lies_over_the_crop() -> None:
+    # A smooth picture, so that a shift by a fraction of a pixel shows as a difference of colours.
+    image = ramp(240, 255)
+    for index in range(40):
+        crop = crops.RandomCrop.draw(240, 64, str(index))
+        full = crop.cut_in_full(image)
+        side = 240 * 64 / crop.side
+        assert full.shape == (round(side), round(side), 3)
+        small = images.resize(full, 64).astype(int)
+        # Half a pixel of the crop is 1.8 levels; rounding three times is less.
+        assert np.abs(small - crop.cut(image)).max() <= 1
+
+
+def test_a_crop_in_full_of_a_small_picture_is_its_square() -> None:
+    crop = crops.RandomCrop.draw(20, 64, "a")
+    image = ramp(20, 30)
+    np.testing.assert_array_equal(crop.cut_in_full(image), images.square_crop(image, crop.offset))

@@ -12,7 +12,7 @@ import pytest
 
 from parti.data import images, records, tfrecords
 from parti.engine import manifests, predict
-from parti.pipelines import options, tokenize_images
+from parti.pipelines import options, shard_pieces, tokenize_images
 
 SHARDS = ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001")
 
@@ -103,7 +103,7 @@ def test_finished_shards_are_not_made_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flags = ("--write_reconstructions", "--batch_size=4")
-    join = tokenize_images._JoinShard.process
+    join = shard_pieces.JoinShard.process
     joined: list[str] = []
 
     def process(self: Any, element: Any) -> Iterator[Any]:
@@ -113,7 +113,7 @@ def test_finished_shards_are_not_made_again(
         yield from join(self, element)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tokenize_images._JoinShard, "process", process)
+        patch.setattr(shard_pieces.JoinShard, "process", process)
         with pytest.raises(options.PipelineError, match="the machine went away"):
             run(tmp_path / "tokens", pairs_dir, bundle, *flags)
     kept = tmp_path / "tokens.unfinished" / joined[0]
