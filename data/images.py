@@ -309,7 +309,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     _check_uint8_rgb(a)
     if min(a.shape[:2]) < SSIM_WINDOW:
         raise ValueError(
-            f"Pictures of {a.shape[1]} x {a.shape[0]} pixels; SSIM needs {SSIM_WINDOW} on each side."
+            f"Pictures of {a.shape[1]} x {a.shape[0]} px; SSIM needs {SSIM_WINDOW} on each side."
         )
     half = SSIM_WINDOW // 2
     weights = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * _SSIM_SIGMA**2))
