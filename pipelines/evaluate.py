@@ -29,8 +29,8 @@ from parti.pipelines import (
     generate,
     model_handlers,
     options,
+    picture_batches,
     staging,
-    tokenize_images,
     writers,
 )
 
@@ -66,7 +66,7 @@ class _Measure(beam.DoFn):
     def __init__(self, image_size: int) -> None:
         self._image_size = image_size
 
-    def process(self, element: tuple[tokenize_images.Batch, model_handlers.Encoded]) -> Any:
+    def process(self, element: tuple[picture_batches.Batch, model_handlers.Encoded]) -> Any:
         batch, encoded = element
         originals = [images.square_crop(images.decode_image(pair.image)) for pair in batch.pairs]
         for pair, original, picture in zip(batch.pairs, originals, encoded.reconstructions):  # type: ignore[arg-type]
@@ -149,13 +149,13 @@ def build_reference(
     """
     source = str(bundle.path.resolve())
     size = bundle.model("tokenizer").image_size
-    settings = tokenize_images.TokenizeSettings(source, size, _BATCH_SIZE)
+    settings = picture_batches.BatchSettings(size, _BATCH_SIZE)
     per_shard = -(-num_images // len(shards))
     batches = (
         root
         | "Shards" >> beam.Create(list(shards))
         | "Read"
-        >> beam.ParDo(tokenize_images.ReadBatches(settings, limit=per_shard)).with_outputs(
+        >> beam.ParDo(picture_batches.ReadBatches(settings, limit=per_shard)).with_outputs(
             "rejected", main="batches"
         )
     )

@@ -6,14 +6,11 @@ A shard in is a shard out, with the same name and order. Batches are cut from a 
 the bytes do not depend on workers or runner, and the last, smaller batch of a shard is kept. Shards
 that an interrupted run had finished are not made again.
 
-With `--augment N` a train shard is read N times, and each time gives one random crop of each
-picture: a row of its own, under a key of its own (`crop_key`). So the crops of a picture lie a
-whole shard apart, and memory holds a batch, as without. docs/tokens.md says more.
+docs/tokens.md tells what is in them, and what `--augment` does.
 """
 
 import argparse
 import dataclasses
-import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -22,11 +19,11 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import crops, file_names, files, images, records, tfrecords
+from parti.data import file_names, files, images, records, tfrecords
 from parti.engine import flags as flags_lib
 from parti.engine import manifests
 from parti.engine import progress as progress_lib
-from parti.pipelines import model_handlers, options, shard_pieces, staging
+from parti.pipelines import model_handlers, options, picture_batches, shard_pieces, staging
 
 RECONSTRUCTIONS = "reconstructions"
 REJECTED_FILE = "rejected.jsonl"
@@ -39,106 +36,13 @@ class TokenizeSettings:
 
     Attributes:
       model: the tokenizer's training directory, or a bundle.
-      image_size: of the tokenizer, in pixels; pictures of another size are resized by area.
-      batch_size: images a call of the model.
+      batches: which pictures the model takes.
       write_reconstructions: also write each picture with its reconstruction.
-      augment: random crops of each train picture; 0 takes the middle square, once.
-      seed: another one gives other random crops.
     """
 
     model: str
-    image_size: int
-    batch_size: int = 64
+    batches: picture_batches.BatchSettings
     write_reconstructions: bool = False
-    augment: int = 0
-    seed: int = 0
-
-    def passes(self, split: str) -> range:
-        """Returns the numbers of the rows that each picture of a split becomes."""
-        return range(max(1, self.augment) if split == "train" else 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Pairs that one call of the model takes; the key of a RunInference example.
-
-    Attributes:
-      shard: file name of the shard.
-      index: place of the batch in its shard.
-      pairs: in the order of the shard.
-    """
-
-    shard: str
-    index: int
-    pairs: tuple[records.ImageTextPair, ...]
-
-
-class ReadBatches(beam.DoFn):
-    """Path of a shard -> (Batch, images [batch, size, size, 3] uint8), and `rejected` rows."""
-
-    def __init__(self, settings: TokenizeSettings, limit: int | None = None) -> None:
-        """Sets how to cut; `limit` is how many records of a shard are read."""
-        self._settings, self._limit = settings, limit
-
-    def process(self, path: str) -> Iterator[Any]:
-        """Yields the batches of a shard in order."""
-        shard = pathlib.Path(path).name
-        split = _split(shard)
-        pairs: list[records.ImageTextPair] = []
-        pictures: list[np.ndarray] = []
-        index = 0
-        for number in self._settings.passes(split):
-            for serialized in itertools.islice(tfrecords.read(path), self._limit):
-                pair = records.ImageTextPair.from_example(serialized)
-                try:
-                    pair, picture = self._crop(pair, split, number)
-                except ValueError as error:
-                    if number == 0:
-                        # For the displays of remote runners; `run` counts what was written.
-                        beam.metrics.Metrics.counter("parti.tokenize", "rejected").inc()
-                        row = {"key": pair.key, "reason": str(error)}
-                        yield beam.pvalue.TaggedOutput("rejected", (shard, row))
-                    continue
-                pairs.append(pair)
-                pictures.append(picture)
-                if len(pairs) == self._settings.batch_size:
-                    yield Batch(shard, index, tuple(pairs)), np.stack(pictures)
-                    pairs, pictures, index = [], [], index + 1
-        if pairs:
-            yield Batch(shard, index, tuple(pairs)), np.stack(pictures)
-
-    def _crop(
-        self, pair: records.ImageTextPair, split: str, number: int
-    ) -> tuple[records.ImageTextPair, np.ndarray]:
-        """Returns the pair as it is written, and its picture at the tokenizer's size.
-
-        Raises:
-          ValueError: the picture cannot be read.
-        """
-        settings = self._settings
-        decoded = images.decode_image(pair.image)
-        if not (settings.augment and split == "train"):
-            return pair, images.resize(images.square_crop(decoded), settings.image_size)
-        key = crop_key(pair.key, number)
-        short_side = min(decoded.shape[:2])
-        crop = crops.RandomCrop.draw(short_side, settings.image_size, key, settings.seed)
-        changes: dict[str, Any] = {"key": key}
-        if settings.write_reconstructions:
-            changes["image"] = images.encode_png(crop.cut_in_full(decoded))
-        return dataclasses.replace(pair, **changes), crop.cut(decoded)
-
-
-def crop_key(key: str, number: int) -> str:
-    """Returns the key of a random crop of a pair, `<key>#crop<number>`.
-
-    Different pairs and numbers give different keys; seed and key decide the crop.
-    """
-    return f"{key}#crop{number}"
-
-
-def _split(shard: str) -> str:
-    """Returns the split of a shard: `train` of `train-00000-of-00004.tfrecord`."""
-    return shard.split("-")[0]
 
 
 class _WriteBatch(beam.DoFn):
@@ -148,7 +52,7 @@ class _WriteBatch(beam.DoFn):
         self._directory = directory
 
     def process(
-        self, element: tuple[Batch, model_handlers.Encoded]
+        self, element: tuple[picture_batches.Batch, model_handlers.Encoded]
     ) -> Iterator[tuple[str, tuple[int, int]]]:
         batch, encoded = element
         tokens = [
@@ -163,7 +67,7 @@ class _WriteBatch(beam.DoFn):
         options.tick(len(batch.pairs))
         yield batch.shard, (batch.index, len(batch.pairs))
 
-    def _piece(self, folder: str, batch: Batch) -> pathlib.Path:
+    def _piece(self, folder: str, batch: picture_batches.Batch) -> pathlib.Path:
         path = shard_pieces.piece_path(self._directory, folder, batch.shard, batch.index)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -201,12 +105,15 @@ def build(
       {"name", "count", "rejected": {key: reason}} of each shard written.
     """
     handler = model_handlers.Encoder(
-        settings.model, settings.batch_size, settings.write_reconstructions
+        settings.model, settings.batches.batch_size, settings.write_reconstructions
     )
     read = (
         root
         | "Shards" >> beam.Create(list(shards))
-        | "Read" >> beam.ParDo(ReadBatches(settings)).with_outputs("rejected", main="batches")
+        | "Read"
+        >> beam.ParDo(picture_batches.ReadBatches(settings.batches)).with_outputs(
+            "rejected", main="batches"
+        )
     )
     pieces = (
         read.batches
@@ -260,12 +167,12 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise ValueError(f"--seed={flags.seed}: nothing is random without --augment")
 
 
-def check_size(pairs: dict[str, Any], settings: TokenizeSettings) -> None:
+def check_size(pairs: dict[str, Any], settings: picture_batches.BatchSettings) -> None:
     """Checks that random crops of these pairs can differ.
 
     Args:
       pairs: the manifest of the pairs.
-      settings: what to do.
+      settings: what is read of them.
 
     Raises:
       ValueError: the pictures are squares no larger than the tokenizer's, so all crops are equal.
@@ -292,15 +199,14 @@ def run(argv: Sequence[str]) -> int:
     shards = find_shards(flags.input)
     tokenizer = model_handlers.load_part(flags.model, "tokenizer")
     model = tokenizer.model
-    settings = TokenizeSettings(
-        flags.model,
+    batches = picture_batches.BatchSettings(
         model.image_size,
         flags.batch_size,
-        flags.write_reconstructions,
         flags.augment,
         flags.seed or 0,
+        crop_pairs=flags.write_reconstructions,
     )
-    check_size(pairs, settings)
+    check_size(pairs, batches)
     facts = {
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "codebook_size": model.codebook_size,
@@ -311,18 +217,19 @@ def run(argv: Sequence[str]) -> int:
         kind="tokens",
         settings={
             **facts,
-            "image_size": settings.image_size,
-            "write_reconstructions": settings.write_reconstructions,
-            "augment": settings.augment,
-            "seed": settings.seed,
+            "image_size": batches.image_size,
+            "write_reconstructions": flags.write_reconstructions,
+            "augment": batches.augment,
+            "seed": batches.seed,
             "pairs_fingerprint": pairs["fingerprint"],
         },
         # Calls of another size may round differently, so half a run is not finished by them.
-        inputs={"pairs": flags.input, "model": flags.model, "batch_size": settings.batch_size},
+        inputs={"pairs": flags.input, "model": flags.model, "batch_size": batches.batch_size},
         overwrite=flags.overwrite,
         resume=True,
     )
     del tokenizer  # The workers load their own.
+    settings = TokenizeSettings(flags.model, batches, flags.write_reconstructions)
     with stage:
         counts = _run_shards(shards, settings, stage, beam_options, pairs["counts"])
         stage.publish(counts, extra=facts)
@@ -341,7 +248,9 @@ def _run_shards(
     todo = [
         path for path in shards if not shard_pieces.is_finished(stage.path, pathlib.Path(path).name)
     ]
-    total = sum(expected.get(split, 0) * len(settings.passes(split)) for split in records.SPLITS)
+    total = sum(
+        expected.get(split, 0) * len(settings.batches.passes(split)) for split in records.SPLITS
+    )
     done = sum(report["count"] for report in shard_pieces.reports(stage.path))
     progress = progress_lib.Progress("tokenize", total - done, "images")
     if todo:
@@ -351,7 +260,7 @@ def _run_shards(
     reports = shard_pieces.reports(stage.path)
     counts = {split: 0 for split in records.SPLITS}
     for report in reports:
-        counts[_split(report["name"])] += report["count"]
+        counts[picture_batches.split_of(report["name"])] += report["count"]
     rejected = [
         json.dumps({"key": key, "reason": reason}, sort_keys=True, ensure_ascii=False) + "\n"
         for report in reports
@@ -374,7 +283,11 @@ def find_shards(directory: str) -> list[str]:
       FileNotFoundError: there are none.
     """
     shards = file_names.expand_pattern(directory, "image-text pairs")
-    return [path for path in shards if _split(pathlib.Path(path).name) in records.SPLITS]
+    return [
+        path
+        for path in shards
+        if picture_batches.split_of(pathlib.Path(path).name) in records.SPLITS
+    ]
 
 
 def summary(stage: staging.Staging, counts: dict[str, int]) -> str:
