@@ -4,7 +4,7 @@
 
 With `augment`, a train shard is read that many times, and each time gives one random crop of each
 picture: a row of its own, under a key of its own (`crop_key`). So the crops of a picture lie a
-whole shard apart, and memory holds a batch, as without.
+whole shard apart, and memory holds a batch or two, as without.
 """
 
 import dataclasses

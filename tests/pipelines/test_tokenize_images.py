@@ -4,15 +4,23 @@
 
 import json
 import pathlib
+import shutil
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from parti.data import images, records, tfrecords
+from parti.data import crops, images, records, tfrecords
 from parti.engine import manifests, predict
-from parti.pipelines import options, shard_pieces, tokenize_images
+from parti.pipelines import (
+    model_handlers,
+    options,
+    picture_batches,
+    shard_pieces,
+    tokenize_images,
+)
 
 SHARDS = ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001")
 
@@ -95,14 +103,14 @@ def test_bytes_do_not_depend_on_the_batch_size(
     assert shards(other) == expected
 
 
-def test_finished_shards_are_not_made_again(
-    finished: pathlib.Path,
-    tmp_path: pathlib.Path,
+def run_interrupted(
+    patch: pytest.MonkeyPatch,
+    output: pathlib.Path,
     pairs_dir: pathlib.Path,
-    bundle: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    flags = ("--write_reconstructions", "--batch_size=4")
+    model: pathlib.Path,
+    *flags: str,
+) -> pathlib.Path:
+    """Runs the command until two shards are finished; returns the first of them."""
     join = shard_pieces.JoinShard.process
     joined: list[str] = []
 
@@ -112,17 +120,137 @@ def test_finished_shards_are_not_made_again(
         joined.append(element[0])
         yield from join(self, element)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(shard_pieces.JoinShard, "process", process)
-        with pytest.raises(options.PipelineError, match="the machine went away"):
-            run(tmp_path / "tokens", pairs_dir, bundle, *flags)
-    kept = tmp_path / "tokens.unfinished" / joined[0]
+    patch.setattr(shard_pieces.JoinShard, "process", process)
+    with pytest.raises(options.PipelineError, match="the machine went away"):
+        run(output, pairs_dir, model, *flags)
+    patch.undo()
+    return output.with_name(f"{output.name}.unfinished") / joined[0]
+
+
+def test_finished_shards_are_not_made_again(
+    finished: pathlib.Path,
+    tmp_path: pathlib.Path,
+    pairs_dir: pathlib.Path,
+    bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = ("--write_reconstructions", "--batch_size=4")
+    kept = run_interrupted(monkeypatch, tmp_path / "tokens", pairs_dir, bundle, *flags)
     before = kept.stat().st_mtime_ns
     output = run(tmp_path / "tokens", pairs_dir, bundle, *flags)
-    assert (output / joined[0]).stat().st_mtime_ns == before
+    assert (output / kept.name).stat().st_mtime_ns == before
     assert shards(output) == shards(finished)
     made, expected = (manifests.read(path, "tokens") for path in (output, finished))
     assert made["fingerprint"] == expected["fingerprint"]
+
+
+AUGMENT = ("--augment=3", "--seed=7", "--write_reconstructions")
+
+
+@pytest.fixture(scope="module")
+def augmented(
+    tmp_path_factory: pytest.TempPathFactory, pairs_dir: pathlib.Path, bundle: pathlib.Path
+) -> pathlib.Path:
+    output = tmp_path_factory.mktemp("augment") / "tokens"
+    return run(output, pairs_dir, bundle, *AUGMENT, "--batch_size=4")
+
+
+def test_each_pass_over_a_train_shard_gives_a_crop_of_each_picture(
+    augmented: pathlib.Path, finished: pathlib.Path, pairs_dir: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    model = predict.LoadedModel.from_bundle(bundle, "tokenizer")
+    for shard in SHARDS[:2]:
+        given = list(tfrecords.read(pairs_dir / f"{shard}.tfrecord"))
+        pairs = [records.ImageTextPair.from_example(example) for example in given]
+        tokens = list(tfrecords.read(augmented / f"{shard}.tfrecord"))
+        made = list(tfrecords.read(augmented / f"reconstructions/{shard}.tfrecord"))
+        expected = [(number, pair) for number in range(3) for pair in pairs]
+        for (number, pair), token, reconstructed in zip(expected, tokens, made, strict=True):
+            row = records.TokenizedPair.from_example(token)
+            record = records.ReconstructedPair.from_example(reconstructed)
+            assert row.key == record.key == f"{pair.key}#crop{number}"
+            assert (row.text, row.metadata) == (pair.text, pair.metadata)
+            picture = images.decode_image(pair.image)
+            crop = crops.RandomCrop.draw(32, 16, row.key, seed=7)
+            expected_tokens = model.call(
+                "encode", images.to_float(crop.cut(picture))[None], batch_size=1
+            )
+            np.testing.assert_array_equal(row.image_tokens, expected_tokens[0])
+            original = images.decode_image(record.image)
+            np.testing.assert_array_equal(original, crop.cut_in_full(picture))
+    for folder in ("", "reconstructions/"):
+        name = f"{folder}{SHARDS[2]}.tfrecord"
+        assert shards(augmented)[name] == shards(finished)[name]
+    manifest = manifests.read(augmented, "tokens")
+    assert manifest["counts"] == {"train": 24, "validation": 4, "rejected": 0}
+    assert (manifest["settings"]["augment"], manifest["settings"]["seed"]) == (3, 7)
+
+
+def test_crops_depend_on_seed_and_key_only(
+    augmented: pathlib.Path,
+    tmp_path: pathlib.Path,
+    pairs_dir: pathlib.Path,
+    bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Another batch size, so that batches lie across passes elsewhere, and an interruption.
+    flags = (*AUGMENT, "--batch_size=7")
+    kept = run_interrupted(monkeypatch, tmp_path / "tokens", pairs_dir, bundle, *flags)
+    before = kept.stat().st_mtime_ns
+    output = run(tmp_path / "tokens", pairs_dir, bundle, *flags)
+    assert (output / kept.name).stat().st_mtime_ns == before
+    expected = {k: v for k, v in shards(augmented).items() if not k.startswith("recon")}
+    assert {k: v for k, v in shards(output).items() if not k.startswith("recon")} == expected
+    other = run(tmp_path / "other", pairs_dir, bundle, "--augment=3", "--seed=8")
+    changed = {name for name, data in shards(other).items() if data != expected[name]}
+    assert changed == {f"{shard}.tfrecord" for shard in SHARDS[:2]}
+    prints = [manifests.read(path, "tokens")["fingerprint"] for path in (augmented, other)]
+    assert len(set(prints)) == 2
+
+
+def test_crops_of_pairs_that_leave_no_room_are_refused(
+    tmp_path: pathlib.Path, bundle: pathlib.Path, pairs_dir: pathlib.Path
+) -> None:
+    pairs = shutil.copytree(pairs_dir, tmp_path / "pairs")
+    manifests.write(pairs, "pairs", counts={"train": 8}, settings={"image_size": 16}, content={})
+    with pytest.raises(ValueError, match="every crop is the same; clean with --image_size=18"):
+        run(tmp_path / "tokens", pairs, bundle, "--augment=2")
+
+
+def test_memory_holds_two_batches_and_one_copy_of_the_model(
+    tmp_path: pathlib.Path,
+    pairs_dir: pathlib.Path,
+    bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, write = picture_batches.ReadBatches.process, tokenize_images._WriteBatch.process
+    load = model_handlers.load_part
+    waiting: list[int] = []
+    models: list[weakref.ref] = []
+    alive: list[int] = []
+
+    def reading(self: Any, path: str) -> Iterator[Any]:
+        for element in read(self, path):
+            waiting.append(1)
+            assert len(waiting) <= 2  # Beam holds one back
+            yield element
+
+    def writing(self: Any, element: Any) -> Iterator[Any]:
+        yield from write(self, element)
+        waiting.pop()
+
+    def loading(*arguments: Any) -> Any:
+        alive.append(sum(model() is not None for model in models))
+        loaded = load(*arguments)
+        models.append(weakref.ref(loaded))
+        return loaded
+
+    monkeypatch.setattr(picture_batches.ReadBatches, "process", reading)
+    monkeypatch.setattr(tokenize_images._WriteBatch, "process", writing)
+    monkeypatch.setattr(model_handlers, "load_part", loading)
+    run(tmp_path / "tokens", pairs_dir, bundle, "--augment=4", "--batch_size=3")
+    # The command reads the tokenizer's sizes and lets it go; then the one of this process.
+    assert alive == [0, 0]
 
 
 def test_pictures_that_cannot_be_read_are_counted(
@@ -152,6 +280,10 @@ def test_user_mistakes(
 ) -> None:
     with pytest.raises(ValueError, match="--batch_size=0"):
         run(tmp_path / "tokens", pairs_dir, bundle, "--batch_size=0")
+    with pytest.raises(ValueError, match="--augment=-1"):
+        run(tmp_path / "tokens", pairs_dir, bundle, "--augment=-1")
+    with pytest.raises(ValueError, match="--seed=1: nothing is random without --augment"):
+        run(tmp_path / "tokens", pairs_dir, bundle, "--seed=1")
     with pytest.raises(FileNotFoundError, match="parti clean"):
         run(tmp_path / "tokens", tmp_path / "nothing", bundle)
     with pytest.raises(FileNotFoundError, match="parti train"):
