@@ -15,8 +15,9 @@ from parti.engine import train_state as train_states
 Metrics = Mapping[str, Any]
 
 
-def eval_step(model: Any, state: train_states.TrainState, batch: Any) -> Metrics:
+def eval_step(model: Any, constants: Any, state: train_states.TrainState, batch: Any) -> Metrics:
     """Returns the metrics of one batch; the state is not changed."""
+    model = model.with_constants(constants)
     mutables = (flax.core.freeze(state.mutables),) if state.mutables else ()
     _, metrics = model.eval_fn(state.params, batch, *mutables)
     return dict(metrics)

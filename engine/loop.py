@@ -107,6 +107,8 @@ class Loop:
             f"{devices.flat[0].platform} device(s); compiling",
             file=sys.stderr,
         )
+        for note in self.experiment.model.notes:
+            print(f"[train] {note}", file=sys.stderr)
 
     def _pace(self, first: bool) -> None:
         """Keeps two steps in flight; leaves the first one, which compiles, out of the timing."""

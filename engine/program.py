@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
 
 from parti.engine import datasets, evaluate, experiments, optimizers
 from parti.engine import mesh as meshes
@@ -36,6 +37,7 @@ def train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
     num_microbatches: int,
+    constants: Any,
     state: TrainState,
     batch: Any,
     rng: jax.Array,
@@ -46,6 +48,7 @@ def train_step(
       model: a `Model` whose loss is a mean over the batch.
       optimizer: turns gradients into updates.
       num_microbatches: parts of the batch whose gradients are averaged one after another.
+      constants: the model's.
       state: before the step.
       batch: arrays [batch, ...].
       rng: PRNG key of the run; the step's number is folded in.
@@ -54,6 +57,7 @@ def train_step(
       The state after the step, and the metrics: the model's, `grad_norm` and `update_norm` (global
       norms), and `loss`, which is always there.
     """
+    model = model.with_constants(constants)
     dropout_rng = jax.random.fold_in(rng, state.step)
     loss, grads, metrics, mutables = gradients(model, num_microbatches, state, batch, dropout_rng)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -140,6 +144,8 @@ def prepare(
 ) -> Program:
     """Checks an experiment against the devices and builds its program; computes nothing yet.
 
+    The model's constants are read, and put on the devices.
+
     Args:
       experiment: what to train.
       host_spec: shape and dtype of each feature of this host's batches.
@@ -174,6 +180,9 @@ def prepare(
     specs = train_states.partition(model, abstract, element_spec, rules)
     train_states.check_divisible(abstract, specs, mesh)
     shardings = train_states.shardings(specs, mesh)
+    constants = jax.device_put(model.constants, NamedSharding(mesh, PartitionSpec()))
+    jitted_step = jax.jit(step, donate_argnums=1, out_shardings=(shardings, None))
+    jitted_eval = jax.jit(functools.partial(evaluate.eval_step, model))
     return Program(
         mesh=mesh,
         rules=rules,
@@ -183,7 +192,7 @@ def prepare(
         specs=specs,
         shardings=shardings,
         init=jax.jit(init, out_shardings=shardings),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
-        eval=jax.jit(functools.partial(evaluate.eval_step, model)),
+        step=functools.partial(jitted_step, constants),
+        eval=functools.partial(jitted_eval, constants),
         place=functools.partial(meshes.place, sharding=sharding),
     )

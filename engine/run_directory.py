@@ -203,6 +203,7 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
             experiment.model_config,
         ),
         "metrics": metrics,
+        "notes": list(experiment.model.notes),
         # Noted when it began: by now the data may have been made again.
         "trained_on": _trained_on(experiment),
     }

@@ -7,9 +7,10 @@ engine and real T5X take the same object. A model holds no optimizer and no para
 """
 
 import abc
+import copy
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,11 @@ class Model(abc.ABC):
         gradients over microbatches and does not divide.
       training_only: Top-level branches of the variables that only training reads, such as a
         discriminator; what is loaded or exported for use comes without them.
+
+    Attributes:
+      frozen: Top-level branches of `params` that training leaves bitwise as they are. The loss
+        gives them no gradient; an engine keeps its optimizer, which may decay weights, off them.
+      notes: Lines that a log of a training should have.
     """
 
     feature_converter: ClassVar[str]
@@ -125,6 +131,36 @@ class Model(abc.ABC):
     has_mutables: ClassVar[bool] = False
     loss_is_mean: ClassVar[bool] = True
     training_only: ClassVar[tuple[str, ...]] = ()
+
+    frozen: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    _constants: PyTree = None
+
+    @property
+    def constants(self) -> PyTree:
+        """Arrays that the loss reads and nothing trains, such as a perceptual network's.
+
+        They belong to no checkpoint. Traced as they are, they are compiled into the program; so an
+        engine puts them on its devices once, passes them to the jitted step, and calls
+        `with_constants` inside.
+        """
+        if self._constants is None:
+            self._constants = self.load_constants()
+        return self._constants
+
+    def load_constants(self) -> PyTree:
+        """Returns the constants as numpy arrays; `constants` calls it at most once.
+
+        Raises:
+          OSError, ValueError: A file cannot be read.
+        """
+        return {}
+
+    def with_constants(self, constants: PyTree) -> Self:
+        """Returns this model with other arrays, perhaps traced ones, as its constants."""
+        model = copy.copy(self)
+        model._constants = constants
+        return model
 
     @property
     def FEATURE_CONVERTER_CLS(self) -> Any:  # noqa: N802 (T5X's name)

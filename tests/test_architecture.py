@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = ("data", "tasks", "models", "engine", "pipelines", "parti")
 # What a family of models may import of `models/` besides itself: what all share, and a few others.
 SHARED_MODELS = {"base", "layers", "losses"}
-FAMILIES_USED = {"image_tokenizer": {"perceptual"}, "super_resolution": {"perceptual"}}
+CRITICS = {"adversarial", "perceptual"}
+FAMILIES_USED = {"image_tokenizer": CRITICS, "super_resolution": CRITICS}
 FAMILIES = sorted({p.parent for p in (ROOT / "models").glob("*/*.py")} - {ROOT / "models/layers"})
 SOURCES = [path for folder in ORDER for path in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -4,7 +4,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,8 +18,9 @@ LOGIT_LAPLACE_EPSILON = 0.1
 class LossWeights:
     """Factors of the losses, each named as its metric without `_loss`; 0 leaves a loss out.
 
-    The paper's are these with 0.1 for `logit_laplace`, which needs a decoder with that output, and
-    for `adversarial`, the factor of `generator_loss`, which brings a discriminator with it.
+    The paper's are these with 0.1 for `logit_laplace`, which needs a decoder with that output, for
+    `perceptual`, and for `adversarial`, the factor of `generator_loss`, which brings a
+    discriminator with it.
 
     Source: ViT-VQGAN (arXiv 2110.04627) sections 3.2 and 3.3.
     """
@@ -28,6 +29,7 @@ class LossWeights:
     codebook: float = 1.0
     commitment: float = 0.25
     logit_laplace: float = 0.0
+    perceptual: float = 0.0
     adversarial: float = 0.0
 
     def total(self, terms: Mapping[str, jax.Array]) -> jax.Array:
@@ -89,36 +91,3 @@ def logit_laplace_loss(distribution: LogitLaplace, images: jax.Array) -> jax.Arr
     log_x, log_rest = jnp.log(x), jnp.log1p(-x)
     distance = jnp.abs(log_x - log_rest - mean) * jnp.exp(-log_scale)
     return jnp.mean(distance + log_scale + math.log(2.0) + log_x + log_rest)
-
-
-def generator_loss(fake_logits: jax.Array) -> jax.Array:
-    """Returns the mean of softplus(-D(fake)) over logits [batch]: -log of the share held for real.
-
-    Source: the non-saturating loss of Goodfellow et al. (arXiv 1406.2661) section 3.
-    """
-    return jnp.mean(jax.nn.softplus(-fake_logits))
-
-
-def discriminator_loss(fake_logits: jax.Array, real_logits: jax.Array) -> jax.Array:
-    """Returns half the mean of softplus(D(fake)) + softplus(-D(real)), logits [batch] each.
-
-    That is the cross-entropy, in nats, of telling the two apart; ln 2 by guessing.
-    """
-    fake, real = jax.nn.softplus(fake_logits), jax.nn.softplus(-real_logits)
-    return 0.5 * (jnp.mean(fake) + jnp.mean(real))
-
-
-def r1_penalty(discriminate: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
-    """Computes the squared norm of the logit's gradient at real images.
-
-    Args:
-      discriminate: images -> logits [batch].
-      images: [batch, height, width, 3].
-
-    Returns:
-      A scalar: the sum over each image's values of the squared gradient, averaged over the batch.
-
-    Source: Mescheder et al. (arXiv 1801.04406) equation 9.
-    """
-    gradients = jax.grad(lambda x: jnp.sum(discriminate(x)))(images)
-    return jnp.mean(jnp.sum(jnp.square(gradients), axis=(1, 2, 3)))

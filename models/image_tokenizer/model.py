@@ -8,7 +8,8 @@ The network has a mutable collection, `stats` (where revived codes live; see `co
 used after training takes `variables`, `{'params': ..., 'stats': ...}`, and not `params` alone.
 
 With a weight of the adversarial loss both collections have a branch `discriminator`, which only
-training reads (see `adversarial`).
+training reads (see `parti.models.adversarial`). With one of the perceptual loss the perceptual
+network's variables are the model's `constants`.
 """
 
 from collections.abc import Mapping
@@ -21,33 +22,42 @@ import numpy as np
 
 from parti.models import base
 from parti.models import losses as shared_losses
-from parti.models.image_tokenizer import adversarial, codebook, discriminator, losses, network
+from parti.models.adversarial import adversary, discriminator
+from parti.models.image_tokenizer import codebook, losses, network
+from parti.models.perceptual import perceptual as perceptual_networks
 
 Variables = Mapping[str, Any]
 
 
 class ImageTokenizerModel(base.Model):
-    """A ViT-VQGAN trained with reconstruction, quantiser and adversarial losses."""
+    """A ViT-VQGAN trained with reconstruction, perceptual, quantiser and adversarial losses."""
 
     feature_converter = "ImageConverter"
     feature_types = {"images": "float32"}
     has_mutables = True
-    training_only = ("discriminator",)
+    training_only = (adversary.BRANCH,)
 
     def __init__(
         self,
         config: network.ImageTokenizerConfig,
         loss_weights: losses.LossWeights | None = None,
+        perceptual: perceptual_networks.PerceptualNetwork | None = None,
         discriminator_config: discriminator.DiscriminatorConfig | None = None,
-        adversarial_config: adversarial.AdversarialConfig | None = None,
+        adversarial_config: adversary.AdversarialConfig | None = None,
+        freeze_encoder: bool = False,
     ) -> None:
         """Builds the network, and a discriminator if the adversarial loss has a weight.
 
         Args:
           config: sizes.
           loss_weights: factors of the losses; None is the defaults of `losses.LossWeights`.
+          perceptual: the perceptual network, where that loss has a weight; None is the in-house
+            filters.
           discriminator_config: sizes of the discriminator; None is the defaults.
           adversarial_config: when and how hard the two play; None is the defaults.
+          freeze_encoder: train only the decoder (and the discriminator): encoder and codebook stay
+            bitwise what they were, so tokens made before still fit. Source: Parti's second phase
+            (arXiv 2206.10789) section 2.1 and appendix H.
 
         Raises:
           ValueError: the decoder's output and the weight of the logit-laplace loss disagree, or the
@@ -62,14 +72,16 @@ class ImageTokenizerModel(base.Model):
                 "above 0, the output 'rgb' a weight of 0"
             )
         self.network = network.ImageTokenizer(config)
-        self.adversary: adversarial.Adversary | None = None
-        if self.loss_weights.adversarial > 0:
-            self.adversary = adversarial.Adversary(
-                adversarial_config or adversarial.AdversarialConfig(),
-                discriminator_config or discriminator.DiscriminatorConfig(),
-                self.loss_weights.adversarial,
-                config.image_size,
-            )
+        self.perceptual = None
+        if self.loss_weights.perceptual > 0:
+            self.perceptual = perceptual or perceptual_networks.make()
+        self.adversary = adversary.make(
+            self.loss_weights.adversarial,
+            adversarial_config,
+            discriminator_config,
+            config.image_size,
+        )
+        self.frozen = ("encoder", "codebook") if freeze_encoder else ()
 
     @property
     def codebook_size(self) -> int:
@@ -86,6 +98,15 @@ class ImageTokenizerModel(base.Model):
         """Height and width of an image, in pixels."""
         return self.config.image_size
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Names the perceptual network."""
+        return (f"perceptual network: {self.perceptual.name}",) if self.perceptual else ()
+
+    def load_constants(self) -> base.PyTree:
+        """Reads the perceptual network's variables, if its loss has a weight."""
+        return self.perceptual.variables if self.perceptual else {}
+
     def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
         """Returns the boxed `params` and `stats` of the network and of the discriminator."""
         images = batch["images"]
@@ -95,8 +116,8 @@ class ImageTokenizerModel(base.Model):
             return variables
         params, stats = self.adversary.init_variables(jax.random.fold_in(rng, 1), images)
         return {
-            "params": {**variables["params"], "discriminator": params},
-            "stats": {**variables["stats"], "discriminator": stats},
+            "params": {**variables["params"], adversary.BRANCH: params},
+            "stats": {**variables["stats"], adversary.BRANCH: stats},
         }
 
     def loss_fn(
@@ -127,35 +148,48 @@ class ImageTokenizerModel(base.Model):
         reconstruction, quantized, stats = self._reconstruct(
             {"params": params, **mutables}, images, dropout_rng
         )
-        terms = {
-            "l2_loss": losses.l2_loss(reconstruction.images, images),
-            "codebook_loss": quantized.codebook_loss,
-            "commitment_loss": quantized.commitment_loss,
-        }
-        if reconstruction.distribution is not None:
-            distribution = reconstruction.distribution
-            terms["logit_laplace_loss"] = losses.logit_laplace_loss(distribution, images)
+        terms = self._terms(reconstruction, quantized, images)
         loss = self.loss_weights.total(terms)
         measures = {
             **terms,
             "psnr": jnp.mean(shared_losses.psnr(reconstruction.images, images)),
             "codebook_usage": quantized.usage,
+            "codebook_dead": (1.0 - quantized.usage) * self.codebook_size,
             "codebook_perplexity": quantized.perplexity,
         }
         if self.adversary is not None:
             played = self.adversary(
-                *_discriminator_branches(params, mutables["stats"]),
+                *adversary.branches(params, mutables["stats"]),
                 reconstruction.images,
                 images,
                 training=dropout_rng is not None,
             )
             loss += played.loss
             measures |= played.metrics
-            stats["discriminator"] = played.stats
+            stats[adversary.BRANCH] = played.stats
         size = images.shape[0]
         measures["loss"] = loss
         metrics = {name: base.per_example(value, size) for name, value in measures.items()}
         return loss, (metrics, mutables if dropout_rng is None else _like(mutables, stats))
+
+    def _terms(
+        self,
+        reconstruction: network.Reconstruction,
+        quantized: codebook.CodebookOutput,
+        images: jax.Array,
+    ) -> dict[str, jax.Array]:
+        """Returns the losses but the adversarial ones, unweighted; each is a scalar."""
+        terms = {"l2_loss": losses.l2_loss(reconstruction.images, images)}
+        if not self.frozen:
+            terms["codebook_loss"] = quantized.codebook_loss
+            terms["commitment_loss"] = quantized.commitment_loss
+        if reconstruction.distribution is not None:
+            distribution = reconstruction.distribution
+            terms["logit_laplace_loss"] = losses.logit_laplace_loss(distribution, images)
+        if self.perceptual is not None:
+            distances = self.perceptual.distance(self.constants, reconstruction.images, images)
+            terms["perceptual_loss"] = jnp.mean(distances)
+        return terms
 
     def _reconstruct(
         self, variables: Variables, images: jax.Array, dropout_rng: jax.Array | None
@@ -169,6 +203,7 @@ class ImageTokenizerModel(base.Model):
             variables,
             images,
             deterministic=False,
+            freeze_encoder=bool(self.frozen),
             mutable=["stats"],
             rngs={"dropout": dropout_rng, "codebook": codebook_rng},
         )
@@ -263,23 +298,6 @@ def _network_variables(variables: Variables) -> dict[str, Any]:
         {"params": variables["params"], "stats": variables["stats"]},
         ImageTokenizerModel.training_only,
     )
-
-
-def _discriminator_branches(
-    params: base.PyTree, stats: base.PyTree
-) -> tuple[base.PyTree, base.PyTree]:
-    """Returns the discriminator's parameters and its state.
-
-    Raises:
-      ValueError: they are not there.
-    """
-    if "discriminator" not in params or "discriminator" not in stats:
-        raise ValueError(
-            f"the adversarial loss has a weight, but there is no discriminator in params "
-            f"{sorted(params)} and stats {sorted(stats)}: start from `get_initial_variables` of "
-            "this model"
-        )
-    return params["discriminator"], stats["discriminator"]
 
 
 def _like(mutables: base.PyTree, stats: dict[str, Any]) -> base.PyTree:

@@ -183,7 +183,7 @@ class ImageTokenizer(nn.Module):
         self.decoder = Decoder(config)
 
     def __call__(
-        self, images: jax.Array, deterministic: bool = True
+        self, images: jax.Array, deterministic: bool = True, freeze_encoder: bool = False
     ) -> tuple[Reconstruction, codebook.CodebookOutput]:
         """Reconstructs images.
 
@@ -191,12 +191,15 @@ class ImageTokenizer(nn.Module):
           images: [batch, height, width, 3] in [-1, 1].
           deterministic: no dropout, and the codebook's statistics stay as they are; otherwise the
             rngs `dropout` and `codebook` and `mutable=['stats']` are needed.
+          freeze_encoder: encoder and codebook are as with `deterministic`, and get no gradient.
 
         Returns:
           (what the decoder made, what the codebook gave).
         """
-        output = self.codebook(self.encoder(images, deterministic), deterministic)
-        return self.decoder(output.quantized, deterministic), output
+        still = deterministic or freeze_encoder
+        output = self.codebook(self.encoder(images, still), still)
+        codes = jax.lax.stop_gradient(output.quantized) if freeze_encoder else output.quantized
+        return self.decoder(codes, deterministic), output
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Maps [batch, height, width, 3] in [-1, 1] to image_tokens [batch, length] int32."""

@@ -11,32 +11,34 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import partitioning
+from flax import linen as nn
 
 from parti.engine import datasets
+from parti.models import base
 
 
-class Regressor:
+class Regressor(base.Model):
     """y = x @ kernel + bias; 'stats' counts steps; dropout makes the loss depend on the rng."""
 
+    feature_converter = "none: the data source of the tests makes batches"
+    feature_types = {"x": "float32", "y": "float32"}
     has_mutables = True
 
     def __init__(self, features: int = 4, outputs: int = 8, dropout_rate: float = 0.1) -> None:
         self.features, self.outputs, self.dropout_rate = features, outputs, dropout_rate
 
-    def get_initial_variables(
-        self, rng: jax.Array, input_shapes: Mapping[str, Any], input_types: Any = None
-    ) -> dict[str, Any]:
-        assert input_shapes["x"][-1] == self.features
+    def init_variables(self, rng: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
+        assert batch["x"].shape[-1] == self.features
         kernel = 0.1 * jax.random.normal(rng, (self.features, self.outputs))
-        names = partitioning.AxisMetadata
+        boxed = nn.LogicallyPartitioned
         return {
-            "params": {"dense": {"kernel": kernel, "bias": jnp.zeros((self.outputs,))}},
-            "params_axes": {
-                "dense": {"kernel_axes": names(("embed", "mlp")), "bias_axes": names(("mlp",))}
+            "params": {
+                "dense": {
+                    "kernel": boxed(kernel, ("embed", "mlp")),
+                    "bias": boxed(jnp.zeros((self.outputs,)), ("mlp",)),
+                }
             },
             "stats": {"steps_seen": jnp.zeros((), jnp.int32)},
-            "stats_axes": {"steps_seen_axes": names(())},
         }
 
     def loss_fn(self, params: Any, batch: Any, dropout_rng: Any, flax_mutables: Any) -> Any:
@@ -60,11 +62,8 @@ class PlainRegressor(Regressor):
 
     has_mutables = False
 
-    def get_initial_variables(
-        self, rng: jax.Array, input_shapes: Mapping[str, Any], input_types: Any = None
-    ) -> dict[str, Any]:
-        variables = super().get_initial_variables(rng, input_shapes, input_types)
-        return {k: v for k, v in variables.items() if not k.startswith("stats")}
+    def init_variables(self, rng: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {"params": super().init_variables(rng, batch)["params"]}
 
     def loss_fn(self, params: Any, batch: Any, dropout_rng: Any) -> Any:  # type: ignore[override]
         seen = {"stats": {"steps_seen": 0}}

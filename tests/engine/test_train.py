@@ -307,7 +307,7 @@ def step_once(model: Any, num_microbatches: int) -> tuple[train_states.TrainStat
     state = train_states.create(model, optimizer, jax.random.PRNGKey(0), spec)
     rng = jax.random.PRNGKey(1)
     step = functools.partial(programs.train_step, model, optimizer, num_microbatches)
-    return jax.jit(step)(state, batch, rng)
+    return jax.jit(step)(model.constants, state, batch, rng)
 
 
 @pytest.mark.parametrize("kind", [fake_training.Regressor, fake_training.PlainRegressor])

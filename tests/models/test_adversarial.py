@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from parti.models.image_tokenizer import adversarial, discriminator, losses, network
+from parti.models.adversarial import adversary as adversarial
+from parti.models.adversarial import discriminator
+from parti.models.adversarial import losses as adversarial_losses
+from parti.models.image_tokenizer import losses, network
 from parti.models.image_tokenizer import model as image_tokenizer
 
 SIZES = network.ImageTokenizerConfig(
@@ -49,7 +52,10 @@ def draw(tree, scale=0.5):
 
 def make_model(**config) -> image_tokenizer.ImageTokenizerModel:
     return image_tokenizer.ImageTokenizerModel(
-        SIZES, WEIGHTS, DISCRIMINATOR, adversarial.AdversarialConfig(**config)
+        SIZES,
+        WEIGHTS,
+        discriminator_config=DISCRIMINATOR,
+        adversarial_config=adversarial.AdversarialConfig(**config),
     )
 
 
@@ -58,7 +64,9 @@ def variables_of(model: image_tokenizer.ImageTokenizerModel, num: int = 4) -> di
         model.get_initial_variables, input_shapes={"images": (num, 8, 8, 3)}
     )
     shapes = jax.eval_shape(initial, jax.random.PRNGKey(0))
-    return draw({"params": shapes["params"], "stats": shapes["stats"]})
+    variables = draw({"params": shapes["params"], "stats": shapes["stats"]})
+    variables["stats"]["discriminator"] = adversarial.initial_stats()
+    return variables
 
 
 @dataclasses.dataclass
@@ -69,10 +77,12 @@ class Game:
     reals: jax.Array
     fakes: jax.Array
 
-    def play(self, params, fakes, step=0, training=True, **config):
+    def play(self, params, fakes, step=0, training=True, strength=1.0, **config):
         config = adversarial.AdversarialConfig(**config)
         adversary = adversarial.Adversary(config, DISCRIMINATOR, 0.5, 8)
-        stats = {"steps": jnp.asarray(step), "r1_penalty": jnp.asarray(7.0)}
+        stats = adversarial.initial_stats()
+        stats |= {"steps": jnp.asarray(step), "r1_penalty": jnp.asarray(7.0)}
+        stats |= {"strength": jnp.asarray(strength)}
         return adversary(params, stats, fakes, self.reals, training)
 
 
@@ -165,6 +175,42 @@ def test_before_the_start_only_the_discriminator_learns(game):
     assert largest(params) > 0.0
     play = jax.jit(lambda step: game.play(game.params, game.fakes, step, **config))
     assert [float(play(s).metrics["adversarial_weight"]) for s in (4, 5)] == [0.0, 0.5]
+
+
+def test_the_loss_is_weakened_while_reconstructions_are_bad_and_regains_its_weight():
+    config = adversarial.AdversarialConfig(max_psnr_drop=3.0)
+    adversary = adversarial.Adversary(config, DISCRIMINATOR, 0.5, 8)
+    watch = jax.jit(adversary._watch)
+
+    def after(stats, error, num):
+        for _ in range(num):
+            stats = watch(stats, jnp.asarray(error))
+            stats = {**stats, "steps": stats["steps"] + 1}
+        return stats
+
+    good = after(adversarial.initial_stats(), 0.01, 150)
+    assert float(good["strength"]) == 1.0
+    assert float(good["best_error"]) == pytest.approx(0.01, rel=1e-5)
+    bearable = after(good, 0.019, 600)  # 2.8 dB worse
+    assert float(bearable["strength"]) == 1.0
+    bad = after(good, 0.04, 200)  # 6 dB worse
+    # The average crosses 0.02 after ln(2 / 3) / ln 0.99 = 40 steps; then it halves every 50.
+    assert float(bad["strength"]) == pytest.approx(0.5 ** (160 / 50), rel=0.03)
+    assert float(bad["error"]) == pytest.approx(0.04 - 0.03 * 0.99**200, rel=1e-3)
+    lowest = after(bad, 0.01, 100)
+    assert float(lowest["error"]) == pytest.approx(0.02, rel=0.05), "the alarm has just ended"
+    recovering = after(lowest, 0.01, 500)
+    assert float(recovering["strength"]) == pytest.approx(2 * float(lowest["strength"]), rel=0.1)
+    assert float(after(recovering, 0.01, 2500)["strength"]) == 1.0
+    never = adversarial.AdversarialConfig(max_psnr_drop=0.0)
+    assert not never.is_alarming(jnp.asarray(1.0), jnp.asarray(1e-6))
+
+
+def test_a_weakened_loss_has_its_share_of_the_gradient(game):
+    play = jax.jit(lambda strength: game.play(game.params, game.fakes, strength=strength).metrics)
+    full, half = play(1.0), play(0.5)
+    assert [float(m["adversarial_weight"]) for m in (full, half)] == [0.5, 0.25]
+    assert float(full["adversarial_alarm"]) == 0.0
 
 
 def test_a_discriminator_only_where_the_loss_has_a_weight():
@@ -271,10 +317,32 @@ def test_eight_devices_agree_with_one():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="none may be negative"):
+    with pytest.raises(ValueError, match="adversarial_start is -1; give at least 0"):
         adversarial.AdversarialConfig(adversarial_start=-1)
     with pytest.raises(ValueError, match="r1_interval is 0"):
         adversarial.AdversarialConfig(r1_interval=0)
     sizes = dataclasses.replace(SIZES, image_size=24)
     with pytest.raises(ValueError, match="image_size is 24, give a power of two"):
         image_tokenizer.ImageTokenizerModel(sizes, WEIGHTS)
+
+
+def test_adversarial_losses_equal_numpy():
+    fake, real = np.asarray([-3.0, 0.5, 20.0]), np.asarray([2.0, -1.0, 0.0])
+    softplus = lambda x: np.log1p(np.exp(x))  # noqa: E731
+    generator = adversarial_losses.generator_loss(jnp.asarray(fake))
+    assert float(generator) == pytest.approx(softplus(-fake).mean(), rel=1e-6)
+    discriminator = adversarial_losses.discriminator_loss(jnp.asarray(fake), jnp.asarray(real))
+    expected = 0.5 * (softplus(fake).mean() + softplus(-real).mean())
+    assert float(discriminator) == pytest.approx(expected, rel=1e-6)
+    guess = adversarial_losses.discriminator_loss(jnp.zeros(3), jnp.zeros(3))
+    assert float(guess) == pytest.approx(np.log(2.0))
+
+
+def test_r1_penalty_by_hand():
+    """For D(x) = (w x)^2 / 2 the gradient is (w x) w, an image's penalty (w x)^2 |w|^2."""
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(2, 2, 3)), rng.normal(size=(5, 2, 2, 3))
+    products = (x * w).sum((1, 2, 3))
+    discriminate = lambda images: jnp.square(jnp.sum(images * w, (1, 2, 3))) / 2  # noqa: E731
+    penalty = adversarial_losses.r1_penalty(discriminate, jnp.asarray(x, jnp.float32))
+    assert float(penalty) == pytest.approx((products**2).mean() * (w**2).sum(), rel=1e-5)

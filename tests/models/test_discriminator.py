@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from parti.models.image_tokenizer import discriminator
+from parti.models.adversarial import discriminator
 from parti.models.layers import convolutions
 
 TINY = discriminator.DiscriminatorConfig(channel_multiplier=1 / 256, max_channels=12)

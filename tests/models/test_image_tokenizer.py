@@ -142,7 +142,9 @@ def test_experiments_of_the_paper(size, paper, largest_difference):
     assert millions["encoder"] == pytest.approx(paper, abs=largest_difference)
     assert millions["decoder"] == pytest.approx(paper, abs=largest_difference)
     assert millions["discriminator"] == pytest.approx(28.864, abs=1e-3)
-    assert model.loss_weights == losses.LossWeights(1.0, 1.0, 0.25, 0.1, 0.1)
+    assert model.loss_weights == losses.LossWeights(
+        logit_laplace=0.1, perceptual=0.1, adversarial=0.1
+    )
     assert (model.grid_size, model.codebook_size, model.config.codebook_dim) == (32, 8192, 32)
 
 

@@ -2,18 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adversarial training inside one loss: the terms of generator and discriminator, kept apart.
 
-Both sides' losses are added to one scalar, which has one gradient and goes to one optimizer; so T5X
-and the embedded engine train a GAN as they train anything else. `stop_gradient` keeps the sides
-apart: the generator's term gives the discriminator no gradient, the discriminator's terms give the
-tokenizer none. What it means to share an optimizer:
+The generator is whatever makes the reconstructions: the image tokenizer or the upsampler. Both
+sides' losses are added to one scalar, which has one gradient and goes to one optimizer; so T5X and
+the embedded engine train a GAN as they train anything else. `stop_gradient` keeps the sides apart:
+the generator's term gives the discriminator no gradient, the discriminator's terms give the
+generator none. What it means to share an optimizer:
 
 - Learning rate, schedule, AdamW's moments and weight decay are the same for both sides. As kernels
   of the discriminator start as N(0, 1) (equalised learning rate), one rate moves it more slowly, in
-  proportion to its size, than the tokenizer.
+  proportion to its size, than the generator.
 - AdamW divides by each parameter's own gradient, so the factor of the discriminator's loss does
   hardly matter; it is 1.
 - Clipping of the global norm spans both sides: a large gradient of one, such as R1's at every 16th
   step, shortens the step of the other. The paper's experiments do not clip.
+
+Back-off. A discriminator that wins too fast teaches artefacts and destroys what the other losses
+have learned. So the reconstruction error is watched: if its moving average is more than
+`max_psnr_drop` dB above the lowest that it has had, the generator's loss counts for half as much
+after every further `BACKOFF_STEPS` steps, and `adversarial_alarm` is 1; once the error is back, the
+loss regains its weight ten times as slowly.
 """
 
 import dataclasses
@@ -22,10 +29,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from parti.models.image_tokenizer import discriminator, losses
+from parti.models.adversarial import discriminator, losses
 
 Params = Any
 Stats = dict[str, jax.Array]
+
+BRANCH = "discriminator"  # of `params` and `stats`, in the models that have one
+ERROR_DECAY = 0.99  # of the moving average of the reconstruction error
+BACKOFF_STEPS = 50  # in which the weight of the generator's loss halves during an alarm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,26 +49,27 @@ class AdversarialConfig:
       adversarial_start: the first step at which the generator's loss counts. The discriminator
         learns from step 0, so that by then it has something to say.
       adversarial_ramp: steps over which the weight then rises to `LossWeights.adversarial`.
+      max_psnr_drop: how much of its best reconstruction error the generator may lose, in dB of
+        PSNR, before its adversarial loss is weakened; 0 never weakens it.
       r1_gamma: twice the factor of the R1 penalty.
       r1_interval: the penalty is computed at every `r1_interval`-th step, where it weighs
         `r1_interval` times as much.
 
     Source: R1 of gamma 10 at every 16th step, StyleGAN2 (arXiv 1912.04958) section 4.1. No source
-    gives ViT-VQGAN's values; start and ramp are this project's.
+    gives ViT-VQGAN's values; start, ramp and back-off are this project's.
     """
 
     adversarial_start: int = 0
     adversarial_ramp: int = 0
+    max_psnr_drop: float = 3.0
     r1_gamma: float = 10.0
     r1_interval: int = 16
 
     def __post_init__(self) -> None:
         """Raises ValueError for values out of range."""
-        if min(self.adversarial_start, self.adversarial_ramp, self.r1_gamma) < 0:
-            raise ValueError(
-                f"adversarial_start {self.adversarial_start}, adversarial_ramp "
-                f"{self.adversarial_ramp}, r1_gamma {self.r1_gamma}: none may be negative"
-            )
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 0:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; give at least 0")
         if self.r1_interval < 1:
             raise ValueError(f"r1_interval is {self.r1_interval}; give at least 1 step")
 
@@ -65,6 +77,12 @@ class AdversarialConfig:
         """Returns the share of the adversarial weight, in [0, 1], after so many steps."""
         risen = (steps - self.adversarial_start + 1) / max(self.adversarial_ramp, 1)
         return jnp.clip(risen, 0.0, 1.0)
+
+    def is_alarming(self, error: jax.Array, best_error: jax.Array) -> jax.Array:
+        """Returns whether a mean squared error is too far above the best one."""
+        if not self.max_psnr_drop:
+            return jnp.zeros((), bool)
+        return error > best_error * 10.0 ** (self.max_psnr_drop / 10.0)
 
     def r1_is_due(self, steps: jax.Array) -> jax.Array:
         """Returns whether the R1 penalty is computed after so many steps."""
@@ -79,7 +97,7 @@ class AdversarialOutput(NamedTuple):
     """What a batch gives.
 
     Attributes:
-      loss: scalar, to be added to the tokenizer's loss.
+      loss: scalar, to be added to the generator's other losses.
       metrics: name -> scalar.
       stats: the state after the batch.
     """
@@ -89,10 +107,27 @@ class AdversarialOutput(NamedTuple):
     stats: Stats
 
 
-class Adversary:
-    """A discriminator, and what it and the tokenizer have to say about each other.
+def initial_stats() -> Stats:
+    """Returns the state at step 0; see `Adversary`."""
+    return {
+        "steps": jnp.zeros((), jnp.int32),
+        "r1_penalty": jnp.zeros(()),
+        "error": jnp.zeros(()),
+        "best_error": jnp.full((), jnp.finfo(jnp.float32).max),
+        "strength": jnp.ones(()),
+    }
 
-    Its state is `steps`, the training calls so far, and `r1_penalty`, the one computed last.
+
+class Adversary:
+    """A discriminator, and what it and the generator have to say about each other.
+
+    Its state:
+      steps: training calls so far.
+      r1_penalty: the one computed last.
+      error: mean squared error of the reconstructions, averaged over the first 100 steps and then
+        with a decay of ERROR_DECAY.
+      best_error: the lowest that `error` has been.
+      strength: the share of the weight that back-off leaves, in (0, 1].
     """
 
     def __init__(
@@ -119,8 +154,7 @@ class Adversary:
 
     def init_variables(self, rng: jax.Array, images: jax.Array) -> tuple[Params, Stats]:
         """Returns the discriminator's boxed parameters and the state at step 0."""
-        stats = {"steps": jnp.zeros((), jnp.int32), "r1_penalty": jnp.zeros(())}
-        return self.network.init(rng, images)["params"], stats
+        return self.network.init(rng, images)["params"], initial_stats()
 
     def __call__(
         self,
@@ -137,7 +171,7 @@ class Adversary:
           stats: its state.
           reconstructions: [batch, height, width, 3], not clipped.
           images: the same shape, in [-1, 1].
-          training: add the R1 penalty when it is due, and count the step.
+          training: add the R1 penalty when it is due, and change the state.
 
         Returns:
           The sum of the ramped generator loss (gradient to the reconstructions only), the
@@ -147,7 +181,7 @@ class Adversary:
         images, steps = stop(images), stats["steps"]
         fake_logits = self._discriminate(params, stop(reconstructions))
         real_logits = self._discriminate(params, images)
-        weight = self.weight * self.config.ramp(steps)
+        weight = self.weight * self.config.ramp(steps) * stats["strength"]
         metrics = {
             "generator_loss": losses.generator_loss(
                 self._discriminate(stop(params), reconstructions)
@@ -161,8 +195,22 @@ class Adversary:
         if training:
             r1_penalty = self._lazy_r1_penalty(params, stats, images)
             loss += self.config.r1_weight(steps) * r1_penalty
-            stats = {"steps": steps + 1, "r1_penalty": stop(r1_penalty)}
-        return AdversarialOutput(loss, metrics | {"r1_penalty": stats["r1_penalty"]}, stats)
+            stats = self._watch(stats, jnp.mean(jnp.square(stop(reconstructions) - images)))
+            stats = {**stats, "steps": steps + 1, "r1_penalty": stop(r1_penalty)}
+        metrics["r1_penalty"] = stats["r1_penalty"]
+        alarm = self.config.is_alarming(stats["error"], stats["best_error"])
+        metrics["adversarial_alarm"] = alarm.astype(jnp.float32)
+        return AdversarialOutput(loss, metrics, stats)
+
+    def _watch(self, stats: Stats, error: jax.Array) -> Stats:
+        """Returns the state after a batch of this mean squared error; see the module's back-off."""
+        decay = jnp.minimum(ERROR_DECAY, stats["steps"] / (stats["steps"] + 1.0))
+        error = decay * stats["error"] + (1.0 - decay) * error
+        best_error = jnp.minimum(stats["best_error"], error)
+        alarm = self.config.is_alarming(error, best_error)
+        factor = jnp.where(alarm, 0.5, 2.0**0.1) ** (1.0 / BACKOFF_STEPS)
+        strength = jnp.minimum(stats["strength"] * factor, 1.0)
+        return {**stats, "error": error, "best_error": best_error, "strength": strength}
 
     def _discriminate(self, params: Params, images: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, images)
@@ -182,3 +230,35 @@ class Adversary:
             lambda _: stats["r1_penalty"],
             params,
         )
+
+
+def make(
+    weight: float,
+    config: AdversarialConfig | None,
+    discriminator_config: discriminator.DiscriminatorConfig | None,
+    image_size: int,
+) -> Adversary | None:
+    """Returns an adversary, or None for a weight of 0; see `Adversary`. None is the defaults.
+
+    Raises:
+      ValueError: the discriminator takes no images of that size.
+    """
+    if not weight > 0:
+        return None
+    sizes = discriminator_config or discriminator.DiscriminatorConfig()
+    return Adversary(config or AdversarialConfig(), sizes, weight, image_size)
+
+
+def branches(params: Params, stats: Any) -> tuple[Params, Stats]:
+    """Returns the discriminator's parameters and its state, of the variables of a whole model.
+
+    Raises:
+      ValueError: they are not there.
+    """
+    if BRANCH not in params or BRANCH not in stats:
+        raise ValueError(
+            f"the adversarial loss has a weight, but there is no {BRANCH} in params "
+            f"{sorted(params)} and stats {sorted(stats)}: start from `get_initial_variables` of "
+            "this model"
+        )
+    return params[BRANCH], stats[BRANCH]
