@@ -22,6 +22,7 @@ from apache_beam.ml.inference import base as inference
 
 from parti.data import captions, images, vocabularies
 from parti.engine import bundles, predict
+from parti.models import base
 from parti.models.text_to_image import sampling
 
 # Images that one call of a model takes; fewer are filled up.
@@ -46,19 +47,23 @@ def load_part(source: str | pathlib.Path, part: str) -> predict.LoadedModel:
 class PartHandler(abc.ABC, inference.ModelHandler[Any, Any, predict.LoadedModel]):
     """Loads one part and predicts example by example; subclasses define `predict`."""
 
-    def __init__(self, source: str | pathlib.Path, part: str) -> None:
+    def __init__(self, source: str | pathlib.Path, part: str, unused: Sequence[str] = ()) -> None:
         """Names the part.
 
         Args:
           source: a bundle, or the part's training directory; every worker must reach it.
           part: a key of `bundles.METHODS`.
+          unused: top-level branches of its variables that `predict` does not read; they do not
+            stay in memory.
         """
         super().__init__(min_batch_size=1, max_batch_size=1)
-        self._source, self._part = str(source), part
+        self._source, self._part, self._unused = str(source), part, tuple(unused)
 
     def load_model(self) -> predict.LoadedModel:
         """Loads the part; Beam calls this once in each process."""
-        return load_part(self._source, self._part)
+        loaded = load_part(self._source, self._part)
+        loaded.variables = base.without_branches(loaded.variables, self._unused)
+        return loaded
 
     def run_inference(
         self,
@@ -107,7 +112,7 @@ class Encoder(PartHandler):
         self, source: str | pathlib.Path, batch_size: int, reconstruct: bool = False
     ) -> None:
         """Names the tokenizer; `reconstruct` also decodes the tokens again."""
-        super().__init__(source, "tokenizer")
+        super().__init__(source, "tokenizer", unused=() if reconstruct else ("decoder",))
         self._batch_size, self._reconstruct = batch_size, reconstruct
 
     def predict(self, example: np.ndarray, model: predict.LoadedModel) -> Encoded:
@@ -156,7 +161,7 @@ class Decoder(PartHandler):
 
     def __init__(self, source: str | pathlib.Path) -> None:
         """Names the tokenizer."""
-        super().__init__(source, "tokenizer")
+        super().__init__(source, "tokenizer", unused=("encoder",))
 
     def predict(self, example: np.ndarray, model: predict.LoadedModel) -> np.ndarray:
         """Decodes one batch."""

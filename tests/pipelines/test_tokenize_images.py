@@ -253,6 +253,16 @@ def test_memory_holds_two_batches_and_one_copy_of_the_model(
     assert alive == [0, 0]
 
 
+def test_only_the_half_that_is_used_stays_in_memory(bundle: pathlib.Path) -> None:
+    def branches(handler: model_handlers.PartHandler) -> set[str]:
+        return set(handler.load_model().variables["params"])
+
+    assert branches(model_handlers.Encoder(bundle, 4)) == {"encoder", "codebook"}
+    assert branches(model_handlers.Decoder(bundle)) == {"codebook", "decoder"}
+    both = model_handlers.Encoder(bundle, 4, reconstruct=True)
+    assert branches(both) == {"encoder", "codebook", "decoder"}
+
+
 def test_pictures_that_cannot_be_read_are_counted(
     tmp_path: pathlib.Path, bundle: pathlib.Path
 ) -> None:
