@@ -105,29 +105,3 @@ def _shuffled_alignments(
 def _view(values: Mapping[str, Any]) -> scene_probe.View:
     objects = tuple(scene_probe.SeenObject(**thing) for thing in values["objects"])
     return scene_probe.View(values["background"], objects, values["text"])
-
-
-def reference_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the estimates of tokenizer and upsampler, PSNR in dB.
-
-    Args:
-      rows: dicts with "tokenizer", or with "upsampler", "nearest" and "bicubic".
-
-    Raises:
-      ValueError: no picture was reconstructed.
-    """
-
-    def values(name: str) -> np.ndarray:
-        return np.array([row[name] for row in rows if name in row])
-
-    if not values("tokenizer").size:
-        raise ValueError("no reference picture could be read; give the output of `parti clean`")
-    result: dict[str, Any] = {
-        "tokenizer": {"psnr": estimates.bootstrap(values("tokenizer")).to_dict()}
-    }
-    if values("upsampler").size:
-        psnr = {name: values(name) for name in ("upsampler", "nearest", "bicubic")}
-        psnr["gain_over_nearest"] = psnr["upsampler"] - psnr["nearest"]
-        psnr["gain_over_bicubic"] = psnr["upsampler"] - psnr["bicubic"]
-        result["upsampler"] = {k: estimates.bootstrap(v).to_dict() for k, v in psnr.items()}
-    return result

@@ -11,7 +11,7 @@ from typing import Any
 import markupsafe
 
 from parti.data import records
-from parti.pipelines import pages
+from parti.pipelines import pages, reconstruction_report
 
 FILE_NAME = "report.html"
 _NUM_EXAMPLES = 6
@@ -25,13 +25,6 @@ COLUMNS = {
     "best_minus_random": "best - any",
     "best_minus_shuffled": "best - other",
 }
-_UPSAMPLER_ROWS = {
-    "upsampler": "upsampler",
-    "bicubic": "bicubic interpolation",
-    "nearest": "nearest neighbour",
-    "gain_over_bicubic": "gain over bicubic",
-    "gain_over_nearest": "gain over nearest",
-}
 
 Table = list[list[str]]
 
@@ -44,13 +37,8 @@ def tables(metrics: Mapping[str, Any], narrow: bool = False) -> list[tuple[str, 
       narrow: give half the width of each interval instead of its ends.
     """
 
-    def cell(value: Mapping[str, float], digits: int = 3, interval: bool = True) -> str:
-        text = f"{value['mean']:.{digits}f}"
-        if interval and narrow:
-            text += f" ±{(value['high'] - value['low']) / 2:.{digits}f}"
-        elif interval:
-            text += f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-        return text
+    def cell(value: Mapping[str, float], interval: bool = True) -> str:
+        return pages.estimate(value, narrow=narrow) if interval else f"{value['mean']:.3f}"
 
     found = []
     if "alignment" in metrics:
@@ -60,20 +48,11 @@ def tables(metrics: Mapping[str, Any], narrow: bool = False) -> list[tuple[str, 
         found.append((title, _alignment_table("score", metrics["alignment"], cell)))
         rows = metrics["alignment_by_challenge"]
         found.append(("Overall agreement by challenge", _alignment_table("challenge", rows, cell)))
-    models: Table = []
     if "rerank_correlation" in metrics:
-        value = metrics["rerank_correlation"]
-        models.append(["reranker", "rank correlation with agreement", cell(value)])
-    if "tokenizer" in metrics:
-        value = metrics["tokenizer"]["psnr"]
-        models.append(["tokenizer", "PSNR of reconstructions, dB", cell(value, 2)])
-    for name, label in _UPSAMPLER_ROWS.items():
-        if "upsampler" in metrics:
-            value = metrics["upsampler"][name]
-            models.append(["upsampler", f"{label}, dB", cell(value, 2)])
-    if models:
-        found.append(("Models", [["model", "measure", "mean and 95% interval"], *models]))
-    return found
+        value = cell(metrics["rerank_correlation"])
+        rows = [["measure", "mean and 95% interval"], ["rank correlation with agreement", value]]
+        found.append(("Reranker", rows))
+    return found + reconstruction_report.tables(metrics, narrow)
 
 
 def table(metrics: Mapping[str, Any]) -> str:
@@ -109,6 +88,9 @@ def write(
       overall: path of a best picture -> its agreement, to show the highest and lowest.
     """
     parts = [f"<p>{metrics['num_images']} pictures of {metrics['num_prompts']} prompts.</p>"]
+    if "reference" in metrics:
+        page = reconstruction_report.FILE_NAME
+        parts.append(f'<p>How the models reconstruct pictures: <a href="{page}">{page}</a></p>')
     for note in metrics["notes"]:
         parts.append(f'<p class="note">{html.escape(note)}</p>')
     for title, rows in tables(metrics):

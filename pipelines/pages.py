@@ -7,6 +7,7 @@ A page is one file that loads nothing. Every value is escaped unless it is `mark
 
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -57,6 +58,20 @@ def duration(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Returns a count with its noun: 1 pair, 2,000 pairs."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def estimate(value: Mapping[str, Any], digits: int = 3, narrow: bool = False) -> str:
+    """Returns an estimate (see `estimates.Estimate.to_dict`) as text: 24.31 [24.02, 24.60].
+
+    Args:
+      value: the estimate.
+      digits: after the point.
+      narrow: give half the width of the interval instead of its ends: 24.31 ±0.29.
+    """
+    text = f"{value['mean']:.{digits}f}"
+    if narrow:
+        return f"{text} ±{(value['high'] - value['low']) / 2:.{digits}f}"
+    return f"{text} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
 @functools.cache
