@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "clean": ("parti.pipelines.clean_pairs", "run", "filter, deduplicate and split pairs"),
         "vocab": ("parti.pipelines.train_vocabulary", "run", "train the text vocabulary"),
         "tokenize": ("parti.pipelines.tokenize_images", "run", "turn images into tokens"),
+        "detokenize": ("parti.pipelines.detokenize", "run", "turn tokens back into pictures"),
     },
     "Models": {
         "perceptual": ("parti.pipelines.convert_perceptual", "run", "convert VGG16 weights"),

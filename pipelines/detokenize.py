@@ -1,0 +1,249 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`parti detokenize`: image tokens back to pictures, to look at what a text-to-image model sees.
+
+It reads what `parti tokenize` wrote, or the token shards of `parti generate`, and refuses tokens of
+another image tokenizer. Pictures are `images/<shard>/<row>-<key>.png`; `manifest.jsonl` has a line
+for each, and `index.html` shows the first ones. Shards that an interrupted run had finished are not
+made again, and the bytes do not depend on workers or runner.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from parti.data import files, images, records, tfrecords
+from parti.engine import flags as flags_lib
+from parti.engine import progress as progress_lib
+from parti.pipelines import (
+    contact_sheet,
+    model_handlers,
+    options,
+    shard_pieces,
+    staging,
+    token_shards,
+)
+
+IMAGES = "images"
+MANIFEST_LINES = "manifest.jsonl"
+_LINES = ".lines"  # the lines of each shard, while the job runs
+_MAX_NAME = 80  # characters of a key in a file name
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows that one call of the model takes; the key of a RunInference example.
+
+    Attributes:
+      shard: file name of the shard.
+      index: place of the batch in its shard.
+      rows: (key, caption), in the order of the shard.
+    """
+
+    shard: str
+    index: int
+    rows: tuple[tuple[str, str], ...]
+
+
+class ReadTokens(beam.DoFn):
+    """Shard -> (Batch, image tokens [batch, length] int32), in order."""
+
+    def __init__(self, num_tokens: int, codebook_size: int) -> None:
+        """Names what a picture's tokens must be."""
+        self._num_tokens, self._codebook_size = num_tokens, codebook_size
+
+    def process(self, shard: token_shards.Shard) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Yields the batches of a shard; the last one may be smaller.
+
+        Raises:
+          ValueError: a row that the tokenizer cannot have made.
+        """
+        rows = itertools.islice(tfrecords.read(shard.path), shard.num_rows)
+        for index in itertools.count():
+            batch = itertools.islice(rows, model_handlers.IMAGE_BATCH)
+            pairs = [records.TokenizedPair.from_example(data) for data in batch]
+            if not pairs:
+                return
+            for pair in pairs:
+                self._check(shard, pair)
+            named = tuple((pair.key, pair.text) for pair in pairs)
+            yield Batch(shard.name, index, named), np.stack([pair.image_tokens for pair in pairs])
+
+    def _check(self, shard: token_shards.Shard, pair: records.TokenizedPair) -> None:
+        tokens = pair.image_tokens
+        if len(tokens) != self._num_tokens or tokens.max() >= self._codebook_size:
+            raise ValueError(
+                f"{shard.path}: {pair.key!r} has {len(tokens)} tokens up to "
+                f"{max(tokens, default=0)}; the tokenizer makes {self._num_tokens} under "
+                f"{self._codebook_size}; write the shard again"
+            )
+
+
+class _WritePictures(beam.DoFn):
+    """Writes the pictures of a batch and its lines; gives (shard, (index, count))."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._directory = directory
+
+    def process(self, element: tuple[Batch, np.ndarray]) -> Iterator[tuple[str, tuple[int, int]]]:
+        batch, pictures = element
+        lines = []
+        first = batch.index * model_handlers.IMAGE_BATCH
+        for row, ((key, text), picture) in enumerate(
+            zip(batch.rows, pictures, strict=True), start=first
+        ):
+            path = picture_path(batch.shard, row, key)
+            (self._directory / path).parent.mkdir(parents=True, exist_ok=True)
+            files.write_bytes(self._directory / path, images.encode_png(picture))
+            lines.append(json.dumps({"key": key, "text": text, "image": path}, ensure_ascii=False))
+        piece = shard_pieces.piece_path(self._directory, _LINES, batch.shard, batch.index)
+        piece.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(piece, "".join(f"{line}\n" for line in lines).encode())
+        options.tick(len(lines))
+        yield batch.shard, (batch.index, len(lines))
+
+
+def picture_path(shard: str, row: int, key: str) -> str:
+    """Returns where a picture is written, relative to the output.
+
+    The row makes it unique; of the key, which may hold anything, only plain characters are kept.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", key)[:_MAX_NAME].strip("-.")
+    folder = shard.removesuffix(".tfrecord")
+    return f"{IMAGES}/{folder}/{'-'.join(filter(None, (f'{row:06d}', name)))}.png"
+
+
+def build(
+    root: beam.Pipeline,
+    shards: Sequence[token_shards.Shard],
+    source: str,
+    facts: dict[str, int],
+    directory: pathlib.Path,
+) -> beam.PCollection:
+    """Adds the job to a pipeline.
+
+    Args:
+      root: the pipeline.
+      shards: with different names.
+      source: the tokenizer's training directory, or a bundle; every worker must reach it.
+      facts: `num_tokens` and `codebook_size` of the tokenizer.
+      directory: existing folder to write into; every worker must reach it.
+
+    Returns:
+      {"name", "count", "rejected": {}} of each shard written.
+    """
+    pieces = (
+        root
+        | "Shards" >> beam.Create(list(shards))
+        | "Read" >> beam.ParDo(ReadTokens(**facts))
+        | model_handlers.infer("Decode", model_handlers.Decoder(source))
+        | "Write" >> beam.ParDo(_WritePictures(directory))
+    )
+    names = [shard.name for shard in shards]
+    return shard_pieces.gather(root, directory, names, (pieces,), (_LINES,))
+
+
+def make_parser() -> flags_lib.Parser:
+    """Returns the command's flags."""
+    parser = options.make_parser(
+        "parti detokenize",
+        "Turns image tokens back into pictures, and shows them on a page.",
+        "parti detokenize --input tokens --output pictures --split=validation --limit=100",
+    )
+    add = parser.add_argument
+    add("--input", required=True, metavar="DIR", help="of `parti tokenize` or `parti generate`")
+    add("--output", required=True, metavar="DIR", help="the folder to write")
+    add(
+        "--model",
+        metavar="DIR",
+        help="the tokenizer's training, or a bundle (default: the one that made the tokens)",
+    )
+    add("--split", choices=records.SPLITS, help="one split of the tokens (default: both)")
+    add("--limit", type=int, metavar="N", help="only the first N pictures of each split")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs `parti detokenize`; see `make_parser` for its flags.
+
+    Raises:
+      ValueError, FileNotFoundError: bad flags or input, or tokens of another tokenizer.
+      options.PipelineError: the job failed; run it again and it goes on.
+    """
+    flags, beam_options = options.parse(make_parser(), argv)
+    if flags.limit is not None and flags.limit < 1:
+        raise ValueError(f"--limit={flags.limit}: give at least 1, or leave it out for all")
+    tokens = token_shards.read_manifest(flags.input)
+    shards = token_shards.find_shards(flags.input, tokens["kind"], flags.split, flags.limit)
+    source = flags.model or token_shards.model_of(flags.input, tokens)
+    tokenizer = model_handlers.load_part(source, "tokenizer")
+    token_shards.check_tokenizer(flags.input, tokens, source, tokenizer)
+    model = tokenizer.model
+    facts = {"num_tokens": model.grid_size**2, "codebook_size": model.codebook_size}
+    stage = staging.Staging(
+        flags.output,
+        kind="pictures",
+        settings={
+            "tokens_fingerprint": tokens["fingerprint"],
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "split": flags.split or "",
+            "limit": flags.limit or 0,
+        },
+        inputs={"tokens": flags.input, "model": source},
+        overwrite=flags.overwrite,
+        resume=True,
+    )
+    del tokenizer  # The workers load their own.
+    with stage:
+        todo = [s for s in shards if not shard_pieces.is_finished(stage.path, s.name)]
+        progress = progress_lib.Progress("detokenize", _count(tokens, shards, todo), "images")
+        if todo:
+            options.run_pipeline(
+                lambda root: build(root, todo, source, facts, stage.path), beam_options, progress
+            )
+        count = finish(stage.path, shards, flags.input)
+        stage.publish({"images": count})
+        progress.done()
+    page = stage.output / contact_sheet.FILE_NAME
+    print(f"{count} pictures in {stage.output}; open {page}")
+    return 0
+
+
+def _count(
+    tokens: dict[str, Any], shards: Sequence[token_shards.Shard], todo: Sequence[token_shards.Shard]
+) -> int:
+    """Returns about how many pictures are to be made, for the display."""
+    known = [shard.num_rows for shard in todo]
+    if None not in known:
+        return sum(count for count in known if count)
+    total = sum(tokens["counts"].get(name, 0) for name in (*records.SPLITS, "images"))
+    return total * len(todo) // len(shards)
+
+
+def finish(directory: pathlib.Path, shards: Sequence[token_shards.Shard], source: str) -> int:
+    """Writes the lines of all shards and the page; returns the number of pictures."""
+    count = 0
+    shown: dict[str, list[contact_sheet.Picture]] = {}
+    with open(directory / MANIFEST_LINES, "w", encoding="utf-8") as file:
+        for shard in shards:
+            section = shown.setdefault(shard.name.split("-")[0], [])
+            with open(directory / _LINES / shard.name, encoding="utf-8") as lines:
+                for line in lines:
+                    file.write(line)
+                    count += 1
+                    if len(section) < contact_sheet.MAX_PICTURES:
+                        section.append(contact_sheet.Picture(**json.loads(line)))
+    if not count:
+        raise ValueError(f"{source}: the token shards hold no rows")
+    contact_sheet.write(directory, shown, count, "Pictures from image tokens")
+    shutil.rmtree(directory / _LINES)
+    shard_pieces.clear(directory)
+    return count
