@@ -294,12 +294,15 @@ def summary(stage: staging.Staging, counts: dict[str, int]) -> str:
     """Returns what the user reads at the end."""
     manifest = stage.manifest or {}
     augment = manifest["settings"]["augment"]
-    train = (
-        f"{augment} crops of each of {counts['train'] // augment}" if augment else counts["train"]
-    )
+    what = f"{counts['train']} train and {counts['validation']} validation images"
+    if augment:
+        what = (
+            f"{augment} crops of each of {counts['train'] // augment} train images, and "
+            f"{counts['validation']} validation images,"
+        )
     line = (
-        f"{stage.output}: {train} train and {counts['validation']} validation images as "
-        f"{manifest['grid_size']} x {manifest['grid_size']} tokens of {manifest['codebook_size']}"
+        f"{stage.output}: {what} as {manifest['grid_size']} x {manifest['grid_size']} tokens of "
+        f"{manifest['codebook_size']}"
     )
     if counts["rejected"]:
         line += f"; {counts['rejected']} could not be read, see {REJECTED_FILE}"
