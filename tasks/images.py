@@ -11,25 +11,28 @@ from parti.data import records
 from parti.tasks import preprocessors, sources
 
 
-def add_task(pairs_dir: str | os.PathLike[str], image_size: int) -> str:
+def add_task(pairs_dir: str | os.PathLike[str], image_size: int, augment: bool = False) -> str:
     """Registers the task once and returns its name.
 
     Args:
       pairs_dir: the output of `parti clean`; without `validation-*` shards the task has no
         validation split.
       image_size: the side, in pixels.
+      augment: train on random crops, flipped or not (`preprocessors.decode_random_crop`), instead
+        of the middle square; pairs of 3/2 `image_size` or more leave it all its room.
 
     Raises:
       FileNotFoundError: no train shards.
     """
+    decode = preprocessors.decode_random_crop if augment else preprocessors.decode_image
     files = sources.split_files(pairs_dir, records.ImageTextPair)
     return sources.register(
         "images",
         files,
-        {"image_size": image_size},
+        {"image_size": image_size, "augment": augment},
         [
             preprocessors.parse_records(records.ImageTextPair, records.IMAGE),
-            preprocessors.decode_image(records.IMAGE, image_size),
+            decode(records.IMAGE, image_size),
             preprocessors.keep_features(records.IMAGE),
         ],
         {records.IMAGE: preprocessors.image_feature()},

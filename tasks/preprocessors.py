@@ -3,7 +3,8 @@
 """seqio preprocessors: from serialized records to model features, one small step each.
 
 The random steps draw from seqio's seed (`num_seeds=1`), so a run can be repeated exactly, and act
-in the train split only. Nothing flips a picture: its text would turn (Parti, appendix B.2).
+in the train split only. Only the image tokenizer's own pictures are flipped: the text in them would
+turn.
 """
 
 from collections.abc import Callable, Mapping
@@ -121,19 +122,82 @@ def decode_image(name: str, size: int) -> Callable:
     Raises:
       ValueError: the size is under 1.
     """
-    if size < 1:
-        raise ValueError(f"Image size {size}: it must be at least 1 pixel.")
+    check_size(size)
 
     @seqio.map_over_dataset
     def decode(features: Features, sequence_length: Mapping[str, int] | None = None) -> Features:
         check_length(name, size, sequence_length)
-        pixels = tf.io.decode_image(features[name], channels=3, expand_animations=False)
-        pixels.set_shape([None, None, 3])
-        pixels = _square(pixels, size)
-        # The same numbers as `data.images.to_float`.
-        return dict(features) | {name: pixels / 127.5 - 1.0}
+        return dict(features) | {name: _to_float(_square(_decoded(features[name]), size))}
 
     return decode
+
+
+def decode_random_crop(name: str, size: int) -> Callable:
+    """Returns the preprocessor that crops the picture `name` at random in training.
+
+    Of the short side s: a square of s anywhere, resized by area to a side from min(s, 9/8 `size`)
+    to min(s, 3/2 `size`), of which a square of `size` is cropped anywhere, and flipped left to
+    right every second time; each as likely. A picture with a shorter side under `size` grows to it.
+    Outside training this is `decode_image`.
+
+    Args:
+      name: the feature, [] string before and [size, size, 3] float32 in [-1, 1] after.
+      size: the side, in pixels; TASK_FEATURE_LENGTHS must say the same.
+
+    Raises:
+      ValueError: the size is under 1.
+
+    Source: listing 1 (appendix A.2) of Ramesh et al., "Zero-Shot Text-to-Image Generation", 2021
+    (arXiv 2102.12092), where `size` is 256 and the sides go from 288 to 384.
+    """
+    check_size(size)
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def decode(
+        features: Features, seed: tf.Tensor, sequence_length: Mapping[str, int] | None = None
+    ) -> Features:
+        check_length(name, size, sequence_length)
+        pixels = _decoded(features[name])
+        pixels = tf.cond(
+            features[sources.IS_TRAINING],
+            lambda: _random_crop(pixels, size, seed),
+            lambda: _square(pixels, size),
+        )
+        return dict(features) | {name: _to_float(pixels)}
+
+    return decode
+
+
+def _random_crop(pixels: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
+    """Returns [size, size, 3] float32 in [0, 255] of [height, width, 3] uint8; see above."""
+    shares = tf.random.stateless_uniform([6], seed)
+
+    def draw(index: int, low: tf.Tensor | int, high: tf.Tensor) -> tf.Tensor:
+        """Returns a whole number from `low` to `high`."""
+        return low + tf.cast(shares[index] * tf.cast(high - low + 1, tf.float32), tf.int32)
+
+    height, width = tf.unstack(tf.shape(pixels)[:2])
+    short = tf.minimum(height, width)
+    place = [draw(0, 0, height - short), draw(1, 0, width - short), 0]
+    square = tf.slice(pixels, place, [short, short, 3])
+    least, most = (tf.minimum(short, round(size * ratio)) for ratio in (9 / 8, 3 / 2))
+    side = draw(2, tf.maximum(least, size), tf.maximum(most, size))
+    resized = tf.image.resize(square, [side, side], method="area")
+    place = [draw(3, 0, side - size), draw(4, 0, side - size), 0]
+    crop = tf.slice(resized, place, [size, size, 3])
+    return tf.where(shares[5] < 0.5, crop[:, ::-1], crop)
+
+
+def _decoded(data: tf.Tensor) -> tf.Tensor:
+    """Returns [height, width, 3] uint8 of an encoded picture."""
+    pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
+    pixels.set_shape([None, None, 3])
+    return pixels
+
+
+def _to_float(pixels: tf.Tensor) -> tf.Tensor:
+    """Returns the same numbers as `data.images.to_float`."""
+    return pixels / 127.5 - 1.0
 
 
 def _square(pixels: tf.Tensor, size: int) -> tf.Tensor:
@@ -222,6 +286,12 @@ def keep_features(*names: str) -> Callable:
         return {name: features[name] for name in names}
 
     return keep
+
+
+def check_size(size: int) -> None:
+    """Raises ValueError if a picture cannot have this side."""
+    if size < 1:
+        raise ValueError(f"Image size {size}: it must be at least 1 pixel.")
 
 
 def check_length(name: str, length: int, sequence_length: Mapping[str, int] | None) -> None:

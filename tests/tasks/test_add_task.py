@@ -12,7 +12,8 @@ import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
-from parti.data import tfrecords, vocabularies
+from parti.data import images as pictures
+from parti.data import records, tfrecords, vocabularies
 from parti.tasks import (
     contrastive,
     feature_converters,
@@ -95,6 +96,26 @@ def take(data: tf.data.Dataset, count: int) -> list[Batch]:
 def same(first: list[Batch], second: list[Batch]) -> bool:
     pairs = zip(first, second, strict=True)
     return all(np.array_equal(a[name], b[name]) for a, b in pairs for name in a)
+
+
+def test_only_training_pictures_are_augmented(tmp_path: pathlib.Path) -> None:
+    wide = np.zeros((16, 24, 3), np.uint8)
+    wide[..., 0] = np.arange(24) * 10
+    row = records.ImageTextPair("a", pictures.encode_png(wide), "red").to_example()
+    for split in records.SPLITS:
+        tfrecords.write(tmp_path / f"{split}-00000-of-00001.tfrecord", [row] * 2 * BATCH)
+    plain, augmented = (images.add_task(tmp_path, 16, augment=a) for a in (False, True))
+    assert plain != augmented
+
+    def first(name: str, split: str) -> np.ndarray:
+        return next(iter(dataset("images", name, split).as_numpy_iterator()))["images"]
+
+    middle = np.repeat(pictures.to_float(wide[None, :, 4:20]), BATCH, axis=0)
+    for name, split in ((plain, "train"), (plain, "validation"), (augmented, "validation")):
+        np.testing.assert_array_equal(first(name, split), middle)
+    random = first(augmented, "train")
+    assert len(np.unique(random, axis=0)) > 1
+    np.testing.assert_array_equal(first(augmented, "train"), random)
 
 
 @pytest.mark.parametrize("kind", KINDS)
