@@ -68,10 +68,10 @@ def estimate(value: Mapping[str, Any], digits: int = 3, narrow: bool = False) ->
       digits: after the point.
       narrow: give half the width of the interval instead of its ends: 24.31 ±0.29.
     """
-    text = f"{value['mean']:.{digits}f}"
+    mean, low, high = (f"{value[name]:z.{digits}f}" for name in ("mean", "low", "high"))
     if narrow:
-        return f"{text} ±{(value['high'] - value['low']) / 2:.{digits}f}"
-    return f"{text} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+        return f"{mean} ±{(value['high'] - value['low']) / 2:.{digits}f}"
+    return f"{mean} [{low}, {high}]"
 
 
 @functools.cache

@@ -41,13 +41,15 @@ class Models:
       image_size: of the tokenizer, in pixels.
       grid_size: tokens along a side.
       codebook_size: entries of the tokenizer's codebook.
-      has_upsampler: whether the upsampler of the bundle is measured too.
+      bundled: whether the source is a bundle.
+      has_upsampler: whether it has an upsampler, which is measured too.
     """
 
     source: str
     image_size: int
     grid_size: int
     codebook_size: int
+    bundled: bool
     has_upsampler: bool
 
 

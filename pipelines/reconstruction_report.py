@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 
 from parti.data import files, images
-from parti.pipelines import pages, reconstruction_pictures
+from parti.pipelines import pages, reconstruction_metrics, reconstruction_pictures
 
 FILE_NAME = "reconstructions.html"
 _TITLES = {"worst": "The worst", "best": "The best", "random": "At random"}
 _MEASURES = {  # name -> what a reader calls it, and digits after the point
     "psnr": ("PSNR, dB", 2),
-    "ssim": ("SSIM", 4),
-    "l1": ("L1, in levels of 0 to 255", 2),
-    "token_agreement": ("tokens that come back", 4),
+    "ssim": ("SSIM", 3),
+    "l1": ("L1, of 255", 2),
+    "token_agreement": ("tokens that come back", 3),
 }
 _UPSAMPLERS = {
     "upsampler": "upsampler",
-    "bicubic": "bicubic interpolation",
-    "nearest": "nearest neighbour",
+    "bicubic": "bicubic",
+    "nearest": "nearest",
     "gain_over_bicubic": "gain over bicubic",
     "gain_over_nearest": "gain over nearest",
 }
@@ -46,7 +46,7 @@ def tables(metrics: Mapping[str, Any], narrow: bool = False) -> list[tuple[str, 
     """
     if "reference" not in metrics:
         return []
-    pictures: Table = [["measure", "mean and 95% interval"]]
+    pictures: Table = [["measure", "mean" if narrow else "mean and 95% interval"]]
     for name, (label, digits) in _MEASURES.items():
         pictures.append([label, pages.estimate(metrics["tokenizer"][name], digits, narrow)])
     about = metrics["reference"]
@@ -56,7 +56,7 @@ def tables(metrics: Mapping[str, Any], narrow: bool = False) -> list[tuple[str, 
         rows: Table = [["picture", "PSNR, dB", "SSIM"]]
         for name, label in _UPSAMPLERS.items():
             psnr, ssim = (metrics["upsampler"][measure][name] for measure in ("psnr", "ssim"))
-            cells = [pages.estimate(psnr, 2, narrow), pages.estimate(ssim, 4, narrow)]
+            cells = [pages.estimate(psnr, 2, narrow), pages.estimate(ssim, 3, narrow)]
             rows.append([label, *cells])
         count = metrics["upsampler"]["psnr"]["upsampler"]["count"]
         found.append((f"Upsampled reconstructions of {pages.plural(count, 'picture')}", rows))
@@ -69,10 +69,13 @@ def _codebook_table(codebook: Mapping[str, Any]) -> tuple[str, Table]:
     rows = [
         ["measure", "value"],
         ["used by some picture", pages.percent(size - dead, size)],
-        [f"used in {codebook['batch_size']} pictures", f"{codebook['batch_usage']:.1%}"],
         ["dead codes", f"{dead:,}"],
         ["perplexity", f"{codebook['perplexity']:,.1f}"],
     ]
+    batch_size = codebook["batch_size"]
+    if batch_size == reconstruction_metrics.USAGE_BATCH:  # fewer are not what the papers count
+        used = f"{codebook['batch_usage']:.1%}"
+        rows.insert(2, [f"used in a batch of {batch_size} pictures", used])
     return f"Codebook of {size:,}", rows
 
 
@@ -96,7 +99,7 @@ def write(
         "reconstruction_report.html",
         title="Reconstructions",
         metrics=metrics,
-        tables=tables(metrics),
+        tables=tables(metrics, narrow=True),
         codes=_draw_codes(code_tokens),
         histogram=_draw_psnr(psnr),
         groups=[(_TITLES[name], [_tile(one) for one in group]) for name, group in shown.items()],
@@ -158,7 +161,8 @@ def _draw_psnr(psnr: np.ndarray) -> dict[str, Any]:
       "median" in dB, and its "place" from the left.
     """
     values = np.minimum(psnr, _MAX_DRAWN_PSNR)
-    low, high = math.floor(values.min()), math.floor(values.max()) + 1
+    high = min(math.floor(values.max()) + 1, round(_MAX_DRAWN_PSNR))
+    low = min(math.floor(values.min()), high - 1)
     counts, _ = np.histogram(values, bins=_BINS, range=(low, high))
     median = float(np.median(values))
     return {

@@ -42,7 +42,6 @@ class Reference:
       num_pictures: about so many are measured, the same share of each shard; None for all.
       expected: how many that will be, as far as is known.
       models: what reconstructs.
-      no_upsampler: why no upsampler is measured; "" if one is.
       fingerprints: of the pairs and of the models.
     """
 
@@ -51,7 +50,6 @@ class Reference:
     num_pictures: int | None
     expected: int
     models: reconstruction_job.Models
-    no_upsampler: str
     fingerprints: dict[str, str]
 
     @classmethod
@@ -76,14 +74,13 @@ class Reference:
         if not counts.get(split):
             raise ValueError(f"{pairs}: the split {split} is empty; choose another --split")
         pattern = str(pathlib.Path(pairs, f"{split}-*.tfrecord"))
-        models, no_upsampler, fingerprints = _open_models(model)
+        models, fingerprints = _open_models(model)
         return cls(
             shards=tuple(file_names.expand_pattern(pattern, "image-text pairs")),
             split=split,
             num_pictures=num_pictures,
             expected=min(counts[split], num_pictures or counts[split]),
             models=models,
-            no_upsampler=no_upsampler,
             fingerprints={"pairs": manifest["fingerprint"], **fingerprints},
         )
 
@@ -97,8 +94,8 @@ class Reference:
         }
 
 
-def _open_models(source: str) -> tuple[reconstruction_job.Models, str, dict[str, str]]:
-    """Returns the models, why there is no upsampler ("" if there is one), and fingerprints."""
+def _open_models(source: str) -> tuple[reconstruction_job.Models, dict[str, str]]:
+    """Returns what reconstructs, and the fingerprint of each part."""
     tokenizer = model_handlers.load_part(source, "tokenizer")
     size = tokenizer.model.image_size
     if size < images.SSIM_WINDOW:
@@ -107,20 +104,19 @@ def _open_models(source: str) -> tuple[reconstruction_job.Models, str, dict[str,
             f"needs {images.SSIM_WINDOW}"
         )
     fingerprints = {"tokenizer": tokenizer.fingerprint}
-    no_upsampler = "the model is a tokenizer's training"
-    if (pathlib.Path(source) / bundles.BUNDLE_FILE).is_file():
-        bundle = bundles.Bundle.open(source)
-        no_upsampler = "" if "upsampler" in bundle.parts else "the bundle has none"
-        if not no_upsampler:
-            fingerprints["upsampler"] = bundle.fingerprints["upsampler"]
+    if bundled := (pathlib.Path(source) / bundles.BUNDLE_FILE).is_file():
+        prints = bundles.Bundle.open(source).fingerprints
+        if "upsampler" in prints:
+            fingerprints["upsampler"] = prints["upsampler"]
     models = reconstruction_job.Models(
         source=str(pathlib.Path(source).resolve()),
         image_size=size,
         grid_size=tokenizer.model.grid_size,
         codebook_size=tokenizer.model.codebook_size,
-        has_upsampler=not no_upsampler,
+        bundled=bundled,
+        has_upsampler="upsampler" in fingerprints,
     )
-    return models, no_upsampler, fingerprints
+    return models, fingerprints
 
 
 def run(
@@ -221,10 +217,14 @@ def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:
     """Returns what a reader of the numbers must know."""
     notes = []
     if rejected := metrics["reference"]["num_rejected"]:
-        notes.append(f"{rejected} pictures could not be read: {tokenize_images.REJECTED_FILE}")
+        total = rejected + metrics["reference"]["num_images"]
+        file = tokenize_images.REJECTED_FILE
+        notes.append(f"{rejected} of {total} pictures could not be read, see {file}")
     if reference.split == "train":
         notes.append("the pictures are of the train split: a tokenizer may have learnt from them")
-    if "upsampler" not in metrics:
-        why = reference.no_upsampler or "the reference pictures are smaller than what it makes"
+    if reference.models.bundled and "upsampler" not in metrics:
+        why = "the bundle has none"
+        if reference.models.has_upsampler:
+            why = "the reference pictures are smaller than what it makes"
         notes.append(f"the upsampler was not measured: {why}")
     return notes

@@ -136,12 +136,14 @@ def test_tokenizer_and_upsampler_against_reference_pictures(
             images.psnr(np.kron(low, np.ones((2, 2, 1), np.uint8)), original)
         )
         expected["bicubic"].append(images.psnr(images.resize(low, 32), original))
-    found = {"tokenizer": metrics["tokenizer"]["psnr"], **metrics["upsampler"]}
+    found = {"tokenizer": metrics["tokenizer"]["psnr"], **metrics["upsampler"]["psnr"]}
     for name, values in expected.items():
         assert found[name]["mean"] == pytest.approx(np.mean(values), abs=1e-2)
         assert found[name]["count"] == 4
     gain = found["upsampler"]["mean"] - found["bicubic"]["mean"]
     assert found["gain_over_bicubic"]["mean"] == pytest.approx(gain, abs=1e-5)
+    assert 'href="reconstructions.html"' in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "reconstructions.html").exists()
 
 
 def test_a_bundle_without_upsampler_says_so(
