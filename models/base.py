@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from clu import metrics as clu_metrics
 from flax import traverse_util
-from flax.core import meta, unfreeze
+from flax.core import FrozenDict, freeze, meta, unfreeze
 from flax.linen import partitioning as flax_partitioning
 
 Array = jax.Array
@@ -66,6 +66,12 @@ def per_example(total: Array, batch_size: int) -> clu_metrics.Average:
     return average(total * batch_size, float(batch_size))
 
 
+def new_mutables(old: PyTree, stats: Mapping[str, Any]) -> PyTree:
+    """Returns `{'stats': stats}` of the type of the old mutables: T5X wants back what it gave."""
+    new = {"stats": dict(stats)}
+    return freeze(new) if isinstance(old, FrozenDict) else new
+
+
 def without_branches(
     variables: Mapping[str, Mapping[str, Any]], names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
@@ -112,15 +118,15 @@ class Model(abc.ABC):
       feature_converter: Name of a class in `parti.tasks.feature_converters`.
       feature_types: Batch feature -> dtype name; `get_initial_variables` uses it when an engine
         gives no `input_types`.
-      has_mutables: True if the network has collections besides `params`. Then the methods take and
-        return them as T5X does: `loss_fn(params, batch, dropout_rng, flax_mutables) ->
-        (loss, (metrics, new_mutables))` and `eval_fn(params, batch, flax_mutables)`.
       loss_is_mean: Whether `loss_fn` returns a mean over the batch, not a sum. T5X adds up
         gradients over microbatches and does not divide.
       training_only: Top-level branches of the variables that only training reads, such as a
         discriminator; what is loaded or exported for use comes without them.
 
     Attributes:
+      has_mutables: True if there are collections besides `params`. Then the methods take and return
+        them as T5X does: `loss_fn(params, batch, dropout_rng, flax_mutables) ->
+        (loss, (metrics, new_mutables))` and `eval_fn(params, batch, flax_mutables)`.
       frozen: Top-level branches of `params` that training leaves bitwise as they are. The loss
         gives them no gradient; an engine keeps its optimizer, which may decay weights, off them.
       notes: Lines that a log of a training should have.
@@ -128,10 +134,10 @@ class Model(abc.ABC):
 
     feature_converter: ClassVar[str]
     feature_types: ClassVar[Mapping[str, str]]
-    has_mutables: ClassVar[bool] = False
     loss_is_mean: ClassVar[bool] = True
     training_only: ClassVar[tuple[str, ...]] = ()
 
+    has_mutables: bool = False
     frozen: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     _constants: PyTree = None

@@ -1,7 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Losses and measures of several families: token cross-entropy, contrastive loss, PSNR."""
+"""Losses and measures of several families: of tokens, of pairs, of pixels; and their sum."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -111,6 +113,28 @@ def contrastive_loss(
         image_to_text_accuracy=jnp.mean(jnp.argmax(logits, axis=1) == pairs),
         text_to_image_accuracy=jnp.mean(jnp.argmax(logits, axis=0) == pairs),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Factors of losses: a field each, named as its metric without `_loss`; 0 leaves it out."""
+
+    def total(self, terms: Mapping[str, Array]) -> Array:
+        """Returns the sum over terms of weight * term; `terms` maps `l2_loss` etc. to scalars."""
+        return sum(getattr(self, name.removesuffix("_loss")) * x for name, x in terms.items())
+
+
+def l2_loss(reconstructions: Array, images: Array) -> Array:
+    """Returns the mean squared error of pixels in [-1, 1], as a scalar.
+
+    Source: ViT-VQGAN (arXiv 2110.04627) section 3.3, weight 1.0.
+    """
+    return jnp.mean(jnp.square(reconstructions.astype(jnp.float32) - images))
+
+
+def l1_loss(reconstructions: Array, images: Array) -> Array:
+    """Returns the mean absolute error of pixels in [-1, 1], as a scalar."""
+    return jnp.mean(jnp.abs(reconstructions.astype(jnp.float32) - images))
 
 
 def psnr(images: Array, references: Array) -> Array:

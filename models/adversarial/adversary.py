@@ -24,6 +24,7 @@ loss regains its weight ten times as slowly.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -152,9 +153,18 @@ class Adversary:
         self.config, self.weight = config, weight
         self.network = discriminator.Discriminator(discriminator_config)
 
-    def init_variables(self, rng: jax.Array, images: jax.Array) -> tuple[Params, Stats]:
-        """Returns the discriminator's boxed parameters and the state at step 0."""
-        return self.network.init(rng, images)["params"], initial_stats()
+    def add_variables(
+        self, variables: Mapping[str, Mapping[str, Any]], rng: jax.Array, images: jax.Array
+    ) -> dict[str, dict[str, Any]]:
+        """Returns a generator's variables and, as BRANCH of `params` and `stats`, ours at step 0.
+
+        Args:
+          variables: what the generator's `init` gave, boxed; it may have no `stats`.
+          rng: PRNG key.
+          images: [batch, height, width, 3].
+        """
+        ours = {"params": self.network.init(rng, images)["params"], "stats": initial_stats()}
+        return {name: {**variables.get(name, {}), BRANCH: ours[name]} for name in ours}
 
     def __call__(
         self,

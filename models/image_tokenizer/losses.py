@@ -4,19 +4,20 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from parti.models import losses as shared_losses
 
 # The logit-laplace density lives on (0, 1); pixels are kept this far from its ends.
 LOGIT_LAPLACE_EPSILON = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
-class LossWeights:
-    """Factors of the losses, each named as its metric without `_loss`; 0 leaves a loss out.
+class LossWeights(shared_losses.Weights):
+    """Factors of the losses.
 
     The paper's are these with 0.1 for `logit_laplace`, which needs a decoder with that output, for
     `perceptual`, and for `adversarial`, the factor of `generator_loss`, which brings a
@@ -32,22 +33,10 @@ class LossWeights:
     perceptual: float = 0.0
     adversarial: float = 0.0
 
-    def total(self, terms: Mapping[str, jax.Array]) -> jax.Array:
-        """Returns the sum over terms of weight * term; `terms` maps `l2_loss` etc. to scalars."""
-        return sum(getattr(self, name.removesuffix("_loss")) * x for name, x in terms.items())
-
 
 def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     """Returns ||x - y||^2, summed over the last axis and averaged over the others, as a scalar."""
     return jnp.mean(jnp.sum(jnp.square(x - y), axis=-1))
-
-
-def l2_loss(reconstructions: jax.Array, images: jax.Array) -> jax.Array:
-    """Returns the mean squared error of pixels in [-1, 1], as a scalar.
-
-    Source: ViT-VQGAN (arXiv 2110.04627) section 3.3, weight 1.0.
-    """
-    return jnp.mean(jnp.square(reconstructions.astype(jnp.float32) - images))
 
 
 def map_pixels(images: jax.Array) -> jax.Array:

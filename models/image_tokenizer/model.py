@@ -15,7 +15,6 @@ network's variables are the model's `constants`.
 from collections.abc import Mapping
 from typing import Any
 
-import flax.core
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,11 +113,7 @@ class ImageTokenizerModel(base.Model):
         variables = self.network.init(rng, images)
         if self.adversary is None:
             return variables
-        params, stats = self.adversary.init_variables(jax.random.fold_in(rng, 1), images)
-        return {
-            "params": {**variables["params"], adversary.BRANCH: params},
-            "stats": {**variables["stats"], adversary.BRANCH: stats},
-        }
+        return self.adversary.add_variables(variables, jax.random.fold_in(rng, 1), images)
 
     def loss_fn(
         self,
@@ -170,7 +165,10 @@ class ImageTokenizerModel(base.Model):
         size = images.shape[0]
         measures["loss"] = loss
         metrics = {name: base.per_example(value, size) for name, value in measures.items()}
-        return loss, (metrics, mutables if dropout_rng is None else _like(mutables, stats))
+        return loss, (
+            metrics,
+            mutables if dropout_rng is None else base.new_mutables(mutables, stats),
+        )
 
     def _terms(
         self,
@@ -179,7 +177,7 @@ class ImageTokenizerModel(base.Model):
         images: jax.Array,
     ) -> dict[str, jax.Array]:
         """Returns the losses but the adversarial ones, unweighted; each is a scalar."""
-        terms = {"l2_loss": losses.l2_loss(reconstruction.images, images)}
+        terms = {"l2_loss": shared_losses.l2_loss(reconstruction.images, images)}
         if not self.frozen:
             terms["codebook_loss"] = quantized.codebook_loss
             terms["commitment_loss"] = quantized.commitment_loss
@@ -298,9 +296,3 @@ def _network_variables(variables: Variables) -> dict[str, Any]:
         {"params": variables["params"], "stats": variables["stats"]},
         ImageTokenizerModel.training_only,
     )
-
-
-def _like(mutables: base.PyTree, stats: dict[str, Any]) -> base.PyTree:
-    """Returns new mutables of the type of the old ones: T5X wants back what it gave."""
-    new = {"stats": stats}
-    return flax.core.freeze(new) if isinstance(mutables, flax.core.FrozenDict) else new
