@@ -106,7 +106,7 @@ def load_params(
       subtree: path of a part of the parameters, such as 'decoder/layers'; all by default.
       step: which checkpoint of a training directory; the newest by default.
       ema: True for the moving average of the parameters, False for the parameters themselves; by
-        default the average where the run kept one.
+        default the average where the run kept one (of frozen parameters it keeps none: they stay).
       shardings: tree of `jax.sharding.Sharding` like the parameters read: they come back as
         `jax.Array`. By default they come back as numpy arrays on the host.
 
@@ -122,21 +122,21 @@ def load_params(
     with readable(folder):
         verify(folder)
         flat = leaves(folder)
-    prefix = _params_prefix(flat, folder, ema) + (tuple(subtree.split("/")) if subtree else ())
-    wanted = {k: v for k, v in flat.items() if k[: len(prefix)] == prefix}
-    if not wanted:
+    prefix = tuple(subtree.split("/")) if subtree else ()
+    keys = _params_keys(flat, folder, ema)
+    keys = {name[len(prefix) :]: k for name, k in keys.items() if name[: len(prefix)] == prefix}
+    if not keys:
         parts = sorted({k[1] for k in flat if k[0] == "target"})
         raise ValueError(f"{folder} has no parameters under {subtree!r}; it has {', '.join(parts)}")
     mutables = {k: v for k, v in flat.items() if k[0] == "flax_mutables"}
     counter = {k: v for k, v in flat.items() if k == ("state", "step")}
     flat_shardings = traverse_util.flatten_dict(shardings) if shardings else {}
-    restore_args = {
-        key: _restore_args(leaf, flat_shardings.get(key[len(prefix) :]))
-        for key, leaf in (wanted | mutables | counter).items()
-    }
+    shardings_by_key = {key: flat_shardings.get(name) for name, key in keys.items()}
+    wanted = {key: flat[key] for key in keys.values()} | mutables | counter
+    restore_args = {k: _restore_args(leaf, shardings_by_key.get(k)) for k, leaf in wanted.items()}
     with readable(folder):
-        got = _restore(folder, wanted | mutables | counter, restore_args)
-    params = traverse_util.unflatten_dict({k[len(prefix) :]: got[k] for k in wanted})
+        got = _restore(folder, wanted, restore_args)
+    params = traverse_util.unflatten_dict({name: got[key] for name, key in keys.items()})
     others = traverse_util.unflatten_dict({k[1:]: got[k] for k in mutables})
     return params, others, int(got[("state", "step")])
 
@@ -318,13 +318,21 @@ def _crc32(path: pathlib.Path) -> int:
     return crc32
 
 
-def _params_prefix(
+def _params_keys(
     flat: dict[tuple[str, ...], Any], folder: pathlib.Path, ema: bool | None
-) -> tuple[str, ...]:
-    averages = {k[: k.index(EMA_KEY) + 1] for k in flat if k[0] == "state" and EMA_KEY in k}
-    if ema and not averages:
+) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Returns {path of a parameter: path in the checkpoint}, of its average where there is one.
+
+    Frozen parameters have none.
+    """
+    keys = {k[1:]: k for k in flat if k[0] == "target"}
+    roots = {k[: k.index(EMA_KEY) + 1] for k in flat if k[0] == "state" and EMA_KEY in k}
+    if ema and not roots:
         raise ValueError(f"{folder} keeps no moving average; train with EMA_DECAY above 0")
-    return min(averages, key=len) if averages and ema is not False else ("target",)
+    if roots and ema is not False:
+        root = min(roots, key=len)
+        keys |= {k[len(root) :]: k for k in flat if k[: len(root)] == root}
+    return keys
 
 
 def _restore_args(leaf: Any, sharding: jax.sharding.Sharding | None) -> ocp.RestoreArgs:

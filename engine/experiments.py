@@ -23,7 +23,8 @@ from typing import Any
 
 import gin
 
-from parti.engine import datasets
+from parti.engine import datasets, not_finite
+from parti.engine import initial as initials
 
 RUN_FILE = "t5x_configs/runs/embedded/train.gin"
 
@@ -38,8 +39,9 @@ _IMPORT_LINE = re.compile(r"^(?:from [\w.]+ )?import ([\w.]+)(?: as (\w+))?$")
 class Experiment:
     """What to train, on what, for how long; macros of the gin files fill it.
 
-    `learning_rate` (a number or a schedule) is only logged: the optimizer has its own. `config` and
-    `model_config` are gin texts: everything, and what MODEL alone needs.
+    `learning_rate` (a number or a schedule) is only logged: the optimizer has its own. `initial` is
+    what the first step starts from, and not the model's own start. `nan_policy`: see `not_finite`.
+    `config` and `model_config` are gin texts: everything, and what MODEL alone needs.
     """
 
     model: Any
@@ -62,6 +64,9 @@ class Experiment:
     eval_steps: int = 1
     log_period: int = 50
     tensorboard: bool = True
+    initial: initials.Initial | None = None
+    nan_policy: str = not_finite.STOP
+    max_skipped_steps: int = 10
     config: str = ""
     model_config: str = ""
 
@@ -76,10 +81,21 @@ class Experiment:
             _check_count(name, getattr(self, name), 1)
         _check_count("eval_period", self.eval_period, 0)
         _check_count("eval_steps", self.eval_steps, 1)
+        _check_count("max_skipped_steps", self.max_skipped_steps, 0)
         if self.checkpoints_to_keep is not None:
             _check_count("checkpoints_to_keep", self.checkpoints_to_keep, 1)
         if not isinstance(self.model_dir, str) or not self.model_dir:
             raise ValueError(f"MODEL_DIR must be a path in quotes, got {self.model_dir!r}")
+        if self.nan_policy not in not_finite.POLICIES:
+            raise ValueError(
+                f"NAN_POLICY must be one of {', '.join(not_finite.POLICIES)}; got "
+                f"{self.nan_policy!r}"
+            )
+        if self.initial is not None and not isinstance(self.initial, initials.Initial):
+            raise ValueError(
+                f"INITIAL must be None or @initial.Initial(), got {self.initial!r}; name the "
+                "training with initial.Initial.path"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"EMA_DECAY must lie in [0, 1), got {self.ema_decay!r}")
         if self.batch_size % self.num_microbatches:

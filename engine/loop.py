@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import jax
-import numpy as np
 
 from parti.engine import (
     checkpoints,
     datasets,
     evaluate,
     experiments,
+    not_finite,
     progress,
     run_directory,
 )
@@ -29,10 +29,6 @@ from parti.engine import program as programs
 from parti.engine import train_state as train_states
 
 TrainState: TypeAlias = train_states.TrainState
-
-
-class NotFiniteError(RuntimeError):
-    """The loss or its gradient is no longer a finite number."""
 
 
 class Loop:
@@ -53,6 +49,7 @@ class Loop:
         self._data_seconds = 0.0
         self._clock = time.perf_counter()
         self._last_values: dict[str, float] = {}
+        self._watch = not_finite.Watch(experiment.max_skipped_steps, store)
 
     def run(self, state: TrainState, start: int, batches: datasets.Batches) -> int:
         """Runs from step `start` to the end; returns the exit code."""
@@ -146,9 +143,10 @@ class Loop:
         """Fetches the metrics since the last log, checks and writes them."""
         results = jax.device_get(self._pending)
         seconds = max(time.perf_counter() - self._clock, 1e-9)
-        for number, metrics in enumerate(results, start=step - len(results) + 1):
-            self._check_finite(number, metrics)
-        values = evaluate.merge(results)
+        taken = self._watch.taken(step - len(results) + 1, results)
+        values = evaluate.merge(taken) if taken else {}
+        if self.experiment.nan_policy == not_finite.SKIP:
+            values[not_finite.SKIPPED] = float(len(results) - len(taken))
         rate = self.experiment.learning_rate
         if rate is not None:
             values["learning_rate"] = float(rate(step - 1) if callable(rate) else rate)
@@ -159,21 +157,8 @@ class Loop:
         self._pending = []
         self._restart_timing()
         self._record(step, datasets.TRAIN, values)
-        self._report.update(step, loss=values["loss"])
-
-    def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
-        names = ("loss", "grad_norm", "update_norm")
-        found = {name: float(metrics[name].compute()) for name in names}
-        if all(np.isfinite(value) for value in found.values()):
-            return
-        self.store.wait()
-        good = checkpoints.steps(self.experiment.model_dir)
-        text = ", ".join(f"{name} {value}" for name, value in found.items())
-        where = f"checkpoint_{good[-1]} is the last good one" if good else "no checkpoint yet"
-        raise NotFiniteError(
-            f"step {step} is not finite ({text}); {where} in {self.experiment.model_dir}. Lower "
-            "LEARNING_RATE or change the data seed, then run again: it goes on from there"
-        )
+        if taken:
+            self._report.update(step, loss=values["loss"])
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         batches = self._open_split(datasets.VALIDATION)

@@ -6,7 +6,7 @@ Weight decay acts on matrices only, as is common for Transformers: on parameters
 `..._kernel`; not on LayerNorm scales, biases, token or position embeddings, codebooks or queries.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -171,6 +171,47 @@ def with_ema(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
         new_params = optax.apply_updates(params, updates)
         average = optax.incremental_update(new_params, state.averaged_params, rate)
         return updates, AveragedState(inner, state.num_updates + 1, average)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def freeze(
+    optimizer: optax.GradientTransformation, branches: Sequence[str]
+) -> optax.GradientTransformation:
+    """Keeps an optimizer off some top-level branches of the parameters.
+
+    They stay bitwise what they are: no update, so no weight decay either; no part in the norm that
+    is clipped; no state, so no moving average. The optimizer sees a tree without them.
+
+    Args:
+      optimizer: for the other branches.
+      branches: such as `Model.frozen`.
+
+    Raises:
+      ValueError: (when the state is initialised) the parameters have no such branch, or no other.
+    """
+    if not branches:
+        return optimizer
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def trained(tree: Any) -> Any:
+        return None if tree is None else {k: v for k, v in tree.items() if k not in branches}
+
+    def init(params: Any) -> Any:
+        unknown = sorted(set(branches) - set(params))
+        if unknown or not trained(params):
+            what = f"{unknown[0]!r}, which is none of them" if unknown else "all of them"
+            raise ValueError(
+                f"parameters have the branches {', '.join(sorted(params))}; the model's `frozen` "
+                f"names {what}: name some of them, and leave some to train"
+            )
+        return optimizer.init(trained(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        new, state = optimizer.update(trained(updates), state, trained(params), **extra)
+        # -0, since x + -0 is x for every x; -0 + 0 is 0.
+        still = {k: jax.tree.map(lambda x: jnp.full_like(x, -0.0), updates[k]) for k in branches}
+        return {**new, **still}, state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

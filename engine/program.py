@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from parti.engine import datasets, evaluate, experiments, optimizers
+from parti.engine import datasets, evaluate, experiments, not_finite, optimizers
 from parti.engine import mesh as meshes
 from parti.engine import train_state as train_states
 
@@ -41,6 +42,8 @@ def train_step(
     state: TrainState,
     batch: Any,
     rng: jax.Array,
+    *,
+    nan_policy: str = not_finite.STOP,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Takes one step.
 
@@ -52,10 +55,11 @@ def train_step(
       state: before the step.
       batch: arrays [batch, ...].
       rng: PRNG key of the run; the step's number is folded in.
+      nan_policy: with 'skip' only the step's number changes where loss or gradients are not finite.
 
     Returns:
       The state after the step, and the metrics: the model's, `grad_norm` and `update_norm` (global
-      norms), and `loss`, which is always there.
+      norms), and `loss`, which is always there; `skipped_steps` with 'skip'.
     """
     model = model.with_constants(constants)
     dropout_rng = jax.random.fold_in(rng, state.step)
@@ -68,7 +72,12 @@ def train_step(
         **{name: clu.metrics.Average.from_model_output(value) for name, value in extra.items()},
     }
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state, mutables), metrics
+    new = TrainState(state.step + 1, params, opt_state, mutables)
+    if nan_policy == not_finite.SKIP:
+        finite = not_finite.is_finite(loss, extra["grad_norm"])
+        new = not_finite.keep_if(finite, new, state.replace(step=new.step))
+        metrics[not_finite.SKIPPED] = not_finite.skipped(finite)
+    return new, metrics
 
 
 def gradients(
@@ -125,7 +134,7 @@ class Program:
     abstract: TrainState
     specs: TrainState
     shardings: TrainState
-    init: Callable[[jax.Array], TrainState]
+    init: Callable[[jax.Array, Mapping[str, Any]], TrainState]
     step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, Any]]]
     eval: Callable[[TrainState, Any], Mapping[str, Any]]
     place: Callable[[datasets.Batch], Any]
@@ -135,6 +144,14 @@ class Program:
         """Makes the mesh and the axis rules known to the code that is traced inside."""
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
             yield
+
+    def place_variables(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Puts a part of the variables, {collection: part of its tree}, where the state has it."""
+        shardings = {"params": self.shardings.params, **self.shardings.mutables}
+        flat = traverse_util.flatten_dict(shardings)
+        leaves = traverse_util.flatten_dict(dict(given))
+        placed = {key: jax.device_put(leaf, flat[key]) for key, leaf in leaves.items()}
+        return traverse_util.unflatten_dict(placed)
 
 
 def prepare(
@@ -173,10 +190,20 @@ def prepare(
     optimizer = experiment.optimizer
     if experiment.ema_decay:
         optimizer = optimizers.with_ema(optimizer, experiment.ema_decay)
-    init = functools.partial(train_states.create, model, optimizer, element_spec=element_spec)
-    step = functools.partial(train_step, model, optimizer, experiment.num_microbatches)
+    optimizer = optimizers.freeze(optimizer, model.frozen)
+
+    def init(rng: jax.Array, given: Mapping[str, Any]) -> TrainState:
+        return train_states.create(model, optimizer, rng, element_spec, given)
+
+    step = functools.partial(
+        train_step,
+        model,
+        optimizer,
+        experiment.num_microbatches,
+        nan_policy=experiment.nan_policy,
+    )
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-        abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
+        abstract = jax.eval_shape(init, jax.random.PRNGKey(0), {})
     specs = train_states.partition(model, abstract, element_spec, rules)
     train_states.check_divisible(abstract, specs, mesh)
     shardings = train_states.shardings(specs, mesh)
@@ -191,7 +218,7 @@ def prepare(
         abstract=abstract,
         specs=specs,
         shardings=shardings,
-        init=jax.jit(init, out_shardings=shardings),
+        init=jax.jit(init, donate_argnums=1, out_shardings=shardings),
         step=functools.partial(jitted_step, constants),
         eval=functools.partial(jitted_eval, constants),
         place=functools.partial(meshes.place, sharding=sharding),

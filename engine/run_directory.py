@@ -43,6 +43,7 @@ _IMMATERIAL = (
     "EVAL_PERIOD",
     "EVAL_STEPS",
     "LOG_PERIOD",
+    "MAX_SKIPPED_STEPS",
     "TENSORBOARD",
 )
 
@@ -129,7 +130,8 @@ def check_data(experiment: experiments.Experiment) -> None:
     folder = pathlib.Path(experiment.model_dir)
     if not checkpoints.steps(folder):
         return
-    for what, before, after in _other_data(experiment):
+    # What the first step started from is not read again.
+    for what, before, after in (row for row in _other_data(experiment) if row[0] != "initial"):
         raise ValueError(
             f"{folder} was trained on other data: the fingerprint of the {what} was "
             f"{before[:12]}, now it is {after[:12] or 'unknown'}; --overwrite to train again, "
@@ -143,7 +145,7 @@ def _other_data(experiment: experiments.Experiment) -> list[tuple[str, str, str]
     if not path.is_file():
         return []
     recorded = json.loads(path.read_text(encoding="utf-8"))
-    now = provenance.data_fingerprints(experiment.config)
+    now = _fingerprints(experiment)
     return [
         (name.removesuffix("_fingerprint"), before, now.get(name, ""))
         for name, before in sorted(recorded.items())
@@ -161,7 +163,7 @@ def start(experiment: experiments.Experiment, step: int = 0) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.rename(folder / name)
     if step == 0:
-        manifests.write_json(folder / DATA, provenance.data_fingerprints(experiment.config))
+        manifests.write_json(folder / DATA, _fingerprints(experiment))
 
 
 def clear(experiment: experiments.Experiment) -> None:
@@ -232,7 +234,14 @@ def _trained_on(experiment: experiments.Experiment) -> dict[str, str]:
     path = pathlib.Path(experiment.model_dir, DATA)
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    return provenance.data_fingerprints(experiment.config)  # Begun by code that did not note it.
+    return _fingerprints(experiment)  # Begun by code that did not note it.
+
+
+def _fingerprints(experiment: experiments.Experiment) -> dict[str, str]:
+    """Returns those of the data, and `initial_fingerprint` of what INITIAL names; if there."""
+    found = provenance.data_fingerprints(experiment.config)
+    initial = experiment.initial.fingerprint() if experiment.initial else ""
+    return found | ({"initial_fingerprint": initial} if initial else {})
 
 
 def _read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:

@@ -12,12 +12,13 @@ import difflib
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from parti.engine import checkpoints, datasets, experiments, run_directory
+from parti.engine import initial as initials
 from parti.engine import loop as loops
 from parti.engine import program as programs
 from parti.engine import train_state as train_states
@@ -51,7 +52,7 @@ def train(
 
     Raises:
       ValueError: the experiment, its data or its directory do not fit; nothing was trained.
-      NotFiniteError: the loss became infinite or not a number.
+      not_finite.NotFiniteError: see NAN_POLICY there.
     """
     if jax.process_count() > 1:
         raise ValueError(
@@ -78,10 +79,11 @@ def train(
     if experiment.eval_period:
         open_split(datasets.VALIDATION)  # Fails now if there is none, not at the first evaluation.
     program = programs.prepare(experiment, batches.element_spec, devices)
+    given = {} if checkpoints.steps(experiment.model_dir) else initial_values(experiment, program)
     store = checkpoints.Store(experiment.model_dir, experiment.checkpoints_to_keep)
     try:
         with program.context():
-            state, start = restore_or_init(experiment, program, store, batches)
+            state, start = restore_or_init(experiment, program, store, batches, given)
             if start and (difference := run_directory.config_difference(experiment)):
                 print(f"[train] configuration changed: {difference}", file=sys.stderr)
             run_directory.start(experiment, start)
@@ -91,13 +93,32 @@ def train(
         store.close()
 
 
+def initial_values(experiment: experiments.Experiment, program: programs.Program) -> dict[str, Any]:
+    """Returns what INITIAL gives the first step, on the host; says so in the log.
+
+    Raises:
+      ValueError: it does not fit, or leaves a frozen branch at its random start.
+      FileNotFoundError: there is no such training, or it has not finished.
+    """
+    wanted = {"params": program.abstract.params, **program.abstract.mutables}
+    given = experiment.initial.load(wanted) if experiment.initial else {}
+    initials.check_frozen(experiment.model.frozen, wanted, given)
+    for line in experiment.initial.describe(given) if experiment.initial else ():
+        print(f"[train] {line}", file=sys.stderr)
+    return given
+
+
 def restore_or_init(
     experiment: experiments.Experiment,
     program: programs.Program,
     store: checkpoints.Store,
     batches: datasets.Batches,
+    given: Mapping[str, Any],
 ) -> tuple[train_states.TrainState, int]:
-    """Returns the state to start from and its step; moves the data to the same place."""
+    """Returns the state to start from and its step; moves the data to the same place.
+
+    `given` is what step 0 starts from, as far as it is not the model's own start.
+    """
     want = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         train_states.to_tree(program.abstract),
@@ -105,7 +126,8 @@ def restore_or_init(
     )
     restored = store.restore(want)
     if restored is None:
-        return program.init(programs.initial_rngs(experiment.random_seed)[0]), 0
+        init_rng, _ = programs.initial_rngs(experiment.random_seed)
+        return program.init(init_rng, program.place_variables(given)), 0
     tree, step, position = restored
     if not position.is_dir():
         raise ValueError(
@@ -139,6 +161,7 @@ def dry_run(experiment: experiments.Experiment) -> int:
         datasets.TRAIN, experiment.batch_size, experiment.data_seed, experiment.model
     )
     program = programs.prepare(experiment, batches.element_spec)
+    initial_values(experiment, program)
     spec = program.element_spec
     print(experiment.config)
     for name, leaf in spec.items():

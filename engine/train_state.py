@@ -37,6 +37,7 @@ def create(
     optimizer: optax.GradientTransformation,
     rng: jax.Array,
     element_spec: Mapping[str, jax.ShapeDtypeStruct],
+    given: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Returns the state at step 0; jit it, or trace it with `jax.eval_shape`.
 
@@ -45,10 +46,15 @@ def create(
       optimizer: turns gradients into updates.
       rng: PRNG key of the initial parameters.
       element_spec: shape and dtype of each feature of a global batch.
+      given: {collection: part of its tree} that takes the place of what the model would start from;
+        see `initial.Initial`.
     """
     variables = _initial_variables(model, rng, element_spec)
-    mutables = {k: v for k, v in variables.items() if k != "params" and not k.endswith(_AXES)}
-    params = variables["params"]
+    plain = {name: tree for name, tree in variables.items() if not name.endswith(_AXES)}
+    flat = traverse_util.flatten_dict(plain, keep_empty_nodes=True)
+    flat |= traverse_util.flatten_dict(dict(given or {}))
+    mutables = traverse_util.unflatten_dict(flat)
+    params = mutables.pop("params")
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), mutables)
 
 

@@ -19,7 +19,15 @@ import numpy as np
 import optax
 import pytest
 
-from parti.engine import checkpoints, datasets, experiments, loop, optimizers, run_directory, train
+from parti.engine import (
+    checkpoints,
+    datasets,
+    experiments,
+    not_finite,
+    optimizers,
+    run_directory,
+    train,
+)
 from parti.engine import program as programs
 from parti.engine import train_state as train_states
 
@@ -340,7 +348,7 @@ def test_step_is_the_written_formula() -> None:
 def test_not_a_number_stops_with_the_last_good_checkpoint(tmp_path: pathlib.Path) -> None:
     first_epoch = np.random.default_rng((0, 0)).permutation(40)
     bad = fake_training.source(bad_row=int(first_epoch[2 * 8]))  # In the third batch of 8.
-    with pytest.raises(loop.NotFiniteError) as caught:
+    with pytest.raises(not_finite.NotFiniteError) as caught:
         run(make(tmp_path / "run", data_source=bad, checkpoint_period=2, log_period=100))
     assert "step 3 is not finite (loss nan, grad_norm nan" in str(caught.value)
     assert "checkpoint_2 is the last good one" in str(caught.value)
