@@ -235,11 +235,13 @@ def check_parts(
                 f"{tokenizer.name!r} has {theirs}; train the generator on this tokenizer's tokens"
             )
     trained_with = generator.trained_on.get("tokenizer_fingerprint")
-    if trained_with and trained_with != tokenizer.fingerprint:
+    # Tokens of earlier versions record the fingerprint of the whole tokenizer.
+    if trained_with and trained_with not in (tokenizer.encoder_fingerprint, tokenizer.fingerprint):
         raise ValueError(
-            f"the generator {generator.name!r} was trained on tokens of the tokenizer "
-            f"{trained_with[:12]}, but {tokenizer.name!r} is {tokenizer.fingerprint[:12]}; "
-            "tokenize again with this tokenizer and train the generator on that"
+            f"the generator {generator.name!r} was trained on tokens of the encoder "
+            f"{trained_with[:12]}, but {tokenizer.name!r} has the encoder "
+            f"{tokenizer.encoder_fingerprint[:12]}; give a tokenizer with that encoder and "
+            "codebook, or tokenize again with this one and train the generator on that"
         )
     for name, part in parts.items():
         trained_with = part.trained_on.get("vocabulary_fingerprint")

@@ -49,6 +49,18 @@ class LoadedModel:
         self._jitted: dict[Hashable, Callable[..., Any]] = {}
         self._lock = threading.Lock()
 
+    @functools.cached_property
+    def encoder_fingerprint(self) -> str:
+        """The sha256 of what a tokenizer's tokens depend on: encoder, codebook and their settings.
+
+        Tokenizers that differ in the decoder alone have the same one: tokens of either fit both.
+        """
+        branches = {
+            collection: {k: v for k, v in tree.items() if k in self.model.encoding_branches}
+            for collection, tree in self.variables.items()
+        }
+        return checkpoints.fingerprint(branches, manifests.digest(self.model.encoding_settings))
+
     @classmethod
     def from_train_dir(cls, directory: str | pathlib.Path, name: str = "") -> "LoadedModel":
         """Loads the last checkpoint of a finished training (the moving average if it kept one).

@@ -35,6 +35,7 @@ class ImageTokenizerModel(base.Model):
     feature_types = {"images": "float32"}
     has_mutables = True
     training_only = (adversary.BRANCH,)
+    encoding_branches = ("encoder", "codebook")  # of the variables: what `encode` reads
 
     def __init__(
         self,
@@ -80,7 +81,14 @@ class ImageTokenizerModel(base.Model):
             discriminator_config,
             config.image_size,
         )
-        self.frozen = ("encoder", "codebook") if freeze_encoder else ()
+        self.frozen = self.encoding_branches if freeze_encoder else ()
+
+    @property
+    def encoding_settings(self) -> dict[str, Any]:
+        """What tokens depend on besides `encoding_branches`; no decoder's, no training's."""
+        sizes = ("emb_dim", "num_heads", "head_dim", "mlp_dim", "num_encoder_layers")
+        names = ("image_size", "patch_size", *sizes, "codebook_size", "codebook_dim", "dtype")
+        return {name: getattr(self.config, name) for name in names}
 
     @property
     def codebook_size(self) -> int:
