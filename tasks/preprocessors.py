@@ -185,7 +185,7 @@ def _random_crop(pixels: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
     resized = tf.image.resize(square, [side, side], method="area")
     place = [draw(3, 0, side - size), draw(4, 0, side - size), 0]
     crop = tf.slice(resized, place, [size, size, 3])
-    return tf.where(shares[5] < 0.5, crop[:, ::-1], crop)
+    return tf.cond(shares[5] < 0.5, lambda: tf.reverse(crop, [1]), lambda: crop)
 
 
 def _decoded(data: tf.Tensor) -> tf.Tensor:
