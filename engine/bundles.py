@@ -76,6 +76,7 @@ def write_bundle(
             "num_params": sum(leaf.size for leaf in jax.tree.leaves(part.variables["params"])),
             "trained_on": part.trained_on,
         }
+    described["tokenizer"]["encoder_fingerprint"] = parts["tokenizer"].encoder_fingerprint
     model_path = pathlib.Path(vocabulary)
     model_path = model_path / VOCABULARY_FILE if model_path.is_dir() else model_path
     shutil.copyfile(model_path, folder / VOCABULARY_FILE)
@@ -148,9 +149,11 @@ class Bundle:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """The fingerprint of each part, and of the vocabulary."""
+        """The fingerprint of each part, of the vocabulary, and of the tokenizer's encoder."""
         prints = {name: self.content["parts"][name]["fingerprint"] for name in self.parts}
-        return prints | {"vocabulary": self.content["vocabulary"]["fingerprint"]}
+        prints["vocabulary"] = self.content["vocabulary"]["fingerprint"]
+        encoder = self.content["parts"]["tokenizer"].get("encoder_fingerprint")
+        return prints | ({"encoder": encoder} if encoder else {})  # Bundles of 0.1.0 have none.
 
     def vocabulary(self) -> vocabularies.TextTokenizer:
         """Returns the text vocabulary.
@@ -241,7 +244,7 @@ def check_parts(
             f"the generator {generator.name!r} was trained on tokens of the encoder "
             f"{trained_with[:12]}, but {tokenizer.name!r} has the encoder "
             f"{tokenizer.encoder_fingerprint[:12]}; give a tokenizer with that encoder and "
-            "codebook, or tokenize again with this one and train the generator on that"
+            "codebook, or tokenize again with this tokenizer and train the generator on that"
         )
     for name, part in parts.items():
         trained_with = part.trained_on.get("vocabulary_fingerprint")

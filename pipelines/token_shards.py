@@ -94,17 +94,19 @@ def model_of(directory: str, tokens: dict[str, Any]) -> str:
 def check_tokenizer(
     directory: str, tokens: dict[str, Any], source: str, tokenizer: predict.LoadedModel
 ) -> None:
-    """Checks that a tokenizer made the tokens.
+    """Checks that tokens are of a tokenizer's encoder and codebook; its decoder may be another.
 
     Raises:
-      ValueError: another one did.
+      ValueError: they are of others.
     """
     if tokens["kind"] == "tokens":
         theirs = tokens["tokenizer_fingerprint"]
     else:
-        theirs = tokens["fingerprints"]["tokenizer"]
-    if theirs != tokenizer.fingerprint:
+        prints = tokens["fingerprints"]
+        theirs = prints.get("encoder", prints["tokenizer"])
+    # Tokens of earlier versions record the fingerprint of the whole tokenizer.
+    if theirs not in (tokenizer.encoder_fingerprint, tokenizer.fingerprint):
         raise ValueError(
-            f"{directory}: tokens of the tokenizer {theirs[:12]}, but {source} is "
-            f"{tokenizer.fingerprint[:12]}; give their own with --model"
+            f"{directory}: tokens of the encoder {theirs[:12]}, but {source} has "
+            f"{tokenizer.encoder_fingerprint[:12]}; give their own tokenizer with --model"
         )

@@ -208,7 +208,7 @@ def run(argv: Sequence[str]) -> int:
     )
     check_size(pairs, batches)
     facts = {
-        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "tokenizer_fingerprint": tokenizer.encoder_fingerprint,
         "codebook_size": model.codebook_size,
         "grid_size": model.grid_size,
     }
@@ -219,6 +219,7 @@ def run(argv: Sequence[str]) -> int:
             **facts,
             "image_size": batches.image_size,
             "write_reconstructions": flags.write_reconstructions,
+            "decoder": tokenizer.fingerprint if flags.write_reconstructions else "",
             "augment": batches.augment,
             "seed": batches.seed,
             "pairs_fingerprint": pairs["fingerprint"],

@@ -161,7 +161,7 @@ def test_models_that_do_not_fit_are_refused(
     refused("CocaModel, which cannot upsample", upsampler=tiny_models.part("reranker"))
     other = tiny_models.part("tokenizer", seed=1).fingerprint
     refused(
-        "was trained on tokens of the tokenizer",
+        "was trained on tokens of the encoder",
         generator=with_facts(parts["generator"], tokenizer_fingerprint=other),
     )
     refused(

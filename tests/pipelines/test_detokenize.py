@@ -44,7 +44,7 @@ def write_tokens(
     folder.mkdir()
     for shard, pairs in rows.items():
         tfrecords.write(folder / f"{shard}.tfrecord", [pair.to_example() for pair in pairs])
-    fingerprint = bundles.Bundle.open(bundle).fingerprints["tokenizer"]
+    fingerprint = bundles.Bundle.open(bundle).fingerprints["encoder"]
     manifests.write(
         folder,
         "tokens",
@@ -183,7 +183,7 @@ def test_tokens_of_another_tokenizer_are_refused(
     tokens: pathlib.Path, tmp_path: pathlib.Path, bundle: pathlib.Path
 ) -> None:
     other = tiny_models.write_train_dir(tmp_path / "other", tiny_models.part("tokenizer", seed=1))
-    with pytest.raises(ValueError, match="tokens of the tokenizer .*; give their own with --model"):
+    with pytest.raises(ValueError, match="tokens of the encoder .*; give their own tokenizer"):
         run(tokens, tmp_path / "pictures", f"--model={other}")
     assert not (tmp_path / "pictures.unfinished").exists()
     same = tiny_models.write_train_dir(tmp_path / "same", tiny_models.part("tokenizer"))

@@ -78,7 +78,7 @@ def test_every_sample_is_written_with_its_rank(
     settings = made[0].settings
     assert settings["guidance_scale"] == 1.2 and settings["num_samples"] == NUM_SAMPLES
     assert set(settings["fingerprints"]) == {
-        *("tokenizer", "generator", "reranker", "upsampler", "vocabulary")
+        *("tokenizer", "encoder", "generator", "reranker", "upsampler", "vocabulary")
     }
     page = (finished / "gallery.html").read_text()
     assert all(prompt in page for prompt in PROMPTS)
@@ -170,6 +170,19 @@ def test_only_the_best_are_upsampled(tmp_path: pathlib.Path, bundle: pathlib.Pat
     assert sizes == {0: 32, 1: 16, 2: 16}
 
 
+def test_windows_change_no_picture(
+    finished: pathlib.Path, tmp_path: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    """The upsampler of the tests sees 4 pixels far, its images have 16: 3 x 3 windows of 11."""
+    tiled = drawn(run(tmp_path / "out", bundle, PROMPTS[:2], upsample_tile=11))
+    whole = drawn(finished)
+    for key, (tokens, score, picture) in tiled.items():
+        assert (tokens, score) == whole[key][:2]
+        one, other = (images.decode_image(png).astype(int) for png in (picture, whole[key][2]))
+        assert one.shape == (32, 32, 3)
+        assert np.abs(one - other).max() <= 1
+
+
 def test_a_bundle_without_reranker_and_upsampler(
     tmp_path: pathlib.Path, small_bundle: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +193,8 @@ def test_a_bundle_without_reranker_and_upsampler(
     assert images.decode_image((output / made[0].image).read_bytes()).shape == (16, 16, 3)
     printed = capsys.readouterr().out
     assert "no reranker" in printed and "no upsampler" in printed
+    with pytest.raises(ValueError, match="--upsample_tile=16: the bundle has no upsampler"):
+        run(tmp_path / "tiled", small_bundle, PROMPTS[:1], upsample_tile=16)
 
 
 def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
@@ -200,6 +215,9 @@ def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
         ({"top_p": 0}, "top_p must be in"),
         ({"temperature": -1}, "temperature must be"),
         ({"prompts_per_batch": 0}, "--prompts_per_batch=0"),
+        ({"upsample_tile": -1}, "--upsample_tile=-1: give at least 0"),
+        ({"upsample_tile": 8}, "--upsample_tile=8: .* too small: .* give at least 9 for images"),
+        ({"upsample_tile": 16, "keep": 0}, "--upsample_tile=16: --keep is 0"),
     ],
 )
 def test_bad_values(

@@ -88,8 +88,8 @@ def test_tokens_and_reconstructions_are_those_of_the_model(
 
 def test_the_manifest_names_the_tokenizer(finished: pathlib.Path, bundle: pathlib.Path) -> None:
     manifest = manifests.read(finished, "tokens")
-    made = json.loads((bundle / "bundle.json").read_text())["parts"]["tokenizer"]["fingerprint"]
-    assert manifest["tokenizer_fingerprint"] == made
+    made = json.loads((bundle / "bundle.json").read_text())["parts"]["tokenizer"]
+    assert manifest["tokenizer_fingerprint"] == made["encoder_fingerprint"]
     assert (manifest["codebook_size"], manifest["grid_size"]) == (32, 4)
     assert manifest["counts"] == {"train": 8, "validation": 4, "rejected": 0}
     assert not [path for path in finished.rglob(".*")]
