@@ -31,7 +31,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Images": {
         "prompts": ("parti.pipelines.choose_prompts", "run", "choose prompts to draw"),
         "generate": ("parti.pipelines.generate", "run", "prompts to reranked, upsampled images"),
-        "evaluate": ("parti.pipelines.evaluate", "run", "measure a folder of generations"),
+        "evaluate": ("parti.pipelines.evaluate", "run", "measure generations and reconstructions"),
     },
     "All of it": {
         "workflow": ("parti.demo", "workflow", "run every stage of a workflow file that is stale"),
