@@ -24,6 +24,7 @@ from parti.data import captions, file_names, files, images, prompts, records, tf
 from parti.engine import bundles, manifests
 from parti.engine import flags as flags_lib
 from parti.engine import progress as progress_lib
+from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
 from parti.pipelines import gallery, model_handlers, options, staging
 
@@ -163,6 +164,7 @@ def build(
     settings: GenerateSettings,
     directory: pathlib.Path,
     prompts_per_batch: int = 4,
+    upsample_tile: int = 0,
 ) -> beam.PCollection:
     """Adds the job to a pipeline.
 
@@ -173,6 +175,7 @@ def build(
       settings: how to draw.
       directory: existing folder to write images and parts into; every worker must reach it.
       prompts_per_batch: to how many prompts a smaller batch is filled up.
+      upsample_tile: side of the windows in which images are upsampled, in pixels; 0 is whole.
 
     Returns:
       The ids of the prompts that were written.
@@ -203,7 +206,7 @@ def build(
         drawn = (
             drawn
             | "Best" >> beam.Map(_best, settings.num_upsampled)
-            | model_handlers.infer("Upsample", model_handlers.Upsampler(source))
+            | model_handlers.infer("Upsample", model_handlers.Upsampler(source, upsample_tile))
             | "Upsampled" >> beam.MapTuple(_with_upsampled)
         )
     common = generation_settings(bundle, settings)
@@ -256,6 +259,7 @@ def make_parser() -> flags_lib.Parser:
     add("--top_p", type=float, default=default.top_p, help="1: all tokens")
     add("--seed", type=int, default=default.seed, help="another seed, other images")
     add("--keep", type=int, help="best images of each prompt to upsample (default: all)")
+    add("--upsample_tile", type=int, default=0, help="upsample in windows this wide (0: whole)")
     add("--prompts_per_batch", type=int, default=4, help="prompts drawn in one call")
     add("--num_prompts", type=int, help="take only the first so many prompts")
     return parser
@@ -271,6 +275,8 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
         value = getattr(flags, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name}={value}: give at least 1")
+    if flags.upsample_tile < 0:
+        raise ValueError(f"--upsample_tile={flags.upsample_tile}: give at least 0")
     fields = [field.name for field in dataclasses.fields(GenerateSettings)]
     values = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
     keep = flags.num_samples if flags.keep is None else flags.keep
@@ -295,16 +301,19 @@ def run(argv: Sequence[str]) -> int:
             **generation_settings(bundle, settings),
             "prompts_digest": manifests.digest([dataclasses.asdict(prompt) for prompt in chosen]),
         },
-        # A batch of another size may round differently, so half a run is not finished by it.
+        # A batch or window of another size may round differently: half a run is not finished by it.
         inputs={
             "prompts": flags.prompts,
             "model": flags.model,
             "prompts_per_batch": flags.prompts_per_batch,
+            "upsample_tile": flags.upsample_tile,
         },
         overwrite=flags.overwrite,
         resume=True,
     )
     notes = check(bundle, chosen)
+    if flags.upsample_tile:
+        check_tile(bundle, settings, flags.upsample_tile)
     with stage:
         prompts_per_batch = min(flags.prompts_per_batch, len(chosen))
         batches = batch_prompts(chosen, prompts_per_batch, stage.path)
@@ -316,7 +325,15 @@ def run(argv: Sequence[str]) -> int:
         progress = progress_lib.Progress("generate", left * settings.num_samples, "images")
         if batches:
             options.run_pipeline(
-                lambda root: build(root, batches, bundle, settings, stage.path, prompts_per_batch),
+                lambda root: build(
+                    root,
+                    batches,
+                    bundle,
+                    settings,
+                    stage.path,
+                    prompts_per_batch,
+                    flags.upsample_tile,
+                ),
                 beam_options,
                 progress,
             )
@@ -353,6 +370,22 @@ def check(bundle: bundles.Bundle, chosen: Sequence[prompts.Prompt]) -> list[str]
     if cut:
         notes.append(f"{cut} prompts are longer than {text_length} tokens and are cut")
     return notes
+
+
+def check_tile(bundle: bundles.Bundle, settings: GenerateSettings, upsample_tile: int) -> None:
+    """Checks that images can be upsampled in windows of this size; loads no parameters.
+
+    Raises:
+      ValueError: nothing is upsampled, or the windows are too small.
+    """
+    if "upsampler" not in bundle.parts or not settings.num_upsampled:
+        why = "--keep is 0" if "upsampler" in bundle.parts else "the bundle has no upsampler"
+        raise ValueError(f"--upsample_tile={upsample_tile}: {why}; leave the flag out")
+    config, side = bundle.model("upsampler").config, bundle.model("tokenizer").image_size
+    try:
+        tiling.check_window(config, upsample_tile, side)
+    except ValueError as error:
+        raise ValueError(f"--upsample_tile={upsample_tile}: {error}") from error
 
 
 def finish(

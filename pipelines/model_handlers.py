@@ -12,6 +12,7 @@ on where a bundle ends; these do not, so neither do the shapes that are compiled
 """
 
 import abc
+import functools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from apache_beam.ml.inference import base as inference
 from parti.data import captions, images, vocabularies
 from parti.engine import bundles, predict
 from parti.models import base
+from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
 
 # Images that one call of a model takes; fewer are filled up.
@@ -199,13 +201,18 @@ class Scorer(PartHandler):
 class Upsampler(PartHandler):
     """Images [batch, height, width, 3] uint8 to larger ones, uint8."""
 
-    def __init__(self, source: str | pathlib.Path) -> None:
-        """Names the upsampler."""
+    def __init__(self, source: str | pathlib.Path, window_size: int = 0) -> None:
+        """Names the upsampler, and the side of its windows (0: images whole; see `tiling`)."""
         super().__init__(source, "upsampler")
+        self._window_size = window_size
 
     def predict(self, example: np.ndarray, model: predict.LoadedModel) -> np.ndarray:
-        """Upsamples one batch."""
-        larger = model.call("upsample", images.to_float(example), batch_size=IMAGE_BATCH)
+        """Upsamples one batch; with windows, one window of one image at a time."""
+        small = images.to_float(example)
+        if not self._window_size:
+            return images.to_uint8(model.call("upsample", small, batch_size=IMAGE_BATCH))
+        upsample = functools.partial(model.call, "upsample", batch_size=1)
+        larger = tiling.upsample(upsample, small, model.model.config, self._window_size)
         return images.to_uint8(larger)
 
 

@@ -4,6 +4,11 @@
 
 Batch: `low_resolution_images` [batch, height, width, 3], what the tokenizer reconstructed, and
 `images` [batch, s height, s width, 3], the originals; both float32 in [-1, 1].
+
+With a weight of the adversarial loss `params` and a mutable collection `stats` have a branch
+`discriminator`, which only training reads (see `parti.models.adversarial`); it is on the enlarged
+images. With one of the perceptual loss the perceptual network's variables are the model's
+`constants`. Without either there are `params` alone, and images may have any size.
 """
 
 from collections.abc import Mapping
@@ -12,36 +17,73 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from parti.models import base, losses
-from parti.models.super_resolution import network
+from parti.models import base
+from parti.models import losses as shared_losses
+from parti.models.adversarial import adversary, discriminator
+from parti.models.perceptual import perceptual as perceptual_networks
+from parti.models.super_resolution import losses, network
 
 Variables = Mapping[str, Any]
 RECONSTRUCTION_LOSSES = ("l2", "l1")
 
 
 class SuperResolutionModel(base.Model):
-    """A WDSR network trained with a reconstruction loss."""
+    """A WDSR network trained with reconstruction, perceptual and adversarial losses."""
 
     feature_converter = "SuperResolutionConverter"
     feature_types = {"images": "float32", "low_resolution_images": "float32"}
+    training_only = (adversary.BRANCH,)
 
     def __init__(
-        self, config: network.SuperResolutionConfig, reconstruction_loss: str = "l2"
+        self,
+        config: network.SuperResolutionConfig,
+        loss_weights: losses.LossWeights | None = None,
+        perceptual: perceptual_networks.PerceptualNetwork | None = None,
+        discriminator_config: discriminator.DiscriminatorConfig | None = None,
+        adversarial_config: adversary.AdversarialConfig | None = None,
+        reconstruction_loss: str = "l2",
     ) -> None:
-        """Builds the network.
+        """Builds the network, and a discriminator if the adversarial loss has a weight.
 
         Args:
           config: sizes.
-          reconstruction_loss: 'l2' (mean squared error, Parti's) or 'l1' (mean absolute error).
+          loss_weights: factors of the losses; None is `reconstruction_loss` alone.
+          perceptual: the perceptual network, where that loss has a weight; None is the in-house
+            filters.
+          discriminator_config: sizes of the discriminator; None is the defaults.
+          adversarial_config: when and how hard the two play; None is the defaults.
+          reconstruction_loss: 'l2' (mean squared error, Parti's) or 'l1' (mean absolute error): the
+            loss, of weight 1, where there are no `loss_weights`.
+
+        Raises:
+          ValueError: there is no such loss, or there are `loss_weights` beside 'l1'; or the
+            discriminator takes no images of the enlarged size.
         """
         if reconstruction_loss not in RECONSTRUCTION_LOSSES:
             raise ValueError(
                 f"reconstruction_loss is {reconstruction_loss!r}; choose one of "
                 f"{', '.join(RECONSTRUCTION_LOSSES)}"
             )
+        if loss_weights and reconstruction_loss != "l2":
+            raise ValueError(
+                f"reconstruction_loss is {reconstruction_loss!r} and there are {loss_weights}; "
+                "set the weights alone"
+            )
         self.config = config
-        self.reconstruction_loss = reconstruction_loss
+        self.loss_weights = loss_weights or losses.LossWeights(
+            **{"l2": 0.0, reconstruction_loss: 1.0}
+        )
         self.network = network.SuperResolution(config)
+        self.perceptual = None
+        if self.loss_weights.perceptual > 0:
+            self.perceptual = perceptual or perceptual_networks.make()
+        self.adversary = adversary.make(
+            self.loss_weights.adversarial,
+            adversarial_config,
+            discriminator_config,
+            config.image_size * config.total_scale,
+        )
+        self.has_mutables = self.adversary is not None
 
     @property
     def scale(self) -> int:
@@ -53,37 +95,94 @@ class SuperResolutionModel(base.Model):
         """Height and width of the low-resolution image, in pixels."""
         return self.config.image_size
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Names the perceptual network."""
+        return (f"perceptual network: {self.perceptual.name}",) if self.perceptual else ()
+
+    def load_constants(self) -> base.PyTree:
+        """Reads the perceptual network's variables, if its loss has a weight."""
+        return self.perceptual.variables if self.perceptual else {}
+
     def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
-        """Returns the network's boxed `params`."""
+        """Returns the network's boxed `params`; with a discriminator its `params` and `stats`."""
         self._check_batch(batch)
-        return self.network.init(rng, batch["low_resolution_images"])
+        variables = self.network.init(rng, batch["low_resolution_images"])
+        if self.adversary is None:
+            return variables
+        return self.adversary.add_variables(variables, jax.random.fold_in(rng, 1), batch["images"])
 
     def loss_fn(
-        self, params: base.PyTree, batch: base.Batch, dropout_rng: jax.Array | None = None
-    ) -> tuple[jax.Array, base.Metrics]:
-        """Returns the mean loss and the metrics, among them the PSNR of plain interpolation."""
-        del dropout_rng  # a WDSR has no dropout
+        self,
+        params: base.PyTree,
+        batch: base.Batch,
+        dropout_rng: jax.Array | None,
+        *flax_mutables: base.PyTree,
+    ) -> tuple[jax.Array, Any]:
+        """Computes the loss, and the discriminator's new statistics if there is one.
+
+        Args:
+          params: the parameters.
+          batch: `images` and `low_resolution_images`.
+          dropout_rng: None leaves the statistics as they are; a WDSR has no dropout.
+          *flax_mutables: one with a discriminator, `{'stats': ...}`, else none.
+
+        Returns:
+          (mean loss, metrics), among them the PSNR of plain interpolation; with a discriminator
+          (mean loss, (metrics, new flax_mutables of the type that was given)).
+
+        Raises:
+          ValueError: the images have the wrong size or type, or the discriminator is missing.
+        """
         self._check_batch(batch)
         images, low = batch["images"], batch["low_resolution_images"]
+        (mutables,) = flax_mutables or ({},)
         upsampled = self.network.apply({"params": params}, low)
-        error = upsampled - images
-        if self.reconstruction_loss == "l1":
-            loss = jnp.mean(jnp.abs(error))
-        else:
-            loss = jnp.mean(jnp.square(error))
-        measures = {"loss": loss, "psnr": jnp.mean(losses.psnr(upsampled, images))}
-        for method in ("nearest", "bicubic"):
-            baseline = jax.image.resize(low, images.shape, method)
-            measures[f"psnr_{method}"] = jnp.mean(losses.psnr(baseline, images))
+        terms = self._terms(upsampled, images)
+        loss = self.loss_weights.total(terms)
+        measures = {**terms, **_psnrs(upsampled, low, images)}
+        if self.adversary is not None:
+            played = self.adversary(
+                *adversary.branches(params, mutables.get("stats", {})),
+                upsampled,
+                images,
+                training=dropout_rng is not None,
+            )
+            loss += played.loss
+            measures |= played.metrics
+            if dropout_rng is not None:
+                mutables = base.new_mutables(mutables, {adversary.BRANCH: played.stats})
+        measures["loss"] = loss
         size = images.shape[0]
-        return loss, {name: base.per_example(value, size) for name, value in measures.items()}
+        metrics = {name: base.per_example(value, size) for name, value in measures.items()}
+        return loss, (metrics, mutables) if self.has_mutables else metrics
+
+    def _terms(self, upsampled: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns the losses but the adversarial ones, unweighted; each is a scalar."""
+        terms = {}
+        if self.loss_weights.l2 > 0:
+            terms["l2_loss"] = shared_losses.l2_loss(upsampled, images)
+        if self.loss_weights.l1 > 0:
+            terms["l1_loss"] = shared_losses.l1_loss(upsampled, images)
+        if self.perceptual is not None:
+            distances = self.perceptual.distance(self.constants, upsampled, images)
+            terms["perceptual_loss"] = jnp.mean(distances)
+        return terms
+
+    def eval_fn(
+        self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree
+    ) -> tuple[jax.Array, base.Metrics]:
+        """Returns the mean loss and the metrics of a batch; no statistics."""
+        loss, aux = self.loss_fn(params, batch, None, *flax_mutables)
+        return loss, aux[0] if self.has_mutables else aux
 
     def upsample(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Enlarges images.
 
         Args:
-          variables: `{'params': ...}`.
-          images: [batch, height, width, 3] in [-1, 1]; any height and width.
+          variables: `{'params': ...}`; the discriminator need not be there.
+          images: [batch, height, width, 3] in [-1, 1]; any height and width (a large one takes
+            much memory: see `tiling`).
 
         Returns:
           [batch, scale height, scale width, 3] in [-1, 1].
@@ -103,15 +202,26 @@ class SuperResolutionModel(base.Model):
 
     def score_batch(self, params: base.PyTree, batch: base.Batch) -> jax.Array:
         """Returns the PSNR of each enlarged image, [batch], in dB."""
-        return losses.psnr(self.predict_batch(params, batch), batch["images"])
+        return shared_losses.psnr(self.predict_batch(params, batch), batch["images"])
 
     def _check_batch(self, batch: base.Batch) -> None:
         images, low = batch["images"], batch["low_resolution_images"]
         base.check_images(images)
-        base.check_images(low, name="low_resolution_images")
+        # The discriminator's layers fit one size.
+        size = self.image_size if self.adversary else None
+        base.check_images(low, size, name="low_resolution_images")
         expected = (low.shape[0], low.shape[1] * self.scale, low.shape[2] * self.scale, 3)
         if tuple(images.shape) != expected:
             raise ValueError(
                 f"low_resolution_images are {tuple(low.shape)} and images {tuple(images.shape)}; "
                 f"with a factor of {self.scale} images must be {expected}"
             )
+
+
+def _psnrs(upsampled: jax.Array, low: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
+    """Returns the mean PSNR in dB of the upsampled images, and of plain interpolation beside it."""
+    measures = {"psnr": jnp.mean(shared_losses.psnr(upsampled, images))}
+    for method in ("nearest", "bicubic"):
+        baseline = jax.image.resize(low, images.shape, method)
+        measures[f"psnr_{method}"] = jnp.mean(shared_losses.psnr(baseline, images))
+    return measures
