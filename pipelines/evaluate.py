@@ -34,7 +34,6 @@ from parti.pipelines import (
     writers,
 )
 
-METRICS_FILE = "metrics.json"
 ALIGNMENTS_FILE = "alignments.jsonl"
 _ALIGNMENTS = ".alignments.json"
 _MIN_SIDE = 32  # pixels that the scene probe needs
@@ -152,7 +151,7 @@ def run(argv: Sequence[str]) -> int:
         stage, metrics = _run_generations(flags, number, beam_options)
         page = evaluation_report.FILE_NAME
     print(evaluation_report.table(metrics))
-    print(f"\nwritten to {stage.output}: {METRICS_FILE}, {page}")
+    print(f"\nwritten to {stage.output}: {reconstructions.METRICS_FILE}, {page}")
     return 0
 
 
@@ -192,7 +191,7 @@ def _run_generations(
             metrics |= models
         metrics["notes"] = notes
         text = json.dumps(metrics, indent=2, sort_keys=True)
-        (stage.path / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+        (stage.path / reconstructions.METRICS_FILE).write_text(text + "\n", encoding="utf-8")
         overall = _best_overall(stage.path) if measured else {}
         evaluation_report.write(stage.path, metrics, measured, generations_dir, overall)
         stage.publish({"prompts": len(groups), "images": metrics["num_images"]})
