@@ -129,7 +129,6 @@ class Model(abc.ABC):
         (loss, (metrics, new_mutables))` and `eval_fn(params, batch, flax_mutables)`.
       frozen: Top-level branches of `params` that training leaves bitwise as they are. The loss
         gives them no gradient; an engine keeps its optimizer, which may decay weights, off them.
-      notes: Lines that a log of a training should have.
     """
 
     feature_converter: ClassVar[str]
@@ -139,8 +138,12 @@ class Model(abc.ABC):
 
     has_mutables: bool = False
     frozen: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
     _constants: PyTree = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that a log of a training should have."""
+        return ()
 
     @property
     def constants(self) -> PyTree:
