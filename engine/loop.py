@@ -6,7 +6,6 @@ Steps are dispatched without waiting for their results, two in flight; metrics a
 are logged. Batches are read ahead in a thread (`datasets.Prefetcher`).
 """
 
-import pathlib
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from parti.engine import (
     not_finite,
     progress,
     run_directory,
+    summaries,
 )
 from parti.engine import program as programs
 from parti.engine import train_state as train_states
@@ -56,7 +56,7 @@ class Loop:
         experiment, step = self.experiment, start
         rng = programs.initial_rngs(experiment.random_seed)[1]
         self._log = run_directory.MetricsLog(experiment.model_dir, start)
-        self._writers = _Writers(experiment.model_dir, experiment.tensorboard)
+        self._writers = summaries.Writer(experiment.model_dir, experiment.tensorboard)
         self._report = progress.Progress(
             "train",
             experiment.train_steps,
@@ -157,14 +157,31 @@ class Loop:
         self._pending = []
         self._restart_timing()
         self._record(step, datasets.TRAIN, values)
+        self._warn(step, values)
         if taken:
             self._report.update(step, loss=values["loss"])
 
+    def _warn(self, step: int, values: Mapping[str, float]) -> None:
+        """Says which alarms of the model, metrics called `..._alarm`, rang since the last log."""
+        for name, share in values.items():
+            if name.endswith("_alarm") and share > 0:
+                print(
+                    f"[train] {name} at {share:.0%} of the steps up to {step}: see the metrics in "
+                    f"{self.experiment.model_dir}",
+                    file=sys.stderr,
+                )
+
     def _evaluate(self, step: int, state: TrainState) -> None:
-        batches = self._open_split(datasets.VALIDATION)
-        count, program = self.experiment.eval_steps, self.program
-        values = evaluate.evaluate(program.eval, state, batches, count, program.place)
-        self._record(step, datasets.VALIDATION, values)
+        """Evaluates, and shows the model on the first batch, at each evaluation the same."""
+        split, count, program = datasets.VALIDATION, self.experiment.eval_steps, self.program
+        values = evaluate.evaluate(
+            program.eval, state, self._open_split(split), count, program.place
+        )
+        first = program.place(next(iter(self._open_split(split))))
+        shown = jax.device_get(program.summarize(state, first))
+        values |= {name: float(value) for name, value in shown.scalars.items()}
+        self._record(step, split, values)
+        self._writers.show(step, split, shown)
         if "loss" in values:
             self._report.update(step, validation_loss=values["loss"])
 
@@ -202,32 +219,6 @@ class Loop:
         run_directory.finish(self.experiment, counts, self._last_values)
         self._report.done(f"wrote {self.experiment.model_dir}")
         return 0
-
-
-class _Writers:
-    """TensorBoard, a folder per split; TensorFlow is imported at the first write."""
-
-    def __init__(self, directory: str, enabled: bool) -> None:
-        self._directory, self._enabled = pathlib.Path(directory), enabled
-        self._writers: dict[str, Any] = {}
-
-    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        if not self._enabled:
-            return
-        if split not in self._writers:
-            try:
-                from clu import metric_writers
-            except ImportError as error:
-                self._enabled = False
-                print(f"[train] no TensorBoard files: {error}", file=sys.stderr)
-                return
-            writer = metric_writers.SummaryWriter(str(self._directory / split))
-            self._writers[split] = metric_writers.AsyncWriter(writer)
-        self._writers[split].write_scalars(step, values)
-
-    def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
 
 
 @contextmanager

@@ -21,9 +21,10 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from parti.engine import datasets, evaluate, experiments, not_finite, optimizers
+from parti.engine import datasets, evaluate, experiments, not_finite, optimizers, summaries
 from parti.engine import mesh as meshes
 from parti.engine import train_state as train_states
+from parti.models import base
 
 TrainState: TypeAlias = train_states.TrainState
 
@@ -137,6 +138,7 @@ class Program:
     init: Callable[[jax.Array, Mapping[str, Any]], TrainState]
     step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, Any]]]
     eval: Callable[[TrainState, Any], Mapping[str, Any]]
+    summarize: Callable[[TrainState, Any], base.Summaries]
     place: Callable[[datasets.Batch], Any]
 
     @contextmanager
@@ -210,6 +212,7 @@ def prepare(
     constants = jax.device_put(model.constants, NamedSharding(mesh, PartitionSpec()))
     jitted_step = jax.jit(step, donate_argnums=1, out_shardings=(shardings, None))
     jitted_eval = jax.jit(functools.partial(evaluate.eval_step, model))
+    jitted_summarize = jax.jit(functools.partial(summaries.summarize, model))
     return Program(
         mesh=mesh,
         rules=rules,
@@ -221,5 +224,6 @@ def prepare(
         init=jax.jit(init, donate_argnums=1, out_shardings=shardings),
         step=functools.partial(jitted_step, constants),
         eval=functools.partial(jitted_eval, constants),
+        summarize=functools.partial(jitted_summarize, constants),
         place=functools.partial(meshes.place, sharding=sharding),
     )

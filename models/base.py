@@ -10,7 +10,7 @@ import abc
 import copy
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +109,20 @@ def check_images(images: Array, size: int | None = None, name: str = "images") -
         raise ValueError(
             f"{name} are {images.dtype}; give floats in [-1, 1] (parti.data.images.to_float)"
         )
+
+
+class Summaries(NamedTuple):
+    """What a model shows of itself on a batch.
+
+    Attributes:
+      scalars: name -> scalar; too dear to compute at each step.
+      histograms: name -> [n], values whose distribution tells something.
+      pictures: name -> [rows, columns, height, width, 3] in [-1, 1], clipped when shown.
+    """
+
+    scalars: Mapping[str, Array] = {}
+    histograms: Mapping[str, Array] = {}
+    pictures: Mapping[str, Array] = {}
 
 
 class Model(abc.ABC):
@@ -224,6 +238,10 @@ class Model(abc.ABC):
     def eval_fn(self, params: PyTree, batch: Batch, *flax_mutables: PyTree) -> tuple[Array, Any]:
         """Returns the mean loss and the metrics of a batch, without dropout."""
         return self.loss_fn(params, batch, None, *flax_mutables)
+
+    def summaries(self, params: PyTree, batch: Batch, *flax_mutables: PyTree) -> Summaries:
+        """Returns what an engine shows at each evaluation, of its first batch; nothing here."""
+        return Summaries()
 
     def predict_batch(self, params: PyTree, batch: Batch, rng: Array | None = None) -> PyTree:
         """Returns the model's outputs for a batch (the family's module says which)."""

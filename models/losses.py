@@ -119,9 +119,9 @@ def contrastive_loss(
 class Weights:
     """Factors of losses: a field each, named as its metric without `_loss`; 0 leaves it out."""
 
-    def total(self, terms: Mapping[str, Array]) -> Array:
-        """Returns the sum over terms of weight * term; `terms` maps `l2_loss` etc. to scalars."""
-        return sum(getattr(self, name.removesuffix("_loss")) * x for name, x in terms.items())
+    def weigh(self, terms: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns weight * term of each; `terms` maps `l2_loss` etc. to scalars."""
+        return {name: getattr(self, name.removesuffix("_loss")) * x for name, x in terms.items()}
 
 
 def l2_loss(reconstructions: Array, images: Array) -> Array:

@@ -98,12 +98,12 @@ class AdversarialOutput(NamedTuple):
     """What a batch gives.
 
     Attributes:
-      loss: scalar, to be added to the generator's other losses.
+      losses: name -> scalar, weighted, to be added to the generator's other losses.
       metrics: name -> scalar.
       stats: the state after the batch.
     """
 
-    loss: jax.Array
+    losses: dict[str, jax.Array]
     metrics: dict[str, jax.Array]
     stats: Stats
 
@@ -184,8 +184,8 @@ class Adversary:
           training: add the R1 penalty when it is due, and change the state.
 
         Returns:
-          The sum of the ramped generator loss (gradient to the reconstructions only), the
-          discriminator loss and the weighted R1 penalty (gradient to `params` only).
+          The ramped generator loss (gradient to the reconstructions only), the discriminator loss
+          and the weighted R1 penalty (gradient to `params` only).
         """
         stop = jax.lax.stop_gradient
         images, steps = stop(images), stats["steps"]
@@ -201,16 +201,19 @@ class Adversary:
             "discriminator_real_accuracy": jnp.mean(real_logits > 0),
             "adversarial_weight": weight,
         }
-        loss = weight * metrics["generator_loss"] + metrics["discriminator_loss"]
+        weighted = {
+            "generator_loss": weight * metrics["generator_loss"],
+            "discriminator_loss": metrics["discriminator_loss"],
+        }
         if training:
             r1_penalty = self._lazy_r1_penalty(params, stats, images)
-            loss += self.config.r1_weight(steps) * r1_penalty
+            weighted["r1_penalty"] = self.config.r1_weight(steps) * r1_penalty
             stats = self._watch(stats, jnp.mean(jnp.square(stop(reconstructions) - images)))
             stats = {**stats, "steps": steps + 1, "r1_penalty": stop(r1_penalty)}
         metrics["r1_penalty"] = stats["r1_penalty"]
         alarm = self.config.is_alarming(stats["error"], stats["best_error"])
         metrics["adversarial_alarm"] = alarm.astype(jnp.float32)
-        return AdversarialOutput(loss, metrics, stats)
+        return AdversarialOutput(weighted, metrics, stats)
 
     def _watch(self, stats: Stats, error: jax.Array) -> Stats:
         """Returns the state after a batch of this mean squared error; see the module's back-off."""

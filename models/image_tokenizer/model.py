@@ -13,7 +13,7 @@ network's variables are the model's `constants`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,15 @@ from parti.models.image_tokenizer import codebook, losses, network
 from parti.models.perceptual import perceptual as perceptual_networks
 
 Variables = Mapping[str, Any]
+
+
+class _Outcome(NamedTuple):
+    """What a batch gives: weighted losses by name, measures, new `stats`, reconstructions."""
+
+    losses: dict[str, jax.Array]
+    measures: dict[str, jax.Array]
+    stats: dict[str, Any]
+    reconstructions: jax.Array
 
 
 class ImageTokenizerModel(base.Model):
@@ -145,14 +154,29 @@ class ImageTokenizerModel(base.Model):
         Raises:
           ValueError: the images have the wrong size or type, or the statistics are missing.
         """
+        (mutables,) = flax_mutables or ({},)
+        outcome = self._play(params, batch, dropout_rng, mutables)
+        size = batch["images"].shape[0]
+        metrics = {name: base.per_example(x, size) for name, x in outcome.measures.items()}
+        if dropout_rng is not None:
+            mutables = base.new_mutables(mutables, outcome.stats)
+        return outcome.measures["loss"], (metrics, mutables)
+
+    def _play(
+        self,
+        params: base.PyTree,
+        batch: base.Batch,
+        dropout_rng: jax.Array | None,
+        mutables: base.PyTree,
+    ) -> _Outcome:
+        """Reconstructs a batch and judges it; see `loss_fn`."""
         images = batch["images"]
         base.check_images(images, self.image_size)
-        (mutables,) = flax_mutables or ({},)
         reconstruction, quantized, stats = self._reconstruct(
             {"params": params, **mutables}, images, dropout_rng
         )
         terms = self._terms(reconstruction, quantized, images)
-        loss = self.loss_weights.total(terms)
+        weighted = self.loss_weights.weigh(terms)
         measures = {
             **terms,
             "psnr": jnp.mean(shared_losses.psnr(reconstruction.images, images)),
@@ -167,16 +191,11 @@ class ImageTokenizerModel(base.Model):
                 images,
                 training=dropout_rng is not None,
             )
-            loss += played.loss
+            weighted |= played.losses
             measures |= played.metrics
             stats[adversary.BRANCH] = played.stats
-        size = images.shape[0]
-        measures["loss"] = loss
-        metrics = {name: base.per_example(value, size) for name, value in measures.items()}
-        return loss, (
-            metrics,
-            mutables if dropout_rng is None else base.new_mutables(mutables, stats),
-        )
+        measures["loss"] = sum(weighted.values())
+        return _Outcome(weighted, measures, stats, reconstruction.images)
 
     def _terms(
         self,
@@ -221,6 +240,34 @@ class ImageTokenizerModel(base.Model):
         """Returns the mean loss and the metrics of a batch; no dropout, no statistics."""
         loss, (metrics, _) = self.loss_fn(params, batch, None, *flax_mutables)
         return loss, metrics
+
+    def summaries(
+        self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree
+    ) -> base.Summaries:
+        """Shows how far each loss pulls, how even the codes are used, and reconstructions.
+
+        Returns:
+          scalars `gradient_<loss>`: the norm of the gradient of each weighted loss to all
+          parameters; a backward pass each. Histogram `codebook_share`, [codebook]: each code's
+          moving-average share of the assignments, 1 being an even share. Pictures
+          `reconstructions`: up to 8 originals over their reconstructions.
+        """
+        (mutables,) = flax_mutables or ({},)
+
+        def weighted(params: base.PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
+            outcome = self._play(params, batch, None, mutables)
+            return outcome.losses, outcome.reconstructions
+
+        values, backward, reconstructions = jax.vjp(weighted, params, has_aux=True)
+        zeros = jax.tree.map(jnp.zeros_like, values)
+        scalars = {}
+        for name in values:
+            (gradient,) = backward({**zeros, name: jnp.ones_like(zeros[name])})
+            squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)]
+            scalars[f"gradient_{name}"] = jnp.sqrt(sum(squares))
+        share = mutables["stats"]["codebook"]["share"] * self.codebook_size
+        pictures = jnp.stack([batch["images"][:8], reconstructions[:8]])
+        return base.Summaries(scalars, {"codebook_share": share}, {"reconstructions": pictures})
 
     def encode(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Turns images into tokens.

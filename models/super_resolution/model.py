@@ -139,7 +139,7 @@ class SuperResolutionModel(base.Model):
         (mutables,) = flax_mutables or ({},)
         upsampled = self.network.apply({"params": params}, low)
         terms = self._terms(upsampled, images)
-        loss = self.loss_weights.total(terms)
+        weighted = self.loss_weights.weigh(terms)
         measures = {**terms, **_psnrs(upsampled, low, images)}
         if self.adversary is not None:
             played = self.adversary(
@@ -148,11 +148,11 @@ class SuperResolutionModel(base.Model):
                 images,
                 training=dropout_rng is not None,
             )
-            loss += played.loss
+            weighted |= played.losses
             measures |= played.metrics
             if dropout_rng is not None:
                 mutables = base.new_mutables(mutables, {adversary.BRANCH: played.stats})
-        measures["loss"] = loss
+        loss = measures["loss"] = sum(weighted.values())
         size = images.shape[0]
         metrics = {name: base.per_example(value, size) for name, value in measures.items()}
         return loss, (metrics, mutables) if self.has_mutables else metrics
@@ -168,6 +168,15 @@ class SuperResolutionModel(base.Model):
             distances = self.perceptual.distance(self.constants, upsampled, images)
             terms["perceptual_loss"] = jnp.mean(distances)
         return terms
+
+    def summaries(
+        self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree
+    ) -> base.Summaries:
+        """Shows up to 8 pictures: bicubic interpolation, what the network makes, the original."""
+        images, low = (batch[k][:8] for k in ("images", "low_resolution_images"))
+        bicubic = jax.image.resize(low, images.shape, "bicubic")
+        upsampled = self.network.apply({"params": params}, low)
+        return base.Summaries(pictures={"upsampled": jnp.stack([bicubic, upsampled, images])})
 
     def eval_fn(
         self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree

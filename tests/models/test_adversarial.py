@@ -118,8 +118,8 @@ def test_the_discriminator_loss_moves_no_reconstruction(game):
 
 def test_r1_reaches_the_discriminator_and_nothing_else(game):
     """Its share of the gradient is that of the penalty, and a finite difference agrees."""
-    with_r1 = grads_of(game, lambda played: played.loss)
-    without = grads_of(game, lambda played: played.loss, r1_gamma=0.0)
+    with_r1 = grads_of(game, lambda played: sum(played.losses.values()))
+    without = grads_of(game, lambda played: sum(played.losses.values()), r1_gamma=0.0)
     np.testing.assert_array_equal(with_r1[1], without[1])
     r1 = jax.tree.map(lambda a, b: a - b, with_r1[0], without[0])
 
@@ -149,12 +149,12 @@ def test_r1_is_lazy(game):
         assert int(played.stats["steps"]) == step + 1
         if step % 4:
             assert float(played.stats["r1_penalty"]) == 7.0, "the last one"
-            assert float(played.loss) == pytest.approx(float(base_loss), rel=1e-6)
+            assert float(sum(played.losses.values())) == pytest.approx(float(base_loss), rel=1e-6)
         else:
             penalty = float(played.stats["r1_penalty"])
             assert penalty != 7.0
             expected = float(base_loss) + 0.5 * 10.0 * 4 * penalty
-            assert float(played.loss) == pytest.approx(expected, rel=1e-5)
+            assert float(sum(played.losses.values())) == pytest.approx(expected, rel=1e-5)
 
 
 def test_schedules_by_hand():
@@ -170,7 +170,7 @@ def test_schedules_by_hand():
 
 def test_before_the_start_only_the_discriminator_learns(game):
     config = {"adversarial_start": 5}
-    params, fakes = grads_of(game, lambda played: played.loss, **config)
+    params, fakes = grads_of(game, lambda played: sum(played.losses.values()), **config)
     assert largest(fakes) == 0.0
     assert largest(params) > 0.0
     play = jax.jit(lambda step: game.play(game.params, game.fakes, step, **config))
@@ -241,7 +241,7 @@ def test_one_step_of_the_model():
     (loss, (metrics, new)), grads = value_and_grad(variables["params"], batch, rng, mutables)
     values = {name: float(metric.compute()) for name, metric in metrics.items()}
     terms = {n: values[n] for n in ("l2_loss", "codebook_loss", "commitment_loss")}
-    expected = WEIGHTS.total(terms) + 0.5 * values["generator_loss"]
+    expected = sum(WEIGHTS.weigh(terms).values()) + 0.5 * values["generator_loss"]
     expected += values["discriminator_loss"] + 80.0 * values["r1_penalty"]
     assert values["loss"] == float(loss) == pytest.approx(expected, rel=1e-5)
     for name in ("discriminator_fake_accuracy", "discriminator_real_accuracy"):

@@ -170,7 +170,7 @@ def test_logit_laplace_adds_three_channels_and_its_loss():
     (loss, (metrics, _)), grads = loss_fn(variables["params"], {"images": images}, None, mutables)
     terms = {name: float(m.compute()) for name, m in metrics.items() if name.endswith("_loss")}
     assert set(terms) == {"l2_loss", "codebook_loss", "commitment_loss", "logit_laplace_loss"}
-    assert float(loss) == pytest.approx(weights.total(terms), rel=1e-5)
+    assert float(loss) == pytest.approx(sum(weights.weigh(terms).values()), rel=1e-5)
     head = grads["decoder"]["head_pixels"]["kernel"].reshape(-1, TINY.patch_size**2, 6)
     assert (np.abs(head).max((0, 1)) > 0).all(), "mu and ln b of every colour are trained"
     variables = {"params": variables["params"], **mutables}
@@ -185,7 +185,8 @@ def test_loss_is_the_weighted_sum_of_its_metrics(trained):
     last = trained.history[-1]
     weights = trained.model.loss_weights
     names = ("l2_loss", "codebook_loss", "commitment_loss")
-    assert last["loss"] == pytest.approx(weights.total({n: last[n] for n in names}), rel=1e-5)
+    weighted = weights.weigh({name: last[name] for name in names})
+    assert last["loss"] == pytest.approx(sum(weighted.values()), rel=1e-5)
 
 
 def test_training_raises_psnr_and_keeps_the_codebook_in_use(trained):

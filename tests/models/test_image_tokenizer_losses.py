@@ -17,7 +17,7 @@ def test_weighted_sum_and_l2_by_hand():
     x, y = jnp.asarray([[[1.0, 2.0], [0.0, 0.0]]]), jnp.asarray([[[0.0, 0.0], [0.0, 2.0]]])
     assert float(shared_losses.l2_loss(x, y)) == pytest.approx((1 + 4 + 4) / 4)
     terms = {"l2_loss": 2.0, "codebook_loss": 3.0, "commitment_loss": 4.0}
-    assert losses.LossWeights().total(terms) == pytest.approx(2.0 + 3.0 + 0.25 * 4.0)
+    assert losses.LossWeights().weigh(terms) == {**terms, "commitment_loss": 0.25 * 4.0}
 
 
 def test_pixels_are_mapped_as_in_dall_e():

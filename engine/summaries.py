@@ -1,0 +1,94 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a run shows: scalars and what a model shows of itself, in TensorBoard and as pictures.
+
+`<model_dir>/<split>/`: TensorBoard files. `<model_dir>/pictures/<name>-<step>.png`: grids of
+pictures at each evaluation; the model's `summaries` says what their rows are.
+"""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from parti.data import files, images
+from parti.engine import train_state as train_states
+from parti.models import base
+
+PICTURES = "pictures"
+_GAP = 2  # pixels between the pictures of a grid
+
+
+def summarize(
+    model: Any, constants: Any, state: train_states.TrainState, batch: Any
+) -> base.Summaries:
+    """Returns what a model shows of itself on a batch; jit it."""
+    mutables = (state.mutables,) if state.mutables else ()
+    return model.with_constants(constants).summaries(state.params, batch, *mutables)
+
+
+def grid(pictures: np.ndarray) -> np.ndarray:
+    """Lays pictures out in rows and columns, on white.
+
+    Args:
+      pictures: [rows, columns, height, width, 3] in [-1, 1]; clipped here.
+
+    Returns:
+      [rows * (height + 2) + 2, columns * (width + 2) + 2, 3] uint8.
+    """
+    rows, columns, height, width, _ = pictures.shape
+    size = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
+    page = np.full(size, 255, np.uint8)
+    for i in range(rows):
+        for j in range(columns):
+            top, left = i * (height + _GAP) + _GAP, j * (width + _GAP) + _GAP
+            page[top : top + height, left : left + width] = images.to_uint8(pictures[i, j])
+    return page
+
+
+class Writer:
+    """Writes TensorBoard files, a folder per split, and pictures.
+
+    TensorFlow is imported at the first write; where it is not installed there are only pictures.
+    """
+
+    def __init__(self, directory: str, tensorboard: bool) -> None:
+        """Takes the run's directory; `tensorboard` False writes no such files."""
+        self._directory, self._tensorboard = pathlib.Path(directory), tensorboard
+        self._writers: dict[str, Any] = {}
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Writes scalars."""
+        if writer := self._writer(split):
+            writer.write_scalars(step, values)
+
+    def show(self, step: int, split: str, summaries: base.Summaries) -> None:
+        """Writes histograms and grids of pictures; the scalars are `write`'s."""
+        grids = {name: grid(value) for name, value in summaries.pictures.items()}
+        for name, page in grids.items():
+            path = self._directory / PICTURES / f"{name}-{step:08d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_bytes(path, images.encode_png(page))
+        if (grids or summaries.histograms) and (writer := self._writer(split)):
+            writer.write_histograms(step, summaries.histograms)
+            writer.write_images(step, {name: page[None] for name, page in grids.items()})
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _writer(self, split: str) -> Any:
+        """Returns the writer of a split; None where there is to be none."""
+        if self._tensorboard and split not in self._writers:
+            try:
+                from clu import metric_writers
+            except ImportError as error:
+                self._tensorboard = False
+                print(f"[train] no TensorBoard files: {error}", file=sys.stderr)
+                return None
+            writer = metric_writers.SummaryWriter(str(self._directory / split))
+            self._writers[split] = metric_writers.AsyncWriter(writer)
+        return self._writers.get(split)

@@ -1,0 +1,170 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The tokenizer where others break: one batch, a collapsed codebook, the discriminator's start."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from parti.data import images as image_lib
+from parti.data import scenes
+from parti.models.adversarial import adversary, discriminator
+from parti.models.image_tokenizer import losses, network
+from parti.models.image_tokenizer import model as image_tokenizer
+from parti.models.perceptual import perceptual
+
+SIZES = network.ImageTokenizerConfig(
+    image_size=16,
+    patch_size=4,
+    emb_dim=64,
+    num_heads=2,
+    head_dim=32,
+    mlp_dim=128,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    codebook_size=64,
+    codebook_dim=8,
+    scan_layers=False,
+)
+DISCRIMINATOR = discriminator.DiscriminatorConfig(channel_multiplier=1 / 64, max_channels=32)
+BATCH = 16
+
+
+def as_images(pictures: list[np.ndarray]) -> jax.Array:
+    return jnp.asarray(np.stack([image_lib.to_float(picture) for picture in pictures]))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> jax.Array:
+    return as_images([picture for _, _, picture, _ in scenes.generate("train", 256, 0, 16)])
+
+
+def make_model(weights: losses.LossWeights | None = None, **config: Any) -> Any:
+    return image_tokenizer.ImageTokenizerModel(
+        SIZES,
+        weights,
+        perceptual.make(),
+        discriminator_config=DISCRIMINATOR,
+        adversarial_config=adversary.AdversarialConfig(r1_interval=8, **config),
+    )
+
+
+def start(model: Any) -> dict[str, Any]:
+    shapes = {"images": (BATCH, 16, 16, 3)}
+    variables = jax.jit(lambda rng: model.get_initial_variables(rng, shapes))(jax.random.PRNGKey(0))
+    return {"params": variables["params"], "stats": variables["stats"]}
+
+
+def train(
+    model: Any, variables: dict[str, Any], images: jax.Array, steps: int, rate: float = 3e-3
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Trains in one compiled loop; returns the variables and each metric of each step."""
+    optimizer = optax.adam(rate, b2=0.99)
+
+    def one(carry, i):
+        params, stats, state = carry
+        rows = (BATCH * i + jnp.arange(BATCH)) % len(images)
+        value_and_grad = jax.grad(model.loss_fn, has_aux=True)
+        rng = jax.random.fold_in(jax.random.PRNGKey(1), i)
+        grads, (metrics, new) = value_and_grad(
+            params, {"images": images[rows]}, rng, {"stats": stats}
+        )
+        updates, state = optimizer.update(grads, state)
+        values = {name: metric.compute() for name, metric in metrics.items()}
+        return (optax.apply_updates(params, updates), new["stats"], state), values
+
+    @jax.jit
+    def loop(params, stats):
+        carry = (params, stats, optimizer.init(params))
+        return jax.lax.scan(one, carry, jnp.arange(steps))
+
+    (params, stats, _), history = loop(variables["params"], variables["stats"])
+    return {"params": params, "stats": stats}, jax.tree.map(np.asarray, history)
+
+
+@pytest.fixture(scope="module")
+def plain(pictures) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A training of 400 steps without a discriminator."""
+    model = make_model()
+    return train(model, start(model), pictures, 400)
+
+
+def test_overfits_one_batch(pictures):
+    model = make_model()
+    _, history = train(model, start(model), pictures[:BATCH], 500)
+    assert history["psnr"][-10:].mean() > 23.0, "16 pictures, 256 tokens of 64 codes"
+
+
+def test_recovers_from_a_collapsed_codebook(plain, pictures):
+    """All codes moved onto one: revival spreads them again, and the pictures come back."""
+    variables, before = plain
+    model = make_model()
+    params, stats = dict(variables["params"]), dict(variables["stats"])
+    embedding = params["codebook"]["embedding"]
+    collapsed = jnp.broadcast_to(jnp.ones(embedding.shape[1]), embedding.shape) - embedding
+    stats["codebook"] = {**stats["codebook"], "offset": collapsed}
+    _, history = train(model, {"params": params, "stats": stats}, pictures, 400)
+    assert history["codebook_perplexity"][0] < 1.5, "collapsed"
+    assert history["psnr"][0] < before["psnr"][-1] - 3.0, "and it shows"
+    assert history["codebook_usage"][-1] > 0.9
+    assert history["psnr"][-50:].mean() > before["psnr"][-50:].mean() - 0.5
+
+
+@pytest.fixture(scope="module", params=[0.0, 1.5], ids=["no back-off", "back-off"])
+def overpowered(request, pictures) -> tuple[float, dict[str, np.ndarray]]:
+    """A generator's loss thirty times too heavy, after 300 steps of learning to reconstruct."""
+    weights = losses.LossWeights(perceptual=0.1, adversarial=3.0)
+    model = make_model(
+        weights, adversarial_start=300, adversarial_ramp=100, max_psnr_drop=request.param
+    )
+    return request.param, train(model, start(model), pictures, 700)[1]
+
+
+def test_back_off_saves_the_pictures_from_an_overpowered_discriminator(overpowered):
+    max_psnr_drop, history = overpowered
+    drop = history["psnr"][250:300].mean() - history["psnr"][-50:].mean()
+    if max_psnr_drop:
+        assert history["adversarial_alarm"].max() == 1.0
+        assert history["adversarial_weight"][-1] < 2.0
+        assert drop < 1.0
+    else:
+        assert history["adversarial_alarm"].max() == 0.0
+        assert history["adversarial_weight"][-1] == 3.0
+        assert drop > 1.2
+
+
+def test_survives_the_start_of_the_discriminator(pictures):
+    """With the paper's weight no PSNR is lost: what is stated is at most 0.5 dB."""
+    weights = losses.LossWeights(perceptual=0.1, adversarial=0.1)
+    model = make_model(weights, adversarial_start=200, adversarial_ramp=50)
+    _, history = train(model, start(model), pictures, 400)
+    assert history["adversarial_weight"][-1] == pytest.approx(0.1)
+    before = history["psnr"][150:200].mean()
+    assert history["psnr"][200:].reshape(-1, 50).mean(axis=1).min() > before - 0.5
+    assert history["discriminator_fake_accuracy"][-50:].mean() < 0.95, "it does not just win"
+
+
+def test_summaries_say_how_far_each_loss_pulls(pictures):
+    weights = losses.LossWeights(perceptual=0.1, adversarial=0.1)
+    model = make_model(weights)
+    variables = start(model)
+    batch = {"images": pictures[:4]}
+    mutables = {"stats": variables["stats"]}
+    shown = jax.jit(model.summaries)(variables["params"], batch, mutables)
+    assert set(shown.scalars) == {
+        f"gradient_{name}_loss"
+        for name in ("l2", "codebook", "commitment", "perceptual", "generator", "discriminator")
+    }
+    # The l2 loss alone has the same gradient.
+    alone = make_model(losses.LossWeights(codebook=0.0, commitment=0.0))
+    network_only = {k: v for k, v in variables["params"].items() if k != "discriminator"}
+    gradient = jax.jit(jax.grad(lambda params: alone.eval_fn(params, batch, mutables)[0]))
+    squares = [float(jnp.sum(jnp.square(x))) for x in jax.tree.leaves(gradient(network_only))]
+    assert float(shown.scalars["gradient_l2_loss"]) == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
+    assert shown.pictures["reconstructions"].shape == (2, 4, 16, 16, 3)
+    np.testing.assert_array_equal(shown.pictures["reconstructions"][0], batch["images"])
+    assert shown.histograms["codebook_share"].shape == (64,)
