@@ -17,10 +17,11 @@ initial.Initial:
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import traverse_util
 
 from parti.engine import bundles, checkpoints, manifests
@@ -40,11 +41,13 @@ class Initial:
         bundle such as `bundle/tokenizer`, or a `checkpoint_<N>` folder, also one of T5X.
       branches: paths that are the same here and there, or {path here: path there}.
       fresh: paths inside those branches (here) that start as the model starts them.
+      converters: {path of a leaf in those branches (here): function of the array there}.
     """
 
     path: str
     branches: Sequence[str] | Mapping[str, str]
     fresh: Sequence[str] = ()
+    converters: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises ValueError unless there is a path, and branches that do not overlap."""
@@ -60,12 +63,13 @@ class Initial:
                 raise ValueError(
                     f"initial.Initial.branches names {branch!r} and {above[0]!r}, which holds it"
                 )
-        for path in self.fresh:
-            if not any(path != b and _is_below(path, b) for b in self.branches):
-                raise ValueError(
-                    f"initial.Initial.fresh names {path!r}, which lies in none of the branches "
-                    f"{', '.join(self.branches)}"
-                )
+        for name, paths in (("fresh", self.fresh), ("converters", self.converters)):
+            for path in paths:
+                if not any(path != b and _is_below(path, b) for b in self.branches):
+                    raise ValueError(
+                        f"initial.Initial.{name} names {path!r}, which lies in none of the "
+                        f"branches {', '.join(self.branches)}"
+                    )
 
     def fingerprint(self) -> str:
         """Returns the source's fingerprint; '' if it is not there (any more)."""
@@ -98,7 +102,12 @@ class Initial:
         for here, there in self._pairs():
             problems += self._take(_below(want, here), _below(found, there), here, there, taken)
         problems += [
-            f"fresh path {path} names nothing here" for path in self.fresh if not _below(want, path)
+            f"{path} of {name} names no {what} here"
+            for name, what, paths in (
+                ("fresh", "branch", [p for p in self.fresh if not _below(want, p)]),
+                ("converters", "leaf", [p for p in self.converters if not _is_leaf(want, p)]),
+            )
+            for path in paths
         ]
         if problems:
             more = len(problems) - _NUM_PROBLEMS
@@ -117,7 +126,10 @@ class Initial:
             arrays = _below(leaves, here).values()
             values = sum(array.size for array in arrays)
             lines.append(f"initial: {here} <- {there}: {len(arrays)} arrays, {values:,} values")
-        return lines + [f"initial: {path} starts fresh" for path in self.fresh]
+        lines += [f"initial: {path} starts fresh" for path in self.fresh]
+        for path, function in self.converters.items():
+            lines.append(f"initial: {path} is converted by {function.__name__}")
+        return lines
 
     def _pairs(self) -> list[tuple[str, str]]:
         if isinstance(self.branches, Mapping):
@@ -145,11 +157,14 @@ class Initial:
             name = "/".join((*here.split("/"), *key[1:]))
             if any(_is_below(name, path) for path in self.fresh):
                 continue
-            ours, theirs = _describe(want.get(key)), _describe(found.get(key))
+            leaf = found.get(key)
+            if leaf is not None and name in self.converters:
+                leaf = np.asarray(self.converters[name](leaf))
+            ours, theirs = _describe(want.get(key)), _describe(leaf)
             if ours != theirs:
                 problems.append(f"{key[0]}/{name} is {ours} here and {theirs} there")
             else:
-                taken[(key[0], *name.split("/"))] = found[key]
+                taken[(key[0], *name.split("/"))] = leaf
         return problems
 
 
@@ -204,6 +219,10 @@ def _below(leaves: Leaves, path: str) -> Leaves:
     names = tuple(path.split("/"))
     end = 1 + len(names)
     return {(k[0], *k[end:]): leaf for k, leaf in leaves.items() if k[1:end] == names}
+
+
+def _is_leaf(leaves: Leaves, path: str) -> bool:
+    return any(len(key) == 1 for key in _below(leaves, path))
 
 
 def _is_below(path: str, other: str) -> bool:

@@ -36,7 +36,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         },
         "RECONSTRUCTIONS_DIR": records.ReconstructedPair("a", "a red circle", picture, picture),
     }
-    made = {"MODEL_DIR": str(root / "model")}
+    made = {"MODEL_DIR": str(root / "model"), "TOKENIZER_DIR": str(root / "tokenizer")}
     for macro, row in rows.items():
         folder = root / macro.lower()
         folder.mkdir()

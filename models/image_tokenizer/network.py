@@ -7,6 +7,7 @@ Source: ViT-VQGAN (arXiv 2110.04627) section 3; sizes and the output without sig
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -162,6 +163,22 @@ class Decoder(nn.Module):
             return Reconstruction(x)
         distribution = losses.LogitLaplace(*jnp.split(x, 2, axis=-1))
         return Reconstruction(losses.unmap_pixels(jax.nn.sigmoid(distribution.mean)), distribution)
+
+
+def pixel_head(kernel: jax.Array) -> jax.Array:
+    """Makes the last matrix of a decoder of pixels from that of one of logit-laplace densities.
+
+    The latter's image is unmap(sigmoid(mu)); this one's is mu / ln 9: the same at -1, 0 and 1.
+
+    Args:
+      kernel: [mlp, patch_size ** 2 * 6], mu and ln b of each pixel.
+
+    Returns:
+      [mlp, patch_size ** 2 * 3].
+    """
+    means = kernel.reshape(len(kernel), -1, 6)[..., :3]
+    white = losses.map_pixels(1.0)
+    return (means / math.log(white / (1.0 - white))).reshape(len(kernel), -1)
 
 
 class ImageTokenizer(nn.Module):

@@ -91,6 +91,17 @@ def source(
     return datasets.ArraySource(train, validation)
 
 
+def pictures(image_size: int = 16, num_train: int = 32) -> datasets.ArraySource:
+    """Returns pictures of random colours, each of one colour above and another below."""
+    rng = np.random.default_rng(1)
+
+    def draw(count: int) -> dict[str, np.ndarray]:
+        halves = rng.uniform(-1, 1, (count, 2, 1, 3)).astype(np.float32)
+        return {"images": halves.repeat(image_size // 2, 1).repeat(image_size, 2)}
+
+    return datasets.ArraySource(draw(num_train), draw(8))
+
+
 class _SignallingDataset(datasets.ArrayDataset):
     """Sends this process a signal when a certain batch is asked for."""
 

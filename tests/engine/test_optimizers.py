@@ -132,3 +132,39 @@ def test_moving_average() -> None:
         average = decay * average + (1 - decay) * value
     np.testing.assert_allclose(params["w"], 6.0)
     np.testing.assert_allclose(state.averaged_params["w"], average, rtol=1e-6)
+
+
+def test_freeze_leaves_branches_bitwise() -> None:
+    frozen = {"kernel": jnp.array([-0.0, 0.0, 0.1, jnp.inf, 1e-40], jnp.float32)}
+    params = {"a": frozen, "b": {"kernel": jnp.ones(3)}}
+    grads = jax.tree.map(lambda x: jnp.full_like(x, 7.0), params)
+    inner = optimizers.with_ema(optimizers.adamw(0.1, weight_decay=0.5), 0.9)
+    optimizer = optimizers.freeze(inner, ("a",))
+    state = optimizer.init(params)
+    assert {leaf.shape for leaf in jax.tree.leaves(state)} == {(), (3,)}, "no state for `a`"
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(3):
+        params, state = step(params, state)
+    assert np.asarray(params["a"]["kernel"]).tobytes() == np.asarray(frozen["kernel"]).tobytes()
+    # Clipping sees `b` alone: the updates are those of a model without `a`.
+    alone, own = {"b": {"kernel": jnp.ones(3)}}, inner.init({"b": {"kernel": jnp.ones(3)}})
+    for _ in range(3):
+        updates, own = inner.update({"b": grads["b"]}, own, alone)
+        alone = optax.apply_updates(alone, updates)
+    np.testing.assert_allclose(params["b"]["kernel"], alone["b"]["kernel"], rtol=1e-6)
+    assert optimizers.freeze(inner, ()) is inner
+
+
+@pytest.mark.parametrize(
+    ("branches", "message"),
+    [(("a", "c"), "branches a, b; .* names 'c', which is none"), (("a", "b"), "names all of them")],
+)
+def test_freeze_refuses(branches, message) -> None:
+    optimizer = optimizers.freeze(optax.sgd(0.1), branches)
+    with pytest.raises(ValueError, match=message):
+        optimizer.init({"a": jnp.ones(2), "b": jnp.ones(2)})

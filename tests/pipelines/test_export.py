@@ -16,7 +16,7 @@ from parti.pipelines import export
 def workdir(tmp_path_factory: pytest.TempPathFactory, vocabulary: pathlib.Path) -> pathlib.Path:
     """A folder as the workflow leaves it, without an upsampler."""
     folder = tmp_path_factory.mktemp("workdir")
-    tokenizer = tiny_models.part("tokenizer").fingerprint
+    tokenizer = tiny_models.part("tokenizer").encoder_fingerprint
     facts = {"generator": {"tokenizer_fingerprint": tokenizer}}
     for name in ("tokenizer", "generator", "reranker"):
         part = tiny_models.part(name)
