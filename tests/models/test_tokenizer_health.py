@@ -30,7 +30,7 @@ SIZES = network.ImageTokenizerConfig(
     codebook_dim=8,
     scan_layers=False,
 )
-DISCRIMINATOR = discriminator.DiscriminatorConfig(channel_multiplier=1 / 64, max_channels=32)
+DISCRIMINATOR = discriminator.DiscriminatorConfig(channel_multiplier=1 / 64, max_channels=16)
 BATCH = 16
 
 
@@ -104,12 +104,11 @@ def test_recovers_from_a_collapsed_codebook(plain, pictures):
     variables, before = plain
     model = make_model()
     params, stats = dict(variables["params"]), dict(variables["stats"])
-    embedding = params["codebook"]["embedding"]
-    collapsed = jnp.broadcast_to(jnp.ones(embedding.shape[1]), embedding.shape) - embedding
     # Step 401: revival, at every 10th, comes a little later.
+    params["codebook"] = jax.tree.map(jnp.ones_like, params["codebook"])
     stats["codebook"] = {
         **stats["codebook"],
-        "offset": collapsed,
+        "offset": jnp.zeros_like(stats["codebook"]["offset"]),
         "steps": jnp.asarray(401, jnp.int32),
     }
     _, history = train(model, {"params": params, "stats": stats}, pictures, 400)
@@ -119,27 +118,23 @@ def test_recovers_from_a_collapsed_codebook(plain, pictures):
     assert history["psnr"][-50:].mean() > before["psnr"][-50:].mean() - 0.5
 
 
-@pytest.fixture(scope="module", params=[0.0, 1.5], ids=["no back-off", "back-off"])
-def overpowered(request, pictures) -> tuple[float, dict[str, np.ndarray]]:
-    """A generator's loss thirty times too heavy, after 300 steps of learning to reconstruct."""
-    weights = losses.LossWeights(perceptual=0.1, adversarial=3.0)
+@pytest.mark.parametrize("max_psnr_drop", [0.0, 1.0])
+def test_back_off_saves_the_pictures_from_an_overpowered_discriminator(pictures, max_psnr_drop):
+    """A generator's loss 200 times too heavy, after 300 steps of learning to reconstruct."""
+    weights = losses.LossWeights(perceptual=0.1, adversarial=20.0)
     model = make_model(
-        weights, adversarial_start=300, adversarial_ramp=100, max_psnr_drop=request.param
+        weights, adversarial_start=300, adversarial_ramp=100, max_psnr_drop=max_psnr_drop
     )
-    return request.param, train(model, start(model), pictures, 700)[1]
-
-
-def test_back_off_saves_the_pictures_from_an_overpowered_discriminator(overpowered):
-    max_psnr_drop, history = overpowered
+    _, history = train(model, start(model), pictures, 700)
     drop = history["psnr"][250:300].mean() - history["psnr"][-50:].mean()
     if max_psnr_drop:
         assert history["adversarial_alarm"].max() == 1.0
-        assert history["adversarial_weight"][-1] < 2.0
-        assert drop < 1.0
+        assert history["adversarial_weight"][-1] < 1.0
+        assert drop < 3.0
     else:
         assert history["adversarial_alarm"].max() == 0.0
-        assert history["adversarial_weight"][-1] == 3.0
-        assert drop > 1.2
+        assert history["adversarial_weight"][-1] == 20.0
+        assert drop > 5.0
 
 
 def test_survives_the_start_of_the_discriminator(pictures):
