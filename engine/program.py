@@ -76,7 +76,7 @@ def train_step(
     new = TrainState(state.step + 1, params, opt_state, mutables)
     if nan_policy == not_finite.SKIP:
         finite = not_finite.is_finite(loss, extra["grad_norm"])
-        new = not_finite.keep_if(finite, new, state.replace(step=new.step))
+        new = not_finite.keep_if(finite, new, dataclasses.replace(state, step=new.step))
         metrics[not_finite.SKIPPED] = not_finite.skipped(finite)
     return new, metrics
 

@@ -66,7 +66,7 @@ class Writer:
 
     def show(self, step: int, split: str, summaries: base.Summaries) -> None:
         """Writes histograms and grids of pictures; the scalars are `write`'s."""
-        grids = {name: grid(value) for name, value in summaries.pictures.items()}
+        grids = {name: grid(np.asarray(value)) for name, value in summaries.pictures.items()}
         for name, page in grids.items():
             path = self._directory / PICTURES / f"{name}-{step:08d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

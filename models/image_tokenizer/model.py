@@ -194,7 +194,7 @@ class ImageTokenizerModel(base.Model):
             weighted |= played.losses
             measures |= played.metrics
             stats[adversary.BRANCH] = played.stats
-        measures["loss"] = sum(weighted.values())
+        measures["loss"] = jnp.asarray(sum(weighted.values()))
         return _Outcome(weighted, measures, stats, reconstruction.images)
 
     def _terms(

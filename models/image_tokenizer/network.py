@@ -177,7 +177,7 @@ def pixel_head(kernel: jax.Array) -> jax.Array:
       [mlp, patch_size ** 2 * 3].
     """
     means = kernel.reshape(len(kernel), -1, 6)[..., :3]
-    white = losses.map_pixels(1.0)
+    white = losses.map_pixels(jnp.ones(()))
     return (means / math.log(white / (1.0 - white))).reshape(len(kernel), -1)
 
 

@@ -152,7 +152,7 @@ class SuperResolutionModel(base.Model):
             measures |= played.metrics
             if dropout_rng is not None:
                 mutables = base.new_mutables(mutables, {adversary.BRANCH: played.stats})
-        loss = measures["loss"] = sum(weighted.values())
+        loss = measures["loss"] = jnp.asarray(sum(weighted.values()))
         size = images.shape[0]
         metrics = {name: base.per_example(value, size) for name, value in measures.items()}
         return loss, (metrics, mutables) if self.has_mutables else metrics
