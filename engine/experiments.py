@@ -11,8 +11,6 @@ import importlib.util  # noqa: F401  isort: skip
 
 import copy
 import dataclasses
-import difflib
-import inspect
 import logging
 import pathlib
 import re
@@ -23,14 +21,13 @@ from typing import Any
 
 import gin
 
-from parti.engine import datasets, not_finite
+from parti.engine import datasets, gin_errors, not_finite
 from parti.engine import initial as initials
 
 RUN_FILE = "t5x_configs/runs/embedded/train.gin"
 
 _lock = threading.RLock()
 _MACRO_LINE = re.compile(r"^(\w+) = ", re.MULTILINE)
-_SELECTOR_LINE = re.compile(r"^# Parameters for (?:[\w/]+/)?([\w.]+):$", re.MULTILINE)
 _UNSET_LINE = re.compile(r"^(\w+) = %gin\.REQUIRED$", re.MULTILINE)
 _IMPORT_LINE = re.compile(r"^(?:from [\w.]+ )?import ([\w.]+)(?: as (\w+))?$")
 
@@ -117,7 +114,7 @@ def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> E
       ValueError: a name or value is wrong; the message is one line that says what to do.
       FileNotFoundError: a file is missing.
     """
-    with _gin(), _one_line_errors():
+    with _gin(), gin_errors.one_line():
         _parse([RUN_FILE, *gin_files], bindings)
         config = gin.config_str()
         model = _evaluate_macro("MODEL")
@@ -133,7 +130,7 @@ def check_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> 
     Raises:
       ValueError, FileNotFoundError: see `load_experiment`.
     """
-    with _gin(), _one_line_errors():
+    with _gin(), gin_errors.one_line():
         _parse([RUN_FILE, *gin_files], bindings)
         model = _evaluate_macro("MODEL")
         with _no_unset_macros():
@@ -152,7 +149,7 @@ def model_from_config(config: str | pathlib.Path) -> Any:
       FileNotFoundError: the file is missing.
     """
     text = _read(config)
-    with _gin(), _one_line_errors():
+    with _gin(), gin_errors.one_line():
         gin.parse_config(text)
         return _evaluate_macro("MODEL")
 
@@ -193,9 +190,8 @@ def _parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
         if not equals or not name:
             raise ValueError(f"--gin.{binding}: write --gin.NAME=VALUE")
         if name.isidentifier() and name not in known:
-            raise ValueError(
-                f"--gin.{name}: no gin file sets a macro of that name{_suggest(name, known)}"
-            )
+            hint = gin_errors.suggest(name, known)
+            raise ValueError(f"--gin.{name}: no gin file sets a macro of that name{hint}")
         try:
             gin.parse_config(f"{name} = {value}")
         except SyntaxError as error:
@@ -213,7 +209,8 @@ def _check_file(path: str) -> None:
         return
     folders = [candidate.parent for candidate in candidates]
     names = {p.name for folder in folders if folder.is_dir() for p in folder.glob("*.gin")}
-    raise FileNotFoundError(f"no gin file {path}{_suggest(pathlib.Path(path).name, names)}")
+    hint = gin_errors.suggest(pathlib.Path(path).name, names)
+    raise FileNotFoundError(f"no gin file {path}{hint}")
 
 
 def _evaluate_macro(name: str) -> Any:
@@ -264,71 +261,6 @@ def _without_unused_imports(text: str) -> str:
         )
 
     return "\n".join(line for line in lines if used(line)).strip() + "\n"
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turns gin's errors about a configuration into a ValueError of one line.
-
-    An error raised by the code that gin calls keeps its kind unless it is a user's mistake.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(_explain(error)) from error
-    except (ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError) as error:
-        raise ValueError(_explain(error)) from error
-    except (TypeError, OSError) as error:
-        if "\n" not in str(error):
-            raise
-        raise ValueError(_explain(error)) from error
-
-
-def _explain(error: Exception) -> str:
-    """Returns one line about an error: gin's own text, what to do, and where."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = lines[0].rstrip(".") if lines else type(error).__name__
-    where = ""
-    if isinstance(error, SyntaxError):
-        first = f"{error.msg.rstrip('.')}: {(error.text or '').strip()}".rstrip(": ")
-        where = f" ({error.filename}, line {error.lineno})" if error.filename else ""
-    elif match := re.search(r'In file "([^"]+)", line (\d+)', text):
-        where = f" ({match.group(1)}, line {match.group(2)})"
-    elif match := re.search(r"In call to configurable '([\w.]+)'", text):
-        where = f" (in {match.group(1)})"
-    return f"{first}{_suggest_for(first)}{where}"
-
-
-def _suggest_for(message: str) -> str:
-    """Returns '; did you mean ...' for gin's messages about unknown names."""
-    if match := re.search(r"no attribute '?(\w+)'?", message):
-        module = re.search(r"<module '([\w.]+)'", message)
-        loaded = inspect.getmodule(importlib.import_module(module.group(1))) if module else None
-        names = [n for n in dir(loaded) if not n.startswith("_")] if loaded else []
-        return _suggest(match.group(1), names)
-    if match := re.search(r"'([\w./]+)' doesn't have a parameter named '(\w+)'", message):
-        return _suggest(match.group(2), _parameters(match.group(1)))
-    if match := re.search(r"'?(\w+)'? was not provided by an import", message):
-        return f"; add `from ... import {match.group(1)}` at the top of the file"
-    if match := re.search(r"No configurable matching '([\w.]+)'", message):
-        return _suggest(match.group(1), set(_SELECTOR_LINE.findall(gin.config_str())))
-    return ""
-
-
-def _parameters(selector: str) -> list[str]:
-    try:
-        return list(inspect.signature(inspect.unwrap(gin.get_configurable(selector))).parameters)
-    except (ValueError, TypeError):
-        return []
-
-
-def _suggest(name: str, known: Any) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, 1, 0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there is {', '.join(names)}" if 0 < len(names) <= 30 else ""
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

@@ -1,0 +1,81 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""gin's errors about a configuration, in one line that says what to do."""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gin
+
+_SELECTOR_LINE = re.compile(r"^# Parameters for (?:[\w/]+/)?([\w.]+):$", re.MULTILINE)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turns gin's errors about a configuration into a ValueError of one line.
+
+    An error raised by the code that gin calls keeps its kind unless it is a user's mistake.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_explain(error)) from error
+    except (ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError) as error:
+        raise ValueError(_explain(error)) from error
+    except (TypeError, OSError) as error:
+        if "\n" not in str(error):
+            raise
+        raise ValueError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    """Returns one line about an error: gin's own text, what to do, and where."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0].rstrip(".") if lines else type(error).__name__
+    where = ""
+    if isinstance(error, SyntaxError):
+        first = f"{error.msg.rstrip('.')}: {(error.text or '').strip()}".rstrip(": ")
+        where = f" ({error.filename}, line {error.lineno})" if error.filename else ""
+    elif match := re.search(r'In file "([^"]+)", line (\d+)', text):
+        where = f" ({match.group(1)}, line {match.group(2)})"
+    elif match := re.search(r"In call to configurable '([\w.]+)'", text):
+        where = f" (in {match.group(1)})"
+    return f"{first}{_suggest_for(first)}{where}"
+
+
+def _suggest_for(message: str) -> str:
+    """Returns '; did you mean ...' for gin's messages about unknown names."""
+    if match := re.search(r"no attribute '?(\w+)'?", message):
+        module = re.search(r"<module '([\w.]+)'", message)
+        loaded = inspect.getmodule(importlib.import_module(module.group(1))) if module else None
+        names = [n for n in dir(loaded) if not n.startswith("_")] if loaded else []
+        return suggest(match.group(1), names)
+    if match := re.search(r"'([\w./]+)' doesn't have a parameter named '(\w+)'", message):
+        return suggest(match.group(2), _parameters(match.group(1)))
+    if match := re.search(r"'?(\w+)'? was not provided by an import", message):
+        return f"; add `from ... import {match.group(1)}` at the top of the file"
+    if match := re.search(r"No configurable matching '([\w.]+)'", message):
+        return suggest(match.group(1), set(_SELECTOR_LINE.findall(gin.config_str())))
+    return ""
+
+
+def _parameters(selector: str) -> list[str]:
+    try:
+        return list(inspect.signature(inspect.unwrap(gin.get_configurable(selector))).parameters)
+    except (ValueError, TypeError):
+        return []
+
+
+def suggest(name: str, known: Any) -> str:
+    """Returns '; did you mean ...' or, of few names, '; there is ...'; else nothing."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, 1, 0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there is {', '.join(names)}" if 0 < len(names) <= 30 else ""
