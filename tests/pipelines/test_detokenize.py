@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import tiny_models
@@ -186,8 +187,23 @@ def test_tokens_of_another_tokenizer_are_refused(
     with pytest.raises(ValueError, match="tokens of the encoder .*; give their own tokenizer"):
         run(tokens, tmp_path / "pictures", f"--model={other}")
     assert not (tmp_path / "pictures.unfinished").exists()
-    same = tiny_models.write_train_dir(tmp_path / "same", tiny_models.part("tokenizer"))
-    run(tokens, tmp_path / "pictures", f"--model={same}", "--limit=1")
+
+
+def test_tokens_fit_another_decoder(
+    tokens: pathlib.Path, tmp_path: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    """As the second phase leaves one: the encoder and the codebook are the same."""
+    part = tiny_models.part("tokenizer")
+    params = part.variables["params"]
+    decoder = jax.tree.map(lambda leaf: 2 * leaf, params["decoder"])
+    variables = {**part.variables, "params": {**params, "decoder": decoder}}
+    other = predict.LoadedModel(part.model, variables, config=part.config)
+    folder = tiny_models.write_train_dir(tmp_path / "other", other)
+    shown = [
+        run(tokens, tmp_path / name, f"--model={model}", "--limit=1")
+        for name, model in (("first", bundle), ("second", folder))
+    ]
+    assert content(shown[0]) != content(shown[1])
 
 
 def test_user_mistakes(
