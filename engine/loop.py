@@ -177,8 +177,10 @@ class Loop:
         values = evaluate.evaluate(
             program.eval, state, self._open_split(split), count, program.place
         )
-        first = program.place(next(iter(self._open_split(split))))
-        shown = jax.device_get(program.summarize(state, first))
+        # As many rows as training holds gradients of at a time.
+        rows = self.experiment.batch_size // self.experiment.num_microbatches
+        first = {name: x[:rows] for name, x in next(iter(self._open_split(split))).items()}
+        shown = jax.device_get(program.summarize(state, program.place(first)))
         values |= {name: float(value) for name, value in shown.scalars.items()}
         self._record(step, split, values)
         self._writers.show(step, split, shown)

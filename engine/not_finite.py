@@ -4,7 +4,7 @@
 
 'stop' ends the training; the checkpoints before that step are good. 'skip' leaves everything but
 the step's number as it was, and ends the training only after more than MAX_SKIPPED_STEPS skipped
-steps in a row, which only weights can cause. The device decides (`is_finite`, `keep_if`) without
+steps in a row. The device decides (`is_finite`, `keep_if`) without
 the host in between; the host (`Watch`) reads the decision when it logs.
 """
 
@@ -84,8 +84,8 @@ class Watch:
         if self._in_a_row > self._max_skipped_steps:
             raise NotFiniteError(
                 f"{self._in_a_row} steps in a row were not finite and skipped, up to step {step} "
-                f"(MAX_SKIPPED_STEPS is {self._max_skipped_steps}); {self._last_good()}. The "
-                "weights, not the data, are at fault: lower LEARNING_RATE, then run again"
+                f"(MAX_SKIPPED_STEPS is {self._max_skipped_steps}); {self._last_good()}. Look "
+                "at the data of these steps, or lower LEARNING_RATE, then run again"
             )
 
     def _last_good(self) -> str:

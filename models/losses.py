@@ -119,6 +119,14 @@ def contrastive_loss(
 class Weights:
     """Factors of losses: a field each, named as its metric without `_loss`; 0 leaves it out."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a weight below 0."""
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 0:
+                raise ValueError(
+                    f"the weight {field.name} is {getattr(self, field.name)}; give at least 0"
+                )
+
     def weigh(self, terms: Mapping[str, Array]) -> dict[str, Array]:
         """Returns weight * term of each; `terms` maps `l2_loss` etc. to scalars."""
         return {name: getattr(self, name.removesuffix("_loss")) * x for name, x in terms.items()}

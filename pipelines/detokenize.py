@@ -244,6 +244,6 @@ def finish(directory: pathlib.Path, shards: Sequence[token_shards.Shard], source
     if not count:
         raise ValueError(f"{source}: the token shards hold no rows")
     contact_sheet.write(directory, shown, count, "Pictures from image tokens")
-    shutil.rmtree(directory / _LINES)
     shard_pieces.clear(directory)
+    shutil.rmtree(directory / _LINES)
     return count

@@ -11,8 +11,9 @@ generator none. What it means to share an optimizer:
 - Learning rate, schedule, AdamW's moments and weight decay are the same for both sides. As kernels
   of the discriminator start as N(0, 1) (equalised learning rate), one rate moves it more slowly, in
   proportion to its size, than the generator.
-- AdamW divides by each parameter's own gradient, so the factor of the discriminator's loss does
-  hardly matter; it is 1.
+- AdamW divides by each parameter's own gradient, so a common factor of the discriminator's losses
+  hardly matters; their ratio does. `losses.discriminator_loss` is halved, as in public
+  re-implementations of ViT-VQGAN, so R1 of the same gamma weighs twice as much as in StyleGAN2.
 - Clipping of the global norm spans both sides: a large gradient of one, such as R1's at every 16th
   step, shortens the step of the other. The paper's experiments do not clip.
 
@@ -20,7 +21,8 @@ Back-off. A discriminator that wins too fast teaches artefacts and destroys what
 have learned. So the reconstruction error is watched: if its moving average is more than
 `max_psnr_drop` dB above the lowest that it has had, the generator's loss counts for half as much
 after every further `BACKOFF_STEPS` steps, and `adversarial_alarm` is 1; once the error is back, the
-loss regains its weight ten times as slowly.
+loss regains its weight ten times as slowly. The weight falls to no less than LEAST_STRENGTH of what
+it should be, and there is no alarm before the generator's loss has any.
 """
 
 import dataclasses
@@ -37,6 +39,7 @@ Stats = dict[str, jax.Array]
 
 BRANCH = "discriminator"  # of `params` and `stats`, in the models that have one
 ERROR_DECAY = 0.99  # of the moving average of the reconstruction error
+LEAST_STRENGTH = 0.01  # of the generator's loss, however long an alarm lasts
 BACKOFF_STEPS = 50  # in which the weight of the generator's loss halves during an alarm
 
 
@@ -114,7 +117,7 @@ def initial_stats() -> Stats:
         "steps": jnp.zeros((), jnp.int32),
         "r1_penalty": jnp.zeros(()),
         "error": jnp.zeros(()),
-        "best_error": jnp.full((), jnp.finfo(jnp.float32).max),
+        "best_error": jnp.full((), jnp.inf),
         "strength": jnp.ones(()),
     }
 
@@ -127,7 +130,7 @@ class Adversary:
       r1_penalty: the one computed last.
       error: mean squared error of the reconstructions, averaged over the first 100 steps and then
         with a decay of ERROR_DECAY.
-      best_error: the lowest that `error` has been.
+      best_error: the lowest that `error` has been since step 100.
       strength: the share of the weight that back-off leaves, in (0, 1].
     """
 
@@ -211,19 +214,23 @@ class Adversary:
             stats = self._watch(stats, jnp.mean(jnp.square(stop(reconstructions) - images)))
             stats = {**stats, "steps": steps + 1, "r1_penalty": stop(r1_penalty)}
         metrics["r1_penalty"] = stats["r1_penalty"]
-        alarm = self.config.is_alarming(stats["error"], stats["best_error"])
-        metrics["adversarial_alarm"] = alarm.astype(jnp.float32)
+        metrics["adversarial_alarm"] = self._is_alarming(stats).astype(jnp.float32)
         return AdversarialOutput(weighted, metrics, stats)
 
     def _watch(self, stats: Stats, error: jax.Array) -> Stats:
         """Returns the state after a batch of this mean squared error; see the module's back-off."""
         decay = jnp.minimum(ERROR_DECAY, stats["steps"] / (stats["steps"] + 1.0))
         error = decay * stats["error"] + (1.0 - decay) * error
-        best_error = jnp.minimum(stats["best_error"], error)
-        alarm = self.config.is_alarming(error, best_error)
-        factor = jnp.where(alarm, 0.5, 2.0**0.1) ** (1.0 / BACKOFF_STEPS)
-        strength = jnp.minimum(stats["strength"] * factor, 1.0)
-        return {**stats, "error": error, "best_error": best_error, "strength": strength}
+        averaged = stats["steps"] >= 1.0 / (1.0 - ERROR_DECAY)
+        best_error = jnp.where(averaged, jnp.minimum(stats["best_error"], error), jnp.inf)
+        stats = {**stats, "error": error, "best_error": best_error}
+        factor = jnp.where(self._is_alarming(stats), 0.5, 2.0**0.1) ** (1.0 / BACKOFF_STEPS)
+        return {**stats, "strength": jnp.clip(stats["strength"] * factor, LEAST_STRENGTH, 1.0)}
+
+    def _is_alarming(self, stats: Stats) -> jax.Array:
+        """Returns whether the generator's loss counts and reconstructions are too bad."""
+        counts = self.config.ramp(stats["steps"]) > 0
+        return counts & self.config.is_alarming(stats["error"], stats["best_error"])
 
     def _discriminate(self, params: Params, images: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, images)

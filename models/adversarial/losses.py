@@ -19,7 +19,8 @@ def generator_loss(fake_logits: jax.Array) -> jax.Array:
 def discriminator_loss(fake_logits: jax.Array, real_logits: jax.Array) -> jax.Array:
     """Returns half the mean of softplus(D(fake)) + softplus(-D(real)), logits [batch] each.
 
-    That is the cross-entropy, in nats, of telling the two apart; ln 2 by guessing.
+    That is the cross-entropy, in nats, of telling the two apart; ln 2 by guessing. StyleGAN2 does
+    not halve it; public re-implementations of ViT-VQGAN do.
     """
     fake, real = jax.nn.softplus(fake_logits), jax.nn.softplus(-real_logits)
     return 0.5 * (jnp.mean(fake) + jnp.mean(real))

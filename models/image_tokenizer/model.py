@@ -222,7 +222,8 @@ class ImageTokenizerModel(base.Model):
         """Returns what the decoder made, what the codebook gave, and the network's new `stats`."""
         variables = _network_variables(variables)
         if dropout_rng is None:
-            return *self.network.apply(variables, images), dict(variables["stats"])
+            made = self.network.apply(variables, images, freeze_encoder=bool(self.frozen))
+            return *made, dict(variables["stats"])
         dropout_rng, codebook_rng = jax.random.split(dropout_rng)
         (reconstruction, quantized), mutables = self.network.apply(
             variables,
@@ -247,9 +248,9 @@ class ImageTokenizerModel(base.Model):
         """Shows how far each loss pulls, how even the codes are used, and reconstructions.
 
         Returns:
-          scalars `gradient_<loss>`: the norm of the gradient of each weighted loss to all
-          parameters; a backward pass each. Histogram `codebook_share`, [codebook]: each code's
-          moving-average share of the assignments, 1 being an even share. Pictures
+          scalars `gradient_<loss>`: the norm of the gradient of each weighted loss, but for the R1
+          penalty, to all parameters; a backward pass each. Histogram `codebook_share`, [codebook]:
+          each code's moving-average share of the assignments, 1 being an even share. Pictures
           `reconstructions`: up to 8 originals over their reconstructions.
         """
         (mutables,) = flax_mutables or ({},)

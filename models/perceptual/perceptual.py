@@ -8,12 +8,12 @@ How a model holds one. It is given the network as an argument, so that gin choos
     model.ImageTokenizerModel.perceptual = @perceptual.make()
     perceptual.make.path = %PERCEPTUAL_WEIGHTS
 
-and calls `perceptual.distance(perceptual.variables, reconstructions, images)` in its loss. The
-variables belong neither into `params`, where they would be trained, counted and checkpointed, nor
-into a mutable collection, which every checkpoint and bundle would carry. They are numpy arrays: a
-function that is jitted and reads them from outside compiles 59 MB of VGG16 into its program, and
-compiles slowly; so an engine should put them on its devices once, replicated, and pass them to the
-jitted step as an argument of it.
+gives `perceptual.variables` as its `constants`, and calls `perceptual.distance(self.constants,
+reconstructions, images)` in its loss. The variables belong neither into `params`, where they would
+be trained, counted and checkpointed, nor into a mutable collection, which every checkpoint and
+bundle would carry. They are numpy arrays: a function that is jitted and reads them from outside
+compiles 59 MB of VGG16 into its program, and compiles slowly; so an engine puts them on its devices
+once, replicated, and passes them to the jitted step as an argument of it.
 
 The file is read when `name` or `variables` is first asked for, and not when the object is made: a
 trained tokenizer is built from the same gin text where it is used, and the file need not be there.

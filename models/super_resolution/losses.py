@@ -25,11 +25,7 @@ class LossWeights(losses.Weights):
 
     def __post_init__(self) -> None:
         """Raises ValueError for a weight below 0, or if no loss compares pixels."""
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 0:
-                raise ValueError(
-                    f"the weight {field.name} is {getattr(self, field.name)}; give at least 0"
-                )
+        super().__post_init__()
         if not self.l2 and not self.l1:
             raise ValueError(
                 "the weights l2 and l1 are both 0, and nothing else keeps the colours of an image; "
