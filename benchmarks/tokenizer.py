@@ -99,7 +99,7 @@ def measure(flags: argparse.Namespace) -> dict[str, object]:
     size = (flags.batch_size, model.image_size, model.image_size, 3)
     images = np.random.default_rng(1).uniform(-1, 1, size).astype(np.float32)
     program, rng = prepare(model, images), jax.random.PRNGKey(1)
-    state = program.init(jax.random.PRNGKey(0))
+    state = program.init(jax.random.PRNGKey(0), {})
     batch = program.place({"images": images})
     began = time.perf_counter()
     compiled = lower(program).compile()
