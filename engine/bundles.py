@@ -238,8 +238,7 @@ def check_parts(
                 f"{tokenizer.name!r} has {theirs}; train the generator on this tokenizer's tokens"
             )
     trained_with = generator.trained_on.get("tokenizer_fingerprint")
-    # Tokens of earlier versions record the fingerprint of the whole tokenizer.
-    if trained_with and trained_with not in (tokenizer.encoder_fingerprint, tokenizer.fingerprint):
+    if trained_with and not tokenizer.made_tokens_of(trained_with):
         raise ValueError(
             f"the generator {generator.name!r} was trained on tokens of the encoder "
             f"{trained_with[:12]}, but {tokenizer.name!r} has the encoder "

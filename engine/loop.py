@@ -6,6 +6,7 @@ Steps are dispatched without waiting for their results, two in flight; metrics a
 are logged. Batches are read ahead in a thread (`datasets.Prefetcher`).
 """
 
+import itertools
 import signal
 import sys
 import time
@@ -174,12 +175,14 @@ class Loop:
     def _evaluate(self, step: int, state: TrainState) -> None:
         """Evaluates, and shows the model on the first batch, at each evaluation the same."""
         split, count, program = datasets.VALIDATION, self.experiment.eval_steps, self.program
+        batches = iter(self._open_split(split))
+        head = list(itertools.islice(batches, 1))
         values = evaluate.evaluate(
-            program.eval, state, self._open_split(split), count, program.place
+            program.eval, state, itertools.chain(head, batches), count, program.place
         )
         # As many rows as training holds gradients of at a time.
         rows = self.experiment.batch_size // self.experiment.num_microbatches
-        first = {name: x[:rows] for name, x in next(iter(self._open_split(split))).items()}
+        first = {name: x[:rows] for name, x in head[0].items()}
         shown = jax.device_get(program.summarize(state, program.place(first)))
         values |= {name: float(value) for name, value in shown.scalars.items()}
         self._record(step, split, values)

@@ -61,6 +61,13 @@ class LoadedModel:
         }
         return checkpoints.fingerprint(branches, manifests.digest(self.model.encoding_settings))
 
+    def made_tokens_of(self, fingerprint: str) -> bool:
+        """Returns whether tokens that record this fingerprint are of this tokenizer.
+
+        Tokens of version 0.1.0 record that of the whole tokenizer.
+        """
+        return fingerprint in (self.encoder_fingerprint, self.fingerprint)
+
     @classmethod
     def from_train_dir(cls, directory: str | pathlib.Path, name: str = "") -> "LoadedModel":
         """Loads the last checkpoint of a finished training (the moving average if it kept one).

@@ -189,10 +189,7 @@ def prepare(
         name: jax.ShapeDtypeStruct((experiment.batch_size, *spec.shape[1:]), spec.dtype)
         for name, spec in host_spec.items()
     }
-    optimizer = experiment.optimizer
-    if experiment.ema_decay:
-        optimizer = optimizers.with_ema(optimizer, experiment.ema_decay)
-    optimizer = optimizers.freeze(optimizer, model.frozen)
+    optimizer = _whole_optimizer(experiment)
 
     def init(rng: jax.Array, given: Mapping[str, Any]) -> TrainState:
         return train_states.create(model, optimizer, rng, element_spec, given)
@@ -227,3 +224,11 @@ def prepare(
         summarize=functools.partial(jitted_summarize, constants),
         place=functools.partial(meshes.place, sharding=sharding),
     )
+
+
+def _whole_optimizer(experiment: experiments.Experiment) -> optax.GradientTransformation:
+    """Returns the optimizer with the moving average, and off the frozen parameters."""
+    optimizer = experiment.optimizer
+    if experiment.ema_decay:
+        optimizer = optimizers.with_ema(optimizer, experiment.ema_decay)
+    return optimizers.freeze(optimizer, experiment.model.frozen)

@@ -104,8 +104,7 @@ def check_tokenizer(
     else:
         prints = tokens["fingerprints"]
         theirs = prints.get("encoder", prints["tokenizer"])
-    # Tokens of earlier versions record the fingerprint of the whole tokenizer.
-    if theirs not in (tokenizer.encoder_fingerprint, tokenizer.fingerprint):
+    if not tokenizer.made_tokens_of(theirs):
         raise ValueError(
             f"{directory}: tokens of the encoder {theirs[:12]}, but {source} has "
             f"{tokenizer.encoder_fingerprint[:12]}; give their own tokenizer with --model"

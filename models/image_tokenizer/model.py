@@ -37,7 +37,7 @@ class _Outcome(NamedTuple):
     reconstructions: jax.Array
 
 
-class ImageTokenizerModel(base.Model):
+class ImageTokenizerModel(perceptual_networks.PerceptualModel):
     """A ViT-VQGAN trained with reconstruction, perceptual, quantiser and adversarial losses."""
 
     feature_converter = "ImageConverter"
@@ -81,9 +81,7 @@ class ImageTokenizerModel(base.Model):
                 "above 0, the output 'rgb' a weight of 0"
             )
         self.network = network.ImageTokenizer(config)
-        self.perceptual = None
-        if self.loss_weights.perceptual > 0:
-            self.perceptual = perceptual or perceptual_networks.make()
+        self.perceptual = perceptual_networks.choose(self.loss_weights.perceptual, perceptual)
         self.adversary = adversary.make(
             self.loss_weights.adversarial,
             adversarial_config,
@@ -113,15 +111,6 @@ class ImageTokenizerModel(base.Model):
     def image_size(self) -> int:
         """Height and width of an image, in pixels."""
         return self.config.image_size
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Names the perceptual network."""
-        return (f"perceptual network: {self.perceptual.name}",) if self.perceptual else ()
-
-    def load_constants(self) -> base.PyTree:
-        """Reads the perceptual network's variables, if its loss has a weight."""
-        return self.perceptual.variables if self.perceptual else {}
 
     def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
         """Returns the boxed `params` and `stats` of the network and of the discriminator."""
@@ -211,10 +200,7 @@ class ImageTokenizerModel(base.Model):
         if reconstruction.distribution is not None:
             distribution = reconstruction.distribution
             terms["logit_laplace_loss"] = losses.logit_laplace_loss(distribution, images)
-        if self.perceptual is not None:
-            distances = self.perceptual.distance(self.constants, reconstruction.images, images)
-            terms["perceptual_loss"] = jnp.mean(distances)
-        return terms
+        return terms | self.perceptual_terms(reconstruction.images, images)
 
     def _reconstruct(
         self, variables: Variables, images: jax.Array, dropout_rng: jax.Array | None

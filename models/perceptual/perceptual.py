@@ -8,12 +8,12 @@ How a model holds one. It is given the network as an argument, so that gin choos
     model.ImageTokenizerModel.perceptual = @perceptual.make()
     perceptual.make.path = %PERCEPTUAL_WEIGHTS
 
-gives `perceptual.variables` as its `constants`, and calls `perceptual.distance(self.constants,
-reconstructions, images)` in its loss. The variables belong neither into `params`, where they would
-be trained, counted and checkpointed, nor into a mutable collection, which every checkpoint and
-bundle would carry. They are numpy arrays: a function that is jitted and reads them from outside
-compiles 59 MB of VGG16 into its program, and compiles slowly; so an engine puts them on its devices
-once, replicated, and passes them to the jitted step as an argument of it.
+It is a `PerceptualModel`: the network's variables are its `constants`, and its loss has the
+`perceptual_terms`. The variables belong neither into `params`, where they would be trained, counted
+and checkpointed, nor into a mutable collection, which every checkpoint and bundle would carry. They
+are numpy arrays: a function that is jitted and reads them from outside compiles 59 MB of VGG16 into
+its program, and compiles slowly; so an engine puts them on its devices once, replicated, and passes
+them to the jitted step as an argument of it.
 
 The file is read when `name` or `variables` is first asked for, and not when the object is made: a
 trained tokenizer is built from the same gin text where it is used, and the file need not be there.
@@ -25,8 +25,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from parti.models import base
 from parti.models.perceptual import filters, network, weights
 
 Distance = Callable[[Mapping[str, Any], jax.Array, jax.Array], jax.Array]
@@ -88,6 +90,42 @@ def make(path: str | os.PathLike[str] | None = None) -> PerceptualNetwork:
     if path is None:
         return PerceptualNetwork(_load_filters, filters.distance)
     return PerceptualNetwork(functools.partial(_load_lpips, path), network.distance)
+
+
+def choose(weight: float, given: PerceptualNetwork | None) -> PerceptualNetwork | None:
+    """Returns the network of a loss of this weight: none for 0, else the given one or `make()`."""
+    return (given or make()) if weight > 0 else None
+
+
+class PerceptualModel(base.Model):
+    """A model whose loss may have a perceptual term; the network's variables are its constants.
+
+    Attributes:
+      perceptual: the network; None leaves the term out.
+    """
+
+    perceptual: PerceptualNetwork | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Names the perceptual network."""
+        return (f"perceptual network: {self.perceptual.name}",) if self.perceptual else ()
+
+    def load_constants(self) -> base.PyTree:
+        """Reads the perceptual network's variables, if its loss has a weight."""
+        return self.perceptual.variables if self.perceptual else {}
+
+    def perceptual_terms(self, images: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
+        """Returns `perceptual_loss`, the mean distance of two batches of images, if there is one.
+
+        Args:
+          images: [batch, height, width, 3] in [-1, 1].
+          others: the same shape.
+        """
+        if self.perceptual is None:
+            return {}
+        distances = self.perceptual.distance(self.constants, images, others)
+        return {"perceptual_loss": jnp.mean(distances)}
 
 
 def _load_filters() -> Loaded:

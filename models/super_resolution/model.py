@@ -27,7 +27,7 @@ Variables = Mapping[str, Any]
 RECONSTRUCTION_LOSSES = ("l2", "l1")
 
 
-class SuperResolutionModel(base.Model):
+class SuperResolutionModel(perceptual_networks.PerceptualModel):
     """A WDSR network trained with reconstruction, perceptual and adversarial losses."""
 
     feature_converter = "SuperResolutionConverter"
@@ -74,9 +74,7 @@ class SuperResolutionModel(base.Model):
             **{"l2": 0.0, reconstruction_loss: 1.0}
         )
         self.network = network.SuperResolution(config)
-        self.perceptual = None
-        if self.loss_weights.perceptual > 0:
-            self.perceptual = perceptual or perceptual_networks.make()
+        self.perceptual = perceptual_networks.choose(self.loss_weights.perceptual, perceptual)
         self.adversary = adversary.make(
             self.loss_weights.adversarial,
             adversarial_config,
@@ -94,15 +92,6 @@ class SuperResolutionModel(base.Model):
     def image_size(self) -> int:
         """Height and width of the low-resolution image, in pixels."""
         return self.config.image_size
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Names the perceptual network."""
-        return (f"perceptual network: {self.perceptual.name}",) if self.perceptual else ()
-
-    def load_constants(self) -> base.PyTree:
-        """Reads the perceptual network's variables, if its loss has a weight."""
-        return self.perceptual.variables if self.perceptual else {}
 
     def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
         """Returns the network's boxed `params`; with a discriminator its `params` and `stats`."""
@@ -164,10 +153,7 @@ class SuperResolutionModel(base.Model):
             terms["l2_loss"] = shared_losses.l2_loss(upsampled, images)
         if self.loss_weights.l1 > 0:
             terms["l1_loss"] = shared_losses.l1_loss(upsampled, images)
-        if self.perceptual is not None:
-            distances = self.perceptual.distance(self.constants, upsampled, images)
-            terms["perceptual_loss"] = jnp.mean(distances)
-        return terms
+        return terms | self.perceptual_terms(upsampled, images)
 
     def summaries(
         self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree
