@@ -238,8 +238,10 @@ def _trained_on(experiment: experiments.Experiment) -> dict[str, str]:
 
 
 def _fingerprints(experiment: experiments.Experiment) -> dict[str, str]:
-    """Returns those of the data, and `initial_fingerprint` of what INITIAL names; if there."""
+    """Returns those of the data, of the model's constants and of what INITIAL names; if there."""
     found = provenance.data_fingerprints(experiment.config)
+    if constants := experiment.model.constants:
+        found["constants_fingerprint"] = checkpoints.fingerprint(constants, "")
     initial = experiment.initial.fingerprint() if experiment.initial else ""
     return found | ({"initial_fingerprint": initial} if initial else {})
 

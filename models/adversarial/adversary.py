@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from parti.models.adversarial import discriminator, losses
 
@@ -216,6 +217,18 @@ class Adversary:
         metrics["r1_penalty"] = stats["r1_penalty"]
         metrics["adversarial_alarm"] = self._is_alarming(stats).astype(jnp.float32)
         return AdversarialOutput(weighted, metrics, stats)
+
+    def r1_gradient_norm(self, params: Params, images: jax.Array) -> jax.Array:
+        """Returns the norm of the weighted R1 penalty's gradient to the discriminator, a scalar.
+
+        The weight is the one that a step has in the mean, a half of `r1_gamma`.
+        """
+
+        def weighted(params: Params) -> jax.Array:
+            penalty = losses.r1_penalty(lambda x: self._discriminate(params, x), images)
+            return 0.5 * self.config.r1_gamma * penalty
+
+        return optax.tree.norm(jax.grad(weighted)(params))
 
     def _watch(self, stats: Stats, error: jax.Array) -> Stats:
         """Returns the state after a batch of this mean squared error; see the module's back-off."""

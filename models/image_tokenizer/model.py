@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from parti.models import base
 from parti.models import losses as shared_losses
@@ -234,8 +235,8 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         """Shows how far each loss pulls, how even the codes are used, and reconstructions.
 
         Returns:
-          scalars `gradient_<loss>`: the norm of the gradient of each weighted loss, but for the R1
-          penalty, to all parameters; a backward pass each. Histogram `codebook_share`, [codebook]:
+          scalars `gradient_<loss>`: the norm of the gradient of each weighted loss to all parameters;
+          a backward pass each (the R1 penalty's weight is its mean over steps). Histogram `codebook_share`, [codebook]:
           each code's moving-average share of the assignments, 1 being an even share. Pictures
           `reconstructions`: up to 8 originals over their reconstructions.
         """
@@ -250,8 +251,11 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         scalars = {}
         for name in values:
             (gradient,) = backward({**zeros, name: jnp.ones_like(zeros[name])})
-            squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)]
-            scalars[f"gradient_{name}"] = jnp.sqrt(sum(squares))
+            scalars[f"gradient_{name}"] = optax.tree.norm(gradient)
+        if self.adversary is not None:
+            player, _ = adversary.branches(params, mutables["stats"])
+            norm = self.adversary.r1_gradient_norm(player, batch["images"])
+            scalars["gradient_r1_penalty"] = norm
         share = mutables["stats"]["codebook"]["share"] * self.codebook_size
         pictures = jnp.stack([batch["images"][:8], reconstructions[:8]])
         return base.Summaries(scalars, {"codebook_share": share}, {"reconstructions": pictures})

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import pytest
 
 from parti.engine import checkpoints, experiments, train
 from parti.engine import program as programs
@@ -65,3 +66,16 @@ def test_the_loss_reads_them_and_a_checkpoint_does_not_hold_them(tmp_path, capsy
     assert set(params) == {"dense"}
     # The bias has learned the constant: y itself has none.
     np.testing.assert_allclose(params["dense"]["bias"], np.linspace(1, 2, 8), atol=0.02)
+
+
+def test_going_on_with_other_constants_is_refused(tmp_path) -> None:
+    """As when the file of a perceptual network has been replaced between two runs."""
+
+    class Doubled(Shifted):
+        def load_constants(self) -> dict[str, Any]:
+            return jax.tree.map(lambda x: 2 * x, super().load_constants())
+
+    assert train.train(make(tmp_path, Shifted(dropout_rate=0.0), train_steps=2)) == 0
+    with pytest.raises(ValueError, match="trained on other data: the fingerprint of the constants"):
+        train.train(make(tmp_path, Doubled(dropout_rate=0.0), train_steps=3))
+    assert train.train(make(tmp_path, Shifted(dropout_rate=0.0), train_steps=3)) == 0

@@ -138,6 +138,10 @@ def test_r1_reaches_the_discriminator_and_nothing_else(game):
     )
     slope = (penalty(ahead) - penalty(behind)) / 2e-3
     assert float(slope) == pytest.approx(size, rel=0.02)
+    # What summaries show is the mean over the 16 steps.
+    adversary = adversarial.Adversary(adversarial.AdversarialConfig(), DISCRIMINATOR, 0.5, 8)
+    shown = jax.jit(adversary.r1_gradient_norm)(game.params, game.reals)
+    assert float(shown) == pytest.approx(size / 16, rel=1e-3)
 
 
 def test_r1_is_lazy(game):

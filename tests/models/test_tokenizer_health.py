@@ -163,7 +163,7 @@ def test_summaries_say_how_far_each_loss_pulls(pictures):
     assert set(shown.scalars) == {
         f"gradient_{name}_loss"
         for name in ("l2", "codebook", "commitment", "perceptual", "generator", "discriminator")
-    }
+    } | {"gradient_r1_penalty"}
     # The l2 loss alone has the same gradient.
     alone = make_model(losses.LossWeights(codebook=0.0, commitment=0.0))
     network_only = {k: v for k, v in variables["params"].items() if k != "discriminator"}
