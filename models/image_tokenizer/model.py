@@ -235,9 +235,10 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         """Shows how far each loss pulls, how even the codes are used, and reconstructions.
 
         Returns:
-          scalars `gradient_<loss>`: the norm of the gradient of each weighted loss to all parameters;
-          a backward pass each (the R1 penalty's weight is its mean over steps). Histogram `codebook_share`, [codebook]:
-          each code's moving-average share of the assignments, 1 being an even share. Pictures
+          scalars `gradient_<loss>`: the norm of the gradient of each weighted loss to all
+          parameters; a backward pass each (the R1 penalty's weight is its mean over steps).
+          Histogram `codebook_share`, [codebook]: each code's moving-average share of the
+          assignments, 1 being an even share. Pictures
           `reconstructions`: up to 8 originals over their reconstructions.
         """
         (mutables,) = flax_mutables or ({},)
