@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from parti.engine import adafactor as adafactors
+
 Schedule = Callable[[Any], Any]
 
 
@@ -96,36 +98,26 @@ def adafactor(
     b2: float = 0.96,
     weight_decay: float = 4.5e-2,
     clip_norm: float = 4.0,
-    min_dim_size_to_factor: int = 128,
+    moment_dtype: str = "int8",
 ) -> optax.GradientTransformation:
-    """Returns Adafactor with Parti's settings; the first moment is kept in float32.
+    """Returns Adafactor with Parti's settings; see `adafactor.scale_by_adafactor`.
 
-    The second moment is factored over a parameter's two largest dimensions, its decay carries the
-    bias correction: b2 (1 - b2^(t-1)) / (1 - b2^t), t from 1. Updates are clipped to RMS 1 and
+    The global gradient norm is clipped first (`clip_norm` 0: not). Updates are clipped to RMS 1 and
     scaled by the learning rate (not by the parameter's size); the first moment averages these
     scaled steps. Decoupled decay, learning rate * weight_decay * parameter, comes last.
 
-    Source: Parti section 3 (settings); praxis ShardedAdafactor (order of operations); Shazeer &
-    Stern, arXiv 1804.04235.
-    """
+    Source: Parti section 3.
 
-    def decay_rate(step: Any, rate: float) -> Any:
-        t = jnp.asarray(step, jnp.float32) + 1
-        return rate * (1 - rate ** (t - 1)) / (1 - rate**t)
+    Raises:
+      ValueError: `moment_dtype` is neither 'int8' nor 'float32'.
+    """
 
     def negative_decay(step: Any) -> Any:
         return -weight_decay * (learning_rate(step) if callable(learning_rate) else learning_rate)
 
     return optax.chain(
         _clip(clip_norm),
-        optax.scale_by_factored_rms(
-            decay_rate=b2,
-            min_dim_size_to_factor=min_dim_size_to_factor,
-            decay_rate_fn=decay_rate,
-        ),
-        optax.clip_by_block_rms(1.0),
-        optax.scale_by_learning_rate(learning_rate),
-        optax.ema(b1, debias=False),
+        adafactors.scale_by_adafactor(learning_rate, b1, b2, moment_dtype=moment_dtype),
         optax.add_decayed_weights(negative_decay, decay_mask),
     )
 

@@ -3,7 +3,7 @@
 """The state of a training: step, parameters, optimizer state, mutable collections; its sharding."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -70,7 +70,7 @@ def partition(
     )
     params = _specs(variables[f"params{_AXES}"], rules)
     mutables = {k: _specs(variables[f"{k}{_AXES}"], rules) for k in state.mutables}
-    opt_state = like_params(state.opt_state, state.params, params, PartitionSpec())
+    opt_state = like_params(state.opt_state, state.params, params)
     return TrainState(PartitionSpec(), params, opt_state, mutables)
 
 
@@ -90,33 +90,45 @@ def check_divisible(state: TrainState, specs: TrainState, mesh: Mesh) -> None:
         meshes.check_divisible(f"parameter {name}", leaf.shape, partitions[name], mesh)
 
 
-def like_params(tree: Any, params: Any, values: Any, default: Any) -> Any:
-    """Gives each leaf of an optimizer's state the value of the parameter that it belongs to.
+def like_params(tree: Any, params: Any, specs: Any) -> Any:
+    """Gives each leaf of an optimizer's state the partition of the parameter that it belongs to.
 
-    A leaf belongs to a parameter if its path ends with the parameter's path and their shapes are
-    equal; so any optax state works, moments and averages alike.
+    A leaf belongs to a parameter if its path ends with the parameter's path, and its shape is the
+    parameter's, or that without one axis (a factored second moment, a scale for each slice): such a
+    leaf is divided as the axes that are left. So any optax state works, moments and averages alike.
+    Other leaves, such as counters, are not divided.
 
     Args:
       tree: optimizer state.
       params: parameters.
-      values: tree like `params` of the values to give, such as a `PartitionSpec` each.
-      default: the value of leaves that belong to no parameter, such as counters.
+      specs: tree like `params` of a `PartitionSpec` each.
 
     Returns:
-      A tree like `tree`.
+      A tree like `tree` of a `PartitionSpec` each.
     """
     shapes = {_names(k): v.shape for k, v in jax.tree_util.tree_flatten_with_path(params)[0]}
-    flat_values = jax.tree_util.tree_flatten_with_path(values, is_leaf=_is_spec)[0]
-    by_name = {_names(k): v for k, v in flat_values}
+    flat_specs = jax.tree_util.tree_flatten_with_path(specs, is_leaf=_is_spec)[0]
+    by_name = {_names(k): v for k, v in flat_specs}
 
-    def find(path: tuple[Any, ...], leaf: Any) -> Any:
+    def find(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
         names = _names(path)
         for start in range(len(names)):
             if names[start:] in shapes:
-                return by_name[names[start:]] if shapes[names[start:]] == leaf.shape else default
-        return default
+                return _reduced(by_name[names[start:]], shapes[names[start:]], leaf.shape)
+        return PartitionSpec()
 
     return jax.tree_util.tree_map_with_path(find, tree)
+
+
+def _reduced(spec: PartitionSpec, shape: Sequence[int], reduced: Sequence[int]) -> PartitionSpec:
+    """Returns the part of a partition that fits a shape without one axis, or with all of them."""
+    if tuple(reduced) == tuple(shape):
+        return spec
+    axes = (*spec, *[None] * (len(shape) - len(spec)))
+    for i in range(len(shape)):
+        if (*shape[:i], *shape[i + 1 :]) == tuple(reduced):
+            return PartitionSpec(*axes[:i], *axes[i + 1 :])
+    return PartitionSpec()
 
 
 def to_tree(state: TrainState) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from parti.engine import optimizers
+from parti.engine import adafactor, optimizers
 
 
 def parti_schedule(t: float) -> float:
@@ -85,38 +85,98 @@ def test_adamw_clips_the_global_norm() -> None:
     np.testing.assert_allclose(updates["kernel"], -100 / 101, rtol=1e-5)
 
 
+def quantize_numpy(x: np.ndarray) -> np.ndarray:
+    """Returns what is left of x [m, n] after rounding to int8 with a scale for each column."""
+    scale = np.abs(x).max(axis=0) / 127
+    return np.round(x / np.where(scale > 0, scale, 1)) * scale
+
+
 def adafactor_numpy(
-    weight: np.ndarray, grads: list[np.ndarray], rate: float, b1: float, b2: float, decay: float
+    weight: np.ndarray, grads: list[np.ndarray], rate: float, decay: float, rounded: bool
 ) -> np.ndarray:
-    """Adafactor as praxis writes it, for one matrix, without clipping of the global norm."""
-    row, column = np.zeros(weight.shape[0]), np.zeros(weight.shape[1])
+    """Adafactor as praxis writes it, for one matrix or vector, b1 0.9 and b2 0.96."""
+    second: list = [0.0, 0.0]
     moment = np.zeros_like(weight)
     for t, grad in enumerate(grads, start=1):
-        d = b2 * (1 - b2 ** (t - 1)) / (1 - b2**t)
+        norm = np.sqrt((grad**2).sum())
+        grad = grad * min(1.0, 4.0 / norm)
+        d = 0.96 * (1 - 0.96 ** (t - 1)) / (1 - 0.96**t)
         square = grad**2 + 1e-30
-        row = d * row + (1 - d) * square.mean(1)
-        column = d * column + (1 - d) * square.mean(0)
-        step = grad * (row / row.mean())[:, None] ** -0.5 * column[None] ** -0.5
+        if weight.ndim == 2:
+            second[0] = d * second[0] + (1 - d) * square.mean(1)
+            second[1] = d * second[1] + (1 - d) * square.mean(0)
+            step = grad * (second[0] / second[0].mean())[:, None] ** -0.5 * second[1][None] ** -0.5
+        else:
+            second[0] = d * second[0] + (1 - d) * square
+            step = grad * second[0] ** -0.5
         step = step / max(1.0, np.sqrt((step**2).mean()))
-        moment = b1 * moment + (1 - b1) * rate * step
+        moment = 0.9 * moment + 0.1 * rate * step
         weight = weight - moment - decay * rate * weight
+        moment = quantize_numpy(moment) if rounded else moment
     return weight
 
 
-def test_adafactor_against_numpy() -> None:
-    rng = np.random.default_rng(0)
-    weight = rng.normal(size=(6, 8))
-    grads = [rng.normal(size=(6, 8)) for _ in range(4)]
-    optimizer = optimizers.adafactor(0.1, clip_norm=0.0, min_dim_size_to_factor=1)
-    params = {"kernel": jnp.asarray(weight, jnp.float32)}
-    state = optimizer.init(params)
+def take_steps(optimizer: optax.GradientTransformation, params, grads):
+    """Returns the parameters and the state after a step for each gradient."""
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
     for grad in grads:
-        updates, state = optimizer.update({"kernel": jnp.asarray(grad)}, state, params)
+        updates, state = update(jax.tree.map(jnp.float32, grad), state, params)
         params = optax.apply_updates(params, updates)
-    want = adafactor_numpy(weight, grads, 0.1, 0.9, 0.96, 4.5e-2)
-    np.testing.assert_allclose(params["kernel"], want, rtol=1e-4, atol=1e-5)
-    rows = [x for x in jax.tree.leaves(state) if x.shape == (6,)]
-    assert rows, "the second moment is factored"
+    return params, state
+
+
+@pytest.mark.parametrize("moment_dtype", ["int8", "float32"])
+@pytest.mark.parametrize("shape", [(6, 8), (8,)])
+def test_adafactor_against_numpy(shape, moment_dtype) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=shape)
+    grads = [rng.normal(size=shape) * scale for scale in (1, 3, 0.2, 1, 5, 1)]
+    optimizer = optimizers.adafactor(0.1, moment_dtype=moment_dtype)
+    start = {"kernel": jnp.asarray(weight, jnp.float32)}
+    params, _ = take_steps(optimizer, start, [{"kernel": grad} for grad in grads])
+    want, unlike = (
+        adafactor_numpy(weight, grads, 0.1, 4.5e-2, rounded)
+        for rounded in ((True, False) if moment_dtype == "int8" else (False, True))
+    )
+    np.testing.assert_allclose(params["kernel"], want, rtol=1e-5, atol=2e-6)
+    assert np.abs(params["kernel"] - unlike).max() > 1e-5, "rounding of the moment is seen"
+
+
+def test_adafactor_takes_each_layer_of_a_scanned_stack_as_if_alone() -> None:
+    rng = np.random.default_rng(1)
+    shapes = {"kernel": (3, 4, 5, 6), "wo_kernel": (3, 4, 5), "bias": (3, 4), "gate": (3,)}
+    scanned = {name: jnp.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+    grads = [{k: rng.normal(size=v) for k, v in shapes.items()} for _ in range(4)]
+    # Layers of unlike size: one root mean square over all of them would not do.
+    grads = [{k: v * np.array([1, 9, 30]).reshape(3, *[1] * (v.ndim - 1)) for k, v in g.items()}
+             for g in grads]  # fmt: skip
+    optimizer = optimizers.adafactor(0.1, clip_norm=0.0)
+    together, _ = take_steps(optimizer, {"layers": scanned}, [{"layers": g} for g in grads])
+    for i in range(3):
+        alone = {f"layers_{i}": {k: v[i] for k, v in scanned.items()}}
+        own = [{f"layers_{i}": {k: v[i] for k, v in g.items()}} for g in grads]
+        params, _ = take_steps(optimizer, alone, own)
+        for name, value in params[f"layers_{i}"].items():
+            got = together["layers"][name][i]
+            np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 7, 5), (7,), ()])
+def test_int8_is_off_by_half_a_scale_at_most(shape) -> None:
+    x = jnp.float32(np.random.default_rng(0).normal(size=shape))
+    values, scale = adafactor.quantize(x)
+    assert values.dtype == jnp.int8
+    assert scale.shape == shape[1:]
+    assert int(jnp.abs(values).max()) == 127
+    error = jnp.abs(adafactor.dequantize(values, scale) - x)
+    assert bool((error <= 0.5 * scale + 1e-7).all())
+    zeros = adafactor.dequantize(*adafactor.quantize(jnp.zeros(shape)))
+    np.testing.assert_array_equal(zeros, 0.0)
+
+
+def test_adafactor_refuses_other_types_of_the_moment() -> None:
+    with pytest.raises(ValueError, match="moment_dtype is 'bfloat16'; choose"):
+        optimizers.adafactor(0.1, moment_dtype="bfloat16")
 
 
 def test_moving_average() -> None:

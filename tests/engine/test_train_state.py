@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state's sharding, its checkpoint tree, and the table of parameters."""
 
+import functools
+import math
+
 import fake_training
 import jax
 import jax.numpy as jnp
@@ -10,8 +13,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from parti.engine import experiments, optimizers
 from parti.engine import mesh as meshes
-from parti.engine import optimizers
 from parti.engine import train_state as train_states
 
 SPEC = {
@@ -31,7 +34,7 @@ def make(optimizer: optax.GradientTransformation) -> train_states.TrainState:
     [
         optax.adamw(0.1),
         optax.adafactor(0.1, min_dim_size_to_factor=2),
-        optimizers.adafactor(0.1, min_dim_size_to_factor=2),
+        optimizers.adafactor(0.1),
         optax.amsgrad(0.1),
         optax.inject_hyperparams(optax.adamw)(0.1),
         optimizers.with_ema(optimizers.adamw(lambda t: 0.1), 0.9),
@@ -43,14 +46,10 @@ def test_sharding_and_round_trip_of_any_optax_state(optimizer) -> None:
     specs = train_states.partition(MODEL, state, SPEC, RULES)
     assert specs.params["dense"]["kernel"] == PartitionSpec("data", "model")
     assert specs.mutables["stats"]["steps_seen"] == PartitionSpec()
+    # A factored moment and the scales of a rounded one are divided as the axes they keep.
+    want = {(4, 8): ("data", "model"), (8,): ("model",), (4,): ("data",)}
     for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(specs, is_leaf=_is_spec)):
-        want = {(4, 8): ("data", "model"), (8,): ("model",)}.get(leaf.shape, ())
-        # A factored moment has a parameter's shape only by chance.
-        assert tuple(spec) in (want, ())
-    moments = [s for s in jax.tree.leaves(specs.opt_state, is_leaf=_is_spec) if len(s) == 2]
-    if "adafactor" not in str(type(state.opt_state)) and jax.tree.leaves(state.opt_state):
-        big = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (4, 8)]
-        assert len(moments) == len(big)
+        assert tuple(spec) == want.get(leaf.shape, ()), leaf.shape
     back = train_states.from_tree(train_states.to_tree(state), state)
     assert jax.tree.structure(back) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, back, state)
@@ -58,6 +57,36 @@ def test_sharding_and_round_trip_of_any_optax_state(optimizer) -> None:
 
 def _is_spec(leaf) -> bool:
     return isinstance(leaf, PartitionSpec)
+
+
+@pytest.mark.parametrize(("name", "most"), [("parti_3b", 1.09), ("parti_20b", 1.07)])
+def test_adafactor_needs_a_byte_for_a_parameter_and_is_divided(name, most) -> None:
+    model = experiments.model_from_config(f"include 't5x_configs/models/{name}.gin'\n")
+    spec = {
+        name: jax.ShapeDtypeStruct((8, 128 if "encoder" in name else 1024), dtype)
+        for name, dtype in model.feature_types.items()
+    }
+    optimizer = optimizers.adafactor(0.1)
+    init = functools.partial(train_states.create, model, optimizer, element_spec=spec)
+    state = jax.eval_shape(init, rng=jax.random.PRNGKey(0))
+    num = train_states.num_params(state.params)
+    assert _num_bytes(state.opt_state) / num < most
+    rules = (("batch", "data"), ("embed", "data"), *meshes.LOGICAL_AXIS_RULES[1:])
+    mesh = jax.sharding.AbstractMesh((2, 4), ("data", "model"))
+    specs = train_states.partition(model, state, spec, rules)
+    shardings = train_states.shardings(specs, mesh)
+    share = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(x.shape), x.dtype),
+        state.opt_state,
+        shardings.opt_state,
+    )
+    assert _num_bytes(share) / num < most / 8 * 1.2, (
+        "an eighth each, but for factors that lost an axis"
+    )
+
+
+def _num_bytes(tree) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def test_checkpoint_tree_is_t5x() -> None:
