@@ -3,8 +3,8 @@
 """Adafactor's step with a first moment of int8, as one optax transformation.
 
 Source: the settings are Parti's (section 3); the order of operations is that of praxis'
-ShardedAdafactor, the public relative of the paper's optimizer; the factored second moment is Shazeer
-& Stern's (arXiv 1804.04235).
+ShardedAdafactor, the public relative of the paper's optimizer; the factored second moment is
+Shazeer & Stern's (arXiv 1804.04235).
 
 A parameter below a module `layers` holds all layers of a scanned stack along its first axis
 (`transformer.StackConfig.scan_layers`). Each of its layers is updated as if it stood alone, so a
