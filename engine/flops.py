@@ -1,0 +1,169 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Floating-point operations of a model, counted in its program and not measured.
+
+Matrix products and convolutions are counted, a multiply-add as two operations; what is elementwise
+is left out, as is usual for the utilisation of an accelerator (PaLM, arXiv 2204.02311, appendix B).
+Unlike XLA's `cost_analysis`, the body of a scan is counted as often as it runs.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.core
+import jax
+import numpy as np
+from jax.extend import core
+from jax.extend.core import primitives
+from jax.interpreters import partial_eval
+
+
+def train_step(model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Returns the operations of a model's loss and its gradients for a batch: its model FLOPs.
+
+    What is computed again in the backward pass to save memory is not counted, nor the optimizer.
+
+    Args:
+      model: a `Model`.
+      element_spec: shape and dtype of each feature of a global batch.
+    """
+    variables = _abstract_variables(model, element_spec)
+    params, mutables = variables.pop("params"), variables
+    rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+
+    def loss(params: Any, mutables: Any, batch: Any, rng: Any) -> jax.Array:
+        return model.loss_fn(params, batch, rng, *((mutables,) if mutables else ()))[0]
+
+    frozen = flax.core.freeze(mutables)
+    traced = jax.make_jaxpr(loss)(params, frozen, dict(element_spec), rng)
+    leaves, others = jax.tree.leaves(params), jax.tree.leaves((frozen, dict(element_spec), rng))
+    evaluate = core.jaxpr_as_fun(_saving_all(traced))
+    gradients = jax.value_and_grad(lambda params, others: evaluate(*params, *others)[0])
+    return of(gradients, leaves, others)
+
+
+def of(function: Callable[..., Any], *args: Any) -> int:
+    """Returns the operations of one call of a function, which is traced and not run.
+
+    Args:
+      function: a jax function.
+      *args: its arguments, or their shapes and dtypes.
+    """
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    # What no result depends on, such as the gradient of an input, is not computed either.
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+    return _count(jaxpr)
+
+
+def _abstract_variables(
+    model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, Any]:
+    shapes = {name: spec.shape for name, spec in element_spec.items()}
+    types = {name: spec.dtype for name, spec in element_spec.items()}
+    init = functools.partial(model.get_initial_variables, input_shapes=shapes, input_types=types)
+
+    def arrays(rng: jax.Array) -> dict[str, Any]:
+        return {name: tree for name, tree in init(rng).items() if not name.endswith("_axes")}
+
+    return dict(jax.eval_shape(arrays, jax.random.PRNGKey(0)))
+
+
+def _saving_all(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
+    """Returns a program whose rematerialised parts keep all they compute for the backward pass."""
+
+    def rewrite(value: Any) -> Any:
+        if isinstance(value, core.ClosedJaxpr):
+            return _saving_all(value)
+        if isinstance(value, core.Jaxpr):
+            return _saving_all(core.ClosedJaxpr(value, [])).jaxpr
+        if type(value) is tuple:  # the branches of a conditional; not a NamedTuple of numbers
+            return tuple(rewrite(item) for item in value)
+        return value
+
+    equations = []
+    for equation in closed.jaxpr.eqns:
+        params = {name: rewrite(value) for name, value in equation.params.items()}
+        if equation.primitive is primitives.remat_p:
+            params["policy"] = jax.checkpoint_policies.everything_saveable
+        equations.append(equation.replace(params=params))
+    return core.ClosedJaxpr(closed.jaxpr.replace(eqns=equations), closed.consts)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+
+
+def _count_equation(equation: core.JaxprEqn) -> int:
+    """Counts one equation; of a conditional its dearest branch, of a shard what all shards do.
+
+    Raises:
+      ValueError: products inside a loop whose number of turns is not known.
+    """
+    if equation.primitive is primitives.dot_general_p:
+        return _count_product(equation)
+    if equation.primitive is primitives.conv_general_dilated_p:
+        return _count_convolution(equation)
+    inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation.params)]
+    if equation.primitive is primitives.cond_p:
+        return max(inner)
+    if equation.primitive is primitives.scan_p:
+        return sum(inner) * equation.params["length"]
+    if equation.primitive is primitives.while_p and sum(inner):
+        raise ValueError(
+            "matrix products inside a `while_loop`, whose number of turns is not known before it "
+            "runs; write it as a `scan` or a `fori_loop` with fixed bounds"
+        )
+    if equation.primitive.name == "shard_map":
+        return sum(inner) * equation.params["mesh"].size
+    return sum(inner)
+
+
+def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item
+
+
+def _count_product(equation: core.JaxprEqn) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+
+
+def _count_convolution(equation: core.JaxprEqn) -> int:
+    """Counts a convolution; products with padding, or with holes of a dilation, are left out."""
+    params = equation.params
+    numbers = params["dimension_numbers"]
+    lhs, rhs = (var.aval.shape for var in equation.invars)
+    out = equation.outvars[0].aval.shape
+    pairs = 1
+    for i, (low, _) in enumerate(params["padding"]):
+        pairs *= _overlaps(
+            (
+                lhs[numbers.lhs_spec[2 + i]],
+                rhs[numbers.rhs_spec[2 + i]],
+                out[numbers.out_spec[2 + i]],
+            ),
+            params["window_strides"][i],
+            params["lhs_dilation"][i],
+            params["rhs_dilation"][i],
+            low,
+        )
+    batch, features = out[numbers.out_spec[0]], out[numbers.out_spec[1]]
+    inputs = rhs[numbers.rhs_spec[1]]
+    return 2 * batch * features * inputs * pairs
+
+
+def _overlaps(
+    sizes: Sequence[int], stride: int, lhs_dilation: int, rhs_dilation: int, low: int
+) -> int:
+    """Returns how many (output, kernel) positions of one side meet a value of the input."""
+    size, kernel, outputs = sizes
+    at = np.arange(outputs)[:, None] * stride + np.arange(kernel) * rhs_dilation - low
+    inside = (at >= 0) & (at <= (size - 1) * lhs_dilation) & (at % lhs_dilation == 0)
+    return int(inside.sum())
