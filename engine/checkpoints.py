@@ -15,15 +15,16 @@ import logging
 import pathlib
 import re
 import shutil
-import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
+
+from parti.engine import processes
 
 STEP_PREFIX = "checkpoint"
 STATE_ITEM = "state"
@@ -199,23 +200,19 @@ class Store:
         for step in reversed(steps(self.directory)):
             folder = step_path(self.directory, step)
             try:
-                with readable(folder):
-                    verify(folder)
+                with _readable_by_all(folder):
+                    verify(folder, processes.index(), processes.count())
                     found = leaves(folder)
                 _check_same(found, traverse_util.flatten_dict(want), folder)
                 with readable(folder):
                     tree = _restore_tree(folder, want)
             except DamagedError as error:
-                print(f"[train] {folder.name} is damaged ({error.reason})", file=sys.stderr)
+                processes.log(f"[train] {folder.name} is damaged ({error.reason})")
                 damaged.append(step)
                 continue
-            for other in damaged:
-                path = step_path(self.directory, other)
-                path.rename(path.with_name(f"damaged-{path.name}"))
+            self._put_aside(damaged)
             if damaged:
-                print(f"[train] going on from {folder.name} instead", file=sys.stderr)
-                with quiet():
-                    self._manager.reload()
+                processes.log(f"[train] going on from {folder.name} instead")
             return tree, step, folder / DATASET_ITEM
         if damaged:
             raise ValueError(
@@ -223,8 +220,22 @@ class Store:
             )
         return None
 
+    def _put_aside(self, damaged: Sequence[int]) -> None:
+        """Renames damaged checkpoints, once for all processes."""
+        if not damaged:
+            return
+        if processes.is_first():
+            for step in damaged:
+                path = step_path(self.directory, step)
+                path.rename(path.with_name(f"damaged-{path.name}"))
+        processes.wait_for_all("damaged checkpoints are put aside")
+        with quiet():
+            self._manager.reload()
+
     def _finish(self) -> None:
         """Adds checksums to the checkpoints that have become complete."""
+        if not processes.is_first():
+            return
         for step in sorted(self._unchecked & set(steps(self.directory))):
             # One may be deleted meanwhile, when newer ones take its place.
             with contextlib.suppress(FileNotFoundError):
@@ -251,8 +262,13 @@ def write_checksums(folder: pathlib.Path) -> None:
     temporary.rename(folder / CHECKSUMS)
 
 
-def verify(folder: pathlib.Path) -> None:
+def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1) -> None:
     """Compares a checkpoint's files with their checksums; one of T5X has none and passes.
+
+    Args:
+      folder: the checkpoint.
+      part: which share of the files to read, of `num_parts`.
+      num_parts: into how many shares they are divided.
 
     Raises:
       ValueError: a file is missing, or its size or content has changed.
@@ -260,7 +276,7 @@ def verify(folder: pathlib.Path) -> None:
     if not (folder / CHECKSUMS).is_file():
         return
     sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-    for name, (size, crc32) in sums.items():
+    for name, (size, crc32) in sorted(sums.items())[part::num_parts]:
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{name} is missing")
@@ -296,6 +312,23 @@ def readable(folder: pathlib.Path) -> Iterator[None]:
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DamagedError(folder, reason) from error
+
+
+@contextlib.contextmanager
+def _readable_by_all(folder: pathlib.Path) -> Iterator[None]:
+    """`readable` in every process, or in none.
+
+    Raises:
+      DamagedError: the block failed here or in another process.
+    """
+    failure = None
+    try:
+        with readable(folder):
+            yield
+    except DamagedError as error:
+        failure = error
+    if not processes.all_agree(failure is None):
+        raise failure or DamagedError(folder, "another process found it so")
 
 
 @contextlib.contextmanager
@@ -389,9 +422,11 @@ def _describe(leaf: Any) -> str:
 
 
 class _FolderHandler(ocp.CheckpointHandler):
-    """Orbax item: the files of a folder, copied."""
+    """Orbax item: the files of a folder, copied by the first process."""
 
     def save(self, directory: Any, args: "_FolderArgs") -> None:
+        if not processes.is_first():
+            return
         for path in sorted(args.folder.iterdir()):
             shutil.copy(path, pathlib.Path(directory) / path.name)
 

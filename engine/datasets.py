@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches for training: seqio tasks, or arrays in memory; each knows its exact position.
 
-A `Source` opens a split; what it opens is an iterator of host batches (`Batches`) whose position
-can be saved after any batch and restored. `Prefetcher` reads ahead and keeps that exactness.
+A `Source` opens a split; what it opens is an iterator of batches (`Batches`) whose position can be
+saved after any batch and restored. `Prefetcher` reads ahead and keeps that exactness.
+
+Every process reads the whole global batches and its devices take their parts (`mesh.place`). So
+the order of the data and their position do not depend on how many processes there are.
 """
 
 import contextlib
@@ -21,6 +24,9 @@ import numpy as np
 
 TRAIN, VALIDATION = "train", "validation"
 
+# T5X's name for the position of one process, which reads everything.
+_POSITION = "train_ds-000-of-001"
+
 Batch = dict[str, np.ndarray]
 
 
@@ -29,7 +35,7 @@ class Batches(Protocol):
 
     @property
     def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of each feature of a batch of this host."""
+        """Shape and dtype of each feature of a global batch."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
@@ -148,7 +154,7 @@ class TfDataset:
 
     @property
     def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of each feature of a batch of this host."""
+        """Shape and dtype of each feature of a batch."""
         return {
             name: jax.ShapeDtypeStruct(tuple(spec.shape), spec.dtype.as_numpy_dtype)
             for name, spec in self._spec.items()
@@ -162,11 +168,11 @@ class TfDataset:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the iterator's state."""
-        self._checkpoint.write(str(path / _shard_name()))
+        self._checkpoint.write(str(path / _POSITION))
 
     def restore(self, path: pathlib.Path) -> None:
         """Reads the iterator's state."""
-        self._checkpoint.read(str(path / _shard_name())).assert_consumed()
+        self._checkpoint.read(str(path / _POSITION)).assert_consumed()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,14 +188,10 @@ class SeqioSource:
         Validation starts over at its end, so that a split smaller than a batch can be evaluated.
 
         Raises:
-          ValueError: the batch size does not divide by the number of hosts, or the model has too
-            few embeddings for the vocabulary.
+          ValueError: the model has too few embeddings for the vocabulary.
         """
         import seqio
 
-        hosts = jax.process_count()
-        if batch_size % hosts:
-            raise ValueError(f"BATCH_SIZE {batch_size} does not divide by the {hosts} hosts")
         self._check_vocabulary(model)
         training = split == TRAIN
         dataset = seqio.get_dataset(
@@ -199,10 +201,10 @@ class SeqioSource:
             shuffle=training,
             num_epochs=None,
             feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
-            shard_info=seqio.ShardInfo(index=jax.process_index(), num_shards=hosts),
+            shard_info=seqio.ShardInfo(index=0, num_shards=1),
             use_cached=False,
             seed=seed,
-            batch_size=batch_size // hosts,
+            batch_size=batch_size,
         )
         return TfDataset(dataset)
 
@@ -229,17 +231,13 @@ def text_vocab_size(model: Any) -> int | None:
     return getattr(getattr(model, "config", None), "text_vocab_size", None)
 
 
-def _shard_name() -> str:
-    return f"train_ds-{jax.process_index():03}-of-{jax.process_count():03}"
-
-
 class Prefetcher:
     """Reads and places batches in a thread, ahead of the steps that take them.
 
     The position of the data is kept at the steps where a checkpoint will be saved, by the thread
     itself and before it reads on, so what is read ahead never enters a checkpoint. To stop at any
-    other step, `finish_early`: the batches already read are still handed out, then the end comes,
-    with the position after the last of them.
+    other step, `finish_after`: a few batches are still handed out, then the end comes, with the
+    position after the last of them.
     """
 
     def __init__(
@@ -262,7 +260,7 @@ class Prefetcher:
           depth: how many batches to read ahead.
         """
         self._batches, self._place, self._keep_position = batches, place, keep_position
-        self._start, self._stop = start, stop
+        self._start, self._stop, self._depth = start, stop, depth
         self._folder = tempfile.TemporaryDirectory(prefix="parti-position-")
         self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
         self._finishing = threading.Event()
@@ -279,9 +277,14 @@ class Prefetcher:
             raise error
         return batch
 
-    def finish_early(self) -> None:
-        """Ends the batches after those already read."""
-        self._finishing.set()
+    def finish_after(self, step: int) -> None:
+        """Ends the batches soon after step `step`, the last one taken.
+
+        It is always the same number of steps later, whatever this process has read already, so that
+        all processes of a training end together.
+        """
+        # In the queue, and one that waits for its place there.
+        self._stop = min(self._stop, step + self._depth + 1)
 
     def position(self, step: int) -> pathlib.Path:
         """Returns the folder with the position after a number of steps."""

@@ -8,10 +8,8 @@ are logged. Batches are read ahead in a thread (`datasets.Prefetcher`).
 
 import itertools
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -22,6 +20,7 @@ from parti.engine import (
     evaluate,
     experiments,
     not_finite,
+    processes,
     progress,
     run_directory,
     summaries,
@@ -56,7 +55,8 @@ class Loop:
         """Runs from step `start` to the end; returns the exit code."""
         experiment, step = self.experiment, start
         rng = programs.initial_rngs(experiment.random_seed)[1]
-        self._log = run_directory.MetricsLog(experiment.model_dir, start)
+        if processes.is_first():
+            self._log = run_directory.MetricsLog(experiment.model_dir, start)
         self._writers = summaries.Writer(experiment.model_dir, experiment.tensorboard)
         self._report = progress.Progress(
             "train",
@@ -64,23 +64,26 @@ class Loop:
             "steps",
             rate_unit="examples",
             rate_scale=experiment.batch_size,
+            silent=not processes.is_first(),
         )
         prefetcher = datasets.Prefetcher(
             batches, self.program.place, start, experiment.train_steps, self._saves_at
         )
         try:
-            with _signals() as received:
+            with processes.stop_request() as request:
                 self._announce(state)
                 self._report.update(start)
-                while (batch := self._next(prefetcher, received)) is not None:
+                while (batch := self._next(prefetcher)) is not None:
                     state, metrics = self.program.step(state, batch, rng)
                     step += 1
                     self._pending.append(metrics)
                     self._pace(first=step == start + 1)
                     self._report.update(step)
                     self._after_step(step, state, prefetcher)
-                if received and step < experiment.train_steps:
-                    return self._stop(step, start, state, prefetcher, received[0])
+                    if request.at(step):
+                        prefetcher.finish_after(step)
+                if request.signal_number and step < experiment.train_steps:
+                    return self._stop(step, state, prefetcher, request.signal_number)
         except BaseException as error:
             self._report.failed(type(error).__name__)
             raise
@@ -89,10 +92,8 @@ class Loop:
             self._writers.close()
         return self._end(state)
 
-    def _next(self, prefetcher: datasets.Prefetcher, received: list[int]) -> Any:
+    def _next(self, prefetcher: datasets.Prefetcher) -> Any:
         """Returns the next batch, or None at the end; notes how long it was waited for."""
-        if received:
-            prefetcher.finish_early()
         began = time.perf_counter()
         batch = next(prefetcher, None)
         self._data_seconds += time.perf_counter() - began
@@ -100,13 +101,13 @@ class Loop:
 
     def _announce(self, state: TrainState) -> None:
         devices = self.program.mesh.devices
-        print(
+        hosts = f" of {processes.count()} processes" if processes.count() > 1 else ""
+        processes.log(
             f"[train] {train_states.num_params(state.params):,} parameters on {devices.size} "
-            f"{devices.flat[0].platform} device(s); compiling",
-            file=sys.stderr,
+            f"{devices.flat[0].platform} device(s){hosts}; compiling"
         )
         for note in self.experiment.model.notes:
-            print(f"[train] {note}", file=sys.stderr)
+            processes.log(f"[train] {note}")
 
     def _pace(self, first: bool) -> None:
         """Keeps two steps in flight; leaves the first one, which compiles, out of the timing."""
@@ -166,10 +167,9 @@ class Loop:
         """Says which alarms of the model, metrics called `..._alarm`, rang since the last log."""
         for name, share in values.items():
             if name.endswith("_alarm") and share > 0:
-                print(
+                processes.log(
                     f"[train] {name} at {share:.0%} of the steps up to {step}: see the metrics in "
-                    f"{self.experiment.model_dir}",
-                    file=sys.stderr,
+                    f"{self.experiment.model_dir}"
                 )
 
     def _evaluate(self, step: int, state: TrainState) -> None:
@@ -186,28 +186,25 @@ class Loop:
         shown = jax.device_get(program.summarize(state, program.place(first)))
         values |= {name: float(value) for name, value in shown.scalars.items()}
         self._record(step, split, values)
-        self._writers.show(step, split, shown)
+        if processes.is_first():
+            self._writers.show(step, split, shown)
         if "loss" in values:
             self._report.update(step, validation_loss=values["loss"])
 
     def _record(self, step: int, split: str, values: dict[str, float]) -> None:
         self._last_values |= {f"{split}/{name}": value for name, value in values.items()}
-        self._log.write(step, split, values)
-        self._writers.write(step, split, values)
+        if processes.is_first():
+            self._log.write(step, split, values)
+            self._writers.write(step, split, values)
 
     def _stop(
-        self,
-        step: int,
-        start: int,
-        state: TrainState,
-        prefetcher: datasets.Prefetcher,
-        signal_number: int,
+        self, step: int, state: TrainState, prefetcher: datasets.Prefetcher, signal_number: int
     ) -> int:
         """Saves after a signal; returns the exit code."""
         if self._pending:
             self._write_log(step)
         self.store.wait()
-        if step not in checkpoints.steps(self.experiment.model_dir) and step > start:
+        if not self._saves_at(step):
             self.store.save(step, train_states.to_tree(state), prefetcher.position(step))
         self.store.wait()
         name = signal.Signals(signal_number).name
@@ -221,32 +218,8 @@ class Loop:
             "parameters": train_states.num_params(state.params),
             "examples": self.experiment.train_steps * self.experiment.batch_size,
         }
-        run_directory.finish(self.experiment, counts, self._last_values)
+        if processes.is_first():
+            run_directory.finish(self.experiment, counts, self._last_values)
+        processes.wait_for_all("finished")
         self._report.done(f"wrote {self.experiment.model_dir}")
         return 0
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT; a second one of them ends the process as usual."""
-    received: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    try:
-        before = {number: signal.getsignal(number) for number in numbers}
-
-        def handle(number: int, _: Any) -> None:
-            received.append(number)
-            for other, handler in before.items():
-                signal.signal(other, handler)
-            name = signal.Signals(number).name
-            print(f"[train] {name}: saving, then stopping", file=sys.stderr)
-
-        for number in numbers:
-            signal.signal(number, handle)
-    except ValueError:  # Not the main thread: whoever runs us handles signals.
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -112,8 +112,8 @@ def check_divisible(what: str, shape: Sequence[int], partition: PartitionSpec, m
 
 
 def place(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Puts this host's part of a batch on its devices."""
+    """Puts the parts of a global batch on the devices of this process that they belong to."""
     return {
-        name: jax.make_array_from_process_local_data(sharding, array)
+        name: jax.make_array_from_process_local_data(sharding, array, global_shape=array.shape)
         for name, array in batch.items()
     }

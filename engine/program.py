@@ -158,7 +158,7 @@ class Program:
 
 def prepare(
     experiment: experiments.Experiment,
-    host_spec: Mapping[str, jax.ShapeDtypeStruct],
+    element_spec: Mapping[str, jax.ShapeDtypeStruct],
     devices: Sequence[jax.Device] | None = None,
 ) -> Program:
     """Checks an experiment against the devices and builds its program; computes nothing yet.
@@ -167,7 +167,7 @@ def prepare(
 
     Args:
       experiment: what to train.
-      host_spec: shape and dtype of each feature of this host's batches.
+      element_spec: shape and dtype of each feature of a batch.
       devices: the devices to use; all by default.
 
     Raises:
@@ -185,10 +185,6 @@ def prepare(
     sharding = meshes.batch_sharding(mesh, rules)
     part = (experiment.batch_size // experiment.num_microbatches,)
     meshes.check_divisible("a batch (or microbatch)", part, sharding.spec, mesh)
-    element_spec = {
-        name: jax.ShapeDtypeStruct((experiment.batch_size, *spec.shape[1:]), spec.dtype)
-        for name, spec in host_spec.items()
-    }
     optimizer = _whole_optimizer(experiment)
 
     def init(rng: jax.Array, given: Mapping[str, Any]) -> TrainState:
@@ -206,10 +202,13 @@ def prepare(
     specs = train_states.partition(model, abstract, element_spec, rules)
     train_states.check_divisible(abstract, specs, mesh)
     shardings = train_states.shardings(specs, mesh)
-    constants = jax.device_put(model.constants, NamedSharding(mesh, PartitionSpec()))
-    jitted_step = jax.jit(step, donate_argnums=1, out_shardings=(shardings, None))
-    jitted_eval = jax.jit(functools.partial(evaluate.eval_step, model))
-    jitted_summarize = jax.jit(functools.partial(summaries.summarize, model))
+    everywhere = NamedSharding(mesh, PartitionSpec())  # Each process can read it.
+    constants = jax.device_put(model.constants, everywhere)
+    jitted_step = jax.jit(step, donate_argnums=1, out_shardings=(shardings, everywhere))
+    evaluate_step = functools.partial(evaluate.eval_step, model)
+    jitted_eval = jax.jit(evaluate_step, out_shardings=everywhere)
+    summarize = functools.partial(summaries.summarize, model)
+    jitted_summarize = jax.jit(summarize, out_shardings=everywhere)
     return Program(
         mesh=mesh,
         rules=rules,

@@ -42,6 +42,7 @@ class Progress:
         rate_scale: float = 1.0,
         interval: float = 2.0,
         stream: TextIO | None = None,
+        silent: bool = False,
     ) -> None:
         """Starts the clock.
 
@@ -53,11 +54,12 @@ class Progress:
           rate_scale: rate units per unit (the batch size, for examples per step).
           interval: seconds between reports.
           stream: where lines go; stderr by default.
+          silent: report nothing: another process does.
         """
         self.stage, self.total, self.unit = stage, total, unit
         self.rate_unit, self.rate_scale = rate_unit or unit, rate_scale
         self.count = 0
-        self._interval, self._stream = interval, stream
+        self._interval, self._stream, self._silent = interval, stream, silent
         self._fields: dict[str, Any] = {}
         self._samples: collections.deque[tuple[float, int]] = collections.deque(maxlen=_WINDOW)
         self._started = self._last_report = time.monotonic()
@@ -135,6 +137,8 @@ class Progress:
         return "  ".join(parts)
 
     def _write(self, line: str, state: str) -> None:
+        if self._silent:
+            return
         print(line, file=self._stream or sys.stderr, flush=True)
         if path := os.environ.get(FILE_VARIABLE):
             record = {

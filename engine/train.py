@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from parti.engine import checkpoints, datasets, experiments, run_directory
+from parti.engine import checkpoints, datasets, experiments, processes, run_directory
 from parti.engine import initial as initials
 from parti.engine import loop as loops
 from parti.engine import program as programs
@@ -33,6 +33,11 @@ Trains the model of an experiment file; run it again to go on after an interrupt
   --gin.NAME=VALUE    overrides a macro or parameter; a text needs quotes of its own
   --dry_run           prints the configuration and the parameters, trains nothing
   --overwrite         deletes an earlier training in MODEL_DIR first
+
+In many processes, one per host, all with the same command and file system:
+  --distributed       joins the others, as JAX finds them (Cloud TPU, Slurm, Kubernetes)
+  --coordinator_address=HOST:PORT --num_processes=N --process_id=I
+                      joins them where JAX knows no cluster
 
 example: parti train --gin_file=t5x_configs/experiments/tokenizer_tiny.gin \\
              --gin.MODEL_DIR="'runs/tokenizer'" --gin.TRAIN_STEPS=500
@@ -54,18 +59,14 @@ def train(
       ValueError: the experiment, its data or its directory do not fit; nothing was trained.
       not_finite.NotFiniteError: see NAN_POLICY there.
     """
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"{jax.process_count()} processes: this engine trains on one host so far; start one, "
-            "or train with T5X"
-        )
+    processes.check_equal("the configuration", experiment.config)
     run_directory.check_ours(experiment)
-    if overwrite:
+    if overwrite and processes.is_first():
         run_directory.clear(experiment)
+    processes.wait_for_all("directory is ours")
     if run_directory.is_finished(experiment):
-        print(
-            f"[train] already finished: {experiment.model_dir} is at step {experiment.train_steps}",
-            file=sys.stderr,
+        processes.log(
+            f"[train] already finished: {experiment.model_dir} is at step {experiment.train_steps}"
         )
         return 0
     run_directory.check_data(experiment)
@@ -85,8 +86,10 @@ def train(
         with program.context():
             state, start = restore_or_init(experiment, program, store, batches, given)
             if start and (difference := run_directory.config_difference(experiment)):
-                print(f"[train] configuration changed: {difference}", file=sys.stderr)
-            run_directory.start(experiment, start)
+                processes.log(f"[train] configuration changed: {difference}")
+            processes.wait_for_all("directory is read")
+            if processes.is_first():
+                run_directory.start(experiment, start)
             run = loops.Loop(experiment, program, store, open_split)
             return run.run(state, start, batches)
     finally:
@@ -104,7 +107,7 @@ def initial_values(experiment: experiments.Experiment, program: programs.Program
     given = experiment.initial.load(wanted) if experiment.initial else {}
     initials.check_frozen(experiment.model.frozen, wanted, given)
     for line in experiment.initial.describe(given) if experiment.initial else ():
-        print(f"[train] {line}", file=sys.stderr)
+        processes.log(f"[train] {line}")
     return given
 
 
@@ -135,7 +138,7 @@ def restore_or_init(
             "(T5X writes one with save_dataset = True); choose another MODEL_DIR"
         )
     batches.restore(position)
-    print(f"[train] going on from step {step} of {experiment.model_dir}", file=sys.stderr)
+    processes.log(f"[train] going on from step {step} of {experiment.model_dir}")
     return train_states.from_tree(tree, program.abstract), step
 
 
@@ -149,6 +152,9 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     flags = _parse_flags(argv)
+    addressed = (flags.coordinator_address, flags.num_processes, flags.process_id)
+    if flags.distributed or any(flag is not None for flag in addressed):
+        processes.connect(*addressed)
     if cache := os.environ.get(CACHE_VARIABLE):
         jax.config.update("jax_compilation_cache_dir", cache)
     experiment = experiments.load_experiment(flags.gin_file, flags.gin_bindings)
@@ -177,11 +183,15 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--gin_bindings", action="append", default=[])
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--distributed", action="store_true")
+    parser.add_argument("--coordinator_address")
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
+    known = ["--gin.NAME", *(f"--{name}" for name in vars(parser.parse_args([])))]
     prefix = "--gin."
     argv = [f"--gin_bindings={a[len(prefix) :]}" if a.startswith(prefix) else a for a in argv]
     flags, unknown = parser.parse_known_args(argv)
     if unknown:
-        known = ["--gin_file", "--gin_bindings", "--gin.NAME", "--dry_run", "--overwrite"]
         close = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
         hint = f"did you mean {close[0]}?" if close else f"flags are {', '.join(known)}"
         raise ValueError(f"unknown argument {unknown[0]!r}; {hint}")

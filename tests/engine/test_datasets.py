@@ -4,6 +4,7 @@
 
 import itertools
 import pathlib
+import time
 import types
 
 import numpy as np
@@ -162,13 +163,16 @@ def test_prefetch_gives_every_batch_and_exact_positions() -> None:
     prefetcher.close()
 
 
-def test_prefetch_can_end_early_at_any_step() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_prefetch_ends_early_at_the_same_step_however_much_was_read(seconds: float) -> None:
     rows = take(datasets.ArrayDataset(ARRAYS, 2, seed=0), 20)
     prefetcher = prefetch(stop=1000)
     first = take(prefetcher, 3)
-    prefetcher.finish_early()
+    time.sleep(seconds)
+    prefetcher.finish_after(3)
+    prefetcher.finish_after(4)
     rest = take(prefetcher, 99)
-    assert len(rest) <= 4
+    assert len(rest) == 3
     step = 3 + len(rest)
     assert first + rest == rows[:step]
     assert position(prefetcher, step) == rows[step : step + 3]
