@@ -1,7 +1,17 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Device meshes, and the one table that says which logical axis lies on which mesh axis."""
+"""Device meshes, and which logical axis of an array lies on which mesh axis.
 
+A layout is three settings: MESH_SHAPE and MESH_AXES arrange the devices, LOGICAL_AXIS_RULES divide
+arrays over them. `t5x_configs/layouts/` holds the named ones, docs/partitioning.md their meaning.
+
+Rules stand in order of precedence, as in T5X: an array's axis takes the first rule of its name
+whose mesh axes no other axis of the array has taken. So one name serves parameters and activations:
+with ('batch', 'data'), ('mlp', 'model'), ('embed', 'model'), ('embed', 'data') an activation
+[batch, length, embed] lies on (data, -, model), and a kernel [embed, mlp] on (data, model).
+"""
+
+import difflib
 import math
 from collections.abc import Sequence
 
@@ -9,24 +19,74 @@ import jax
 import numpy as np
 from flax import linen as nn
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-# Logical axis -> mesh axis (None: not divided). A batch is divided over `data`; attention heads,
-# the hidden layer of the MLP and vocabularies over `model`.
+# The names that models give to the axes of parameters and activations.
+LOGICAL_AXES = (
+    "batch",
+    "length",  # positions of a sequence
+    "embed",  # the residual stream
+    "heads",
+    "kv",  # the width of a head
+    "mlp",  # the hidden layer of an MLP
+    "vocab",
+    "layers",  # of a scanned stack
+    "stage",  # of a pipeline's activations
+    "codebook",
+    "channels",  # of a convolution
+)
+
+# The rules of an experiment that names none: a batch is divided over `data`; attention heads, the
+# hidden layer of the MLP and vocabularies over `model`, where a mesh has one.
 LOGICAL_AXIS_RULES: tuple[tuple[str, str | None], ...] = (
     ("batch", "data"),
     ("vocab", "model"),
     ("heads", "model"),
     ("mlp", "model"),
-    ("embed", None),
-    ("kv", None),
-    ("length", None),
-    ("layers", None),
-    ("codebook", None),
-    ("channels", None),
 )
 
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+
+def mesh_sizes(
+    shape: Sequence[int] | None, axes: Sequence[str], num_devices: int
+) -> tuple[int, ...]:
+    """Returns the devices along each axis of a mesh.
+
+    Args:
+      shape: MESH_SHAPE: a size for each axis, -1 at most once for what the others leave; None is
+        all devices along the first axis.
+      axes: MESH_AXES.
+      num_devices: devices in all.
+
+    Raises:
+      ValueError: the shape has another number of axes, or of devices than there are.
+    """
+    axes = tuple(axes)
+    sizes = list(shape) if shape else [-1] + [1] * (len(axes) - 1)
+    if len(set(axes)) != len(axes) or len(sizes) != len(axes):
+        raise ValueError(
+            f"MESH_SHAPE {tuple(sizes)} needs one size for each of MESH_AXES {axes}, all different"
+        )
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise ValueError(
+            f"MESH_SHAPE is {tuple(sizes)}; sizes are 1 or more, and one of them may be -1 for the "
+            "devices that the others leave"
+        )
+    if -1 in sizes:
+        others = -math.prod(sizes)
+        if num_devices % others:
+            raise ValueError(
+                f"MESH_SHAPE {tuple(sizes)} asks for a multiple of {others} devices, but there are "
+                f"{num_devices}; change it, or choose another of t5x_configs/layouts/"
+            )
+        sizes[sizes.index(-1)] = num_devices // others
+    if math.prod(sizes) != num_devices:
+        raise ValueError(
+            f"MESH_SHAPE {tuple(sizes)} asks for {math.prod(sizes)} devices, but there are "
+            f"{num_devices}; choose sizes whose product is {num_devices}"
+        )
+    return tuple(sizes)
 
 
 def make_mesh(
@@ -36,48 +96,60 @@ def make_mesh(
 ) -> Mesh:
     """Arranges devices in a mesh.
 
+    Devices that differ in the last axis only are the nearest to each other: put the axis with the
+    most traffic there.
+
     Args:
-      shape: devices along each axis; by default all of them along the first.
-      axes: names of the axes.
+      shape, axes: see `mesh_sizes`.
       devices: the devices; by default all of them.
 
     Raises:
-      ValueError: the shape has another number of axes, or of devices than there are.
+      ValueError: see `mesh_sizes`.
     """
     devices = list(devices) if devices is not None else jax.devices()
-    axes = tuple(axes)
-    sizes = tuple(shape) if shape else (len(devices),) + (1,) * (len(axes) - 1)
-    if len(sizes) != len(axes):
-        raise ValueError(f"MESH_SHAPE {sizes} needs one size for each of MESH_AXES {axes}")
-    if math.prod(sizes) != len(devices):
-        raise ValueError(
-            f"MESH_SHAPE {sizes} asks for {math.prod(sizes)} devices, but there are {len(devices)} "
-            f"({devices[0].platform}); choose sizes whose product is {len(devices)}"
-        )
-    return Mesh(mesh_utils.create_device_mesh(sizes, devices), axes)
+    sizes = mesh_sizes(shape, axes, len(devices))
+    return Mesh(mesh_utils.create_device_mesh(sizes, devices), tuple(axes))
 
 
-def axis_rules(rules: Sequence[Sequence] | None, mesh: Mesh) -> Rules:
-    """Returns the rules for a mesh: those given, or the default table.
-
-    Rules of the default table for mesh axes that the mesh lacks divide nothing.
+def axis_rules(rules: Sequence[Sequence] | None, mesh: Mesh | AbstractMesh) -> Rules:
+    """Returns the rules for a mesh: those given, or the default ones as far as the mesh has axes.
 
     Raises:
-      ValueError: a given rule names a mesh axis that the mesh lacks.
+      ValueError: a rule names a logical axis that no model has, or a mesh axis that the mesh lacks;
+        or no rule uses one of the mesh's axes, so that its devices would all do the same work.
     """
     if rules is None:
-        return tuple(
-            (logical, axis if axis in mesh.axis_names else None)
-            for logical, axis in LOGICAL_AXIS_RULES
-        )
-    for logical, axis in rules:
-        for name in axis if isinstance(axis, (list, tuple)) else (axis,):
-            if name is not None and name not in mesh.axis_names:
-                raise ValueError(
-                    f"LOGICAL_AXIS_RULES puts {logical!r} on {name!r}, but MESH_AXES are "
-                    f"{mesh.axis_names}"
-                )
-    return tuple((k, tuple(v) if isinstance(v, (list, tuple)) else v) for k, v in rules)
+        rules = [rule for rule in LOGICAL_AXIS_RULES if rule[1] in mesh.axis_names]
+    found = tuple((k, tuple(v) if isinstance(v, (list, tuple)) else v) for k, v in rules)
+    for logical, axis in found:
+        _check_rule(logical, axis, mesh)
+    for name, size in mesh.shape.items():
+        if size > 1 and not any(name in mesh_axes(axis) for _, axis in found):
+            raise ValueError(
+                f"MESH_SHAPE puts {size} devices on {name!r}, but LOGICAL_AXIS_RULES puts nothing "
+                "there, so they would all do the same work; add a rule, or make the size 1"
+            )
+    return found
+
+
+def _check_rule(
+    logical: str, axis: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh
+) -> None:
+    if logical not in LOGICAL_AXES:
+        close = difflib.get_close_matches(str(logical), LOGICAL_AXES, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(LOGICAL_AXES)}"
+        raise ValueError(f"LOGICAL_AXIS_RULES names {logical!r}, which no model has; {hint}")
+    for name in mesh_axes(axis):
+        if name not in mesh.axis_names:
+            raise ValueError(
+                f"LOGICAL_AXIS_RULES puts {logical!r} on {name!r}, but MESH_AXES are "
+                f"{mesh.axis_names}"
+            )
+
+
+def mesh_axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns the mesh axes in an entry of a rule or `PartitionSpec`."""
+    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
 def spec(names: Sequence[str | None], rules: Rules) -> PartitionSpec:
@@ -90,13 +162,14 @@ def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     return NamedSharding(mesh, spec(("batch",), rules))
 
 
-def num_shards(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
+def num_shards(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...] | None) -> int:
     """Returns into how many parts an entry of a `PartitionSpec` divides an array's axis."""
-    names = axis if isinstance(axis, tuple) else (axis,)
-    return math.prod(mesh.shape[name] for name in names if name is not None)
+    return math.prod(mesh.shape[name] for name in mesh_axes(axis))
 
 
-def check_divisible(what: str, shape: Sequence[int], partition: PartitionSpec, mesh: Mesh) -> None:
+def check_divisible(
+    what: str, shape: Sequence[int], partition: PartitionSpec, mesh: Mesh | AbstractMesh
+) -> None:
     """Checks that an array can be divided evenly.
 
     Raises:

@@ -21,6 +21,35 @@ def test_wrong_product_says_how_many_devices_there_are() -> None:
         meshes.make_mesh((8,))
 
 
+def test_the_rest_of_the_devices() -> None:
+    assert dict(meshes.make_mesh((-1, 4)).shape) == {"data": 2, "model": 4}
+    assert meshes.mesh_sizes((-1, 16, 1), ("data", "stage", "model"), 1024) == (64, 16, 1)
+    with pytest.raises(ValueError, match=r"a multiple of 3 devices, but there are 8"):
+        meshes.make_mesh((-1, 3))
+    with pytest.raises(ValueError, match="one of them may be -1"):
+        meshes.make_mesh((-1, -1))
+    with pytest.raises(ValueError, match="sizes are 1 or more"):
+        meshes.make_mesh((8, 0))
+
+
+def test_first_free_rule_wins() -> None:
+    rules = (("batch", "data"), ("mlp", "model"), ("embed", "model"), ("embed", "data"))
+    mesh = meshes.make_mesh((4, 2))
+    rules = meshes.axis_rules(rules, mesh)
+    assert meshes.spec(("batch", "length", "embed"), rules) == PartitionSpec("data", None, "model")
+    assert meshes.spec(("batch", "length", "mlp"), rules) == PartitionSpec("data", None, "model")
+    assert meshes.spec(("embed", "mlp"), rules) == PartitionSpec("data", "model")
+
+
+def test_unknown_names_and_idle_devices_are_refused() -> None:
+    mesh = meshes.make_mesh((4, 2))
+    with pytest.raises(ValueError, match="'embd', which no model has; did you mean 'embed'"):
+        meshes.axis_rules([("batch", "data"), ("embd", "model")], mesh)
+    with pytest.raises(ValueError, match="puts 2 devices on 'model', but LOGICAL_AXIS_RULES puts"):
+        meshes.axis_rules([("batch", "data"), ("mlp", None)], mesh)
+    assert meshes.axis_rules([("batch", "data")], meshes.make_mesh((8, 1)))
+
+
 def test_rules() -> None:
     mesh = meshes.make_mesh((4, 2))
     rules = meshes.axis_rules(None, mesh)
