@@ -136,7 +136,7 @@ class Program:
     specs: TrainState
     shardings: TrainState
     init: Callable[[jax.Array, Mapping[str, Any]], TrainState]
-    step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, Any]]]
+    step: functools.partial[tuple[TrainState, dict[str, Any]]]  # (state, batch, rng), jitted
     eval: Callable[[TrainState, Any], Mapping[str, Any]]
     summarize: Callable[[TrainState, Any], base.Summaries]
     place: Callable[[datasets.Batch], Any]
@@ -160,6 +160,8 @@ def prepare(
     experiment: experiments.Experiment,
     element_spec: Mapping[str, jax.ShapeDtypeStruct],
     devices: Sequence[jax.Device] | None = None,
+    *,
+    described: bool = False,
 ) -> Program:
     """Checks an experiment against the devices and builds its program; computes nothing yet.
 
@@ -169,6 +171,8 @@ def prepare(
       experiment: what to train.
       element_spec: shape and dtype of each feature of a batch.
       devices: the devices to use; all by default.
+      described: the devices are only descriptions, for which programs can be compiled but not run
+        (see `aot`); the constants stay shapes.
 
     Raises:
       ValueError: batch, mesh, rules or parameter sizes do not fit one another, or the model's loss
@@ -197,13 +201,18 @@ def prepare(
         experiment.num_microbatches,
         nan_policy=experiment.nan_policy,
     )
+    rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-        abstract = jax.eval_shape(init, jax.random.PRNGKey(0), {})
+        abstract = jax.eval_shape(init, rng, {})
     specs = train_states.partition(model, abstract, element_spec, rules)
     train_states.check_divisible(abstract, specs, mesh)
     shardings = train_states.shardings(specs, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())  # Each process can read it.
-    constants = jax.device_put(model.constants, everywhere)
+    constants = (
+        _shapes(model.constants, everywhere)
+        if described
+        else jax.device_put(model.constants, everywhere)
+    )
     jitted_step = jax.jit(step, donate_argnums=1, out_shardings=(shardings, everywhere))
     evaluate_step = functools.partial(evaluate.eval_step, model)
     jitted_eval = jax.jit(evaluate_step, out_shardings=everywhere)
@@ -222,6 +231,13 @@ def prepare(
         eval=functools.partial(jitted_eval, constants),
         summarize=functools.partial(jitted_summarize, constants),
         place=functools.partial(meshes.place, sharding=sharding),
+    )
+
+
+def _shapes(tree: Any, sharding: NamedSharding) -> Any:
+    """Returns the shape, dtype and sharding of each leaf."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
 
 
