@@ -192,7 +192,7 @@ class SeqioSource:
         """
         import seqio
 
-        self._check_vocabulary(model)
+        self.check_vocabulary(model)
         training = split == TRAIN
         dataset = seqio.get_dataset(
             mixture_or_task_name=self.mixture_or_task_name,
@@ -208,7 +208,12 @@ class SeqioSource:
         )
         return TfDataset(dataset)
 
-    def _check_vocabulary(self, model: Any) -> None:
+    def check_vocabulary(self, model: Any) -> None:
+        """Checks that the model has an embedding for each piece of the text vocabulary.
+
+        Raises:
+          ValueError: it has too few.
+        """
         import seqio
 
         size = text_vocab_size(model)

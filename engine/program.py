@@ -189,7 +189,7 @@ def prepare(
     sharding = meshes.batch_sharding(mesh, rules)
     part = (experiment.batch_size // experiment.num_microbatches,)
     meshes.check_divisible("a batch (or microbatch)", part, sharding.spec, mesh)
-    optimizer = _whole_optimizer(experiment)
+    optimizer = whole_optimizer(experiment)
 
     def init(rng: jax.Array, given: Mapping[str, Any]) -> TrainState:
         return train_states.create(model, optimizer, rng, element_spec, given)
@@ -241,7 +241,7 @@ def _shapes(tree: Any, sharding: NamedSharding) -> Any:
     )
 
 
-def _whole_optimizer(experiment: experiments.Experiment) -> optax.GradientTransformation:
+def whole_optimizer(experiment: experiments.Experiment) -> optax.GradientTransformation:
     """Returns the optimizer with the moving average, and off the frozen parameters."""
     optimizer = experiment.optimizer
     if experiment.ema_decay:
