@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from parti.engine import processes
+from parti.engine import processes, retention
 
 STEP_PREFIX = "checkpoint"
 STATE_ITEM = "state"
@@ -143,15 +143,18 @@ def load_params(
 
 
 class Store:
-    """The checkpoints of one training directory: saved in the background, the newest kept."""
+    """The checkpoints of one training directory: saved in the background, the chosen ones kept."""
 
-    def __init__(self, directory: str | pathlib.Path, keep: int | None = None) -> None:
-        """Opens a directory, made if it is missing; `keep` checkpoints stay (None: all)."""
+    def __init__(
+        self, directory: str | pathlib.Path, policy: retention.Retention | None = None
+    ) -> None:
+        """Opens a directory, made if it is missing; all checkpoints stay without a policy."""
         self.directory = pathlib.Path(directory).absolute()
         self._unchecked: set[int] = set()
         options = ocp.CheckpointManagerOptions(
             step_prefix=STEP_PREFIX,
-            max_to_keep=keep,
+            preservation_policy=policy or retention.Retention(),
+            best_fn=lambda metrics: 0.0,  # Orbax keeps metrics if there is one, and asks only us.
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._finish),
         )
@@ -161,15 +164,21 @@ class Store:
                 self.directory, options=options, item_handlers=handlers
             )
 
-    def save(self, step: int, tree: Tree, position: pathlib.Path) -> None:
-        """Starts to save a state tree and the files of a data position.
+    def save(
+        self,
+        step: int,
+        tree: Tree,
+        position: pathlib.Path,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts to save a state tree, the files of a data position, and validation metrics.
 
         The arrays are copied before this returns, so they may be donated to the next step.
         """
         self._unchecked.add(step)
         items = {STATE_ITEM: ocp.args.PyTreeSave(tree), DATASET_ITEM: _FolderArgs(position)}
         with quiet():
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
     def wait(self) -> None:
         """Returns when everything saved is complete on disk."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import gin
 
-from parti.engine import datasets, gin_errors, not_finite
+from parti.engine import datasets, gin_errors, not_finite, retention
 from parti.engine import initial as initials
 
 RUN_FILE = "t5x_configs/runs/embedded/train.gin"
@@ -37,7 +37,8 @@ class Experiment:
     """What to train, on what, for how long; macros of the gin files fill it.
 
     `learning_rate` (a number or a schedule) is only logged: the optimizer has its own. `initial` is
-    what the first step starts from, and not the model's own start. `nan_policy`: see `not_finite`.
+    what the first step starts from, and not the model's own start. `nan_policy`: see `not_finite`;
+    `checkpoints_to_keep` to `best_mode`: see `retention`.
     `config` and `model_config` are gin texts: everything, and what MODEL alone needs.
     """
 
@@ -57,6 +58,9 @@ class Experiment:
     logical_axis_rules: Sequence[tuple[str, Any]] | None = None
     checkpoint_period: int = 1000
     checkpoints_to_keep: int | None = 2
+    keep_checkpoint_period: int = 0
+    best_metric: str = ""
+    best_mode: str = "min"
     eval_period: int = 0
     eval_steps: int = 1
     log_period: int = 50
@@ -76,11 +80,13 @@ class Experiment:
             "log_period",
         ):
             _check_count(name, getattr(self, name), 1)
+        _check_count("keep_checkpoint_period", self.keep_checkpoint_period, 0)
         _check_count("eval_period", self.eval_period, 0)
         _check_count("eval_steps", self.eval_steps, 1)
         _check_count("max_skipped_steps", self.max_skipped_steps, 0)
         if self.checkpoints_to_keep is not None:
             _check_count("checkpoints_to_keep", self.checkpoints_to_keep, 1)
+        _check_best(self)
         if not isinstance(self.model_dir, str) or not self.model_dir:
             raise ValueError(f"MODEL_DIR must be a path in quotes, got {self.model_dir!r}")
         if self.nan_policy not in not_finite.POLICIES:
@@ -100,6 +106,17 @@ class Experiment:
                 f"BATCH_SIZE {self.batch_size} does not divide into NUM_MICROBATCHES "
                 f"{self.num_microbatches} equal parts"
             )
+
+    @property
+    def retention(self) -> retention.Retention:
+        """Which checkpoints stay."""
+        return retention.Retention(
+            keep=self.checkpoints_to_keep,
+            period=self.checkpoint_period,
+            keep_period=self.keep_checkpoint_period,
+            best_metric=self.best_metric,
+            best_mode=self.best_mode,
+        )
 
 
 def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
@@ -261,6 +278,20 @@ def _without_unused_imports(text: str) -> str:
         )
 
     return "\n".join(line for line in lines if used(line)).strip() + "\n"
+
+
+def _check_best(experiment: Experiment) -> None:
+    """Raises ValueError if the checkpoints to keep cannot be told."""
+    if not experiment.retention.best_metric:
+        return
+    if not experiment.eval_period:
+        raise ValueError("BEST_METRIC needs EVAL_PERIOD, which is 0: nothing is evaluated")
+    if experiment.checkpoint_period % experiment.eval_period:
+        raise ValueError(
+            f"CHECKPOINT_PERIOD {experiment.checkpoint_period} is no multiple of EVAL_PERIOD "
+            f"{experiment.eval_period}, but BEST_METRIC compares checkpoints that were evaluated; "
+            "set it to a multiple"
+        )
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

@@ -49,6 +49,8 @@ class Loop:
         self._data_seconds = 0.0
         self._clock = time.perf_counter()
         self._last_values: dict[str, float] = {}
+        self._evaluated: tuple[int, dict[str, float]] = (0, {})
+        _check_best_metric(experiment, program)
         self._watch = not_finite.Watch(experiment.max_skipped_steps, store)
 
     def run(self, state: TrainState, start: int, batches: datasets.Batches) -> int:
@@ -137,9 +139,15 @@ class Loop:
         if evaluates:
             self._evaluate(step, state)
         if self._saves_at(step):
-            self.store.save(step, train_states.to_tree(state), prefetcher.position(step))
+            self._save(step, state, prefetcher)
         if evaluates or self._saves_at(step):
             self._restart_timing()
+
+    def _save(self, step: int, state: TrainState, prefetcher: datasets.Prefetcher) -> None:
+        """Starts to save a checkpoint, with the validation metrics of this very step."""
+        evaluated, values = self._evaluated
+        metrics = values if evaluated == step else None
+        self.store.save(step, train_states.to_tree(state), prefetcher.position(step), metrics)
 
     def _write_log(self, step: int) -> None:
         """Fetches the metrics since the last log, checks and writes them."""
@@ -186,6 +194,7 @@ class Loop:
         shown = jax.device_get(program.summarize(state, program.place(first)))
         values |= {name: float(value) for name, value in shown.scalars.items()}
         self._record(step, split, values)
+        self._evaluated = (step, values)
         if processes.is_first():
             self._writers.show(step, split, shown)
         if "loss" in values:
@@ -205,7 +214,7 @@ class Loop:
             self._write_log(step)
         self.store.wait()
         if not self._saves_at(step):
-            self.store.save(step, train_states.to_tree(state), prefetcher.position(step))
+            self._save(step, state, prefetcher)
         self.store.wait()
         name = signal.Signals(signal_number).name
         self._report.failed(f"{name}: saved at step {step}; the same command goes on from there")
@@ -223,3 +232,18 @@ class Loop:
         processes.wait_for_all("finished")
         self._report.done(f"wrote {self.experiment.model_dir}")
         return 0
+
+
+def _check_best_metric(experiment: experiments.Experiment, program: programs.Program) -> None:
+    """Raises ValueError if evaluations will not have the metric BEST_METRIC; computes nothing."""
+    name = experiment.best_metric
+    if not name:
+        return
+    arguments = program.abstract, dict(program.element_spec)
+    names = {*jax.eval_shape(program.eval, *arguments)}
+    names |= {*jax.eval_shape(program.summarize, *arguments).scalars}
+    if name not in names:
+        raise ValueError(
+            f"BEST_METRIC {name!r} is no validation metric of {type(experiment.model).__name__}; "
+            f"there are {', '.join(sorted(names))}"
+        )

@@ -40,12 +40,18 @@ _IMMATERIAL = (
     "MODEL_DIR",
     "CHECKPOINT_PERIOD",
     "CHECKPOINTS_TO_KEEP",
+    "KEEP_CHECKPOINT_PERIOD",
+    "BEST_METRIC",
+    "BEST_MODE",
     "EVAL_PERIOD",
     "EVAL_STEPS",
     "LOG_PERIOD",
     "MAX_SKIPPED_STEPS",
     "TENSORBOARD",
 )
+
+# The run file hands macros on in such lines; what they are is said elsewhere.
+_WIRING = "experiments.Experiment."
 
 
 def check_ours(experiment: experiments.Experiment) -> None:
@@ -273,7 +279,7 @@ def _settings(config: str) -> list[str]:
     return [
         line
         for line in lines
-        if line and not line.startswith("#") and line.split(" = ")[0] not in _IMMATERIAL
+        if line and not line.startswith(("#", _WIRING)) and line.split(" = ")[0] not in _IMMATERIAL
     ]
 
 

@@ -81,7 +81,7 @@ def train(
         open_split(datasets.VALIDATION)  # Fails now if there is none, not at the first evaluation.
     program = programs.prepare(experiment, batches.element_spec, devices)
     given = {} if checkpoints.steps(experiment.model_dir) else initial_values(experiment, program)
-    store = checkpoints.Store(experiment.model_dir, experiment.checkpoints_to_keep)
+    store = checkpoints.Store(experiment.model_dir, experiment.retention)
     try:
         with program.context():
             state, start = restore_or_init(experiment, program, store, batches, given)

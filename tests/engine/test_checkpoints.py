@@ -3,13 +3,14 @@
 """Checkpoints: layout, reading parts, damage, and another model's."""
 
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parti.engine import checkpoints
+from parti.engine import checkpoints, retention
 
 SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -35,7 +36,7 @@ def want(width: int = 3) -> checkpoints.Tree:
 
 @pytest.fixture
 def saved(tmp_path: pathlib.Path) -> pathlib.Path:
-    store = checkpoints.Store(tmp_path / "run", keep=2)
+    store = checkpoints.Store(tmp_path / "run", retention.Retention(keep=2))
     for step in (1, 2, 3):
         position = tmp_path / str(step)
         position.mkdir()
@@ -139,6 +140,34 @@ def test_half_written_is_not_seen(saved: pathlib.Path) -> None:
     (saved / "checkpoint_9.orbax-checkpoint-tmp-1").mkdir()
     assert checkpoints.steps(saved) == [2, 3]
     assert checkpoints.load_params(saved)[2] == 3
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty state", "no metadata", "no data"])
+def test_half_written_newest_is_passed_over(
+    saved: pathlib.Path, tmp_path: pathlib.Path, capsys, left: str
+) -> None:
+    """A folder of the final name whose writing was cut off, as on a store without renames."""
+    folder = saved / "checkpoint_4"
+    if left in ("nothing", "an empty state"):
+        (folder / "state").mkdir(parents=True)
+        if left == "nothing":
+            (folder / "state").rmdir()
+    else:
+        shutil.copytree(saved / "checkpoint_3", folder)
+        (folder / "checksums.json").unlink()
+        if left == "no metadata":
+            (folder / "state" / "_METADATA").unlink()
+        else:
+            shutil.rmtree(folder / "state" / "d")
+    store = checkpoints.Store(saved, retention.Retention(keep=2))
+    state, step, _ = store.restore(want())
+    assert step == 3
+    np.testing.assert_array_equal(state["target"]["encoder"]["kernel"], np.full((2, 3), 3.0))
+    assert "checkpoint_4 is damaged" in capsys.readouterr().err
+    store.save(4, tree(4), tmp_path / "3")
+    store.close()
+    assert checkpoints.steps(saved) == [3, 4]
+    assert checkpoints.load_params(saved, ema=False)[2] == 4
 
 
 def test_no_whole_checkpoint(saved: pathlib.Path) -> None:

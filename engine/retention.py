@@ -1,0 +1,85 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which checkpoints of a training stay on disk; the others are deleted once a newer one is whole.
+
+CHECKPOINTS_TO_KEEP, KEEP_CHECKPOINT_PERIOD, BEST_METRIC and BEST_MODE decide, each by itself: a
+checkpoint goes only if none of them wants it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MODES = ("min", "max")
+
+Metrics = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """An Orbax preservation policy.
+
+    Orbax's own would count a checkpoint that a signal made among the last k. Then an interruption
+    would push out one of the regular ones, and NAN_POLICY 'rollback' go back to another step than
+    in a run that nothing interrupted.
+
+    Attributes:
+      keep: how many stay: the newest, and before it the last that are multiples of `period`; None
+        keeps all.
+      period: steps between two regular checkpoints.
+      keep_period: those at multiples of it stay for good; 0: none does.
+      best_metric: a validation metric; the checkpoint with the best value stays. '': none.
+      best_mode: whether the best is the 'min' or the 'max'.
+    """
+
+    keep: int | None = None
+    period: int = 1
+    keep_period: int = 0
+    best_metric: str = ""
+    best_mode: str = "min"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that contradict one another."""
+        if self.best_mode not in MODES:
+            raise ValueError(f"BEST_MODE must be 'min' or 'max', got {self.best_mode!r}")
+        if not isinstance(self.best_metric, str):
+            raise ValueError(
+                f"BEST_METRIC must be the name of a validation metric in quotes, or '' for none; "
+                f"got {self.best_metric!r}"
+            )
+        if self.keep_period and self.keep_period % self.period:
+            raise ValueError(
+                f"KEEP_CHECKPOINT_PERIOD {self.keep_period} is no multiple of CHECKPOINT_PERIOD "
+                f"{self.period}, so there may be no checkpoint to keep; set it to a multiple"
+            )
+
+    def kept(self, saved: Mapping[int, Metrics | None]) -> set[int]:
+        """Returns the steps to keep of {step: validation metrics at that step, if any}."""
+        steps = sorted(saved)
+        if self.keep is None or not steps:
+            return set(steps)
+        regular = [step for step in steps[:-1] if step % self.period == 0]
+        stay = {steps[-1], *regular[max(len(regular) - self.keep + 1, 0) :]}
+        if self.keep_period:
+            stay |= {step for step in steps if step % self.keep_period == 0}
+        best = self.best(saved)
+        return stay if best is None else stay | {best}
+
+    def best(self, saved: Mapping[int, Metrics | None]) -> int | None:
+        """Returns the step with the best value of the metric, the first of equals.
+
+        None without BEST_METRIC, and if no step has a finite value.
+        """
+        values = {step: (saved[step] or {}).get(self.best_metric, math.nan) for step in saved}
+        finite = {step: value for step, value in values.items() if math.isfinite(value)}
+        if not self.best_metric or not finite:
+            return None
+        sign = 1 if self.best_mode == "min" else -1
+        return min(finite, key=lambda step: (sign * finite[step], step))
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Answers Orbax: for each of its checkpoint infos, in order, whether it stays."""
+        del context  # Orbax has nothing in it yet.
+        stay = self.kept({info.step: info.metrics for info in checkpoints})
+        return [info.step in stay for info in checkpoints]
