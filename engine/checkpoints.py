@@ -297,7 +297,7 @@ def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1) -> None:
 
 def leaves(folder: pathlib.Path) -> dict[tuple[str, ...], Any]:
     """Returns {path: metadata with `shape` and `dtype`} of the leaves of a checkpoint."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer(together=False) as checkpointer:
         metadata = checkpointer.metadata(folder / STATE_ITEM)
     if metadata is None or metadata.item_metadata is None:
         raise ValueError(f"{STATE_ITEM}/_METADATA is missing or damaged")
@@ -386,7 +386,8 @@ def _restore_args(leaf: Any, sharding: jax.sharding.Sharding | None) -> ocp.Rest
 def _restore(
     folder: pathlib.Path, item: dict[tuple[str, ...], Any], restore_args: dict[tuple[str, ...], Any]
 ) -> dict[tuple[str, ...], Any]:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    together = any(isinstance(args, ocp.ArrayRestoreArgs) for args in restore_args.values())
+    with _checkpointer(together) as checkpointer:
         tree = checkpointer.restore(
             folder / STATE_ITEM,
             args=ocp.args.PyTreeRestore(
@@ -399,12 +400,25 @@ def _restore(
 
 
 def _restore_tree(folder: pathlib.Path, want: Tree) -> Tree:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer(together=True) as checkpointer:
         restore_args = ocp.checkpoint_utils.construct_restore_args(want)
         return checkpointer.restore(
             folder / STATE_ITEM,
             args=ocp.args.PyTreeRestore(item=want, restore_args=restore_args),
         )
+
+
+def _checkpointer(together: bool) -> ocp.Checkpointer:
+    """Returns a reader for all processes together, or for this one alone."""
+    if together:
+        return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=processes.index(),
+        active_processes={processes.index()},
+        barrier_sync_key_prefix=f"process{processes.index()}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _check_same(

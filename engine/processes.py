@@ -9,6 +9,7 @@ then, goes on from the last checkpoint.
 """
 
 import hashlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -51,7 +52,12 @@ def connect(
             f"--process_id {process_id} of --num_processes {num_processes}: count from 0 to "
             f"{num_processes - 1}"
         )
-    jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    jax.distributed.initialize(
+        *given,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        # An error that only one process meets ends it without a long wait for the others.
+        shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+    )
 
 
 def count() -> int:
@@ -104,6 +110,27 @@ def all_agree(condition: bool) -> bool:
     if count() == 1:
         return condition
     return bool(multihost_utils.process_allgather(np.asarray(condition)).all())
+
+
+@contextmanager
+def ending_if_one_is_lost() -> Iterator[None]:
+    """Ends this process, with a line that says why, if computing with the others fails inside.
+
+    At once and not by an exception: whatever is left to do would wait for the others.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if count() == 1:
+            raise
+        print(
+            f"[train] process {index()}: {str(error).splitlines()[0][:300]}. Perhaps another "
+            "process of this training has died: its own log says why. The same command, for all "
+            "processes, goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 class StopRequest:

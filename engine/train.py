@@ -83,7 +83,7 @@ def train(
     given = {} if checkpoints.steps(experiment.model_dir) else initial_values(experiment, program)
     store = checkpoints.Store(experiment.model_dir, experiment.retention)
     try:
-        with program.context():
+        with program.context(), processes.ending_if_one_is_lost():
             state, start = restore_or_init(experiment, program, store, batches, given)
             if start and (difference := run_directory.config_difference(experiment)):
                 processes.log(f"[train] configuration changed: {difference}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import time
@@ -33,8 +34,10 @@ def run(arguments: Sequence[str], progress: pathlib.Path) -> None:
     assert parti(arguments, progress).wait(TIMEOUT) == 0
 
 
-def kill_in_the_middle(arguments: Sequence[str], progress: pathlib.Path, after: int) -> None:
-    """Starts a command and kills it once it has reported `after` units of work."""
+def kill_in_the_middle(
+    arguments: Sequence[str], progress: pathlib.Path, after: int, seconds: float = 0.0
+) -> None:
+    """Starts a command; kills it `seconds` after it has reported `after` units of work."""
     process = parti(arguments, progress)
     end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
@@ -44,6 +47,8 @@ def kill_in_the_middle(arguments: Sequence[str], progress: pathlib.Path, after: 
             if report["state"] == "running" and report["done"] >= after:
                 break
         time.sleep(0.01)
+    time.sleep(seconds)
+    assert process.poll() is None, "the stage ended before it was killed"
     process.kill()
     assert process.wait(TIMEOUT) == -9
 
@@ -101,29 +106,55 @@ def test_a_killed_stage_ends_with_the_same_bytes(
     assert digests(killed) == digests(whole)
 
 
-def test_a_killed_training_ends_with_the_same_parameters(
-    made: dict[str, pathlib.Path], tmp_path: pathlib.Path
-) -> None:
-    def command(folder: pathlib.Path) -> list[str]:
-        numbers = {"TRAIN_STEPS": 120, "WARMUP_STEPS": 10, "CHECKPOINT_PERIOD": 25}
-        numbers |= {"LOG_PERIOD": 5, "EVAL_PERIOD": 60, "EVAL_STEPS": 1}
-        return [
-            *("train", "--gin_file=t5x_configs/experiments/tokenizer_tiny.gin"),
-            *(f"--gin.MODEL_DIR='{folder}'", f"--gin.PAIRS_DIR='{made['pairs']}'"),
-            *(f"--gin.{name}={value}" for name, value in numbers.items()),
-        ]
+def training(folder: pathlib.Path, pairs: pathlib.Path, **numbers: int) -> list[str]:
+    """Returns the command of a small training of the image tokenizer."""
+    numbers = {"WARMUP_STEPS": 10, "LOG_PERIOD": 5, "EVAL_STEPS": 1, **numbers}
+    return [
+        *("train", "--gin_file=t5x_configs/experiments/tokenizer_tiny.gin"),
+        *(f"--gin.MODEL_DIR='{folder}'", f"--gin.PAIRS_DIR='{pairs}'"),
+        *(f"--gin.{name}={value}" for name, value in numbers.items()),
+    ]
 
-    def losses(folder: pathlib.Path) -> list[dict]:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [{k: v for k, v in json.loads(line).items() if k not in CLOCKED} for line in lines]
 
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(command(whole), tmp_path / "whole.progress")
-    kill_in_the_middle(command(killed), tmp_path / "killed.progress", 65)
-    run(command(killed), tmp_path / "again.progress")
+def assert_same_training(whole: pathlib.Path, killed: pathlib.Path) -> None:
+    """Compares the parameters, and all that was logged but times."""
+
+    def lines(folder: pathlib.Path) -> list[dict]:
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        return [{k: v for k, v in row.items() if k not in CLOCKED} for row in rows]
+
     fingerprints = [
         json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["fingerprint"]
         for folder in (whole, killed)
     ]
     assert fingerprints[0] == fingerprints[1]
-    assert losses(whole) == losses(killed)
+    assert lines(whole) == lines(killed)
+
+
+def test_a_killed_training_ends_with_the_same_parameters(
+    made: dict[str, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    numbers = {"TRAIN_STEPS": 120, "CHECKPOINT_PERIOD": 25, "EVAL_PERIOD": 60}
+    run(training(whole, made["pairs"], **numbers), tmp_path / "whole.progress")
+    command = training(killed, made["pairs"], **numbers)
+    kill_in_the_middle(command, tmp_path / "killed.progress", 65)
+    run(command, tmp_path / "again.progress")
+    assert_same_training(whole, killed)
+
+
+@pytest.mark.timeout(2400)
+def test_a_training_killed_twenty_times_ends_with_the_same_parameters(
+    made: dict[str, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    """At random moments: while it compiles, steps, evaluates or saves."""
+    rng = random.Random(0)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    numbers = {"TRAIN_STEPS": 600, "CHECKPOINT_PERIOD": 4, "EVAL_PERIOD": 50}
+    run(training(whole, made["pairs"], **numbers), tmp_path / "whole.progress")
+    command = training(killed, made["pairs"], **numbers)
+    for life in range(20):
+        progress = tmp_path / f"life-{life}.progress"
+        kill_in_the_middle(command, progress, 0, rng.uniform(0.0, 16.0))
+    run(command, tmp_path / "last.progress")
+    assert_same_training(whole, killed)

@@ -1,0 +1,86 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One process of a small training: `train_process.py '<JSON of Settings>'`; see test_processes."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import fake_training
+
+from parti.engine import datasets, experiments, optimizers, processes, train
+
+
+@dataclasses.dataclass
+class Settings:
+    """What a process is told."""
+
+    directory: str
+    train_steps: int = 12
+    checkpoint_period: int = 4
+    batch_seconds: float = 0.0
+    coordinator_address: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    config: str = ""
+
+
+class _SlowDataset(datasets.ArrayDataset):
+    def __init__(self, *args: Any, seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seconds = seconds
+
+    def __next__(self) -> datasets.Batch:
+        time.sleep(self._seconds)
+        return super().__next__()
+
+
+@dataclasses.dataclass
+class SlowSource:
+    """`fake_training.source()`, each batch after a while."""
+
+    seconds: float
+
+    def open(self, split: str, batch_size: int, seed: int, model: Any) -> datasets.Batches:
+        plain = fake_training.source()
+        if split != datasets.TRAIN:
+            return plain.open(split, batch_size, seed, model)
+        return _SlowDataset(plain.train, batch_size, seed, seconds=self.seconds)
+
+
+def experiment(settings: Settings) -> experiments.Experiment:
+    """Returns a training on a mesh of 2 x 2 devices, parameters divided over both axes."""
+    return experiments.Experiment(
+        model=fake_training.Regressor(),
+        data_source=SlowSource(settings.batch_seconds),
+        optimizer=optimizers.adamw(0.05),
+        model_dir=settings.directory,
+        train_steps=settings.train_steps,
+        batch_size=8,
+        mesh_shape=(2, 2),
+        logical_axis_rules=(("batch", "data"), ("embed", "data"), ("mlp", "model")),
+        checkpoint_period=settings.checkpoint_period,
+        eval_period=6,
+        eval_steps=2,
+        log_period=2,
+        ema_decay=0.9,
+        tensorboard=False,
+        config=settings.config,
+    )
+
+
+def main() -> int:
+    """Trains; returns the exit code of `train.train`."""
+    settings = Settings(**json.loads(sys.argv[1]))
+    processes.HEARTBEAT_SECONDS = 10
+    processes.connect(settings.coordinator_address, settings.num_processes, settings.process_id)
+    return train.train(experiment(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
