@@ -29,9 +29,10 @@ def train_step(model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]) -> 
       model: a `Model`.
       element_spec: shape and dtype of each feature of a global batch.
     """
-    variables = _abstract_variables(model, element_spec)
-    params, mutables = variables.pop("params"), variables
+    # Inside of jax.set_mesh, an array would lie on the mesh's devices, which may be descriptions.
     rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+    mutables = _abstract_variables(model, element_spec, rng)
+    params = mutables.pop("params")
 
     def loss(params: Any, mutables: Any, batch: Any, rng: Any) -> jax.Array:
         return model.loss_fn(params, batch, rng, *((mutables,) if mutables else ()))[0]
@@ -51,14 +52,19 @@ def of(function: Callable[..., Any], *args: Any) -> int:
       function: a jax function.
       *args: its arguments, or their shapes and dtypes.
     """
-    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return of_jaxpr(jax.make_jaxpr(function)(*args))
+
+
+def of_jaxpr(closed: core.ClosedJaxpr) -> int:
+    """Returns the operations of a traced program, such as `jax.stages.Traced.jaxpr`."""
+    jaxpr = closed.jaxpr
     # What no result depends on, such as the gradient of an input, is not computed either.
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     return _count(jaxpr)
 
 
 def _abstract_variables(
-    model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]
+    model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct], rng: jax.ShapeDtypeStruct
 ) -> dict[str, Any]:
     shapes = {name: spec.shape for name, spec in element_spec.items()}
     types = {name: spec.dtype for name, spec in element_spec.items()}
@@ -67,7 +73,7 @@ def _abstract_variables(
     def arrays(rng: jax.Array) -> dict[str, Any]:
         return {name: tree for name, tree in init(rng).items() if not name.endswith("_axes")}
 
-    return dict(jax.eval_shape(arrays, jax.random.PRNGKey(0)))
+    return dict(jax.eval_shape(arrays, rng))
 
 
 def _saving_all(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:

@@ -26,6 +26,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Models": {
         "perceptual": ("parti.pipelines.convert_perceptual", "run", "convert VGG16 weights"),
         "train": ("parti.engine.train", "main", "train any model from an experiment file"),
+        "compile": ("parti.engine.compile", "main", "will it fit a pod, and how fast: no pod"),
         "export": ("parti.pipelines.export", "run", "gather trained parts into a bundle"),
     },
     "Images": {

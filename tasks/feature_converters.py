@@ -72,6 +72,17 @@ class _RenamingConverter(seqio.FeatureConverter):
         """Returns the length of each batch feature (of pictures: the height)."""
         return {new: task_feature_lengths[old] for new, old in self.RENAMED.items()}
 
+    def get_batch_shapes(
+        self, task_feature_lengths: Mapping[str, int], batch_size: int
+    ) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each batch feature, without any data; pictures are square."""
+        lengths = self.get_model_feature_lengths(task_feature_lengths)
+        is_picture = {name: spec.rank == 3 for name, spec in self.MODEL_FEATURES.items()}
+        return {
+            name: (batch_size, *((length, length, 3) if is_picture[name] else (length,)))
+            for name, length in lengths.items()
+        }
+
 
 class TextToImageConverter(_RenamingConverter):
     """Batches of `text_to_image`: the decoder's input is its target, moved right by a 0."""

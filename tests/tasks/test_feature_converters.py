@@ -102,3 +102,14 @@ def test_contract_of_converters(converter: type[seqio.FeatureConverter]) -> None
     for options in ({"pack": True}, {"use_custom_packing_ops": True}):
         with pytest.raises(ValueError, match="pack=False"):
             converter(**options)
+
+
+@pytest.mark.parametrize("converter", ALL)
+def test_batch_shapes_are_those_of_the_data(converter: type[seqio.FeatureConverter]) -> None:
+    examples = {"inputs": [7, 1], "targets": [5, 3], "image": BIG, "reconstruction": PIXELS}
+    lengths = {"inputs": 3, "targets": 4, "image": 4, "reconstruction": 2}
+    features = {name: examples[name] for name in converter.TASK_FEATURES}
+    lengths = {name: lengths[name] for name in features}
+    got = convert(converter(), features, lengths)
+    shapes = converter().get_batch_shapes(lengths, 1)
+    assert shapes == {name: (1, *value.shape) for name, value in got.items()}

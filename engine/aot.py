@@ -1,0 +1,268 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles an experiment ahead of time, for devices that need not be there, and reports on it.
+
+Shapes go in, a report comes out: memory of a device by kind, FLOPs, collectives, seconds. Neither
+data nor vocabulary is read, and nothing is computed.
+"""
+
+import dataclasses
+import importlib.metadata
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from parti.engine import chips, collectives, experiments, flops, hbm
+from parti.engine import mesh as meshes
+from parti.engine import program as programs
+from parti.engine import train_state as train_states
+
+TRAIN, GENERATE = "train", "generate"
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# What libtpu says of a program that is too large, at an early and at a late stage of compiling it.
+_TOO_LARGE = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMGT]?)\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """How many images a program of generation draws at once: all samples of some prompts."""
+
+    num_prompts: int
+    num_samples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What compiling told.
+
+    Attributes:
+      program: 'train' or 'generate'.
+      topology: as given.
+      mesh: axis -> devices.
+      batch: examples of a step, or images drawn at once.
+      num_microbatches: of a step.
+      num_params: parameters of the model.
+      memory: kind -> bytes on one device (see `hbm`).
+      available: bytes of a device that a program may use, None if there is no limit to speak of.
+      fits: whether it does; None if there is no limit.
+      advice: what to change if it does not fit.
+      model_flops: of the whole mesh, without what is computed again to save memory.
+      program_flops: of the whole mesh, with that, and with what a pipeline computes idly.
+      peak_flops: of a device, a second; None if not known.
+      collectives: kind -> count and bytes on one device; None if the program was too large.
+      is_exact: whether all collectives are counted as often as they run (see `collectives`).
+      seconds: to 'lower' the program and to 'compile' it.
+      versions: of jax and, for a TPU, of libtpu.
+    """
+
+    program: str
+    topology: str
+    mesh: Mapping[str, int]
+    batch: int
+    num_microbatches: int
+    num_params: int
+    memory: Mapping[str, int]
+    available: int | None
+    fits: bool | None
+    advice: Sequence[str]
+    model_flops: int
+    program_flops: int
+    peak_flops: float | None
+    collectives: Mapping[str, collectives.Traffic] | None
+    is_exact: bool
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _TooLarge:
+    """The compiler's answer to a program that does not fit: the bytes that it needs."""
+
+    needed: int
+
+
+def element_spec(
+    experiment: experiments.Experiment, task_feature_lengths: Mapping[str, int]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape and dtype of each feature of a global batch, without any data."""
+    model = experiment.model
+    converter = model.FEATURE_CONVERTER_CLS(pack=False)
+    shapes = converter.get_batch_shapes(task_feature_lengths, experiment.batch_size)
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.dtype(model.feature_types[name]))
+        for name, shape in shapes.items()
+    }
+
+
+def compile_train_step(
+    experiment: experiments.Experiment,
+    spec: Mapping[str, jax.ShapeDtypeStruct],
+    target: chips.Target,
+) -> Report:
+    """Compiles a train step and reports on it.
+
+    Args:
+      experiment: what to train; its data source is not read.
+      spec: shape and dtype of each feature of a global batch.
+      target: what to compile for.
+
+    Raises:
+      ValueError: the experiment does not fit the devices (their number, not their memory).
+    """
+    program = programs.prepare(experiment, spec, target.devices, described=target.described)
+
+    def trace() -> jax.stages.Traced:
+        state = _placed(program.abstract, program.shardings)
+        batch = _placed(spec, meshes.batch_sharding(program.mesh, program.rules))
+        rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+        return program.step.func.trace(*program.step.args, state, batch, rng)  # type: ignore[attr-defined]
+
+    report = _report(TRAIN, program, trace, hbm.state(program), target)
+    advice: Sequence[str] = ()
+    if report.available and report.fits is False:
+        advice = hbm.advice(report.memory, report.available, experiment, program)
+    return dataclasses.replace(
+        report,
+        batch=experiment.batch_size,
+        num_microbatches=experiment.num_microbatches,
+        advice=advice,
+        model_flops=flops.train_step(experiment.model, spec),
+    )
+
+
+def compile_generation(
+    experiment: experiments.Experiment,
+    spec: Mapping[str, jax.ShapeDtypeStruct],
+    target: chips.Target,
+    generation: Generation,
+) -> Report:
+    """Compiles the drawing of images and reports on it; arguments as of `compile_train_step`.
+
+    Raises:
+      ValueError: the model draws no images, or the experiment does not fit the devices.
+    """
+    model = experiment.model
+    if not hasattr(model, "sample"):
+        raise ValueError(
+            f"--program generate: {type(model).__name__} draws no images; take --program train, or "
+            "an experiment of a text-to-image model"
+        )
+    program = programs.prepare(experiment, spec, target.devices, described=target.described)
+    place = meshes.batch_sharding(program.mesh, program.rules)
+    prompts, samples = generation.num_prompts, generation.num_samples
+    meshes.check_divisible("--num_prompts: a batch", (prompts,), place.spec, program.mesh)
+    text_length = spec["encoder_input_tokens"].shape[1]
+    batch = (
+        jax.ShapeDtypeStruct((prompts, text_length), jnp.int32),
+        jax.ShapeDtypeStruct((prompts, samples, 2), jnp.uint32),
+    )
+    params = {"params": program.abstract.params}
+    places = {"params": program.shardings.params}
+    kinds = {
+        hbm.PARAMETERS: hbm.per_device(params, places),
+        hbm.BATCH: hbm.per_device(batch, place),
+    }
+
+    def trace() -> jax.stages.Traced:
+        return jax.jit(
+            lambda variables, text_tokens, keys: model.sample(variables, text_tokens, keys)
+        ).trace(_placed(params, places), *_placed(batch, place))
+
+    report = _report(GENERATE, program, trace, kinds, target)
+    advice = (
+        ["fewer --num_prompts or --num_samples", hbm.MORE_CHIPS] if report.fits is False else []
+    )
+    return dataclasses.replace(report, batch=prompts * samples, advice=advice)
+
+
+def _report(
+    name: str,
+    program: programs.Program,
+    trace: Callable[[], jax.stages.Traced],
+    kinds: Mapping[str, int],
+    target: chips.Target,
+) -> Report:
+    """Traces, lowers and compiles; returns all of a report that needs no experiment."""
+    begin = time.perf_counter()
+    with program.context():
+        traced = trace()
+        lowered = traced.lower()
+    middle = time.perf_counter()
+    compiled = _compile(lowered)
+    end = time.perf_counter()
+    memory = _memory(kinds, compiled)
+    fits: bool | None = None
+    if target.memory is not None:
+        fits = sum(memory.values()) <= target.memory
+    summary = None
+    if isinstance(compiled, jax.stages.Compiled):
+        summary = collectives.summarize(compiled.as_text())
+    else:
+        fits = False
+    program_flops = flops.of_jaxpr(traced.jaxpr)
+    return Report(
+        program=name,
+        topology=target.name,
+        mesh=dict(program.mesh.shape),
+        batch=0,
+        num_microbatches=1,
+        num_params=train_states.num_params(program.abstract.params),
+        memory=memory,
+        available=target.memory,
+        fits=fits,
+        advice=(),
+        model_flops=program_flops,
+        program_flops=program_flops,
+        peak_flops=target.peak_flops,
+        collectives=summary.kinds if summary else None,
+        is_exact=summary is not None and summary.is_exact,
+        seconds={"lower": round(middle - begin, 1), "compile": round(end - middle, 1)},
+        versions=_versions(target),
+    )
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled | _TooLarge:
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        match = _TOO_LARGE.search(str(error))
+        if match is None or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _TooLarge(int(float(match.group(1)) * _UNITS[match.group(2)]))
+
+
+def _memory(kinds: Mapping[str, int], compiled: jax.stages.Compiled | _TooLarge) -> dict[str, int]:
+    """Adds to the kinds that shardings tell (the arguments) those that the compiler tells."""
+    arguments = sum(kinds.values())
+    if isinstance(compiled, _TooLarge):
+        return {**kinds, hbm.ACTIVATIONS: compiled.needed - arguments}
+    stats = compiled.memory_analysis()
+    return {
+        **kinds,
+        hbm.PADDING: max(0, stats.argument_size_in_bytes - arguments),
+        hbm.ACTIVATIONS: stats.temp_size_in_bytes,
+        hbm.OUTPUT: stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        hbm.CODE: stats.generated_code_size_in_bytes,
+    }
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+    """Returns shapes with their shardings; `shardings` is a tree like them, or one for all."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        place = shardings
+        shardings = jax.tree.map(lambda _: place, tree)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        tree,
+        shardings,
+    )
+
+
+def _versions(target: chips.Target) -> dict[str, str]:
+    names = ("jax", "libtpu") if target.described else ("jax",)
+    return {name: importlib.metadata.version(name) for name in names}

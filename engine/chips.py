@@ -1,0 +1,155 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Accelerators to compile for: TPU topologies that are only described, CPU devices, the GPU.
+
+Nothing here asks for a device before `devices` is called: what it needs of jax must be set before
+jax starts.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+GIB = 2**30
+
+# libtpu reads these when it is loaded. Without a TPU there is no metadata server to ask; and large
+# programs need more stack than the compiler's fibers have by default.
+_LIBTPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v4-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=4194304",
+}
+FORMS = "v4:4x4x4, v5p:4x4x8, v5e:8x8, v6e:8x8 (chips along each side), cpu-8, or gpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A kind of TPU.
+
+    Attributes:
+      hbm: bytes of a chip's memory that a program may use.
+      peak_flops: bfloat16 operations a second.
+      sides: how many dimensions a topology has.
+      torus: chips along a side from which on its ends are connected; of a side that is not a
+        multiple of it they are not.
+      options: what jax's `get_topology_desc` needs besides.
+    """
+
+    hbm: int
+    peak_flops: float
+    sides: int
+    torus: int
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# Peak rates: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, which give 32, 16, 95 and 32 GB of HBM;
+# `hbm` is what libtpu 0.0.42's compiler says it has of them.
+TPUS = {
+    # A v4 chip's two cores are one device, with all of the chip's memory.
+    "v4": Chip(int(30.75 * GIB), 275e12, 3, 4, {"chip_config_name": "megacore"}),
+    "v5p": Chip(int(95.74 * GIB), 459e12, 3, 4),
+    "v5e": Chip(int(15.75 * GIB), 197e12, 2, 16),
+    "v6e": Chip(int(31.25 * GIB), 918e12, 2, 16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What to compile for.
+
+    Attributes:
+      name: as given, such as 'v4:4x4x4'.
+      devices: one per chip.
+      described: the devices are descriptions; there is nothing to run on.
+      memory: bytes of a device that a program may use; None if there is no limit to speak of.
+      peak_flops: bfloat16 operations a second of a device; None if not known.
+    """
+
+    name: str
+    devices: tuple[Any, ...]
+    described: bool
+    memory: int | None
+    peak_flops: float | None = None
+
+
+def target(name: str) -> Target:
+    """Returns what a name stands for; call it before anything else asks jax for a device.
+
+    Args:
+      name: one of `FORMS`.
+
+    Raises:
+      ValueError: the name is of no such form, libtpu is not installed or refuses the topology, or
+        the devices are not there.
+    """
+    if match := re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name):
+        return _tpu(name, match.group(1), tuple(int(n) for n in match.group(2).split("x")))
+    if match := re.fullmatch(r"cpu-([1-9]\d*)", name):
+        return Target(name, _cpus(int(match.group(1))), False, None)
+    if name == "gpu":
+        return _gpus()
+    raise ValueError(f"--topology {name!r} is none of {FORMS}")
+
+
+def _tpu(name: str, kind: str, shape: tuple[int, ...]) -> Target:
+    chip = TPUS.get(kind)
+    if chip is None or len(shape) != chip.sides:
+        raise ValueError(f"--topology {name!r} is none of {FORMS}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"--topology {name} needs libtpu, the compiler (no TPU): pip install 'parti[tpu]'; or "
+            f"take cpu-{math.prod(shape)}, which tells shardings and FLOPs"
+        )
+    from jax.experimental import topologies
+
+    for variable, value in _LIBTPU_ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    _on_cpu()
+    options = {
+        "chips_per_host_bounds": (*(min(2, side) for side in shape[:2]), 1),
+        "num_slices": 1,
+        "wrap": (*(side % chip.torus == 0 for side in shape), *[False] * (3 - len(shape))),
+        **chip.options,
+    }
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"--topology {name}: libtpu says: {error}") from error
+    return Target(name, tuple(description.devices), True, chip.hbm, chip.peak_flops)
+
+
+def _on_cpu() -> None:
+    """Keeps jax from looking for accelerators; what it computes itself is next to nothing."""
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _cpus(count: int) -> tuple[Any, ...]:
+    _on_cpu()
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # jax runs already, as it does in a test
+        if len(jax.devices("cpu")) < count:
+            raise ValueError(
+                f"--topology cpu-{count}: jax has started in this process, with "
+                f"{len(jax.devices('cpu'))} CPU devices; start another process"
+            ) from None
+    return tuple(jax.devices("cpu")[:count])
+
+
+def _gpus() -> Target:
+    try:
+        devices = jax.devices("gpu")
+    except RuntimeError as error:
+        raise ValueError(
+            f"--topology gpu, but jax finds no GPU here ({error}); run it where there is one, with "
+            "pip install 'parti[cuda]', or take cpu-N"
+        ) from error
+    return Target("gpu", tuple(devices), False, devices[0].memory_stats()["bytes_limit"])

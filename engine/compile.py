@@ -1,0 +1,156 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`parti compile`: will it fit, how many FLOPs, what does it send; no accelerator is needed."""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from parti.engine import aot, chips, experiments, hbm
+from parti.engine import flags as flags_lib
+from parti.engine import mesh as meshes
+
+EXAMPLE = """\
+  --gin.NAME=VALUE  overrides a macro or parameter, as in `parti train`
+
+example: parti compile --gin_file=t5x_configs/experiments/parti_3b.gin --topology=v4:4x4x4
+exit code: 0 it fits (or there is no limit to tell), 1 it does not, 2 bad usage
+"""
+GIN = "--gin."
+
+
+def make_parser() -> flags_lib.Parser:
+    """Returns the command's flags."""
+    parser = flags_lib.Parser(
+        "parti compile",
+        "Compiles a train step, or generation, for devices that need not be there, and says what "
+        "it needs. Neither data nor vocabulary is read.",
+        EXAMPLE,
+    )
+    add = parser.add_argument
+    add("--gin_file", action="append", required=True, metavar="FILE", help="as of `parti train`")
+    add("--topology", required=True, metavar="NAME", help=chips.FORMS)
+    add("--program", choices=(aot.TRAIN, aot.GENERATE), default=aot.TRAIN, help="default: train")
+    add("--num_prompts", type=int, metavar="N", help="of generation; default: one per data shard")
+    add("--num_samples", type=int, default=16, metavar="N", help="of each prompt (default: 16)")
+    add("--memory", type=float, metavar="GIB", help="of a device; default: what the chip has")
+    add("--json", type=pathlib.Path, metavar="FILE", help="also writes the report there")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `parti compile`; see `make_parser` for its flags.
+
+    Raises:
+      ValueError: a flag or a value is wrong, or the experiment does not fit the devices.
+    """
+    bindings = [argument.removeprefix(GIN) for argument in argv if argument.startswith(GIN)]
+    flags = make_parser().parse_args([a for a in argv if not a.startswith(GIN)])
+    _check(flags)
+    target = chips.target(flags.topology)
+    if flags.memory:
+        target = dataclasses.replace(target, memory=int(flags.memory * chips.GIB))
+    # Nothing is written there.
+    experiment, lengths = experiments.load_without_data(
+        flags.gin_file, ["MODEL_DIR='.'", *bindings]
+    )
+    spec = aot.element_spec(experiment, lengths)
+    print(f"[compile] {flags.program} for {target.name}: minutes, if it is large", file=sys.stderr)
+    if flags.program == aot.TRAIN:
+        report = aot.compile_train_step(experiment, spec, target)
+    else:
+        generation = aot.Generation(
+            flags.num_prompts or _data_shards(experiment, target), flags.num_samples
+        )
+        report = aot.compile_generation(experiment, spec, target, generation)
+    print(text(report))
+    if flags.json:
+        content = {"gin_file": flags.gin_file, "bindings": bindings, **dataclasses.asdict(report)}
+        flags.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 1 if report.fits is False else 0
+
+
+def _check(flags: argparse.Namespace) -> None:
+    for name in ("num_prompts", "num_samples", "memory"):
+        value = getattr(flags, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{name} is {value}; it must be more than 0")
+    if flags.num_prompts and flags.program != aot.GENERATE:
+        raise ValueError("--num_prompts is for --program generate")
+    if flags.json and not flags.json.parent.is_dir():
+        raise FileNotFoundError(f"--json {flags.json}: no folder {flags.json.parent}")
+
+
+def _data_shards(experiment: experiments.Experiment, target: chips.Target) -> int:
+    mesh = meshes.make_mesh(experiment.mesh_shape, experiment.mesh_axes, target.devices)
+    rules = meshes.axis_rules(experiment.logical_axis_rules, mesh)
+    return meshes.num_shards(mesh, meshes.batch_sharding(mesh, rules).spec[0])
+
+
+def text(report: aot.Report) -> str:
+    """Returns a report for people."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items())
+    if report.program == aot.TRAIN:
+        what = f"a train step of {report.batch} examples in {report.num_microbatches} part(s)"
+    else:
+        what = f"drawing {report.batch} images"
+    lines = [
+        f"{what}, {report.num_params:,} parameters, on {report.topology} as {mesh}",
+        "",
+        "memory of a device",
+        *hbm.table(report.memory, report.available),
+        *_verdict(report),
+        "",
+        *_work(report),
+        "",
+        *_traffic(report),
+        "",
+        f"lowered in {report.seconds['lower']} s, compiled in {report.seconds['compile']} s; "
+        + ", ".join(f"{name} {version}" for name, version in report.versions.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(report: aot.Report) -> list[str]:
+    if report.fits is None:
+        return ["  no limit is known here; --memory=GIB gives one"]
+    if report.fits:
+        return ["  it fits"]
+    return ["  it does not fit; what would help:", *(f"  - {line}" for line in report.advice)]
+
+
+def _work(report: aot.Report) -> list[str]:
+    lines = [f"FLOPs of the model   {report.model_flops:.4g}"]
+    if report.program_flops != report.model_flops:
+        more = report.program_flops / report.model_flops - 1
+        lines.append(
+            f"FLOPs of the program {report.program_flops:.4g} ({more:+.0%}: what is computed again "
+            "or idly)"
+        )
+    if report.peak_flops:
+        devices = 1
+        for size in report.mesh.values():
+            devices *= size
+        rate = devices * report.peak_flops
+        lines.append(
+            f"at the peak rate of all devices, {rate:.3g} FLOP/s: {report.model_flops / rate:.3g} s"
+        )
+    return lines
+
+
+def _traffic(report: aot.Report) -> list[str]:
+    if report.collectives is None:
+        return ["collectives: not known, the compiler stopped at the memory"]
+    if not report.collectives:
+        return ["no collectives"]
+    lines = ["collectives of a device            count        size"]
+    lines += [
+        f"  {kind:<24}  {traffic.count:>12,}  {hbm.readable(traffic.num_bytes):>10}"
+        for kind, traffic in report.collectives.items()
+    ]
+    if not report.is_exact:
+        lines.append("  some are in loops of unknown length, and counted for one turn")
+    return lines

@@ -1,0 +1,140 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a program keeps in the memory of a device, by kind; what to change if it is too much."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from parti.engine import experiments
+from parti.engine import mesh as meshes
+from parti.engine import program as programs
+
+PARAMETERS, OPTIMIZER, OTHER_STATE = "parameters", "optimizer", "other state"
+CONSTANTS, BATCH = "constants", "batch"
+PADDING = "padding of these"
+ACTIVATIONS = "activations, temporaries"
+OUTPUT, CODE = "output", "program"
+MORE_CHIPS = "more chips, or more of them on the last axis of MESH_SHAPE"
+# What is there at any time of a training, from shapes and shardings alone.
+STATE = (PARAMETERS, OPTIMIZER, OTHER_STATE, CONSTANTS, BATCH)
+
+
+def per_device(tree: Any, shardings: Any) -> int:
+    """Returns the bytes of a tree of arrays on one device.
+
+    Args:
+      tree: arrays, or their shapes and dtypes.
+      shardings: tree like it, or one sharding for all its leaves.
+    """
+    leaves = jax.tree.leaves(tree)
+    places = jax.tree.leaves(shardings)
+    places = places * len(leaves) if len(places) == 1 else places
+    return sum(
+        math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, place in zip(leaves, places, strict=True)
+    )
+
+
+def state(program: programs.Program) -> dict[str, int]:
+    """Returns {kind of `STATE`: bytes on one device} of a training; nothing is compiled."""
+    abstract, shardings = program.abstract, program.shardings
+    constants = program.step.args[0]
+    return {
+        PARAMETERS: per_device(abstract.params, shardings.params),
+        OPTIMIZER: per_device(abstract.opt_state, shardings.opt_state),
+        OTHER_STATE: per_device(
+            (abstract.step, abstract.mutables), (shardings.step, shardings.mutables)
+        ),
+        CONSTANTS: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(constants)),
+        BATCH: per_device(program.element_spec, meshes.batch_sharding(program.mesh, program.rules)),
+    }
+
+
+def estimate(program: programs.Program) -> str:
+    """Returns what `parti train --dry_run` says of memory."""
+    kinds = state(program)
+    parts = ", ".join(f"{kind} {readable(size)}" for kind, size in kinds.items() if size)
+    return (
+        f"memory of a device: {readable(sum(kinds.values()))} ({parts}) besides gradients and "
+        "activations, which `parti compile` tells"
+    )
+
+
+def readable(size: int) -> str:
+    """Returns a number of bytes in GiB, MiB or KiB."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if size >= 0.1 * unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size / 2**10:.2f} KiB"
+
+
+def table(kinds: Mapping[str, int], available: int | None) -> list[str]:
+    """Returns a line for each kind and for their sum."""
+    width = max(len(kind) for kind in kinds)
+    lines = [f"  {kind:<{width}}  {readable(size):>11}" for kind, size in kinds.items() if size]
+    limit = f" of {readable(available)}" if available else ""
+    return [*lines, f"  {'total':<{width}}  {readable(sum(kinds.values())):>11}{limit}"]
+
+
+def advice(
+    kinds: Mapping[str, int],
+    available: int,
+    experiment: experiments.Experiment,
+    program: programs.Program,
+) -> list[str]:
+    """Returns what would make a train step that does not fit use less, the cheapest first.
+
+    Args:
+      kinds: bytes on one device, by kind.
+      available: bytes that a device has.
+      experiment: what is trained.
+      program: of the experiment.
+    """
+    kept = sum(kinds[kind] for kind in STATE)
+    lines = []
+    if kept < available:
+        lines += _fewer_activations(kinds, available - kept, experiment, program)
+    sharded = kinds[PARAMETERS] * program.mesh.size
+    whole = sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.abstract.params)
+    )
+    if program.mesh.size > 1 and sharded > 1.5 * whole and kept > available / 4:
+        lines.append(
+            "--gin_file=t5x_configs/layouts/fully_sharded.gin after the experiment: parameters and "
+            f"optimizer state over all {program.mesh.size} devices, about "
+            f"{readable((kinds[PARAMETERS] + kinds[OPTIMIZER]) * whole // sharded)} on each"
+        )
+    return [*lines, MORE_CHIPS]
+
+
+def _fewer_activations(
+    kinds: Mapping[str, int],
+    room: int,
+    experiment: experiments.Experiment,
+    program: programs.Program,
+) -> Sequence[str]:
+    lines = []
+    remat = getattr(getattr(experiment.model, "config", None), "remat", "full")
+    if remat != "full":
+        lines.append(
+            f"remat='full' in the model's configuration (it is {remat!r}; of Parti "
+            "--gin.REMAT=\"'full'\"): a layer's activations are computed again, not kept"
+        )
+    shards = meshes.num_shards(
+        program.mesh, meshes.batch_sharding(program.mesh, program.rules).spec[0]
+    )
+    rows = experiment.batch_size // shards
+    now = experiment.num_microbatches
+    for parts in range(now + 1, rows + 1):
+        # Gradients are added up beside those of a part.
+        needed = kinds[ACTIVATIONS] * now // parts + kinds[PARAMETERS]
+        if rows % parts == 0 and needed < room:
+            lines.append(
+                f"--gin.NUM_MICROBATCHES={parts}: {rows // parts} rows of a device at a time, "
+                f"about {readable(needed)} for activations and gradients"
+            )
+            break
+    return lines
