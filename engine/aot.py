@@ -56,7 +56,8 @@ class Report:
       peak_flops: of a device, a second; None if not known.
       collectives: kind -> count and bytes on one device; None if the program was too large.
       is_exact: whether all collectives are counted as often as they run (see `collectives`).
-      seconds: to 'lower' the program and to 'compile' it.
+      seconds: to 'lower' the program and to 'compile' it; 'compile_cpu' of all cores, which does
+        not depend on what else the machine does.
       versions: of jax and, for a TPU, of libtpu.
     """
 
@@ -192,9 +193,9 @@ def _report(
     with program.context():
         traced = trace()
         lowered = traced.lower()
-    middle = time.perf_counter()
+    middle, middle_cpu = time.perf_counter(), time.process_time()
     compiled = _compile(lowered)
-    end = time.perf_counter()
+    end, end_cpu = time.perf_counter(), time.process_time()
     memory = _memory(kinds, compiled)
     fits: bool | None = None
     if target.memory is not None:
@@ -221,7 +222,11 @@ def _report(
         peak_flops=target.peak_flops,
         collectives=summary.kinds if summary else None,
         is_exact=summary is not None and summary.is_exact,
-        seconds={"lower": round(middle - begin, 1), "compile": round(end - middle, 1)},
+        seconds={
+            "lower": round(middle - begin, 1),
+            "compile": round(end - middle, 1),
+            "compile_cpu": round(end_cpu - middle_cpu, 1),
+        },
         versions=_versions(target),
     )
 

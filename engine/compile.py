@@ -108,7 +108,8 @@ def text(report: aot.Report) -> str:
         "",
         *_traffic(report),
         "",
-        f"lowered in {report.seconds['lower']} s, compiled in {report.seconds['compile']} s; "
+        f"lowered in {report.seconds['lower']} s, compiled in {report.seconds['compile']} s "
+        f"({report.seconds['compile_cpu']} s of CPU); "
         + ", ".join(f"{name} {version}" for name, version in report.versions.items()),
     ]
     return "\n".join(lines)
