@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from parti.engine import aot, chips, experiments, hbm
+from parti.engine import aot, chips, experiments, hbm, train
 from parti.engine import compile as compile_command
 from parti.engine import program as programs
 from tests.engine import fake_training
@@ -182,3 +182,11 @@ def test_what_does_not_fit_a_tpu() -> None:
     run = run_command("--topology=v5e:1x1", "--gin.TEXT_VOCAB_SIZE=100_000_000")
     assert run.returncode == 1, run.stderr
     assert "does not fit" in run.stdout and "15.75 GiB" in run.stdout
+
+
+def test_a_dry_run_tells_the_memory_of_the_state(capsys: pytest.CaptureFixture) -> None:
+    source = fake_training.source(outputs=256, num_train=64)
+    experiment = regressor(data_source=source, **FULLY_SHARDED)
+    assert train.dry_run(experiment) == 0
+    # 5 x 256 float32 over 8 devices; Adam keeps two more of each, and a count.
+    assert "parameters 0.62 KiB, optimizer 1.25 KiB" in capsys.readouterr().out
