@@ -196,15 +196,9 @@ def _report(
     middle, middle_cpu = time.perf_counter(), time.process_time()
     compiled = _compile(lowered)
     end, end_cpu = time.perf_counter(), time.process_time()
-    memory = _memory(kinds, compiled)
-    fits: bool | None = None
-    if target.memory is not None:
-        fits = sum(memory.values()) <= target.memory
-    summary = None
+    memory, summary = _memory(kinds, compiled), None
     if isinstance(compiled, jax.stages.Compiled):
-        summary = collectives.summarize(compiled.as_text())
-    else:
-        fits = False
+        summary = collectives.summarize(compiled.as_text() or "")
     program_flops = flops.of_jaxpr(traced.jaxpr)
     return Report(
         program=name,
@@ -215,7 +209,7 @@ def _report(
         num_params=train_states.num_params(program.abstract.params),
         memory=memory,
         available=target.memory,
-        fits=fits,
+        fits=_fits(memory, target, compiled),
         advice=(),
         model_flops=program_flops,
         program_flops=program_flops,
@@ -246,7 +240,7 @@ def _memory(kinds: Mapping[str, int], compiled: jax.stages.Compiled | _TooLarge)
     arguments = sum(kinds.values())
     if isinstance(compiled, _TooLarge):
         return {**kinds, hbm.ACTIVATIONS: compiled.needed - arguments}
-    stats = compiled.memory_analysis()
+    stats: Any = compiled.memory_analysis()
     return {
         **kinds,
         hbm.PADDING: max(0, stats.argument_size_in_bytes - arguments),
@@ -254,6 +248,14 @@ def _memory(kinds: Mapping[str, int], compiled: jax.stages.Compiled | _TooLarge)
         hbm.OUTPUT: stats.output_size_in_bytes - stats.alias_size_in_bytes,
         hbm.CODE: stats.generated_code_size_in_bytes,
     }
+
+
+def _fits(
+    memory: Mapping[str, int], target: chips.Target, compiled: jax.stages.Compiled | _TooLarge
+) -> bool | None:
+    if isinstance(compiled, _TooLarge):
+        return False
+    return None if target.memory is None else sum(memory.values()) <= target.memory
 
 
 def _placed(tree: Any, shardings: Any) -> Any:

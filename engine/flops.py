@@ -116,7 +116,7 @@ def _count_equation(equation: core.JaxprEqn) -> int:
         return max(inner)
     if equation.primitive is primitives.scan_p:
         return sum(inner) * equation.params["length"]
-    if equation.primitive is primitives.while_p and sum(inner):
+    if equation.primitive is primitives.while_p and any(inner):
         raise ValueError(
             "matrix products inside a `while_loop`, whose number of turns is not known before it "
             "runs; write it as a `scan` or a `fori_loop` with fixed bounds"
@@ -135,18 +135,21 @@ def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
                 yield item
 
 
+def _shapes(variables: Sequence[Any]) -> list[tuple[int, ...]]:
+    return [variable.aval.shape for variable in variables]
+
+
 def _count_product(equation: core.JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    shape = equation.invars[0].aval.shape
-    return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+    lhs, out = _shapes([equation.invars[0], equation.outvars[0]])
+    return 2 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
 
 
 def _count_convolution(equation: core.JaxprEqn) -> int:
     """Counts a convolution; products with padding, or with holes of a dilation, are left out."""
     params = equation.params
     numbers = params["dimension_numbers"]
-    lhs, rhs = (var.aval.shape for var in equation.invars)
-    out = equation.outvars[0].aval.shape
+    lhs, rhs, out = _shapes([*equation.invars, *equation.outvars])
     pairs = 1
     for i, (low, _) in enumerate(params["padding"]):
         pairs *= _overlaps(

@@ -94,7 +94,7 @@ def advice(
       program: of the experiment.
     """
     kept = sum(kinds[kind] for kind in STATE)
-    lines = []
+    lines: list[str] = []
     if kept < available:
         lines += _fewer_activations(kinds, available - kept, experiment, program)
     sharded = kinds[PARAMETERS] * program.mesh.size

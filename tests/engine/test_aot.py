@@ -25,6 +25,8 @@ TINY = [
     "--gin.network.TextToImageConfig.num_decoder_layers=2",
     "--gin.network.TextToImageConfig.scan_layers=True",
 ]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EXPERIMENTS = sorted((ROOT / "t5x_configs" / "experiments").glob("*.gin"))
 FULLY_SHARDED = {
     "mesh_axes": ("data",),
     "logical_axis_rules": [("batch", "data"), ("mlp", "data")],
@@ -107,6 +109,17 @@ def test_advice_shards_what_is_whole_on_each_device() -> None:
     assert any("fully_sharded" in line for line in advice(10_000))
     assert not any("MICROBATCHES" in line for line in advice(10_000))
     assert advice(1_000, **FULLY_SHARDED) == [hbm.MORE_CHIPS]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_each_experiment_tells_its_batches_without_data(path: pathlib.Path) -> None:
+    bindings = ["MODEL_DIR='.'"]
+    bindings += ["INITIAL=None"] if "TOKENIZER_DIR" in path.read_text() else []
+    experiment, lengths = experiments.load_without_data([str(path)], bindings)
+    found = aot.element_spec(experiment, lengths)
+    assert set(found) == set(experiment.model.feature_types)
+    assert {leaf.shape[0] for leaf in found.values()} == {experiment.batch_size}
+    assert experiment.model.num_params({k: v.shape for k, v in found.items()}) > 0
 
 
 def test_the_command_reads_no_data(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
