@@ -180,6 +180,13 @@ class Store:
         with quiet():
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
+    def delete_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, the newest first."""
+        self.wait()
+        with quiet():
+            for later in reversed([other for other in steps(self.directory) if other > step]):
+                self._manager.delete(later)
+
     def wait(self) -> None:
         """Returns when everything saved is complete on disk."""
         with quiet():

@@ -68,6 +68,8 @@ class Experiment:
     initial: initials.Initial | None = None
     nan_policy: str = not_finite.STOP
     max_skipped_steps: int = 10
+    rollback_steps: int = 1
+    max_rollbacks: int = 10
     config: str = ""
     model_config: str = ""
 
@@ -84,6 +86,8 @@ class Experiment:
         _check_count("eval_period", self.eval_period, 0)
         _check_count("eval_steps", self.eval_steps, 1)
         _check_count("max_skipped_steps", self.max_skipped_steps, 0)
+        _check_count("rollback_steps", self.rollback_steps, 1)
+        _check_count("max_rollbacks", self.max_rollbacks, 1)
         if self.checkpoints_to_keep is not None:
             _check_count("checkpoints_to_keep", self.checkpoints_to_keep, 1)
         _check_best(self)
@@ -94,6 +98,7 @@ class Experiment:
                 f"NAN_POLICY must be one of {', '.join(not_finite.POLICIES)}; got "
                 f"{self.nan_policy!r}"
             )
+        _check_rollback(self)
         if self.initial is not None and not isinstance(self.initial, initials.Initial):
             raise ValueError(
                 f"INITIAL must be None or @initial.Initial(), got {self.initial!r}; name the "
@@ -148,23 +153,11 @@ def check_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> 
       ValueError, FileNotFoundError: see `load_experiment`.
     """
     with _gin(), gin_errors.one_line():
-        _read_without_data(gin_files, bindings)
-
-
-def load_without_data(
-    gin_files: Sequence[str], bindings: Sequence[str] = ()
-) -> tuple[Experiment, dict[str, int]]:
-    """Reads an experiment but for its data, which need not be there.
-
-    Returns:
-      The experiment, with None as its data source, and TASK_FEATURE_LENGTHS.
-
-    Raises:
-      ValueError, FileNotFoundError: see `load_experiment`.
-    """
-    with _gin(), gin_errors.one_line():
-        experiment = _read_without_data(gin_files, bindings)
-        return experiment, dict(_evaluate_macro("TASK_FEATURE_LENGTHS"))
+        _parse([RUN_FILE, *gin_files], bindings)
+        model = _evaluate_macro("MODEL")
+        with _no_unset_macros():
+            # gin evaluates what it knows of arguments given by name, but not by position.
+            gin.get_configurable(Experiment)(model, None)
 
 
 def model_from_config(config: str | pathlib.Path) -> Any:
@@ -181,14 +174,6 @@ def model_from_config(config: str | pathlib.Path) -> Any:
     with _gin(), gin_errors.one_line():
         gin.parse_config(text)
         return _evaluate_macro("MODEL")
-
-
-def _read_without_data(gin_files: Sequence[str], bindings: Sequence[str]) -> Experiment:
-    _parse([RUN_FILE, *gin_files], bindings)
-    model = _evaluate_macro("MODEL")
-    with _no_unset_macros():
-        # gin evaluates what it knows of arguments given by name, but not by position.
-        return gin.get_configurable(Experiment)(model, None)
 
 
 @contextmanager
@@ -311,6 +296,20 @@ def _check_best(experiment: Experiment) -> None:
             f"CHECKPOINT_PERIOD {experiment.checkpoint_period} is no multiple of EVAL_PERIOD "
             f"{experiment.eval_period}, but BEST_METRIC compares checkpoints that were evaluated; "
             "set it to a multiple"
+        )
+
+
+def _check_rollback(experiment: Experiment) -> None:
+    """Raises ValueError if the checkpoint to go back to could be gone by then."""
+    kept, period = experiment.checkpoints_to_keep, experiment.checkpoint_period
+    if experiment.nan_policy != not_finite.ROLL_BACK or kept is None:
+        return
+    # The newest may be a signal's; of the regular ones before it, kept - 1 are there.
+    if kept < 2 or experiment.rollback_steps > (kept - 2) * period + 1:
+        least = -((1 - experiment.rollback_steps) // period) + 2
+        raise ValueError(
+            f"NAN_POLICY 'rollback' with ROLLBACK_STEPS {experiment.rollback_steps} needs "
+            f"CHECKPOINTS_TO_KEEP of at least {least} (CHECKPOINT_PERIOD is {period}), got {kept}"
         )
 
 

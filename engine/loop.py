@@ -7,7 +7,9 @@ are logged. Batches are read ahead in a thread (`datasets.Prefetcher`).
 """
 
 import itertools
+import pathlib
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -40,6 +42,7 @@ class Loop:
         program: programs.Program,
         store: checkpoints.Store,
         open_split: Callable[[str], datasets.Batches],
+        record: not_finite.Record,
     ) -> None:
         """Takes what `train` has prepared."""
         self.experiment, self.program, self.store = experiment, program, store
@@ -51,10 +54,15 @@ class Loop:
         self._last_values: dict[str, float] = {}
         self._evaluated: tuple[int, dict[str, float]] = (0, {})
         _check_best_metric(experiment, program)
-        self._watch = not_finite.Watch(experiment.max_skipped_steps, store)
+        self._bad_steps = record
+        self._watch = not_finite.Watch(experiment, store, record)
 
     def run(self, state: TrainState, start: int, batches: datasets.Batches) -> int:
-        """Runs from step `start` to the end; returns the exit code."""
+        """Runs from step `start` to the end; returns the exit code.
+
+        Raises:
+          not_finite.NotFiniteError, not_finite.RollBack: see NAN_POLICY.
+        """
         experiment, step = self.experiment, start
         rng = programs.initial_rngs(experiment.random_seed)[1]
         if processes.is_first():
@@ -68,6 +76,8 @@ class Loop:
             rate_scale=experiment.batch_size,
             silent=not processes.is_first(),
         )
+        if experiment.nan_policy == not_finite.ROLL_BACK and start == 0:
+            self._save_start(state, batches)
         prefetcher = datasets.Prefetcher(
             batches, self.program.place, start, experiment.train_steps, self._saves_at
         )
@@ -86,6 +96,8 @@ class Loop:
                         prefetcher.finish_after(step)
                 if request.signal_number and step < experiment.train_steps:
                     return self._stop(step, state, prefetcher, request.signal_number)
+        except not_finite.RollBack:
+            raise
         except BaseException as error:
             self._report.failed(type(error).__name__)
             raise
@@ -93,6 +105,13 @@ class Loop:
             prefetcher.close()
             self._writers.close()
         return self._end(state)
+
+    def _save_start(self, state: TrainState, batches: datasets.Batches) -> None:
+        """Saves step 0, so that there is always a checkpoint to go back to."""
+        if 0 not in checkpoints.steps(self.experiment.model_dir):
+            with tempfile.TemporaryDirectory(prefix="parti-position-") as folder:
+                batches.save(pathlib.Path(folder))
+                self.store.save(0, train_states.to_tree(state), pathlib.Path(folder))
 
     def _next(self, prefetcher: datasets.Prefetcher) -> Any:
         """Returns the next batch, or None at the end; notes how long it was waited for."""
@@ -157,9 +176,13 @@ class Loop:
         values = evaluate.merge(taken) if taken else {}
         if self.experiment.nan_policy == not_finite.SKIP:
             values[not_finite.SKIPPED] = float(len(results) - len(taken))
+        if self.experiment.nan_policy == not_finite.ROLL_BACK:
+            values[not_finite.ROLLBACKS] = float(self._bad_steps.num_rollbacks)
         rate = self.experiment.learning_rate
         if rate is not None:
-            values["learning_rate"] = float(rate(step - 1) if callable(rate) else rate)
+            # The optimizer counts the steps that it took.
+            count = max(step - 1 - self._bad_steps.num_skipped, 0)
+            values["learning_rate"] = float(rate(count) if callable(rate) else rate)
         if self._timed_steps:
             values["examples_per_second"] = self._timed_steps * self.experiment.batch_size / seconds
             values["step_seconds"] = seconds / self._timed_steps

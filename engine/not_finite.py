@@ -4,11 +4,16 @@
 
 'stop' ends the training; the checkpoints before that step are good. 'skip' leaves everything but
 the step's number as it was, and ends the training only after more than MAX_SKIPPED_STEPS skipped
-steps in a row. The device decides (`is_finite`, `keep_if`) without
-the host in between; the host (`Watch`) reads the decision when it logs.
+steps in a row: the device decides (`is_finite`, `keep_if`) without the host in between. 'rollback'
+goes back to a checkpoint at least ROLLBACK_STEPS before the step, and past all data that were read
+since, so that the bad batch is not seen again; at most MAX_ROLLBACKS times.
+
+The host (`Watch`) reads what became of a step when it logs, and keeps a `Record` in the run
+directory: a training that is killed and started again does the same as one that is not.
 """
 
-import sys
+import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,17 +22,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from parti.engine import checkpoints
+from parti.engine import checkpoints, processes
 
-STOP, SKIP = "stop", "skip"
-POLICIES = (STOP, SKIP)
-SKIPPED = "skipped_steps"
+STOP, SKIP, ROLL_BACK = "stop", "skip", "rollback"
+POLICIES = (STOP, SKIP, ROLL_BACK)
+# Metrics: steps skipped since the last log; rollbacks of the run so far.
+SKIPPED, ROLLBACKS = "skipped_steps", "rollbacks"
+RECORD = "not_finite.jsonl"
 
 Tree = TypeVar("Tree")
 
 
 class NotFiniteError(RuntimeError):
     """The loss or its gradient is not a finite number, and NAN_POLICY allows no more of it."""
+
+
+class RollBack(Exception):  # noqa: N818 (it is no failure)
+    """The training is to go on from an earlier checkpoint: `step` was bad, `checkpoint` is good."""
+
+    def __init__(self, step: int, checkpoint: int) -> None:
+        super().__init__(f"from step {step} to checkpoint {checkpoint}")
+        self.step, self.checkpoint = step, checkpoint
 
 
 def is_finite(loss: jax.Array, grad_norm: jax.Array) -> jax.Array:
@@ -45,13 +60,88 @@ def skipped(finite: jax.Array) -> clu.metrics.Metric:
     return clu.metrics.Average.from_model_output(1.0 - finite)
 
 
+class Record:
+    """The bad steps of a run, `<model_dir>/not_finite.jsonl`, a JSON object per line.
+
+    `{"step": 7, "action": "skip"}`, or `{"step": 7, "action": "rollback", "checkpoint": 4,
+    "batches": 3}`: from checkpoint 4 the run went on 3 batches after the data position saved there.
+    All processes read the file, the first one writes it.
+    """
+
+    def __init__(self, directory: str | pathlib.Path, step: int) -> None:
+        """Reads the record as it was at the checkpoint of a step; what came later is dropped.
+
+        A rollback to that very checkpoint is kept: its data are to be left out from the start.
+        """
+        self._path = pathlib.Path(directory) / RECORD
+        text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        # The last line may be half one: the process was killed while it wrote.
+        entries = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+        while entries and entries[-1].get("checkpoint", entries[-1]["step"]) > step:
+            entries.pop()
+        self._entries = [e for e in entries if e["action"] == ROLL_BACK or e["step"] <= step]
+        processes.wait_for_all("steps that were not finite are read")
+        if text and processes.is_first():
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(map(_line, self._entries)), encoding="utf-8")
+            temporary.rename(self._path)
+
+    @property
+    def num_skipped(self) -> int:
+        """How many steps the optimizer has not taken."""
+        return sum(entry["action"] == SKIP for entry in self._entries)
+
+    @property
+    def num_rollbacks(self) -> int:
+        """How often the run went back."""
+        return sum(entry["action"] == ROLL_BACK for entry in self._entries)
+
+    def skipped_in_a_row(self, step: int) -> int:
+        """Returns how many steps up to this one were skipped without one taken between them."""
+        steps = {entry["step"] for entry in self._entries if entry["action"] == SKIP}
+        first = step
+        while first in steps:
+            first -= 1
+        return step - first
+
+    def batches_past(self, checkpoint: int) -> int:
+        """Returns how many batches a run leaves out that goes on from a checkpoint."""
+        return self._batches_past().get(checkpoint, 0)
+
+    def add_skip(self, step: int) -> None:
+        """Notes that a step was skipped."""
+        self._add({"step": step, "action": SKIP})
+
+    def add_rollback(self, step: int, checkpoint: int) -> None:
+        """Notes that the run goes back to a checkpoint; later ones must be gone by now."""
+        # What was left out between the two is to be left out again.
+        past = sum(n for other, n in self._batches_past().items() if other >= checkpoint)
+        entry = {"step": step, "action": ROLL_BACK, "checkpoint": checkpoint}
+        self._add({**entry, "batches": step - checkpoint + past})
+        processes.wait_for_all("rollback is noted")
+
+    def _batches_past(self) -> dict[int, int]:
+        """Returns {checkpoint: batches left out after it} of the run as it went in the end."""
+        past: dict[int, int] = {}
+        for entry in self._entries:
+            if entry["action"] == ROLL_BACK:
+                past = {k: n for k, n in past.items() if k < entry["checkpoint"]}
+                past[entry["checkpoint"]] = entry["batches"]
+        return past
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        self._entries.append(entry)
+        if processes.is_first():
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(_line(entry))
+
+
 class Watch:
     """Reads the metrics of finished steps: counts those skipped, ends what cannot go on."""
 
-    def __init__(self, max_skipped_steps: int, store: checkpoints.Store) -> None:
-        """Takes MAX_SKIPPED_STEPS; a training that goes on after an interruption counts anew."""
-        self._max_skipped_steps, self._store = max_skipped_steps, store
-        self._in_a_row = 0
+    def __init__(self, experiment: Any, store: checkpoints.Store, record: Record) -> None:
+        """Takes an `experiments.Experiment` for its settings."""
+        self._experiment, self._store, self._record = experiment, store, record
 
     def taken(self, first: int, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Returns the metrics of the steps that were taken, without the metric SKIPPED.
@@ -61,38 +151,73 @@ class Watch:
           results: the metrics of each step, on the host.
 
         Raises:
-          NotFiniteError: a step that was not skipped is not finite, or too many were skipped.
+          NotFiniteError: a step is not finite and NAN_POLICY allows no more of them.
+          RollBack: a step is not finite, and the policy is to go back.
         """
         kept = []
         for step, metrics in enumerate(results, start=first):
             others = {name: metric for name, metric in metrics.items() if name != SKIPPED}
             if SKIPPED in metrics and float(metrics[SKIPPED].compute()):
                 self._skip(step, others)
-                continue
-            self._in_a_row = 0
-            if not _all_finite(others):
+            elif _all_finite(others):
+                kept.append(others)
+            elif self._experiment.nan_policy == ROLL_BACK:
+                self._roll_back(step, others)
+            else:
                 raise NotFiniteError(
                     f"{_describe(step, others)}; {self._last_good()}. Lower LEARNING_RATE, change "
-                    "DATA_SEED or set NAN_POLICY = 'skip', then run again: it goes on from there"
+                    "DATA_SEED or set NAN_POLICY = 'skip' or 'rollback', then run again: it goes "
+                    "on from there"
                 )
-            kept.append(others)
         return kept
 
     def _skip(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self._in_a_row += 1
-        print(f"[train] {_describe(step, metrics)}: skipped", file=sys.stderr)
-        if self._in_a_row > self._max_skipped_steps:
+        self._record.add_skip(step)
+        processes.log(f"[train] {_describe(step, metrics)}: skipped")
+        in_a_row, most = self._record.skipped_in_a_row(step), self._experiment.max_skipped_steps
+        if in_a_row > most:
             raise NotFiniteError(
-                f"{self._in_a_row} steps in a row were not finite and skipped, up to step {step} "
-                f"(MAX_SKIPPED_STEPS is {self._max_skipped_steps}); {self._last_good()}. Look "
-                "at the data of these steps, or lower LEARNING_RATE, then run again"
+                f"{in_a_row} steps in a row were not finite and skipped, up to step {step} "
+                f"(MAX_SKIPPED_STEPS is {most}); {self._last_good()}. Look at the data of these "
+                "steps, or lower LEARNING_RATE, then run again"
             )
+
+    def _roll_back(self, step: int, metrics: Mapping[str, Any]) -> None:
+        most = self._experiment.max_rollbacks
+        if self._record.num_rollbacks >= most:
+            raise NotFiniteError(
+                f"{_describe(step, metrics)} after {most} rollbacks (MAX_ROLLBACKS); "
+                f"{self._last_good()}. Lower LEARNING_RATE or look at the data, then run again"
+            )
+        self._store.wait()
+        latest = step - self._experiment.rollback_steps
+        good = [c for c in checkpoints.steps(self._store.directory) if c <= latest]
+        if not good:
+            raise NotFiniteError(
+                f"{_describe(step, metrics)}, and there is no checkpoint of step {latest} or "
+                "before to go back to; lower ROLLBACK_STEPS, or raise CHECKPOINTS_TO_KEEP"
+            )
+        # One that a signal made is not there in a run that none interrupted.
+        regular = [c for c in good if c % self._experiment.checkpoint_period == 0]
+        checkpoint = (regular or good)[-1]
+        processes.log(
+            f"[train] {_describe(step, metrics)}: back to checkpoint_{checkpoint}, past the data "
+            f"up to here (rollback {self._record.num_rollbacks + 1}, MAX_ROLLBACKS {most})"
+        )
+        # In this order: killed in between, the run comes to this step again and decides the same.
+        self._store.delete_after(checkpoint)
+        self._record.add_rollback(step, checkpoint)
+        raise RollBack(step, checkpoint)
 
     def _last_good(self) -> str:
         self._store.wait()
         good = checkpoints.steps(self._store.directory)
         where = f"checkpoint_{good[-1]} is the last good one" if good else "no checkpoint yet"
         return f"{where} in {self._store.directory}"
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
 
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, float]:

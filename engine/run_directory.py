@@ -7,6 +7,7 @@ checkpoint_<N>/   state and data position (parti.engine.checkpoints)
 config.gin        the whole configuration          model.gin   what MODEL alone needs
 data.json         fingerprints of the data that the first step read
 metrics.jsonl     a line per log                   train/, validation/   TensorBoard
+not_finite.jsonl  a line per step that was not finite and that the training survived
 manifest.json     written last: without it the training is unfinished
 ```
 """
@@ -19,7 +20,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from parti import __version__
-from parti.engine import checkpoints, experiments, manifests, predict, provenance
+from parti.engine import (
+    checkpoints,
+    experiments,
+    manifests,
+    not_finite,
+    predict,
+    provenance,
+)
 
 KIND = "training"
 SCHEMA_VERSION = 1
@@ -27,7 +35,16 @@ MANIFEST, CONFIG, MODEL_CONFIG = manifests.FILE_NAME, provenance.CONFIG, provena
 METRICS, DATA = "metrics.jsonl", "data.json"
 # In the order in which `clear` deletes: without a manifest a training is not finished, without a
 # configuration a folder is not ours.
-_OWN = (MANIFEST, MODEL_CONFIG, METRICS, DATA, "train", "validation", CONFIG)
+_OWN = (
+    MANIFEST,
+    MODEL_CONFIG,
+    METRICS,
+    not_finite.RECORD,
+    DATA,
+    "train",
+    "validation",
+    CONFIG,
+)
 # What a training may leave without a configuration: it was stopped, or T5X's was copied in part.
 _LEFTOVERS = (
     MANIFEST,
@@ -47,6 +64,8 @@ _IMMATERIAL = (
     "EVAL_STEPS",
     "LOG_PERIOD",
     "MAX_SKIPPED_STEPS",
+    "ROLLBACK_STEPS",
+    "MAX_ROLLBACKS",
     "TENSORBOARD",
 )
 

@@ -12,12 +12,12 @@ import difflib
 import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from parti.engine import checkpoints, datasets, experiments, hbm, processes, run_directory
+from parti.engine import checkpoints, datasets, experiments, not_finite, processes, run_directory
 from parti.engine import initial as initials
 from parti.engine import loop as loops
 from parti.engine import program as programs
@@ -31,7 +31,7 @@ Trains the model of an experiment file; run it again to go on after an interrupt
 
   --gin_file=FILE     an experiment; t5x_configs/... resolves from any folder
   --gin.NAME=VALUE    overrides a macro or parameter; a text needs quotes of its own
-  --dry_run           prints the configuration, parameters and memory, trains nothing
+  --dry_run           prints the configuration and the parameters, trains nothing
   --overwrite         deletes an earlier training in MODEL_DIR first
 
 In many processes, one per host, all with the same command and file system:
@@ -84,16 +84,38 @@ def train(
     store = checkpoints.Store(experiment.model_dir, experiment.retention)
     try:
         with program.context(), processes.ending_if_one_is_lost():
-            state, start = restore_or_init(experiment, program, store, batches, given)
-            if start and (difference := run_directory.config_difference(experiment)):
-                processes.log(f"[train] configuration changed: {difference}")
-            processes.wait_for_all("directory is read")
-            if processes.is_first():
-                run_directory.start(experiment, start)
-            run = loops.Loop(experiment, program, store, open_split)
-            return run.run(state, start, batches)
+            while True:
+                try:
+                    return _go_on(experiment, program, store, open_split, batches, given)
+                except not_finite.RollBack:
+                    given = {}  # There is a checkpoint to go on from.
     finally:
         store.close()
+
+
+def _go_on(
+    experiment: experiments.Experiment,
+    program: programs.Program,
+    store: checkpoints.Store,
+    open_split: Callable[[str], datasets.Batches],
+    batches: datasets.Batches,
+    given: Mapping[str, Any],
+) -> int:
+    """Trains from the last checkpoint, or from the start; returns the exit code.
+
+    Raises:
+      not_finite.RollBack: it has to be called again.
+    """
+    state, start = restore_or_init(experiment, program, store, batches, given)
+    if start and (difference := run_directory.config_difference(experiment)):
+        processes.log(f"[train] configuration changed: {difference}")
+    processes.wait_for_all("directory is read")
+    if processes.is_first():
+        run_directory.start(experiment, start)
+    record = not_finite.Record(experiment.model_dir, start)
+    for _ in range(record.batches_past(start)):
+        next(batches)
+    return loops.Loop(experiment, program, store, open_split, record).run(state, start, batches)
 
 
 def initial_values(experiment: experiments.Experiment, program: programs.Program) -> dict[str, Any]:
@@ -162,7 +184,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def dry_run(experiment: experiments.Experiment) -> int:
-    """Prints the configuration, the parameters with their sharding, and the memory they take."""
+    """Prints the configuration and the parameters with their sharding."""
     batches = experiment.data_source.open(
         datasets.TRAIN, experiment.batch_size, experiment.data_seed, experiment.model
     )
@@ -174,7 +196,6 @@ def dry_run(experiment: experiments.Experiment) -> int:
         print(f"batch {name}: {leaf.dtype}[{', '.join(map(str, leaf.shape))}]")
     print(f"mesh: {dict(program.mesh.shape)}\n")
     print(train_states.table(experiment.model, program.abstract, program.specs, spec))
-    print(hbm.estimate(program))
     return 0
 
 

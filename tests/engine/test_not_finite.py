@@ -93,6 +93,22 @@ def test_going_on_equals_one_run(tmp_path: pathlib.Path) -> None:
     assert_same(tmp_path / "parts", tmp_path / "straight")
 
 
+def test_the_count_in_a_row_goes_on_after_a_restart(tmp_path: pathlib.Path) -> None:
+    settings = {"max_skipped_steps": 2, "log_period": 1, "checkpoint_period": 2}
+    assert run(skipping(tmp_path / "run", 2, 3, 4, train_steps=4, **settings)) == 0
+    with pytest.raises(not_finite.NotFiniteError, match="3 steps in a row .* up to step 5"):
+        run(skipping(tmp_path / "run", 2, 3, 4, **settings))
+
+
+def test_the_learning_rate_logged_is_the_optimizers(tmp_path: pathlib.Path) -> None:
+    """Of the steps 1 to 5 two are skipped: step 5 is the optimizer's third, count 2."""
+    schedule = {"learning_rate": lambda count: 0.1 * count, "log_period": 1}
+    assert run(skipping(tmp_path / "run", 1, 3, train_steps=3, **schedule)) == 0
+    assert run(skipping(tmp_path / "run", 1, 3, **schedule)) == 0
+    rates = [record["learning_rate"] for record in log(tmp_path / "run")]
+    np.testing.assert_allclose(rates, [0.0, 0.0, 0.1, 0.1, 0.2], atol=1e-6)
+
+
 def test_too_many_in_a_row_stop(tmp_path: pathlib.Path) -> None:
     experiment = skipping(
         tmp_path / "run", 0, 2, 3, 4, max_skipped_steps=2, checkpoint_period=2, log_period=1
@@ -107,8 +123,8 @@ def test_too_many_in_a_row_stop(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nan_policy": "ignore"}, "NAN_POLICY must be one of stop, skip; got 'ignore'"),
-        ({"nan_policy": None}, "NAN_POLICY must be one of stop, skip; got None"),
+        ({"nan_policy": "ignore"}, "NAN_POLICY must be one of stop, skip, rollback; got 'ignore'"),
+        ({"nan_policy": None}, "NAN_POLICY must be one of stop, skip, rollback; got None"),
         ({"max_skipped_steps": -1}, "MAX_SKIPPED_STEPS must be a whole number of at least 0"),
     ],
 )
