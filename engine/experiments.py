@@ -153,11 +153,23 @@ def check_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> 
       ValueError, FileNotFoundError: see `load_experiment`.
     """
     with _gin(), gin_errors.one_line():
-        _parse([RUN_FILE, *gin_files], bindings)
-        model = _evaluate_macro("MODEL")
-        with _no_unset_macros():
-            # gin evaluates what it knows of arguments given by name, but not by position.
-            gin.get_configurable(Experiment)(model, None)
+        _read_without_data(gin_files, bindings)
+
+
+def load_without_data(
+    gin_files: Sequence[str], bindings: Sequence[str] = ()
+) -> tuple[Experiment, dict[str, int]]:
+    """Reads an experiment but for its data, which need not be there.
+
+    Returns:
+      The experiment, with None as its data source, and TASK_FEATURE_LENGTHS.
+
+    Raises:
+      ValueError, FileNotFoundError: see `load_experiment`.
+    """
+    with _gin(), gin_errors.one_line():
+        experiment = _read_without_data(gin_files, bindings)
+        return experiment, dict(_evaluate_macro("TASK_FEATURE_LENGTHS"))
 
 
 def model_from_config(config: str | pathlib.Path) -> Any:
@@ -174,6 +186,14 @@ def model_from_config(config: str | pathlib.Path) -> Any:
     with _gin(), gin_errors.one_line():
         gin.parse_config(text)
         return _evaluate_macro("MODEL")
+
+
+def _read_without_data(gin_files: Sequence[str], bindings: Sequence[str]) -> Experiment:
+    _parse([RUN_FILE, *gin_files], bindings)
+    model = _evaluate_macro("MODEL")
+    with _no_unset_macros():
+        # gin evaluates what it knows of arguments given by name, but not by position.
+        return gin.get_configurable(Experiment)(model, None)
 
 
 @contextmanager

@@ -17,7 +17,15 @@ from typing import Any
 
 import jax
 
-from parti.engine import checkpoints, datasets, experiments, not_finite, processes, run_directory
+from parti.engine import (
+    checkpoints,
+    datasets,
+    experiments,
+    hbm,
+    not_finite,
+    processes,
+    run_directory,
+)
 from parti.engine import initial as initials
 from parti.engine import loop as loops
 from parti.engine import program as programs
@@ -31,7 +39,7 @@ Trains the model of an experiment file; run it again to go on after an interrupt
 
   --gin_file=FILE     an experiment; t5x_configs/... resolves from any folder
   --gin.NAME=VALUE    overrides a macro or parameter; a text needs quotes of its own
-  --dry_run           prints the configuration and the parameters, trains nothing
+  --dry_run           prints the configuration, parameters and memory, trains nothing
   --overwrite         deletes an earlier training in MODEL_DIR first
 
 In many processes, one per host, all with the same command and file system:
@@ -184,7 +192,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def dry_run(experiment: experiments.Experiment) -> int:
-    """Prints the configuration and the parameters with their sharding."""
+    """Prints the configuration, the parameters with their sharding, and the memory they take."""
     batches = experiment.data_source.open(
         datasets.TRAIN, experiment.batch_size, experiment.data_seed, experiment.model
     )
@@ -196,6 +204,7 @@ def dry_run(experiment: experiments.Experiment) -> int:
         print(f"batch {name}: {leaf.dtype}[{', '.join(map(str, leaf.shape))}]")
     print(f"mesh: {dict(program.mesh.shape)}\n")
     print(train_states.table(experiment.model, program.abstract, program.specs, spec))
+    print(hbm.estimate(program))
     return 0
 
 
