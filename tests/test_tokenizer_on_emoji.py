@@ -18,7 +18,7 @@ def parti(*command: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not EMOJI.is_dir(), reason="the emoji pictures are not beside this clone")
 def test_survives_the_start_of_the_discriminator(tmp_path: pathlib.Path) -> None:
     pairs, run = tmp_path / "pairs", tmp_path / "run"
