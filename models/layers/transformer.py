@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from parti.models.layers import attention
+from parti.models.layers import attention, pipeline
 from parti.models.layers import dense as dense_lib
 
 Array = jax.Array
@@ -49,6 +49,9 @@ class StackConfig:
         fast and is what large models want; a small model on a CPU runs faster without.
       remat: 'none', 'full' (keep nothing), 'dots' (keep matrix products) or 'dots_no_batch' (keep
         products with weights only).
+      num_stages: 1, or the stages of a circular pipeline (`pipeline`) that whole sequences take;
+        parameters and decoding are the same as without.
+      pipeline_microbatches: Parts of a batch that are in the pipeline one behind the other.
     """
 
     num_layers: int
@@ -61,6 +64,8 @@ class StackConfig:
     cross_attention: bool = False
     scan_layers: bool = True
     remat: str = "none"
+    num_stages: int = 1
+    pipeline_microbatches: int = 1
 
     @classmethod
     def of(cls, config: Any, num_layers: int, **changes: Any) -> "StackConfig":
@@ -76,11 +81,17 @@ class StackConfig:
         return cls(**taken | {"num_layers": num_layers} | changes)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown choice."""
+        """Raises ValueError for an unknown choice, or a pipeline that cannot be."""
         if self.remat not in REMAT_CHOICES:
             raise ValueError(f"remat is {self.remat!r}; choose one of {', '.join(REMAT_CHOICES)}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {self.dtype!r}; choose 'float32' or 'bfloat16'")
+        pipeline.check(self.num_layers, self.num_stages, self.pipeline_microbatches)
+        if self.num_stages > 1 and (not self.scan_layers or self.remat == "none"):
+            raise ValueError(
+                f"a pipeline of {self.num_stages} stages needs scan_layers and a remat other than "
+                "'none' (which would keep a copy of the weights for each iteration)"
+            )
 
 
 class DecodeStep(NamedTuple):
@@ -261,13 +272,63 @@ class Stack(nn.Module):
           [batch, length, embed], after the final LayerNorm.
         """
         mask = None if mask is None else jnp.asarray(mask)
-        if self.config.scan_layers:
+        if self.config.num_stages > 1 and not self.is_initializing():
+            x = self._pipelined(x, mask, encoded, encoded_mask, deterministic, mask_index)
+        elif self.config.scan_layers:
             x, _ = self.layers(x, mask_index, mask, encoded, encoded_mask, deterministic)
         else:
             for i, layer in enumerate(self.layers):
                 index = None if mask_index is None else mask_index[i]
                 x, _ = layer(x, index, mask, encoded, encoded_mask, deterministic)
         return self.final_norm(x)
+
+    def _pipelined(
+        self,
+        x: Array,
+        mask: Array | None,
+        encoded: Array | None,
+        encoded_mask: Array | None,
+        deterministic: bool,
+        mask_index: Array | None,
+    ) -> Array:
+        """Runs the layers as stages of a pipeline; see `__call__`.
+
+        Dropout depends on layer and example, and so neither on stages and microbatches nor on
+        devices.
+        """
+        config = self.config
+        layer = Layer(config, parent=None)
+        rng = self.make_rng("dropout") if config.dropout_rate > 0 and not deterministic else None
+        given = {"mask": mask, "encoded": encoded, "encoded_mask": encoded_mask}
+        # What has a row for each example goes with it; the rest is the same for all.
+        context = {k: v for k, v in given.items() if v is not None and len(v) == len(x)}
+        if mask_index is not None:
+            context.pop("mask", None)  # Its first axis is another.
+        shared = {k: v for k, v in given.items() if k not in context}
+
+        def apply(of_layer: tuple[Any, Array, Array | None], x: Array, context: Any) -> Array:
+            params, number, index = of_layer
+
+            def one(x: Array, example: Array, **context: Array) -> Array:
+                rngs = {}
+                if rng is not None:
+                    rngs["dropout"] = jax.random.fold_in(jax.random.fold_in(rng, number), example)
+                own = {name: value[None] for name, value in context.items()}
+                arguments = {"mask_index": index, "deterministic": deterministic, **shared, **own}
+                return layer.apply({"params": params}, x[None], **arguments, rngs=rngs)[0][0]
+
+            return jax.vmap(one)(x, **context)
+
+        layers = (self.layers.variables["params"], jnp.arange(config.num_layers), mask_index)
+        return pipeline.circular(
+            apply,
+            layers,
+            x,
+            context | {"example": jnp.arange(len(x))},
+            config.num_stages,
+            config.pipeline_microbatches,
+            _REMAT_POLICIES[config.remat],
+        )
 
     def cross_keys_values(self, encoded: Array) -> list[attention.KeysValues]:
         """Projects an encoder's output [groups, length, embed] to each layer's keys and values.

@@ -46,7 +46,9 @@ class TextToImageModel(base.Model):
         self.config = config
         self.z_loss = z_loss
         self.settings = settings or sampling.SamplingSettings()
-        self.network = network_lib.PartiTransformer(config)
+        self.network = network_lib.PartiTransformer(config.unpipelined)
+        # Only training has batches that are large and of one size, which a pipeline needs.
+        self._training_network = network_lib.PartiTransformer(config)
 
     def init_variables(self, rng: Array, batch: base.Batch) -> Mapping[str, PyTree]:
         """Returns the network's `init` result, boxed."""
@@ -56,13 +58,7 @@ class TextToImageModel(base.Model):
 
     def logits(self, params: PyTree, batch: base.Batch, dropout_rng: Array | None = None) -> Array:
         """Returns [batch, image_length, vocab] float32 with teacher forcing."""
-        return self.network.apply(
-            {"params": params},
-            batch["encoder_input_tokens"],
-            batch["decoder_input_tokens"],
-            deterministic=dropout_rng is None,
-            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
-        )
+        return _logits(self.network, params, batch, dropout_rng)
 
     def loss_fn(
         self, params: PyTree, batch: base.Batch, dropout_rng: Array | None, *_: PyTree
@@ -71,7 +67,7 @@ class TextToImageModel(base.Model):
 
         Source: Parti (arXiv 2206.10789) section 2.3.
         """
-        logits = self.logits(params, batch, dropout_rng)
+        logits = _logits(self._training_network, params, batch, dropout_rng)
         loss = losses.cross_entropy(
             logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss
         )
@@ -117,3 +113,19 @@ class TextToImageModel(base.Model):
         return sampling.sample(
             self.network, variables["params"], text_tokens, sample_keys, settings
         )
+
+
+def _logits(
+    network: network_lib.PartiTransformer,
+    params: PyTree,
+    batch: base.Batch,
+    dropout_rng: Array | None,
+) -> Array:
+    """Returns [batch, image_length, vocab] float32 with teacher forcing."""
+    return network.apply(
+        {"params": params},
+        batch["encoder_input_tokens"],
+        batch["decoder_input_tokens"],
+        deterministic=dropout_rng is None,
+        rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+    )

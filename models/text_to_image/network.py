@@ -41,6 +41,9 @@ class TextToImageConfig:
       dtype: 'float32' or 'bfloat16'; LayerNorm, softmax and logits are float32 in both.
       scan_layers: See `transformer.StackConfig`.
       remat: See `transformer.StackConfig`.
+      num_stages: Of a circular pipeline through the encoder and then of one through the decoder; 1
+        is none. See `layers.pipeline`.
+      pipeline_microbatches: See `transformer.StackConfig`.
     """
 
     text_vocab_size: int = 16000
@@ -58,6 +61,8 @@ class TextToImageConfig:
     dtype: str = "bfloat16"
     scan_layers: bool = True
     remat: str = "none"
+    num_stages: int = 1
+    pipeline_microbatches: int = 1
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that do not go together."""
@@ -68,7 +73,8 @@ class TextToImageConfig:
                 f"local_window lists {len(self.windows)} windows for {self.num_decoder_layers} "
                 "decoder layers; give one number for all, or one per layer"
             )
-        self.stack(self.num_decoder_layers, True)  # checks dtype and remat
+        for num_layers in (self.num_encoder_layers, self.num_decoder_layers):
+            self.stack(num_layers, False)  # checks dtype, remat and pipeline
         for window in self.windows:
             masks.window_reach(window, self.grid)
         if not 0 <= self.dropout_rate < 1:
@@ -95,6 +101,11 @@ class TextToImageConfig:
         if isinstance(self.local_window, int):
             return (self.local_window,) * self.num_decoder_layers
         return self.local_window
+
+    @property
+    def unpipelined(self) -> "TextToImageConfig":
+        """The same without a pipeline; the parameters are the same."""
+        return dataclasses.replace(self, num_stages=1, pipeline_microbatches=1)
 
     def stack(self, num_layers: int, cross_attention: bool) -> transformer.StackConfig:
         """Returns the configuration of the encoder's or decoder's stack."""
