@@ -1,0 +1,329 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Hands an experiment to T5X, an optional second engine; only this module imports it.
+
+T5X calls our models as they are. This module adds what it asks for besides: an optimizer, a mesh,
+the first state, metrics of a step. `t5x_configs/runs/t5x/train.gin` binds it all; docs/t5x.md says
+how to install and launch T5X, and what it does otherwise than the embedded engine.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import clu.metrics
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from etils import epath
+from flax import serialization, traverse_util
+from flax.core import freeze, unfreeze
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from t5x import gin_utils, optimizers, partitioning, train_state, trainer, utils
+
+from parti.engine import datasets, experiments, not_finite, run_directory
+from parti.engine import initial as initials
+from parti.engine import mesh as meshes
+from parti.engine import program as programs
+from parti.engine import train_state as train_states
+
+# Settings of an `Experiment` that T5X follows. It is refused what it would ignore: of the others
+# only the default.
+HONOURED = frozenset(
+    {
+        "model",
+        "data_source",
+        "optimizer",
+        "model_dir",
+        "train_steps",
+        "batch_size",
+        "learning_rate",
+        "random_seed",
+        "data_seed",
+        "num_microbatches",
+        "ema_decay",
+        "mesh_shape",
+        "mesh_axes",
+        "logical_axis_rules",
+        "checkpoint_period",
+        "checkpoints_to_keep",
+        "eval_period",
+        "eval_steps",
+        "log_period",
+        "initial",
+    }
+)
+
+
+def check(experiment: experiments.Experiment) -> None:
+    """Checks that T5X can train an experiment as it is meant.
+
+    Raises:
+      ValueError: a setting is one that T5X has nothing for, the data are not a seqio task's, or
+        MODEL_DIR is not a training's.
+    """
+    for field in dataclasses.fields(experiment):
+        value = getattr(experiment, field.name)
+        if field.name not in HONOURED and value != field.default:
+            raise ValueError(
+                f"{field.name.upper()} = {value!r}: T5X has nothing for it; leave it at "
+                f"{field.default!r}, or train with `parti train`"
+            )
+    if not isinstance(experiment.data_source, datasets.SeqioSource):
+        raise ValueError(
+            f"DATA_SOURCE is {type(experiment.data_source).__name__}; T5X reads seqio tasks alone: "
+            "name one in MIXTURE_OR_TASK_NAME, or train with `parti train`"
+        )
+    experiment.data_source.check_vocabulary(experiment.model)
+    run_directory.check_ours(experiment)
+
+
+class Model:
+    """The model of an experiment as T5X calls it (t5x: t5x/trainer.py)."""
+
+    def __init__(self, experiment: experiments.Experiment) -> None:
+        """Takes an experiment; raises ValueError, see `check`."""
+        check(experiment)
+        self.experiment = experiment
+        self._model = experiment.model
+
+    @property
+    def FEATURE_CONVERTER_CLS(self) -> Any:  # noqa: N802 (T5X's name)
+        """The seqio feature converter class."""
+        return self._model.FEATURE_CONVERTER_CLS
+
+    @functools.cached_property
+    def optimizer_def(self) -> "Optimizer":
+        """OPTIMIZER, with the moving average, and off the frozen parameters."""
+        return Optimizer(programs.whole_optimizer(self.experiment))
+
+    def get_initial_variables(
+        self,
+        rng: jax.Array,
+        input_shapes: Mapping[str, tuple[int, ...]],
+        input_types: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Returns the variables and their axes; see `base.Model`."""
+        return self._model.get_initial_variables(rng, input_shapes, input_types)
+
+    def loss_fn(self, params: Any, batch: Any, dropout_rng: Any, *mutables: Any) -> tuple[Any, Any]:
+        """Returns what T5X differentiates, and the metrics, with `loss` among them.
+
+        T5X adds up the gradients of the microbatches and does not divide: a mean loss is divided
+        here, so that the gradient is that of the whole batch.
+        """
+        loss, aux = self._model.loss_fn(unfreeze(params), batch, dropout_rng, *mutables)
+        metrics, *new = aux if mutables else (aux,)
+        metrics = {"loss": clu.metrics.Average.from_model_output(loss), **metrics}
+        parts = self.experiment.num_microbatches if self._model.loss_is_mean else 1
+        return loss / parts, (metrics, *new) if mutables else metrics
+
+    def eval_fn(self, params: Any, batch: Any, *mutables: Any) -> tuple[Any, Any]:
+        """Returns the loss and the metrics, without dropout."""
+        loss, metrics = self._model.eval_fn(unfreeze(params), batch, *mutables)
+        return loss, dict(metrics)
+
+
+class Optimizer(optimizers.OptaxWrapper):
+    """Any optax transformation; T5X's own wrapper knows the states of a few alone.
+
+    The transformation sees plain dicts, as in the embedded engine, where T5X has frozen ones.
+    """
+
+    def init_state(self, params: Any) -> Any:
+        """Returns the state at step 0."""
+        return super().init_state(unfreeze(params))
+
+    def apply_gradient(self, hyper_params: Any, params: Any, state: Any, grads: Any) -> Any:
+        """Returns the parameters and the state after a step."""
+        params, state = super().apply_gradient(
+            hyper_params, unfreeze(params), state, unfreeze(grads)
+        )
+        return freeze(params), state
+
+    def derive_logical_axes(self, optimizer: Any, param_logical_axes: Any) -> Any:
+        """Returns the optimizer with the logical axes of each parameter in its place.
+
+        Its state has none: see `MeshPartitioner.get_mesh_axes`.
+        """
+        tree = jax.tree.map(lambda _: PartitionSpec(), optimizer.state_dict())
+        tree["target"] = unfreeze(param_logical_axes)
+        return optimizer.restore_state(tree)
+
+
+class MeshPartitioner(partitioning.PjitPartitioner):
+    """Divides arrays over the mesh of an experiment, on any kind of device."""
+
+    def __init__(self, mesh_shape: Any, mesh_axes: Any, logical_axis_rules: Any) -> None:
+        """Takes MESH_SHAPE, MESH_AXES and LOGICAL_AXIS_RULES; see `mesh`."""
+        self._experiment_mesh = meshes.make_mesh(mesh_shape, mesh_axes)
+        rules = meshes.axis_rules(logical_axis_rules, self._experiment_mesh)
+        super().__init__(num_partitions=1, logical_axis_rules=rules)
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh."""
+        return self._experiment_mesh
+
+    def partition(self, *args: Any, **options: Any) -> "InMesh":
+        """Returns a jitted function; see `partitioning.PjitPartitioner.partition`."""
+        return InMesh(super().partition(*args, **options), self.mesh)
+
+    def get_mesh_axes(self, train_state: Any) -> Any:
+        """Returns a train state with the `PartitionSpec` of each leaf in its place.
+
+        The optimizer's state is divided as its parameters are, counters not at all, which T5X would
+        otherwise restore as float32.
+        """
+        axes = super().get_mesh_axes(train_state)
+        specs = train_states.like_params(
+            train_state.param_states, unfreeze(train_state.params), unfreeze(axes.params)
+        )
+        tree = axes.state_dict()
+        tree["state"]["param_states"] = serialization.to_state_dict(specs)
+        return axes.restore_state(tree)
+
+
+class InMesh:
+    """A jitted function of T5X that is traced under `jax.set_mesh`, as in the embedded engine.
+
+    T5X enters the mesh in an older way, by which `jax.sharding.get_abstract_mesh` finds none.
+    """
+
+    def __init__(self, partitioned: Any, mesh: Mesh) -> None:
+        self._partitioned, self._mesh = partitioned, mesh
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs the function."""
+        with jax.set_mesh(self._mesh):
+            return self._partitioned(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """Lowers it for arguments of these shapes."""
+        with jax.set_mesh(self._mesh):
+            return self._partitioned.lower(*args)
+
+
+class TrainStateInitializer(utils.TrainStateInitializer):
+    """Makes the first state, with what INITIAL gives; T5X restores checkpoints itself.
+
+    T5X's own way to start from another checkpoint renames no parameters of Orbax checkpoints.
+    """
+
+    def __init__(
+        self,
+        optimizer_def: Any,
+        init_fn: Callable[..., Any],
+        input_shapes: Any,
+        partitioner: Any,
+        input_types: Any = None,
+    ) -> None:
+        """Takes what T5X gives; `init_fn` is a method of `Model`.
+
+        Raises:
+          ValueError: a parameter does not divide over its devices.
+        """
+        super().__init__(optimizer_def, init_fn, input_shapes, partitioner, input_types)
+        self._experiment: experiments.Experiment = init_fn.__self__.experiment  # type: ignore[attr-defined]
+        self._mesh = partitioner.mesh
+        train_states.check_divisible(
+            self.global_train_state_shape, self.train_state_axes, self._mesh
+        )
+
+        def create(rng: jax.Array, given: Mapping[str, Any]) -> Any:
+            variables = init_fn(rng=rng, input_shapes=input_shapes, input_types=input_types)
+            flat = traverse_util.flatten_dict(variables, keep_empty_nodes=True)
+            flat |= traverse_util.flatten_dict(given)
+            variables = freeze(traverse_util.unflatten_dict(flat))
+            return train_state.FlaxOptimTrainState.create(optimizer_def, variables)
+
+        self._create = create
+
+    def from_scratch(self, init_rng: jax.Array) -> Any:
+        """Returns the state at step 0.
+
+        Raises:
+          ValueError, FileNotFoundError: INITIAL does not fit; see `initial.Initial.load`.
+        """
+        shapes, axes = self.global_train_state_shape, self.train_state_axes
+        wanted = {"params": unfreeze(shapes.params), **unfreeze(shapes.flax_mutables)}
+        specs = {"params": unfreeze(axes.params), **unfreeze(axes.flax_mutables)}
+        initial = self._experiment.initial
+        given = initial.load(wanted) if initial else {}
+        initials.check_frozen(self._experiment.model.frozen, wanted, given)
+        for line in initial.describe(given) if initial else ():
+            logging.info("%s", line)
+        flat_specs = traverse_util.flatten_dict(specs)
+        flat = traverse_util.flatten_dict(given)
+        for key, leaf in flat.items():
+            flat[key] = jax.device_put(leaf, NamedSharding(self._mesh, flat_specs[key]))
+        given_specs = traverse_util.unflatten_dict({key: flat_specs[key] for key in flat})
+        create = self._partitioner.partition(
+            self._create, in_axis_resources=(None, given_specs), out_axis_resources=axes
+        )
+        return create(init_rng, traverse_util.unflatten_dict(flat))
+
+
+class Norms:
+    """The metrics `grad_norm` and `update_norm` of a step, global norms."""
+
+    def compute_metrics(self, gradients: Any, old: Any, new: Any) -> dict[str, clu.metrics.Metric]:
+        """Returns the metrics of gradients, and of the train states before and after the step."""
+        update = jax.tree.map(jnp.subtract, new.params, old.params)
+        norms = {"grad_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(update)}
+        return {k: clu.metrics.Average.from_model_output(norm) for k, norm in norms.items()}
+
+
+class StopAtNotFinite(trainer.BaseAction):
+    """NAN_POLICY 'stop': ends the process before T5X saves a state that is not finite."""
+
+    def run(self, train_state: Any, metrics_by_task: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Returns False, to go on.
+
+        Raises:
+          not_finite.NotFiniteError: loss or gradients of the steps since the last log are not.
+        """
+        for metrics in metrics_by_task.values():
+            values = {name: float(metrics[name].value) for name in ("loss", "grad_norm")}
+            if not np.isfinite(list(values.values())).all():
+                raise not_finite.NotFiniteError(
+                    f"not finite at one of the steps up to {int(train_state.step)}: {values}; the "
+                    "checkpoints in MODEL_DIR are good. Lower LEARNING_RATE or change DATA_SEED, "
+                    "then run again: it goes on from the last one"
+                )
+        return False
+
+
+def learning_rate_fn(learning_rate: Any) -> Callable[[Any], Any]:
+    """Returns the schedule that T5X logs; the optimizer has its own.
+
+    Raises:
+      ValueError: LEARNING_RATE is None.
+    """
+    if learning_rate is None:
+        raise ValueError(
+            "LEARNING_RATE is None, but T5X always logs it: name the schedule (or number) that "
+            "OPTIMIZER uses"
+        )
+    return learning_rate if callable(learning_rate) else lambda step: learning_rate
+
+
+def common_period(checkpoint_period: int, eval_period: int) -> int:
+    """Returns a `gc_period` that lets T5X have any two periods; 0 if it needs none.
+
+    T5X's loop goes by the shortest of its periods, and refuses those that it does not divide.
+    """
+    period = math.gcd(checkpoint_period, eval_period)
+    return 0 if period in (checkpoint_period, eval_period) else period
+
+
+def begin(model_dir: str, summary_writer: Any, step: int, train_steps: int) -> None:
+    """Writes `config.gin` before the first step; the training is no longer a finished one."""
+    if step < train_steps:
+        gin_utils.summarize_gin_config(model_dir, summary_writer, step)
+        if jax.process_index() == 0:
+            (epath.Path(model_dir) / run_directory.MANIFEST).unlink(missing_ok=True)

@@ -1,0 +1,429 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The experiments under real T5X, beside the embedded engine; skipped where T5X is not installed.
+
+docs/t5x.md says how to install it.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+import pytest
+from flax.core import unfreeze
+
+from parti.data import file_names, images, records, tfrecords, vocabularies
+from parti.engine import checkpoints, datasets, experiments, not_finite
+from parti.engine import program as programs
+from parti.engine import train as training
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RUN_FILE = "t5x_configs/runs/t5x/train.gin"
+EXPERIMENTS = sorted((ROOT / "t5x_configs" / "experiments").glob("*.gin"))
+SHORT = (
+    "TRAIN_STEPS = 3",
+    "WARMUP_STEPS = 1",
+    "BATCH_SIZE = 16",
+    "CHECKPOINT_PERIOD = 2",
+    "EVAL_PERIOD = 3",
+    "EVAL_STEPS = 2",
+    "LOG_PERIOD = 1",
+)
+# What is tried: an experiment with fewer layers, and what else is tried with it.
+ADAFACTOR = """
+from parti.models.text_to_image import network
+network.TextToImageConfig.num_encoder_layers = 1
+network.TextToImageConfig.num_decoder_layers = 1
+OPTIMIZER = @optimizers.adafactor()
+optimizers.adafactor.learning_rate = %LEARNING_RATE
+EMA_DECAY = 0.9
+MESH_SHAPE = (4, 2)
+"""
+PIPELINE = """
+from parti.models.text_to_image import network
+network.TextToImageConfig.num_decoder_layers = 2
+network.TextToImageConfig.scan_layers = True
+include 't5x_configs/layouts/pipeline.gin'
+MESH_SHAPE = (4, 2, 1)
+NUM_STAGES = 2
+PIPELINE_MICROBATCHES = 2
+"""
+MICROBATCHES = """
+from parti.models.coca import network
+network.CocaConfig.num_image_layers = 1
+network.CocaConfig.num_text_layers = 1
+NUM_MICROBATCHES = 2
+"""
+SEEDS = "DATA_SEED = 3\nRANDOM_SEED = 5\n"
+TOKENIZER = """
+from parti.models.image_tokenizer import network
+network.ImageTokenizerConfig.num_encoder_layers = 1
+network.ImageTokenizerConfig.num_decoder_layers = 1
+CHECKPOINTS_TO_KEEP = 1
+"""
+TRIED = {
+    "text_to_image": ("text_to_image_tiny", ADAFACTOR),
+    "pipeline": ("text_to_image_tiny", PIPELINE),
+    "coca": ("coca_tiny", MICROBATCHES),
+    "tokenizer": ("tokenizer_tiny", TOKENIZER),
+    "upsampler": ("wdsr_tiny", SEEDS),
+}
+
+
+@pytest.fixture(scope="module")
+def t5x_train() -> Any:
+    """The module `t5x.train`."""
+    pytest.importorskip("t5x", reason="T5X is not installed (docs/t5x.md)")
+    import t5x.train
+
+    return t5x.train
+
+
+@pytest.fixture(scope="module")
+def bridge(t5x_train: Any) -> Any:
+    from parti.engine import t5x_bridge
+
+    return t5x_bridge
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the stages before a training make, with a few examples each."""
+    root = tmp_path_factory.mktemp("stages")
+    rng = np.random.default_rng(0)
+    captions = ("a red circle", "a blue square", "a green star left of a red circle")
+
+    def picture(size: int) -> bytes:
+        return images.encode_png(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+    def rows(macro: str) -> Iterator[Any]:
+        for i in range(32):
+            key, text = str(i), captions[i % 3]
+            if macro == "PAIRS_DIR":
+                yield records.ImageTextPair(key, picture(32), text)
+            elif macro == "TOKENS_DIR":
+                yield records.TokenizedPair(key, text, rng.integers(0, 256, 64).astype(np.int32))
+            elif macro == "WIDE_TOKENS_DIR":
+                yield records.TokenizedPair(key, text, np.zeros(1024, np.int32))
+            else:
+                yield records.ReconstructedPair(key, text, picture(64), picture(32))
+
+    made = {}
+    for macro in ("PAIRS_DIR", "TOKENS_DIR", "WIDE_TOKENS_DIR", "RECONSTRUCTIONS_DIR"):
+        made[macro] = str(root / macro.lower())
+        (root / macro.lower()).mkdir()
+        for split in records.SPLITS:
+            path = root / macro.lower() / file_names.shard_name(split, 0, 1)
+            tfrecords.write(path, [row.to_example() for row in rows(macro)])
+    made["VOCABULARY"] = str(root / "vocabulary.model")
+    settings = vocabularies.SentencePieceSettings(vocab_size=300)
+    vocabularies.train_sentencepiece(iter(captions * 20), made["VOCABULARY"], settings)
+    return made
+
+
+def bindings(name: str, stages: Mapping[str, str], model_dir: pathlib.Path) -> list[str]:
+    """Returns bindings for what the header of an experiment says must be set."""
+    text = (ROOT / f"t5x_configs/experiments/{name}.gin").read_text(encoding="utf-8")
+    asked = re.findall(r"[A-Z_]{4,}", text.partition("Must be set:")[2].partition(".")[0])
+    given = {"TOKENIZER_DIR": "nowhere", **stages, "MODEL_DIR": str(model_dir)}
+    if not name.endswith("tiny"):
+        given["TOKENS_DIR"] = given["WIDE_TOKENS_DIR"]
+    return [f"{macro} = '{given[macro]}'" for macro in asked]
+
+
+def train(**arguments: Any) -> dict[str, Any]:
+    """Stands in for the function of `python -m t5x.train`: returns what the gin files give it."""
+    return arguments
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(t5x_train: Any, bridge: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Returns a function that does what `python -m t5x.train` does with a gin file and bindings.
+
+    Another function than that of T5X can be given, which takes the same arguments.
+    """
+    from t5x import gin_utils
+
+    monkeypatch.setattr(sys.modules["__main__"], "train", train, raising=False)
+
+    def run(file: str, overrides: Sequence[str], function: Any = t5x_train.train) -> Any:
+        with experiments._gin():
+            gin.register(train, "__main__")
+            with gin.unlock_config():
+                files = [RUN_FILE, file]
+                gin_utils.parse_gin_flags([str(ROOT)], files, overrides, finalize_config=False)
+                return function(**gin.get_configurable(train)())
+
+    return run
+
+
+def embedded(file: str, overrides: Sequence[str]) -> None:
+    """Trains an experiment with the embedded engine."""
+    assert training.train(experiments.load_experiment([file], overrides)) == 0
+
+
+def experiment_file(name: str) -> str:
+    return f"t5x_configs/experiments/{name}.gin"
+
+
+def tried_file(folder: pathlib.Path, name: str, settings: str) -> str:
+    """Writes a gin file with an experiment and more settings."""
+    path = folder / f"{name}.gin"
+    path.write_text(f"""
+from __gin__ import dynamic_registration
+from parti.engine import optimizers
+include '{experiment_file(name)}'
+{settings}""")
+    return str(path)
+
+
+def embedded_values(folder: pathlib.Path, split: str, name: str) -> dict[int, float]:
+    """Returns {step: value} of a metric of the embedded engine."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row[name] for row in rows if row["split"] == split}
+
+
+def t5x_values(folder: pathlib.Path, name: str) -> dict[int, float]:
+    """Returns {step: value} of a metric that T5X wrote for TensorBoard."""
+    import tensorflow as tf
+
+    found = {}
+    for path in sorted(folder.glob("events.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == name:
+                    found[event.step] = float(tf.make_ndarray(value.tensor))
+    return found
+
+
+def assert_equal_checkpoints(one: pathlib.Path, other: pathlib.Path, step: int) -> None:
+    """Compares all leaves, optimizer state too; rounding apart."""
+    restored = []
+    for folder in (one, other):
+        path = checkpoints.step_path(folder, step)
+        found = checkpoints.leaves(path)
+        args = {k: checkpoints._restore_args(leaf, None) for k, leaf in found.items()}
+        restored.append(checkpoints._restore(path, found, args))
+    assert restored[0].keys() == restored[1].keys()
+    for key, leaf in restored[0].items():
+        assert leaf.dtype == restored[1][key].dtype, key
+        np.testing.assert_allclose(leaf, restored[1][key], rtol=1e-5, atol=1e-6, err_msg=str(key))
+
+
+def test_run_file_uses_macros_of_the_embedded_engine() -> None:
+    def macros(pattern: str, engine: str) -> set[str]:
+        path = ROOT / f"t5x_configs/runs/{engine}/train.gin"
+        return set(re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
+
+    assert macros(r"%([A-Z_]+)", "t5x") <= macros(r"^([A-Z_]+) = ", "embedded")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_builds(
+    path: pathlib.Path, run: Run, stages: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    """T5X makes the state that the embedded engine makes, divided in the same way."""
+    given = bindings(path.stem, stages, tmp_path / "model")
+    if "pipeline" in path.stem:
+        given.append("MESH_SHAPE = (1, 8, 1)")
+    arguments = run(experiment_file(path.stem), given, dict)
+    model, partitioner = arguments["model"], arguments["partitioner"]
+    experiment = model.experiment
+    source = experiment.data_source.open(datasets.TRAIN, experiment.batch_size, 0, model)
+    spec = source.element_spec
+    built = arguments["train_state_initializer_cls"](
+        optimizer_def=model.optimizer_def,
+        init_fn=model.get_initial_variables,
+        input_shapes={name: leaf.shape for name, leaf in spec.items()},
+        input_types={name: leaf.dtype for name, leaf in spec.items()},
+        partitioner=partitioner,
+    )
+    program = programs.prepare(experiment, spec)
+    pairs = (
+        (program.abstract, built.global_train_state_shape),
+        (program.specs, built.train_state_axes),
+    )
+    for ours, theirs in pairs:
+        assert described(ours.params) == described(unfreeze(theirs.params))
+        assert described(ours.mutables) == described(unfreeze(theirs.flax_mutables))
+        assert described(ours.opt_state) == described(theirs.param_states)
+
+
+def described(tree: Any) -> dict[str, str]:
+    """Returns {path: shape and dtype, or `PartitionSpec`} of the leaves of a tree."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): str(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize("tried", TRIED)
+def test_experiment_trains(
+    tried: str, run: Run, stages: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    """From one seed and one data set both engines have the same losses, and end alike."""
+    ours, theirs = tmp_path / "embedded", tmp_path / "t5x"
+    name, settings = TRIED[tried]
+    file = tried_file(tmp_path, name, settings)
+    run(file, [*SHORT, *bindings(name, stages, theirs)])
+    embedded(file, [*SHORT, *bindings(name, stages, ours)])
+    for metric in ("loss", "grad_norm", "learning_rate"):
+        values = embedded_values(ours, "train", metric)
+        assert list(values) == [1, 2, 3]
+        assert t5x_values(theirs / "train", metric) == pytest.approx(values, rel=1e-5)
+    (task,) = (theirs / "training_eval").iterdir()
+    values = embedded_values(ours, "validation", "loss")
+    assert t5x_values(task, "loss") == pytest.approx(values, rel=1e-5)
+    assert_equal_checkpoints(ours, theirs, 3)
+    params, _, step = checkpoints.load_params(theirs)
+    assert step == 3
+    assert params.keys() == checkpoints.load_params(ours)[0].keys()
+
+
+def test_each_engine_goes_on_from_the_other(
+    run: Run, stages: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    """Steps 3 and 4 are the same, whichever engine took steps 1 and 2: data, optimizer and all."""
+    name = "text_to_image_tiny"
+    file = tried_file(tmp_path, name, ADAFACTOR)
+    folders = {key: tmp_path / key for key in ("t5x", "embedded", "t5x_then", "embedded_then")}
+    settings = [*SHORT, "TRAIN_STEPS = 4", "CHECKPOINTS_TO_KEEP = None"]
+    given = {key: [*settings, *bindings(name, stages, path)] for key, path in folders.items()}
+    run(file, given["t5x"])
+    embedded(file, given["embedded"])
+    assert checkpoints.steps(folders["t5x"]) == [0, 2, 4]
+    for key, source in (("t5x_then", "t5x"), ("embedded_then", "embedded")):
+        shutil.copytree(folders[source] / "checkpoint_2", folders[key] / "checkpoint_2")
+    run(file, given["embedded_then"])
+    embedded(file, given["t5x_then"])
+    losses = embedded_values(folders["embedded"], "train", "loss")
+    last = {step: loss for step, loss in losses.items() if step > 2}
+    assert t5x_values(folders["embedded_then"] / "train", "loss") == pytest.approx(last, rel=1e-5)
+    assert embedded_values(folders["t5x_then"], "train", "loss") == pytest.approx(last, rel=1e-5)
+    for key in ("t5x", "t5x_then", "embedded_then"):
+        assert_equal_checkpoints(folders["embedded"], folders[key], 4)
+
+
+def test_embedded_engine_finishes_a_training_of_t5x(
+    run: Run, stages: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    """`parti train` then takes no step, but writes what an export needs; T5X unfinishes it."""
+    name = experiment_file("wdsr_tiny")
+    given = [*SHORT, *bindings("wdsr_tiny", stages, tmp_path)]
+    run(name, given)
+    before = checkpoints.load_params(tmp_path)[0]
+    embedded(name, given)
+    jax.tree.map(np.testing.assert_array_equal, before, checkpoints.load_params(tmp_path)[0])
+    assert json.loads((tmp_path / "manifest.json").read_text())["counts"]["steps"] == 3
+    run(name, given)
+    assert (tmp_path / "manifest.json").is_file(), "there was no step to take"
+    run(name, [*given, "TRAIN_STEPS = 4"])
+    assert checkpoints.steps(tmp_path)[-1] == 4
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_initial_and_frozen_branches(
+    run: Run, stages: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    """INITIAL reads a checkpoint of T5X; what is frozen stays bitwise; the losses are equal."""
+    ours, theirs, source = (tmp_path / key for key in ("embedded", "t5x", "source"))
+    file = experiment_file("tokenizer_tiny")
+    run(file, [*SHORT, *bindings("tokenizer_tiny", stages, source)])
+    made = {**stages, "TOKENIZER_DIR": str(source / "checkpoint_3")}
+    name = "tokenizer_tiny_large"
+    file = experiment_file(name)
+    run(file, [*SHORT, *bindings(name, made, theirs)])
+    embedded(file, [*SHORT, *bindings(name, made, ours)])
+    values = embedded_values(ours, "train", "loss")
+    assert t5x_values(theirs / "train", "loss") == pytest.approx(values, rel=1e-5)
+    trained, _, _ = checkpoints.load_params(theirs)
+    given, _, _ = checkpoints.load_params(source)
+    for branch in ("encoder", "codebook"):
+        jax.tree.map(np.testing.assert_array_equal, trained[branch], given[branch])
+
+
+def test_a_step_that_is_not_finite_stops_before_it_is_saved(
+    run: Run, stages: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    given = [*SHORT, *bindings("wdsr_tiny", stages, tmp_path)]
+    with pytest.raises(not_finite.NotFiniteError, match="not finite"):
+        run(
+            experiment_file("wdsr_tiny"),
+            [*given, "optimizers.warmup_cosine.peak = 1e38", "TRAIN_STEPS = 8"],
+        )
+    params, _, _ = checkpoints.load_params(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("NAN_POLICY = 'skip'", "NAN_POLICY = 'skip': T5X has nothing for it; leave it at 'stop'"),
+        ("TENSORBOARD = False", "TENSORBOARD = False"),
+        ("LEARNING_RATE = None", "LEARNING_RATE is None"),
+        ("MESH_SHAPE = (3, 1)", "MESH_SHAPE"),
+        ("NUM_MICROBATCHES = 3", "does not divide"),
+        ("TEXT_VOCAB_SIZE = 8", "has 300 pieces"),
+    ],
+)
+def test_settings_that_t5x_cannot_follow(
+    setting: str, message: str, run: Run, stages: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    name = "text_to_image_tiny"
+    file = tried_file(tmp_path, name, f"optimizers.adamw.learning_rate = 1e-3\n{setting}\n")
+    given = [*SHORT, *bindings(name, stages, tmp_path / "model")]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(file, given, dict)
+
+
+def test_every_setting_is_followed_or_refused(bridge: Any) -> None:
+    names = {field.name for field in dataclasses.fields(experiments.Experiment)}
+    assert names >= bridge.HONOURED
+    text = (ROOT / RUN_FILE).read_text(encoding="utf-8")
+    used = {name.lower() for name in re.findall(r"%([A-Z_]+)", text)}
+    others = {"mixture_or_task_name", "task_feature_lengths"}
+    # The bridge itself takes these from the experiment.
+    inside = {"model", "data_source", "optimizer", "ema_decay", "initial"}
+    assert (used - others) | inside == bridge.HONOURED
+
+
+def test_data_that_are_not_a_task(bridge: Any, stages: dict[str, str], tmp_path: Any) -> None:
+    files = ["t5x_configs/experiments/wdsr_tiny.gin"]
+    given = bindings("wdsr_tiny", stages, tmp_path / "model")
+    experiment = experiments.load_experiment(files, given)
+    bridge.check(experiment)
+    arrays = dataclasses.replace(experiment, data_source=datasets.ArraySource({}, {}))
+    with pytest.raises(ValueError, match="DATA_SOURCE is ArraySource"):
+        bridge.check(arrays)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "letter.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is no training"):
+        bridge.check(experiment)
+
+
+def test_periods(bridge: Any) -> None:
+    assert bridge.common_period(500, 750) == 250
+    assert bridge.common_period(500, 1000) == 0
+    assert bridge.common_period(500, 0) == 0
+
+
+@pytest.mark.slow
+def test_the_command(bridge: Any, stages: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """`python -m t5x.train` itself, as docs/t5x.md has it."""
+    given = [f"--gin.{line}" for line in (*bindings("wdsr_tiny", stages, tmp_path), *SHORT)]
+    command = [sys.executable, "-m", "t5x.train", f"--gin_file={RUN_FILE}"]
+    command += ["--gin_file=t5x_configs/experiments/wdsr_tiny.gin", *given]
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert checkpoints.steps(tmp_path) == [2, 3]
