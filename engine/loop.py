@@ -10,7 +10,6 @@ import itertools
 import pathlib
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -26,6 +25,7 @@ from parti.engine import (
     progress,
     run_directory,
     summaries,
+    telemetry,
 )
 from parti.engine import program as programs
 from parti.engine import train_state as train_states
@@ -48,9 +48,6 @@ class Loop:
         self.experiment, self.program, self.store = experiment, program, store
         self._open_split = open_split
         self._pending: list[dict[str, Any]] = []
-        self._timed_steps = 0
-        self._data_seconds = 0.0
-        self._clock = time.perf_counter()
         self._last_values: dict[str, float] = {}
         self._evaluated: tuple[int, dict[str, float]] = (0, {})
         _check_best_metric(experiment, program)
@@ -65,8 +62,7 @@ class Loop:
         """
         experiment, step = self.experiment, start
         rng = programs.initial_rngs(experiment.random_seed)[1]
-        if processes.is_first():
-            self._log = run_directory.MetricsLog(experiment.model_dir, start)
+        self._open_log(start)
         self._writers = summaries.Writer(experiment.model_dir, experiment.tensorboard)
         self._report = progress.Progress(
             "train",
@@ -106,6 +102,21 @@ class Loop:
             self._writers.close()
         return self._end(state)
 
+    def _open_log(self, start: int) -> None:
+        """Opens metrics.jsonl in the first process; the clock goes on where the log stands."""
+        experiment, productive = self.experiment, 0.0
+        if processes.is_first():
+            self._log = run_directory.MetricsLog(experiment.model_dir, start)
+            productive = self._log.last(telemetry.PRODUCTIVE)
+        self._telemetry = telemetry.Telemetry(
+            experiment.model_dir,
+            experiment.batch_size,
+            telemetry.model_flops(experiment.model, self.program.element_spec),
+            self.program.mesh.devices,
+            getattr(getattr(experiment.model, "config", None), "dtype", "float32"),
+            productive,
+        )
+
     def _save_start(self, state: TrainState, batches: datasets.Batches) -> None:
         """Saves step 0, so that there is always a checkpoint to go back to."""
         if 0 not in checkpoints.steps(self.experiment.model_dir):
@@ -115,10 +126,8 @@ class Loop:
 
     def _next(self, prefetcher: datasets.Prefetcher) -> Any:
         """Returns the next batch, or None at the end; notes how long it was waited for."""
-        began = time.perf_counter()
-        batch = next(prefetcher, None)
-        self._data_seconds += time.perf_counter() - began
-        return batch
+        with self._telemetry.waiting():
+            return next(prefetcher, None)
 
     def _announce(self, state: TrainState) -> None:
         devices = self.program.mesh.devices
@@ -136,14 +145,11 @@ class Loop:
             jax.block_until_ready(self._pending[-1]["loss"])
             self._report.count += 1
             self._report.restart_clock()
-            self._restart_timing()
+            self._telemetry.restart()
             return
-        self._timed_steps += 1
+        self._telemetry.step()
         if len(self._pending) > 2:
             jax.block_until_ready(self._pending[-3]["loss"])
-
-    def _restart_timing(self) -> None:
-        self._timed_steps, self._data_seconds, self._clock = 0, 0.0, time.perf_counter()
 
     def _saves_at(self, step: int) -> bool:
         period, last = self.experiment.checkpoint_period, self.experiment.train_steps
@@ -160,7 +166,7 @@ class Loop:
         if self._saves_at(step):
             self._save(step, state, prefetcher)
         if evaluates or self._saves_at(step):
-            self._restart_timing()
+            self._telemetry.restart()
 
     def _save(self, step: int, state: TrainState, prefetcher: datasets.Prefetcher) -> None:
         """Starts to save a checkpoint, with the validation metrics of this very step."""
@@ -171,7 +177,6 @@ class Loop:
     def _write_log(self, step: int) -> None:
         """Fetches the metrics since the last log, checks and writes them."""
         results = jax.device_get(self._pending)
-        seconds = max(time.perf_counter() - self._clock, 1e-9)
         taken = self._watch.taken(step - len(results) + 1, results)
         values = evaluate.merge(taken) if taken else {}
         if self.experiment.nan_policy == not_finite.SKIP:
@@ -183,12 +188,8 @@ class Loop:
             # The optimizer counts the steps that it took.
             count = max(step - 1 - self._bad_steps.num_skipped, 0)
             values["learning_rate"] = float(rate(count) if callable(rate) else rate)
-        if self._timed_steps:
-            values["examples_per_second"] = self._timed_steps * self.experiment.batch_size / seconds
-            values["step_seconds"] = seconds / self._timed_steps
-            values["data_wait_share"] = min(self._data_seconds / seconds, 1.0)
+        values |= self._telemetry.values(len(taken) / len(results))
         self._pending = []
-        self._restart_timing()
         self._record(step, datasets.TRAIN, values)
         self._warn(step, values)
         if taken:

@@ -6,6 +6,7 @@
 checkpoint_<N>/   state and data position (parti.engine.checkpoints)
 config.gin        the whole configuration          model.gin   what MODEL alone needs
 data.json         fingerprints of the data that the first step read
+started.json      when the run was first started
 metrics.jsonl     a line per log                   train/, validation/   TensorBoard
 not_finite.jsonl  a line per step that was not finite and that the training survived
 manifest.json     written last: without it the training is unfinished
@@ -27,6 +28,7 @@ from parti.engine import (
     not_finite,
     predict,
     provenance,
+    telemetry,
 )
 
 KIND = "training"
@@ -40,6 +42,7 @@ _OWN = (
     MODEL_CONFIG,
     METRICS,
     not_finite.RECORD,
+    telemetry.STARTED,
     DATA,
     "train",
     "validation",
@@ -247,7 +250,12 @@ class MetricsLog:
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
+        self._last = {k: v for line in kept for k, v in json.loads(line).items()}
         self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def last(self, name: str) -> float:
+        """Returns the last value that the lines kept have of a metric, 0 if they have none."""
+        return self._last.get(name, 0.0)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Appends a line."""
