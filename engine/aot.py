@@ -154,10 +154,28 @@ def compile_generation(
             "an experiment of a text-to-image model"
         )
     program = programs.prepare(experiment, spec, target.devices, described=target.described)
+    text_length = spec["encoder_input_tokens"].shape[1]
+    arguments, kinds = _generation_arguments(program, generation, text_length)
+    draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
+    report = _report(GENERATE, program, lambda: draw.trace(*arguments), kinds, target)
+    advice = ["fewer --num_prompts or --num_samples", hbm.MORE_CHIPS]
+    return dataclasses.replace(
+        report,
+        batch=generation.num_prompts * generation.num_samples,
+        advice=advice if report.fits is False else (),
+    )
+
+
+def _generation_arguments(
+    program: programs.Program, generation: Generation, text_length: int
+) -> tuple[tuple[Any, ...], dict[str, int]]:
+    """Returns the arguments of `sample`, placed, and the bytes of each kind on one device.
+
+    Prompts are divided as a batch is, parameters as in training.
+    """
     place = meshes.batch_sharding(program.mesh, program.rules)
     prompts, samples = generation.num_prompts, generation.num_samples
     meshes.check_divisible("--num_prompts: a batch", (prompts,), place.spec, program.mesh)
-    text_length = spec["encoder_input_tokens"].shape[1]
     batch = (
         jax.ShapeDtypeStruct((prompts, text_length), jnp.int32),
         jax.ShapeDtypeStruct((prompts, samples, 2), jnp.uint32),
@@ -168,17 +186,7 @@ def compile_generation(
         hbm.PARAMETERS: hbm.per_device(params, places),
         hbm.BATCH: hbm.per_device(batch, place),
     }
-
-    def trace() -> jax.stages.Traced:
-        return jax.jit(
-            lambda variables, text_tokens, keys: model.sample(variables, text_tokens, keys)
-        ).trace(_placed(params, places), *_placed(batch, place))
-
-    report = _report(GENERATE, program, trace, kinds, target)
-    advice = (
-        ["fewer --num_prompts or --num_samples", hbm.MORE_CHIPS] if report.fits is False else []
-    )
-    return dataclasses.replace(report, batch=prompts * samples, advice=advice)
+    return (_placed(params, places), *_placed(batch, place)), kinds
 
 
 def _report(

@@ -28,6 +28,8 @@ _CALLED = re.compile(
 _CONDITION = re.compile(r"condition=%([\w.-]+)")
 _KNOWN_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _NUMBER = re.compile(r"^(-?\d+)\)")
+# A TPU's reduce-scatter is a fusion of this name, of an all-reduce and a slice.
+_REDUCE_SCATTER = "all-reduce-scatter"
 _WIDTH = re.compile(r"[a-z]+(\d+)")
 
 
@@ -80,11 +82,12 @@ def summarize(text: str) -> Summary:
     computations, entry = _parse(text)
     totals: dict[str, list[int]] = {}
     is_exact = True
-    for computation, times, is_known in _runs(computations, entry):
-        types = {instruction.name: instruction.type for instruction in computation}
-        for instruction in computation:
+    for name, times, is_known in _runs(computations, entry):
+        types = {instruction.name: instruction.type for instruction in computations[name]}
+        for instruction in computations[name]:
             kind = instruction.operation.removesuffix("-start")
             if kind in KINDS:
+                kind = "reduce-scatter" if name.startswith(_REDUCE_SCATTER) else kind
                 is_exact &= is_known
                 total = totals.setdefault(kind, [0, 0])
                 total[0] += times
@@ -108,12 +111,12 @@ def _parse(text: str) -> tuple[_Computations, str]:
 
 def _runs(
     computations: _Computations, name: str, times: int = 1, is_known: bool = True
-) -> Iterator[tuple[list[_Instruction], int, bool]]:
-    """Yields each computation that a computation leads to, how often it runs, and if that is known.
+) -> Iterator[tuple[str, int, bool]]:
+    """Yields each computation that one leads to, how often it runs, and whether that is known.
 
     A computation comes once for each place that calls it.
     """
-    yield computations[name], times, is_known
+    yield name, times, is_known
     for instruction in computations[name]:
         if instruction.operation in ("async-update", "async-done"):  # they repeat async-start
             continue
