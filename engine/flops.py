@@ -23,12 +23,14 @@ from jax.interpreters import partial_eval
 def train_step(model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]) -> int:
     """Returns the operations of a model's loss and its gradients for a batch: its model FLOPs.
 
-    What is computed again in the backward pass to save memory is not counted, nor the optimizer.
+    What is computed again in the backward pass to save memory is not counted, nor what a pipeline
+    computes idly, nor the optimizer.
 
     Args:
       model: a `Model`.
       element_spec: shape and dtype of each feature of a global batch.
     """
+    model = model.without_pipeline
     # Inside of jax.set_mesh, an array would lie on the mesh's devices, which may be descriptions.
     rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
     mutables = _abstract_variables(model, element_spec, rng)

@@ -186,6 +186,11 @@ class Model(abc.ABC):
         return model
 
     @property
+    def without_pipeline(self) -> Self:
+        """This model without a pipeline through its layers, whose stages idle at its ends."""
+        return self
+
+    @property
     def FEATURE_CONVERTER_CLS(self) -> Any:  # noqa: N802 (T5X's name)
         """The seqio feature converter class; imports seqio and TensorFlow on first use."""
         from parti.tasks import feature_converters

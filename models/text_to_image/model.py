@@ -50,6 +50,11 @@ class TextToImageModel(base.Model):
         # Only training has batches that are large and of one size, which a pipeline needs.
         self._training_network = network_lib.PartiTransformer(config)
 
+    @property
+    def without_pipeline(self) -> "TextToImageModel":
+        """This model with one stage; the parameters are the same."""
+        return TextToImageModel(self.config.unpipelined, self.z_loss, self.settings)
+
     def init_variables(self, rng: Array, batch: base.Batch) -> Mapping[str, PyTree]:
         """Returns the network's `init` result, boxed."""
         return self.network.init(

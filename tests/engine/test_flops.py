@@ -117,6 +117,17 @@ def test_what_is_computed_twice_counts_once_of_the_model_and_twice_of_the_progra
     assert 1.15 * of_model < flops.of(function, *args) < 4 / 3 * of_model
 
 
+def test_a_pipeline_that_idles_is_no_more_work_for_the_model() -> None:
+    plain = dataclasses.replace(CONFIG, scan_layers=True, num_decoder_layers=4)
+    pipelined = dataclasses.replace(plain, num_stages=2, pipeline_microbatches=2, remat="full")
+    of_model = flops.train_step(generator.TextToImageModel(plain), generator_spec())
+    model = generator.TextToImageModel(pipelined)
+    assert flops.train_step(model, generator_spec()) == of_model
+    function, args = gradients(model, generator_spec())
+    # Stages idle in one of 1 x 2 + 1 iterations of the encoder, of 2 x 2 + 1 of the decoder.
+    assert flops.of(function, *args) > 1.25 * of_model
+
+
 @pytest.mark.parametrize(
     "options",
     [
