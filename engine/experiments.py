@@ -70,6 +70,8 @@ class Experiment:
     max_skipped_steps: int = 10
     rollback_steps: int = 1
     max_rollbacks: int = 10
+    watchdog_seconds: float = 1800.0
+    watchdog_abort: bool = False
     config: str = ""
     model_config: str = ""
 
@@ -87,6 +89,8 @@ class Experiment:
         _check_count("eval_steps", self.eval_steps, 1)
         _check_count("max_skipped_steps", self.max_skipped_steps, 0)
         _check_count("rollback_steps", self.rollback_steps, 1)
+        if self.watchdog_seconds < 0:
+            raise ValueError(f"WATCHDOG_SECONDS must be 0 or more, got {self.watchdog_seconds!r}")
         _check_count("max_rollbacks", self.max_rollbacks, 1)
         if self.checkpoints_to_keep is not None:
             _check_count("checkpoints_to_keep", self.checkpoints_to_keep, 1)

@@ -26,6 +26,7 @@ from parti.engine import (
     run_directory,
     summaries,
     telemetry,
+    watchdog,
 )
 from parti.engine import program as programs
 from parti.engine import train_state as train_states
@@ -74,6 +75,7 @@ class Loop:
         )
         if experiment.nan_policy == not_finite.ROLL_BACK and start == 0:
             self._save_start(state, batches)
+        self._watchdog = watchdog.Watchdog(experiment.watchdog_seconds, experiment.watchdog_abort)
         prefetcher = datasets.Prefetcher(
             batches, self.program.place, start, experiment.train_steps, self._saves_at
         )
@@ -88,16 +90,20 @@ class Loop:
                     self._pace(first=step == start + 1)
                     self._report.update(step)
                     self._after_step(step, state, prefetcher)
+                    self._watchdog.finished(step)
                     if request.at(step):
                         prefetcher.finish_after(step)
-                if request.signal_number and step < experiment.train_steps:
-                    return self._stop(step, state, prefetcher, request.signal_number)
+                with self._watchdog.stage(watchdog.SAVING):
+                    if request.signal_number and step < experiment.train_steps:
+                        return self._stop(step, state, prefetcher, request.signal_number)
+                    self.store.wait()
         except not_finite.RollBack:
             raise
         except BaseException as error:
             self._report.failed(type(error).__name__)
             raise
         finally:
+            self._watchdog.close()
             prefetcher.close()
             self._writers.close()
         return self._end(state)
@@ -126,7 +132,7 @@ class Loop:
 
     def _next(self, prefetcher: datasets.Prefetcher) -> Any:
         """Returns the next batch, or None at the end; notes how long it was waited for."""
-        with self._telemetry.waiting():
+        with self._watchdog.stage(watchdog.READING), self._telemetry.waiting():
             return next(prefetcher, None)
 
     def _announce(self, state: TrainState) -> None:
@@ -142,14 +148,18 @@ class Loop:
     def _pace(self, first: bool) -> None:
         """Keeps two steps in flight; leaves the first one, which compiles, out of the timing."""
         if first:
-            jax.block_until_ready(self._pending[-1]["loss"])
+            self._wait_for(self._pending[-1]["loss"])
             self._report.count += 1
             self._report.restart_clock()
             self._telemetry.restart()
             return
         self._telemetry.step()
         if len(self._pending) > 2:
-            jax.block_until_ready(self._pending[-3]["loss"])
+            self._wait_for(self._pending[-3]["loss"])
+
+    def _wait_for(self, value: jax.Array) -> None:
+        with self._watchdog.stage(watchdog.DEVICE):
+            jax.block_until_ready(value)
 
     def _saves_at(self, step: int) -> bool:
         period, last = self.experiment.checkpoint_period, self.experiment.train_steps
@@ -162,9 +172,11 @@ class Loop:
         if step % experiment.log_period == 0 or self._saves_at(step) or evaluates:
             self._write_log(step)
         if evaluates:
-            self._evaluate(step, state)
+            with self._watchdog.stage(watchdog.EVALUATING):
+                self._evaluate(step, state)
         if self._saves_at(step):
-            self._save(step, state, prefetcher)
+            with self._watchdog.stage(watchdog.SAVING):
+                self._save(step, state, prefetcher)
         if evaluates or self._saves_at(step):
             self._telemetry.restart()
 
@@ -176,7 +188,8 @@ class Loop:
 
     def _write_log(self, step: int) -> None:
         """Fetches the metrics since the last log, checks and writes them."""
-        results = jax.device_get(self._pending)
+        with self._watchdog.stage(watchdog.DEVICE):
+            results = jax.device_get(self._pending)
         taken = self._watch.taken(step - len(results) + 1, results)
         values = evaluate.merge(taken) if taken else {}
         if self.experiment.nan_policy == not_finite.SKIP:
