@@ -55,3 +55,23 @@ def merge(results: Sequence[Metrics]) -> dict[str, float]:
         for name, metric in metrics.items():
             merged[name] = merged[name].merge(metric)
     return {name: float(metric.compute()) for name, metric in merged.items()}
+
+
+def check_metric(name: str, program: Any) -> None:
+    """Checks that evaluations will have a metric; computes nothing.
+
+    Args:
+      name: BEST_METRIC.
+      program: a `program.Program`.
+
+    Raises:
+      ValueError: they will not.
+    """
+    arguments = program.abstract, dict(program.element_spec)
+    names = {*jax.eval_shape(program.eval, *arguments)}
+    names |= {*jax.eval_shape(program.summarize, *arguments).scalars}
+    if name not in names:
+        raise ValueError(
+            f"BEST_METRIC {name!r} is no validation metric of this model; there are "
+            f"{', '.join(sorted(names))}"
+        )

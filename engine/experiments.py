@@ -21,13 +21,12 @@ from typing import Any
 
 import gin
 
-from parti.engine import datasets, gin_errors, not_finite, retention
+from parti.engine import datasets, experiment_checks, gin_errors, not_finite, retention
 from parti.engine import initial as initials
 
 RUN_FILE = "t5x_configs/runs/embedded/train.gin"
 
 _lock = threading.RLock()
-_MACRO_LINE = re.compile(r"^(\w+) = ", re.MULTILINE)
 _UNSET_LINE = re.compile(r"^(\w+) = %gin\.REQUIRED$", re.MULTILINE)
 _IMPORT_LINE = re.compile(r"^(?:from [\w.]+ )?import ([\w.]+)(?: as (\w+))?$")
 
@@ -72,49 +71,13 @@ class Experiment:
     max_rollbacks: int = 10
     watchdog_seconds: float = 1800.0
     watchdog_abort: bool = False
+    profile_steps: Sequence[int] | None = None
     config: str = ""
     model_config: str = ""
 
     def __post_init__(self) -> None:
-        for name in (
-            "train_steps",
-            "batch_size",
-            "num_microbatches",
-            "checkpoint_period",
-            "log_period",
-        ):
-            _check_count(name, getattr(self, name), 1)
-        _check_count("keep_checkpoint_period", self.keep_checkpoint_period, 0)
-        _check_count("eval_period", self.eval_period, 0)
-        _check_count("eval_steps", self.eval_steps, 1)
-        _check_count("max_skipped_steps", self.max_skipped_steps, 0)
-        _check_count("rollback_steps", self.rollback_steps, 1)
-        if self.watchdog_seconds < 0:
-            raise ValueError(f"WATCHDOG_SECONDS must be 0 or more, got {self.watchdog_seconds!r}")
-        _check_count("max_rollbacks", self.max_rollbacks, 1)
-        if self.checkpoints_to_keep is not None:
-            _check_count("checkpoints_to_keep", self.checkpoints_to_keep, 1)
-        _check_best(self)
-        if not isinstance(self.model_dir, str) or not self.model_dir:
-            raise ValueError(f"MODEL_DIR must be a path in quotes, got {self.model_dir!r}")
-        if self.nan_policy not in not_finite.POLICIES:
-            raise ValueError(
-                f"NAN_POLICY must be one of {', '.join(not_finite.POLICIES)}; got "
-                f"{self.nan_policy!r}"
-            )
-        _check_rollback(self)
-        if self.initial is not None and not isinstance(self.initial, initials.Initial):
-            raise ValueError(
-                f"INITIAL must be None or @initial.Initial(), got {self.initial!r}; name the "
-                "training with initial.Initial.path"
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"EMA_DECAY must lie in [0, 1), got {self.ema_decay!r}")
-        if self.batch_size % self.num_microbatches:
-            raise ValueError(
-                f"BATCH_SIZE {self.batch_size} does not divide into NUM_MICROBATCHES "
-                f"{self.num_microbatches} equal parts"
-            )
+        """Raises ValueError for a value that is not allowed; see `experiment_checks`."""
+        experiment_checks.check(self)
 
     @property
     def retention(self) -> retention.Retention:
@@ -223,6 +186,7 @@ def _config_root() -> pathlib.Path:
 
 
 def _parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
+    standard: set[str] | None = None
     for path in gin_files:
         _check_file(path)
         logging.disable(logging.ERROR)  # gin logs each place where it looks for an include.
@@ -230,7 +194,10 @@ def _parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
             gin.parse_config_file(path)
         finally:
             logging.disable(logging.NOTSET)
-    known = set(_MACRO_LINE.findall(gin.config_str()))
+        if standard is None:  # Those of the run file, some of which a model may not have.
+            standard = set(gin_errors.MACRO_LINE.findall(gin.config_str()))
+    known = set(gin_errors.MACRO_LINE.findall(gin.config_str()))
+    gin_errors.check_macros(gin.config_str(), standard or set())
     for binding in bindings:
         name, equals, value = (part.strip() for part in binding.partition("="))
         if not equals or not name:
@@ -307,38 +274,3 @@ def _without_unused_imports(text: str) -> str:
         )
 
     return "\n".join(line for line in lines if used(line)).strip() + "\n"
-
-
-def _check_best(experiment: Experiment) -> None:
-    """Raises ValueError if the checkpoints to keep cannot be told."""
-    if not experiment.retention.best_metric:
-        return
-    if not experiment.eval_period:
-        raise ValueError("BEST_METRIC needs EVAL_PERIOD, which is 0: nothing is evaluated")
-    if experiment.checkpoint_period % experiment.eval_period:
-        raise ValueError(
-            f"CHECKPOINT_PERIOD {experiment.checkpoint_period} is no multiple of EVAL_PERIOD "
-            f"{experiment.eval_period}, but BEST_METRIC compares checkpoints that were evaluated; "
-            "set it to a multiple"
-        )
-
-
-def _check_rollback(experiment: Experiment) -> None:
-    """Raises ValueError if the checkpoint to go back to could be gone by then."""
-    kept, period = experiment.checkpoints_to_keep, experiment.checkpoint_period
-    if experiment.nan_policy != not_finite.ROLL_BACK or kept is None:
-        return
-    # The newest may be a signal's; of the regular ones before it, kept - 1 are there.
-    if kept < 2 or experiment.rollback_steps > (kept - 2) * period + 1:
-        least = -((1 - experiment.rollback_steps) // period) + 2
-        raise ValueError(
-            f"NAN_POLICY 'rollback' with ROLLBACK_STEPS {experiment.rollback_steps} needs "
-            f"CHECKPOINTS_TO_KEEP of at least {least} (CHECKPOINT_PERIOD is {period}), got {kept}"
-        )
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"{name.upper()} must be a whole number of at least {least}, got {value!r}"
-        )

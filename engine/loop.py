@@ -22,6 +22,7 @@ from parti.engine import (
     experiments,
     not_finite,
     processes,
+    profiling,
     progress,
     run_directory,
     summaries,
@@ -51,8 +52,10 @@ class Loop:
         self._pending: list[dict[str, Any]] = []
         self._last_values: dict[str, float] = {}
         self._evaluated: tuple[int, dict[str, float]] = (0, {})
-        _check_best_metric(experiment, program)
+        if experiment.best_metric:
+            evaluate.check_metric(experiment.best_metric, program)
         self._bad_steps = record
+        self._profiler = profiling.Profiler(experiment.model_dir, experiment.profile_steps)
         self._watch = not_finite.Watch(experiment, store, record)
 
     def run(self, state: TrainState, start: int, batches: datasets.Batches) -> int:
@@ -80,11 +83,13 @@ class Loop:
             batches, self.program.place, start, experiment.train_steps, self._saves_at
         )
         try:
-            with processes.stop_request() as request:
+            with processes.stop_request() as request, self._profiler.listening():
                 self._announce(state)
                 self._report.update(start)
                 while (batch := self._next(prefetcher)) is not None:
+                    self._profiler.before(step + 1, state)
                     state, metrics = self.program.step(state, batch, rng)
+                    self._profiler.after(step + 1, state)
                     step += 1
                     self._pending.append(metrics)
                     self._pace(first=step == start + 1)
@@ -269,18 +274,3 @@ class Loop:
         processes.wait_for_all("finished")
         self._report.done(f"wrote {self.experiment.model_dir}")
         return 0
-
-
-def _check_best_metric(experiment: experiments.Experiment, program: programs.Program) -> None:
-    """Raises ValueError if evaluations will not have the metric BEST_METRIC; computes nothing."""
-    name = experiment.best_metric
-    if not name:
-        return
-    arguments = program.abstract, dict(program.element_spec)
-    names = {*jax.eval_shape(program.eval, *arguments)}
-    names |= {*jax.eval_shape(program.summarize, *arguments).scalars}
-    if name not in names:
-        raise ValueError(
-            f"BEST_METRIC {name!r} is no validation metric of {type(experiment.model).__name__}; "
-            f"there are {', '.join(sorted(names))}"
-        )

@@ -6,6 +6,7 @@
 checkpoint_<N>/   state and data position (parti.engine.checkpoints)
 config.gin        the whole configuration          model.gin   what MODEL alone needs
 data.json         fingerprints of the data that the first step read
+profile/          traces of steps (parti.engine.profiling)
 started.json      when the run was first started
 metrics.jsonl     a line per log                   train/, validation/   TensorBoard
 not_finite.jsonl  a line per step that was not finite and that the training survived
@@ -27,6 +28,7 @@ from parti.engine import (
     manifests,
     not_finite,
     predict,
+    profiling,
     provenance,
     telemetry,
 )
@@ -44,6 +46,7 @@ _OWN = (
     not_finite.RECORD,
     telemetry.STARTED,
     DATA,
+    profiling.FOLDER,
     "train",
     "validation",
     CONFIG,
@@ -71,6 +74,7 @@ _IMMATERIAL = (
     "MAX_ROLLBACKS",
     "WATCHDOG_SECONDS",
     "WATCHDOG_ABORT",
+    "PROFILE_STEPS",
     "TENSORBOARD",
 )
 
