@@ -57,6 +57,7 @@ include 't5x_configs/layouts/pipeline.gin'
 MESH_SHAPE = (4, 2, 1)
 NUM_STAGES = 2
 PIPELINE_MICROBATCHES = 2
+REMAT = 'full'
 """
 MICROBATCHES = """
 from parti.models.coca import network
@@ -229,6 +230,15 @@ def test_run_file_uses_macros_of_the_embedded_engine() -> None:
         return set(re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
 
     assert macros(r"%([A-Z_]+)", "t5x") <= macros(r"^([A-Z_]+) = ", "embedded")
+
+
+def test_only_the_bridge_and_its_run_file_import_t5x() -> None:
+    imports = re.compile(r"^\s*(?:from|import) t5x\b", re.MULTILINE)
+    folders = ("data", "tasks", "models", "engine", "pipelines", "parti", "t5x_configs")
+    files = (path for folder in folders for path in (ROOT / folder).rglob("*"))
+    sources = (path for path in files if path.suffix in (".py", ".gin"))
+    found = {path for path in sources if imports.search(path.read_text(encoding="utf-8"))}
+    assert found == {ROOT / "engine/t5x_bridge.py", ROOT / RUN_FILE}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
