@@ -118,8 +118,8 @@ def compile_train_step(
     program = programs.prepare(experiment, spec, target.devices, described=target.described)
 
     def trace() -> jax.stages.Traced:
-        state = _placed(program.abstract, program.shardings)
-        batch = _placed(spec, meshes.batch_sharding(program.mesh, program.rules))
+        state = train_states.placed(program.abstract, program.shardings)
+        batch = train_states.placed(spec, meshes.batch_sharding(program.mesh, program.rules))
         rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
         return program.step.func.trace(*program.step.args, state, batch, rng)  # type: ignore[attr-defined]
 
@@ -186,7 +186,7 @@ def _generation_arguments(
         hbm.PARAMETERS: hbm.per_device(params, places),
         hbm.BATCH: hbm.per_device(batch, place),
     }
-    return (_placed(params, places), *_placed(batch, place)), kinds
+    return (train_states.placed(params, places), *train_states.placed(batch, place)), kinds
 
 
 def _report(
@@ -264,18 +264,6 @@ def _fits(
     if isinstance(compiled, _TooLarge):
         return False
     return None if target.memory is None else sum(memory.values()) <= target.memory
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
-    """Returns shapes with their shardings; `shardings` is a tree like them, or one for all."""
-    if isinstance(shardings, jax.sharding.Sharding):
-        place = shardings
-        shardings = jax.tree.map(lambda _: place, tree)
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        tree,
-        shardings,
-    )
 
 
 def _versions(target: chips.Target) -> dict[str, str]:

@@ -209,11 +209,15 @@ def prepare(
     shardings = train_states.shardings(specs, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())  # Each process can read it.
     constants = (
-        _shapes(model.constants, everywhere)
+        train_states.placed(model.constants, everywhere)
         if described
         else jax.device_put(model.constants, everywhere)
     )
     jitted_step = jax.jit(step, donate_argnums=1, out_shardings=(shardings, everywhere))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        # What does not fit fails here, before anything runs; jit keeps the trace for the step.
+        state = train_states.placed(abstract, shardings)
+        jitted_step.eval_shape(constants, state, train_states.placed(element_spec, sharding), rng)
     evaluate_step = functools.partial(evaluate.eval_step, model)
     jitted_eval = jax.jit(evaluate_step, out_shardings=everywhere)
     summarize = functools.partial(summaries.summarize, model)
@@ -231,13 +235,6 @@ def prepare(
         eval=functools.partial(jitted_eval, constants),
         summarize=functools.partial(jitted_summarize, constants),
         place=functools.partial(meshes.place, sharding=sharding),
-    )
-
-
-def _shapes(tree: Any, sharding: NamedSharding) -> Any:
-    """Returns the shape, dtype and sharding of each leaf."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
 
 

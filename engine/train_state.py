@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import serialization, traverse_util
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from parti.engine import mesh as meshes
 
@@ -79,6 +79,18 @@ def shardings(specs: TrainState, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
+def placed(tree: Any, shardings: Any) -> Any:
+    """Returns the shapes of a tree with their shardings: a tree like it, or one for all leaves."""
+    if isinstance(shardings, Sharding):
+        everywhere = shardings
+        shardings = jax.tree.map(lambda _: everywhere, tree)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        tree,
+        shardings,
+    )
+
+
 def check_divisible(state: TrainState, specs: TrainState, mesh: Mesh) -> None:
     """Checks that every parameter can be divided evenly.
 
@@ -121,11 +133,14 @@ def like_params(tree: Any, params: Any, specs: Any) -> Any:
 
 
 def _reduced(spec: PartitionSpec, shape: Sequence[int], reduced: Sequence[int]) -> PartitionSpec:
-    """Returns the part of a partition that fits a shape without one axis, or with all of them."""
+    """Returns the part of a partition that fits a shape without one axis, or with all of them.
+
+    If several axes may be missing, the last of them is: the first counts the layers of a stack.
+    """
     if tuple(reduced) == tuple(shape):
         return spec
     axes = (*spec, *[None] * (len(shape) - len(spec)))
-    for i in range(len(shape)):
+    for i in reversed(range(len(shape))):
         if (*shape[:i], *shape[i + 1 :]) == tuple(reduced):
             return PartitionSpec(*axes[:i], *axes[i + 1 :])
     return PartitionSpec()
