@@ -171,7 +171,16 @@ class TfDataset:
         self._checkpoint.write(str(path / _POSITION))
 
     def restore(self, path: pathlib.Path) -> None:
-        """Reads the iterator's state."""
+        """Reads the iterator's state.
+
+        Raises:
+          ValueError: what is there is not the position of one process that reads everything.
+        """
+        if not (path / f"{_POSITION}.index").is_file():
+            raise ValueError(
+                f"{path} holds no {_POSITION}: T5X with several processes leaves a position for "
+                "each. Go on with T5X on as many, or start from the parameters (INITIAL)"
+            )
         self._checkpoint.read(str(path / _POSITION)).assert_consumed()
 
 

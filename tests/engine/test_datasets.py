@@ -59,6 +59,12 @@ def test_tf_position(tmp_path: pathlib.Path) -> None:
     assert take(again, 20) == want
 
 
+def test_positions_of_several_processes_are_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "process_0-of-2").mkdir()
+    with pytest.raises(ValueError, match="leaves a position for each"):
+        tf_batches().restore(tmp_path)
+
+
 def test_seqio_source(tmp_path: pathlib.Path) -> None:
     """A registered task, through its model's converter: shuffled train, ordered validation."""
     pytest.importorskip("seqio")
