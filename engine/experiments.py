@@ -27,7 +27,6 @@ from parti.engine import initial as initials
 RUN_FILE = "t5x_configs/runs/embedded/train.gin"
 
 _lock = threading.RLock()
-_MACRO_LINE = re.compile(r"^(\w+) = ", re.MULTILINE)
 _UNSET_LINE = re.compile(r"^(\w+) = %gin\.REQUIRED$", re.MULTILINE)
 _IMPORT_LINE = re.compile(r"^(?:from [\w.]+ )?import ([\w.]+)(?: as (\w+))?$")
 
@@ -187,6 +186,7 @@ def _config_root() -> pathlib.Path:
 
 
 def _parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
+    standard: set[str] | None = None
     for path in gin_files:
         _check_file(path)
         logging.disable(logging.ERROR)  # gin logs each place where it looks for an include.
@@ -194,7 +194,10 @@ def _parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
             gin.parse_config_file(path)
         finally:
             logging.disable(logging.NOTSET)
-    known = set(_MACRO_LINE.findall(gin.config_str()))
+        if standard is None:  # Those of the run file, some of which a model may not have.
+            standard = set(gin_errors.MACRO_LINE.findall(gin.config_str()))
+    known = set(gin_errors.MACRO_LINE.findall(gin.config_str()))
+    gin_errors.check_macros(gin.config_str(), standard or set())
     for binding in bindings:
         name, equals, value = (part.strip() for part in binding.partition("="))
         if not equals or not name:

@@ -12,6 +12,7 @@ from typing import Any
 
 import gin
 
+MACRO_LINE = re.compile(r"^(\w+) = ", re.MULTILINE)
 _SELECTOR_LINE = re.compile(r"^# Parameters for (?:[\w/]+/)?([\w.]+):$", re.MULTILINE)
 
 
@@ -67,9 +68,31 @@ def _suggest_for(message: str) -> str:
 
 def _parameters(selector: str) -> list[str]:
     try:
-        return list(inspect.signature(inspect.unwrap(gin.get_configurable(selector))).parameters)
+        configurable = inspect.unwrap(gin.get_configurable(selector))
+        names = list(inspect.signature(configurable).parameters)
+        if inspect.isclass(configurable) and names == ["args", "kwargs"]:
+            # gin's subclass of the class itself.
+            names = list(inspect.signature(configurable.__mro__[1]).parameters)
+        return names
     except (ValueError, TypeError):
         return []
+
+
+def check_macros(config: str, known: set[str]) -> None:
+    """Checks that every macro is used, so that a misspelt one does not pass in silence.
+
+    Args:
+      config: gin text of a whole configuration.
+      known: macros that need no use.
+
+    Raises:
+      ValueError: a macro that nothing reads.
+    """
+    used = set(re.findall(r"%(\w+)", config))
+    macros = set(MACRO_LINE.findall(config))
+    for name in sorted(macros - used - known):
+        others = (used | known) - {name}
+        raise ValueError(f"nothing uses the macro {name}{suggest(name, others)}")
 
 
 def suggest(name: str, known: Any) -> str:

@@ -80,6 +80,12 @@ def test_run_file_resolves_from_any_folder(
     ("more", "bindings", "message"),
     [
         ("optax.adamw.leaning_rate = 1", [MODEL_DIR], "leaning_rate'; did you mean learning_rate?"),
+        ("TRAIN_STPES = 3", [MODEL_DIR], "nothing uses the macro TRAIN_STPES; did you mean TRAIN_"),
+        (
+            "fake_training.Regressor.featurse = 3",
+            [MODEL_DIR],
+            "a parameter named 'featurse'; did you mean features?",
+        ),
         ("optax.adamv.b1 = 1", [MODEL_DIR], "no attribute adamv; did you mean adam"),
         ("nets.Net.b1 = 1", [MODEL_DIR], "'nets' was not provided by an import statement; add"),
         ("TRAIN_STEPS = %STEPS", [MODEL_DIR], "STEPS is not set; set it in the experiment file"),
