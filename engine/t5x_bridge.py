@@ -31,8 +31,8 @@ from parti.engine import mesh as meshes
 from parti.engine import program as programs
 from parti.engine import train_state as train_states
 
-# Settings of an `Experiment` that T5X follows. It is refused what it would ignore: of the others
-# only the default.
+# Settings of an `Experiment` that T5X follows. It would ignore the others: of them only the default
+# is accepted.
 HONOURED = frozenset(
     {
         "model",
@@ -57,22 +57,29 @@ HONOURED = frozenset(
         "initial",
     }
 )
+# What was read, no settings.
+_TEXTS = ("config", "model_config")
 
 
 def check(experiment: experiments.Experiment) -> None:
     """Checks that T5X can train an experiment as it is meant.
 
     Raises:
-      ValueError: a setting is one that T5X has nothing for, the data are not a seqio task's, or
-        MODEL_DIR is not a training's.
+      ValueError: a setting is one that T5X has nothing for, or asks for; the data are not a seqio
+        task's; or MODEL_DIR is not a training's.
     """
     for field in dataclasses.fields(experiment):
         value = getattr(experiment, field.name)
-        if field.name not in HONOURED and value != field.default:
+        if field.name not in HONOURED.union(_TEXTS) and value != field.default:
             raise ValueError(
                 f"{field.name.upper()} = {value!r}: T5X has nothing for it; leave it at "
                 f"{field.default!r}, or train with `parti train`"
             )
+    if experiment.learning_rate is None:
+        raise ValueError(
+            "LEARNING_RATE is None, but T5X always logs it: name the schedule (or number) that "
+            "OPTIMIZER uses"
+        )
     if not isinstance(experiment.data_source, datasets.SeqioSource):
         raise ValueError(
             f"DATA_SOURCE is {type(experiment.data_source).__name__}; T5X reads seqio tasks alone: "
@@ -299,16 +306,7 @@ class StopAtNotFinite(trainer.BaseAction):
 
 
 def learning_rate_fn(learning_rate: Any) -> Callable[[Any], Any]:
-    """Returns the schedule that T5X logs; the optimizer has its own.
-
-    Raises:
-      ValueError: LEARNING_RATE is None.
-    """
-    if learning_rate is None:
-        raise ValueError(
-            "LEARNING_RATE is None, but T5X always logs it: name the schedule (or number) that "
-            "OPTIMIZER uses"
-        )
+    """Returns the schedule that T5X logs; the optimizer has its own."""
     return learning_rate if callable(learning_rate) else lambda step: learning_rate
 
 
