@@ -115,7 +115,11 @@ def check_flags(flags: argparse.Namespace) -> None:
       ValueError: a value out of range, or half of what belongs together.
     """
     if bool(flags.reference) != bool(flags.model):
-        raise ValueError("--reference and --model go together: give both or neither")
+        given, missing = "--reference", "--model"
+        if flags.model:
+            given, missing = missing, given
+        others = "" if flags.reconstructions else f", or leave out {given}"
+        raise ValueError(f"{given} needs {missing}: give it too{others}")
     if flags.num_reference is not None and flags.num_reference < 1:
         raise ValueError(f"--num_reference={flags.num_reference}: give at least 1")
 

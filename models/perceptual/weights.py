@@ -78,7 +78,12 @@ def read(path: Path) -> Weights:
       ValueError: it is not a weights file, or an array is missing or wrong.
     """
     _check_suffix(path, SUFFIXES)
-    data = files.read_bytes(path)
+    try:
+        data = files.read_bytes(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no perceptual weights file {path} (PERCEPTUAL_WEIGHTS); {_HINT}"
+        ) from error
     arrays = _parse(path, data)
     expected = {f"{layer}.{key}" for layer, keys in network.shapes().items() for key in keys}
     if not expected & set(arrays):

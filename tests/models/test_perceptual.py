@@ -274,7 +274,7 @@ def test_weights_that_are_refused(
 
 
 def test_files_that_are_no_weights_file(published: dict, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="no perceptual weights file .*PERCEPTUAL_WEIGHTS"):
         weights.read(tmp_path / "missing.npz")
     (tmp_path / "w.npz").write_bytes(b"nothing")
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
