@@ -204,7 +204,7 @@ def _report(
     middle, middle_cpu = time.perf_counter(), time.process_time()
     compiled = _compile(lowered)
     end, end_cpu = time.perf_counter(), time.process_time()
-    memory, summary = _memory(kinds, compiled), None
+    memory, summary = _memory(kinds, target, compiled), None
     if isinstance(compiled, jax.stages.Compiled):
         summary = collectives.summarize(compiled.as_text() or "")
     program_flops = flops.of_jaxpr(traced.jaxpr)
@@ -243,17 +243,25 @@ def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled | _TooLarge:
         return _TooLarge(int(float(match.group(1)) * _UNITS[match.group(2)]))
 
 
-def _memory(kinds: Mapping[str, int], compiled: jax.stages.Compiled | _TooLarge) -> dict[str, int]:
+def _memory(
+    kinds: Mapping[str, int], target: chips.Target, compiled: jax.stages.Compiled | _TooLarge
+) -> dict[str, int]:
     """Adds to the kinds that shardings tell (the arguments) those that the compiler tells."""
     arguments = sum(kinds.values())
     if isinstance(compiled, _TooLarge):
         return {**kinds, hbm.ACTIVATIONS: compiled.needed - arguments}
     stats: Any = compiled.memory_analysis()
+    output = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    temporaries = stats.temp_size_in_bytes
+    if target.described:
+        # libtpu holds the peak against the chip's memory: the sizes of temporaries add up to more
+        # than ever is in use. The other compilers' peak leaves temporaries out.
+        temporaries = stats.peak_memory_in_bytes - stats.argument_size_in_bytes - output
     return {
         **kinds,
         hbm.PADDING: max(0, stats.argument_size_in_bytes - arguments),
-        hbm.ACTIVATIONS: stats.temp_size_in_bytes,
-        hbm.OUTPUT: stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        hbm.ACTIVATIONS: temporaries,
+        hbm.OUTPUT: output,
         hbm.CODE: stats.generated_code_size_in_bytes,
     }
 

@@ -64,11 +64,11 @@ def estimate(program: programs.Program) -> str:
 
 
 def readable(size: int) -> str:
-    """Returns a number of bytes in GiB, MiB or KiB."""
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+    """Returns a number of bytes with its unit."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= 0.1 * unit:
             return f"{size / unit:.2f} {name}"
-    return f"{size / 2**10:.2f} KiB"
+    return f"{size} bytes"
 
 
 def table(kinds: Mapping[str, int], available: int | None) -> list[str]:
@@ -129,9 +129,9 @@ def _fewer_activations(
     rows = experiment.batch_size // shards
     now = experiment.num_microbatches
     for parts in range(now + 1, rows + 1):
-        # Gradients are added up beside those of a part.
+        # Gradients are added up beside those of a part; and not all shrinks with the rows.
         needed = kinds[ACTIVATIONS] * now // parts + kinds[PARAMETERS]
-        if rows % parts == 0 and needed < room:
+        if rows % parts == 0 and needed < 0.85 * room:
             lines.append(
                 f"--gin.NUM_MICROBATCHES={parts}: {rows // parts} rows of a device at a time, "
                 f"about {readable(needed)} for activations and gradients"
