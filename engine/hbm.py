@@ -117,12 +117,15 @@ def _fewer_activations(
     program: programs.Program,
 ) -> Sequence[str]:
     lines = []
-    remat = getattr(getattr(experiment.model, "config", None), "remat", "full")
+    config = getattr(experiment.model, "config", None)
+    remat = getattr(config, "remat", "full")
     if remat != "full":
         lines.append(
             f"remat='full' in the model's configuration (it is {remat!r}; of Parti "
             "--gin.REMAT=\"'full'\"): a layer's activations are computed again, not kept"
         )
+    if getattr(config, "num_stages", 1) > 1:
+        lines.append(f"more PIPELINE_MICROBATCHES (they are {config.pipeline_microbatches})")
     shards = meshes.num_shards(
         program.mesh, meshes.batch_sharding(program.mesh, program.rules).spec[0]
     )
