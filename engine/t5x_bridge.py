@@ -9,6 +9,7 @@ how to install and launch T5X, and what it does otherwise than the embedded engi
 
 import dataclasses
 import functools
+import importlib.resources
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +26,7 @@ from flax.core import freeze, unfreeze
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x import gin_utils, optimizers, partitioning, train_state, trainer, utils
 
-from parti.engine import datasets, experiments, not_finite, run_directory
+from parti.engine import datasets, experiments, gin_errors, not_finite, run_directory
 from parti.engine import initial as initials
 from parti.engine import mesh as meshes
 from parti.engine import program as programs
@@ -65,9 +66,13 @@ def check(experiment: experiments.Experiment) -> None:
     """Checks that T5X can train an experiment as it is meant.
 
     Raises:
-      ValueError: a setting is one that T5X has nothing for, or asks for; the data are not a seqio
-        task's; or MODEL_DIR is not a training's.
+      ValueError: nothing uses a macro; a setting is one that T5X has nothing for, or asks for; the
+        data are not a seqio task's; or MODEL_DIR is not a training's.
     """
+    run_files = importlib.resources.files("parti.t5x_configs.runs")
+    macros = run_files.joinpath("embedded", "train.gin").read_text(encoding="utf-8")
+    standard = set(gin_errors.MACRO_LINE.findall(macros))
+    gin_errors.check_macros(gin_utils.get_gin_config_str(), standard)
     for field in dataclasses.fields(experiment):
         value = getattr(experiment, field.name)
         if field.name not in HONOURED.union(_TEXTS) and value != field.default:

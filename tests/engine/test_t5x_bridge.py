@@ -380,6 +380,7 @@ def test_a_step_that_is_not_finite_stops_before_it_is_saved(
     ("setting", "message"),
     [
         ("NAN_POLICY = 'skip'", "NAN_POLICY = 'skip': T5X has nothing for it; leave it at 'stop'"),
+        ("TRAIN_STPES = 4", "nothing uses the macro TRAIN_STPES"),
         ("TENSORBOARD = False", "TENSORBOARD = False"),
         ("LEARNING_RATE = None", "LEARNING_RATE is None"),
         ("MESH_SHAPE = (3, 1)", "MESH_SHAPE"),
