@@ -117,7 +117,7 @@ def _fewer_activations(
     program: programs.Program,
 ) -> Sequence[str]:
     lines = []
-    config = getattr(experiment.model, "config", None)
+    config: Any = getattr(experiment.model, "config", None)
     remat = getattr(config, "remat", "full")
     if remat != "full":
         lines.append(
