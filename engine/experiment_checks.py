@@ -6,6 +6,7 @@ from typing import Any
 
 from parti.engine import initial as initials
 from parti.engine import not_finite, profiling
+from parti.engine import samples as drawn_samples
 
 # Setting -> the least whole number it may be.
 _LEAST = {
@@ -35,6 +36,7 @@ def check(experiment: Any) -> None:
         _check_count("checkpoints_to_keep", experiment.checkpoints_to_keep, 1)
     profiling.check_steps(experiment.profile_steps)
     _check_values(experiment)
+    _check_samples(experiment.samples, experiment.eval_period)
     _check_best(experiment)
     _check_rollback(experiment)
     if experiment.batch_size % experiment.num_microbatches:
@@ -61,6 +63,20 @@ def _check_values(experiment: Any) -> None:
         raise ValueError(f"EMA_DECAY must lie in [0, 1), got {experiment.ema_decay!r}")
     if experiment.watchdog_seconds < 0:
         raise ValueError(f"WATCHDOG_SECONDS must be 0 or more, got {experiment.watchdog_seconds!r}")
+
+
+def _check_samples(samples: Any, eval_period: int) -> None:
+    if samples is None:
+        return
+    if not isinstance(samples, drawn_samples.Samples):
+        raise ValueError(
+            f"SAMPLES must be None or @samples.Samples(), got {samples!r}; give the captions with "
+            "samples.Samples.prompts"
+        )
+    if not samples.period and not eval_period:
+        raise ValueError(
+            "SAMPLES are drawn at evaluations, and EVAL_PERIOD is 0; set samples.Samples.period"
+        )
 
 
 def _check_best(experiment: Any) -> None:

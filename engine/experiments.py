@@ -23,6 +23,7 @@ import gin
 
 from parti.engine import datasets, experiment_checks, gin_errors, not_finite, retention
 from parti.engine import initial as initials
+from parti.engine import samples as drawn_samples
 
 RUN_FILE = "t5x_configs/runs/embedded/train.gin"
 
@@ -65,6 +66,7 @@ class Experiment:
     log_period: int = 50
     tensorboard: bool = True
     initial: initials.Initial | None = None
+    samples: drawn_samples.Samples | None = None
     nan_policy: str = not_finite.STOP
     max_skipped_steps: int = 10
     rollback_steps: int = 1

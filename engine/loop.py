@@ -25,6 +25,7 @@ from parti.engine import (
     profiling,
     progress,
     run_directory,
+    samples,
     summaries,
     telemetry,
     watchdog,
@@ -52,6 +53,11 @@ class Loop:
         self._pending: list[dict[str, Any]] = []
         self._last_values: dict[str, float] = {}
         self._evaluated: tuple[int, dict[str, float]] = (0, {})
+        self._sampler = None
+        if drawn := experiment.samples:
+            self._sampler = samples.Sampler(
+                drawn, experiment.model, experiment.config, program.mesh
+            )
         if experiment.best_metric:
             evaluate.check_metric(experiment.best_metric, program)
         self._bad_steps = record
@@ -174,16 +180,26 @@ class Loop:
         experiment = self.experiment
         last = step == experiment.train_steps
         evaluates = experiment.eval_period and (step % experiment.eval_period == 0 or last)
-        if step % experiment.log_period == 0 or self._saves_at(step) or evaluates:
+        draws = self._draws_at(step)
+        if step % experiment.log_period == 0 or self._saves_at(step) or evaluates or draws:
             self._write_log(step)
         if evaluates:
             with self._watchdog.stage(watchdog.EVALUATING):
                 self._evaluate(step, state)
+        if draws and self._sampler:
+            with self._watchdog.stage(watchdog.SAMPLING):
+                self._sampler.show(step, state.params, self._writers)
         if self._saves_at(step):
             with self._watchdog.stage(watchdog.SAVING):
                 self._save(step, state, prefetcher)
-        if evaluates or self._saves_at(step):
+        if evaluates or draws or self._saves_at(step):
             self._telemetry.restart()
+
+    def _draws_at(self, step: int) -> bool:
+        if not self.experiment.samples:
+            return False
+        period = self.experiment.samples.period or self.experiment.eval_period
+        return step == self.experiment.train_steps or step % period == 0
 
     def _save(self, step: int, state: TrainState, prefetcher: datasets.Prefetcher) -> None:
         """Starts to save a checkpoint, with the validation metrics of this very step."""

@@ -6,6 +6,7 @@
 checkpoint_<N>/   state and data position (parti.engine.checkpoints)
 config.gin        the whole configuration          model.gin   what MODEL alone needs
 data.json         fingerprints of the data that the first step read
+pictures/         what models show at evaluations, and samples
 profile/          traces of steps (parti.engine.profiling)
 started.json      when the run was first started
 metrics.jsonl     a line per log                   train/, validation/   TensorBoard
@@ -30,6 +31,7 @@ from parti.engine import (
     predict,
     profiling,
     provenance,
+    summaries,
     telemetry,
 )
 
@@ -47,6 +49,7 @@ _OWN = (
     telemetry.STARTED,
     DATA,
     profiling.FOLDER,
+    summaries.PICTURES,
     "train",
     "validation",
     CONFIG,
@@ -75,11 +78,12 @@ _IMMATERIAL = (
     "WATCHDOG_SECONDS",
     "WATCHDOG_ABORT",
     "PROFILE_STEPS",
+    "SAMPLES",
     "TENSORBOARD",
 )
 
-# The run file hands macros on in such lines; what they are is said elsewhere.
-_WIRING = "experiments.Experiment."
+# Lines by which the run file hands macros on, and what is drawn beside the training.
+_WIRING = ("experiments.Experiment.", "samples.Samples.", "import ", "from ")
 
 
 def check_ours(experiment: experiments.Experiment) -> None:
@@ -312,7 +316,7 @@ def _settings(config: str) -> list[str]:
     return [
         line
         for line in lines
-        if line and not line.startswith(("#", _WIRING)) and line.split(" = ")[0] not in _IMMATERIAL
+        if line and not line.startswith(("#", *_WIRING)) and line.split(" = ")[0] not in _IMMATERIAL
     ]
 
 

@@ -75,6 +75,12 @@ class Writer:
             writer.write_histograms(step, summaries.histograms)
             writer.write_images(step, {name: page[None] for name, page in grids.items()})
 
+    def note(self, name: str, text: str) -> None:
+        """Writes a text beside the pictures."""
+        path = self._directory / PICTURES / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, text.encode("utf-8"))
+
     def close(self) -> None:
         """Waits until all is written."""
         for writer in self._writers.values():

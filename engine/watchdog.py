@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from parti.engine import processes
 
 # What a loop does between two signs of life.
-READING, DEVICE, EVALUATING, SAVING, RUNNING = (
+READING, DEVICE, EVALUATING, SAMPLING, SAVING, RUNNING = (
     "reading data",
     "waiting for the device",
     "evaluating",
+    "drawing samples",
     "saving a checkpoint",
     "running steps",
 )

@@ -1,0 +1,173 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of a few fixed prompts while a text-to-image model trains: always the same keys.
+
+SAMPLES = @samples.Samples() draws them. `<model_dir>/pictures/samples-<step>.png` has a row per
+prompt, `samples.txt` beside it the prompts in that order; TensorBoard shows the grid too. Drawing
+reads the parameters, changes nothing and uses no random number of the training.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from parti.data import captions, vocabularies
+from parti.data import prompts as prompt_files
+from parti.engine import bundles, datasets, predict, processes, provenance, summaries
+from parti.models import base
+from parti.models.text_to_image import sampling
+
+NAME = "samples"
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What to draw.
+
+    Attributes:
+      prompts: the captions, or a file of them that `parti generate` reads.
+      tokenizer: what turns tokens into pictures: a bundle, or the training of an image tokenizer.
+      vocabulary: the SentencePiece model of the training.
+      num_samples: pictures of each prompt.
+      period: steps between two grids; 0: one at each evaluation.
+      seed: of the pictures.
+      settings: temperature, guidance and so on; None: the model's own.
+    """
+
+    prompts: Sequence[str] | str
+    tokenizer: str
+    vocabulary: str
+    num_samples: int = 4
+    period: int = 0
+    seed: int = 0
+    settings: sampling.SamplingSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values that mean nothing."""
+        for name, least in (("num_samples", 1), ("period", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"samples.Samples.{name} must be a whole number of at least {least}, got "
+                    f"{value!r}"
+                )
+        if not self.prompts:
+            raise ValueError("samples.Samples.prompts is empty; give captions, or a file of them")
+
+    def texts(self) -> list[str]:
+        """Returns the captions.
+
+        Raises:
+          ValueError: a file of prompts cannot be read.
+        """
+        if isinstance(self.prompts, str):
+            return [prompt.text for prompt in prompt_files.read_prompts(self.prompts)]
+        return list(self.prompts)
+
+
+class Sampler:
+    """Draws and shows the samples of a training."""
+
+    def __init__(self, samples: Samples, model: Any, config: str, mesh: Mesh) -> None:
+        """Loads the vocabulary and the tokenizer, which stays on the host.
+
+        Args:
+          samples: what to draw.
+          model: the model in training.
+          config: gin text of the training.
+          mesh: its devices.
+
+        Raises:
+          ValueError: the model is no text-to-image model, or tokenizer and vocabulary are not its.
+          FileNotFoundError: there is no such tokenizer or vocabulary.
+        """
+        self.texts = samples.texts()
+        self._text_tokens = _encode(self.texts, samples.vocabulary, model, config)
+        self._keys = sampling.image_keys(samples.seed, self.texts, samples.num_samples)
+        tokenizer = _load_tokenizer(samples.tokenizer)
+        _check_tokenizer(tokenizer, model, config)
+        self._variables = jax.device_get(tokenizer.variables)
+        self._decode = jax.jit(tokenizer.model.decode)
+        # The other processes of a training have no part in decoding.
+        self._here = Mesh(np.array(mesh.local_devices[:1]), ("one",))
+
+        def sample(params: Any, text_tokens: jax.Array, keys: jax.Array) -> jax.Array:
+            return model.sample({"params": params}, text_tokens, keys, samples.settings)
+
+        self._sample = jax.jit(sample, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def draw(self, params: Any) -> np.ndarray | None:
+        """Returns [prompts, samples, image_size, image_size, 3] in [-1, 1].
+
+        Every process of a training calls it; the first one decodes, the others get None.
+        """
+        # A few rows do not divide over a mesh; the parameters stay divided as they are.
+        with nn.logical_axis_rules(()):
+            tokens = np.asarray(self._sample(params, self._text_tokens, self._keys))
+            if not processes.is_first():
+                return None
+            rows = tokens.reshape(-1, tokens.shape[-1])
+            with jax.set_mesh(self._here):
+                pictures = jax.device_get(self._decode(self._variables, rows))
+        return pictures.reshape(*tokens.shape[:2], *pictures.shape[1:])
+
+    def show(self, step: int, params: Any, writer: summaries.Writer) -> None:
+        """Draws and writes the grid of a step."""
+        pictures = self.draw(params)
+        if pictures is not None:
+            grid = base.Summaries(pictures={NAME: pictures})
+            writer.show(step, datasets.VALIDATION, grid)
+            writer.note(f"{NAME}.txt", "".join(f"{text}\n" for text in self.texts))
+
+
+def _encode(texts: Sequence[str], path: str, model: Any, config: str) -> np.ndarray:
+    """Returns [prompts, text_length] int32.
+
+    Raises:
+      ValueError: the model draws nothing, or was not trained with this vocabulary.
+    """
+    if not all(hasattr(model, name) for name in bundles.METHODS["generator"]):
+        raise ValueError(
+            f"SAMPLES draws from text-to-image models, and {type(model).__name__} is none; set "
+            "SAMPLES = None"
+        )
+    vocabulary = vocabularies.TextTokenizer(path)
+    trained_with = provenance.data_fingerprints(config).get("vocabulary_fingerprint")
+    other = trained_with and trained_with != vocabulary.fingerprint
+    if other or vocabulary.vocab_size > model.config.text_vocab_size:
+        raise ValueError(
+            f"samples.Samples.vocabulary {path} is not what this training reads; write "
+            "samples.Samples.vocabulary = %VOCABULARY"
+        )
+    length = model.config.text_length
+    return np.stack([vocabulary.encode(captions.normalize_caption(text), length) for text in texts])
+
+
+def _load_tokenizer(path: str) -> predict.LoadedModel:
+    if (pathlib.Path(path) / bundles.BUNDLE_FILE).is_file():
+        return predict.LoadedModel.from_bundle(path, "tokenizer")
+    return predict.LoadedModel.from_train_dir(path)
+
+
+def _check_tokenizer(tokenizer: predict.LoadedModel, model: Any, config: str) -> None:
+    """Raises ValueError if a tokenizer cannot decode a model's tokens, or did not make them."""
+    bundles.check_methods("tokenizer", tokenizer)
+    for field in ("codebook_size", "grid_size"):
+        theirs, ours = getattr(tokenizer.model, field), getattr(model.config, field)
+        if theirs != ours:
+            raise ValueError(
+                f"SAMPLES: the tokenizer {tokenizer.name!r} has {field} {theirs}, the model has "
+                f"{ours}; name the tokenizer of this training's tokens"
+            )
+    made_by = provenance.data_fingerprints(config).get("tokenizer_fingerprint")
+    if made_by and not tokenizer.made_tokens_of(made_by):
+        raise ValueError(
+            f"SAMPLES: the tokens are of the encoder {made_by[:12]}, but {tokenizer.name!r} has "
+            f"the encoder {tokenizer.encoder_fingerprint[:12]}; name the tokenizer that made them"
+        )
