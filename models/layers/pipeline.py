@@ -207,10 +207,12 @@ def _shift(tree: PyTree, by: int) -> PyTree:
 def _where(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
     """Chooses by a scalar for all, or by [stage] for each stage."""
 
-    def choose(a: Array, b: Array) -> Array:
+    # Of each iteration the backward pass keeps the condition, and not its broadcast.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def choose(condition: Array, a: Array, b: Array) -> Array:
         return jnp.where(jnp.expand_dims(condition, range(condition.ndim, a.ndim)), a, b)
 
-    return jax.tree.map(choose, yes, no)
+    return jax.tree.map(lambda a, b: choose(condition, a, b), yes, no)
 
 
 def _constrained(x: Array, *names: str | None) -> Array:

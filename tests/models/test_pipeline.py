@@ -71,6 +71,20 @@ def test_every_example_passes_all_layers_in_order(num_stages, num_microbatches, 
     assert loop.params["length"] == num_rounds * num_microbatches + num_stages - 1
 
 
+def test_backward_pass_keeps_inputs_only() -> None:
+    """Of each iteration: what its stages work on, and numbers; no masks of that size."""
+
+    def loss(weights: jax.Array, x: jax.Array) -> jax.Array:
+        layer = lambda w, x, context: jnp.tanh(x @ w + context["text"])  # noqa: E731
+        context = {"text": x, "mask": x[:, :1] > 0}
+        return pipeline.circular(layer, weights, x, context, 2, 4, KEEP_NOTHING).sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(jnp.ones((4, 8, 8)), jnp.ones((8, 8)))
+    loop = next(e for e in jaxpr.eqns if e.primitive.name == "scan")
+    kept = [v.aval for v in loop.outvars[loop.params["num_carry"] :] if v.aval.ndim > 2]
+    assert [(v.shape[1:], v.dtype) for v in kept] == 2 * [((2, 1, 2, 8), jnp.float32)]
+
+
 # The stack.
 
 
