@@ -92,8 +92,8 @@ def circular(
     num_replicas = _check_devices(len(x), num_stages, num_microbatches)
     layers = jax.tree.map(lambda leaf: _by_stage(leaf, num_stages, num_replicas), layers)
     num_rounds = len(jax.tree.leaves(layers)[0])
-    run = functools.partial(_run_stages, apply_layer)
-    run = jax.checkpoint(run, policy=policy, prevent_cse=False)
+    of_layer = functools.partial(_run_stages, apply_layer)
+    run = jax.checkpoint(of_layer, policy=policy, prevent_cse=False)
 
     def iteration(rings: _Rings, t: Array) -> tuple[_Rings, None]:
         (x, context), rings = rings.turned(t, num_rounds)
