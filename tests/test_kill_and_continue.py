@@ -21,7 +21,10 @@ pytestmark = pytest.mark.slow
 
 TIMEOUT = 600.0
 # What a clock or a folder's name has a part in.
-CLOCKED = ("examples_per_second", "step_seconds", "data_wait_share")
+CLOCKED = (
+    *("examples_per_second", "step_seconds", "data_wait_share"),
+    *("model_tflops_per_second", "productive_seconds", "goodput"),
+)
 
 
 def parti(arguments: Sequence[str], progress: pathlib.Path) -> subprocess.Popen:
