@@ -34,7 +34,7 @@ ROWS = {
 }
 COLUMNS = (
     "row | topology | mesh | batch | parameters, optimizer | activations, temporaries | total | "
-    "fits | FLOPs (computed again or idly) | peak-rate step | sent by a chip | compile, CPU"
+    "fits | FLOPs (computed again or idly) | peak-rate step | collectives of a chip | compile, CPU"
 )
 GIB = 2**30
 
