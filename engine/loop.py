@@ -10,7 +10,7 @@ import itertools
 import pathlib
 import signal
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -20,6 +20,7 @@ from parti.engine import (
     datasets,
     evaluate,
     experiments,
+    metrics_log,
     not_finite,
     processes,
     profiling,
@@ -70,8 +71,7 @@ class Loop:
         Raises:
           not_finite.NotFiniteError, not_finite.RollBack: see NAN_POLICY.
         """
-        experiment, step = self.experiment, start
-        rng = programs.initial_rngs(experiment.random_seed)[1]
+        experiment = self.experiment
         self._open_log(start)
         self._writers = summaries.Writer(experiment.model_dir, experiment.tensorboard)
         self._report = progress.Progress(
@@ -91,19 +91,7 @@ class Loop:
         try:
             with processes.stop_request() as request, self._profiler.listening():
                 self._announce(state)
-                self._report.update(start)
-                while (batch := self._next(prefetcher)) is not None:
-                    self._profiler.before(step + 1, state)
-                    state, metrics = self.program.step(state, batch, rng)
-                    self._profiler.after(step + 1, state)
-                    step += 1
-                    self._pending.append(metrics)
-                    self._pace(first=step == start + 1)
-                    self._report.update(step)
-                    self._after_step(step, state, prefetcher)
-                    self._watchdog.finished(step)
-                    if request.at(step):
-                        prefetcher.finish_after(step)
+                state, step = self._take_steps(state, start, prefetcher, request)
                 with self._watchdog.stage(watchdog.SAVING):
                     if request.signal_number and step < experiment.train_steps:
                         return self._stop(step, state, prefetcher, request.signal_number)
@@ -119,11 +107,35 @@ class Loop:
             self._writers.close()
         return self._end(state)
 
+    def _take_steps(
+        self,
+        state: TrainState,
+        step: int,
+        prefetcher: datasets.Prefetcher,
+        request: processes.StopRequest,
+    ) -> tuple[TrainState, int]:
+        """Takes the steps after `step`, to the end or until asked to stop."""
+        rng, start = programs.initial_rngs(self.experiment.random_seed)[1], step
+        self._report.update(start)
+        while (batch := self._next(prefetcher)) is not None:
+            self._profiler.before(step + 1, state)
+            state, metrics = self.program.step(state, batch, rng)
+            self._profiler.after(step + 1, state)
+            step += 1
+            self._pending.append(metrics)
+            self._pace(first=step == start + 1)
+            self._report.update(step)
+            self._after_step(step, state, prefetcher)
+            self._watchdog.finished(step)
+            if request.at(step):
+                prefetcher.finish_after(step)
+        return state, step
+
     def _open_log(self, start: int) -> None:
         """Opens metrics.jsonl in the first process; the clock goes on where the log stands."""
         experiment, productive = self.experiment, 0.0
         if processes.is_first():
-            self._log = run_directory.MetricsLog(experiment.model_dir, start)
+            self._log = metrics_log.MetricsLog(experiment.model_dir, start)
             productive = self._log.last(telemetry.PRODUCTIVE)
         self._telemetry = telemetry.Telemetry(
             experiment.model_dir,
@@ -225,18 +237,9 @@ class Loop:
         values |= self._telemetry.values(len(taken) / len(results))
         self._pending = []
         self._record(step, datasets.TRAIN, values)
-        self._warn(step, values)
+        metrics_log.warn(self.experiment.model_dir, step, values)
         if taken:
             self._report.update(step, loss=values["loss"])
-
-    def _warn(self, step: int, values: Mapping[str, float]) -> None:
-        """Says which alarms of the model, metrics called `..._alarm`, rang since the last log."""
-        for name, share in values.items():
-            if name.endswith("_alarm") and share > 0:
-                processes.log(
-                    f"[train] {name} at {share:.0%} of the steps up to {step}: see the metrics in "
-                    f"{self.experiment.model_dir}"
-                )
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         """Evaluates, and shows the model on the first batch, at each evaluation the same."""

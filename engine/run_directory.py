@@ -27,6 +27,7 @@ from parti.engine import (
     checkpoints,
     experiments,
     manifests,
+    metrics_log,
     not_finite,
     predict,
     profiling,
@@ -38,13 +39,13 @@ from parti.engine import (
 KIND = "training"
 SCHEMA_VERSION = 1
 MANIFEST, CONFIG, MODEL_CONFIG = manifests.FILE_NAME, provenance.CONFIG, provenance.MODEL_CONFIG
-METRICS, DATA = "metrics.jsonl", "data.json"
+DATA = "data.json"
 # In the order in which `clear` deletes: without a manifest a training is not finished, without a
 # configuration a folder is not ours.
 _OWN = (
     MANIFEST,
     MODEL_CONFIG,
-    METRICS,
+    metrics_log.METRICS,
     not_finite.RECORD,
     telemetry.STARTED,
     DATA,
@@ -250,29 +251,6 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
     manifests.write_json(folder / MANIFEST, record)
 
 
-class MetricsLog:
-    """metrics.jsonl: a JSON object per line, `step` and `split` first."""
-
-    def __init__(self, directory: str | pathlib.Path, step: int) -> None:
-        """Opens the log; lines of steps after `step`, of a run that was cut off, are dropped."""
-        self._path = pathlib.Path(directory) / METRICS
-        kept = []
-        if self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-        self._last = {k: v for line in kept for k, v in json.loads(line).items()}
-        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-    def last(self, name: str) -> float:
-        """Returns the last value that the lines kept have of a metric, 0 if they have none."""
-        return self._last.get(name, 0.0)
-
-    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Appends a line."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-
-
 def _trained_on(experiment: experiments.Experiment) -> dict[str, str]:
     path = pathlib.Path(experiment.model_dir, DATA)
     if path.is_file():
@@ -318,10 +296,3 @@ def _settings(config: str) -> list[str]:
         for line in lines
         if line and not line.startswith(("#", *_WIRING)) and line.split(" = ")[0] not in _IMMATERIAL
     ]
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # Half a line: the process was killed while it wrote.
