@@ -1,0 +1,224 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Time of a training step of the text-to-image model; prints one JSON line.
+
+    python benchmarks/train_step.py --experiment text_to_image_tiny --set BATCH_SIZE=64
+
+In turns, in one process, the same model, optimizer, batch size and devices:
+- `loop`: `parti train` itself, on made-up token shards: reading, prefetching, metrics, logs;
+- `bare`: the same compiled step called again and again on one batch that lies on the device;
+- `t5x`: T5X's trainer on the same batches, read by the same task, where T5X is installed
+  (docs/t5x.md).
+A turn is a number of steps; the best turn of each counts. Utilisation is model FLOPs
+(`engine/flops.py`) over the rate of a large matrix product of the model's type in the same run.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from parti.data import file_names, records, tfrecords, vocabularies
+from parti.engine import datasets, experiments, flops, train
+from parti.engine import program as programs
+
+NUM_RECORDS, NUM_SHARDS = 4096, 4
+WORDS = ("red", "green", "small", "large", "circle", "dog", "on", "under", "beside", "a", "the")
+MATRIX = 2048
+
+
+def write_data(folder: pathlib.Path, num_tokens: int, codebook_size: int) -> None:
+    """Writes token shards and a vocabulary."""
+    rng = np.random.default_rng(0)
+
+    def record(i: int) -> bytes:
+        caption = " ".join(rng.choice(WORDS, 10))
+        row = rng.integers(0, codebook_size, num_tokens)
+        return records.TokenizedPair(str(i), caption, row).to_example()
+
+    (folder / "tokens").mkdir()
+    for split, count in (("train", NUM_RECORDS), ("validation", NUM_SHARDS)):
+        for shard in range(NUM_SHARDS):
+            path = folder / "tokens" / file_names.shard_name(split, shard, NUM_SHARDS)
+            tfrecords.write(path, (record(i) for i in range(shard, count, NUM_SHARDS)))
+    captions = (" ".join(rng.choice(WORDS, 10)) for _ in range(500))
+    settings = vocabularies.SentencePieceSettings(vocab_size=300)
+    vocabularies.train_sentencepiece(captions, folder / "vocabulary.model", settings)
+
+
+def load(flags: argparse.Namespace, folder: pathlib.Path) -> experiments.Experiment:
+    """Returns the experiment on made-up data; a log is a turn."""
+    file = f"t5x_configs/experiments/{flags.experiment}.gin"
+    settings = {
+        "MODEL_DIR": repr(str(folder / "run")),
+        "TOKENS_DIR": repr(str(folder / "tokens")),
+        "VOCABULARY": repr(str(folder / "vocabulary.model")),
+        "EVAL_PERIOD": 0,
+        "CHECKPOINT_PERIOD": 10**9,
+        "TENSORBOARD": False,
+        "LOG_PERIOD": flags.steps,
+        "TRAIN_STEPS": flags.steps * flags.turns + 1,
+        "WARMUP_STEPS": 1,
+    }
+    bindings = [f"{name}={value}" for name, value in settings.items()]
+    config = experiments.model_from_config(f"include '{file}'\n").config
+    write_data(folder, config.grid_size**2, config.codebook_size)
+    return experiments.load_experiment([file], [*bindings, *flags.set])
+
+
+def run_loop(experiment: experiments.Experiment) -> tuple[float, float]:
+    """Returns seconds per step and the share of them spent waiting for data, of the best log."""
+    code = train.train(experiment, overwrite=True, devices=jax.devices()[:1])
+    assert code == 0, code
+    lines = pathlib.Path(experiment.model_dir, "metrics.jsonl").read_text().splitlines()
+    logs = [row for row in map(json.loads, lines) if "step_seconds" in row]
+    # The last log may be of a single step.
+    best = min(logs[: len(logs) - 1] or logs, key=lambda row: row["step_seconds"])
+    return best["step_seconds"], best["data_wait_share"]
+
+
+def open_batches(experiment: experiments.Experiment) -> datasets.Batches:
+    """Opens the training split."""
+    size, seed = experiment.batch_size, experiment.data_seed
+    return experiment.data_source.open(datasets.TRAIN, size, seed, experiment.model)
+
+
+def bare_turns(experiment: experiments.Experiment) -> Callable[[int], float]:
+    """Returns a function that takes steps in a bare loop; it gives seconds per step."""
+    batches = open_batches(experiment)
+    program = programs.prepare(experiment, batches.element_spec, jax.devices()[:1])
+    rng, batch = jax.random.PRNGKey(1), program.place(next(batches))
+    with program.context():
+        state = program.init(jax.random.PRNGKey(0), {})
+
+    def turn(steps: int) -> float:
+        nonlocal state
+        with program.context():
+            began = time.perf_counter()
+            for _ in range(steps):
+                state, metrics = program.step(state, batch, rng)
+            jax.block_until_ready((state, metrics))
+            return (time.perf_counter() - began) / steps
+
+    turn(1)
+    return turn
+
+
+def t5x_turns(experiment: experiments.Experiment) -> Callable[[int], float]:
+    """Returns a function that takes steps with T5X's trainer; it gives seconds per step."""
+    from t5x import trainer as trainers
+
+    from parti.engine import t5x_bridge
+
+    batches = open_batches(experiment)
+    shapes = {name: spec.shape for name, spec in batches.element_spec.items()}
+    types = {name: spec.dtype for name, spec in batches.element_spec.items()}
+    model = t5x_bridge.Model(dataclasses.replace(experiment, tensorboard=True))  # it writes none
+    partitioner = t5x_bridge.MeshPartitioner((1,), ("data",), None)
+    initializer = t5x_bridge.TrainStateInitializer(
+        model.optimizer_def, model.get_initial_variables, shapes, partitioner, types
+    )
+    trainer = trainers.Trainer(
+        model,
+        initializer.from_scratch(jax.random.PRNGKey(0)),
+        partitioner,
+        eval_names=[],
+        summary_dir=None,
+        train_state_axes=initializer.train_state_axes,
+        rng=jax.random.PRNGKey(1),
+        learning_rate_fn=t5x_bridge.learning_rate_fn(experiment.learning_rate),
+        num_microbatches=None,
+        weight_metrics_computer=t5x_bridge.Norms(),
+    )
+
+    def placed() -> Iterator[dict[str, Any]]:
+        for batch in batches:
+            yield {name: jnp.asarray(array) for name, array in batch.items()}
+
+    iterator = placed()
+
+    def turn(steps: int) -> float:
+        began = time.perf_counter()
+        trainer.train(iterator, steps).result()
+        jax.block_until_ready(trainer.train_state)
+        return (time.perf_counter() - began) / steps
+
+    turn(1)
+    return turn
+
+
+def matmul_rate(dtype: str) -> float:
+    """Returns the FLOP/s of a large matrix product, the best of five."""
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(MATRIX, MATRIX)), dtype)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(matrix, matrix))
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(product(matrix, matrix))
+        return time.perf_counter() - began
+
+    return 2 * MATRIX**3 / min(seconds() for _ in range(5))
+
+
+def measure(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, object]:
+    """Returns the line."""
+    experiment = load(flags, folder)
+    turns = {"bare": bare_turns(experiment)}
+    if importlib.util.find_spec("t5x"):
+        turns["t5x"] = t5x_turns(experiment)
+    best = dict.fromkeys(turns, float("inf"))
+    loop, wait = float("inf"), 0.0
+    for _ in range(flags.rounds):
+        seconds, share = run_loop(experiment)
+        loop, wait = min((loop, wait), (seconds, share))
+        for name, turn in turns.items():
+            best[name] = min(best[name], *(turn(flags.steps) for _ in range(flags.turns)))
+    spec = open_batches(experiment).element_spec
+    rate = matmul_rate(experiment.model.config.dtype)
+    operations = flops.train_step(experiment.model, spec)
+    return {
+        "figure": f"training step, {flags.experiment}",
+        "value": round(loop, 5),
+        "unit": "seconds/step",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
+        "batch_size": experiment.batch_size,
+        "over_bare_loop": round(loop / best["bare"], 4),
+        "over_t5x": round(loop / best["t5x"], 4) if "t5x" in best else None,
+        "data_wait_share": round(wait, 4),
+        "model_gflops": round(operations / 1e9, 2),
+        "utilisation_of_matmul_rate": round(operations / loop / rate, 3),
+        "settings": flags.set,
+    }
+
+
+def main() -> int:
+    """Measures; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experiment", default="text_to_image_tiny")
+    parser.add_argument("--steps", type=int, default=50, help="of a turn")
+    parser.add_argument("--turns", type=int, default=4, help="of a round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a gin binding"
+    )
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(flags, pathlib.Path(folder))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
