@@ -30,7 +30,7 @@ class AdafactorState(NamedTuple):
     What a parameter has no use for is one zero, [1]. Axes are those of a parameter [..., m, n].
 
     Attributes:
-      count: steps so far, int32 scalar.
+      num_steps: so far, int32 scalar.
       row: mean over n of the squared gradient, [..., m], if the parameter has two axes or more.
       column: mean over m, [..., n], if it has.
       full: the squared gradient itself, if it has fewer.
@@ -38,7 +38,7 @@ class AdafactorState(NamedTuple):
       scale: float32, one for each slice along the first axis (of a layer); unused for float32.
     """
 
-    count: jax.Array
+    num_steps: jax.Array
     row: Any
     column: Any
     full: Any
@@ -124,12 +124,13 @@ def scale_by_adafactor(
 
     def update(grads: Any, state: AdafactorState, params: Any = None) -> Any:
         del params
-        t = state.count.astype(jnp.float32) + 1
+        t = state.num_steps.astype(jnp.float32) + 1
         decay = b2 * (1 - b2 ** (t - 1)) / (1 - b2**t)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = learning_rate(state.num_steps) if callable(learning_rate) else learning_rate
         leaves, tree = jax.tree_util.tree_flatten_with_path(grads)
         before = zip(*(jax.tree.leaves(part) for part in state[1:]), strict=True)
-        steps, states = [], []
+        steps: list[jax.Array] = []
+        states: list[_Leaf] = []
         for (path, grad), old in zip(leaves, before, strict=True):
             first, leaf = _first_axis(path, grad), _Leaf(*old)
             x, leaf = _direction(grad.astype(jnp.float32), leaf, decay, first)
@@ -141,7 +142,7 @@ def scale_by_adafactor(
             kept = quantize(moment, first) if is_int8 else (moment, leaf.scale)
             steps.append(-moment)
             states.append(leaf._replace(moment=kept[0], scale=kept[1]))
-        return tree.unflatten(steps), _collect(state.count + 1, tree, states)
+        return jax.tree.unflatten(tree, steps), _collect(state.num_steps + 1, tree, states)
 
     return optax.GradientTransformation(init, update)
 
@@ -180,8 +181,9 @@ def _initial(param: jax.Array, first: int, is_int8: bool) -> _Leaf:
     )
 
 
-def _collect(count: jax.Array, tree: Any, states: list[_Leaf]) -> AdafactorState:
-    return AdafactorState(count, *(tree.unflatten(list(part)) for part in zip(*states)))
+def _collect(num_steps: jax.Array, tree: Any, states: list[_Leaf]) -> AdafactorState:
+    parts = (jax.tree.unflatten(tree, list(part)) for part in zip(*states))
+    return AdafactorState(num_steps, *parts)
 
 
 def _first_axis(path: tuple[Any, ...], leaf: Any) -> int:

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
@@ -159,7 +160,7 @@ def stop_request() -> Iterator[StopRequest]:
     """Listens for signals; in one process a second one of them ends it as usual."""
     request = StopRequest()
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {}
+    before: dict[signal.Signals, Any] = {}
 
     def handle(number: int, _: object) -> None:
         request.signal_number = number

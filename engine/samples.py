@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -121,7 +122,7 @@ class Sampler:
         """Draws and writes the grid of a step."""
         pictures = self.draw(params)
         if pictures is not None:
-            grid = base.Summaries(pictures={NAME: pictures})
+            grid = base.Summaries(pictures={NAME: jnp.asarray(pictures)})
             writer.show(step, datasets.VALIDATION, grid)
             writer.note(f"{NAME}.txt", "".join(f"{text}\n" for text in self.texts))
 
