@@ -67,7 +67,7 @@ def experiment(settings: Settings) -> experiments.Experiment:
         checkpoint_period=settings.checkpoint_period,
         eval_period=6,
         eval_steps=2,
-        log_period=2,
+        log_period=1,
         ema_decay=0.9,
         tensorboard=False,
         config=settings.config,
