@@ -17,14 +17,7 @@ from parti.engine import compile as compile_command
 from parti.engine import program as programs
 from tests.engine import fake_training
 
-TINY = [
-    "--gin_file=t5x_configs/experiments/text_to_image_tiny.gin",
-    "--gin.network.TextToImageConfig.emb_dim=32",
-    "--gin.network.TextToImageConfig.mlp_dim=64",
-    "--gin.network.TextToImageConfig.num_encoder_layers=1",
-    "--gin.network.TextToImageConfig.num_decoder_layers=2",
-    "--gin.network.TextToImageConfig.scan_layers=True",
-]
+TINY = [f"--gin_file={pathlib.Path(__file__).with_name('tiny_generator.gin')}"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "t5x_configs" / "experiments").glob("*.gin"))
 FULLY_SHARDED = {
@@ -158,6 +151,7 @@ def test_generation_and_a_limit(capsys: pytest.CaptureFixture) -> None:
     ],
 )
 def test_bad_flags_are_refused(flags: list[str], message: str) -> None:
+    assert len(jax.devices()) == 8, "jax has started, as one of the messages says"
     with pytest.raises((ValueError, OSError), match=message):
         compile_command.main([*TINY, *flags])
 
