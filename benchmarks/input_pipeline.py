@@ -26,48 +26,36 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import made_up_tokens
 import numpy as np
+from PIL import Image
+
+from parti.data import file_names, records, tfrecords
 
 BATCH_SIZE, TEXT_LENGTH, NUM_TOKENS, CODEBOOK_SIZE = 64, 128, 1024, 8192
 STORED_SIZE, IMAGE_SIZE = 384, 256
 NUM_SHARDS = 8
 KINDS, WAYS = ("tokens", "images"), ("ours", "plain")
-WORDS = ("red", "green", "small", "large", "circle", "dog", "on", "under", "beside", "a", "the")
 
 
 def write_data(folder: pathlib.Path, num: int) -> None:
     """Writes the shards and the vocabulary."""
-    from PIL import Image
-
-    from parti.data import file_names, records, tfrecords, vocabularies
-
+    made_up_tokens.write(folder / "tokens", "train", num, NUM_TOKENS, CODEBOOK_SIZE, NUM_SHARDS)
+    made_up_tokens.write_vocabulary(folder / "vocabulary.model")
     rng = np.random.default_rng(0)
 
-    def caption() -> str:
-        return " ".join(rng.choice(WORDS, 12))
-
-    def picture() -> bytes:
+    def pair(i: int) -> bytes:
         coarse = rng.integers(0, 256, (24, 24, 3), np.uint8)
         side = (STORED_SIZE, STORED_SIZE)
         file = io.BytesIO()
         Image.fromarray(coarse).resize(side, Image.Resampling.BICUBIC).save(file, "JPEG")
-        return file.getvalue()
+        caption = made_up_tokens.caption(rng)
+        return records.ImageTextPair(str(i), file.getvalue(), caption).to_example()
 
-    def tokens(i: int) -> bytes:
-        row = rng.integers(0, CODEBOOK_SIZE, NUM_TOKENS)
-        return records.TokenizedPair(str(i), caption(), row).to_example()
-
-    def pair(i: int) -> bytes:
-        return records.ImageTextPair(str(i), picture(), caption()).to_example()
-
-    for kind, make, count in (("tokens", tokens, num), ("images", pair, num // 4)):
-        (folder / kind).mkdir()
-        for shard in range(NUM_SHARDS):
-            path = folder / kind / file_names.shard_name("train", shard, NUM_SHARDS)
-            tfrecords.write(path, (make(i) for i in range(shard, count, NUM_SHARDS)))
-    settings = vocabularies.SentencePieceSettings(vocab_size=400)
-    captions = (caption() for _ in range(500))
-    vocabularies.train_sentencepiece(captions, folder / "vocabulary.model", settings)
+    (folder / "images").mkdir()
+    for shard in range(NUM_SHARDS):
+        path = folder / "images" / file_names.shard_name("train", shard, NUM_SHARDS)
+        tfrecords.write(path, (pair(i) for i in range(shard, num // 4, NUM_SHARDS)))
 
 
 def ours(folder: pathlib.Path, kind: str) -> Iterator[dict[str, np.ndarray]]:

@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matrix_product
 import numpy as np
 
 from parti.engine import datasets, experiments, optimizers
@@ -34,7 +35,6 @@ from parti.models import base
 from parti.models.adversarial import adversary, losses
 
 MIB = 2**20
-MATRIX = 2048  # side of the product that gives the machine's rate
 
 
 def load(flags: argparse.Namespace, *bindings: str) -> Any:
@@ -60,9 +60,8 @@ def prepare(model: Any, images: np.ndarray) -> programs.Program:
 
 def lower(program: programs.Program) -> Any:
     """Returns the lowered training step."""
-    constants, step = program.step.args[0], program.step.func
     with program.context():
-        return step.lower(constants, program.abstract, program.element_spec, jax.random.PRNGKey(1))
+        return program.step.func.lower(*program.step_arguments())
 
 
 def r1_flops(model: Any, program: programs.Program, images: np.ndarray) -> float:
@@ -83,14 +82,6 @@ def seconds(function: Callable[[], Any]) -> float:
     began = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - began
-
-
-def matmul_rate(dtype: str) -> float:
-    """Returns the FLOP/s of a large matrix product, the best of five."""
-    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(MATRIX, MATRIX)), dtype)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(matrix, matrix))
-    return 2 * MATRIX**3 / min(seconds(lambda: product(matrix, matrix)) for _ in range(5))
 
 
 def measure(flags: argparse.Namespace) -> dict[str, object]:
@@ -145,7 +136,7 @@ def measure(flags: argparse.Namespace) -> dict[str, object]:
     )
     flops = unrolled.cost_analysis()["flops"]
     flops -= (1 - 1 / cycle) * r1_flops(model, program, images)
-    rate = matmul_rate(model.config.dtype)
+    rate = matrix_product.rate(model.config.dtype)
     memory = plan.argument_size_in_bytes + plan.temp_size_in_bytes
     return {
         "figure": f"image tokenizer {flags.experiment}, {model.image_size} px",

@@ -28,34 +28,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import made_up_tokens
+import matrix_product
 
-from parti.data import file_names, records, tfrecords, vocabularies
 from parti.engine import datasets, experiments, flops, train
 from parti.engine import program as programs
 
 NUM_RECORDS, NUM_SHARDS = 4096, 4
-WORDS = ("red", "green", "small", "large", "circle", "dog", "on", "under", "beside", "a", "the")
-MATRIX = 2048
-
-
-def write_data(folder: pathlib.Path, num_tokens: int, codebook_size: int) -> None:
-    """Writes token shards and a vocabulary."""
-    rng = np.random.default_rng(0)
-
-    def record(i: int) -> bytes:
-        caption = " ".join(rng.choice(WORDS, 10))
-        row = rng.integers(0, codebook_size, num_tokens)
-        return records.TokenizedPair(str(i), caption, row).to_example()
-
-    (folder / "tokens").mkdir()
-    for split, count in (("train", NUM_RECORDS), ("validation", NUM_SHARDS)):
-        for shard in range(NUM_SHARDS):
-            path = folder / "tokens" / file_names.shard_name(split, shard, NUM_SHARDS)
-            tfrecords.write(path, (record(i) for i in range(shard, count, NUM_SHARDS)))
-    captions = (" ".join(rng.choice(WORDS, 10)) for _ in range(500))
-    settings = vocabularies.SentencePieceSettings(vocab_size=300)
-    vocabularies.train_sentencepiece(captions, folder / "vocabulary.model", settings)
 
 
 def load(flags: argparse.Namespace, folder: pathlib.Path) -> experiments.Experiment:
@@ -74,7 +53,10 @@ def load(flags: argparse.Namespace, folder: pathlib.Path) -> experiments.Experim
     }
     bindings = [f"{name}={value}" for name, value in settings.items()]
     config = experiments.model_from_config(f"include '{file}'\n").config
-    write_data(folder, config.grid_size**2, config.codebook_size)
+    sizes = (config.grid_size**2, config.codebook_size, NUM_SHARDS)
+    made_up_tokens.write(folder / "tokens", "train", NUM_RECORDS, *sizes)
+    made_up_tokens.write(folder / "tokens", "validation", NUM_SHARDS, *sizes)
+    made_up_tokens.write_vocabulary(folder / "vocabulary.model")
     return experiments.load_experiment([file], [*bindings, *flags.set])
 
 
@@ -159,20 +141,6 @@ def t5x_turns(experiment: experiments.Experiment) -> Callable[[int], float]:
     return turn
 
 
-def matmul_rate(dtype: str) -> float:
-    """Returns the FLOP/s of a large matrix product, the best of five."""
-    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(MATRIX, MATRIX)), dtype)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(matrix, matrix))
-
-    def seconds() -> float:
-        began = time.perf_counter()
-        jax.block_until_ready(product(matrix, matrix))
-        return time.perf_counter() - began
-
-    return 2 * MATRIX**3 / min(seconds() for _ in range(5))
-
-
 def measure(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, object]:
     """Returns the line."""
     experiment = load(flags, folder)
@@ -187,7 +155,7 @@ def measure(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, object
         for name, turn in turns.items():
             best[name] = min(best[name], *(turn(flags.steps) for _ in range(flags.turns)))
     spec = open_batches(experiment).element_spec
-    rate = matmul_rate(experiment.model.config.dtype)
+    rate = matrix_product.rate(experiment.model.config.dtype)
     operations = flops.train_step(experiment.model, spec)
     return {
         "figure": f"training step, {flags.experiment}",

@@ -118,10 +118,7 @@ def compile_train_step(
     program = programs.prepare(experiment, spec, target.devices, described=target.described)
 
     def trace() -> jax.stages.Traced:
-        state = train_states.placed(program.abstract, program.shardings)
-        batch = train_states.placed(spec, meshes.batch_sharding(program.mesh, program.rules))
-        rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-        return program.step.func.trace(*program.step.args, state, batch, rng)  # type: ignore[attr-defined]
+        return program.step.func.trace(*program.step_arguments())  # type: ignore[attr-defined]
 
     report = _report(TRAIN, program, trace, hbm.state(program), target)
     advice: Sequence[str] = ()

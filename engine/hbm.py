@@ -38,6 +38,11 @@ def per_device(tree: Any, shardings: Any) -> int:
     )
 
 
+def _whole(tree: Any) -> int:
+    """Returns the bytes of a tree that is not divided."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def state(program: programs.Program) -> dict[str, int]:
     """Returns {kind of `STATE`: bytes on one device} of a training; nothing is compiled."""
     abstract, shardings = program.abstract, program.shardings
@@ -48,7 +53,7 @@ def state(program: programs.Program) -> dict[str, int]:
         OTHER_STATE: per_device(
             (abstract.step, abstract.mutables), (shardings.step, shardings.mutables)
         ),
-        CONSTANTS: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(constants)),
+        CONSTANTS: _whole(constants),
         BATCH: per_device(program.element_spec, meshes.batch_sharding(program.mesh, program.rules)),
     }
 
@@ -98,9 +103,7 @@ def advice(
     if kept < available:
         lines += _fewer_activations(kinds, available - kept, experiment, program)
     sharded = kinds[PARAMETERS] * program.mesh.size
-    whole = sum(
-        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.abstract.params)
-    )
+    whole = _whole(program.abstract.params)
     if program.mesh.size > 1 and sharded > 1.5 * whole and kept > available / 4:
         lines.append(
             "--gin_file=t5x_configs/layouts/fully_sharded.gin after the experiment: parameters and "

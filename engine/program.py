@@ -147,6 +147,12 @@ class Program:
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
             yield
 
+    def step_arguments(self) -> tuple[Any, ...]:
+        """Returns what `step.func` takes, as shapes with shardings, to trace or compile it."""
+        state = train_states.placed(self.abstract, self.shardings)
+        batch = train_states.placed(self.element_spec, meshes.batch_sharding(self.mesh, self.rules))
+        return *self.step.args, state, batch, jax.eval_shape(lambda: jax.random.PRNGKey(0))
+
     def place_variables(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Puts a part of the variables, {collection: part of its tree}, where the state has it."""
         shardings = {"params": self.shardings.params, **self.shardings.mutables}
@@ -179,11 +185,7 @@ def prepare(
         is a sum.
     """
     model = experiment.model
-    if not getattr(model, "loss_is_mean", True):
-        raise ValueError(
-            f"the loss of {type(model).__name__} is a sum over the batch (loss_is_mean is False); "
-            "this engine averages gradients: make the loss a mean, or train with T5X"
-        )
+    _check_loss_is_mean(model)
     mesh = meshes.make_mesh(experiment.mesh_shape, experiment.mesh_axes, devices)
     rules = meshes.axis_rules(experiment.logical_axis_rules, mesh)
     sharding = meshes.batch_sharding(mesh, rules)
@@ -201,9 +203,8 @@ def prepare(
         experiment.num_microbatches,
         nan_policy=experiment.nan_policy,
     )
-    rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-        abstract = jax.eval_shape(init, rng, {})
+        abstract = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.PRNGKey(0)), {})
     specs = train_states.partition(model, abstract, element_spec, rules)
     train_states.check_divisible(abstract, specs, mesh)
     shardings = train_states.shardings(specs, mesh)
@@ -214,15 +215,11 @@ def prepare(
         else jax.device_put(model.constants, everywhere)
     )
     jitted_step = jax.jit(step, donate_argnums=1, out_shardings=(shardings, everywhere))
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-        # What does not fit fails here, before anything runs; jit keeps the trace for the step.
-        state = train_states.placed(abstract, shardings)
-        jitted_step.eval_shape(constants, state, train_states.placed(element_spec, sharding), rng)
     evaluate_step = functools.partial(evaluate.eval_step, model)
     jitted_eval = jax.jit(evaluate_step, out_shardings=everywhere)
     summarize = functools.partial(summaries.summarize, model)
     jitted_summarize = jax.jit(summarize, out_shardings=everywhere)
-    return Program(
+    program = Program(
         mesh=mesh,
         rules=rules,
         optimizer=optimizer,
@@ -236,6 +233,18 @@ def prepare(
         summarize=functools.partial(jitted_summarize, constants),
         place=functools.partial(meshes.place, sharding=sharding),
     )
+    with program.context():
+        # What does not fit fails here, before anything runs; jit keeps the trace for the step.
+        jitted_step.eval_shape(*program.step_arguments())
+    return program
+
+
+def _check_loss_is_mean(model: Any) -> None:
+    if not getattr(model, "loss_is_mean", True):
+        raise ValueError(
+            f"the loss of {type(model).__name__} is a sum over the batch (loss_is_mean is False); "
+            "this engine averages gradients: make the loss a mean, or train with T5X"
+        )
 
 
 def whole_optimizer(experiment: experiments.Experiment) -> optax.GradientTransformation:

@@ -152,12 +152,8 @@ def restore_or_init(
 
     `given` is what step 0 starts from, as far as it is not the model's own start.
     """
-    want = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        train_states.to_tree(program.abstract),
-        train_states.to_tree(program.shardings),
-    )
-    restored = store.restore(want)
+    trees = (train_states.to_tree(state) for state in (program.abstract, program.shardings))
+    restored = store.restore(train_states.placed(*trees))
     if restored is None:
         init_rng, _ = programs.initial_rngs(experiment.random_seed)
         return program.init(init_rng, program.place_variables(given)), 0
