@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerators to compile for: TPU topologies that are only described, CPU devices, the GPU.
+"""Accelerators: their peak rates; and those to compile for, described TPUs, CPU devices, the GPU.
 
 Nothing here asks for a device before `devices` is called: what it needs of jax must be set before
 jax starts.
@@ -59,6 +59,41 @@ TPUS = {
     "v5e": Chip(int(15.75 * GIB), 197e12, 2, 16),
     "v6e": Chip(int(31.25 * GIB), 918e12, 2, 16),
 }
+
+# What jax calls a device (`device_kind`, the whole of it) -> operations a second of matrix products
+# in bfloat16 and in float32, which jax multiplies in bfloat16 on a TPU and in TF32 on a GPU, if not
+# told otherwise. Of GPUs: NVIDIA's data sheets, without sparsity.
+_TPU_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
+_A100, _HOPPER, _HOPPER_NVL = (312e12, 156e12), (989e12, 494e12), (835e12, 417e12)
+_PEAKS = {kind: (TPUS[name].peak_flops,) * 2 for kind, name in _TPU_KINDS.items()} | {
+    "NVIDIA A100-SXM4-40GB": _A100,
+    "NVIDIA A100-SXM4-80GB": _A100,
+    "NVIDIA A100-PCIE-40GB": _A100,
+    "NVIDIA A100 80GB PCIe": _A100,
+    "NVIDIA H100 80GB HBM3": _HOPPER,
+    "NVIDIA H100 PCIe": (756e12, 378e12),
+    "NVIDIA H100 NVL": _HOPPER_NVL,
+    "NVIDIA H200": _HOPPER,
+    "NVIDIA H200 NVL": _HOPPER_NVL,
+    "NVIDIA L40S": (362e12, 183e12),
+    "NVIDIA L40": (181e12, 90e12),
+    "NVIDIA L4": (121e12, 60e12),
+}
+
+
+def peak_flops(device_kind: str, dtype: str) -> float | None:
+    """Returns a device's operations a second; None for a device or dtype not in the table."""
+    column = {"bfloat16": 0, "float32": 1}.get(dtype)
+    peaks = _PEAKS.get(device_kind)
+    return peaks[column] if peaks and column is not None else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,4 +187,6 @@ def _gpus() -> Target:
             f"--topology gpu, but jax finds no GPU here ({error}); run it where there is one, with "
             "pip install 'parti[cuda]', or take cpu-N"
         ) from error
-    return Target("gpu", tuple(devices), False, devices[0].memory_stats()["bytes_limit"])
+    memory = devices[0].memory_stats()["bytes_limit"]
+    peak = peak_flops(devices[0].device_kind, "bfloat16")
+    return Target("gpu", tuple(devices), False, memory, peak)

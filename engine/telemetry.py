@@ -20,27 +20,6 @@ from parti.engine import chips, flops, processes
 STARTED = "started.json"
 PRODUCTIVE = "productive_seconds"
 
-# How jax calls a kind of device -> operations a second of matrix products, in bfloat16 and in
-# float32 (jax multiplies float32 in bfloat16 on a TPU and in TF32 on a GPU, if not told otherwise);
-# the first that the name begins with. NVIDIA's data sheets of these, without sparsity.
-_TPUS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p"}
-_TPUS |= {"TPU v6 lite": "v6e", "TPU v6e": "v6e"}
-_PEAKS = {kind: (chips.TPUS[name].peak_flops,) * 2 for kind, name in _TPUS.items()} | {
-    "NVIDIA A100": (312e12, 156e12),
-    "NVIDIA H100 PCIe": (756e12, 378e12),
-    "NVIDIA H100": (989e12, 494e12),
-    "NVIDIA H200": (989e12, 494e12),
-    "NVIDIA L40S": (362e12, 183e12),
-    "NVIDIA L4": (121e12, 60e12),
-}
-
-
-def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Returns a device's operations a second; None for a device or dtype not in the table."""
-    column = {"bfloat16": 0, "float32": 1}.get(dtype)
-    found = [peaks for kind, peaks in _PEAKS.items() if device_kind.startswith(kind)]
-    return found[0][column] if found and column is not None else None
-
 
 def model_flops(model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]) -> int | None:
     """Returns the model FLOPs of a step; None, with a line in the log, where they are not known."""
@@ -86,7 +65,7 @@ class Telemetry:
         """
         self._batch_size, self._productive = batch_size, productive_seconds
         self._device_flops = step_flops / devices.size if step_flops else None
-        self._peak = peak_flops(devices.flat[0].device_kind, dtype)
+        self._peak = chips.peak_flops(devices.flat[0].device_kind, dtype)
         self._local = [d for d in devices.flat if d.process_index == processes.index()]
         self._started = _first_start(pathlib.Path(directory))
         self.restart()

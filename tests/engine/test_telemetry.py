@@ -84,25 +84,6 @@ def test_figures_by_hand(tmp_path: pathlib.Path, clock: Clock) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype", "want"),
-    [
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
-        ("NVIDIA H100 PCIe", "float32", 378e12),
-        ("NVIDIA A100-SXM4-80GB", "float32", 156e12),
-        ("TPU v5 lite", "bfloat16", 197e12),
-        ("TPU v5", "bfloat16", 459e12),
-        ("TPU v5p", "float32", 459e12),
-        ("NVIDIA L40S", "bfloat16", 362e12),
-        ("NVIDIA L4", "bfloat16", 121e12),
-        ("NVIDIA H100 80GB HBM3", "float64", None),
-        ("cpu", "float32", None),
-    ],
-)
-def test_peaks(kind: str, dtype: str, want: float | None) -> None:
-    assert telemetry.peak_flops(kind, dtype) == want
-
-
 def test_a_device_that_is_not_known_has_no_utilisation(
     tmp_path: pathlib.Path, clock: Clock
 ) -> None:
