@@ -164,19 +164,20 @@ class Record:
 
     @classmethod
     def feature_spec(cls) -> dict[str, Any]:
-        """Returns the schema for `tf.io.parse_single_example` (imports TensorFlow).
+        """Returns the schema for `tf.io.parse_example` and its single form (imports TensorFlow).
 
-        Scalars come out as [] string or int64, arrays as [length] int64, a `dict` as the JSON text.
-        Records with metadata also have `captions`: [count] string, those that are not `text`.
+        Scalars come out as string or int64, arrays as [length] int64, a `dict` as the JSON text.
+        Records with metadata also have `captions`: [count] string, those that are not `text`. Of
+        several records arrays and captions are ragged: [records, (length)].
         """
         import tensorflow as tf
 
         spec: dict[str, Any] = {}
         if METADATA in {field.name for field in dataclasses.fields(cls)}:
-            spec[CAPTIONS] = tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True)
+            spec[CAPTIONS] = tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
         for field in dataclasses.fields(cls):
             if field.type is np.ndarray:
-                spec[field.name] = tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
+                spec[field.name] = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
                 continue
             dtype = tf.int64 if field.type is int else tf.string
             empty = 0 if field.type is int else "" if field.type in (str, bytes) else "{}"

@@ -201,21 +201,32 @@ class SeqioSource:
         """
         import seqio
 
+        from parti.tasks import feature_converters
+
         self.check_vocabulary(model)
-        training = split == TRAIN
-        dataset = seqio.get_dataset(
-            mixture_or_task_name=self.mixture_or_task_name,
-            task_feature_lengths=dict(self.task_feature_lengths),
-            dataset_split=split,
-            shuffle=training,
-            num_epochs=None,
-            feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
-            shard_info=seqio.ShardInfo(index=0, num_shards=1),
-            use_cached=False,
-            seed=seed,
-            batch_size=batch_size,
-        )
-        return TfDataset(dataset)
+        lengths = dict(self.task_feature_lengths)
+
+        def open_task(*, trim: bool) -> Any:
+            return seqio.get_mixture_or_task(self.mixture_or_task_name).get_dataset(
+                lengths,
+                split=split,
+                shuffle=split == TRAIN,
+                num_epochs=None,
+                shard_info=seqio.ShardInfo(index=0, num_shards=1),
+                use_cached=False,
+                seed=seed,
+                trim_output_features=trim,
+            )
+
+        # This is `seqio.get_dataset` without cutting and checking what has its length already: for
+        # token shards these calls take longer than all else.
+        dataset = open_task(trim=False)
+        is_full = feature_converters.have_full_lengths(dataset, lengths)
+        if not is_full:
+            dataset = open_task(trim=True)
+        converter = model.FEATURE_CONVERTER_CLS(pack=False, apply_length_check=not is_full)
+        dataset = converter(dataset, lengths)
+        return TfDataset(dataset.batch(batch_size, drop_remainder=True))
 
     def check_vocabulary(self, model: Any) -> None:
         """Checks that the model has an embedding for each piece of the text vocabulary.

@@ -9,7 +9,7 @@ the caption's ids with an EOS. Batches: `ImageTextConverter`.
 import os
 
 from parti.data import records, vocabularies
-from parti.tasks import preprocessors, sources
+from parti.tasks import image_preprocessors, preprocessors, sources
 
 
 def add_task(
@@ -45,15 +45,16 @@ def add_task(
             "vocabulary": [os.fspath(vocabulary_path), fingerprint],
         },
         [
-            preprocessors.parse_records(records.ImageTextPair, records.IMAGE, records.TEXT),
-            preprocessors.choose_caption,
-            preprocessors.tokenize_caption,
-            preprocessors.decode_image(records.IMAGE, image_size),
-            preprocessors.shift_image(records.IMAGE, max_shift),
-            preprocessors.keep_features(preprocessors.INPUTS, records.IMAGE),
+            preprocessors.in_chunks(
+                preprocessors.parse_records(records.ImageTextPair, records.IMAGE, records.TEXT),
+                preprocessors.choose_caption,
+                preprocessors.tokenize_caption,
+            ),
+            image_preprocessors.decode_image(records.IMAGE, image_size),
+            image_preprocessors.shift_image(records.IMAGE, max_shift),
         ],
         {
             preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
-            records.IMAGE: preprocessors.image_feature(),
+            records.IMAGE: image_preprocessors.image_feature(),
         },
     )

@@ -25,7 +25,7 @@ Example: task features `inputs` [7, 8, 1] and `targets` [5, 3, 9] with lengths 5
     decoder_loss_weights   [1, 1, 1]
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import seqio
@@ -38,6 +38,18 @@ FeatureSpec: TypeAlias = seqio.FeatureConverter.FeatureSpec
 
 _IDS = FeatureSpec(dtype=tf.int32)
 _PIXELS = FeatureSpec(dtype=tf.float32, rank=3)
+
+
+def have_full_lengths(dataset: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> bool:
+    """Returns whether each feature is known to have its length, so that nothing is cut or padded.
+
+    The tasks of this package have, if they are given lengths.
+    """
+    spec = dataset.element_spec
+    return all(
+        name in spec and spec[name].shape.rank and spec[name].shape[0] == length
+        for name, length in task_feature_lengths.items()
+    )
 
 
 class _RenamingConverter(seqio.FeatureConverter):
@@ -62,11 +74,15 @@ class _RenamingConverter(seqio.FeatureConverter):
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
-        ds = self._pack_or_pad(ds, task_feature_lengths)
-        return ds.map(self._convert_example, num_parallel_calls=tf.data.AUTOTUNE)
+        if not have_full_lengths(ds, task_feature_lengths):
+            ds = self._pack_or_pad(ds, task_feature_lengths)
+        return self._map(ds, self._convert)
 
-    def _convert_example(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _convert(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {new: features[old] for new, old in self.RENAMED.items()}
+
+    def _map(self, ds: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
+        return ds.map(function, num_parallel_calls=tf.data.AUTOTUNE)
 
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
         """Returns the length of each batch feature (of pictures: the height)."""
@@ -104,10 +120,14 @@ class TextToImageConverter(_RenamingConverter):
         "decoder_loss_weights": preprocessors.TARGETS,
     }
 
-    def _convert_example(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _map(self, ds: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
+        chunks = ds.batch(preprocessors.CHUNK)
+        return chunks.map(function, num_parallel_calls=preprocessors.PARALLEL_CHUNKS).unbatch()
+
+    def _convert(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         targets = features[preprocessors.TARGETS]
-        return super()._convert_example(features) | {
-            "decoder_input_tokens": seqio.utils.make_autoregressive_inputs(targets),
+        return super()._convert(features) | {
+            "decoder_input_tokens": tf.pad(targets[:, :-1], [[0, 0], [1, 0]]),
             "decoder_loss_weights": seqio.non_padding_position(targets, tf.float32),
         }
 

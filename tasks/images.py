@@ -8,7 +8,7 @@ Feature: `image`, [image_size, image_size, 3] float32 in [-1, 1]. Batches: `Imag
 import os
 
 from parti.data import records
-from parti.tasks import preprocessors, sources
+from parti.tasks import image_preprocessors, preprocessors, sources
 
 
 def add_task(pairs_dir: str | os.PathLike[str], image_size: int, augment: bool = False) -> str:
@@ -18,22 +18,24 @@ def add_task(pairs_dir: str | os.PathLike[str], image_size: int, augment: bool =
       pairs_dir: the output of `parti clean`; without `validation-*` shards the task has no
         validation split.
       image_size: the side, in pixels.
-      augment: train on random crops, flipped or not (`preprocessors.decode_random_crop`), instead
-        of the middle square; pairs of 3/2 `image_size` or more leave it all its room.
+      augment: train on random crops, flipped or not (`image_preprocessors.decode_random_crop`),
+        instead of the middle square; pairs of 3/2 `image_size` or more leave it all its room.
 
     Raises:
       FileNotFoundError: no train shards.
     """
-    decode = preprocessors.decode_random_crop if augment else preprocessors.decode_image
+    make = image_preprocessors
+    decode = make.decode_random_crop if augment else make.decode_image
     files = sources.split_files(pairs_dir, records.ImageTextPair)
     return sources.register(
         "images",
         files,
         {"image_size": image_size, "augment": augment},
         [
-            preprocessors.parse_records(records.ImageTextPair, records.IMAGE),
+            preprocessors.in_chunks(
+                preprocessors.parse_records(records.ImageTextPair, records.IMAGE)
+            ),
             decode(records.IMAGE, image_size),
-            preprocessors.keep_features(records.IMAGE),
         ],
-        {records.IMAGE: preprocessors.image_feature()},
+        {records.IMAGE: image_preprocessors.image_feature()},
     )

@@ -1,12 +1,14 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""seqio preprocessors: from serialized records to model features, one small step each.
+"""From serialized records to captions and tokens, a chunk of records at a time.
 
-The random steps draw from seqio's seed (`num_seeds=1`), so a run can be repeated exactly, and act
-in the train split only. Only the image tokenizer's own pictures are flipped: the text in them would
-turn.
+`in_chunks` makes one seqio preprocessor of several steps. tf.data takes longer to call a function
+than these steps take for one record, so each call has a chunk of records. A step gets and returns
+features whose first axis is the chunk's. The random steps draw from the seed of the chunk: chunks
+are the same in every run, so a run can be repeated exactly. They act in the train split only.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import seqio
@@ -15,16 +17,69 @@ import tensorflow as tf
 from parti.data import records, vocabularies
 from parti.tasks import sources
 
+CHUNK = 64  # records
+# Chunks worked on at a time: enough for any reader, and few enough for what is saved as a position.
+PARALLEL_CHUNKS = 4
+
 Features = dict[str, tf.Tensor]
 
-# The features that pictures and captions become.
+# The features that captions and pictures become.
 INPUTS = "inputs"  # the caption's ids
 TARGETS = "targets"  # the image tokens' ids
 
 
-def image_feature() -> seqio.Feature:
-    """Returns the seqio feature of a picture: [height, width, 3] float32 in [-1, 1]."""
-    return seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.float32, rank=3)
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a step knows beside the features; N records are in the chunk.
+
+    Attributes:
+      seed: [2] int32, another for each chunk and step.
+      sequence_length: TASK_FEATURE_LENGTHS; empty if the features keep their lengths.
+      output_features: those of the task.
+    """
+
+    seed: tf.Tensor
+    sequence_length: Mapping[str, int]
+    output_features: Mapping[str, seqio.Feature]
+
+
+Step = Callable[[Features, Context], Features]
+
+
+def in_chunks(*steps: Step) -> Callable:
+    """Returns the preprocessor that takes chunks of CHUNK elements through `steps`, in order.
+
+    It takes and gives single elements; a ragged feature has its own length in each.
+    """
+
+    @seqio.map_over_dataset(num_seeds=1, num_parallel_calls=PARALLEL_CHUNKS)
+    def apply(
+        features: Features,
+        seed: tf.Tensor,
+        sequence_length: Mapping[str, int] | None = None,
+        output_features: Mapping[str, seqio.Feature] | None = None,
+    ) -> Features:
+        features = dict(features)
+        for number, step in enumerate(steps):
+            own = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), number)
+            features = step(features, Context(own, sequence_length or {}, output_features or {}))
+        return features
+
+    def preprocess(
+        dataset: tf.data.Dataset,
+        sequence_length: Mapping[str, int] | None = None,
+        output_features: Mapping[str, seqio.Feature] | None = None,
+    ) -> tf.data.Dataset:
+        chunks = apply(
+            dataset.batch(CHUNK), sequence_length=sequence_length, output_features=output_features
+        )
+        elements = chunks.unbatch()
+        if any(isinstance(spec, tf.RaggedTensorSpec) for spec in elements.element_spec.values()):
+            # Rows of ragged tensors are plain tensors, but only `map` says so in the spec.
+            elements = elements.map(dict, num_parallel_calls=tf.data.AUTOTUNE)
+        return elements
+
+    return preprocess
 
 
 def text_feature(vocabulary: seqio.Vocabulary) -> seqio.Feature:
@@ -32,47 +87,50 @@ def text_feature(vocabulary: seqio.Vocabulary) -> seqio.Feature:
     return seqio.Feature(vocabulary, add_eos=True, dtype=tf.int32)
 
 
-def parse_records(record: type[records.Record], *names: str) -> Callable:
-    """Returns the preprocessor that reads `names` out of serialized records.
+def parse_records(record: type[records.Record], *names: str) -> Step:
+    """Returns the step that reads `names` out of serialized records.
 
-    A record with metadata also gives `captions`, where `text` is asked for.
+    A record with metadata also gives `captions`, where `text` is asked for. Arrays are ragged.
     """
     schema = record.feature_spec()
     if records.TEXT in names and records.CAPTIONS in schema:
         names = (*names, records.CAPTIONS)
     spec = {name: schema[name] for name in names}
 
-    @seqio.map_over_dataset
-    def parse(features: Features) -> Features:
-        parsed = tf.io.parse_single_example(features[sources.EXAMPLE], spec)
+    def parse(features: Features, context: Context) -> Features:
+        del context
+        parsed = tf.io.parse_example(features[sources.EXAMPLE], spec)
         return parsed | {sources.IS_TRAINING: features[sources.IS_TRAINING]}
 
     return parse
 
 
-@seqio.map_over_dataset(num_seeds=1)
-def choose_caption(features: Features, seed: tf.Tensor) -> Features:
+def choose_caption(features: Features, context: Context) -> Features:
     """Replaces `text` in training by one of `text` and `captions`, each as likely.
 
     Args:
-      features: with [] string `text` and, if there are more captions, [count] string `captions`.
-      seed: [2] int32.
+      features: with [N] string `text` and, if there are more captions, [N, (count)] string
+        `captions`.
+      context: its seed is used.
 
     Returns:
       The features without `captions`.
     """
-    features = dict(features)
     captions = features.pop(records.CAPTIONS, None)
-    if captions is not None:
-        every = tf.concat([features[records.TEXT][None], captions], axis=0)
-        drawn = tf.random.stateless_uniform([], seed, 0, tf.size(every), tf.int32)
-        index = tf.where(features[sources.IS_TRAINING], drawn, 0)
-        features[records.TEXT] = every[index]
-    return features
+    if captions is None:
+        return features
+    text = features[records.TEXT]
+    every = tf.concat([text[:, None], captions], axis=1)
+    counts = tf.cast(every.row_lengths(), tf.int32)
+    shares = tf.random.stateless_uniform(tf.shape(text), context.seed)
+    drawn = tf.cast(shares * tf.cast(counts, tf.float32), tf.int32)
+    drawn = tf.where(features[sources.IS_TRAINING], tf.minimum(drawn, counts - 1), 0)
+    rows = tf.cast(every.row_starts(), tf.int32)
+    return features | {records.TEXT: tf.gather(every.flat_values, rows + drawn)}
 
 
-def drop_caption(rate: float) -> Callable:
-    """Returns the preprocessor that empties `text` in training with probability `rate`.
+def drop_caption(rate: float) -> Step:
+    """Returns the step that empties `text` in training with probability `rate`.
 
     The empty caption is the null caption of classifier-free guidance.
 
@@ -82,216 +140,70 @@ def drop_caption(rate: float) -> Callable:
     if not 0.0 <= rate <= 1.0:
         raise ValueError(f"text_drop_rate={rate}: it is a probability, so in [0, 1].")
 
-    @seqio.map_over_dataset(num_seeds=1)
-    def drop(features: Features, seed: tf.Tensor) -> Features:
-        is_dropped = tf.random.stateless_uniform([], seed) < rate
+    def drop(features: Features, context: Context) -> Features:
+        text = features[records.TEXT]
+        is_dropped = tf.random.stateless_uniform(tf.shape(text), context.seed) < rate
         is_dropped = is_dropped & features[sources.IS_TRAINING]
-        return features | {records.TEXT: tf.where(is_dropped, "", features[records.TEXT])}
+        return features | {records.TEXT: tf.where(is_dropped, "", text)}
 
     return drop
 
 
-@seqio.map_over_dataset
-def tokenize_caption(
-    features: Features,
-    output_features: Mapping[str, seqio.Feature],
-    sequence_length: Mapping[str, int] | None = None,
-) -> Features:
-    """Turns `text` into `inputs`: ids cut to the length less one, then an EOS.
+def tokenize_caption(features: Features, context: Context) -> Features:
+    """Turns `text` into `inputs`: ids cut to the length less one, an EOS, and padding with 0.
 
-    With ids [7, 8, 9] and length 3 the `inputs` are [7, 8, 1]; an empty text gives [1].
+    With ids [7, 8, 9] and length 3 the `inputs` are [7, 8, 1], with length 5 [7, 8, 9, 1, 0]; an
+    empty text gives [1, 0, 0]. Without a length in TASK_FEATURE_LENGTHS nothing is cut or padded.
     """
-    features = dict(features)
-    vocabulary = output_features[INPUTS].vocabulary
+    vocabulary = context.output_features[INPUTS].vocabulary
+    length = context.sequence_length.get(INPUTS)
     ids = tf.cast(vocabulary.encode_tf(features.pop(records.TEXT)), tf.int32)
-    if sequence_length and INPUTS in sequence_length:
-        ids = ids[: sequence_length[INPUTS] - 1]
-    return features | {INPUTS: tf.concat([ids, [vocabulary.eos_id]], axis=0)}
+    if length is not None:
+        ids = ids[:, : length - 1]
+    ends = tf.fill([ids.nrows(), 1], vocabulary.eos_id)
+    inputs = tf.concat([ids, ends], axis=1)
+    return features | {INPUTS: inputs if length is None else inputs.to_tensor(shape=[None, length])}
 
 
-def decode_image(name: str, size: int) -> Callable:
-    """Returns the preprocessor that turns the encoded picture `name` into pixels.
-
-    The middle square is taken and resized by area, unless it has the size already. Pictures come
-    from `parti clean`, so they are PNG or JPEG, upright and RGB.
-
-    Args:
-      name: the feature, [] string before and [size, size, 3] float32 in [-1, 1] after.
-      size: the side, in pixels; TASK_FEATURE_LENGTHS must say the same.
-
-    Raises:
-      ValueError: the size is under 1.
-    """
-    check_size(size)
-
-    @seqio.map_over_dataset
-    def decode(features: Features, sequence_length: Mapping[str, int] | None = None) -> Features:
-        check_length(name, size, sequence_length)
-        return dict(features) | {name: _to_float(_square(_decoded(features[name]), size))}
-
-    return decode
-
-
-def decode_random_crop(name: str, size: int) -> Callable:
-    """Returns the preprocessor that crops the picture `name` at random in training.
-
-    Of the short side s: a square of s anywhere, resized by area to a side from min(s, 9/8 `size`)
-    to min(s, 3/2 `size`), of which a square of `size` is cropped anywhere, and flipped left to
-    right every second time; each as likely. A picture with a shorter side under `size` grows to it.
-    Outside training this is `decode_image`.
-
-    Args:
-      name: the feature, [] string before and [size, size, 3] float32 in [-1, 1] after.
-      size: the side, in pixels; TASK_FEATURE_LENGTHS must say the same.
-
-    Raises:
-      ValueError: the size is under 1.
-
-    Source: listing 1 (appendix A.2) of Ramesh et al., "Zero-Shot Text-to-Image Generation", 2021
-    (arXiv 2102.12092), where `size` is 256 and the sides go from 288 to 384.
-    """
-    check_size(size)
-
-    @seqio.map_over_dataset(num_seeds=1)
-    def decode(
-        features: Features, seed: tf.Tensor, sequence_length: Mapping[str, int] | None = None
-    ) -> Features:
-        check_length(name, size, sequence_length)
-        pixels = _decoded(features[name])
-        pixels = tf.cond(
-            features[sources.IS_TRAINING],
-            lambda: _random_crop(pixels, size, seed),
-            lambda: _square(pixels, size),
-        )
-        return dict(features) | {name: _to_float(pixels)}
-
-    return decode
-
-
-def _random_crop(pixels: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
-    """Returns [size, size, 3] float32 in [0, 255] of [height, width, 3] uint8; see above."""
-    shares = tf.random.stateless_uniform([6], seed)
-
-    def draw(index: int, low: tf.Tensor | int, high: tf.Tensor) -> tf.Tensor:
-        """Returns a whole number from `low` to `high`."""
-        return low + tf.cast(shares[index] * tf.cast(high - low + 1, tf.float32), tf.int32)
-
-    height, width = tf.unstack(tf.shape(pixels)[:2])
-    short = tf.minimum(height, width)
-    place = [draw(0, 0, height - short), draw(1, 0, width - short), 0]
-    square = tf.slice(pixels, place, [short, short, 3])
-    least, most = (tf.minimum(short, round(size * ratio)) for ratio in (9 / 8, 3 / 2))
-    side = draw(2, tf.maximum(least, size), tf.maximum(most, size))
-    resized = tf.image.resize(square, [side, side], method="area")
-    place = [draw(3, 0, side - size), draw(4, 0, side - size), 0]
-    crop = tf.slice(resized, place, [size, size, 3])
-    return tf.cond(shares[5] < 0.5, lambda: tf.reverse(crop, [1]), lambda: crop)
-
-
-def _decoded(data: tf.Tensor) -> tf.Tensor:
-    """Returns [height, width, 3] uint8 of an encoded picture."""
-    pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
-    pixels.set_shape([None, None, 3])
-    return pixels
-
-
-def _to_float(pixels: tf.Tensor) -> tf.Tensor:
-    """Returns the same numbers as `data.images.to_float`."""
-    return pixels / 127.5 - 1.0
-
-
-def _square(pixels: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns [size, size, 3] float32 in [0, 255] of [height, width, 3] uint8."""
-    shape = tf.shape(pixels)
-    side = tf.minimum(shape[0], shape[1])
-    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-    square = tf.slice(pixels, [top, left, 0], [side, side, 3])
-    resized = tf.cond(
-        tf.equal(side, size),
-        lambda: tf.cast(square, tf.float32),
-        lambda: tf.image.resize(square, [size, size], method="area"),
-    )
-    return tf.ensure_shape(resized, [size, size, 3])
-
-
-def shift_image(name: str, max_shift: int) -> Callable:
-    """Returns the preprocessor that moves the picture `name` in training by a few pixels.
-
-    Each axis by its own random number, from -max_shift to max_shift, each as likely; what comes
-    into view repeats the edge.
-
-    Args:
-      name: the feature, [height, width, 3].
-      max_shift: pixels; 0 moves nothing.
-
-    Raises:
-      ValueError: `max_shift` is negative.
-    """
-    if max_shift < 0:
-        raise ValueError(f"max_shift={max_shift}: give 0 or more pixels.")
-    if max_shift == 0:
-        return lambda dataset: dataset
-
-    @seqio.map_over_dataset(num_seeds=1)
-    def shift(features: Features, seed: tf.Tensor) -> Features:
-        drawn = tf.random.stateless_uniform([2], seed, -max_shift, max_shift + 1, tf.int32)
-        offsets = tf.where(features[sources.IS_TRAINING], drawn, 0)
-        pixels = features[name]
-        for axis in (0, 1):
-            last = tf.shape(pixels)[axis] - 1
-            index = tf.clip_by_value(tf.range(last + 1) + offsets[axis], 0, last)
-            pixels = tf.gather(pixels, index, axis=axis)
-        return features | {name: tf.ensure_shape(pixels, features[name].shape)}
-
-    return shift
-
-
-def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Callable:
-    """Returns the preprocessor that turns `image_tokens` into `targets`: index c becomes id c + 1.
+def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Step:
+    """Returns the step that turns `image_tokens` into `targets`: index c becomes id c + 1.
 
     Args:
       codebook_size: an index outside [0, codebook_size) stops the run.
       num_tokens: of each picture; TASK_FEATURE_LENGTHS must say the same.
     """
-
     vocabulary = vocabularies.ImageTokenVocabulary(codebook_size)
 
-    @seqio.map_over_dataset
-    def to_targets(
-        features: Features, sequence_length: Mapping[str, int] | None = None
-    ) -> Features:
-        check_length(TARGETS, num_tokens, sequence_length)
-        features = dict(features)
+    def to_targets(features: Features, context: Context) -> Features:
+        check_length(TARGETS, num_tokens, context.sequence_length)
         tokens = features.pop(records.IMAGE_TOKENS)
         message = (
             f"image tokens must be {num_tokens} indices in [0, {codebook_size}): were these made "
             "by another image tokenizer?"
         )
         checks = [
-            tf.debugging.assert_equal(tf.size(tokens), num_tokens, message),
-            tf.debugging.assert_less(tokens, tf.constant(codebook_size, tf.int64), message),
+            tf.debugging.assert_equal(
+                tokens.row_lengths(), tf.constant(num_tokens, tf.int64), message
+            ),
+            tf.debugging.assert_less(
+                tokens.flat_values, tf.constant(codebook_size, tf.int64), message
+            ),
         ]
-        with tf.control_dependencies([check for check in checks if check is not None]):
-            targets = vocabulary.to_ids(tf.cast(tokens, tf.int32))
-        return features | {TARGETS: tf.ensure_shape(targets, [num_tokens])}
+        with tf.control_dependencies(checks):
+            targets = vocabulary.to_ids(tf.cast(tokens.flat_values, tf.int32))
+        return features | {TARGETS: tf.reshape(targets, [-1, num_tokens])}
 
     return to_targets
 
 
-def keep_features(*names: str) -> Callable:
-    """Returns the preprocessor that drops every feature but `names`."""
+def keep_features(*names: str) -> Step:
+    """Returns the step that drops every feature but `names`."""
 
-    @seqio.map_over_dataset
-    def keep(features: Features) -> Features:
+    def keep(features: Features, context: Context) -> Features:
+        del context
         return {name: features[name] for name in names}
 
     return keep
-
-
-def check_size(size: int) -> None:
-    """Raises ValueError if a picture cannot have this side."""
-    if size < 1:
-        raise ValueError(f"Image size {size}: it must be at least 1 pixel.")
 
 
 def check_length(name: str, length: int, sequence_length: Mapping[str, int] | None) -> None:

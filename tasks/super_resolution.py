@@ -9,7 +9,7 @@ reconstruction_size, 3], float32 in [-1, 1]. Batches: `SuperResolutionConverter`
 import os
 
 from parti.data import records
-from parti.tasks import preprocessors, sources
+from parti.tasks import image_preprocessors, preprocessors, sources
 
 
 def add_task(
@@ -38,15 +38,16 @@ def add_task(
         files,
         {"image_size": image_size, "reconstruction_size": reconstruction_size},
         [
-            preprocessors.parse_records(
-                records.ReconstructedPair, records.IMAGE, records.RECONSTRUCTION
+            preprocessors.in_chunks(
+                preprocessors.parse_records(
+                    records.ReconstructedPair, records.IMAGE, records.RECONSTRUCTION
+                )
             ),
-            preprocessors.decode_image(records.IMAGE, image_size),
-            preprocessors.decode_image(records.RECONSTRUCTION, reconstruction_size),
-            preprocessors.keep_features(records.IMAGE, records.RECONSTRUCTION),
+            image_preprocessors.decode_image(records.IMAGE, image_size),
+            image_preprocessors.decode_image(records.RECONSTRUCTION, reconstruction_size),
         ],
         {
-            records.IMAGE: preprocessors.image_feature(),
-            records.RECONSTRUCTION: preprocessors.image_feature(),
+            records.IMAGE: image_preprocessors.image_feature(),
+            records.RECONSTRUCTION: image_preprocessors.image_feature(),
         },
     )

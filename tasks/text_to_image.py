@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captions and image tokens: what the text-to-image model trains on.
 
-Features: `inputs`, [up to length] int32, the caption's ids with an EOS; `targets`, [num_tokens]
-int32, codebook index + 1 in raster order. Batches: `TextToImageConverter`.
+Features: `inputs`, [length] int32, the caption's ids with an EOS, padded with 0; `targets`,
+[num_tokens] int32, codebook index + 1 in raster order. Batches: `TextToImageConverter`.
 """
 
 import os
@@ -51,12 +51,16 @@ def add_task(
             "vocabulary": [os.fspath(vocabulary_path), fingerprint],
         },
         [
-            preprocessors.parse_records(records.TokenizedPair, records.TEXT, records.IMAGE_TOKENS),
-            preprocessors.choose_caption,
-            preprocessors.drop_caption(text_drop_rate),
-            preprocessors.tokenize_caption,
-            preprocessors.image_tokens_to_targets(codebook_size, num_tokens),
-            preprocessors.keep_features(preprocessors.INPUTS, preprocessors.TARGETS),
+            preprocessors.in_chunks(
+                preprocessors.parse_records(
+                    records.TokenizedPair, records.TEXT, records.IMAGE_TOKENS
+                ),
+                preprocessors.choose_caption,
+                preprocessors.drop_caption(text_drop_rate),
+                preprocessors.tokenize_caption,
+                preprocessors.image_tokens_to_targets(codebook_size, num_tokens),
+                preprocessors.keep_features(preprocessors.INPUTS, preprocessors.TARGETS),
+            )
         ],
         {
             preprocessors.INPUTS: preprocessors.text_feature(vocabulary),

@@ -107,6 +107,60 @@ def test_seqio_source(tmp_path: pathlib.Path) -> None:
     assert levels(again, 7) == rest
 
 
+def test_seqio_source_gives_what_seqio_gives(tmp_path: pathlib.Path) -> None:
+    """Whether a task's features come at their full lengths or not."""
+    seqio = pytest.importorskip("seqio")
+    import tensorflow as tf
+
+    from parti.data import file_names, records, tfrecords
+    from parti.tasks import feature_converters, text_to_image
+
+    vocabulary = tiny_models.write_vocabulary(tmp_path / "v.model")
+    rows = (
+        records.TokenizedPair(f"{i}", "red " * (i % 9), np.arange(4) + i).to_example()
+        for i in range(90)
+    )
+    tfrecords.write(tmp_path / file_names.shard_name("train", 0, 1), rows)
+    full = text_to_image.add_task(tmp_path, vocabulary, codebook_size=100)
+
+    def shorten(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        def trimmed(x: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            ids = x["inputs"]
+            return x | {"inputs": tf.concat([ids[ids > 1], [1] * 9], 0)}
+
+        return dataset.map(trimmed)
+
+    task = seqio.get_mixture_or_task(full)
+    of_any_length = f"{full}_of_any_length"
+    seqio.TaskRegistry.add(
+        of_any_length,
+        source=task.source,
+        preprocessors=[*task.preprocessors, shorten],
+        output_features=task.output_features,
+    )
+
+    class Model:
+        FEATURE_CONVERTER_CLS = feature_converters.TextToImageConverter
+
+    lengths = {"inputs": 6, "targets": 4}
+    for name in (full, of_any_length):
+        batches = datasets.SeqioSource(name, lengths).open(datasets.TRAIN, 8, 3, Model())
+        expected = seqio.get_dataset(
+            name,
+            lengths,
+            feature_converters.TextToImageConverter(pack=False),
+            shuffle=True,
+            num_epochs=None,
+            seed=3,
+            batch_size=8,
+        )
+        for got, want in zip(batches, expected.take(30).as_numpy_iterator(), strict=False):
+            assert got.keys() == want.keys()
+            for feature, values in want.items():
+                np.testing.assert_array_equal(got[feature], values, err_msg=feature)
+        assert batches.element_spec["encoder_input_tokens"].shape == (8, 6)
+
+
 def test_a_vocabulary_past_the_models_embeddings_is_refused(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,20 +171,19 @@ def test_a_vocabulary_past_the_models_embeddings_is_refused(
     path = tiny_models.write_vocabulary(tmp_path / "v.model")
     vocabulary = vocabularies.seqio_text_vocabulary(path)
 
+    class Opened(Exception):
+        pass
+
     class Task:
         output_features = {
             "inputs": seqio.Feature(vocabulary),
             "targets": seqio.Feature(seqio.PassThroughVocabulary(10**6)),
         }
 
-    class Opened(Exception):
-        pass
+        def get_dataset(self, *_: object, **options: object) -> None:
+            raise Opened
 
-    def get_dataset(**_: object) -> None:
-        raise Opened
-
-    monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: Task)
-    monkeypatch.setattr(seqio, "get_dataset", get_dataset)
+    monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: Task())
     source = datasets.SeqioSource("task", {"inputs": 8, "targets": 8})
 
     def model(**config: int) -> types.SimpleNamespace:

@@ -18,6 +18,7 @@ from parti.tasks import (
     contrastive,
     feature_converters,
     images,
+    preprocessors,
     sources,
     super_resolution,
     text_to_image,
@@ -200,15 +201,17 @@ def test_pictures_and_captions_stay_together(
         np.testing.assert_array_equal(*colours)
 
 
-@pytest.mark.parametrize("buffer", [5, 1_000])
+@pytest.mark.parametrize(("buffer", "chunk"), [(5, 3), (5, 64), (1_000, 64)])
 def test_positions_are_exact(
     buffer: int,
+    chunk: int,
     add: Callable[[str], str],
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Saved in the middle and at the end of epochs (22 records, so 5.5 batches, each)."""
     monkeypatch.setattr(sources, "SHUFFLE_BUFFER", buffer)
+    monkeypatch.setattr(preprocessors, "CHUNK", chunk)
     name = add("text_to_image")
 
     def open_iterator() -> Iterator[Batch]:

@@ -5,201 +5,121 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from parti.data import images, records, vocabularies
+from parti.data import records, vocabularies
 from parti.tasks import preprocessors, sources
 from tests.tasks import conftest
 
 
 def captions(is_training: bool, count: int = 400) -> tf.data.Dataset:
-    """Returns the same captioned element `count` times."""
+    """Returns pairs with captions a; a and b; a, b and c; in turn, `count` of each."""
+    pairs = [
+        records.TokenizedPair("k", "a", np.zeros(1, np.int64), {records.CAPTIONS: list(more)})
+        for more in ("", "b", "bc")
+    ]
     element = {
-        records.TEXT: tf.constant("a"),
-        records.CAPTIONS: tf.constant(["b", "c"]),
-        sources.IS_TRAINING: tf.constant(is_training),
+        sources.EXAMPLE: tf.constant([pair.to_example() for pair in pairs]),
+        sources.IS_TRAINING: tf.constant([is_training] * 3),
     }
-    return tf.data.Dataset.from_tensors(element).repeat(count)
+    return tf.data.Dataset.from_tensor_slices(element).repeat(count)
 
 
-def texts(dataset: tf.data.Dataset) -> list[str]:
+def texts(dataset: tf.data.Dataset, *steps: preprocessors.Step, seed: int = 3) -> list[str]:
+    """Returns the captions after `steps`."""
+    parse = preprocessors.parse_records(records.TokenizedPair, records.TEXT)
+    with seqio.map_seed_manager(seed):
+        dataset = preprocessors.in_chunks(parse, *steps)(dataset)
     return [x[records.TEXT].decode() for x in dataset.as_numpy_iterator()]
 
 
 def test_captions_are_chosen_evenly_in_training_only() -> None:
-    with seqio.map_seed_manager(3):
-        found = texts(preprocessors.choose_caption(captions(True)))
-    counts = [found.count(c) for c in "abc"]
+    choose = preprocessors.choose_caption
+    found = texts(captions(True), choose)
+    assert len(found) == 1200 and set(found[::3]) == {"a"}
+    assert set(found[1::3]) == {"a", "b"} and 160 < found[1::3].count("a") < 240  # 200 +- 10
+    counts = [found[2::3].count(c) for c in "abc"]
     assert sum(counts) == 400 and min(counts) > 100  # 133 +- 9.4 each
-    with seqio.map_seed_manager(3):
-        assert texts(preprocessors.choose_caption(captions(True))) == found
-    with seqio.map_seed_manager(4):
-        assert texts(preprocessors.choose_caption(captions(True))) != found
-    assert set(texts(preprocessors.choose_caption(captions(False)))) == {"a"}
+    assert texts(captions(True), choose) == found
+    assert texts(captions(True), choose, seed=4) != found
+    assert set(texts(captions(False), choose)) == {"a"}
+    # Chunks differ from one another.
+    of_chunk = preprocessors.CHUNK * 3
+    assert found[:of_chunk] != found[of_chunk : 2 * of_chunk]
 
 
 def test_captions_are_dropped_in_training_only() -> None:
-    with seqio.map_seed_manager(3):
-        found = texts(preprocessors.drop_caption(0.25)(captions(True)))
-    assert set(found) == {"", "a"} and 70 < found.count("") < 130  # 100 +- 8.7
-    assert set(texts(preprocessors.drop_caption(0.25)(captions(False)))) == {"a"}
-    assert set(texts(preprocessors.drop_caption(0.0)(captions(True)))) == {"a"}
-    assert set(texts(preprocessors.drop_caption(1.0)(captions(True)))) == {""}
+    drop = preprocessors.drop_caption
+    found = texts(captions(True), drop(0.25))
+    assert set(found) == {"", "a"} and 240 < found.count("") < 360  # 300 +- 15
+    assert set(texts(captions(False), drop(0.25))) == {"a"}
+    assert set(texts(captions(True), drop(0.0))) == {"a"}
+    assert set(texts(captions(True), drop(1.0))) == {""}
     with pytest.raises(ValueError, match="text_drop_rate=1.5"):
-        preprocessors.drop_caption(1.5)
+        drop(1.5)
 
 
-def shifted(is_training: bool, max_shift: int, count: int = 300) -> list[np.ndarray]:
-    """Returns a picture [5, 7, 3] whose pixels say where they are, moved `count` times."""
-    places = np.stack(np.meshgrid(np.arange(5), np.arange(7), indexing="ij"), -1)
-    pixels = np.concatenate([places, 10 * places[..., :1] + places[..., 1:]], -1)
-    element = {"image": pixels.astype(np.float32), sources.IS_TRAINING: tf.constant(is_training)}
-    dataset = tf.data.Dataset.from_tensors(element).repeat(count)
-    with seqio.map_seed_manager(5):
-        moved = preprocessors.shift_image("image", max_shift)(dataset)
-    assert moved.element_spec["image"].shape == (5, 7, 3)
-    return [element["image"] for element in moved.as_numpy_iterator()]
+def test_steps_draw_independently() -> None:
+    """What a step drops says nothing about what the next one drops."""
+    drop = preprocessors.drop_caption(0.5)
+
+    def mark(features: preprocessors.Features, context: object) -> preprocessors.Features:
+        lost = features[records.TEXT] == ""
+        return features | {"first": lost, records.TEXT: tf.fill(tf.shape(lost), "a")}
+
+    parse = preprocessors.parse_records(records.TokenizedPair, records.TEXT)
+    with seqio.map_seed_manager(3):
+        dataset = preprocessors.in_chunks(parse, drop, mark, drop)(captions(True))
+    pairs = [(x["first"], x[records.TEXT] == b"") for x in dataset.as_numpy_iterator()]
+    for kind in [(a, b) for a in (False, True) for b in (False, True)]:
+        assert 240 < pairs.count(kind) < 360  # 300 +- 15
 
 
-def test_pictures_are_moved_in_training_only() -> None:
-    (still,) = {image.tobytes() for image in shifted(False, 2)}
-    assert {image.tobytes() for image in shifted(True, 0)} == {still}
-    picture = np.frombuffer(still, np.float32).reshape(5, 7, 3)
-    seen = set()
-    for image in shifted(True, 2):
-        down, right = (int(n) for n in image[2, 3, :2] - picture[2, 3, :2])
-        seen.add((down, right))
-        rows = np.clip(np.arange(5) + down, 0, 4)
-        columns = np.clip(np.arange(7) + right, 0, 6)
-        np.testing.assert_array_equal(image, picture[rows][:, columns])
-    assert seen == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
-    with pytest.raises(ValueError, match="max_shift=-1: give 0 or more"):
-        preprocessors.shift_image("image", -1)
-
-
-@pytest.mark.parametrize("text", ["red 1", "", "red 1 blue 2 red 3 and more"])
-@pytest.mark.parametrize("length", [1, 4, 32])
-def test_ids_are_those_of_the_tokenizer(stages: conftest.Stages, text: str, length: int) -> None:
+def tokenize(stages: conftest.Stages, texts: list[str], length: int | None) -> list[np.ndarray]:
     vocabulary = vocabularies.seqio_text_vocabulary(stages.vocabulary)
-    dataset = tf.data.Dataset.from_tensors({records.TEXT: text})
-    output_features = {preprocessors.INPUTS: preprocessors.text_feature(vocabulary)}
-    tokenized = preprocessors.tokenize_caption(
-        dataset, output_features=output_features, sequence_length={preprocessors.INPUTS: length}
+    dataset = tf.data.Dataset.from_tensor_slices({records.TEXT: texts})
+    tokenized = preprocessors.in_chunks(preprocessors.tokenize_caption)(
+        dataset,
+        output_features={preprocessors.INPUTS: preprocessors.text_feature(vocabulary)},
+        sequence_length=None if length is None else {preprocessors.INPUTS: length},
     )
-    ids = next(iter(tokenized.as_numpy_iterator()))[preprocessors.INPUTS]
-    expected = vocabularies.TextTokenizer(stages.vocabulary).encode(text, length)
-    assert ids.dtype == np.int32 and ids[-1] == vocabularies.EOS_ID
-    np.testing.assert_array_equal(ids, expected[: len(ids)])
-    assert not expected[len(ids) :].any()
+    spec = tokenized.element_spec[preprocessors.INPUTS]
+    assert spec == tf.TensorSpec([length], tf.int32)
+    return [x[preprocessors.INPUTS] for x in tokenized.as_numpy_iterator()]
 
 
-def decode(data: bytes, size: int, **kwargs: object) -> np.ndarray:
-    dataset = tf.data.Dataset.from_tensors({"image": data})
-    decoded = preprocessors.decode_image("image", size)(dataset, **kwargs)
-    assert decoded.element_spec["image"].shape == (size, size, 3)
-    return next(iter(decoded.as_numpy_iterator()))["image"]
+TEXTS = ["red 1", "", "red 1 blue 2 red 3 and more"]
 
 
-def test_pictures_are_decoded_as_by_data_images() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)
-    data = images.encode_png(noise)
-    np.testing.assert_array_equal(decode(data, 12), images.to_float(noise))
-    small = images.to_float(images.resize(noise, 5))
-    assert np.abs(decode(data, 5) - small).max() <= 0.51 / 127.5
+@pytest.mark.parametrize("length", [1, 4, 32])
+def test_ids_are_those_of_the_tokenizer(stages: conftest.Stages, length: int) -> None:
+    tokenizer = vocabularies.TextTokenizer(stages.vocabulary)
+    expected = [tokenizer.encode(text, length) for text in TEXTS]
+    np.testing.assert_array_equal(tokenize(stages, TEXTS, length), expected)
 
 
-def test_long_sides_are_cut_evenly() -> None:
-    wide = np.zeros((2, 6, 3), np.uint8)
-    wide[:, 2:4] = 255
-    np.testing.assert_array_equal(decode(images.encode_png(wide), 2), np.ones((2, 2, 3)))
-
-
-def places(height: int, width: int) -> np.ndarray:
-    """Returns a picture whose red is the column and whose green is the row."""
-    image = np.full((height, width, 3), 200, np.uint8)
-    image[..., 0], image[..., 1] = np.arange(width), np.arange(height)[:, None]
-    return image
-
-
-def cropped(
-    height: int, width: int, size: int, count: int, seed: int = 5, is_training: bool = True
-) -> list[np.ndarray]:
-    """Returns `count` crops of `places`, as levels in [0, 255]."""
-    element = {
-        "image": tf.constant(images.encode_png(places(height, width))),
-        sources.IS_TRAINING: tf.constant(is_training),
-    }
-    dataset = tf.data.Dataset.from_tensors(element).repeat(count)
-    with seqio.map_seed_manager(seed):
-        decoded = preprocessors.decode_random_crop("image", size)(dataset)
-    assert decoded.element_spec["image"].shape == (size, size, 3)
-    return [(x["image"] + 1) * 127.5 for x in decoded.as_numpy_iterator()]
-
-
-def test_random_crops_are_those_of_the_listing() -> None:
-    # s = 200: sides from 72 to 96 of a square that begins in columns 0 to 50.
-    crops = cropped(200, 250, 64, 600)
-    flipped = [crop[0, 0, 0] > crop[0, -1, 0] for crop in crops]
-    assert 250 < sum(flipped) < 350  # 300 +- 12
-    upright = [crop[:, ::-1] if flip else crop for crop, flip in zip(crops, flipped, strict=True)]
-    columns = [(crop[0, 0, 0], crop[0, -1, 0]) for crop in upright]
-    rows = [(crop[0, 0, 1], crop[-1, 0, 1]) for crop in upright]
-    for crop in upright:  # one scale on both axes, and nothing from outside the picture
-        np.testing.assert_allclose(crop[..., 2], 200, atol=0.01)
-        steps = np.diff(crop[..., 0], axis=1), np.diff(crop[..., 1], axis=0)
-        assert steps[0].min() > 0 and steps[1].min() > 0
-    sides = [round(63 * 200 / (last - first)) for first, last in rows]
-    assert set(sides) == set(range(72, 97))
-    assert max(sides.count(side) for side in set(sides)) < 50  # 24 +- 5
-    assert min(first for first, _ in columns) < 5 and max(last for _, last in columns) > 244
-    assert min(first for first, _ in rows) < 2 and max(last for _, last in rows) > 197
-
-
-def test_random_crops_of_small_pictures_use_what_is_there() -> None:
-    # s = 66 < 72: not resized; a square of 64 anywhere.
-    crops = [
-        crop[:, ::-1] if crop[0, 0, 0] > crop[0, -1, 0] else crop
-        for crop in cropped(66, 66, 64, 200)
-    ]
-    starts = {(round(crop[0, 0, 0].item()), round(crop[0, 0, 1].item())) for crop in crops}
-    assert starts == {(x, y) for x in range(3) for y in range(3)}
-    assert all(round((crop[0, -1, 0] - crop[0, 0, 0]).item(), 3) == 63 for crop in crops)
-    # s = 32 < 64: all of it, each pixel twice.
-    crops = {crop.tobytes() for crop in cropped(32, 32, 64, 30)}
-    large = places(32, 32).repeat(2, 0).repeat(2, 1)
-    found = sorted(
-        (np.frombuffer(c, np.float32).reshape(64, 64, 3) for c in crops),
-        key=lambda crop: crop[0, 0, 0],
-    )
-    np.testing.assert_allclose(found[0], large, atol=0.01)
-    np.testing.assert_allclose(found[1], large[:, ::-1], atol=0.01)
-    assert len(found) == 2
-
-
-def test_random_crops_follow_the_seed_and_training_only() -> None:
-    np.testing.assert_array_equal(cropped(80, 90, 32, 5), cropped(80, 90, 32, 5))
-    assert (np.stack(cropped(80, 90, 32, 5)) != np.stack(cropped(80, 90, 32, 5, seed=6))).any()
-    still = cropped(80, 90, 32, 3, is_training=False)
-    expected = (decode(images.encode_png(places(80, 90)), 32) + 1) * 127.5
-    np.testing.assert_array_equal(still, [expected] * 3)
-    with pytest.raises(ValueError, match="Image size 0"):
-        preprocessors.decode_random_crop("image", 0)
-
-
-def test_lengths_must_agree() -> None:
-    data = images.encode_png(np.zeros((4, 4, 3), np.uint8))
-    decode(data, 4, sequence_length={"image": 4})
-    with pytest.raises(ValueError, match=r"TASK_FEATURE_LENGTHS\['image'\] is 2, .* has 4"):
-        decode(data, 4, sequence_length={"image": 2})
-    with pytest.raises(ValueError, match="Image size 0"):
-        preprocessors.decode_image("image", 0)
+def test_without_a_length_ids_are_whole(stages: conftest.Stages) -> None:
+    tokenizer = vocabularies.TextTokenizer(stages.vocabulary)
+    for text, ids in zip(TEXTS, tokenize(stages, TEXTS, None), strict=True):
+        assert ids[-1] == vocabularies.EOS_ID
+        np.testing.assert_array_equal(ids, tokenizer.encode(text, len(ids)))
+        np.testing.assert_array_equal(
+            tokenizer.encode(text, len(ids) + 1), [*ids, vocabularies.PAD_ID]
+        )
 
 
 def test_codebook_indices_become_ids() -> None:
-    def targets(tokens: list[int]) -> list[int]:
-        dataset = tf.data.Dataset.from_tensors({records.IMAGE_TOKENS: tf.constant(tokens, "int64")})
-        dataset = preprocessors.image_tokens_to_targets(10, 3)(dataset)
-        return next(iter(dataset.as_numpy_iterator()))[preprocessors.TARGETS].tolist()
+    def targets(*rows: list[int]) -> list[list[int]]:
+        pairs = [records.TokenizedPair("k", "", np.array(row)).to_example() for row in rows]
+        dataset = tf.data.Dataset.from_tensor_slices(
+            {sources.EXAMPLE: pairs, sources.IS_TRAINING: [True] * len(pairs)}
+        )
+        dataset = preprocessors.in_chunks(
+            preprocessors.parse_records(records.TokenizedPair, records.IMAGE_TOKENS),
+            preprocessors.image_tokens_to_targets(10, 3),
+        )(dataset)
+        assert dataset.element_spec[preprocessors.TARGETS] == tf.TensorSpec([3], tf.int32)
+        return [x[preprocessors.TARGETS].tolist() for x in dataset.as_numpy_iterator()]
 
-    assert targets([0, 9, 4]) == [1, 10, 5]
-    for wrong in ([0, 10, 4], [0, 1]):
+    assert targets([0, 9, 4], [1, 1, 1]) == [[1, 10, 5], [2, 2, 2]]
+    for wrong in ([0, 10, 4], [0, 1], [0, 1, 2, 3]):
         with pytest.raises(tf.errors.InvalidArgumentError, match="another image tokenizer"):
-            targets(wrong)
+            targets([0, 9, 4], wrong)

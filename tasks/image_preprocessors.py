@@ -1,0 +1,165 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""seqio preprocessors of pictures: from encoded bytes to pixels, one example at a time.
+
+The random ones draw from seqio's seed (`num_seeds=1`), so a run can be repeated exactly, and act in
+the train split only. Only the image tokenizer's own pictures are flipped: the text in them would
+turn.
+"""
+
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+from parti.tasks import preprocessors, sources
+
+Features = dict[str, tf.Tensor]
+
+
+def image_feature() -> seqio.Feature:
+    """Returns the seqio feature of a picture: [height, width, 3] float32 in [-1, 1]."""
+    return seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.float32, rank=3)
+
+
+def decode_image(name: str, size: int) -> Callable:
+    """Returns the preprocessor that turns the encoded picture `name` into pixels.
+
+    The middle square is taken and resized by area, unless it has the size already. Pictures come
+    from `parti clean`, so they are PNG or JPEG, upright and RGB.
+
+    Args:
+      name: the feature, [] string before and [size, size, 3] float32 in [-1, 1] after.
+      size: the side, in pixels; TASK_FEATURE_LENGTHS must say the same.
+
+    Raises:
+      ValueError: the size is under 1.
+    """
+    check_size(size)
+
+    @seqio.map_over_dataset
+    def decode(features: Features, sequence_length: Mapping[str, int] | None = None) -> Features:
+        preprocessors.check_length(name, size, sequence_length)
+        return dict(features) | {name: _to_float(_square(_decoded(features[name]), size))}
+
+    return decode
+
+
+def decode_random_crop(name: str, size: int) -> Callable:
+    """Returns the preprocessor that crops the picture `name` at random in training.
+
+    Of the short side s: a square of s anywhere, resized by area to a side from min(s, 9/8 `size`)
+    to min(s, 3/2 `size`), of which a square of `size` is cropped anywhere, and flipped left to
+    right every second time; each as likely. A picture with a shorter side under `size` grows to it.
+    Outside training this is `decode_image`.
+
+    Args:
+      name: the feature, [] string before and [size, size, 3] float32 in [-1, 1] after.
+      size: the side, in pixels; TASK_FEATURE_LENGTHS must say the same.
+
+    Raises:
+      ValueError: the size is under 1.
+
+    Source: listing 1 (appendix A.2) of Ramesh et al., "Zero-Shot Text-to-Image Generation", 2021
+    (arXiv 2102.12092), where `size` is 256 and the sides go from 288 to 384.
+    """
+    check_size(size)
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def decode(
+        features: Features, seed: tf.Tensor, sequence_length: Mapping[str, int] | None = None
+    ) -> Features:
+        preprocessors.check_length(name, size, sequence_length)
+        pixels = _decoded(features[name])
+        pixels = tf.cond(
+            features[sources.IS_TRAINING],
+            lambda: _random_crop(pixels, size, seed),
+            lambda: _square(pixels, size),
+        )
+        return dict(features) | {name: _to_float(pixels)}
+
+    return decode
+
+
+def _random_crop(pixels: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
+    """Returns [size, size, 3] float32 in [0, 255] of [height, width, 3] uint8; see above."""
+    shares = tf.random.stateless_uniform([6], seed)
+
+    def draw(index: int, low: tf.Tensor | int, high: tf.Tensor) -> tf.Tensor:
+        """Returns a whole number from `low` to `high`."""
+        return low + tf.cast(shares[index] * tf.cast(high - low + 1, tf.float32), tf.int32)
+
+    height, width = tf.unstack(tf.shape(pixels)[:2])
+    short = tf.minimum(height, width)
+    place = [draw(0, 0, height - short), draw(1, 0, width - short), 0]
+    square = tf.slice(pixels, place, [short, short, 3])
+    least, most = (tf.minimum(short, round(size * ratio)) for ratio in (9 / 8, 3 / 2))
+    side = draw(2, tf.maximum(least, size), tf.maximum(most, size))
+    resized = tf.image.resize(square, [side, side], method="area")
+    place = [draw(3, 0, side - size), draw(4, 0, side - size), 0]
+    crop = tf.slice(resized, place, [size, size, 3])
+    return tf.cond(shares[5] < 0.5, lambda: tf.reverse(crop, [1]), lambda: crop)
+
+
+def _decoded(data: tf.Tensor) -> tf.Tensor:
+    """Returns [height, width, 3] uint8 of an encoded picture."""
+    pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
+    pixels.set_shape([None, None, 3])
+    return pixels
+
+
+def _to_float(pixels: tf.Tensor) -> tf.Tensor:
+    """Returns the same numbers as `data.images.to_float`."""
+    return pixels / 127.5 - 1.0
+
+
+def _square(pixels: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns [size, size, 3] float32 in [0, 255] of [height, width, 3] uint8."""
+    shape = tf.shape(pixels)
+    side = tf.minimum(shape[0], shape[1])
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    square = tf.slice(pixels, [top, left, 0], [side, side, 3])
+    resized = tf.cond(
+        tf.equal(side, size),
+        lambda: tf.cast(square, tf.float32),
+        lambda: tf.image.resize(square, [size, size], method="area"),
+    )
+    return tf.ensure_shape(resized, [size, size, 3])
+
+
+def shift_image(name: str, max_shift: int) -> Callable:
+    """Returns the preprocessor that moves the picture `name` in training by a few pixels.
+
+    Each axis by its own random number, from -max_shift to max_shift, each as likely; what comes
+    into view repeats the edge.
+
+    Args:
+      name: the feature, [height, width, 3].
+      max_shift: pixels; 0 moves nothing.
+
+    Raises:
+      ValueError: `max_shift` is negative.
+    """
+    if max_shift < 0:
+        raise ValueError(f"max_shift={max_shift}: give 0 or more pixels.")
+    if max_shift == 0:
+        return lambda dataset: dataset
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def shift(features: Features, seed: tf.Tensor) -> Features:
+        drawn = tf.random.stateless_uniform([2], seed, -max_shift, max_shift + 1, tf.int32)
+        offsets = tf.where(features[sources.IS_TRAINING], drawn, 0)
+        pixels = features[name]
+        for axis in (0, 1):
+            last = tf.shape(pixels)[axis] - 1
+            index = tf.clip_by_value(tf.range(last + 1) + offsets[axis], 0, last)
+            pixels = tf.gather(pixels, index, axis=axis)
+        return features | {name: tf.ensure_shape(pixels, features[name].shape)}
+
+    return shift
+
+
+def check_size(size: int) -> None:
+    """Raises ValueError if a picture cannot have this side."""
+    if size < 1:
+        raise ValueError(f"Image size {size}: it must be at least 1 pixel.")
