@@ -33,8 +33,8 @@ ROWS = {
     ],
 }
 COLUMNS = (
-    "row | topology | mesh | batch | parameters, optimizer | activations, temporaries | total | "
-    "fits | FLOPs (computed again or idly) | peak-rate step | collectives of a chip | compile, CPU"
+    "row | topology | mesh | batch | parameters, optimizer | gradients | activations, temporaries | "
+    "total | fits | FLOPs (computed again or idly) | peak-rate step | collectives of a chip | compile, CPU"
 )
 GIB = 2**30
 
@@ -68,6 +68,7 @@ def line(row: str, made: dict[str, Any]) -> str:
         " x ".join(f"{axis} {size}" for axis, size in made["mesh"].items()),
         f"{made['batch']:,}",
         f"{(memory['parameters'] + memory.get('optimizer', 0)) / GIB:.2f} GiB",
+        f"{memory.get('gradients', 0) / GIB:.2f} GiB",
         f"{memory['activations, temporaries'] / GIB:.2f} GiB",
         f"{sum(memory.values()) / GIB:.2f} GiB",
         {True: "yes", False: "no"}[made["fits"]],

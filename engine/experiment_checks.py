@@ -44,11 +44,22 @@ def check(experiment: Any) -> None:
             f"BATCH_SIZE {experiment.batch_size} does not divide into NUM_MICROBATCHES "
             f"{experiment.num_microbatches} equal parts"
         )
+    if experiment.num_microbatches > 1 and getattr(experiment.model, "compares_examples", False):
+        raise ValueError(
+            f"NUM_MICROBATCHES is {experiment.num_microbatches}, but the loss of "
+            f"{type(experiment.model).__name__} compares all examples of a batch with each other: "
+            "in parts it would be another loss. Set it to 1; remat or more devices save memory"
+        )
 
 
 def _check_values(experiment: Any) -> None:
     if not isinstance(experiment.model_dir, str) or not experiment.model_dir:
         raise ValueError(f"MODEL_DIR must be a path in quotes, got {experiment.model_dir!r}")
+    if "://" in experiment.model_dir:
+        raise ValueError(
+            f"MODEL_DIR {experiment.model_dir!r} is an address; a training writes to a file system: "
+            "name a folder, of many hosts a shared one, such as a bucket mounted as a folder"
+        )
     if experiment.nan_policy not in not_finite.POLICIES:
         raise ValueError(
             f"NAN_POLICY must be one of {', '.join(not_finite.POLICIES)}; got "

@@ -11,11 +11,12 @@ import jax
 from parti.engine import experiments
 from parti.engine import mesh as meshes
 from parti.engine import program as programs
+from parti.models.layers import pipeline
 
 PARAMETERS, OPTIMIZER, OTHER_STATE = "parameters", "optimizer", "other state"
 CONSTANTS, BATCH = "constants", "batch"
 PADDING = "padding of these"
-ACTIVATIONS = "activations, temporaries"
+GRADIENTS, ACTIVATIONS = "gradients", "activations, temporaries"
 OUTPUT, CODE = "output", "program"
 MORE_CHIPS = "more chips, or more of them on the last axis of MESH_SHAPE"
 # What is there at any time of a training, from shapes and shardings alone.
@@ -55,6 +56,21 @@ def state(program: programs.Program) -> dict[str, int]:
         ),
         CONSTANTS: _whole(constants),
         BATCH: per_device(program.element_spec, meshes.batch_sharding(program.mesh, program.rules)),
+    }
+
+
+def with_gradients(kinds: Mapping[str, int], program: programs.Program) -> dict[str, int]:
+    """Takes the gradients out of what the compiler tells in one number.
+
+    Their size is that of all of them; a compiler may have fewer of them in memory at once.
+    """
+    abstract, shardings = program.abstract, program.shardings
+    size = min(per_device(abstract.params, shardings.params), kinds[ACTIVATIONS])
+    split = {GRADIENTS: size, ACTIVATIONS: kinds[ACTIVATIONS] - size}
+    return {
+        name: size
+        for kind in kinds
+        for name, size in (split if kind == ACTIVATIONS else {kind: kinds[kind]}).items()
     }
 
 
@@ -120,6 +136,7 @@ def _fewer_activations(
     program: programs.Program,
 ) -> Sequence[str]:
     lines = []
+    batch_size = experiment.batch_size // experiment.num_microbatches
     config: Any = getattr(experiment.model, "config", None)
     remat = getattr(config, "remat", "full")
     if remat != "full":
@@ -128,19 +145,52 @@ def _fewer_activations(
             "--gin.REMAT=\"'full'\"): a layer's activations are computed again, not kept"
         )
     if getattr(config, "num_stages", 1) > 1:
-        lines.append(f"more PIPELINE_MICROBATCHES (they are {config.pipeline_microbatches})")
+        now, stages = config.pipeline_microbatches, config.num_stages
+        for parts in range(now + stages, batch_size + 1, stages):
+            if _divides(program, batch_size, config, parts):
+                lines.append(f"--gin.PIPELINE_MICROBATCHES={parts}: they are {now}")
+                break
+    if not experiment.model.compares_examples:
+        lines += _smaller_parts(kinds, room, experiment, program)
+    return lines
+
+
+def _smaller_parts(
+    kinds: Mapping[str, int],
+    room: int,
+    experiment: experiments.Experiment,
+    program: programs.Program,
+) -> Sequence[str]:
+    """Returns how many microbatches would leave enough room, if any number would."""
     shards = meshes.num_shards(
         program.mesh, meshes.batch_sharding(program.mesh, program.rules).spec[0]
     )
-    rows = experiment.batch_size // shards
-    now = experiment.num_microbatches
+    rows, now = experiment.batch_size // shards, experiment.num_microbatches
+    config: Any = getattr(experiment.model, "config", None)
+    stages_at_once = getattr(config, "pipeline_microbatches", 1)
     for parts in range(now + 1, rows + 1):
         # Gradients are added up beside those of a part; and not all shrinks with the rows.
-        needed = kinds[ACTIVATIONS] * now // parts + kinds[PARAMETERS]
-        if rows % parts == 0 and needed < 0.85 * room:
-            lines.append(
+        needed = kinds[ACTIVATIONS] * now // parts + 2 * kinds[GRADIENTS]
+        divides = rows % parts == 0 and _divides(
+            program, experiment.batch_size // parts, config, stages_at_once
+        )
+        if divides and needed < 0.85 * room:
+            return [
                 f"--gin.NUM_MICROBATCHES={parts}: {rows // parts} rows of a device at a time, "
                 f"about {readable(needed)} for activations and gradients"
-            )
-            break
-    return lines
+            ]
+    return []
+
+
+def _divides(
+    program: programs.Program, batch_size: int, config: Any, pipeline_microbatches: int
+) -> bool:
+    """Returns whether a pipeline of the model, if it has one, takes a batch of this size."""
+    if getattr(config, "num_stages", 1) == 1:
+        return True
+    try:
+        with program.context():
+            pipeline.check_devices(batch_size, config.num_stages, pipeline_microbatches)
+    except ValueError:
+        return False
+    return True

@@ -134,6 +134,8 @@ class Model(abc.ABC):
         gives no `input_types`.
       loss_is_mean: Whether `loss_fn` returns a mean over the batch, not a sum. T5X adds up
         gradients over microbatches and does not divide.
+      compares_examples: Whether the loss compares the examples of a batch with each other, as a
+        contrastive loss does. The mean over microbatches would then be another loss.
       training_only: Top-level branches of the variables that only training reads, such as a
         discriminator; what is loaded or exported for use comes without them.
 
@@ -148,6 +150,7 @@ class Model(abc.ABC):
     feature_converter: ClassVar[str]
     feature_types: ClassVar[Mapping[str, str]]
     loss_is_mean: ClassVar[bool] = True
+    compares_examples: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ()
 
     has_mutables: bool = False

@@ -25,6 +25,7 @@ class CocaModel(base.Model):
 
     feature_converter = "ImageTextConverter"
     feature_types = {"images": "float32", "text_tokens": "int32"}
+    compares_examples = True
 
     def __init__(self, config: network.CocaConfig) -> None:
         """Builds the network."""

@@ -89,7 +89,7 @@ def circular(
       ValueError: the batch does not divide into microbatches, or stages or rows do not divide over
         the devices.
     """
-    num_replicas = _check_devices(len(x), num_stages, num_microbatches)
+    num_replicas = check_devices(len(x), num_stages, num_microbatches)
     layers = jax.tree.map(lambda leaf: _by_stage(leaf, num_stages, num_replicas), layers)
     num_rounds = len(jax.tree.leaves(layers)[0])
     of_layer = functools.partial(_run_stages, apply_layer)
@@ -238,8 +238,17 @@ def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
-def _check_devices(batch: int, num_stages: int, num_microbatches: int) -> int:
-    """Returns the replicas of the pipeline that the devices make room for."""
+def check_devices(batch: int, num_stages: int, num_microbatches: int) -> int:
+    """Returns the replicas of the pipeline that the devices of the mesh make room for.
+
+    Args:
+      batch: examples of a pass through the layers.
+      num_stages: of the pipeline.
+      num_microbatches: of the pass.
+
+    Raises:
+      ValueError: one of them does not divide; names what to change.
+    """
     if batch % num_microbatches:
         raise ValueError(
             f"a batch of {batch} does not divide into pipeline_microbatches {num_microbatches}; "

@@ -88,14 +88,25 @@ def advice(memory: int, **changes: object) -> list[str]:
     """Returns what is said of a training whose activations take 800 bytes, in `memory` bytes."""
     experiment = regressor(**changes)
     program = programs.prepare(experiment, spec())
-    kinds = {**hbm.state(program), hbm.ACTIVATIONS: 1_000_000}
+    kinds = hbm.with_gradients({**hbm.state(program), hbm.ACTIVATIONS: 1_000_000}, program)
     return list(hbm.advice(kinds, memory, experiment, program))
 
 
 def test_advice_names_the_number_of_microbatches_that_fits() -> None:
     # The state takes 24 kB, so two parts of 500 kB, and gradients of 5 kB, are too many for 500.
+    assert hbm.with_gradients({hbm.ACTIVATIONS: 9_000}, programs.prepare(regressor(), spec())) == {
+        hbm.GRADIENTS: 5 * 256 * 4,
+        hbm.ACTIVATIONS: 9_000 - 5 * 256 * 4,
+    }
     assert any("NUM_MICROBATCHES=4:" in line for line in advice(500_000))
     assert any("NUM_MICROBATCHES=2:" in line for line in advice(650_000))
+
+
+def test_no_part_of_a_batch_is_advised_where_examples_are_compared() -> None:
+    assert any("MICROBATCHES" in line for line in advice(500_000))
+    model = fake_training.Regressor()
+    model.compares_examples = True
+    assert advice(500_000, model=model) == [hbm.MORE_CHIPS]
 
 
 def test_advice_shards_what_is_whole_on_each_device() -> None:
