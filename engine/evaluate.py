@@ -29,6 +29,7 @@ def evaluate(
     batches: Iterable[datasets.Batch],
     num_batches: int,
     place: Callable[[datasets.Batch], Any],
+    after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Returns the metrics over the first batches of a split, in its order.
 
@@ -38,11 +39,16 @@ def evaluate(
       batches: the split.
       num_batches: how many to take; all if a finite split has fewer.
       place: puts a batch on the devices.
+      after_batch: called when a batch is done; the next one is then at work.
 
     Raises:
       ValueError: the split has no batch.
     """
-    results = [step_fn(state, place(b)) for b in itertools.islice(batches, num_batches)]
+    results: list[Metrics] = []
+    for batch in itertools.islice(batches, num_batches):
+        results.append(step_fn(state, place(batch)))
+        jax.block_until_ready(results[-2:-1])
+        after_batch()
     if not results:
         raise ValueError("the validation split is empty; give it data, or set EVAL_PERIOD = 0")
     return merge(jax.device_get(results))

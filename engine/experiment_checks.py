@@ -57,7 +57,7 @@ def _check_values(experiment: Any) -> None:
         raise ValueError(f"MODEL_DIR must be a path in quotes, got {experiment.model_dir!r}")
     if "://" in experiment.model_dir:
         raise ValueError(
-            f"MODEL_DIR {experiment.model_dir!r} is an address; a training writes to a file system: "
+            f"MODEL_DIR {experiment.model_dir!r} is an address, and a training writes files: "
             "name a folder, of many hosts a shared one, such as a bucket mounted as a folder"
         )
     if experiment.nan_policy not in not_finite.POLICIES:

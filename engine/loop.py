@@ -6,11 +6,9 @@ Steps are dispatched without waiting for their results, two in flight; metrics a
 are logged. Batches are read ahead in a thread (`datasets.Prefetcher`).
 """
 
-import itertools
 import pathlib
 import signal
 import tempfile
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -19,16 +17,16 @@ from parti.engine import (
     checkpoints,
     datasets,
     evaluate,
-    experiments,
     metrics_log,
     not_finite,
+    preparation,
     processes,
     profiling,
     progress,
     run_directory,
-    samples,
-    summaries,
+    signals,
     telemetry,
+    validation,
     watchdog,
 )
 from parti.engine import program as programs
@@ -38,32 +36,26 @@ TrainState: TypeAlias = train_states.TrainState
 
 
 class Loop:
-    """The sequence of steps, logs, evaluations and checkpoints of one run."""
+    """The sequence of steps, logs, evaluations and checkpoints from one start on."""
 
     def __init__(
         self,
-        experiment: experiments.Experiment,
-        program: programs.Program,
+        training: preparation.Training,
         store: checkpoints.Store,
-        open_split: Callable[[str], datasets.Batches],
         record: not_finite.Record,
+        request: signals.StopRequest,
+        dog: watchdog.Watchdog,
     ) -> None:
         """Takes what `train` has prepared."""
-        self.experiment, self.program, self.store = experiment, program, store
-        self._open_split = open_split
+        self.training, self.store = training, store
+        self.experiment, self.program = training.experiment, training.program
+        self._request, self._watchdog = request, dog
         self._pending: list[dict[str, Any]] = []
-        self._last_values: dict[str, float] = {}
-        self._evaluated: tuple[int, dict[str, float]] = (0, {})
-        self._sampler = None
-        if drawn := experiment.samples:
-            self._sampler = samples.Sampler(
-                drawn, experiment.model, experiment.config, program.mesh
-            )
-        if experiment.best_metric:
-            evaluate.check_metric(experiment.best_metric, program)
         self._bad_steps = record
-        self._profiler = profiling.Profiler(experiment.model_dir, experiment.profile_steps)
-        self._watch = not_finite.Watch(experiment, store, record)
+        self._profiler = profiling.Profiler(
+            self.experiment.model_dir, self.experiment.profile_steps
+        )
+        self._watch = not_finite.Watch(self.experiment, store, record)
 
     def run(self, state: TrainState, start: int, batches: datasets.Batches) -> int:
         """Runs from step `start` to the end; returns the exit code.
@@ -71,9 +63,49 @@ class Loop:
         Raises:
           not_finite.NotFiniteError, not_finite.RollBack: see NAN_POLICY.
         """
+        self._open(start)
+        if self.experiment.nan_policy == not_finite.ROLL_BACK and start == 0:
+            with self._watchdog.stage(watchdog.SAVING):
+                self._save_start(state, batches)
+        prefetcher = datasets.Prefetcher(
+            batches, self.program.place, start, self.experiment.train_steps, self._saves_at
+        )
+        try:
+            with self._profiler.listening():
+                self._announce(state)
+                state, step = self._take_steps(state, start, prefetcher)
+                with self._watchdog.stage(watchdog.SAVING):
+                    if self._request.signal_number:
+                        return self._stop(step, start, state, prefetcher)
+                    self.store.wait()
+        except not_finite.RollBack as back:
+            if not self._request.signal_number:
+                raise
+            return self._stopped(back.checkpoint)
+        except BaseException as error:
+            self._report.failed(type(error).__name__)
+            raise
+        finally:
+            prefetcher.close()
+            self._log.close()
+        with self._watchdog.stage(watchdog.FINISHING):
+            return self._end(state)
+
+    def _open(self, start: int) -> None:
+        """Opens the logs; the clock goes on where they stand."""
         experiment = self.experiment
-        self._open_log(start)
-        self._writers = summaries.Writer(experiment.model_dir, experiment.tensorboard)
+        self._log = metrics_log.RunLog(experiment, start)
+        self._validation = validation.Validation(self.training, self._log, self._watchdog)
+        with self._watchdog.stage(watchdog.PREPARING):
+            step_flops = self.training.step_flops
+        self._telemetry = telemetry.Telemetry(
+            experiment.model_dir,
+            experiment.batch_size,
+            step_flops,
+            self.program.mesh.devices,
+            getattr(getattr(experiment.model, "config", None), "dtype", "float32"),
+            self._log.last.get(f"{datasets.TRAIN}/{telemetry.PRODUCTIVE}", 0.0),
+        )
         self._report = progress.Progress(
             "train",
             experiment.train_steps,
@@ -82,41 +114,16 @@ class Loop:
             rate_scale=experiment.batch_size,
             silent=not processes.is_first(),
         )
-        if experiment.nan_policy == not_finite.ROLL_BACK and start == 0:
-            self._save_start(state, batches)
-        self._watchdog = watchdog.Watchdog(experiment.watchdog_seconds, experiment.watchdog_abort)
-        prefetcher = datasets.Prefetcher(
-            batches, self.program.place, start, experiment.train_steps, self._saves_at
-        )
-        try:
-            with processes.stop_request() as request, self._profiler.listening():
-                self._announce(state)
-                state, step = self._take_steps(state, start, prefetcher, request)
-                with self._watchdog.stage(watchdog.SAVING):
-                    if request.signal_number and step < experiment.train_steps:
-                        return self._stop(step, state, prefetcher, request.signal_number)
-                    self.store.wait()
-        except not_finite.RollBack:
-            raise
-        except BaseException as error:
-            self._report.failed(type(error).__name__)
-            raise
-        finally:
-            self._watchdog.close()
-            prefetcher.close()
-            self._writers.close()
-        return self._end(state)
 
     def _take_steps(
-        self,
-        state: TrainState,
-        step: int,
-        prefetcher: datasets.Prefetcher,
-        request: processes.StopRequest,
+        self, state: TrainState, step: int, prefetcher: datasets.Prefetcher
     ) -> tuple[TrainState, int]:
         """Takes the steps after `step`, to the end or until asked to stop."""
         rng, start = programs.initial_rngs(self.experiment.random_seed)[1], step
         self._report.update(start)
+        if self._request.stops():
+            return state, step
+        self._catch_up(start, state)
         while (batch := self._next(prefetcher)) is not None:
             self._profiler.before(step + 1, state)
             state, metrics = self.program.step(state, batch, rng)
@@ -127,24 +134,16 @@ class Loop:
             self._report.update(step)
             self._after_step(step, state, prefetcher)
             self._watchdog.finished(step)
-            if request.at(step):
+            if self._request.stops():
                 prefetcher.finish_after(step)
         return state, step
 
-    def _open_log(self, start: int) -> None:
-        """Opens metrics.jsonl in the first process; the clock goes on where the log stands."""
-        experiment, productive = self.experiment, 0.0
-        if processes.is_first():
-            self._log = metrics_log.MetricsLog(experiment.model_dir, start)
-            productive = self._log.last(telemetry.PRODUCTIVE)
-        self._telemetry = telemetry.Telemetry(
-            experiment.model_dir,
-            experiment.batch_size,
-            telemetry.model_flops(experiment.model, self.program.element_spec),
-            self.program.mesh.devices,
-            getattr(getattr(experiment.model, "config", None), "dtype", "float32"),
-            productive,
-        )
+    def _catch_up(self, start: int, state: TrainState) -> None:
+        """Does what a signal left out after the step that the run goes on from."""
+        if start and self._validation.is_missing(start):
+            self._evaluate(start, state)
+        if start and self._validation.are_samples_missing(start):
+            self._validation.draw(start, state)
 
     def _save_start(self, state: TrainState, batches: datasets.Batches) -> None:
         """Saves step 0, so that there is always a checkpoint to go back to."""
@@ -189,35 +188,32 @@ class Loop:
         return step == last or step % period == 0
 
     def _after_step(self, step: int, state: TrainState, prefetcher: datasets.Prefetcher) -> None:
-        experiment = self.experiment
-        last = step == experiment.train_steps
-        evaluates = experiment.eval_period and (step % experiment.eval_period == 0 or last)
-        draws = self._draws_at(step)
-        if step % experiment.log_period == 0 or self._saves_at(step) or evaluates or draws:
+        saves = self._saves_at(step)
+        evaluates, draws = self._validation.is_due(step), self._validation.draws_at(step)
+        if self._request.signal_number:
+            # The next start does it. But a checkpoint that is to be compared needs its value now.
+            evaluates, draws = evaluates and saves and bool(self.experiment.best_metric), False
+        if step % self.experiment.log_period == 0 or saves or evaluates or draws:
             self._write_log(step)
         if evaluates:
-            with self._watchdog.stage(watchdog.EVALUATING):
-                self._evaluate(step, state)
-        if draws and self._sampler:
-            with self._watchdog.stage(watchdog.SAMPLING):
-                self._sampler.show(step, state.params, self._writers)
-        if self._saves_at(step):
+            self._evaluate(step, state)
+        if draws:
+            self._validation.draw(step, state)
+        if saves:
             with self._watchdog.stage(watchdog.SAVING):
                 self._save(step, state, prefetcher)
-        if evaluates or draws or self._saves_at(step):
+        if evaluates or draws or saves:
             self._telemetry.restart()
-
-    def _draws_at(self, step: int) -> bool:
-        if not self.experiment.samples:
-            return False
-        period = self.experiment.samples.period or self.experiment.eval_period
-        return step == self.experiment.train_steps or step % period == 0
 
     def _save(self, step: int, state: TrainState, prefetcher: datasets.Prefetcher) -> None:
         """Starts to save a checkpoint, with the validation metrics of this very step."""
-        evaluated, values = self._evaluated
-        metrics = values if evaluated == step else None
+        metrics = self._validation.metrics_at(step)
         self.store.save(step, train_states.to_tree(state), prefetcher.position(step), metrics)
+
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        values = self._validation.evaluate(step, state)
+        if "loss" in values:
+            self._report.update(step, validation_loss=values["loss"])
 
     def _write_log(self, step: int) -> None:
         """Fetches the metrics since the last log, checks and writes them."""
@@ -236,50 +232,29 @@ class Loop:
             values["learning_rate"] = float(rate(count) if callable(rate) else rate)
         values |= self._telemetry.values(len(taken) / len(results))
         self._pending = []
-        self._record(step, datasets.TRAIN, values)
+        self._log.write(step, datasets.TRAIN, values)
         metrics_log.warn(self.experiment.model_dir, step, values)
         if taken:
             self._report.update(step, loss=values["loss"])
 
-    def _evaluate(self, step: int, state: TrainState) -> None:
-        """Evaluates, and shows the model on the first batch, at each evaluation the same."""
-        split, count, program = datasets.VALIDATION, self.experiment.eval_steps, self.program
-        batches = iter(self._open_split(split))
-        head = list(itertools.islice(batches, 1))
-        values = evaluate.evaluate(
-            program.eval, state, itertools.chain(head, batches), count, program.place
-        )
-        # As many rows as training holds gradients of at a time.
-        rows = self.experiment.batch_size // self.experiment.num_microbatches
-        first = {name: x[:rows] for name, x in head[0].items()}
-        shown = jax.device_get(program.summarize(state, program.place(first)))
-        values |= {name: float(value) for name, value in shown.scalars.items()}
-        self._record(step, split, values)
-        self._evaluated = (step, values)
-        if processes.is_first():
-            self._writers.show(step, split, shown)
-        if "loss" in values:
-            self._report.update(step, validation_loss=values["loss"])
-
-    def _record(self, step: int, split: str, values: dict[str, float]) -> None:
-        self._last_values |= {f"{split}/{name}": value for name, value in values.items()}
-        if processes.is_first():
-            self._log.write(step, split, values)
-            self._writers.write(step, split, values)
-
     def _stop(
-        self, step: int, state: TrainState, prefetcher: datasets.Prefetcher, signal_number: int
+        self, step: int, start: int, state: TrainState, prefetcher: datasets.Prefetcher
     ) -> int:
-        """Saves after a signal; returns the exit code."""
+        """Saves after a signal, if there is something new; returns the exit code."""
         if self._pending:
             self._write_log(step)
         self.store.wait()
-        if not self._saves_at(step):
+        if step > start and not self._saves_at(step):
             self._save(step, state, prefetcher)
         self.store.wait()
-        name = signal.Signals(signal_number).name
-        self._report.failed(f"{name}: saved at step {step}; the same command goes on from there")
-        return 128 + signal_number
+        return self._stopped(step)
+
+    def _stopped(self, step: int) -> int:
+        number = self._request.signal_number
+        saved = f"saved at step {step}; the same command goes on from there"
+        where = saved if step else "before the first step; the same command begins again"
+        self._report.stopped(f"{signal.Signals(number).name}: {where}")
+        return 128 + number
 
     def _end(self, state: TrainState) -> int:
         """Writes the manifest, once the last checkpoint is complete."""
@@ -289,7 +264,7 @@ class Loop:
             "examples": self.experiment.train_steps * self.experiment.batch_size,
         }
         if processes.is_first():
-            run_directory.finish(self.experiment, counts, self._last_values)
+            run_directory.finish(self.experiment, counts, self._log.last)
         processes.wait_for_all("finished")
         self._report.done(f"wrote {self.experiment.model_dir}")
         return 0

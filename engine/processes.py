@@ -10,11 +10,13 @@ then, goes on from the last checkpoint.
 
 import hashlib
 import os
-import signal
+import pathlib
 import sys
+import time
+import traceback
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,6 +24,12 @@ from jax.experimental import multihost_utils
 
 # How long a process may be silent before the others give up.
 HEARTBEAT_SECONDS = 60
+# How long a file of one process may take to be seen by the others.
+SHARED_SECONDS = 30.0
+# How the runtime says that another process does not answer; gloo and NCCL do it in their own words,
+# under codes that other errors have, too.
+_LOST_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
+_LOST_WORDS = ("gloo", "remote process exited", "connection closed", "connection reset")
 
 
 def connect(
@@ -113,9 +121,47 @@ def all_agree(condition: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(condition)).all())
 
 
+def check_shared(folder: pathlib.Path) -> None:
+    """Checks that all processes see one folder, by a file that the first one writes there.
+
+    Raises:
+      ValueError: one of them does not, within SHARED_SECONDS.
+    """
+    if count() == 1:
+        return
+    name = np.frombuffer(uuid.uuid4().bytes, np.uint8)
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        _token(folder, name).write_bytes(name.tobytes())
+    # When it has come, the file is written.
+    name = np.asarray(multihost_utils.broadcast_one_to_all(name))
+    seen = multihost_utils.process_allgather(np.asarray(_comes(_token(folder, name))))
+    if is_first():
+        _token(folder, name).unlink()
+    if blind := np.flatnonzero(~seen).tolist():
+        raise ValueError(
+            f"process {blind[0]} does not see what process 0 writes into {folder}; MODEL_DIR must "
+            "lie on a file system that all hosts share (NFS, or a bucket mounted as a folder)"
+        )
+
+
+def _token(folder: pathlib.Path, name: np.ndarray) -> pathlib.Path:
+    return folder / f".shared-{name.tobytes().hex()}"
+
+
+def _comes(path: pathlib.Path) -> bool:
+    """Returns whether a file is there, soon."""
+    end = time.monotonic() + SHARED_SECONDS
+    while not path.is_file():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 @contextmanager
 def ending_if_one_is_lost() -> Iterator[None]:
-    """Ends this process, with a line that says why, if computing with the others fails inside.
+    """Ends this process, saying why, if computing with the others fails inside.
 
     At once and not by an exception: whatever is left to do would wait for the others.
     """
@@ -124,60 +170,18 @@ def ending_if_one_is_lost() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if count() == 1:
             raise
-        print(
-            f"[train] process {index()}: {str(error).splitlines()[0][:300]}. Perhaps another "
-            "process of this training has died: its own log says why. The same command, for all "
-            "processes, goes on from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
+        if is_lost(str(error)):
+            text = (
+                f"{str(error).splitlines()[0][:300]}. Perhaps another process of this training has "
+                "died: its own log says why. The same command, for all processes, goes on from the "
+                "last checkpoint"
+            )
+        else:
+            text = "".join(traceback.format_exception(error)).rstrip()
+        print(f"[train] process {index()}: {text}", file=sys.stderr, flush=True)
         os._exit(1)
 
 
-class StopRequest:
-    """Whether the run was asked to stop, by SIGTERM or SIGINT (many processes: SIGTERM to any).
-
-    Attributes:
-      signal_number: the signal; 0 before it came.
-    """
-
-    def __init__(self) -> None:
-        self.signal_number = 0
-
-    def at(self, step: int) -> bool:
-        """Returns whether to stop, asked once after each step; True in all processes at one step.
-
-        The step is the first that all processes can still stop after.
-        """
-        if count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            log("[train] SIGTERM: saving, then stopping")
-            self.signal_number = signal.SIGTERM
-        return bool(self.signal_number)
-
-
-@contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Listens for signals; in one process a second one of them ends it as usual."""
-    request = StopRequest()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before: dict[signal.Signals, Any] = {}
-
-    def handle(number: int, _: object) -> None:
-        request.signal_number = number
-        for other, handler in before.items():
-            signal.signal(other, handler)
-        log(f"[train] {signal.Signals(number).name}: saving, then stopping")
-
-    try:
-        # With many processes JAX listens for SIGTERM, and tells the others.
-        if count() == 1:
-            before = {number: signal.getsignal(number) for number in numbers}
-            for number in numbers:
-                signal.signal(number, handle)
-    except ValueError:  # Not the main thread: whoever runs us handles signals.
-        before = {}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def is_lost(message: str) -> bool:
+    """Returns whether a runtime error is of a connection that broke, not of the computation."""
+    return message.startswith(_LOST_CODES) or any(w in message.lower() for w in _LOST_WORDS)

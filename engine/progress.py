@@ -95,6 +95,10 @@ class Progress:
         """Reports the end of work that stopped early."""
         self._finish("failed", summary)
 
+    def stopped(self, summary: str = "") -> None:
+        """Reports that work was asked to stop, and can go on later."""
+        self._finish("stopped", summary)
+
     def rate(self) -> float:
         """Returns units per second over the recent reports (0 before there are two)."""
         with self._lock:

@@ -7,11 +7,13 @@ import pathlib
 import re
 from typing import Any
 
-from parti.data import vocabularies
+from parti.data import files, vocabularies
 from parti.engine import manifests
 
 CONFIG = "config.gin"  # all of a training's configuration
 MODEL_CONFIG = "model.gin"  # what its MODEL alone needs
+
+_FOLDERS = ("TOKENS_DIR", "PAIRS_DIR", "RECONSTRUCTIONS_DIR")
 
 
 def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
@@ -53,6 +55,25 @@ def data_fingerprints(config: str) -> dict[str, str]:
     if vocabulary and pathlib.Path(vocabulary).exists():
         found["vocabulary_fingerprint"] = vocabularies.TextTokenizer(vocabulary).fingerprint
     return {name: value for name, value in found.items() if value}
+
+
+def data_files(config: str) -> dict[str, list[tuple[str, int]]]:
+    """Returns {macro: (name below its folder, bytes) of each file} of the data of a configuration.
+
+    Of those that are there; their content is not read.
+    """
+    found = {}
+    for macro in _FOLDERS:
+        if folder := _text_macro(config, macro):
+            root = files.absolute(folder)
+            found[macro] = [(path[len(root) + 1 :], size) for path, size in files.walk(root)]
+    return found
+
+
+def statements(config: str) -> list[str]:
+    """Returns the statements of a gin text, `NAME = VALUE` or an import, one a line."""
+    lines = (" ".join(line.split()) for line in config.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _data_manifest(config: str, macro: str, or_above: bool = False) -> dict[str, Any]:

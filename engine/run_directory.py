@@ -5,7 +5,7 @@
 ```
 checkpoint_<N>/   state and data position (parti.engine.checkpoints)
 config.gin        the whole configuration          model.gin   what MODEL alone needs
-data.json         fingerprints of the data that the first step read
+data.json         the data that the first step read, and their order (parti.engine.run_data)
 pictures/         what models show at evaluations, and samples
 profile/          traces of steps (parti.engine.profiling)
 started.json      when the run was first started
@@ -32,6 +32,7 @@ from parti.engine import (
     predict,
     profiling,
     provenance,
+    run_data,
     summaries,
     telemetry,
 )
@@ -39,7 +40,6 @@ from parti.engine import (
 KIND = "training"
 SCHEMA_VERSION = 1
 MANIFEST, CONFIG, MODEL_CONFIG = manifests.FILE_NAME, provenance.CONFIG, provenance.MODEL_CONFIG
-DATA = "data.json"
 # In the order in which `clear` deletes: without a manifest a training is not finished, without a
 # configuration a folder is not ours.
 _OWN = (
@@ -48,7 +48,7 @@ _OWN = (
     metrics_log.METRICS,
     not_finite.RECORD,
     telemetry.STARTED,
-    DATA,
+    run_data.DATA,
     profiling.FOLDER,
     summaries.PICTURES,
     "train",
@@ -135,7 +135,7 @@ def is_finished(experiment: experiments.Experiment) -> bool:
             "another MODEL_DIR, or --overwrite to train again"
         )
     # The data of a finished training may be gone, but not be others.
-    if made_again := [row for row in _other_data(experiment) if row[2]]:
+    if made_again := [row for row in run_data.differing(experiment) if row[2]]:
         what, before, after = made_again[0]
         raise ValueError(
             f"{folder} holds a training finished on other data: the fingerprint of the {what} was "
@@ -160,38 +160,6 @@ def config_difference(experiment: experiments.Experiment) -> str:
     return f"{before}, now {after}"
 
 
-def check_data(experiment: experiments.Experiment) -> None:
-    """Checks, before going on from a checkpoint, that the data are those of the first step.
-
-    Raises:
-      ValueError: they have been made again, or others are named.
-    """
-    folder = pathlib.Path(experiment.model_dir)
-    if not checkpoints.steps(folder):
-        return
-    # What the first step started from is not read again.
-    for what, before, after in (row for row in _other_data(experiment) if row[0] != "initial"):
-        raise ValueError(
-            f"{folder} was trained on other data: the fingerprint of the {what} was "
-            f"{before[:12]}, now it is {after[:12] or 'unknown'}; --overwrite to train again, "
-            "choose another MODEL_DIR, or put the old data back"
-        )
-
-
-def _other_data(experiment: experiments.Experiment) -> list[tuple[str, str, str]]:
-    """Returns (what, fingerprint at the first step, fingerprint now or '') of data that differ."""
-    path = pathlib.Path(experiment.model_dir, DATA)
-    if not path.is_file():
-        return []
-    recorded = json.loads(path.read_text(encoding="utf-8"))
-    now = _fingerprints(experiment)
-    return [
-        (name.removesuffix("_fingerprint"), before, now.get(name, ""))
-        for name, before in sorted(recorded.items())
-        if now.get(name) != before
-    ]
-
-
 def start(experiment: experiments.Experiment, step: int = 0) -> None:
     """Makes the directory unfinished; writes the configuration and, at step 0, the data."""
     folder = pathlib.Path(experiment.model_dir)
@@ -202,7 +170,7 @@ def start(experiment: experiments.Experiment, step: int = 0) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.rename(folder / name)
     if step == 0:
-        manifests.write_json(folder / DATA, _fingerprints(experiment))
+        run_data.write(experiment)
 
 
 def clear(experiment: experiments.Experiment) -> None:
@@ -246,25 +214,9 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
         "metrics": metrics,
         "notes": list(experiment.model.notes),
         # Noted when it began: by now the data may have been made again.
-        "trained_on": _trained_on(experiment),
+        "trained_on": run_data.trained_on(experiment),
     }
     manifests.write_json(folder / MANIFEST, record)
-
-
-def _trained_on(experiment: experiments.Experiment) -> dict[str, str]:
-    path = pathlib.Path(experiment.model_dir, DATA)
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    return _fingerprints(experiment)  # Begun by code that did not note it.
-
-
-def _fingerprints(experiment: experiments.Experiment) -> dict[str, str]:
-    """Returns those of the data, of the model's constants and of what INITIAL names; if there."""
-    found = provenance.data_fingerprints(experiment.config)
-    if constants := experiment.model.constants:
-        found["constants_fingerprint"] = checkpoints.fingerprint(constants, "")
-    initial = experiment.initial.fingerprint() if experiment.initial else ""
-    return found | ({"initial_fingerprint": initial} if initial else {})
 
 
 def _read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -289,10 +241,8 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def _settings(config: str) -> list[str]:
     """Returns the statements of a gin text that decide what is trained, one a line."""
-    joined = config.replace("\\\n", " ")
-    lines = [" ".join(line.split()) for line in joined.splitlines()]
     return [
         line
-        for line in lines
-        if line and not line.startswith(("#", *_WIRING)) and line.split(" = ")[0] not in _IMMATERIAL
+        for line in provenance.statements(config)
+        if not line.startswith(_WIRING) and line.split(" = ")[0] not in _IMMATERIAL
     ]

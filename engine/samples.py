@@ -91,12 +91,13 @@ class Sampler:
         self.texts = samples.texts()
         self._text_tokens = _encode(self.texts, samples.vocabulary, model, config)
         self._keys = sampling.image_keys(samples.seed, self.texts, samples.num_samples)
-        tokenizer = _load_tokenizer(samples.tokenizer)
-        _check_tokenizer(tokenizer, model, config)
-        self._variables = jax.device_get(tokenizer.variables)
-        self._decode = jax.jit(tokenizer.model.decode)
         # The other processes of a training have no part in decoding.
         self._here = Mesh(np.array(mesh.local_devices[:1]), ("one",))
+        with jax.set_mesh(self._here):
+            tokenizer = _load_tokenizer(samples.tokenizer)
+            _check_tokenizer(tokenizer, model, config)
+            self._variables = jax.device_get(tokenizer.variables)
+        self._decode = jax.jit(tokenizer.model.decode)
 
         def sample(params: Any, text_tokens: jax.Array, keys: jax.Array) -> jax.Array:
             return model.sample({"params": params}, text_tokens, keys, samples.settings)

@@ -8,6 +8,7 @@ pictures at each evaluation; the model's `summaries` says what their rows are.
 
 import pathlib
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,9 +55,14 @@ class Writer:
     TensorFlow is imported at the first write; where it is not installed there are only pictures.
     """
 
-    def __init__(self, directory: str, tensorboard: bool) -> None:
-        """Takes the run's directory; `tensorboard` False writes no such files."""
+    def __init__(self, directory: str, tensorboard: bool, start: int = 0) -> None:
+        """Takes the run's directory, and the step that it goes on from.
+
+        `tensorboard` False writes no such files. TensorBoard is told to drop the later steps of
+        earlier files, of a run that was cut off.
+        """
         self._directory, self._tensorboard = pathlib.Path(directory), tensorboard
+        self._start = start
         self._writers: dict[str, Any] = {}
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -68,12 +74,16 @@ class Writer:
         """Writes histograms and grids of pictures; the scalars are `write`'s."""
         grids = {name: grid(np.asarray(value)) for name, value in summaries.pictures.items()}
         for name, page in grids.items():
-            path = self._directory / PICTURES / f"{name}-{step:08d}.png"
+            path = self._picture(step, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_bytes(path, images.encode_png(page))
         if (grids or summaries.histograms) and (writer := self._writer(split)):
             writer.write_histograms(step, summaries.histograms)
             writer.write_images(step, {name: page[None] for name, page in grids.items()})
+
+    def has_shown(self, step: int, name: str) -> bool:
+        """Returns whether the grid of a step is there."""
+        return self._picture(step, name).is_file()
 
     def note(self, name: str, text: str) -> None:
         """Writes a text beside the pictures."""
@@ -86,6 +96,9 @@ class Writer:
         for writer in self._writers.values():
             writer.close()
 
+    def _picture(self, step: int, name: str) -> pathlib.Path:
+        return self._directory / PICTURES / f"{name}-{step:08d}.png"
+
     def _writer(self, split: str) -> Any:
         """Returns the writer of a split; None where there is to be none."""
         if self._tensorboard and split not in self._writers:
@@ -96,5 +109,17 @@ class Writer:
                 print(f"[train] no TensorBoard files: {error}", file=sys.stderr)
                 return None
             writer = metric_writers.SummaryWriter(str(self._directory / split))
+            _drop_after(self._start, writer)
             self._writers[split] = metric_writers.AsyncWriter(writer)
         return self._writers.get(split)
+
+
+def _drop_after(step: int, writer: Any) -> None:
+    """Writes first into a new event file that what earlier files have after a step is void."""
+    import tensorflow as tf
+
+    session = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    event = tf.compat.v1.Event(step=step + 1, wall_time=time.time(), session_log=session)
+    # TensorFlow's and clu's public writers take summaries alone.
+    resource = writer._summary_writer._resource
+    tf.raw_ops.ImportEvent(writer=resource, event=event.SerializeToString())

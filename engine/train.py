@@ -8,11 +8,12 @@ their sequence.
 """
 
 import argparse
+import contextlib
 import difflib
-import functools
 import os
+import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,10 +24,13 @@ from parti.engine import (
     experiments,
     hbm,
     not_finite,
+    preparation,
     processes,
+    run_data,
     run_directory,
+    signals,
+    watchdog,
 )
-from parti.engine import initial as initials
 from parti.engine import loop as loops
 from parti.engine import program as programs
 from parti.engine import train_state as train_states
@@ -52,6 +56,10 @@ example: parti train --gin_file=t5x_configs/experiments/tokenizer_tiny.gin \\
 """
 
 
+class TrainingFailedError(RuntimeError):
+    """A file or a value was bad in the midst of a training: no mistake of the command."""
+
+
 def train(
     experiment: experiments.Experiment,
     *,
@@ -64,81 +72,118 @@ def train(
       0, or 128 + the signal's number after SIGTERM or SIGINT (the state is then saved).
 
     Raises:
-      ValueError: the experiment, its data or its directory do not fit; nothing was trained.
+      ValueError, OSError: the experiment, its data or its directory do not fit; nothing was trained
+        and nothing of an earlier training was changed.
+      TrainingFailedError: such an error after the training had begun.
       not_finite.NotFiniteError: see NAN_POLICY there.
+    """
+    with (
+        processes.ending_if_one_is_lost(),
+        contextlib.closing(
+            watchdog.Watchdog(experiment.watchdog_seconds, experiment.watchdog_abort)
+        ) as dog,
+    ):
+        if not _is_to_train(experiment, overwrite):
+            return 0
+        training = preparation.prepare(experiment, devices, dog)
+        given: Mapping[str, Any] = {}
+        if overwrite or not checkpoints.steps(experiment.model_dir):
+            with dog.stage(watchdog.INITIAL):
+                given = preparation.initial_values(experiment, training.program)
+        processes.wait_for_all("nothing is refused")
+        if overwrite and processes.is_first():
+            run_directory.clear(experiment)
+        processes.wait_for_all("directory is ours")
+        store = checkpoints.Store(experiment.model_dir, experiment.retention)
+        try:
+            with training.program.context(), signals.stop_request() as request:
+                code = _to_the_end(training, store, request, dog, given)
+        except BaseException:
+            with contextlib.suppress(Exception):  # What failed first is what is told.
+                store.close()
+            raise
+        store.close()
+        return code
+
+
+def _is_to_train(experiment: experiments.Experiment, overwrite: bool) -> bool:
+    """Checks the directory and what lies behind the settings; returns whether anything is to do.
+
+    Raises:
+      ValueError: the directory is not this training's, or the processes have not the same.
     """
     processes.check_equal("the configuration", experiment.config)
     run_directory.check_ours(experiment)
-    if overwrite and processes.is_first():
-        run_directory.clear(experiment)
-    processes.wait_for_all("directory is ours")
+    processes.check_shared(pathlib.Path(experiment.model_dir))
+    if processes.count() > 1:
+        for what, text in run_data.inputs(experiment).items():
+            processes.check_equal(what, text)
+    if overwrite:
+        return True
     if run_directory.is_finished(experiment):
         processes.log(
             f"[train] already finished: {experiment.model_dir} is at step {experiment.train_steps}"
         )
-        return 0
-    run_directory.check_data(experiment)
-    open_split = functools.partial(
-        experiment.data_source.open,
-        batch_size=experiment.batch_size,
-        seed=experiment.data_seed,
-        model=experiment.model,
-    )
-    batches = open_split(datasets.TRAIN)
-    if experiment.eval_period:
-        open_split(datasets.VALIDATION)  # Fails now if there is none, not at the first evaluation.
-    program = programs.prepare(experiment, batches.element_spec, devices)
-    given = {} if checkpoints.steps(experiment.model_dir) else initial_values(experiment, program)
-    store = checkpoints.Store(experiment.model_dir, experiment.retention)
-    try:
-        with program.context(), processes.ending_if_one_is_lost():
-            while True:
-                try:
-                    return _go_on(experiment, program, store, open_split, batches, given)
-                except not_finite.RollBack:
-                    given = {}  # There is a checkpoint to go on from.
-    finally:
-        store.close()
+        return False
+    run_data.check(experiment)
+    return True
 
 
-def _go_on(
-    experiment: experiments.Experiment,
-    program: programs.Program,
+def _to_the_end(
+    training: preparation.Training,
     store: checkpoints.Store,
-    open_split: Callable[[str], datasets.Batches],
-    batches: datasets.Batches,
+    request: signals.StopRequest,
+    dog: watchdog.Watchdog,
     given: Mapping[str, Any],
 ) -> int:
-    """Trains from the last checkpoint, or from the start; returns the exit code.
+    """Trains from the last checkpoint, or from the start, however often it goes back.
+
+    Returns:
+      The exit code.
 
     Raises:
-      not_finite.RollBack: it has to be called again.
+      ValueError: the checkpoint does not fit; nothing was trained.
+      TrainingFailedError: bad input met on the way.
     """
-    state, start = restore_or_init(experiment, program, store, batches, given)
+    experiment = training.experiment
+    state, start, record = _restore(training, store, dog, given)
     if start and (difference := run_directory.config_difference(experiment)):
         processes.log(f"[train] configuration changed: {difference}")
     processes.wait_for_all("directory is read")
-    if processes.is_first():
-        run_directory.start(experiment, start)
+    try:
+        if processes.is_first():
+            run_directory.start(experiment, start)
+        while True:
+            loop = loops.Loop(training, store, record, request, dog)
+            try:
+                return loop.run(state, start, training.batches)
+            except not_finite.RollBack:
+                pass  # Out of here, so that nothing holds the state that is left behind.
+            state, start, record = _restore(training, store, dog, {})
+    except (OSError, ValueError) as error:
+        steps = checkpoints.steps(experiment.model_dir)
+        where = f"goes on from checkpoint_{steps[-1]}" if steps else "begins again"
+        raise TrainingFailedError(
+            f"{error}. The same command, once that is mended, {where} of {experiment.model_dir}"
+        ) from error
+
+
+def _restore(
+    training: preparation.Training,
+    store: checkpoints.Store,
+    dog: watchdog.Watchdog,
+    given: Mapping[str, Any],
+) -> tuple[train_states.TrainState, int, not_finite.Record]:
+    """Returns the state to go on from, its step, and the bad steps before; moves the data there."""
+    experiment = training.experiment
+    with dog.stage(watchdog.RESTORING):
+        state, start = restore_or_init(experiment, training.program, store, training.batches, given)
     record = not_finite.Record(experiment.model_dir, start)
-    for _ in range(record.batches_past(start)):
-        next(batches)
-    return loops.Loop(experiment, program, store, open_split, record).run(state, start, batches)
-
-
-def initial_values(experiment: experiments.Experiment, program: programs.Program) -> dict[str, Any]:
-    """Returns what INITIAL gives the first step, on the host; says so in the log.
-
-    Raises:
-      ValueError: it does not fit, or leaves a frozen branch at its random start.
-      FileNotFoundError: there is no such training, or it has not finished.
-    """
-    wanted = {"params": program.abstract.params, **program.abstract.mutables}
-    given = experiment.initial.load(wanted) if experiment.initial else {}
-    initials.check_frozen(experiment.model.frozen, wanted, given)
-    for line in experiment.initial.describe(given) if experiment.initial else ():
-        processes.log(f"[train] {line}")
-    return given
+    with dog.stage(watchdog.READING):
+        for _ in range(record.batches_past(start)):
+            next(training.batches)
+            dog.alive()
+    return state, start, record
 
 
 def restore_or_init(
@@ -189,11 +234,8 @@ def main(argv: Sequence[str]) -> int:
 
 def dry_run(experiment: experiments.Experiment) -> int:
     """Prints the configuration, the parameters with their sharding, and the memory they take."""
-    batches = experiment.data_source.open(
-        datasets.TRAIN, experiment.batch_size, experiment.data_seed, experiment.model
-    )
-    program = programs.prepare(experiment, batches.element_spec)
-    initial_values(experiment, program)
+    program = preparation.prepare(experiment).program
+    preparation.initial_values(experiment, program)
     spec = program.element_spec
     print(experiment.config)
     for name, leaf in spec.items():

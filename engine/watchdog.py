@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says which process hangs, and where, when a training makes no progress.
 
-On a pod one host that waits for its data or its disk holds up all others: the log of each says what
-it was doing itself, so the culprit is the one that does not wait for a device.
+It watches a training from its start to its end, also what lies before and after the steps. On a pod
+one host that waits for its data or its disk holds up all others: the log of each says what it was
+doing itself, so the culprit is the one that does not wait for a device.
 """
 
 import os
@@ -16,7 +17,15 @@ from contextlib import contextmanager
 
 from parti.engine import processes
 
-# What a loop does between two signs of life.
+# What a training does between two signs of life.
+STARTING, OPENING, PREPARING, INITIAL, RESTORING, FINISHING = (
+    "starting",
+    "opening the data",
+    "preparing the program",
+    "reading INITIAL",
+    "restoring a checkpoint",
+    "finishing",
+)
 READING, DEVICE, EVALUATING, SAMPLING, SAVING, RUNNING = (
     "reading data",
     "waiting for the device",
@@ -43,7 +52,7 @@ class Watchdog:
           abort: end the process with EXIT_CODE at a stall, WATCHDOG_ABORT.
         """
         self._seconds, self._abort = float(seconds), abort
-        self._stage, self._step, self._since = RUNNING, 0, time.monotonic()
+        self._stage, self._step, self._since = STARTING, 0, time.monotonic()
         self._seen: set[str] = set()
         self._reported = False
         self._closed = threading.Event()
@@ -64,7 +73,11 @@ class Watchdog:
 
     def finished(self, step: int) -> None:
         """Notes that the loop has come past a step."""
-        self._step = step
+        self._step, self._stage = step, RUNNING
+        self.alive()
+
+    def alive(self) -> None:
+        """Notes that the stage goes on: a part of it is done."""
         self._seen.add(self._stage)
         self._enter(self._stage)
 

@@ -14,7 +14,16 @@ import tiny_models
 from flax import traverse_util
 from test_train import assert_same
 
-from parti.engine import bundles, checkpoints, experiments, initial, manifests, predict, train
+from parti.engine import (
+    bundles,
+    checkpoints,
+    experiments,
+    initial,
+    manifests,
+    predict,
+    preparation,
+    train,
+)
 from parti.engine import program as programs
 from parti.models.image_tokenizer import network
 
@@ -208,7 +217,7 @@ def test_decoder_goes_on_as_pixels(first: pathlib.Path, tmp_path: pathlib.Path, 
     changes = f"initial.Initial.converters = {converters}\n"
     experiment = load(FIRST + SECOND + RGB + changes, tmp_path / "run", source(first))
     program = programs.prepare(experiment, spec_of(experiment))
-    given = train.initial_values(experiment, program)
+    given = preparation.initial_values(experiment, program)
     assert "decoder/head_pixels/kernel is converted by pixel_head" in capsys.readouterr().err
     state = program.init(programs.initial_rngs(0)[0], program.place_variables(given))
     kernel = ("params", "decoder", "head_pixels", "kernel")

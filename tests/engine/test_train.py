@@ -25,6 +25,7 @@ from parti.engine import (
     experiments,
     not_finite,
     optimizers,
+    run_data,
     run_directory,
     train,
 )
@@ -271,10 +272,10 @@ def test_finish_certifies_the_data_of_the_first_step(tmp_path: pathlib.Path) -> 
     (tmp_path / "manifest.json").write_text('{"fingerprint": "new"}')
     experiment = make(tmp_path / "run", config=f"PAIRS_DIR = {str(tmp_path)!r}\n")
     run_directory.start(experiment)
-    assert run_directory._trained_on(experiment) == {"pairs_fingerprint": "new"}
+    assert run_data.trained_on(experiment) == {"pairs_fingerprint": "new"}
     (tmp_path / "manifest.json").write_text('{"fingerprint": "newer"}')
     run_directory.start(experiment, step=3)
-    assert run_directory._trained_on(experiment) == {"pairs_fingerprint": "new"}
+    assert run_data.trained_on(experiment) == {"pairs_fingerprint": "new"}
 
 
 def test_a_loss_that_is_a_sum_is_refused(tmp_path: pathlib.Path) -> None:
