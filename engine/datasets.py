@@ -52,7 +52,7 @@ class Source(Protocol):
     """Where the splits of a data set come from."""
 
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
-        """Opens a split, which is endless: 'train' is shuffled, 'validation' in order."""
+        """Opens a split: 'train' is shuffled and endless, 'validation' in order."""
 
 
 class ArrayDataset:
@@ -192,18 +192,31 @@ class SeqioSource:
     task_feature_lengths: Mapping[str, int]
 
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
-        """Opens 'train' (shuffled, endless) or 'validation' (in order, endless).
+        """Opens 'train' (shuffled, endless) or 'validation' (in order, once).
 
-        Validation starts over at its end, so that a split smaller than a batch can be evaluated.
+        The last batch of the validation split is filled up from its beginning.
 
         Raises:
           ValueError: the model has too few embeddings for the vocabulary.
+        """
+        self.check_vocabulary(model)
+        if split == TRAIN:
+            dataset = self._examples(split, seed, model, num_epochs=None)
+        else:
+            once, again = (self._examples(split, seed, model, epochs) for epochs in (1, None))
+            dataset = once.concatenate(again.take(batch_size - 1))
+        return TfDataset(dataset.batch(batch_size, drop_remainder=True))
+
+    def _examples(self, split: str, seed: int, model: Any, num_epochs: int | None) -> Any:
+        """Returns the `tf.data.Dataset` of a split, through the model's feature converter.
+
+        This is `seqio.get_dataset` without cutting and checking what has its length already: for
+        token shards these calls take longer than all else.
         """
         import seqio
 
         from parti.tasks import feature_converters
 
-        self.check_vocabulary(model)
         lengths = dict(self.task_feature_lengths)
 
         def open_task(*, trim: bool) -> Any:
@@ -211,22 +224,19 @@ class SeqioSource:
                 lengths,
                 split=split,
                 shuffle=split == TRAIN,
-                num_epochs=None,
+                num_epochs=num_epochs,
                 shard_info=seqio.ShardInfo(index=0, num_shards=1),
                 use_cached=False,
                 seed=seed,
                 trim_output_features=trim,
             )
 
-        # This is `seqio.get_dataset` without cutting and checking what has its length already: for
-        # token shards these calls take longer than all else.
         dataset = open_task(trim=False)
         is_full = feature_converters.have_full_lengths(dataset, lengths)
         if not is_full:
             dataset = open_task(trim=True)
         converter = model.FEATURE_CONVERTER_CLS(pack=False, apply_length_check=not is_full)
-        dataset = converter(dataset, lengths)
-        return TfDataset(dataset.batch(batch_size, drop_remainder=True))
+        return converter(dataset, lengths)
 
     def check_vocabulary(self, model: Any) -> None:
         """Checks that the model has an embedding for each piece of the text vocabulary.

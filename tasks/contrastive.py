@@ -9,7 +9,7 @@ the caption's ids with an EOS. Batches: `ImageTextConverter`.
 import os
 
 from parti.data import records, vocabularies
-from parti.tasks import image_preprocessors, preprocessors, sources
+from parti.tasks import image_preprocessors, metrics, preprocessors, sources
 
 
 def add_task(
@@ -57,4 +57,5 @@ def add_task(
             preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
             records.IMAGE: image_preprocessors.image_feature(),
         },
+        [metrics.Retrieval],
     )

@@ -106,6 +106,7 @@ def register(
     arguments: Mapping[str, Any],
     preprocessors: Sequence[Callable],
     output_features: Mapping[str, seqio.Feature],
+    metrics: Sequence[type[seqio.metrics.Metric]] = (),
 ) -> str:
     """Registers a task once and returns its name.
 
@@ -115,6 +116,7 @@ def register(
       arguments: what else tells two tasks apart (JSON values).
       preprocessors: seqio preprocessors, from the elements of a `RecordSource` to the features.
       output_features: the features of the task.
+      metrics: what is measured of its validation split.
 
     Returns:
       `parti_<kind>_<hash>`: equal arguments give an equal name, also in another process.
@@ -128,5 +130,6 @@ def register(
             preprocessors=list(preprocessors),
             output_features=dict(output_features),
             shuffle_buffer_size=None,  # the source shuffles
+            metric_objs=list(metrics),
         )
     return name

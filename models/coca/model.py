@@ -122,6 +122,16 @@ class CocaModel(base.Model):
         """Returns the cosine of each pair, [batch]."""
         return self.score_batch(params, batch)
 
+    def predict_batch_with_aux(
+        self, params: base.PyTree, batch: base.Batch, rng: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the cosines, [batch], and both embeddings, [batch, embedding_dim] each."""
+        variables = {"params": params}
+        images = self.image_embeddings(variables, batch["images"])
+        texts = self.text_embeddings(variables, batch["text_tokens"])
+        embeddings = {"image_embeddings": images, "text_embeddings": texts}
+        return jnp.sum(images * texts, axis=-1), embeddings
+
     def _check_tokens(self, text_tokens: jax.Array) -> None:
         vocab_size, length = self.config.text_vocab_size, self.config.text_length
         if text_tokens.ndim != 2 or text_tokens.shape[1] > length:

@@ -1,0 +1,75 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""seqio metrics: what is measured of a whole validation split, not batch by batch.
+
+A task names them in `metric_objs`. The embedded engine computes them at each evaluation
+(engine/task_metrics.py), seqio's `Evaluator` wherever it is used.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import numpy as np
+import seqio
+
+RECALL_AT = (1, 5, 10)
+_ROWS = 1_024  # queries compared at a time
+
+
+@flax.struct.dataclass(kw_only=True)
+class Retrieval(seqio.metrics.Metric):
+    """Recall at 1, 5 and 10 of images by their texts, and of texts by their images.
+
+    The share of queries whose partner is among the k nearest of the whole split, by cosine. Where
+    others are exactly as near as the partner, it is the chance of a draw among them.
+
+    Attributes:
+      image_embeddings: [N, dim], unit norm.
+      text_embeddings: [N, dim], unit norm; row i belongs to image i.
+
+    Source: the zero-shot retrieval of CoCa (arXiv 2205.01917), table 3.
+    """
+
+    image_embeddings: np.ndarray
+    text_embeddings: np.ndarray
+
+    model_output_type: seqio.metrics.ModelOutputType = flax.struct.field(
+        pytree_node=False, default=seqio.metrics.ModelOutputType.PREDICTION_WITH_AUX
+    )
+
+    @classmethod
+    def from_model_output(
+        cls,
+        inputs: Sequence[Mapping[str, Any]],
+        model_output: tuple[np.ndarray, Mapping[str, np.ndarray]],
+        features: Mapping[str, seqio.Feature],
+        target_field_name: str = "targets",
+        **masks: Any,
+    ) -> "Retrieval":
+        """Takes what `CocaModel.predict_batch_with_aux` gives for all examples."""
+        _, embeddings = model_output
+        return cls(
+            image_embeddings=embeddings["image_embeddings"],
+            text_embeddings=embeddings["text_embeddings"],
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Returns the six shares, each in [0, 1]."""
+        images, texts = self.image_embeddings, self.text_embeddings
+        return {
+            **_recalls("text_to_image", texts, images),
+            **_recalls("image_to_text", images, texts),
+        }
+
+
+def _recalls(name: str, queries: np.ndarray, candidates: np.ndarray) -> dict[str, float]:
+    hits = dict.fromkeys(RECALL_AT, 0.0)
+    for start in range(0, len(queries), _ROWS):
+        cosines = queries[start : start + _ROWS] @ candidates.T
+        partners = np.diagonal(cosines, offset=start)[:, None]
+        nearer = np.sum(cosines > partners, axis=1)
+        as_near = np.sum(cosines == partners, axis=1)  # the partner among them
+        for k in RECALL_AT:
+            hits[k] += np.clip((k - nearer) / as_near, 0.0, 1.0).sum()
+    return {f"{name}_recall_at_{k}": count / len(queries) for k, count in hits.items()}
