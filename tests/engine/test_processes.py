@@ -11,21 +11,25 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
+import fake_drawing
 import jax
 import numpy as np
 import pytest
 import train_process
 from train_process import Settings
 
-from parti.engine import checkpoints, processes, train
+from parti.engine import checkpoints, processes, run_data, train
 
 WORKER = pathlib.Path(train_process.__file__)
 TIMEOUT = 150.0
 
 
-def start(settings: Settings, count: int, **changes: str) -> list[subprocess.Popen]:
-    """Starts the processes of one training, on 4 devices together."""
+def start(
+    settings: Settings, count: int, others: Mapping[str, str] | None = None
+) -> list[subprocess.Popen]:
+    """Starts the processes of one training, on 4 devices; `others`: settings but of the first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -41,7 +45,7 @@ def start(settings: Settings, count: int, **changes: str) -> list[subprocess.Pop
             coordinator_address=f"127.0.0.1:{port}",
             num_processes=count,
             process_id=i,
-            config=changes.get(f"config_{i}", ""),
+            **(others or {} if i else {}),
         )
         command = [sys.executable, str(WORKER), json.dumps(dataclasses.asdict(own))]
         started.append(
@@ -66,8 +70,10 @@ def wait_for_step(settings: Settings, step: int) -> None:
     raise TimeoutError(f"no step {step}")
 
 
-def assert_same(directory: pathlib.Path, reference: pathlib.Path) -> None:
-    """Compares the last checkpoint and every log line."""
+def assert_same(
+    directory: pathlib.Path, reference: pathlib.Path, left_out: tuple[str, int] = ("", 0)
+) -> None:
+    """Compares the last checkpoint and every log line, but one that may be left out."""
     got, want = (checkpoints.load_params(path, ema=False) for path in (directory, reference))
     jax.tree.map(np.testing.assert_array_equal, got, want)
     averaged, expected = (checkpoints.load_params(path) for path in (directory, reference))
@@ -77,7 +83,7 @@ def assert_same(directory: pathlib.Path, reference: pathlib.Path) -> None:
         for lines in ((path / "metrics.jsonl").open() for path in (directory, reference))
     )
     # The end of a training of fewer steps was evaluated, too.
-    assert wanted.items() <= rows.items()
+    assert wanted.items() - rows.items() <= {(left_out, wanted.get(left_out))}
     assert len(wanted) == 12 + 2
 
 
@@ -91,11 +97,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_two_processes_then_four_are_as_one(reference, tmp_path) -> None:
+    bundle = fake_drawing.write_bundle(tmp_path)
     settings = Settings(str(tmp_path / "run"), train_steps=8)
-    codes, printed = wait(start(settings, 2))
+    codes, printed = wait(start(dataclasses.replace(settings, bundle=str(bundle)), 2))
     assert codes == [0, 0], printed
     assert "on 4 cpu device(s) of 2 processes" in printed[0]
     assert "[train]" not in printed[1], "the first process speaks for all"
+    pictures = sorted(path.name for path in (tmp_path / "run" / "pictures").glob("*.png"))
+    assert pictures == ["samples-00000006.png", "samples-00000008.png"]
     codes, printed = wait(start(dataclasses.replace(settings, train_steps=12), 4))
     assert codes == [0] * 4, printed
     assert "going on from step 8" in printed[0]
@@ -104,18 +113,20 @@ def test_two_processes_then_four_are_as_one(reference, tmp_path) -> None:
     assert manifest["counts"]["steps"] == 12
 
 
-def test_sigterm_to_one_process_saves_and_loses_no_step(reference, tmp_path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_saves_and_loses_no_step(reference, tmp_path, number) -> None:
     settings = Settings(str(tmp_path / "run"), batch_seconds=1.0, checkpoint_period=100)
     started = start(settings, 2)
     wait_for_step(settings, 1)
-    started[1].send_signal(signal.SIGTERM)
+    started[1].send_signal(number)
     codes, printed = wait(started)
-    assert codes == [143, 143], printed
+    assert codes == [143, 128 + number], printed
     (step,) = checkpoints.steps(tmp_path / "run")
     assert 1 < step < 12
     again = train_process.experiment(Settings(str(tmp_path / "run")))
     assert train.train(again, devices=jax.devices()[:4]) == 0
-    assert_same(tmp_path / "run", reference)
+    # After a signal nothing is evaluated any more.
+    assert_same(tmp_path / "run", reference, left_out=("validation", 6))
 
 
 def test_a_killed_process_ends_the_others_and_the_same_command_goes_on(reference, tmp_path) -> None:
@@ -136,13 +147,60 @@ def test_a_killed_process_ends_the_others_and_the_same_command_goes_on(reference
     assert_same(tmp_path / "run", reference)
 
 
-def test_processes_with_different_settings_are_refused(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"config": "A = 2\n"}, "the configuration differs between process 0 and process 1"),
+        ({"directory": "elsewhere"}, "process 1 does not see what process 0 writes into"),
+    ],
+)
+def test_processes_that_have_not_the_same_are_refused(tmp_path, other, message) -> None:
     settings = Settings(str(tmp_path / "run"))
-    codes, printed = wait(start(settings, 2, config_0="A = 1\n", config_1="A = 2\n"))
+    if "directory" in other:
+        other = {"directory": str(tmp_path / "elsewhere")}
+    codes, printed = wait(start(settings, 2, other))
     assert 0 not in codes
     for text in printed:
-        assert "the configuration differs between process 0 and process 1" in text
-    assert not (tmp_path / "run").exists()
+        assert message in text
+    assert not list((tmp_path / "run").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("UNKNOWN: Gloo all-reduce failed: [gloo/pair.cc:538] Read error: Connection reset", True),
+        ("UNAVAILABLE: Failed to send RPC to coordination service", True),
+        ("DEADLINE_EXCEEDED: Barrier timed out", True),
+        ("INTERNAL: NCCL operation ncclAllReduce failed: remote process exited", True),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes", False),
+        ("INVALID_ARGUMENT: Executable expected parameter 0 of size 4", False),
+        ("INTERNAL: CustomCall failed", False),
+    ],
+)
+def test_only_a_broken_connection_hints_at_a_dead_process(
+    message, lost, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit, match="1"), processes.ending_if_one_is_lost():
+        raise jax.errors.JaxRuntimeError(message)
+    text = capsys.readouterr().err
+    assert message in text
+    assert ("another process of this training has died" in text) == lost
+    assert ("Traceback" in text) == (not lost)
+
+
+def test_data_are_compared_by_their_files(tmp_path) -> None:
+    (tmp_path / "train-0").write_bytes(b"12345")
+    config = f"TOKENS_DIR = {str(tmp_path)!r}\n"
+    experiment = train_process.experiment(Settings(str(tmp_path / "run"), config=config))
+    before = run_data.inputs(experiment)
+    assert run_data.inputs(experiment) == before
+    (tmp_path / "train-0").write_bytes(b"1234")
+    after = run_data.inputs(experiment)
+    assert [what for what in before if before[what] != after[what]] == [
+        "the data (fingerprints, or names and sizes of files)"
+    ]
 
 
 @pytest.mark.parametrize(

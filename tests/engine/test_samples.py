@@ -6,12 +6,14 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import fake_drawing
 import fake_training
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from fake_drawing import PROMPTS, Drawing, drawn
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 from test_train import GIN, log, make
@@ -21,33 +23,10 @@ from parti.engine import bundles, checkpoints, experiments, predict, samples, su
 from parti.engine import mesh as meshes
 from parti.models.text_to_image import sampling
 
-PROMPTS = ("a red circle", "a blue star")
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("samples")
-    vocabulary = tiny_models.write_vocabulary(folder / "v.model")
-    parts = tiny_models.parts("tokenizer", "generator")
-    bundles.write_bundle(folder / "bundle", parts, vocabulary)
-    return folder / "bundle"
-
-
-def drawn(bundle: pathlib.Path, **changes: Any) -> samples.Samples:
-    vocabulary = str(bundle / "vocabulary.model")
-    return samples.Samples(PROMPTS, str(bundle), vocabulary, **{"num_samples": 3, **changes})
-
-
-class Drawing(fake_training.PlainRegressor):
-    """Trains as its parent; its tokens depend on its parameters, the captions and the keys."""
-
-    config = tiny_models.part("generator").model.config
-
-    def sample(self, variables: Any, text_tokens: Any, keys: Any, settings: Any) -> Any:
-        own = jnp.abs(100 * jnp.sum(variables["params"]["dense"]["bias"])).astype(jnp.uint32)
-        rows = keys[..., :1] + text_tokens[:, :1, None].astype(jnp.uint32) + own
-        tokens = rows + jnp.arange(self.config.image_length, dtype=jnp.uint32)
-        return (tokens % self.config.codebook_size).astype(jnp.int32)
+    return fake_drawing.write_bundle(tmp_path_factory.mktemp("samples"))
 
 
 def training(directory: pathlib.Path, **changes: Any) -> Any:

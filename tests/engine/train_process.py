@@ -9,8 +9,9 @@ import sys
 import time
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path.extend(str(folder) for folder in pathlib.Path(__file__).parents[:3])
 
+import fake_drawing
 import fake_training
 
 from parti.engine import datasets, experiments, optimizers, processes, train
@@ -28,6 +29,7 @@ class Settings:
     num_processes: int | None = None
     process_id: int | None = None
     config: str = ""
+    bundle: str = ""
 
 
 class _SlowDataset(datasets.ArrayDataset):
@@ -55,8 +57,10 @@ class SlowSource:
 
 def experiment(settings: Settings) -> experiments.Experiment:
     """Returns a training on a mesh of 2 x 2 devices, parameters divided over both axes."""
+    draws = bool(settings.bundle)
     return experiments.Experiment(
-        model=fake_training.Regressor(),
+        model=fake_drawing.DrawingRegressor() if draws else fake_training.Regressor(),
+        samples=fake_drawing.drawn(pathlib.Path(settings.bundle)) if draws else None,
         data_source=SlowSource(settings.batch_seconds),
         optimizer=optimizers.adamw(0.05),
         model_dir=settings.directory,
@@ -78,6 +82,7 @@ def main() -> int:
     """Trains; returns the exit code of `train.train`."""
     settings = Settings(**json.loads(sys.argv[1]))
     processes.HEARTBEAT_SECONDS = 10
+    processes.SHARED_SECONDS = 1.0
     processes.connect(settings.coordinator_address, settings.num_processes, settings.process_id)
     return train.train(experiment(settings))
 
