@@ -3,7 +3,7 @@
 """Evaluation during training: `eval_fn` over the first batches of the validation split."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.core
@@ -76,7 +76,12 @@ def check_metric(name: str, program: Any) -> None:
     arguments = program.abstract, dict(program.element_spec)
     names = {*jax.eval_shape(program.eval, *arguments)}
     names |= {*jax.eval_shape(program.summarize, *arguments).scalars}
-    if name not in names:
+    check_best_metric(name, names)
+
+
+def check_best_metric(name: str | None, names: Collection[str]) -> None:
+    """Raises ValueError if BEST_METRIC is set and not among the metrics of an evaluation."""
+    if name and name not in names:
         raise ValueError(
             f"BEST_METRIC {name!r} is no validation metric of this model; there are "
             f"{', '.join(sorted(names))}"

@@ -12,7 +12,16 @@ from typing import Any
 
 import jax
 
-from parti.engine import datasets, evaluate, experiments, processes, samples, telemetry, watchdog
+from parti.engine import (
+    datasets,
+    evaluate,
+    experiments,
+    processes,
+    samples,
+    task_metrics,
+    telemetry,
+    watchdog,
+)
 from parti.engine import initial as initials
 from parti.engine import program as programs
 
@@ -27,6 +36,7 @@ class Training:
       batches: the training data, opened.
       open_split: opens a split by its name.
       sampler: what draws SAMPLES, if there are to be any.
+      task_metrics: what computes the metrics of seqio tasks, if they have any.
     """
 
     experiment: experiments.Experiment
@@ -34,6 +44,7 @@ class Training:
     batches: datasets.Batches
     open_split: Callable[[str], datasets.Batches]
     sampler: samples.Sampler | None
+    task_metrics: task_metrics.TaskMetrics | None
 
     @functools.cached_property
     def step_flops(self) -> int | None:
@@ -72,10 +83,20 @@ def prepare(
         sampler = None
         if drawn := experiment.samples:
             sampler = samples.Sampler(drawn, experiment.model, experiment.config, program.mesh)
-        if experiment.best_metric:
+        measures = None
+        if experiment.eval_period and task_metrics.have_metrics(experiment.data_source):
+            num_examples = experiment.eval_steps * experiment.batch_size
+            measures = task_metrics.TaskMetrics(
+                experiment.data_source,
+                experiment.model,
+                program,
+                experiment.batch_size,
+                num_examples,
+            )
+        elif experiment.best_metric:
             with program.context():
                 evaluate.check_metric(experiment.best_metric, program)
-    return Training(experiment, program, batches, open_split, sampler)
+    return Training(experiment, program, batches, open_split, sampler, measures)
 
 
 def initial_values(experiment: experiments.Experiment, program: programs.Program) -> dict[str, Any]:

@@ -70,6 +70,9 @@ class Validation:
             first = {name: x[:rows] for name, x in head[0].items()}
             shown = jax.device_get(program.summarize(state, program.place(first)))
             values |= {name: float(value) for name, value in shown.scalars.items()}
+            if measures := self._training.task_metrics:
+                values |= measures.evaluate(step, state, self._dog.alive)
+            evaluate.check_best_metric(experiment.best_metric, values)
             self._log.write(step, datasets.VALIDATION, values)
             if processes.is_first():
                 self._log.writer.show(step, datasets.VALIDATION, shown)
