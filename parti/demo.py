@@ -217,15 +217,15 @@ def _terminated_as_interrupt() -> Iterator[None]:
 
 
 def _print_failure(folder: pathlib.Path, since: float, log: pathlib.Path, again: str) -> None:
-    """Shows the end of the log of every stage that failed, and how to go on."""
-    failed = [
-        record["name"]
+    """Shows the end of the log of every stage that failed or was stopped, and how to go on."""
+    ended = {
+        record["name"]: "was stopped" if record["state"] == "stopped" else "failed"
         for record in stage.read_records(folder).values()
         if record["state"] not in ("done", "running") and record["updated"] >= since
-    ]
-    for name in failed:
-        _print_tail(f"{name} failed", stage.log_path(folder, name))
-    if not failed:
+    }
+    for name, what in ended.items():
+        _print_tail(f"{name} {what}", stage.log_path(folder, name))
+    if not ended:
         _print_tail("Snakemake failed", log)
     print(f"\nwhat is finished is kept; to go on: {again}", file=sys.stderr)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_train import assert_same, log, make, run
 
-from parti.engine import checkpoints, datasets, not_finite
+from parti.engine import checkpoints, datasets, not_finite, telemetry
 
 ROWS = 240  # 30 batches of 8 in an epoch, so no batch comes twice.
 
@@ -133,6 +133,28 @@ def test_a_checkpoint_that_a_signal_made_is_not_gone_back_to(tmp_path: pathlib.P
     assert_same(tmp_path / "run", tmp_path / "straight")
     assert record(tmp_path / "run") == record(tmp_path / "straight")
     assert record(tmp_path / "run")[0]["checkpoint"] == 8
+
+
+def test_a_signal_just_before_a_rollback_stops_there(
+    uninterrupted: pathlib.Path, tmp_path: pathlib.Path, capsys: Any
+) -> None:
+    directory = tmp_path / "run"
+    assert run(rolling(directory, Source([5, 7, 14], signal_at=5))) == 128 + signal.SIGTERM
+    assert "stopped: 6 steps" in capsys.readouterr().err
+    assert checkpoints.steps(directory)[-1] == 4
+    assert not (directory / "manifest.json").exists()
+    assert run(rolling(directory, Source([5, 7, 14]))) == 0
+    assert_same(directory, uninterrupted)
+    assert losses(directory) == losses(uninterrupted)
+    assert record(directory) == record(uninterrupted)
+
+
+def test_nothing_is_prepared_again(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+    counted = []
+    plain = telemetry.model_flops
+    monkeypatch.setattr(telemetry, "model_flops", lambda *a: counted.append(1) or plain(*a))
+    assert run(rolling(tmp_path / "run", Source([5, 7]))) == 0
+    assert len(record(tmp_path / "run")) == 2 and len(counted) == 1
 
 
 def test_farther_back(tmp_path: pathlib.Path) -> None:

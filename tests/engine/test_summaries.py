@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run shows: grids as files, everything in TensorBoard, alarms in the log."""
 
+import json
+import os
 import pathlib
 from typing import Any
 
@@ -10,10 +12,11 @@ import fake_training
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
+from tensorboard.util import tensor_util
 
 from parti.data import images
-from parti.engine import experiments, summaries, train
+from parti.engine import experiments, metrics_log, summaries, train
 from parti.models import base
 
 
@@ -67,3 +70,36 @@ def test_a_training_writes_pictures_histograms_and_scalars(
     assert {"first", "weights", "shades", "loss"} <= tags
     assert [event.step for event in events.Tensors("shades")] == [2, 4]
     assert "bell_alarm at 50% of the steps up to 2" in capsys.readouterr().err
+
+
+def test_what_a_run_lost_is_dropped(tmp_path: pathlib.Path) -> None:
+    """Steps 4 and 5 of a run that was cut off after a checkpoint of step 3."""
+    for start, value in ((0, 1.0), (3, 2.0)):
+        log = metrics_log.MetricsLog(tmp_path, start)
+        writer = summaries.Writer(str(tmp_path), tensorboard=True, start=start)
+        for step in range(start + 1, 6 if start == 0 else 5):
+            log.write(step, "train", {"loss": value})
+            writer.write(step, "train", {"loss": value})
+        writer.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    want = [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+    assert [(row["step"], row["loss"]) for row in rows] == want
+    events = plugin_event_accumulator.EventAccumulator(str(tmp_path / "train")).Reload()
+    shown = [
+        (e.step, float(tensor_util.make_ndarray(e.tensor_proto))) for e in events.Tensors("loss")
+    ]
+    assert shown == want
+
+
+def test_the_log_is_never_half_there(tmp_path: pathlib.Path) -> None:
+    """Cut while it is read, or killed meanwhile: whoever holds the old file has the whole of it."""
+    log = metrics_log.MetricsLog(tmp_path, 0)
+    for step in (1, 2):
+        log.write(step, "train", {"loss": 1.0})
+    os.link(tmp_path / "metrics.jsonl", tmp_path / "old")
+    before = (tmp_path / "old").read_text()
+    again = metrics_log.MetricsLog(tmp_path, 1)
+    assert (tmp_path / "old").read_text() == before
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    assert again.has(1, "train") and not again.has(2, "train")
+    assert again.last == {"train/loss": 1.0}

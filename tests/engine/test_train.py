@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 
+from parti import cli
 from parti.engine import (
     checkpoints,
     datasets,
@@ -27,6 +28,7 @@ from parti.engine import (
     optimizers,
     run_data,
     run_directory,
+    samples,
     train,
 )
 from parti.engine import program as programs
@@ -286,6 +288,115 @@ def test_a_loss_that_is_a_sum_is_refused(tmp_path: pathlib.Path) -> None:
         run(make(tmp_path / "run", model=Sum()))
 
 
+def files(directory: pathlib.Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def without_validation(directory: pathlib.Path) -> Any:
+    """Returns a source that has no validation split."""
+    plain = fake_training.source()
+
+    class Source:
+        def open(self, split: str, batch_size: int, seed: int, model: Any) -> datasets.Batches:
+            if split == datasets.VALIDATION:
+                raise ValueError("no validation split")
+            return plain.open(split, batch_size, seed, model)
+
+    return Source()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"best_metric": "lss", "checkpoint_period": 5}, "BEST_METRIC 'lss' is no validation"),
+        ({"samples": samples.Samples(("a star",), "tokenizer", "v.model")}, "Regressor is none"),
+        ({"data_source": without_validation}, "no validation split"),
+        ({"mesh_shape": (3, 1)}, "asks for 3 devices"),
+    ],
+)
+def test_a_refused_command_changes_nothing(
+    straight: pathlib.Path, tmp_path: pathlib.Path, changes: Any, message: str, overwrite: bool
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(straight, directory)
+    before = files(directory)
+    if callable(source := changes.get("data_source")):
+        changes = {"data_source": source(directory)}
+    experiment = make(directory, train_steps=20, **changes)
+    with pytest.raises(ValueError, match=message):
+        run(experiment, overwrite=overwrite)
+    assert files(directory) == before
+    with pytest.raises(ValueError, match=message):
+        train.dry_run(experiment)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 16}, "BATCH_SIZE was 8 when .* now it is 16, .* set it back, or choose"),
+        ({"data_seed": 1}, "DATA_SEED was 0 when"),
+        (
+            {"config": "MIXTURE_OR_TASK_NAME = 'b'\n"},
+            "MIXTURE_OR_TASK_NAME was 'a' when .* now it is 'b'",
+        ),
+    ],
+)
+def test_another_order_of_the_data_is_refused(
+    tmp_path: pathlib.Path, changes: Any, message: str
+) -> None:
+    first = make(tmp_path / "run", train_steps=2, config="MIXTURE_OR_TASK_NAME = 'a'\n")
+    assert run(first) == 0
+    before = files(tmp_path / "run")
+    longer = dataclasses.replace(first, train_steps=4)
+    with pytest.raises(ValueError, match=message):
+        run(dataclasses.replace(longer, **changes))
+    assert files(tmp_path / "run") == before
+    assert run(longer) == 0
+
+
+def test_a_file_that_fails_in_the_midst_is_no_bad_usage(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(self: Any) -> Any:
+        if self._taken == 6:
+            raise OSError(5, "Input/output error", "train-00003")
+        return plain(self)
+
+    (tmp_path / "toy.gin").write_text(GIN)
+    flags = [f"--gin_file={tmp_path / 'toy.gin'}", f"--gin.MODEL_DIR='{tmp_path / 'run'}'"]
+    plain = datasets.ArrayDataset.__next__
+    monkeypatch.setattr(datasets.ArrayDataset, "__next__", fail)
+    assert cli.main(["train", *flags]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "TrainingFailedError: [Errno 5] Input/output error: 'train-00003'. The same" in last
+    assert "goes on from checkpoint_4 of" in last
+    assert cli.main(["train", *flags, "--gin.BATCH_SIZE=16"]) == 2
+
+
+def test_what_a_signal_leaves_out_is_done_at_the_next_start(
+    straight: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "run"
+    source = fake_training.signalling_source(signal.SIGTERM, at=9)
+    assert run(make(directory, data_source=source)) == 128 + signal.SIGTERM
+    assert checkpoints.steps(directory)[-1] == 10
+    assert [r["step"] for r in log(directory, "validation")] == [5]
+    assert run(make(directory)) == 0
+    for split in ("train", "validation"):
+        pairs = zip(log(directory, split), log(straight, split), strict=True)
+        assert all(one["loss"] == other["loss"] for one, other in pairs)
+    metrics = [
+        json.loads((d / "manifest.json").read_text())["metrics"] for d in (directory, straight)
+    ]
+    assert metrics[0]["validation/loss"] == metrics[1]["validation/loss"]
+    assert metrics[0]["train/loss"] == metrics[1]["train/loss"]
+
+
 def test_mesh_does_not_change_the_losses(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
     experiment = make(tmp_path / "run", mesh_shape=(4, 2))
     assert train.train(experiment) == 0
@@ -387,11 +498,12 @@ def test_checkpoint_without_data_position(tmp_path: pathlib.Path) -> None:
         ({"batch_size": 4, "mesh_shape": (8, 1)}, "4 does not divide by 8"),
         ({"num_microbatches": 2, "mesh_shape": (8, 1)}, "4 does not divide by 8"),
         ({"logical_axis_rules": [("batch", "rows")]}, "puts 'batch' on 'rows'"),
+        ({"model_dir": "gs://bucket/run"}, "MODEL_DIR 'gs://bucket/run' is an address"),
     ],
 )
 def test_misfits_are_refused_first(tmp_path: pathlib.Path, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        train.train(make(tmp_path / "run", **changes))
+        train.train(dataclasses.replace(make(tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
 
 

@@ -12,7 +12,7 @@ import fake_training
 import pytest
 from test_train import make, run
 
-from parti.engine import datasets, watchdog
+from parti.engine import datasets, run_directory, train, watchdog
 
 
 def hang(seconds: float) -> None:
@@ -95,6 +95,57 @@ def test_a_training_that_waits_for_its_data_says_so(
     text = capsys.readouterr().err
     assert "after step 6, while reading data (WATCHDOG_SECONDS is 0.7)" in text
     assert "Thread prefetch:" in text and "in hang" in text
+
+
+class _SlowValidation(datasets.ArrayDataset):
+    def __next__(self) -> datasets.Batch:
+        hang(0.4)
+        return super().__next__()
+
+
+class SlowSource:
+    """Opens the training data, and reads each validation batch, after a while."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
+
+    def open(self, split: str, batch_size: int, seed: int, model: Any) -> datasets.Batches:
+        plain = fake_training.source()
+        if split == datasets.TRAIN:
+            hang(self._seconds)
+            return plain.open(split, batch_size, seed, model)
+        return _SlowValidation(plain.validation, batch_size, seed, shuffle=False)
+
+
+def test_a_long_evaluation_that_goes_on_is_no_stall(
+    tmp_path: pathlib.Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(watchdog, "FIRST_TIME_SECONDS", 60.0)
+    settings = {"data_source": SlowSource(), "train_steps": 4, "eval_period": 2, "eval_steps": 5}
+    assert run(make(tmp_path / "run", watchdog_seconds=1.5, **settings)) == 0
+    assert "no progress" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", [watchdog.OPENING, watchdog.RESTORING, watchdog.FINISHING])
+def test_what_lies_before_and_after_the_steps_is_watched(
+    stage: str, tmp_path: pathlib.Path, capsys: Any, monkeypatch: Any
+) -> None:
+    def slow(function: Any) -> Any:
+        def slowed(*args: Any) -> Any:
+            hang(1.5)
+            return function(*args)
+
+        return slowed
+
+    if stage == watchdog.RESTORING:
+        monkeypatch.setattr(train, "restore_or_init", slow(train.restore_or_init))
+    if stage == watchdog.FINISHING:
+        monkeypatch.setattr(run_directory, "finish", slow(run_directory.finish))
+    monkeypatch.setattr(watchdog, "FIRST_TIME_SECONDS", 0.0)
+    source = SlowSource(1.5 if stage == watchdog.OPENING else 0.0)
+    settings = {"data_source": source, "train_steps": 1, "eval_period": 0}
+    assert run(make(tmp_path / "run", watchdog_seconds=0.7, **settings)) == 0
+    assert f"while {stage} (WATCHDOG_SECONDS is 0.7)" in capsys.readouterr().err
 
 
 def test_a_negative_time_is_refused(tmp_path: pathlib.Path) -> None:
