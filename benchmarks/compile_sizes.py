@@ -33,8 +33,9 @@ ROWS = {
     ],
 }
 COLUMNS = (
-    "row | topology | mesh | batch | parameters, optimizer | gradients | activations, temporaries | "
-    "total | fits | FLOPs (computed again or idly) | peak-rate step | collectives of a chip | compile, CPU"
+    "row | topology | mesh | batch | parameters, optimizer | gradients | "
+    "activations, temporaries | total | fits | FLOPs (computed again or idly) | "
+    "peak-rate step | collectives of a chip | compile, CPU"
 )
 GIB = 2**30
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Token shards and a vocabulary of made-up captions and codes, for benchmarks of what reads them."""
+"""Token shards and a vocabulary of made-up captions and codes, for benchmarks."""
 
 import pathlib
 

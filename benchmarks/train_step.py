@@ -9,7 +9,8 @@ In turns, in one process, the same model, optimizer, batch size and devices:
 - `bare`: the same compiled step called again and again on one batch that lies on the device;
 - `t5x`: T5X's trainer on the same batches, read by the same task, where T5X is installed
   (docs/t5x.md).
-A turn is a number of steps; the best turn of each counts. Utilisation is model FLOPs
+A turn is a number of steps. Each turn of the loop is compared with the turns of the others right
+after it; the quartiles of these ratios are given. Utilisation is model FLOPs
 (`engine/flops.py`) over the rate of a large matrix product of the model's type in the same run.
 """
 
@@ -20,10 +21,12 @@ import json
 import os
 import pathlib
 import platform
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import unittest.mock
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -31,7 +34,7 @@ import jax.numpy as jnp
 import made_up_tokens
 import matrix_product
 
-from parti.engine import datasets, experiments, flops, train
+from parti.engine import datasets, experiments, flops, loop, train
 from parti.engine import program as programs
 
 NUM_RECORDS, NUM_SHARDS = 4096, 4
@@ -48,7 +51,7 @@ def load(flags: argparse.Namespace, folder: pathlib.Path) -> experiments.Experim
         "CHECKPOINT_PERIOD": 10**9,
         "TENSORBOARD": False,
         "LOG_PERIOD": flags.steps,
-        "TRAIN_STEPS": flags.steps * flags.turns + 1,
+        "TRAIN_STEPS": flags.steps * (flags.turns + 1),
         "WARMUP_STEPS": 1,
     }
     bindings = [f"{name}={value}" for name, value in settings.items()]
@@ -60,15 +63,50 @@ def load(flags: argparse.Namespace, folder: pathlib.Path) -> experiments.Experim
     return experiments.load_experiment([file], [*bindings, *flags.set])
 
 
-def run_loop(experiment: experiments.Experiment) -> tuple[float, float]:
-    """Returns seconds per step and the share of them spent waiting for data, of the best log."""
-    code = train.train(experiment, overwrite=True, devices=jax.devices()[:1])
-    assert code == 0, code
+class Turns:
+    """Runs `parti train`, and after each of its logs a turn of every other loop.
+
+    So the turns that are compared are neighbours in time, on a machine whose speed changes.
+
+    Attributes:
+      seconds: loop -> seconds per step of each turn.
+    """
+
+    def __init__(self, others: Mapping[str, Callable[[int], float]], steps: int) -> None:
+        """Takes the other loops and the number of steps of a turn."""
+        self.seconds: dict[str, list[float]] = {name: [] for name in ("loop", *others)}
+        self._others, self._steps = others, steps
+        self._began: float | None = None  # The first turn compiles.
+        self._write_log = loop.Loop._write_log
+
+    def run(self, experiment: experiments.Experiment) -> None:
+        """Trains from the beginning."""
+
+        def logged(training: loop.Loop, step: int) -> None:
+            self._write_log(training, step)
+            if self._began is not None and step % self._steps == 0:
+                self.seconds["loop"].append((time.perf_counter() - self._began) / self._steps)
+                for name, turn in self._others.items():
+                    self.seconds[name].append(turn(self._steps))
+            training._telemetry.restart()
+            self._began = time.perf_counter()
+
+        with unittest.mock.patch.object(loop.Loop, "_write_log", logged):
+            code = train.train(experiment, overwrite=True, devices=jax.devices()[:1])
+        assert code == 0, code
+
+    def over(self, other: str) -> dict[str, float]:
+        """Returns the quartiles of the loop's time over that of the next turn of another."""
+        pairs = zip(self.seconds["loop"], self.seconds[other], strict=True)
+        quarters = statistics.quantiles([mine / theirs for mine, theirs in pairs], n=4)
+        return dict(zip(("quarter", "median", "three_quarters"), (round(q, 4) for q in quarters)))
+
+
+def waiting_share(experiment: experiments.Experiment) -> float:
+    """Returns the median share of the loop's time that it waited for data."""
     lines = pathlib.Path(experiment.model_dir, "metrics.jsonl").read_text().splitlines()
-    logs = [row for row in map(json.loads, lines) if "step_seconds" in row]
-    # The last log may be of a single step.
-    best = min(logs[: len(logs) - 1] or logs, key=lambda row: row["step_seconds"])
-    return best["step_seconds"], best["data_wait_share"]
+    shares = [row["data_wait_share"] for row in map(json.loads, lines) if "data_wait_share" in row]
+    return statistics.median(shares)
 
 
 def open_batches(experiment: experiments.Experiment) -> datasets.Batches:
@@ -144,30 +182,27 @@ def t5x_turns(experiment: experiments.Experiment) -> Callable[[int], float]:
 def measure(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, object]:
     """Returns the line."""
     experiment = load(flags, folder)
-    turns = {"bare": bare_turns(experiment)}
+    others = {"bare": bare_turns(experiment)}
     if importlib.util.find_spec("t5x"):
-        turns["t5x"] = t5x_turns(experiment)
-    best = dict.fromkeys(turns, float("inf"))
-    loop, wait = float("inf"), 0.0
-    for _ in range(flags.rounds):
-        seconds, share = run_loop(experiment)
-        loop, wait = min((loop, wait), (seconds, share))
-        for name, turn in turns.items():
-            best[name] = min(best[name], *(turn(flags.steps) for _ in range(flags.turns)))
+        others["t5x"] = t5x_turns(experiment)
+    turns = Turns(others, flags.steps)
+    turns.run(experiment)
+    seconds = statistics.median(turns.seconds["loop"])
     spec = open_batches(experiment).element_spec
     rate = matrix_product.rate(experiment.model.config.dtype)
     operations = flops.train_step(experiment.model, spec)
     return {
         "figure": f"training step, {flags.experiment}",
-        "value": round(loop, 5),
+        "value": round(seconds, 5),
         "unit": "seconds/step",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
         "batch_size": experiment.batch_size,
-        "over_bare_loop": round(loop / best["bare"], 4),
-        "over_t5x": round(loop / best["t5x"], 4) if "t5x" in best else None,
-        "data_wait_share": round(wait, 4),
+        "turns": f"{len(turns.seconds['loop'])} of {flags.steps} steps",
+        "over_bare_loop": turns.over("bare"),
+        "over_t5x": turns.over("t5x") if "t5x" in others else None,
+        "data_wait_share": round(waiting_share(experiment), 4),
         "model_gflops": round(operations / 1e9, 2),
-        "utilisation_of_matmul_rate": round(operations / loop / rate, 3),
+        "utilisation_of_matmul_rate": round(operations / seconds / rate, 3),
         "settings": flags.set,
     }
 
@@ -176,9 +211,8 @@ def main() -> int:
     """Measures; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiment", default="text_to_image_tiny")
-    parser.add_argument("--steps", type=int, default=50, help="of a turn")
-    parser.add_argument("--turns", type=int, default=4, help="of a round")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10, help="of a turn")
+    parser.add_argument("--turns", type=int, default=20, help="at least 2")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a gin binding"
     )

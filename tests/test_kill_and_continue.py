@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import pytest
 import tiny_models
 
-from parti.engine import bundles
+from parti.engine import bundles, checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -150,14 +150,27 @@ def test_a_killed_training_ends_with_the_same_parameters(
 def test_a_training_killed_twenty_times_ends_with_the_same_parameters(
     made: dict[str, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:
-    """At random moments: while it compiles, steps, evaluates or saves."""
+    """At random moments: while it starts, restores, compiles, steps, evaluates or saves."""
     rng = random.Random(0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    numbers = {"TRAIN_STEPS": 600, "CHECKPOINT_PERIOD": 4, "EVAL_PERIOD": 50}
+    numbers = {"TRAIN_STEPS": 800, "CHECKPOINT_PERIOD": 4, "EVAL_PERIOD": 40}
     run(training(whole, made["pairs"], **numbers), tmp_path / "whole.progress")
     command = training(killed, made["pairs"], **numbers)
+    seconds_to_step, began_at = 0.0, []
     for life in range(20):
         progress = tmp_path / f"life-{life}.progress"
-        kill_in_the_middle(command, progress, 0, rng.uniform(0.0, 16.0))
+        began_at.append(max(checkpoints.steps(killed), default=0))
+        if life % 4 == 3:
+            process = parti(command, progress)
+            time.sleep(rng.uniform(0.0, seconds_to_step))
+            process.kill()
+            assert process.wait(TIMEOUT) == -9
+            continue
+        begin = time.monotonic()
+        steps = rng.randint(1, 30)
+        kill_in_the_middle(command, progress, began_at[-1] + steps, rng.uniform(0.0, 0.5))
+        seconds_to_step = max(seconds_to_step, time.monotonic() - begin)
+    assert len(set(began_at)) >= 10, f"too few lives saved a checkpoint: {began_at}"
+    assert any(a == b for a, b in zip(began_at, began_at[1:])), "none died before it saved"
     run(command, tmp_path / "last.progress")
     assert_same_training(whole, killed)
