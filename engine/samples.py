@@ -9,7 +9,7 @@ reads the parameters, changes nothing and uses no random number of the training.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,8 @@ from parti.models import base
 from parti.models.text_to_image import sampling
 
 NAME = "samples"
+# How many are drawn at once, if a prompt has no more of them.
+_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,24 +106,45 @@ class Sampler:
 
         self._sample = jax.jit(sample, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
-    def draw(self, params: Any) -> np.ndarray | None:
+    def draw(
+        self, params: Any, after_batch: Callable[[], None] = lambda: None
+    ) -> np.ndarray | None:
         """Returns [prompts, samples, image_size, image_size, 3] in [-1, 1].
 
         Every process of a training calls it; the first one decodes, the others get None.
-        """
-        # A few rows do not divide over a mesh; the parameters stay divided as they are.
-        with nn.logical_axis_rules(()):
-            tokens = np.asarray(self._sample(params, self._text_tokens, self._keys))
-            if not processes.is_first():
-                return None
-            rows = tokens.reshape(-1, tokens.shape[-1])
-            with jax.set_mesh(self._here):
-                pictures = jax.device_get(self._decode(self._variables, rows))
-        return pictures.reshape(*tokens.shape[:2], *pictures.shape[1:])
 
-    def show(self, step: int, params: Any, writer: summaries.Writer) -> None:
+        Args:
+          params: of the model, divided as they are in training.
+          after_batch: called when the pictures of a few prompts are done.
+        """
+        num_samples = self._keys.shape[1]
+        size = min(len(self.texts), max(_AT_ONCE // num_samples, 1))
+        pictures = []
+        for start in range(0, len(self.texts), size):
+            batch = (self._text_tokens, self._keys)
+            text, keys = (predict.pad_rows(rows[start : start + size], size) for rows in batch)
+            # A few rows do not divide over a mesh; the parameters stay divided as they are.
+            with nn.logical_axis_rules(()):
+                tokens = np.asarray(self._sample(params, text, keys))
+                if processes.is_first():
+                    with jax.set_mesh(self._here):
+                        rows = tokens.reshape(-1, tokens.shape[-1])
+                        pictures.append(jax.device_get(self._decode(self._variables, rows)))
+            after_batch()
+        if not pictures:
+            return None
+        shape = pictures[0].shape[1:]
+        return np.concatenate(pictures).reshape(-1, num_samples, *shape)[: len(self.texts)]
+
+    def show(
+        self,
+        step: int,
+        params: Any,
+        writer: summaries.Writer,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> None:
         """Draws and writes the grid of a step."""
-        pictures = self.draw(params)
+        pictures = self.draw(params, after_batch)
         if pictures is not None:
             grid = base.Summaries(pictures={NAME: jnp.asarray(pictures)})
             writer.show(step, datasets.VALIDATION, grid)

@@ -83,7 +83,7 @@ class Validation:
         """Draws the samples."""
         if sampler := self._training.sampler:
             with self._dog.stage(watchdog.SAMPLING):
-                sampler.show(step, state.params, self._log.writer)
+                sampler.show(step, state.params, self._log.writer, self._dog.alive)
 
     def _at(self, step: int, period: int) -> bool:
         last = step == self._training.experiment.train_steps

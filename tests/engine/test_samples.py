@@ -94,6 +94,22 @@ def test_divided_parameters_draw_what_generation_draws(bundle: pathlib.Path) -> 
     np.testing.assert_allclose(got.reshape(want.shape), want, atol=1e-4)
 
 
+def test_a_few_at_a_time_are_the_same(bundle: pathlib.Path, monkeypatch: Any) -> None:
+    params = {"dense": {"kernel": jnp.ones((4, 8)), "bias": jnp.linspace(0, 1, 8)}}
+    mesh = meshes.make_mesh()
+    prompts = dataclasses.replace(drawn(bundle, num_samples=2), prompts=("a", "b", "c"))
+    sampler = samples.Sampler(prompts, Drawing(), "", mesh)
+    counted: list[int] = []
+    with jax.set_mesh(mesh):
+        whole = sampler.draw(params, lambda: counted.append(1))
+        assert len(counted) == 1
+        monkeypatch.setattr(samples, "_AT_ONCE", 4)  # Two prompts, then one.
+        parts = sampler.draw(params, lambda: counted.append(1))
+    assert len(counted) == 1 + 2
+    assert whole is not None and whole.shape == (3, 2, 16, 16, 3)
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+
+
 def test_what_does_not_fit_is_refused(bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
     mesh = meshes.make_mesh()
 
