@@ -83,20 +83,23 @@ def prepare(
         sampler = None
         if drawn := experiment.samples:
             sampler = samples.Sampler(drawn, experiment.model, experiment.config, program.mesh)
-        measures = None
-        if experiment.eval_period and task_metrics.have_metrics(experiment.data_source):
-            num_examples = experiment.eval_steps * experiment.batch_size
-            measures = task_metrics.TaskMetrics(
-                experiment.data_source,
-                experiment.model,
-                program,
-                experiment.batch_size,
-                num_examples,
-            )
-        elif experiment.best_metric:
+        measures = _task_metrics(experiment, program)
+        if experiment.best_metric and not measures:
             with program.context():
                 evaluate.check_metric(experiment.best_metric, program)
     return Training(experiment, program, batches, open_split, sampler, measures)
+
+
+def _task_metrics(
+    experiment: experiments.Experiment, program: programs.Program
+) -> task_metrics.TaskMetrics | None:
+    source = experiment.data_source
+    if not experiment.eval_period or not task_metrics.have_metrics(source):
+        return None
+    num_examples = experiment.eval_steps * experiment.batch_size
+    return task_metrics.TaskMetrics(
+        source, experiment.model, program, experiment.batch_size, num_examples
+    )
 
 
 def initial_values(experiment: experiments.Experiment, program: programs.Program) -> dict[str, Any]:

@@ -8,7 +8,7 @@ example counts once, in its order, however many batches it takes.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from parti.engine.train_state import TrainState
 Outputs = list[tuple[int, Any]]
 
 
-def have_metrics(source: datasets.Source) -> bool:
+def have_metrics(source: datasets.Source) -> TypeGuard[datasets.SeqioSource]:
     """Returns whether the validation split of a data source has such metrics."""
     if not isinstance(source, datasets.SeqioSource):
         return False

@@ -96,7 +96,11 @@ def train(
         processes.wait_for_all("directory is ours")
         store = checkpoints.Store(experiment.model_dir, experiment.retention)
         try:
-            with training.program.context(), signals.stop_request() as request:
+            with (
+                training.program.context(),
+                signals.stop_request() as request,
+                processes.ending_if_one_is_lost(),  # Before the store waits for the others.
+            ):
                 code = _to_the_end(training, store, request, dog, given)
         except BaseException:
             with contextlib.suppress(Exception):  # What failed first is what is told.
