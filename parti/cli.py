@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `parti` command: a sub-command per stage, each imported only when it is chosen.
 
-Exit codes: 0 done, 1 failed while running, 2 bad usage or bad input, 130 interrupted.
+Exit codes: 0 done, 1 failed while running, 2 bad usage or bad input, 130 interrupted; of a training
+also 143 after SIGTERM, 75 after a stall (docs/training.md).
 """
 
 import difflib

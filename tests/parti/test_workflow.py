@@ -340,3 +340,18 @@ def test_a_mistake_on_the_command_line_is_one_line(
     for flag in ("--dry_run", "--dry-run", "-n"):
         with pytest.raises(NotADirectoryError, match="is a file; it must be a folder"):
             demo.workflow(["scenes-tiny", "--workdir", str(file), flag])
+
+
+def test_a_stage_that_was_stopped_has_not_failed(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / ".stages").mkdir()
+    for name, state in (("tokenizer", "stopped"), ("generator", "failed"), ("pairs", "done")):
+        record = {"name": name, "state": state, "updated": 2.0}
+        (tmp_path / ".stages" / f"{name}.json").write_text(json.dumps(record))
+    demo._print_failure(tmp_path, 1.0, tmp_path / "log", "parti demo")
+    titles = [line for line in capsys.readouterr().err.splitlines() if "; the end of" in line]
+    assert [title.split(";")[0] for title in titles] == [
+        "generator failed",
+        "tokenizer was stopped",
+    ]
