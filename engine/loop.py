@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import jax
 
 from parti.engine import (
+    checkpoint_store,
     checkpoints,
     datasets,
     evaluate,
@@ -41,7 +42,7 @@ class Loop:
     def __init__(
         self,
         training: preparation.Training,
-        store: checkpoints.Store,
+        store: checkpoint_store.Store,
         record: not_finite.Record,
         request: signals.StopRequest,
         dog: watchdog.Watchdog,

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from parti.engine import checkpoints, processes
+from parti.engine import checkpoint_store, checkpoints, processes
 
 STOP, SKIP, ROLL_BACK = "stop", "skip", "rollback"
 POLICIES = (STOP, SKIP, ROLL_BACK)
@@ -139,7 +139,7 @@ class Record:
 class Watch:
     """Reads the metrics of finished steps: counts those skipped, ends what cannot go on."""
 
-    def __init__(self, experiment: Any, store: checkpoints.Store, record: Record) -> None:
+    def __init__(self, experiment: Any, store: checkpoint_store.Store, record: Record) -> None:
         """Takes an `experiments.Experiment` for its settings."""
         self._experiment, self._store, self._record = experiment, store, record
 
@@ -165,9 +165,9 @@ class Watch:
                 self._roll_back(step, others)
             else:
                 raise NotFiniteError(
-                    f"{_describe(step, others)}; {self._last_good()}. Lower LEARNING_RATE, change "
-                    "DATA_SEED or set NAN_POLICY = 'skip' or 'rollback', then run again: it goes "
-                    "on from there"
+                    f"{_describe(step, others)}; {self._last_good()}. Set NAN_POLICY = 'skip' or "
+                    "'rollback' to get past these data, or lower LEARNING_RATE, then run again: it "
+                    "goes on from there"
                 )
         return kept
 

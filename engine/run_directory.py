@@ -60,7 +60,7 @@ _LEFTOVERS = (
     MANIFEST,
     f"{CONFIG}.tmp",
     f"{checkpoints.STEP_PREFIX}_*",
-    f"damaged-{checkpoints.STEP_PREFIX}_*",
+    f"{checkpoints.DAMAGED_PREFIX}{checkpoints.STEP_PREFIX}_*",
 )
 # A finished training stays finished whatever these say.
 _IMMATERIAL = (
@@ -183,7 +183,7 @@ def clear(experiment: experiments.Experiment) -> None:
     check_ours(experiment)
     manifest, *others = (folder / name for name in _OWN)
     saved = [checkpoints.step_path(folder, step) for step in checkpoints.steps(folder)]
-    saved += sorted(folder.glob(f"damaged-{checkpoints.STEP_PREFIX}_*"))
+    saved += sorted(folder.glob(f"{checkpoints.DAMAGED_PREFIX}{checkpoints.STEP_PREFIX}_*"))
     for path in (manifest, *saved, *others):
         if path.is_dir():
             shutil.rmtree(path)
@@ -194,7 +194,8 @@ def clear(experiment: experiments.Experiment) -> None:
 def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metrics: Any) -> None:
     """Writes the manifest, last; its fingerprint is that of the exported parameters."""
     folder = pathlib.Path(experiment.model_dir)
-    params, mutables, step = checkpoints.load_params(folder)
+    # This run has just written it, or compared it with its checksums when it began.
+    params, mutables, step = checkpoints.load_params(folder, verify=False)
     record = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,

@@ -304,8 +304,9 @@ class StopAtNotFinite(trainer.BaseAction):
             if not np.isfinite(list(values.values())).all():
                 raise not_finite.NotFiniteError(
                     f"not finite at one of the steps up to {int(train_state.step)}: {values}; the "
-                    "checkpoints in MODEL_DIR are good. Lower LEARNING_RATE or change DATA_SEED, "
-                    "then run again: it goes on from the last one"
+                    "checkpoints in MODEL_DIR are good. Go on from the last one with `parti train` "
+                    "and NAN_POLICY = 'skip' or 'rollback' to get past these data, or lower "
+                    "LEARNING_RATE and run again"
                 )
         return False
 

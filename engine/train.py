@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from parti.engine import (
+    checkpoint_store,
     checkpoints,
     datasets,
     experiments,
@@ -94,7 +95,7 @@ def train(
         if overwrite and processes.is_first():
             run_directory.clear(experiment)
         processes.wait_for_all("directory is ours")
-        store = checkpoints.Store(experiment.model_dir, experiment.retention)
+        store = checkpoint_store.Store(experiment.model_dir, experiment.retention)
         try:
             with (
                 training.program.context(),
@@ -135,7 +136,7 @@ def _is_to_train(experiment: experiments.Experiment, overwrite: bool) -> bool:
 
 def _to_the_end(
     training: preparation.Training,
-    store: checkpoints.Store,
+    store: checkpoint_store.Store,
     request: signals.StopRequest,
     dog: watchdog.Watchdog,
     given: Mapping[str, Any],
@@ -165,6 +166,8 @@ def _to_the_end(
                 pass  # Out of here, so that nothing holds the state that is left behind.
             state, start, record = _restore(training, store, dog, {})
     except (OSError, ValueError) as error:
+        with contextlib.suppress(Exception):
+            store.wait()  # The newest checkpoint may not have its name yet.
         steps = checkpoints.steps(experiment.model_dir)
         where = f"goes on from checkpoint_{steps[-1]}" if steps else "begins again"
         raise TrainingFailedError(
@@ -174,7 +177,7 @@ def _to_the_end(
 
 def _restore(
     training: preparation.Training,
-    store: checkpoints.Store,
+    store: checkpoint_store.Store,
     dog: watchdog.Watchdog,
     given: Mapping[str, Any],
 ) -> tuple[train_states.TrainState, int, not_finite.Record]:
@@ -193,7 +196,7 @@ def _restore(
 def restore_or_init(
     experiment: experiments.Experiment,
     program: programs.Program,
-    store: checkpoints.Store,
+    store: checkpoint_store.Store,
     batches: datasets.Batches,
     given: Mapping[str, Any],
 ) -> tuple[train_states.TrainState, int]:

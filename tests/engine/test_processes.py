@@ -20,7 +20,7 @@ import pytest
 import train_process
 from train_process import Settings
 
-from parti.engine import checkpoints, processes, run_data, train
+from parti.engine import checkpoints, checksums, processes, run_data, train
 
 WORKER = pathlib.Path(train_process.__file__)
 TIMEOUT = 150.0
@@ -145,6 +145,25 @@ def test_a_killed_process_ends_the_others_and_the_same_command_goes_on(reference
     assert codes == [0, 0], printed
     assert f"going on from step {saved}" in printed[0]
     assert_same(tmp_path / "run", reference)
+
+
+def test_processes_roll_back_together(tmp_path) -> None:
+    """The second comes late, when the first may already have deleted what they go back over."""
+    settings = Settings(str(tmp_path / "run"), bad_batch=9)
+    codes, printed = wait(start(settings, 2, {"late_seconds": 1.0}))
+    assert codes == [0, 0], printed
+    assert "back to checkpoint_4, past the data up to here" in printed[0]
+    one = train_process.experiment(dataclasses.replace(settings, directory=str(tmp_path / "one")))
+    assert train.train(one, devices=jax.devices()[:4]) == 0
+    assert_same(tmp_path / "run", tmp_path / "one")
+    records = [(tmp_path / name / "not_finite.jsonl").read_text() for name in ("run", "one")]
+    assert records[0] == records[1] != ""
+    folder = checkpoints.find(tmp_path / "run")
+    checksums.verify(folder)
+    assert list(folder.rglob("checksums.json")) == [folder / "checksums.json"]
+    sums = json.loads((folder / "checksums.json").read_text())
+    for i in (0, 1):
+        assert f"state/ocdbt.process_{i}/manifest.ocdbt" in sums, "each process writes its parts"
 
 
 @pytest.mark.parametrize(

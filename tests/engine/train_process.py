@@ -13,8 +13,9 @@ sys.path.extend(str(folder) for folder in pathlib.Path(__file__).parents[:3])
 
 import fake_drawing
 import fake_training
+import numpy as np
 
-from parti.engine import datasets, experiments, optimizers, processes, train
+from parti.engine import checkpoint_store, datasets, experiments, optimizers, processes, train
 
 
 @dataclasses.dataclass
@@ -25,6 +26,10 @@ class Settings:
     train_steps: int = 12
     checkpoint_period: int = 4
     batch_seconds: float = 0.0
+    # Of the 30 in an epoch, one with a value that is not a number; then NAN_POLICY is 'rollback'.
+    bad_batch: int | None = None
+    # How long this process takes before it deletes checkpoints.
+    late_seconds: float = 0.0
     coordinator_address: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
@@ -47,11 +52,15 @@ class SlowSource:
     """`fake_training.source()`, each batch after a while."""
 
     seconds: float
+    bad_batch: int | None = None
 
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> datasets.Batches:
-        plain = fake_training.source()
+        plain = fake_training.source(num_train=40 if self.bad_batch is None else 240)
         if split != datasets.TRAIN:
             return plain.open(split, batch_size, seed, model)
+        if self.bad_batch is not None:
+            order = np.random.default_rng((seed, 0)).permutation(240)
+            plain.train["y"][order[self.bad_batch * batch_size]] = np.nan
         return _SlowDataset(plain.train, batch_size, seed, seconds=self.seconds)
 
 
@@ -61,7 +70,7 @@ def experiment(settings: Settings) -> experiments.Experiment:
     return experiments.Experiment(
         model=fake_drawing.DrawingRegressor() if draws else fake_training.Regressor(),
         samples=fake_drawing.drawn(pathlib.Path(settings.bundle)) if draws else None,
-        data_source=SlowSource(settings.batch_seconds),
+        data_source=SlowSource(settings.batch_seconds, settings.bad_batch),
         optimizer=optimizers.adamw(0.05),
         model_dir=settings.directory,
         train_steps=settings.train_steps,
@@ -75,7 +84,18 @@ def experiment(settings: Settings) -> experiments.Experiment:
         ema_decay=0.9,
         tensorboard=False,
         config=settings.config,
+        nan_policy="stop" if settings.bad_batch is None else "rollback",
+        rollback_steps=5,
+        checkpoints_to_keep=4,
     )
+
+
+class _LateStore(checkpoint_store.Store):
+    seconds = 0.0
+
+    def delete_after(self, step: int) -> None:
+        time.sleep(self.seconds)
+        super().delete_after(step)
 
 
 def main() -> int:
@@ -83,6 +103,8 @@ def main() -> int:
     settings = Settings(**json.loads(sys.argv[1]))
     processes.HEARTBEAT_SECONDS = 10
     processes.SHARED_SECONDS = 1.0
+    _LateStore.seconds = settings.late_seconds
+    checkpoint_store.Store = _LateStore  # type: ignore[misc]
     processes.connect(settings.coordinator_address, settings.num_processes, settings.process_id)
     return train.train(experiment(settings))
 

@@ -1,0 +1,95 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Size and crc32 of every file of a checkpoint, so that one that has changed is not trusted.
+
+`checksums.json` is `{path below its folder: [size in bytes, crc32]}`. Each process sums the files
+it wrote, in their folder; the first one puts these together and adds the sums of all other files.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Collection, Mapping
+
+FILE_NAME = "checksums.json"
+
+# Files read at a time. crc32 and reading leave Python's lock to others.
+_NUM_THREADS = min(8, os.cpu_count() or 1)
+_BLOCK_BYTES = 1 << 20
+
+Sums = dict[str, tuple[int, int]]
+
+
+def write(folder: pathlib.Path, without: Collection[str] = ()) -> None:
+    """Writes the checksums of a folder.
+
+    Sums of folders in it are taken over, and their files of sums deleted.
+
+    Args:
+      folder: a checkpoint, or one process's part of it.
+      without: paths, relative to the folder, of files that are still to change.
+    """
+    sums: Sums = {}
+    for part in sorted(folder.glob(f"*/**/{FILE_NAME}")):
+        inside = part.parent.relative_to(folder)
+        sums |= {str(inside / name): pair for name, pair in _read(part.parent).items()}
+        part.unlink()
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    left = sorted(files - sums.keys() - set(without))
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as threads:
+        sums |= dict(zip(left, threads.map(_sum, (folder / name for name in left)), strict=True))
+    temporary = folder / f"{FILE_NAME}.tmp"
+    temporary.write_text(json.dumps(sums, indent=1, sort_keys=True), encoding="utf-8")
+    temporary.rename(folder / FILE_NAME)
+
+
+def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1, below: str = "") -> None:
+    """Compares a checkpoint's files with their checksums; one of T5X has none and passes.
+
+    Args:
+      folder: the checkpoint.
+      part: which share of the files to read, of `num_parts`; their sizes are alike.
+      num_parts: into how many shares they are divided.
+      below: only the files in this folder of it; all by default.
+
+    Raises:
+      ValueError: the size or the content of a file has changed.
+      FileNotFoundError: a file is missing.
+      OSError: a file cannot be read.
+    """
+    try:
+        sums = _read(folder)
+    except FileNotFoundError:
+        return
+    names = [name for name in sums if pathlib.PurePath(name).is_relative_to(below)]
+    names.sort(key=lambda name: (-sums[name][0], name))
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as threads:
+        list(threads.map(lambda name: _compare(folder, name, sums), names[part::num_parts]))
+
+
+def _compare(folder: pathlib.Path, name: str, sums: Mapping[str, tuple[int, int]]) -> None:
+    size, crc32 = sums[name]
+    try:
+        found = (folder / name).stat().st_size
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name} is missing") from error
+    if found != size:
+        raise ValueError(f"{name} has {found} bytes, not {size}")
+    if _sum(folder / name)[1] != crc32:
+        raise ValueError(f"the content of {name} has changed")
+
+
+def _read(folder: pathlib.Path) -> Sums:
+    sums = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    return {name: (int(size), int(crc32)) for name, (size, crc32) in sums.items()}
+
+
+def _sum(path: pathlib.Path) -> tuple[int, int]:
+    """Returns the size of a file in bytes and its crc32."""
+    size, crc32 = 0, 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            size, crc32 = size + len(block), zlib.crc32(block, crc32)
+    return size, crc32
