@@ -86,6 +86,20 @@ def test_skipped_steps_are_counted_and_warned_about(tmp_path: pathlib.Path, caps
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_the_advice_at_a_stop_gets_past_the_bad_step(tmp_path: pathlib.Path, policy: str) -> None:
+    """Another DATA_SEED would not: the position in the data holds their order."""
+    source = fake_training.source(num_train=240)
+    source.train["y"][np.random.default_rng((0, 0)).permutation(240)[4 * 8]] = np.nan
+    settings = {"data_source": source, "checkpoint_period": 2, "log_period": 1}
+    with pytest.raises(not_finite.NotFiniteError) as caught:
+        run(skipping(tmp_path / "run", nan_policy="stop", **settings))
+    assert "checkpoint_4 is the last good one" in str(caught.value)
+    assert "Set NAN_POLICY = 'skip' or 'rollback' to get past these data" in str(caught.value)
+    assert "DATA_SEED" not in str(caught.value)
+    assert run(skipping(tmp_path / "run", nan_policy=policy, **settings)) == 0
+
+
 def test_going_on_equals_one_run(tmp_path: pathlib.Path) -> None:
     assert run(skipping(tmp_path / "straight", 1, 2)) == 0
     assert run(skipping(tmp_path / "parts", 1, 2, train_steps=2)) == 0
