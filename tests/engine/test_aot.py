@@ -104,7 +104,7 @@ def test_advice_names_the_number_of_microbatches_that_fits() -> None:
 
 def test_no_part_of_a_batch_is_advised_where_examples_are_compared() -> None:
     assert any("MICROBATCHES" in line for line in advice(500_000))
-    model = fake_training.Regressor()
+    model = fake_training.Regressor(outputs=256)
     model.compares_examples = True
     assert advice(500_000, model=model) == [hbm.MORE_CHIPS]
 
