@@ -48,6 +48,7 @@ OPTIMIZER = @optimizers.adafactor()
 optimizers.adafactor.learning_rate = %LEARNING_RATE
 EMA_DECAY = 0.9
 MESH_SHAPE = (4, 2)
+NUM_MICROBATCHES = 2
 """
 PIPELINE = """
 from parti.models.text_to_image import network
@@ -59,11 +60,10 @@ NUM_STAGES = 2
 PIPELINE_MICROBATCHES = 2
 REMAT = 'full'
 """
-MICROBATCHES = """
+COCA = """
 from parti.models.coca import network
 network.CocaConfig.num_image_layers = 1
 network.CocaConfig.num_text_layers = 1
-NUM_MICROBATCHES = 2
 """
 SEEDS = "DATA_SEED = 3\nRANDOM_SEED = 5\n"
 TOKENIZER = """
@@ -75,7 +75,7 @@ CHECKPOINTS_TO_KEEP = 1
 TRIED = {
     "text_to_image": ("text_to_image_tiny", ADAFACTOR),
     "pipeline": ("text_to_image_tiny", PIPELINE),
-    "coca": ("coca_tiny", MICROBATCHES),
+    "coca": ("coca_tiny", COCA),
     "tokenizer": ("tokenizer_tiny", TOKENIZER),
     "upsampler": ("wdsr_tiny", SEEDS),
 }
