@@ -367,7 +367,7 @@ def test_a_step_that_is_not_finite_stops_before_it_is_saved(
     run: Run, stages: dict[str, str], tmp_path: pathlib.Path
 ) -> None:
     given = [*SHORT, *bindings("wdsr_tiny", stages, tmp_path)]
-    with pytest.raises(not_finite.NotFiniteError, match="not finite"):
+    with pytest.raises(not_finite.NotFiniteError, match="`parti train` and NAN_POLICY = .skip"):
         run(
             experiment_file("wdsr_tiny"),
             [*given, "optimizers.warmup_cosine.peak = 1e38", "TRAIN_STEPS = 8"],
