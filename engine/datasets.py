@@ -210,33 +210,24 @@ class SeqioSource:
     def _examples(self, split: str, seed: int, model: Any, num_epochs: int | None) -> Any:
         """Returns the `tf.data.Dataset` of a split, through the model's feature converter.
 
-        This is `seqio.get_dataset` without cutting and checking what has its length already: for
-        token shards these calls take longer than all else.
+        The converter cuts what is too long, if anything is: for token shards another call for each
+        example would take longer than all else. T5X must build the same, or neither engine could
+        go on from the other's position (t5x_configs/runs/t5x/train.gin).
         """
         import seqio
 
-        from parti.tasks import feature_converters
-
-        lengths = dict(self.task_feature_lengths)
-
-        def open_task(*, trim: bool) -> Any:
-            return seqio.get_mixture_or_task(self.mixture_or_task_name).get_dataset(
-                lengths,
-                split=split,
-                shuffle=split == TRAIN,
-                num_epochs=num_epochs,
-                shard_info=seqio.ShardInfo(index=0, num_shards=1),
-                use_cached=False,
-                seed=seed,
-                trim_output_features=trim,
-            )
-
-        dataset = open_task(trim=False)
-        is_full = feature_converters.have_full_lengths(dataset, lengths)
-        if not is_full:
-            dataset = open_task(trim=True)
-        converter = model.FEATURE_CONVERTER_CLS(pack=False, apply_length_check=not is_full)
-        return converter(dataset, lengths)
+        return seqio.get_dataset(
+            mixture_or_task_name=self.mixture_or_task_name,
+            task_feature_lengths=dict(self.task_feature_lengths),
+            dataset_split=split,
+            shuffle=split == TRAIN,
+            num_epochs=num_epochs,
+            feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
+            shard_info=seqio.ShardInfo(index=0, num_shards=1),
+            use_cached=False,
+            seed=seed,
+            trim_output_features=False,
+        )
 
     def check_vocabulary(self, model: Any) -> None:
         """Checks that the model has an embedding for each piece of the text vocabulary.

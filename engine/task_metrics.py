@@ -62,7 +62,7 @@ class TaskMetrics:
 
         return seqio.Evaluator(
             self._source.mixture_or_task_name,
-            self._model.FEATURE_CONVERTER_CLS(pack=False, apply_length_check=False),
+            self._model.FEATURE_CONVERTER_CLS(pack=False),
             datasets.VALIDATION,
             sequence_length=dict(self._source.task_feature_lengths),
             num_examples=self._num_examples,

@@ -40,11 +40,8 @@ _IDS = FeatureSpec(dtype=tf.int32)
 _PIXELS = FeatureSpec(dtype=tf.float32, rank=3)
 
 
-def have_full_lengths(dataset: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> bool:
-    """Returns whether each feature is known to have its length, so that nothing is cut or padded.
-
-    The tasks of this package have, if they are given lengths.
-    """
+def _have_full_lengths(dataset: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> bool:
+    """Returns whether each feature is known to have its length, as in the tasks of this package."""
     spec = dataset.element_spec
     return all(
         name in spec and spec[name].shape.rank and spec[name].shape[0] == length
@@ -53,7 +50,11 @@ def have_full_lengths(dataset: tf.data.Dataset, task_feature_lengths: Mapping[st
 
 
 class _RenamingConverter(seqio.FeatureConverter):
-    """Pads the task features and gives them the names of the batch; nothing is packed."""
+    """Gives the task features the names of the batch; nothing is packed.
+
+    What has not its full length is cut or padded. There are no checks of lengths besides: seqio's
+    are two calls for each example.
+    """
 
     # Batch feature -> task feature.
     RENAMED: ClassVar[Mapping[str, str]] = {}
@@ -69,12 +70,13 @@ class _RenamingConverter(seqio.FeatureConverter):
         """
         if pack or use_custom_packing_ops:
             raise ValueError(f"{type(self).__name__} does not pack; set pack=False.")
+        options["apply_length_check"] = False
         super().__init__(pack=False, use_custom_packing_ops=False, **options)
 
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
-        if not have_full_lengths(ds, task_feature_lengths):
+        if not _have_full_lengths(ds, task_feature_lengths):
             ds = self._pack_or_pad(ds, task_feature_lengths)
         return self._map(ds, self._convert)
 

@@ -182,10 +182,11 @@ def test_a_vocabulary_past_the_models_embeddings_is_refused(
             "targets": seqio.Feature(seqio.PassThroughVocabulary(10**6)),
         }
 
-        def get_dataset(self, *_: object, **options: object) -> None:
-            raise Opened
+    def get_dataset(**_: object) -> None:
+        raise Opened
 
-    monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: Task())
+    monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: Task)
+    monkeypatch.setattr(seqio, "get_dataset", get_dataset)
     source = datasets.SeqioSource("task", {"inputs": 8, "targets": 8})
 
     def model(**config: int) -> types.SimpleNamespace:
