@@ -174,14 +174,24 @@ class TfDataset:
         """Reads the iterator's state.
 
         Raises:
-          ValueError: what is there is not the position of one process that reads everything.
+          ValueError: what is there is not the position of one process that reads everything, or
+            of another pipeline.
         """
         if not (path / f"{_POSITION}.index").is_file():
             raise ValueError(
                 f"{path} holds no {_POSITION}: T5X with several processes leaves a position for "
                 "each. Go on with T5X on as many, or start from the parameters (INITIAL)"
             )
-        self._checkpoint.read(str(path / _POSITION)).assert_consumed()
+        import tensorflow as tf
+
+        try:
+            self._checkpoint.read(str(path / _POSITION)).assert_consumed()
+        except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+            raise ValueError(
+                f"{path} is a position in another data pipeline: Parti, seqio or TensorFlow has "
+                "another version than when it was saved. Go on with that one, or start a new "
+                "MODEL_DIR from the parameters with INITIAL"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,16 @@ def test_tf_position(tmp_path: pathlib.Path) -> None:
     assert take(again, 20) == want
 
 
+def test_a_position_of_another_pipeline_is_refused(tmp_path: pathlib.Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    batches = tf_batches()
+    take(batches, 3)
+    batches.save(tmp_path)
+    other = tf.data.Dataset.range(50).map(lambda x: {"x": x}).batch(4).unbatch().batch(4)
+    with pytest.raises(ValueError, match="position in another data pipeline"):
+        datasets.TfDataset(other).restore(tmp_path)
+
+
 def test_positions_of_several_processes_are_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "process_0-of-2").mkdir()
     with pytest.raises(ValueError, match="leaves a position for each"):
