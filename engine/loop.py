@@ -3,7 +3,7 @@
 """The training loop: it sequences steps, logs, evaluations and checkpoints, and computes nothing.
 
 Steps are dispatched without waiting for their results, two in flight; metrics are fetched when they
-are logged. Batches are read ahead in a thread (`datasets.Prefetcher`).
+are logged. Batches are read ahead in a thread (`prefetch.Prefetcher`).
 """
 
 import pathlib
@@ -20,6 +20,7 @@ from parti.engine import (
     evaluate,
     metrics_log,
     not_finite,
+    prefetch,
     preparation,
     processes,
     profiling,
@@ -68,7 +69,7 @@ class Loop:
         if self.experiment.nan_policy == not_finite.ROLL_BACK and start == 0:
             with self._watchdog.stage(watchdog.SAVING):
                 self._save_start(state, batches)
-        prefetcher = datasets.Prefetcher(
+        prefetcher = prefetch.Prefetcher(
             batches, self.program.place, start, self.experiment.train_steps, self._saves_at
         )
         try:
@@ -117,7 +118,7 @@ class Loop:
         )
 
     def _take_steps(
-        self, state: TrainState, step: int, prefetcher: datasets.Prefetcher
+        self, state: TrainState, step: int, prefetcher: prefetch.Prefetcher
     ) -> tuple[TrainState, int]:
         """Takes the steps after `step`, to the end or until asked to stop."""
         rng, start = programs.initial_rngs(self.experiment.random_seed)[1], step
@@ -153,7 +154,7 @@ class Loop:
                 batches.save(pathlib.Path(folder))
                 self.store.save(0, train_states.to_tree(state), pathlib.Path(folder))
 
-    def _next(self, prefetcher: datasets.Prefetcher) -> Any:
+    def _next(self, prefetcher: prefetch.Prefetcher) -> Any:
         """Returns the next batch, or None at the end; notes how long it was waited for."""
         with self._watchdog.stage(watchdog.READING), self._telemetry.waiting():
             return next(prefetcher, None)
@@ -188,7 +189,7 @@ class Loop:
         period, last = self.experiment.checkpoint_period, self.experiment.train_steps
         return step == last or step % period == 0
 
-    def _after_step(self, step: int, state: TrainState, prefetcher: datasets.Prefetcher) -> None:
+    def _after_step(self, step: int, state: TrainState, prefetcher: prefetch.Prefetcher) -> None:
         saves = self._saves_at(step)
         evaluates, draws = self._validation.is_due(step), self._validation.draws_at(step)
         if self._request.signal_number:
@@ -206,7 +207,7 @@ class Loop:
         if evaluates or draws or saves:
             self._telemetry.restart()
 
-    def _save(self, step: int, state: TrainState, prefetcher: datasets.Prefetcher) -> None:
+    def _save(self, step: int, state: TrainState, prefetcher: prefetch.Prefetcher) -> None:
         """Starts to save a checkpoint, with the validation metrics of this very step."""
         metrics = self._validation.metrics_at(step)
         self.store.save(step, train_states.to_tree(state), prefetcher.position(step), metrics)
@@ -239,7 +240,7 @@ class Loop:
             self._report.update(step, loss=values["loss"])
 
     def _stop(
-        self, step: int, start: int, state: TrainState, prefetcher: datasets.Prefetcher
+        self, step: int, start: int, state: TrainState, prefetcher: prefetch.Prefetcher
     ) -> int:
         """Saves after a signal, if there is something new; returns the exit code."""
         if self._pending:
