@@ -60,7 +60,7 @@ def find(path: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
       FileNotFoundError: there is no such checkpoint.
     """
     folder = pathlib.Path(path).absolute()
-    if (folder / STATE_ITEM).is_dir():
+    if is_checkpoint(folder):
         return folder
     if not folder.is_dir():
         raise FileNotFoundError(f"no training directory at {path}; train first (parti train)")
@@ -72,6 +72,11 @@ def find(path: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
     if step is not None and step not in available:
         raise FileNotFoundError(f"{path} has no checkpoint of step {step}; it has {available}")
     return step_path(folder, available[-1] if step is None else step)
+
+
+def is_checkpoint(path: str | pathlib.Path) -> bool:
+    """Returns whether a path is a `checkpoint_<N>` folder, not a training directory."""
+    return (pathlib.Path(path) / STATE_ITEM).is_dir()
 
 
 def load_params(

@@ -77,7 +77,7 @@ class Initial:
         try:
             if _is_part(folder):
                 return bundles.Bundle.open(folder.parent).fingerprints[folder.name]
-            if _is_checkpoint(folder):
+            if checkpoints.is_checkpoint(folder):
                 return checkpoints.fingerprint(_read(folder), "")
             return manifests.read(folder, "training").get("fingerprint", "")
         except FileNotFoundError:
@@ -196,7 +196,7 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     """Returns {collection: tree of arrays} of a source."""
     if _is_part(folder):
         return jax.device_get(bundles.Bundle.open(folder.parent).load(folder.name).variables)
-    if not _is_checkpoint(folder):
+    if not checkpoints.is_checkpoint(folder):
         manifests.read(folder, "training")  # raises unless it has finished
     params, mutables, _ = checkpoints.load_params(folder)
     return {"params": params, **mutables}
@@ -204,10 +204,6 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
 
 def _is_part(folder: pathlib.Path) -> bool:
     return (folder / bundles.PARAMS_FILE).is_file()
-
-
-def _is_checkpoint(folder: pathlib.Path) -> bool:
-    return (folder / checkpoints.STATE_ITEM).is_dir()
 
 
 def _flatten(variables: Mapping[str, Any]) -> Leaves:

@@ -72,21 +72,30 @@ class LoadedModel:
     def from_train_dir(cls, directory: str | pathlib.Path, name: str = "") -> "LoadedModel":
         """Loads the last checkpoint of a finished training (the moving average if it kept one).
 
+        Args:
+          directory: of the training; or one of its `checkpoint_<N>` folders, whether it has
+            finished or not.
+          name: what messages call it; the folder's name by default.
+
         Raises:
           FileNotFoundError: no such training, or it has not finished.
           ValueError: its configuration or checkpoint cannot be read.
         """
         from parti.engine import experiments
 
-        folder = pathlib.Path(directory)
-        manifests.read(folder, "training")
+        folder = pathlib.Path(directory).absolute()
+        params_folder = folder
+        if checkpoints.is_checkpoint(folder):
+            folder = folder.parent
+        else:
+            manifests.read(folder, "training")
         config = (folder / provenance.MODEL_CONFIG).read_text(encoding="utf-8")
-        params, mutables, _ = checkpoints.load_params(folder)
+        params, mutables, _ = checkpoints.load_params(params_folder)
         return cls(
             experiments.model_from_config(config),
             {"params": params, **mutables},
             config=config,
-            name=name or folder.name,
+            name=name or params_folder.name,
             trained_on=provenance.trained_on(folder),
         )
 

@@ -12,6 +12,7 @@ from parti.engine import manifests
 
 CONFIG = "config.gin"  # all of a training's configuration
 MODEL_CONFIG = "model.gin"  # what its MODEL alone needs
+DATA = "data.json"  # what its data were when it began (`run_data`)
 
 _FOLDERS = ("TOKENS_DIR", "PAIRS_DIR", "RECONSTRUCTIONS_DIR")
 
@@ -19,16 +20,20 @@ _FOLDERS = ("TOKENS_DIR", "PAIRS_DIR", "RECONSTRUCTIONS_DIR")
 def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
     """Returns the fingerprints of what a training read, as far as they can still be known.
 
-    They are taken from the manifest of the training; where that says nothing, from what its
-    configuration names, if it is still there.
+    They are taken from the manifest of the training; of one that has not finished from what it
+    noted when it began; where neither says anything, from what its configuration names, if it is
+    still there.
 
     Returns:
       What `data_fingerprints` gives.
     """
     folder = pathlib.Path(directory)
-    recorded = manifests.read(folder, "training").get("trained_on")
-    if recorded is not None:
-        return dict(recorded)
+    if (folder / manifests.FILE_NAME).is_file():
+        recorded = manifests.read(folder, "training").get("trained_on")
+        if recorded is not None:
+            return dict(recorded)
+    elif begun := manifests.read_json(folder / DATA):
+        return {name: value for name, value in begun.items() if name.endswith("_fingerprint")}
     return data_fingerprints((folder / CONFIG).read_text(encoding="utf-8"))
 
 

@@ -15,7 +15,6 @@ import jax
 from parti import __version__
 from parti.engine import checkpoints, experiments, manifests, provenance
 
-DATA = "data.json"
 _FINGERPRINT = "_fingerprint"
 _SOURCES = ("MIXTURE_OR_TASK_NAME", "DATA_SOURCE")
 
@@ -23,7 +22,7 @@ _SOURCES = ("MIXTURE_OR_TASK_NAME", "DATA_SOURCE")
 def write(experiment: experiments.Experiment) -> None:
     """Notes what the first step reads."""
     record = fingerprints(experiment) | {"order": _order(experiment)}
-    manifests.write_json(pathlib.Path(experiment.model_dir, DATA), record)
+    manifests.write_json(pathlib.Path(experiment.model_dir, provenance.DATA), record)
 
 
 def trained_on(experiment: experiments.Experiment) -> dict[str, str]:
@@ -104,5 +103,5 @@ def _order(experiment: experiments.Experiment) -> dict[str, Any]:
 
 
 def _read(experiment: experiments.Experiment) -> dict[str, Any]:
-    path = pathlib.Path(experiment.model_dir, DATA)
+    path = pathlib.Path(experiment.model_dir, provenance.DATA)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -48,7 +48,7 @@ _OWN = (
     metrics_log.METRICS,
     not_finite.RECORD,
     telemetry.STARTED,
-    run_data.DATA,
+    provenance.DATA,
     profiling.FOLDER,
     summaries.PICTURES,
     "train",

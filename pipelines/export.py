@@ -6,7 +6,7 @@ import argparse
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from parti.engine import bundles, manifests, predict
+from parti.engine import bundles, checkpoints, manifests, predict
 from parti.engine import flags as flags_lib
 from parti.pipelines import staging
 
@@ -25,7 +25,11 @@ def make_parser() -> flags_lib.Parser:
     add("--parts", nargs="+", default=names, choices=names, help="default: all there are")
     for part in bundles.METHODS:
         note = "" if part in bundles.REQUIRED else "; left out if there is none"
-        add(f"--{part}", metavar="DIR", help=f"its training (default: WORKDIR/{part}{note})")
+        add(
+            f"--{part}",
+            metavar="DIR",
+            help=f"its training, or a checkpoint_<N> of it (default: WORKDIR/{part}{note})",
+        )
     add("--vocabulary", metavar="DIR", help="default: WORKDIR/vocabulary")
     add("--overwrite", action="store_true", help="replace a finished bundle")
     return parser
@@ -67,21 +71,32 @@ def run(argv: Sequence[str]) -> int:
             f"no vocabulary at {vocabulary}; run `parti vocab`, or name it with --vocabulary"
         )
     folders = find_parts(flags)
-    trainings = {part: manifests.read(path, "training") for part, path in folders.items()}
+    parts: dict[str, predict.LoadedModel] = {}
+
+    def load(part: str) -> predict.LoadedModel:
+        if part not in parts:
+            path = folders[part]
+            parts[part] = predict.LoadedModel.from_train_dir(path, name=str(path))
+        return parts[part]
+
+    def fingerprint(part: str) -> str | None:
+        """Returns what a training's manifest says; a checkpoint has none."""
+        if checkpoints.is_checkpoint(folders[part]):
+            return load(part).fingerprint
+        return manifests.read(folders[part], "training").get("fingerprint")
+
     stage = staging.Staging(
         flags.output,
         kind="bundle",
-        settings={"trainings": {part: m.get("fingerprint") for part, m in trainings.items()}},
+        settings={"trainings": {part: fingerprint(part) for part in folders}},
         inputs={part: str(path) for part, path in folders.items()}
         | {"vocabulary": str(vocabulary)},
         overwrite=flags.overwrite,
     )
-    parts = {
-        part: predict.LoadedModel.from_train_dir(path, name=str(path))
-        for part, path in folders.items()
-    }
     with stage:
-        content = bundles.write_bundle(stage.path, parts, vocabulary)
+        content = bundles.write_bundle(
+            stage.path, {part: load(part) for part in folders}, vocabulary
+        )
         counts = {part: row["num_params"] for part, row in content["parts"].items()}
         stage.publish(counts)
     print(summary(stage.output, counts, parts))

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti export`: finished trainings become a bundle; what does not fit is refused."""
 
+import json
 import pathlib
 import shutil
 
@@ -78,3 +79,26 @@ def test_a_generator_of_another_tokenizer_is_refused(
     with pytest.raises(ValueError, match="tokenize again with this tokenizer"):
         run(workdir, tmp_path / "bundle", f"--tokenizer={other}")
     assert not (tmp_path / "bundle").exists() and not (tmp_path / "bundle.unfinished").exists()
+
+
+def test_a_checkpoint_can_be_named_while_its_training_runs(
+    workdir: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tiny_models.part("generator", seed=1)
+    training = tiny_models.write_train_dir(tmp_path / "running", other)
+    (training / "checkpoint_7").rename(training / "checkpoint_3")
+    shutil.copytree(workdir / "generator" / "checkpoint_7", training / "checkpoint_7")
+    (training / "manifest.json").unlink()
+
+    def begin(tokenizer: str) -> None:
+        (training / "data.json").write_text(json.dumps({"tokenizer_fingerprint": tokenizer}))
+
+    begin(tiny_models.part("tokenizer").encoder_fingerprint)
+    output = run(workdir, tmp_path / "bundle", f"--generator={training / 'checkpoint_3'}")
+    assert bundles.Bundle.open(output).load("generator").fingerprint == other.fingerprint
+    assert "could not be checked" not in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="has not finished"):
+        run(workdir, tmp_path / "newest", f"--generator={training}")
+    begin("another")
+    with pytest.raises(ValueError, match="another"):
+        run(workdir, tmp_path / "misfit", f"--generator={training / 'checkpoint_3'}")
