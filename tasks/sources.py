@@ -68,6 +68,9 @@ class RecordSource(seqio.FileDataSource):
         options = tf.data.Options()
         # Restoring the fused operation was seen to hang and to crash (TensorFlow 2.21).
         options.experimental_optimization.shuffle_and_repeat_fusion = False
+        # Without it AUTOTUNE means the number of cores, at most 16. With it, the end of a busy
+        # process was seen to wait up to a minute for the thread that tunes (TensorFlow 2.21).
+        options.autotune.enabled = False
         return dataset.with_options(options)
 
 
