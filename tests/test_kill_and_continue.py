@@ -83,13 +83,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
 STAGES = {
     "clean": (["clean", "--input={raw}", "--output={output}", "--image_size=32"], 500),
     "tokenize": (
-        ["tokenize", "--input={pairs}", "--model={bundle}", "--output={output}", "--batch_size=16"],
+        [
+            *("tokenize", "--input={pairs}", "--model={bundle}", "--output={output}"),
+            *("--batch_size=16", "--augment=8"),
+        ],
         500,
     ),
     "generate": (
         [
             *("generate", "--prompts={raw}/prompts-validation.jsonl", "--model={bundle}"),
-            *("--output={output}", "--num_prompts=60", "--num_samples=4", "--prompts_per_batch=2"),
+            *("--output={output}", "--num_prompts=60", "--num_samples=16", "--prompts_per_batch=2"),
         ],
         40,
     ),
