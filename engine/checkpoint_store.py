@@ -75,6 +75,10 @@ class Store:
             for later in reversed([other for other in self._steps() if other > step]):
                 self._manager.delete(later)
 
+    def check(self) -> None:
+        """Raises what a save in the background failed with, if one did."""
+        self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Returns when everything saved is complete on disk."""
         with checkpoints.quiet():

@@ -140,7 +140,8 @@ def _tpu(name: str, kind: str, shape: tuple[int, ...]) -> Target:
         raise ValueError(f"--topology {name!r} is none of {FORMS}")
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"--topology {name} needs libtpu, the compiler (no TPU): pip install 'parti[tpu]'; or "
+            f"--topology {name} needs libtpu, the compiler (no TPU): in the clone, "
+            "pip install -c constraints.txt '.[tpu]'; or "
             f"take cpu-{math.prod(shape)}, which tells shardings and FLOPs"
         )
     from jax.experimental import topologies

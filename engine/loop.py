@@ -219,6 +219,7 @@ class Loop:
 
     def _write_log(self, step: int) -> None:
         """Fetches the metrics since the last log, checks and writes them."""
+        self.store.check()  # A full disk ends the run now, not at the next checkpoint.
         with self._watchdog.stage(watchdog.DEVICE):
             results = jax.device_get(self._pending)
         taken = self._watch.taken(step - len(results) + 1, results)

@@ -45,9 +45,9 @@ class RollBack(Exception):  # noqa: N818 (it is no failure)
         self.step, self.checkpoint = step, checkpoint
 
 
-def is_finite(loss: jax.Array, grad_norm: jax.Array) -> jax.Array:
-    """Returns whether a step can be taken: the norm is finite only if every gradient is."""
-    return jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+def is_finite(loss: jax.Array, grad_norm: jax.Array, update_norm: jax.Array) -> jax.Array:
+    """Returns whether a step can be taken: a norm is finite only if everything in it is."""
+    return jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
 
 
 def keep_if(condition: jax.Array, new: Tree, old: Tree) -> Tree:

@@ -72,6 +72,12 @@ def linear_ramp_exponential_decay(
     return schedule
 
 
+def _check_rate(learning_rate: Any) -> None:
+    """Raises ValueError for None: optax would take it for no scale, and ascend."""
+    if learning_rate is None:
+        raise ValueError("LEARNING_RATE is None; give the optimizer a number or a schedule")
+
+
 def adamw(
     learning_rate: float | Schedule,
     b1: float = 0.9,
@@ -84,6 +90,7 @@ def adamw(
 
     Source: Loshchilov & Hutter, arXiv 1711.05101.
     """
+    _check_rate(learning_rate)
     return optax.chain(
         _clip(clip_norm),
         optax.scale_by_adam(b1, b2, eps),
@@ -111,6 +118,7 @@ def adafactor(
     Raises:
       ValueError: `moment_dtype` is neither 'int8' nor 'float32'.
     """
+    _check_rate(learning_rate)
 
     def negative_decay(step: Any) -> Any:
         return -weight_decay * (learning_rate(step) if callable(learning_rate) else learning_rate)

@@ -75,7 +75,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     new = TrainState(state.step + 1, params, opt_state, mutables)
     if nan_policy == not_finite.SKIP:
-        finite = not_finite.is_finite(loss, extra["grad_norm"])
+        finite = not_finite.is_finite(loss, extra["grad_norm"], extra["update_norm"])
         new = not_finite.keep_if(finite, new, dataclasses.replace(state, step=new.step))
         metrics[not_finite.SKIPPED] = not_finite.skipped(finite)
     return new, metrics

@@ -54,6 +54,20 @@ class StopRequest:
 
 
 @contextlib.contextmanager
+def ignored(number: signal.Signals) -> Iterator[None]:
+    """Ignores a signal inside, as far as nothing inside listens for it."""
+    try:
+        before = signal.signal(number, signal.SIG_IGN)
+    except ValueError:  # Not the main thread: whoever runs us handles signals.
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
     """Listens for signals inside; a second one ends the process as usual."""
     request = StopRequest()

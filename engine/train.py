@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,6 +81,7 @@ def train(
     """
     with (
         processes.ending_if_one_is_lost(),
+        signals.ignored(signal.SIGUSR1),  # It would end the process; the loop listens for it.
         contextlib.closing(
             watchdog.Watchdog(experiment.watchdog_seconds, experiment.watchdog_abort)
         ) as dog,
@@ -169,9 +171,9 @@ def _to_the_end(
         with contextlib.suppress(Exception):
             store.wait()  # The newest checkpoint may not have its name yet.
         steps = checkpoints.steps(experiment.model_dir)
-        where = f"goes on from checkpoint_{steps[-1]}" if steps else "begins again"
+        where = f"goes on from checkpoint_{steps[-1]} of" if steps else "begins again in"
         raise TrainingFailedError(
-            f"{error}. The same command, once that is mended, {where} of {experiment.model_dir}"
+            f"{error}. The same command, once that is mended, {where} {experiment.model_dir}"
         ) from error
 
 

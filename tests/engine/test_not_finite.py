@@ -10,6 +10,7 @@ import fake_training
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_train import assert_same, log, make, run
 
@@ -121,6 +122,15 @@ def test_the_learning_rate_logged_is_the_optimizers(tmp_path: pathlib.Path) -> N
     assert run(skipping(tmp_path / "run", 1, 3, **schedule)) == 0
     rates = [record["learning_rate"] for record in log(tmp_path / "run")]
     np.testing.assert_allclose(rates, [0.0, 0.0, 0.1, 0.1, 0.2], atol=1e-6)
+
+
+def test_an_update_that_is_not_finite_is_skipped(tmp_path: pathlib.Path) -> None:
+    """With a loss and gradients that are; the skipped step 2 does not advance the schedule."""
+    rate = optax.sgd(lambda count: jnp.where(count == 1, jnp.inf, 0.1))
+    assert run(skipping(tmp_path / "run", optimizer=rate, train_steps=3)) == 0
+    assert run(skipping(tmp_path / "one", optimizer=optax.sgd(0.1), train_steps=1)) == 0
+    weights = [checkpoints.load_params(tmp_path / name)[0] for name in ("run", "one")]
+    jax.tree.map(np.testing.assert_array_equal, *weights)
 
 
 def test_too_many_in_a_row_stop(tmp_path: pathlib.Path) -> None:

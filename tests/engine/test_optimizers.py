@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedules and optimizers against their formulas in numpy."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -228,3 +230,9 @@ def test_freeze_refuses(branches, message) -> None:
     optimizer = optimizers.freeze(optax.sgd(0.1), branches)
     with pytest.raises(ValueError, match=message):
         optimizer.init({"a": jnp.ones(2), "b": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor])
+def test_no_learning_rate_is_refused(optimizer: Callable) -> None:
+    with pytest.raises(ValueError, match="LEARNING_RATE is None"):
+        optimizer(None)

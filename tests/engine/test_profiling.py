@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traces of the steps that are asked for, and a training that goes on as if there were none."""
 
+import os
 import pathlib
 import signal
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 import pytest
 from test_train import log, make, run
 
-from parti.engine import profiling
+from parti.engine import profiling, signals
 
 
 @pytest.fixture
@@ -68,7 +69,17 @@ def test_a_run_that_ends_early_closes_its_trace(traced: list[str], tmp_path: pat
     assert traced == ["start", "stop"]
 
 
-@pytest.mark.parametrize("steps", [(0, 3), (4, 3), (3,), (1.0, 2)])
+@pytest.mark.parametrize("steps", [(0, 3), (4, 3), (3,), (1.0, 2), 5])
 def test_other_values_are_refused(tmp_path: pathlib.Path, steps: Any) -> None:
     with pytest.raises(ValueError, match="PROFILE_STEPS must be None or"):
         make(tmp_path, profile_steps=steps)
+
+
+def test_the_signal_does_nothing_before_the_loop_listens(traced: list[str], tmp_path) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with signals.ignored(signal.SIGUSR1):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with profiling.Profiler(tmp_path).listening():
+            assert signal.getsignal(signal.SIGUSR1) != signal.SIG_IGN
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGUSR1) == before and not traced
