@@ -132,8 +132,7 @@ def bare_turns(experiment: experiments.Experiment) -> Callable[[int], float]:
             jax.block_until_ready((state, metrics))
             return (time.perf_counter() - began) / steps
 
-    for _ in range(2):  # T5X compiles twice
-        turn(1)
+    turn(1)
     return turn
 
 

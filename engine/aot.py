@@ -121,7 +121,7 @@ def compile_train_step(
         return program.step.func.trace(*program.step_arguments())  # type: ignore[attr-defined]
 
     report = _report(TRAIN, program, trace, hbm.state(program), target)
-    report = dataclasses.replace(report, memory=hbm.with_gradients(report.memory, program))
+    report = dataclasses.replace(report, memory=hbm.with_gradients(report.memory))
     advice: Sequence[str] = ()
     if report.available and report.fits is False:
         advice = hbm.advice(report.memory, report.available, experiment, program)

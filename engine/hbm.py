@@ -59,19 +59,18 @@ def state(program: programs.Program) -> dict[str, int]:
     }
 
 
-def with_gradients(kinds: Mapping[str, int], program: programs.Program) -> dict[str, int]:
+def with_gradients(kinds: Mapping[str, int]) -> dict[str, int]:
     """Takes the gradients out of what the compiler tells in one number.
 
-    Their size is that of all of them; a compiler may have fewer of them in memory at once.
+    They take what the parameters take; a compiler may have fewer of them in memory at once.
     """
-    abstract, shardings = program.abstract, program.shardings
-    size = min(per_device(abstract.params, shardings.params), kinds[ACTIVATIONS])
-    split = {GRADIENTS: size, ACTIVATIONS: kinds[ACTIVATIONS] - size}
-    return {
-        name: size
-        for kind in kinds
-        for name, size in (split if kind == ACTIVATIONS else {kind: kinds[kind]}).items()
-    }
+    split: dict[str, int] = {}
+    for kind, size in kinds.items():
+        if kind == ACTIVATIONS:
+            split[GRADIENTS] = min(kinds[PARAMETERS], size)
+            size -= split[GRADIENTS]
+        split[kind] = size
+    return split
 
 
 def estimate(program: programs.Program) -> str:
@@ -167,12 +166,12 @@ def _smaller_parts(
     )
     rows, now = experiment.batch_size // shards, experiment.num_microbatches
     config: Any = getattr(experiment.model, "config", None)
-    stages_at_once = getattr(config, "pipeline_microbatches", 1)
+    pipeline_microbatches = getattr(config, "pipeline_microbatches", 1)
     for parts in range(now + 1, rows + 1):
         # Gradients are added up beside those of a part; and not all shrinks with the rows.
         needed = kinds[ACTIVATIONS] * now // parts + 2 * kinds[GRADIENTS]
         divides = rows % parts == 0 and _divides(
-            program, experiment.batch_size // parts, config, stages_at_once
+            program, experiment.batch_size // parts, config, pipeline_microbatches
         )
         if divides and needed < 0.85 * room:
             return [

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from parti.engine import bundles, checkpoints, manifests
+from parti.engine import bundles, checkpoints, manifests, predict
 
 Key = tuple[str, ...]  # collection, then a path in it
 Leaves = dict[Key, Any]
@@ -196,10 +196,7 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     """Returns {collection: tree of arrays} of a source."""
     if _is_part(folder):
         return jax.device_get(bundles.Bundle.open(folder.parent).load(folder.name).variables)
-    if not checkpoints.is_checkpoint(folder):
-        manifests.read(folder, "training")  # raises unless it has finished
-    params, mutables, _ = checkpoints.load_params(folder)
-    return {"params": params, **mutables}
+    return predict.read_variables(folder)
 
 
 def _is_part(folder: pathlib.Path) -> bool:

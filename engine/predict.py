@@ -84,19 +84,15 @@ class LoadedModel:
         from parti.engine import experiments
 
         folder = pathlib.Path(directory).absolute()
-        params_folder = folder
-        if checkpoints.is_checkpoint(folder):
-            folder = folder.parent
-        else:
-            manifests.read(folder, "training")
-        config = (folder / provenance.MODEL_CONFIG).read_text(encoding="utf-8")
-        params, mutables, _ = checkpoints.load_params(params_folder)
+        variables = read_variables(folder)
+        training = folder.parent if checkpoints.is_checkpoint(folder) else folder
+        config = (training / provenance.MODEL_CONFIG).read_text(encoding="utf-8")
         return cls(
             experiments.model_from_config(config),
-            {"params": params, **mutables},
+            variables,
             config=config,
-            name=name or params_folder.name,
-            trained_on=provenance.trained_on(folder),
+            name=name or folder.name,
+            trained_on=provenance.trained_on(training),
         )
 
     @classmethod
@@ -147,6 +143,22 @@ class LoadedModel:
                 bound = functools.partial(getattr(self.model, method), **static)
                 self._jitted[key] = functools.partial(jax.jit(bound), self.variables)
             return self._jitted[key]
+
+
+def read_variables(directory: str | pathlib.Path) -> dict[str, Any]:
+    """Returns {collection: tree of arrays} of a finished training, or of one of its checkpoints.
+
+    Args:
+      directory: as `LoadedModel.from_train_dir` takes it.
+
+    Raises:
+      FileNotFoundError: no such training, or it has not finished.
+      ValueError: its checkpoint cannot be read.
+    """
+    if not checkpoints.is_checkpoint(directory):
+        manifests.read(directory, "training")  # raises unless it has finished
+    params, mutables, _ = checkpoints.load_params(directory)
+    return {"params": params, **mutables}
 
 
 def used_variables(model: Any, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from parti.engine import processes
+from parti.engine import processes, signals
 
 FOLDER = "profile"
 # How many steps SIGUSR1 traces.
@@ -48,16 +48,11 @@ class Profiler:
         def ask(*_: Any) -> None:
             self._asked = True
 
-        try:
-            before = signal.signal(signal.SIGUSR1, ask)
-        except ValueError:  # Not the main thread: whoever runs us handles signals.
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGUSR1, before)
-            self._stop()
+        with signals.handled(signal.SIGUSR1, ask):
+            try:
+                yield
+            finally:
+                self._stop()
 
     def before(self, step: int, state: Any) -> None:
         """Call it before a step is dispatched; waits for the ones before if a trace begins."""

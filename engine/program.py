@@ -214,11 +214,11 @@ def prepare(
         if described
         else jax.device_put(model.constants, everywhere)
     )
-    jitted_step = jax.jit(step, donate_argnums=1, out_shardings=(shardings, everywhere))
-    evaluate_step = functools.partial(evaluate.eval_step, model)
-    jitted_eval = jax.jit(evaluate_step, out_shardings=everywhere)
-    summarize = functools.partial(summaries.summarize, model)
-    jitted_summarize = jax.jit(summarize, out_shardings=everywhere)
+
+    def jitted(function: Callable, out_shardings: Any, **options: Any) -> functools.partial:
+        jit = jax.jit(function, out_shardings=out_shardings, **options)
+        return functools.partial(jit, constants)
+
     program = Program(
         mesh=mesh,
         rules=rules,
@@ -228,14 +228,14 @@ def prepare(
         specs=specs,
         shardings=shardings,
         init=jax.jit(init, donate_argnums=1, out_shardings=shardings),
-        step=functools.partial(jitted_step, constants),
-        eval=functools.partial(jitted_eval, constants),
-        summarize=functools.partial(jitted_summarize, constants),
+        step=jitted(step, (shardings, everywhere), donate_argnums=1),
+        eval=jitted(functools.partial(evaluate.eval_step, model), everywhere),
+        summarize=jitted(functools.partial(summaries.summarize, model), everywhere),
         place=functools.partial(meshes.place, sharding=sharding),
     )
     with program.context():
         # What does not fit fails here, before anything runs; jit keeps the trace for the step.
-        jitted_step.eval_shape(*program.step_arguments())
+        program.step.func.eval_shape(*program.step_arguments())  # type: ignore[attr-defined]
     return program
 
 

@@ -54,10 +54,10 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def ignored(number: signal.Signals) -> Iterator[None]:
-    """Ignores a signal inside, as far as nothing inside listens for it."""
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """Gives a signal a handler inside: a function, or `signal.SIG_IGN`."""
     try:
-        before = signal.signal(number, signal.SIG_IGN)
+        before = signal.signal(number, handler)
     except ValueError:  # Not the main thread: whoever runs us handles signals.
         yield
         return

@@ -81,7 +81,8 @@ def train(
     """
     with (
         processes.ending_if_one_is_lost(),
-        signals.ignored(signal.SIGUSR1),  # It would end the process; the loop listens for it.
+        # SIGUSR1 would end the process; the loop listens for it.
+        signals.handled(signal.SIGUSR1, signal.SIG_IGN),
         contextlib.closing(
             watchdog.Watchdog(experiment.watchdog_seconds, experiment.watchdog_abort)
         ) as dog,

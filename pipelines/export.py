@@ -3,6 +3,7 @@
 """`parti export`: trained parts and their vocabulary to one bundle (see `engine/bundles.py`)."""
 
 import argparse
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -71,13 +72,10 @@ def run(argv: Sequence[str]) -> int:
             f"no vocabulary at {vocabulary}; run `parti vocab`, or name it with --vocabulary"
         )
     folders = find_parts(flags)
-    parts: dict[str, predict.LoadedModel] = {}
 
+    @functools.cache
     def load(part: str) -> predict.LoadedModel:
-        if part not in parts:
-            path = folders[part]
-            parts[part] = predict.LoadedModel.from_train_dir(path, name=str(path))
-        return parts[part]
+        return predict.LoadedModel.from_train_dir(folders[part], name=str(folders[part]))
 
     def fingerprint(part: str) -> str | None:
         """Returns what a training's manifest says; a checkpoint has none."""
@@ -93,10 +91,9 @@ def run(argv: Sequence[str]) -> int:
         | {"vocabulary": str(vocabulary)},
         overwrite=flags.overwrite,
     )
+    parts = {part: load(part) for part in folders}
     with stage:
-        content = bundles.write_bundle(
-            stage.path, {part: load(part) for part in folders}, vocabulary
-        )
+        content = bundles.write_bundle(stage.path, parts, vocabulary)
         counts = {part: row["num_params"] for part, row in content["parts"].items()}
         stage.publish(counts)
     print(summary(stage.output, counts, parts))

@@ -13,8 +13,7 @@ import seqio
 import tensorflow as tf
 
 from parti.tasks import preprocessors, sources
-
-Features = dict[str, tf.Tensor]
+from parti.tasks.preprocessors import Features
 
 
 def image_feature() -> seqio.Feature:

@@ -24,8 +24,7 @@ def add_task(pairs_dir: str | os.PathLike[str], image_size: int, augment: bool =
     Raises:
       FileNotFoundError: no train shards.
     """
-    make = image_preprocessors
-    decode = make.decode_random_crop if augment else make.decode_image
+    decode = image_preprocessors.decode_random_crop if augment else image_preprocessors.decode_image
     files = sources.split_files(pairs_dir, records.ImageTextPair)
     return sources.register(
         "images",

@@ -165,7 +165,7 @@ def test_advised_numbers_of_parts_can_be_taken(
     experiment = load(gin_file, *settings)
     spec = experiment.data_source.open(datasets.TRAIN, 64, 0, experiment.model).element_spec
     program = programs.prepare(experiment, spec)
-    kinds = hbm.with_gradients({**hbm.state(program), hbm.ACTIVATIONS: 10**9}, program)
+    kinds = hbm.with_gradients({**hbm.state(program), hbm.ACTIVATIONS: 10**9})
     advised = [
         line.split(":")[0].removeprefix("--gin.")
         for line in hbm.advice(kinds, int(room * 10**9), experiment, program)

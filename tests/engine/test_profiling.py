@@ -77,7 +77,7 @@ def test_other_values_are_refused(tmp_path: pathlib.Path, steps: Any) -> None:
 
 def test_the_signal_does_nothing_before_the_loop_listens(traced: list[str], tmp_path) -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    with signals.ignored(signal.SIGUSR1):
+    with signals.handled(signal.SIGUSR1, signal.SIG_IGN):
         os.kill(os.getpid(), signal.SIGUSR1)
         with profiling.Profiler(tmp_path).listening():
             assert signal.getsignal(signal.SIGUSR1) != signal.SIG_IGN
