@@ -5,6 +5,7 @@ FROM apache/beam_python3.11_sdk:2.77.0
 
 WORKDIR /opt/parti
 COPY setup.py pyproject.toml constraints.txt README.md LICENSE ./
+COPY stages stages
 COPY data data
 COPY tasks tasks
 COPY models models

@@ -9,7 +9,7 @@ import setuptools
 
 ROOT = pathlib.Path(__file__).parent
 # Folder -> import name. A folder may import only folders to its left (tests/test_architecture.py).
-FOLDERS = ("data", "tasks", "models", "engine", "pipelines", "t5x_configs", "workflow")
+FOLDERS = ("stages", "data", "tasks", "models", "engine", "pipelines", "workflow", "t5x_configs")
 
 
 def package_map() -> dict[str, str]:
@@ -23,9 +23,9 @@ def package_map() -> dict[str, str]:
 
 
 def version() -> str:
-    """Returns `parti.__version__` without importing the package."""
-    source = (ROOT / "parti" / "__init__.py").read_text(encoding="utf-8")
-    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE).group(1)
+    """Returns the version without importing the package."""
+    source = (ROOT / "stages" / "version.py").read_text(encoding="utf-8")
+    return re.search(r'^VERSION = "(.+)"$', source, re.MULTILINE).group(1)
 
 
 PACKAGES = package_map()

@@ -39,7 +39,9 @@ from typing import Any
 import numpy as np
 import planted_defects as planted
 
-from parti.data import image_hashes, images, records, scenes, tfrecords
+from parti.data.images import image_hashes, images
+from parti.data.scenes import scenes
+from parti.data.storage import records, tfrecords
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EMOJI = str(ROOT.parent / "shared" / "data" / "emoji" / "*.tar")

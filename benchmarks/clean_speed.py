@@ -31,8 +31,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from parti.data import records
-from parti.pipelines import clean_settings, examining, judging, rules
+from parti.data.storage import records
+from parti.pipelines.clean import examine_sources, filter_pair
+from parti.pipelines.clean import settings as clean_settings
+from parti.pipelines.rules import rules
 
 SIZES = ((640, 480), (480, 640), (800, 600), (1024, 768), (1600, 1200))
 CAPTION = "A red bicycle leaning against the wall of a small house, number {} of the street"
@@ -106,12 +108,14 @@ class Peer:
         self._process.communicate()
 
 
-def run_ours(judge: judging.Judge, pairs: list[records.ImageTextPair]) -> tuple[float, int, int]:
+def run_ours(
+    judge: filter_pair.Judge, pairs: list[records.ImageTextPair]
+) -> tuple[float, int, int]:
     """Returns processor seconds, pairs kept, and bytes written."""
     begun, kept, written = time.process_time(), 0, 0
     for pair in pairs:
         result = judge(pair).result
-        if isinstance(result, examining.Passed):
+        if isinstance(result, examine_sources.Passed):
             kept += 1
             written += len(result.pair.image)
     return time.process_time() - begun, kept, written
@@ -128,7 +132,7 @@ def measure(flags: argparse.Namespace) -> dict[str, object]:
     settings = clean_settings.CleanSettings(
         preset, image_size=flags.image_size, image_format=flags.format
     )
-    judge = judging.Judge(settings)
+    judge = filter_pair.Judge(settings)
     with tempfile.TemporaryDirectory() as folder:
         for index, data in enumerate(files):
             (pathlib.Path(folder) / f"{index:06}").write_bytes(data)

@@ -30,7 +30,7 @@ import made_up_tokens
 import numpy as np
 from PIL import Image
 
-from parti.data import file_names, records, tfrecords
+from parti.data.storage import records, shard_names, tfrecords
 
 BATCH_SIZE, TEXT_LENGTH, NUM_TOKENS, CODEBOOK_SIZE = 64, 128, 1024, 8192
 STORED_SIZE, IMAGE_SIZE = 384, 256
@@ -54,13 +54,13 @@ def write_data(folder: pathlib.Path, num: int) -> None:
 
     (folder / "images").mkdir()
     for shard in range(NUM_SHARDS):
-        path = folder / "images" / file_names.shard_name("train", shard, NUM_SHARDS)
+        path = folder / "images" / shard_names.shard_name("train", shard, NUM_SHARDS)
         tfrecords.write(path, (pair(i) for i in range(shard, num // 4, NUM_SHARDS)))
 
 
 def ours(folder: pathlib.Path, kind: str) -> Iterator[dict[str, np.ndarray]]:
     """Returns the batches of `parti train`."""
-    from parti.engine import datasets
+    from parti.engine.input import datasets
     from parti.tasks import feature_converters, images, text_to_image
 
     if kind == "tokens":

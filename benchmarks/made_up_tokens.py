@@ -6,7 +6,8 @@ import pathlib
 
 import numpy as np
 
-from parti.data import file_names, records, tfrecords, vocabularies
+from parti.data.storage import records, shard_names, tfrecords
+from parti.data.text import vocabularies
 
 NUM_WORDS = 12
 _WORDS = ("red", "green", "small", "large", "circle", "dog", "on", "under", "beside", "a", "the")
@@ -29,7 +30,7 @@ def write(
 
     folder.mkdir(exist_ok=True)
     for shard in range(shards):
-        path = folder / file_names.shard_name(split, shard, shards)
+        path = folder / shard_names.shard_name(split, shard, shards)
         tfrecords.write(path, (record(i) for i in range(shard, count, shards)))
 
 

@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from parti.data import image_hashes, images, scenes
+from parti.data.images import image_hashes, images
+from parti.data.scenes import scenes
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:

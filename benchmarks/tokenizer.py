@@ -29,8 +29,10 @@ import jax.numpy as jnp
 import matrix_product
 import numpy as np
 
-from parti.engine import datasets, experiments, optimizers
-from parti.engine import program as programs
+from parti.engine.config import gin_config
+from parti.engine.experiment import experiments
+from parti.engine.input import datasets
+from parti.engine.step import optimizers, train_step
 from parti.models import base
 from parti.models.adversarial import adversary, losses
 
@@ -40,10 +42,10 @@ MIB = 2**20
 def load(flags: argparse.Namespace, *bindings: str) -> Any:
     """Returns the experiment's model."""
     include = f"include 't5x_configs/experiments/{flags.experiment}.gin'"
-    return experiments.model_from_config("\n".join([include, *flags.set, *bindings]) + "\n")
+    return gin_config.model_from_config("\n".join([include, *flags.set, *bindings]) + "\n")
 
 
-def prepare(model: Any, images: np.ndarray) -> programs.Program:
+def prepare(model: Any, images: np.ndarray) -> train_step.Program:
     """Returns the engine's program for batches like `images`."""
     with tempfile.TemporaryDirectory() as folder:
         experiment = experiments.Experiment(
@@ -55,16 +57,16 @@ def prepare(model: Any, images: np.ndarray) -> programs.Program:
             batch_size=len(images),
         )
         spec = {"images": jax.ShapeDtypeStruct(images.shape, images.dtype)}
-        return programs.prepare(experiment, spec, jax.devices()[:1])
+        return train_step.prepare(experiment, spec, jax.devices()[:1])
 
 
-def lower(program: programs.Program) -> Any:
+def lower(program: train_step.Program) -> Any:
     """Returns the lowered training step."""
     with program.context():
         return program.step.func.lower(*program.step_arguments())
 
 
-def r1_flops(model: Any, program: programs.Program, images: np.ndarray) -> float:
+def r1_flops(model: Any, program: train_step.Program, images: np.ndarray) -> float:
     """Returns the FLOPs of the R1 penalty and its gradient, which XLA counts at every step."""
     if model.adversary is None:
         return 0.0

@@ -24,8 +24,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from parti.data import file_names, images, records, tfrecords
-from parti.engine import predict
+from parti.data.images import images
+from parti.data.storage import records, shard_names, tfrecords
+from parti.engine.inference import loaded_models
 from parti.models.perceptual import filters
 
 PARTI = [sys.executable, "-m", "parti"]
@@ -40,9 +41,9 @@ def run(*command: str) -> float:
 
 def perceptual_distance(pairs: str, directory: pathlib.Path) -> float:
     """Returns the mean distance of the validation pictures from their reconstructions."""
-    tokenizer = predict.LoadedModel.from_train_dir(directory)
+    tokenizer = loaded_models.LoadedModel.from_train_dir(directory)
     size, pictures = tokenizer.model.image_size, []
-    for path in file_names.expand_pattern(pairs, "image-text pairs"):
+    for path in shard_names.expand_pattern(pairs, "image-text pairs"):
         if pathlib.Path(path).name.startswith("validation-"):
             for serialized in tfrecords.read(path):
                 pair = records.ImageTextPair.from_example(serialized)

@@ -11,7 +11,8 @@ In turns, in one process, the same model, optimizer, batch size and devices:
   (docs/t5x.md).
 A turn is a number of steps. Each turn of the loop is compared with the turns of the others right
 after it; the quartiles of these ratios are given. Utilisation is model FLOPs
-(`engine/flops.py`) over the rate of a large matrix product of the model's type in the same run.
+(`engine/hardware/flops.py`) over the rate of a large matrix product of the model's type in the same
+run.
 """
 
 import argparse
@@ -34,8 +35,13 @@ import jax.numpy as jnp
 import made_up_tokens
 import matrix_product
 
-from parti.engine import datasets, experiments, flops, loop, train
-from parti.engine import program as programs
+from parti.engine import train
+from parti.engine.config import gin_config
+from parti.engine.experiment import experiments
+from parti.engine.hardware import flops
+from parti.engine.input import datasets
+from parti.engine.loop import training_loop
+from parti.engine.step import train_step
 
 NUM_RECORDS, NUM_SHARDS = 4096, 4
 
@@ -55,7 +61,7 @@ def load(flags: argparse.Namespace, folder: pathlib.Path) -> experiments.Experim
         "WARMUP_STEPS": 1,
     }
     bindings = [f"{name}={value}" for name, value in settings.items()]
-    config = experiments.model_from_config(f"include '{file}'\n").config
+    config = gin_config.model_from_config(f"include '{file}'\n").config
     sizes = (config.grid_size**2, config.codebook_size, NUM_SHARDS)
     made_up_tokens.write(folder / "tokens", "train", NUM_RECORDS, *sizes)
     made_up_tokens.write(folder / "tokens", "validation", NUM_SHARDS, *sizes)
@@ -77,12 +83,12 @@ class Turns:
         self.seconds: dict[str, list[float]] = {name: [] for name in ("loop", *others)}
         self._others, self._steps = others, steps
         self._began: float | None = None  # The first turn compiles.
-        self._write_log = loop.Loop._write_log
+        self._write_log = training_loop.Loop._write_log
 
     def run(self, experiment: experiments.Experiment) -> None:
         """Trains from the beginning."""
 
-        def logged(training: loop.Loop, step: int) -> None:
+        def logged(training: training_loop.Loop, step: int) -> None:
             self._write_log(training, step)
             if self._began is not None and step % self._steps == 0:
                 self.seconds["loop"].append((time.perf_counter() - self._began) / self._steps)
@@ -91,7 +97,7 @@ class Turns:
             training._telemetry.restart()
             self._began = time.perf_counter()
 
-        with unittest.mock.patch.object(loop.Loop, "_write_log", logged):
+        with unittest.mock.patch.object(training_loop.Loop, "_write_log", logged):
             code = train.train(experiment, overwrite=True, devices=jax.devices()[:1])
         assert code == 0, code
 
@@ -118,7 +124,7 @@ def open_batches(experiment: experiments.Experiment) -> datasets.Batches:
 def bare_turns(experiment: experiments.Experiment) -> Callable[[int], float]:
     """Returns a function that takes steps in a bare loop; it gives seconds per step."""
     batches = open_batches(experiment)
-    program = programs.prepare(experiment, batches.element_spec, jax.devices()[:1])
+    program = train_step.prepare(experiment, batches.element_spec, jax.devices()[:1])
     rng, batch = jax.random.PRNGKey(1), program.place(next(batches))
     with program.context():
         state = program.init(jax.random.PRNGKey(0), {})

@@ -24,7 +24,7 @@ import flax.core
 import jax
 import numpy as np
 
-from parti.engine import experiments
+from parti.engine.config import gin_config
 from parti.models.super_resolution import model as super_resolution
 from parti.models.super_resolution import tiling
 
@@ -65,7 +65,7 @@ def seconds(function: Callable[[], Any]) -> float:
 def measure(flags: argparse.Namespace) -> dict[str, object]:
     """Returns the line."""
     config = f"include 't5x_configs/experiments/{flags.experiment}.gin'\nDTYPE = '{flags.dtype}'\n"
-    model = experiments.model_from_config(config)
+    model = gin_config.model_from_config(config)
     tiling.check_window(model.config, flags.tile, flags.size)
     variables = draw_variables(model)
     sides = sorted({*flags.memory_sizes, flags.size, flags.tile})

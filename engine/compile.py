@@ -9,9 +9,11 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from parti.engine import aot, chips, experiments, hbm
-from parti.engine import flags as flags_lib
-from parti.engine import mesh as meshes
+from parti.engine.aot import compile_step, device_memory
+from parti.engine.distributed import partitioning
+from parti.engine.experiment import experiments
+from parti.engine.hardware import accelerators
+from parti.stages import flag_parser
 
 EXAMPLE = """\
   --gin.NAME=VALUE  overrides a macro or parameter, as in `parti train`
@@ -22,9 +24,9 @@ exit code: 0 it fits (or there is no limit to tell), 1 it does not, 2 bad usage
 GIN = "--gin."
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
-    parser = flags_lib.Parser(
+    parser = flag_parser.Parser(
         "parti compile",
         "Compiles a train step, or generation, for devices that need not be there, and says what "
         "it needs. Neither data nor vocabulary is read.",
@@ -32,8 +34,13 @@ def make_parser() -> flags_lib.Parser:
     )
     add = parser.add_argument
     add("--gin_file", action="append", required=True, metavar="FILE", help="as of `parti train`")
-    add("--topology", required=True, metavar="NAME", help=chips.FORMS)
-    add("--program", choices=(aot.TRAIN, aot.GENERATE), default=aot.TRAIN, help="default: train")
+    add("--topology", required=True, metavar="NAME", help=accelerators.FORMS)
+    add(
+        "--program",
+        choices=(compile_step.TRAIN, compile_step.GENERATE),
+        default=compile_step.TRAIN,
+        help="default: train",
+    )
     add("--num_prompts", type=int, metavar="N", help="of generation; default: one per data shard")
     add("--num_samples", type=int, default=16, metavar="N", help="of each prompt (default: 16)")
     add("--memory", type=float, metavar="GIB", help="of a device; default: what the chip has")
@@ -50,22 +57,22 @@ def main(argv: Sequence[str]) -> int:
     bindings = [argument.removeprefix(GIN) for argument in argv if argument.startswith(GIN)]
     flags = make_parser().parse_args([a for a in argv if not a.startswith(GIN)])
     _check(flags)
-    target = chips.target(flags.topology)
+    target = accelerators.target(flags.topology)
     if flags.memory:
-        target = dataclasses.replace(target, memory=int(flags.memory * chips.GIB))
+        target = dataclasses.replace(target, memory=int(flags.memory * accelerators.GIB))
     # Nothing is written there.
     experiment, lengths = experiments.load_without_data(
         flags.gin_file, ["MODEL_DIR='.'", *bindings]
     )
-    spec = aot.element_spec(experiment, lengths)
+    spec = compile_step.element_spec(experiment, lengths)
     print(f"[compile] {flags.program} for {target.name}: minutes, if it is large", file=sys.stderr)
-    if flags.program == aot.TRAIN:
-        report = aot.compile_train_step(experiment, spec, target)
+    if flags.program == compile_step.TRAIN:
+        report = compile_step.compile_train_step(experiment, spec, target)
     else:
-        generation = aot.Generation(
+        generation = compile_step.Generation(
             flags.num_prompts or _data_shards(experiment, target), flags.num_samples
         )
-        report = aot.compile_generation(experiment, spec, target, generation)
+        report = compile_step.compile_generation(experiment, spec, target, generation)
     print(text(report))
     if flags.json:
         content = {"gin_file": flags.gin_file, "bindings": bindings, **dataclasses.asdict(report)}
@@ -78,22 +85,22 @@ def _check(flags: argparse.Namespace) -> None:
         value = getattr(flags, name)
         if value is not None and value <= 0:
             raise ValueError(f"--{name} is {value}; it must be more than 0")
-    if flags.num_prompts and flags.program != aot.GENERATE:
+    if flags.num_prompts and flags.program != compile_step.GENERATE:
         raise ValueError("--num_prompts is for --program generate")
     if flags.json and not flags.json.parent.is_dir():
         raise FileNotFoundError(f"--json {flags.json}: no folder {flags.json.parent}")
 
 
-def _data_shards(experiment: experiments.Experiment, target: chips.Target) -> int:
-    mesh = meshes.make_mesh(experiment.mesh_shape, experiment.mesh_axes, target.devices)
-    rules = meshes.axis_rules(experiment.logical_axis_rules, mesh)
-    return meshes.num_shards(mesh, meshes.batch_sharding(mesh, rules).spec[0])
+def _data_shards(experiment: experiments.Experiment, target: accelerators.Target) -> int:
+    mesh = partitioning.make_mesh(experiment.mesh_shape, experiment.mesh_axes, target.devices)
+    rules = partitioning.axis_rules(experiment.logical_axis_rules, mesh)
+    return partitioning.num_shards(mesh, partitioning.batch_sharding(mesh, rules).spec[0])
 
 
-def text(report: aot.Report) -> str:
+def text(report: compile_step.Report) -> str:
     """Returns a report for people."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items())
-    if report.program == aot.TRAIN:
+    if report.program == compile_step.TRAIN:
         what = f"a train step of {report.batch} examples in {report.num_microbatches} part(s)"
     else:
         what = f"drawing {report.batch} images"
@@ -101,7 +108,7 @@ def text(report: aot.Report) -> str:
         f"{what}, {report.num_params:,} parameters, on {report.topology} as {mesh}",
         "",
         "memory of a device",
-        *hbm.table(report.memory, report.available),
+        *device_memory.table(report.memory, report.available),
         *_verdict(report),
         "",
         *_work(report),
@@ -115,7 +122,7 @@ def text(report: aot.Report) -> str:
     return "\n".join(lines)
 
 
-def _verdict(report: aot.Report) -> list[str]:
+def _verdict(report: compile_step.Report) -> list[str]:
     if report.fits is None:
         return ["  no limit is known here; --memory=GIB gives one"]
     if report.fits:
@@ -123,7 +130,7 @@ def _verdict(report: aot.Report) -> list[str]:
     return ["  it does not fit; what would help:", *(f"  - {line}" for line in report.advice)]
 
 
-def _work(report: aot.Report) -> list[str]:
+def _work(report: compile_step.Report) -> list[str]:
     lines = [f"FLOPs of the model   {report.model_flops:.4g}"]
     if report.program_flops != report.model_flops:
         more = report.program_flops / report.model_flops - 1
@@ -142,14 +149,14 @@ def _work(report: aot.Report) -> list[str]:
     return lines
 
 
-def _traffic(report: aot.Report) -> list[str]:
+def _traffic(report: compile_step.Report) -> list[str]:
     if report.collectives is None:
         return ["collectives: not known, the compiler stopped at the memory"]
     if not report.collectives:
         return ["no collectives"]
     lines = ["collectives of a device            count        size"]
     lines += [
-        f"  {kind:<24}  {traffic.count:>12,}  {hbm.readable(traffic.num_bytes):>10}"
+        f"  {kind:<24}  {traffic.count:>12,}  {device_memory.readable(traffic.num_bytes):>10}"
         for kind, traffic in report.collectives.items()
     ]
     if not report.is_exact:

@@ -26,11 +26,13 @@ from flax.core import freeze, unfreeze
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x import gin_utils, optimizers, partitioning, train_state, trainer, utils
 
-from parti.engine import datasets, experiments, gin_errors, not_finite, run_directory
-from parti.engine import initial as initials
-from parti.engine import mesh as meshes
-from parti.engine import program as programs
-from parti.engine import train_state as train_states
+from parti.engine.config import gin_errors
+from parti.engine.distributed import partitioning as meshes
+from parti.engine.experiment import experiments, warm_start
+from parti.engine.input import datasets
+from parti.engine.loop import nan_recovery, run_directory
+from parti.engine.step import train_state as train_states
+from parti.engine.step import train_step
 
 # Settings of an `Experiment` that T5X follows. It would ignore the others: of them only the default
 # is accepted.
@@ -111,7 +113,7 @@ class Model:
     @functools.cached_property
     def optimizer_def(self) -> "Optimizer":
         """OPTIMIZER, with the moving average, and off the frozen parameters."""
-        return Optimizer(programs.whole_optimizer(self.experiment))
+        return Optimizer(train_step.whole_optimizer(self.experiment))
 
     def get_initial_variables(
         self,
@@ -259,14 +261,14 @@ class TrainStateInitializer(utils.TrainStateInitializer):
         """Returns the state at step 0.
 
         Raises:
-          ValueError, FileNotFoundError: INITIAL does not fit; see `initial.Initial.load`.
+          ValueError, FileNotFoundError: INITIAL does not fit; see `warm_start.WarmStart.load`.
         """
         shapes, axes = self.global_train_state_shape, self.train_state_axes
         wanted = {"params": unfreeze(shapes.params), **unfreeze(shapes.flax_mutables)}
         specs = {"params": unfreeze(axes.params), **unfreeze(axes.flax_mutables)}
         initial = self._experiment.initial
         given = initial.load(wanted) if initial else {}
-        initials.check_frozen(self._experiment.model.frozen, wanted, given)
+        warm_start.check_frozen(self._experiment.model.frozen, wanted, given)
         for line in initial.describe(given) if initial else ():
             logging.info("%s", line)
         flat_specs = traverse_util.flatten_dict(specs)
@@ -297,12 +299,12 @@ class StopAtNotFinite(trainer.BaseAction):
         """Returns False, to go on.
 
         Raises:
-          not_finite.NotFiniteError: loss or gradients of the steps since the last log are not.
+          nan_recovery.NotFiniteError: loss or gradients of the steps since the last log are not.
         """
         for metrics in metrics_by_task.values():
             values = {name: float(metrics[name].value) for name in ("loss", "grad_norm")}
             if not np.isfinite(list(values.values())).all():
-                raise not_finite.NotFiniteError(
+                raise nan_recovery.NotFiniteError(
                     f"not finite at one of the steps up to {int(train_state.step)}: {values}; the "
                     "checkpoints in MODEL_DIR are good. Go on from the last one with `parti train` "
                     "and NAN_POLICY = 'skip' or 'rollback' to get past these data, or lower "

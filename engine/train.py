@@ -19,23 +19,14 @@ from typing import Any
 
 import jax
 
-from parti.engine import (
-    checkpoint_store,
-    checkpoints,
-    datasets,
-    experiments,
-    hbm,
-    not_finite,
-    preparation,
-    processes,
-    run_data,
-    run_directory,
-    signals,
-    watchdog,
-)
-from parti.engine import loop as loops
-from parti.engine import program as programs
-from parti.engine import train_state as train_states
+from parti.engine.aot import device_memory
+from parti.engine.checkpoints import checkpoint_manager, checkpoints
+from parti.engine.distributed import multihost, preemption
+from parti.engine.experiment import experiments
+from parti.engine.input import datasets
+from parti.engine.loop import data_lineage, nan_recovery, run_directory, setup, training_loop
+from parti.engine.monitoring import watchdog
+from parti.engine.step import train_state, train_step
 
 CACHE_VARIABLE = "PARTI_COMPILATION_CACHE"
 USAGE = """\
@@ -77,33 +68,33 @@ def train(
       ValueError, OSError: the experiment, its data or its directory do not fit; nothing was trained
         and nothing of an earlier training was changed.
       TrainingFailedError: such an error after the training had begun.
-      not_finite.NotFiniteError: see NAN_POLICY there.
+      nan_recovery.NotFiniteError: see NAN_POLICY there.
     """
     with (
-        processes.ending_if_one_is_lost(),
+        multihost.ending_if_one_is_lost(),
         # SIGUSR1 would end the process; the loop listens for it.
-        signals.handled(signal.SIGUSR1, signal.SIG_IGN),
+        preemption.handled(signal.SIGUSR1, signal.SIG_IGN),
         contextlib.closing(
             watchdog.Watchdog(experiment.watchdog_seconds, experiment.watchdog_abort)
         ) as dog,
     ):
         if not _is_to_train(experiment, overwrite):
             return 0
-        training = preparation.prepare(experiment, devices, dog)
+        training = setup.prepare(experiment, devices, dog)
         given: Mapping[str, Any] = {}
         if overwrite or not checkpoints.steps(experiment.model_dir):
             with dog.stage(watchdog.INITIAL):
-                given = preparation.initial_values(experiment, training.program)
-        processes.wait_for_all("nothing is refused")
-        if overwrite and processes.is_first():
+                given = setup.initial_values(experiment, training.program)
+        multihost.wait_for_all("nothing is refused")
+        if overwrite and multihost.is_first():
             run_directory.clear(experiment)
-        processes.wait_for_all("directory is ours")
-        store = checkpoint_store.Store(experiment.model_dir, experiment.retention)
+        multihost.wait_for_all("directory is ours")
+        store = checkpoint_manager.Store(experiment.model_dir, experiment.retention)
         try:
             with (
                 training.program.context(),
-                signals.stop_request() as request,
-                processes.ending_if_one_is_lost(),  # Before the store waits for the others.
+                preemption.stop_request() as request,
+                multihost.ending_if_one_is_lost(),  # Before the store waits for the others.
             ):
                 code = _to_the_end(training, store, request, dog, given)
         except BaseException:
@@ -120,27 +111,27 @@ def _is_to_train(experiment: experiments.Experiment, overwrite: bool) -> bool:
     Raises:
       ValueError: the directory is not this training's, or the processes have not the same.
     """
-    processes.check_equal("the configuration", experiment.config)
+    multihost.check_equal("the configuration", experiment.config)
     run_directory.check_ours(experiment)
-    processes.check_shared(pathlib.Path(experiment.model_dir))
-    if processes.count() > 1:
-        for what, text in run_data.inputs(experiment).items():
-            processes.check_equal(what, text)
+    multihost.check_shared(pathlib.Path(experiment.model_dir))
+    if multihost.count() > 1:
+        for what, text in data_lineage.inputs(experiment).items():
+            multihost.check_equal(what, text)
     if overwrite:
         return True
     if run_directory.is_finished(experiment):
-        processes.log(
+        multihost.log(
             f"[train] already finished: {experiment.model_dir} is at step {experiment.train_steps}"
         )
         return False
-    run_data.check(experiment)
+    data_lineage.check(experiment)
     return True
 
 
 def _to_the_end(
-    training: preparation.Training,
-    store: checkpoint_store.Store,
-    request: signals.StopRequest,
+    training: setup.Training,
+    store: checkpoint_manager.Store,
+    request: preemption.StopRequest,
     dog: watchdog.Watchdog,
     given: Mapping[str, Any],
 ) -> int:
@@ -156,16 +147,16 @@ def _to_the_end(
     experiment = training.experiment
     state, start, record = _restore(training, store, dog, given)
     if start and (difference := run_directory.config_difference(experiment)):
-        processes.log(f"[train] configuration changed: {difference}")
-    processes.wait_for_all("directory is read")
+        multihost.log(f"[train] configuration changed: {difference}")
+    multihost.wait_for_all("directory is read")
     try:
-        if processes.is_first():
+        if multihost.is_first():
             run_directory.start(experiment, start)
         while True:
-            loop = loops.Loop(training, store, record, request, dog)
+            loop = training_loop.Loop(training, store, record, request, dog)
             try:
                 return loop.run(state, start, training.batches)
-            except not_finite.RollBack:
+            except nan_recovery.RollBack:
                 pass  # Out of here, so that nothing holds the state that is left behind.
             state, start, record = _restore(training, store, dog, {})
     except (OSError, ValueError) as error:
@@ -179,16 +170,16 @@ def _to_the_end(
 
 
 def _restore(
-    training: preparation.Training,
-    store: checkpoint_store.Store,
+    training: setup.Training,
+    store: checkpoint_manager.Store,
     dog: watchdog.Watchdog,
     given: Mapping[str, Any],
-) -> tuple[train_states.TrainState, int, not_finite.Record]:
+) -> tuple[train_state.TrainState, int, nan_recovery.Record]:
     """Returns the state to go on from, its step, and the bad steps before; moves the data there."""
     experiment = training.experiment
     with dog.stage(watchdog.RESTORING):
         state, start = restore_or_init(experiment, training.program, store, training.batches, given)
-    record = not_finite.Record(experiment.model_dir, start)
+    record = nan_recovery.Record(experiment.model_dir, start)
     with dog.stage(watchdog.READING):
         for _ in range(record.batches_past(start)):
             next(training.batches)
@@ -198,19 +189,19 @@ def _restore(
 
 def restore_or_init(
     experiment: experiments.Experiment,
-    program: programs.Program,
-    store: checkpoint_store.Store,
+    program: train_step.Program,
+    store: checkpoint_manager.Store,
     batches: datasets.Batches,
     given: Mapping[str, Any],
-) -> tuple[train_states.TrainState, int]:
+) -> tuple[train_state.TrainState, int]:
     """Returns the state to start from and its step; moves the data to the same place.
 
     `given` is what step 0 starts from, as far as it is not the model's own start.
     """
-    trees = (train_states.to_tree(state) for state in (program.abstract, program.shardings))
-    restored = store.restore(train_states.placed(*trees))
+    trees = (train_state.to_tree(state) for state in (program.abstract, program.shardings))
+    restored = store.restore(train_state.placed(*trees))
     if restored is None:
-        init_rng, _ = programs.initial_rngs(experiment.random_seed)
+        init_rng, _ = train_step.initial_rngs(experiment.random_seed)
         return program.init(init_rng, program.place_variables(given)), 0
     tree, step, position = restored
     if not position.is_dir():
@@ -219,8 +210,8 @@ def restore_or_init(
             "(T5X writes one with save_dataset = True); choose another MODEL_DIR"
         )
     batches.restore(position)
-    processes.log(f"[train] going on from step {step} of {experiment.model_dir}")
-    return train_states.from_tree(tree, program.abstract), step
+    multihost.log(f"[train] going on from step {step} of {experiment.model_dir}")
+    return train_state.from_tree(tree, program.abstract), step
 
 
 def main(argv: Sequence[str]) -> int:
@@ -235,7 +226,7 @@ def main(argv: Sequence[str]) -> int:
     flags = _parse_flags(argv)
     addressed = (flags.coordinator_address, flags.num_processes, flags.process_id)
     if flags.distributed or any(flag is not None for flag in addressed):
-        processes.connect(*addressed)
+        multihost.connect(*addressed)
     if cache := os.environ.get(CACHE_VARIABLE):
         jax.config.update("jax_compilation_cache_dir", cache)
     experiment = experiments.load_experiment(flags.gin_file, flags.gin_bindings)
@@ -244,15 +235,15 @@ def main(argv: Sequence[str]) -> int:
 
 def dry_run(experiment: experiments.Experiment) -> int:
     """Prints the configuration, the parameters with their sharding, and the memory they take."""
-    program = preparation.prepare(experiment).program
-    preparation.initial_values(experiment, program)
+    program = setup.prepare(experiment).program
+    setup.initial_values(experiment, program)
     spec = program.element_spec
     print(experiment.config)
     for name, leaf in spec.items():
         print(f"batch {name}: {leaf.dtype}[{', '.join(map(str, leaf.shape))}]")
     print(f"mesh: {dict(program.mesh.shape)}\n")
-    print(train_states.table(experiment.model, program.abstract, program.specs, spec))
-    print(hbm.estimate(program))
+    print(train_state.table(experiment.model, program.abstract, program.specs, spec))
+    print(device_memory.estimate(program))
     return 0
 
 

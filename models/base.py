@@ -100,14 +100,14 @@ def check_images(images: Array, size: int | None = None, name: str = "images") -
     """
     sides = ("height", "width") if size is None else (size, size)
     if images.ndim != 4 or images.shape[-1] != 3 or (size and images.shape[1:3] != sides):
-        hint = ": resize them (parti.data.images)" if size else ""
+        hint = ": resize them (parti.data.images.images)" if size else ""
         raise ValueError(
             f"{name} have shape {tuple(images.shape)}; this model takes "
             f"[batch, {sides[0]}, {sides[1]}, 3]{hint}"
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            f"{name} are {images.dtype}; give floats in [-1, 1] (parti.data.images.to_float)"
+            f"{name} are {images.dtype}; give floats in [-1, 1] (parti.data.images.images.to_float)"
         )
 
 
@@ -270,3 +270,16 @@ class Model(abc.ABC):
         initial = functools.partial(self.get_initial_variables, input_shapes=input_shapes)
         params = jax.eval_shape(lambda rng: initial(rng)["params"], jax.random.PRNGKey(0))
         return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def used_variables(model: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables that a trained model is used with, such as no discriminator's.
+
+    Fingerprints are of these, so that a training, its bundle and tokens made with either agree.
+    """
+    return without_branches(variables, getattr(model, "training_only", ()))
+
+
+def text_vocab_size(model: Any) -> int | None:
+    """Returns how many text ids a model has embeddings for; None if it reads no text."""
+    return getattr(getattr(model, "config", None), "text_vocab_size", None)

@@ -4,7 +4,7 @@
 
 The folders of the repository are the subpackages, in the order in which they may import:
 
-    parti.data < parti.tasks < parti.models < parti.engine < parti.pipelines < parti (this folder)
+    stages < data < tasks < models < engine < pipelines < workflow < parti (this folder)
 
 `setup.py` maps them when the package is built. In a plain clone nothing is mapped, so the lines
 below let Python look for subpackages beside this folder too.
@@ -12,8 +12,8 @@ below let Python look for subpackages beside this folder too.
 
 import pathlib
 
-__version__ = "0.1.0"
-
 _folder = pathlib.Path(__file__).resolve().parent
 if not (_folder / "models").exists() and (_folder.parent / "models" / "__init__.py").exists():
     __path__.append(str(_folder.parent))
+
+from parti.stages.version import VERSION as __version__  # noqa: E402, F401

@@ -13,34 +13,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from parti import __version__, quiet
-
-# Command -> (module, function, help line), grouped by the order of the workflow.
-GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
-    "Data": {
-        "scenes": ("parti.pipelines.draw_scenes", "run", "draw the built-in data set"),
-        "clean": ("parti.pipelines.clean_pairs", "run", "filter, deduplicate and split pairs"),
-        "vocab": ("parti.pipelines.train_vocabulary", "run", "train the text vocabulary"),
-        "tokenize": ("parti.pipelines.tokenize_images", "run", "turn images into tokens"),
-        "detokenize": ("parti.pipelines.detokenize", "run", "turn tokens back into pictures"),
-    },
-    "Models": {
-        "perceptual": ("parti.pipelines.convert_perceptual", "run", "convert VGG16 weights"),
-        "train": ("parti.engine.train", "main", "train any model from an experiment file"),
-        "compile": ("parti.engine.compile", "main", "will it fit a pod, and how fast: no pod"),
-        "export": ("parti.pipelines.export", "run", "gather trained parts into a bundle"),
-    },
-    "Images": {
-        "prompts": ("parti.pipelines.choose_prompts", "run", "choose prompts to draw"),
-        "generate": ("parti.pipelines.generate", "run", "prompts to reranked, upsampled images"),
-        "evaluate": ("parti.pipelines.evaluate", "run", "measure generations and reconstructions"),
-    },
-    "All of it": {
-        "workflow": ("parti.demo", "workflow", "run every stage of a workflow file that is stale"),
-        "demo": ("parti.demo", "demo", "the whole workflow, tiny, on this machine"),
-    },
-}
-COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}
+from parti.stages import commands, quiet
+from parti.stages.version import VERSION
 
 # What the stages raise for a wrong flag, value, file or folder; anything else is a failure.
 USER_MISTAKES = (ValueError, OSError)
@@ -49,9 +23,9 @@ USER_MISTAKES = (ValueError, OSError)
 def usage() -> str:
     """Returns the text of `parti --help`."""
     lines = ["usage: parti COMMAND [--flag=value ...]", "", "Text to image, stage by stage.", ""]
-    for title, commands in GROUPS.items():
+    for title, group in commands.GROUPS.items():
         lines.append(f"{title}:")
-        lines += [f"  {name:<10} {help_line}" for name, (_, _, help_line) in commands.items()]
+        lines += [f"  {name:<10} {help_line}" for name, (_, _, help_line) in group.items()]
         lines.append("")
     lines += [
         "parti COMMAND --help    flags and an example",
@@ -75,12 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"parti {__version__}")
+        print(f"parti {VERSION}")
         return 0
     command, *rest = arguments
-    if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean `parti {near[0]}`?" if near else f"commands: {', '.join(COMMANDS)}"
+    if command not in commands.COMMANDS:
+        near = difflib.get_close_matches(command, commands.COMMANDS, n=1)
+        hint = (
+            f"did you mean `parti {near[0]}`?"
+            if near
+            else f"commands: {', '.join(commands.COMMANDS)}"
+        )
         print(f"parti: unknown command {command!r}; {hint}", file=sys.stderr)
         return 2
     if "--verbose" in rest:
@@ -92,7 +70,7 @@ def _run(command: str, arguments: list[str]) -> int:
     """Imports and calls one command; turns its exceptions into a line and an exit code."""
     verbose = bool(os.environ.get(quiet.VARIABLE))
     quiet.install()
-    module, function, _ = COMMANDS[command]
+    module, function, _ = commands.COMMANDS[command]
     try:
         return getattr(importlib.import_module(module), function)(arguments) or 0
     except KeyboardInterrupt as error:

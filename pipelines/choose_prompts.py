@@ -9,16 +9,14 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from parti.data import prompts as prompts_lib
-from parti.data import records, tfrecords
-from parti.engine import flags as flags_lib
-from parti.engine import manifests
-from parti.pipelines import staging
+from parti.data.storage import records, tfrecords
+from parti.data.text import prompt_files
+from parti.stages import flag_parser, manifests, output_directory
 
 FILE_NAME = "prompts.jsonl"
 
 
-def choose(prompts: Iterable[prompts_lib.Prompt], num: int) -> list[prompts_lib.Prompt]:
+def choose(prompts: Iterable[prompt_files.Prompt], num: int) -> list[prompt_files.Prompt]:
     """Returns prompts with different texts, as evenly over the challenges as they allow.
 
     The choice depends on the texts alone, not on their order.
@@ -28,7 +26,7 @@ def choose(prompts: Iterable[prompts_lib.Prompt], num: int) -> list[prompts_lib.
       num: how many; 0 for all.
     """
     different = {prompt.text: prompt for prompt in prompts}
-    groups: dict[str, list[prompts_lib.Prompt]] = collections.defaultdict(list)
+    groups: dict[str, list[prompt_files.Prompt]] = collections.defaultdict(list)
     for prompt in sorted(different.values(), key=lambda p: _rank(p.text)):
         groups[prompt.challenge].append(prompt)
     turns = [(turn, name) for name, group in groups.items() for turn in range(len(group))]
@@ -36,7 +34,7 @@ def choose(prompts: Iterable[prompts_lib.Prompt], num: int) -> list[prompts_lib.
     return chosen[:num] if num else chosen
 
 
-def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompts_lib.Prompt]:
+def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompt_files.Prompt]:
     """Yields the captions of one split of cleaned pairs as prompts.
 
     Raises:
@@ -51,7 +49,7 @@ def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompts_lib.Prompt
                 metadata["scene"] = pair.metadata["scene"]
             challenge = str(pair.metadata.get("challenge", ""))
             unique = f"{name}-{_rank(pair.key)[:8]}".strip("-")
-            yield prompts_lib.Prompt(unique, pair.text, "", challenge, metadata)
+            yield prompt_files.Prompt(unique, pair.text, "", challenge, metadata)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -64,22 +62,24 @@ def run(argv: Sequence[str]) -> int:
         given = captions(source, flags.split)
         inputs = {"input": str(source), "fingerprint": manifest["fingerprint"]}
     else:
-        given = iter(prompts_lib.read_prompts(source))
+        given = iter(prompt_files.read_prompts(source))
         inputs = {"input": str(source)}
     settings = {"num": flags.num, "split": flags.split if source.is_dir() else ""}
-    with staging.Staging(flags.output, "prompts", settings, inputs, flags.overwrite) as stage:
+    with output_directory.Staging(
+        flags.output, "prompts", settings, inputs, flags.overwrite
+    ) as stage:
         chosen = choose(given, flags.num)
         if not chosen:
             raise ValueError(f"{source}: no captions in the {flags.split} split; try --split=train")
-        prompts_lib.write_prompts(stage.path / FILE_NAME, chosen)
+        prompt_files.write_prompts(stage.path / FILE_NAME, chosen)
         stage.publish(counts={"prompts": len(chosen)})
     print(f"{len(chosen)} prompts in {pathlib.Path(flags.output) / FILE_NAME}")
     return 0
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
-    parser = flags_lib.Parser(
+    parser = flag_parser.Parser(
         "parti prompts",
         "Chooses prompts, evenly over their challenges.",
         "example:\n  parti prompts --input pairs --output prompts --num 64",

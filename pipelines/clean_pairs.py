@@ -19,26 +19,20 @@ from typing import Any
 
 from apache_beam.options import pipeline_options
 
-from parti.data import crops, decontamination, files
-from parti.engine import flags as flags_lib
-from parti.engine import progress as progress_lib
-from parti.pipelines import (
-    clean_job,
-    clean_report,
-    clean_results,
-    clean_settings,
-    examining,
-    extending,
-    options,
-    pages,
-    readers,
-    rule_settings,
-    rules,
-    runners,
-    staging,
-    writers,
-)
-from parti.pipelines.readers import fetching
+from parti.data.decontamination import decontamination
+from parti.data.images import crops
+from parti.pipelines import readers
+from parti.pipelines.beam import options, runners, sharded_writers
+from parti.pipelines.clean import examine_sources, incremental
+from parti.pipelines.clean import job as clean_job
+from parti.pipelines.clean import report as clean_report
+from parti.pipelines.clean import settings as clean_settings
+from parti.pipelines.clean import summary as clean_summary
+from parti.pipelines.html import templates
+from parti.pipelines.readers.http import fetching
+from parti.pipelines.rules import rules
+from parti.pipelines.rules import settings as rule_settings
+from parti.stages import files, flag_parser, output_directory, progress_line
 
 _FETCH = fetching.FetchSettings()
 _SHUFFLE = "shuffle"
@@ -46,7 +40,7 @@ _MAX_MEASURE = 80  # characters that the last line shows of one
 _MAX_BROKEN = 3  # broken files that it names
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti clean",
@@ -136,7 +130,7 @@ def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
         jpeg_quality=flags.jpeg_quality,
         crop=flags.crop,
         validation_fraction=flags.validation_fraction,
-        num_shards=writers.parse_num_shards(flags.num_shards, 0),
+        num_shards=sharded_writers.parse_num_shards(flags.num_shards, 0),
     )
 
 
@@ -180,23 +174,23 @@ def run(argv: Sequence[str]) -> int:
     _check_output(flags)
     columns = _columns(flags)
     found = readers.find_sources(flags.input, flags.input_format, columns, flags.image_root)
-    read = extending.look_at(found)
+    read = incremental.look_at(found)
     evaluation = None
     if flags.decontaminate:
         evaluation = decontamination.EvaluationSet.load(flags.decontaminate)
         settings = dataclasses.replace(settings, evaluation=evaluation.fingerprint)
-    extension = extending.Extension(flags.extend, flags.retry_rejected) if flags.extend else None
+    extension = incremental.Extension(flags.extend, flags.retry_rejected) if flags.extend else None
     if extension:
         extension.check_settings(settings)
         sources = [*extension.known(), *extension.wanted(found, read)]
     else:
-        sources = [examining.Source(f"{i:06d}", source) for i, source in enumerate(found)]
+        sources = [examine_sources.Source(f"{i:06d}", source) for i, source in enumerate(found)]
     estimate = _output_bytes([source.source for source in sources], settings)
-    num_shards = writers.parse_num_shards(flags.num_shards, estimate)
+    num_shards = sharded_writers.parse_num_shards(flags.num_shards, estimate)
     settings = dataclasses.replace(settings, num_shards=num_shards)
     num_bytes = sum(source.source.num_bytes for source in sources)
     old = extension.manifest["fingerprint"] if extension else ""
-    stage = staging.Staging(
+    stage = output_directory.Staging(
         flags.output,
         "pairs",
         settings=settings.to_dict(),
@@ -209,7 +203,7 @@ def run(argv: Sequence[str]) -> int:
     num_workers = runners.use_all_cores(beam_options, num_bytes)
     with stage:
         _fill_scratch(stage.scratch, extension, evaluation)
-        progress = progress_lib.Progress("clean", unit="pairs")
+        progress = progress_line.Progress("clean", unit="pairs")
         with _shuffle_folder(stage.scratch, beam_options) as folder:
             build = functools.partial(
                 clean_job.build,
@@ -220,11 +214,11 @@ def run(argv: Sequence[str]) -> int:
                 fetch=fetch,
                 old_rejected=extension.old_rejected() if extension else (),
                 folder=folder,
-                input_root=stage.inputs[extending.ROOT],
+                input_root=stage.inputs[incremental.ROOT],
             )
             result = options.run_pipeline(build, beam_options, progress, total_weight=num_bytes)
         collected = clean_job.collected(stage.scratch, result)
-        report = clean_results.make_report(
+        report = clean_summary.make_report(
             collected,
             settings,
             flags.input,
@@ -246,7 +240,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _fill_scratch(
     scratch: str,
-    extension: extending.Extension | None,
+    extension: incremental.Extension | None,
     evaluation: decontamination.EvaluationSet | None,
 ) -> None:
     """Writes what workers need beside the input."""
@@ -259,7 +253,7 @@ def _fill_scratch(
 
 
 def _publish(
-    stage: staging.Staging, collected: clean_results.Collected, report: Mapping[str, Any]
+    stage: output_directory.Staging, collected: clean_summary.Collected, report: Mapping[str, Any]
 ) -> None:
     counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
     hashes = {file["name"]: file["sha256"] for file in collected.files}
@@ -268,7 +262,7 @@ def _publish(
 
 @contextlib.contextmanager
 def _shuffle_folder(scratch: str, beam_options: pipeline_options.PipelineOptions) -> Iterator[str]:
-    """Gives the folder for `shuffle.GroupByKey`: "" if the workers are on other machines."""
+    """Gives the folder for `disk_group_by_key`: "" if the workers are on other machines."""
     if not runners.is_local(beam_options):
         yield ""
         return
@@ -310,10 +304,10 @@ def _inputs(
     flags: argparse.Namespace,
     settings: clean_settings.CleanSettings,
     read: Mapping[str, files.Status],
-    extension: extending.Extension | None,
+    extension: incremental.Extension | None,
 ) -> dict[str, Any]:
     """Returns what the manifest says about the input."""
-    sources = extending.source_files(read, extension)
+    sources = incremental.source_files(read, extension)
     return {
         "input": list(flags.input),
         "input_format": flags.input_format,
@@ -321,9 +315,9 @@ def _inputs(
         "image_root": flags.image_root,
         "decontaminate": list(flags.decontaminate),
         "extend": [flags.extend, *flags.retry_rejected] if flags.extend else [],
-        extending.ROOT: extending.input_root(sources),
-        extending.SOURCES: sources,
-        extending.WORD_FILES: settings.rules.hash_files(),
+        incremental.ROOT: incremental.input_root(sources),
+        incremental.SOURCES: sources,
+        incremental.WORD_FILES: settings.rules.hash_files(),
     }
 
 
@@ -410,5 +404,5 @@ def _summary(report: Mapping[str, Any], output: str) -> str:
         lines.append(f"dropped {read - kept:,}: {reasons}")
     num_broken, broken = _broken(report)
     lines += [broken] if num_broken else []
-    size = pages.size(report["num_bytes"])
+    size = templates.size(report["num_bytes"])
     return "\n".join([*lines, f"wrote {size} to {output}; see report.html there"])

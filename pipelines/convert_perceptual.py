@@ -8,16 +8,15 @@ Nothing is downloaded: the user names local files, whose sha256 is printed and c
 import argparse
 from collections.abc import Sequence
 
-from parti.data import files
-from parti.engine import flags as flags_lib
 from parti.models.perceptual import weights
+from parti.stages import files, flag_parser
 
 SHA256_LENGTH = 64
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
-    parser = flags_lib.Parser(
+    parser = flag_parser.Parser(
         "parti perceptual",
         "Converts published VGG16 weights, and LPIPS heads, for the perceptual loss.\n"
         "docs/perceptual.md says which files are meant.",

@@ -20,17 +20,14 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import files, images, records, tfrecords
-from parti.engine import flags as flags_lib
-from parti.engine import progress as progress_lib
-from parti.pipelines import (
-    contact_sheet,
-    model_handlers,
-    options,
-    shard_pieces,
-    staging,
-    token_shards,
-)
+from parti.data.images import images
+from parti.data.storage import records, tfrecords
+from parti.engine.inference import bundles
+from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.html import contact_sheet
+from parti.pipelines.tokens import resumable_shards
+from parti.pipelines.tokens import shards as token_shards
+from parti.stages import files, flag_parser, output_directory, progress_line
 
 IMAGES = "images"
 MANIFEST_LINES = "manifest.jsonl"
@@ -104,7 +101,7 @@ class _WritePictures(beam.DoFn):
             (self._directory / path).parent.mkdir(parents=True, exist_ok=True)
             files.write_bytes(self._directory / path, images.encode_png(picture))
             lines.append(json.dumps({"key": key, "text": text, "image": path}, ensure_ascii=False))
-        piece = shard_pieces.piece_path(self._directory, _LINES, batch.shard, batch.index)
+        piece = resumable_shards.piece_path(self._directory, _LINES, batch.shard, batch.index)
         piece.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(piece, "".join(f"{line}\n" for line in lines).encode())
         options.tick(len(lines))
@@ -148,10 +145,10 @@ def build(
         | "Write" >> beam.ParDo(_WritePictures(directory))
     )
     names = [shard.name for shard in shards]
-    return shard_pieces.gather(root, directory, names, (pieces,), (_LINES,))
+    return resumable_shards.gather(root, directory, names, (pieces,), (_LINES,))
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti detokenize",
@@ -184,11 +181,11 @@ def run(argv: Sequence[str]) -> int:
     tokens = token_shards.read_manifest(flags.input)
     shards = token_shards.find_shards(flags.input, tokens["kind"], flags.split, flags.limit)
     source = flags.model or token_shards.model_of(flags.input, tokens)
-    tokenizer = model_handlers.load_part(source, "tokenizer")
+    tokenizer = bundles.load_part(source, "tokenizer")
     token_shards.check_tokenizer(flags.input, tokens, source, tokenizer)
     model = tokenizer.model
     facts = {"num_tokens": model.grid_size**2, "codebook_size": model.codebook_size}
-    stage = staging.Staging(
+    stage = output_directory.Staging(
         flags.output,
         kind="pictures",
         settings={
@@ -203,8 +200,8 @@ def run(argv: Sequence[str]) -> int:
     )
     del tokenizer  # The workers load their own.
     with stage:
-        todo = [s for s in shards if not shard_pieces.is_finished(stage.path, s.name)]
-        progress = progress_lib.Progress("detokenize", _count(tokens, shards, todo), "images")
+        todo = [s for s in shards if not resumable_shards.is_finished(stage.path, s.name)]
+        progress = progress_line.Progress("detokenize", _count(tokens, shards, todo), "images")
         if todo:
             options.run_pipeline(
                 lambda root: build(root, todo, source, facts, stage.path), beam_options, progress
@@ -244,6 +241,6 @@ def finish(directory: pathlib.Path, shards: Sequence[token_shards.Shard], source
     if not count:
         raise ValueError(f"{source}: the token shards hold no rows")
     contact_sheet.write(directory, shown, count, "Pictures from image tokens")
-    shard_pieces.clear(directory)
+    resumable_shards.clear(directory)
     shutil.rmtree(directory / _LINES)
     return count

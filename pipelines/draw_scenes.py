@@ -23,10 +23,12 @@ from typing import Any
 
 import apache_beam as beam
 
-from parti.data import file_names, images, prompts, records, scenes
-from parti.engine import flags as flags_lib
-from parti.engine import progress as progress_lib
-from parti.pipelines import options, staging
+from parti.data.images import images
+from parti.data.scenes import scenes
+from parti.data.storage import records, shard_names
+from parti.data.text import prompt_files
+from parti.pipelines.beam import options
+from parti.stages import flag_parser, output_directory, progress_line
 
 PROMPTS = "prompts-validation.jsonl"
 _SCENES_PER_SHARD = 5000
@@ -97,7 +99,7 @@ def plan_shards(settings: SceneSettings) -> list[Shard]:
         num_shards = min(count, max(1, round(num_train * share))) if count else 0
         bounds = [count * index // max(num_shards, 1) for index in range(num_shards + 1)]
         for index, (start, end) in enumerate(zip(bounds, bounds[1:])):
-            name = file_names.shard_name(split, index, num_shards, ".tar")
+            name = shard_names.shard_name(split, index, num_shards, ".tar")
             shards.append(Shard(split, name, start, end - start))
     return shards
 
@@ -166,10 +168,10 @@ def build(
     )
 
 
-def choose_prompts(settings: SceneSettings) -> list[prompts.Prompt]:
+def choose_prompts(settings: SceneSettings) -> list[prompt_files.Prompt]:
     """Returns different captions of validation scenes, as evenly over the challenges as may be."""
     world = scenes.find_world(settings.world)
-    groups: dict[str, dict[str, prompts.Prompt]] = collections.defaultdict(dict)
+    groups: dict[str, dict[str, prompt_files.Prompt]] = collections.defaultdict(dict)
     for index in range(min(settings.counts["validation"], _PROMPT_CANDIDATES)):
         if groups and len(groups) == len(world.challenges):
             least = min(len(group) for group in groups.values())
@@ -179,7 +181,7 @@ def choose_prompts(settings: SceneSettings) -> list[prompts.Prompt]:
         text = scenes.captions(scene)[0]
         challenge = scenes.CHALLENGES[scene.challenge]
         metadata: dict[str, Any] = {"scene": scene.to_dict()}
-        prompt = prompts.Prompt(
+        prompt = prompt_files.Prompt(
             scenes.scene_key("validation", index), text, "Scenes", challenge, metadata
         )
         groups[challenge].setdefault(text, prompt)
@@ -192,7 +194,7 @@ def choose_prompts(settings: SceneSettings) -> list[prompts.Prompt]:
     return [prompt for _, _, prompt in chosen]
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti scenes",
@@ -225,17 +227,17 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti scenes`; returns the exit code."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
-    with staging.Staging(
+    with output_directory.Staging(
         flags.output,
         "scenes",
         settings=dataclasses.asdict(settings),
         overwrite=flags.overwrite,
     ) as stage:
-        progress = progress_lib.Progress("scenes", settings.num, "scenes")
+        progress = progress_line.Progress("scenes", settings.num, "scenes")
         options.run_pipeline(lambda root: build(root, settings, stage.path), beam_options, progress)
         chosen = choose_prompts(settings)
         if chosen:
-            prompts.write_prompts(stage.path / PROMPTS, chosen)
+            prompt_files.write_prompts(stage.path / PROMPTS, chosen)
         stage.publish(counts={**settings.counts, "prompts": len(chosen)})
         progress.done()
     counts = settings.counts

@@ -18,21 +18,16 @@ from typing import Any
 
 import apache_beam as beam
 
-from parti.data import images, records, scene_probe, scenes
-from parti.engine import flags as flags_lib
-from parti.engine import manifests
-from parti.engine import progress as progress_lib
-from parti.pipelines import (
-    evaluation_metrics,
-    evaluation_report,
-    gallery,
-    generate,
-    options,
-    reconstruction_report,
-    reconstructions,
-    staging,
-    writers,
-)
+from parti.data.images import images
+from parti.data.scenes import probe as scene_probe
+from parti.data.scenes import scenes
+from parti.data.storage import records
+from parti.pipelines import generate
+from parti.pipelines.beam import options, sharded_writers
+from parti.pipelines.evaluation import reconstruction_report, reconstructions, scene_alignment
+from parti.pipelines.evaluation import report as evaluation_report
+from parti.pipelines.html import gallery
+from parti.stages import flag_parser, manifests, output_directory, progress_line
 
 ALIGNMENTS_FILE = "alignments.jsonl"
 _ALIGNMENTS = ".alignments.json"
@@ -47,7 +42,7 @@ class _ReadSamples(beam.DoFn):
         self._directory = directory
 
     def process(self, group: list[records.Generation]) -> Any:
-        scene = scenes.Scene.from_dict(group[0].metadata[evaluation_metrics.SCENE])
+        scene = scenes.Scene.from_dict(group[0].metadata[scene_alignment.SCENE])
         paths = [self._directory / item.image for item in group]
         views = [scene_probe.read_scene(images.decode_image(path.read_bytes())) for path in paths]
         options.tick(len(group))
@@ -80,11 +75,11 @@ def build(
         | "Prompts" >> beam.Create(list(groups))
         | "Read pictures" >> beam.ParDo(_ReadSamples(generations_dir))
     )
-    found | "Alignments" >> writers.CollectJson(directory / _ALIGNMENTS)
+    found | "Alignments" >> sharded_writers.CollectJson(directory / _ALIGNMENTS)
     return found
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti evaluate",
@@ -161,7 +156,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run_generations(
     flags: argparse.Namespace, num_reference: int | None, beam_options: Any
-) -> tuple[staging.Staging, dict[str, Any]]:
+) -> tuple[output_directory.Staging, dict[str, Any]]:
     """Measures generations, and reconstructions if asked for; returns the stage and the metrics."""
     made = manifests.read(flags.generations, "generations")
     generations_dir = pathlib.Path(flags.generations).resolve()
@@ -177,7 +172,7 @@ def _run_generations(
         "generations_fingerprint": made["fingerprint"],
         **(reference.settings if reference else {}),
     }
-    stage = staging.Staging(
+    stage = output_directory.Staging(
         flags.output, "evaluation", settings=settings, inputs=inputs, overwrite=flags.overwrite
     )
     with stage:
@@ -213,15 +208,15 @@ def measure(
     Raises:
       options.PipelineError: the job failed.
     """
-    progress = progress_lib.Progress("evaluate", sum(len(group) for group in groups), "images")
+    progress = progress_line.Progress("evaluate", sum(len(group) for group in groups), "images")
     options.run_pipeline(
         lambda root: build(root, groups, generations_dir, directory), beam_options, progress
     )
-    found = writers.read_collected(directory / _ALIGNMENTS)
+    found = sharded_writers.read_collected(directory / _ALIGNMENTS)
     lines = [json.dumps(line, sort_keys=True) + "\n" for line in _alignment_lines(groups, found)]
     (directory / ALIGNMENTS_FILE).write_text("".join(lines), encoding="utf-8")
     progress.done()
-    return evaluation_metrics.alignment_metrics(groups, found)
+    return scene_alignment.alignment_metrics(groups, found)
 
 
 def _alignment_lines(
@@ -241,9 +236,7 @@ def _best_overall(directory: pathlib.Path) -> dict[str, float]:
     lines = (directory / ALIGNMENTS_FILE).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return {
-        row["image"]: row["alignment"][evaluation_metrics.OVERALL]
-        for row in rows
-        if row["rank"] == 0
+        row["image"]: row["alignment"][scene_alignment.OVERALL] for row in rows if row["rank"] == 0
     }
 
 
@@ -268,7 +261,7 @@ def scene_groups(
 def _has_scene(item: records.Generation) -> bool:
     """Returns whether a prompt carries a scene; a user's metadata may hold another `scene`."""
     try:
-        scenes.Scene.from_dict(item.metadata[evaluation_metrics.SCENE])
+        scenes.Scene.from_dict(item.metadata[scene_alignment.SCENE])
     except (KeyError, ValueError):
         return False
     return True

@@ -1,20 +1,20 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`parti export`: trained parts and their vocabulary to one bundle (see `engine/bundles.py`)."""
+"""`parti export`: trained parts and their vocabulary to one bundle (`inference/bundles.py`)."""
 
 import argparse
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from parti.engine import bundles, checkpoints, manifests, predict
-from parti.engine import flags as flags_lib
-from parti.pipelines import staging
+from parti.engine.checkpoints import checkpoints
+from parti.engine.inference import bundles, loaded_models
+from parti.stages import flag_parser, manifests, output_directory
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
-    parser = flags_lib.Parser(
+    parser = flag_parser.Parser(
         "parti export",
         "Gathers trained parts into a bundle, all that `parti generate` needs.",
         "example:\n  parti export --workdir runs/demo --output runs/demo/bundle",
@@ -74,8 +74,8 @@ def run(argv: Sequence[str]) -> int:
     folders = find_parts(flags)
 
     @functools.cache
-    def load(part: str) -> predict.LoadedModel:
-        return predict.LoadedModel.from_train_dir(folders[part], name=str(folders[part]))
+    def load(part: str) -> loaded_models.LoadedModel:
+        return loaded_models.LoadedModel.from_train_dir(folders[part], name=str(folders[part]))
 
     def fingerprint(part: str) -> str | None:
         """Returns what a training's manifest says; a checkpoint has none."""
@@ -83,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
             return load(part).fingerprint
         return manifests.read(folders[part], "training").get("fingerprint")
 
-    stage = staging.Staging(
+    stage = output_directory.Staging(
         flags.output,
         kind="bundle",
         settings={"trainings": {part: fingerprint(part) for part in folders}},
@@ -101,7 +101,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def summary(
-    output: pathlib.Path, counts: Mapping[str, int], parts: Mapping[str, predict.LoadedModel]
+    output: pathlib.Path, counts: Mapping[str, int], parts: Mapping[str, loaded_models.LoadedModel]
 ) -> str:
     """Returns what the user reads at the end."""
     lines = [f"bundle {output}:"]

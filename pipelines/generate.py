@@ -20,13 +20,15 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import captions, file_names, files, images, prompts, records, tfrecords
-from parti.engine import bundles, manifests
-from parti.engine import flags as flags_lib
-from parti.engine import progress as progress_lib
+from parti.data.images import images
+from parti.data.storage import records, shard_names, tfrecords
+from parti.data.text import captions, prompt_files
+from parti.engine.inference import bundles
 from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
-from parti.pipelines import gallery, model_handlers, options, staging
+from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.html import gallery
+from parti.stages import files, flag_parser, manifests, output_directory, progress_line
 
 MANIFEST_LINES = "manifest.jsonl"
 DEFAULT_BUNDLE = "runs/demo/bundle"
@@ -91,7 +93,7 @@ class Drawn:
       scores: [samples] float64, or None without a reranker.
     """
 
-    prompt: prompts.Prompt
+    prompt: prompt_files.Prompt
     image_tokens: np.ndarray
     pictures: tuple[np.ndarray, ...] = ()
     scores: np.ndarray | None = None
@@ -146,8 +148,8 @@ def part_path(directory: pathlib.Path, prompt_id: str) -> pathlib.Path:
 
 
 def batch_prompts(
-    chosen: Sequence[prompts.Prompt], size: int, directory: pathlib.Path
-) -> list[tuple[prompts.Prompt, ...]]:
+    chosen: Sequence[prompt_files.Prompt], size: int, directory: pathlib.Path
+) -> list[tuple[prompt_files.Prompt, ...]]:
     """Returns batches in the order of the file that hold a prompt without a part file."""
     batches = [tuple(chosen[start : start + size]) for start in range(0, len(chosen), size)]
     return [
@@ -159,7 +161,7 @@ def batch_prompts(
 
 def build(
     root: beam.Pipeline,
-    batches: Sequence[tuple[prompts.Prompt, ...]],
+    batches: Sequence[tuple[prompt_files.Prompt, ...]],
     bundle: bundles.Bundle,
     settings: GenerateSettings,
     directory: pathlib.Path,
@@ -214,7 +216,7 @@ def build(
 
 
 def _unbatch(
-    element: tuple[tuple[prompts.Prompt, ...], np.ndarray], directory: pathlib.Path
+    element: tuple[tuple[prompt_files.Prompt, ...], np.ndarray], directory: pathlib.Path
 ) -> Iterator[tuple[Drawn, np.ndarray]]:
     """Yields (prompt with tokens, tokens to decode) for prompts that are not finished."""
     batch, image_tokens = element
@@ -239,7 +241,7 @@ def generation_settings(bundle: bundles.Bundle, settings: GenerateSettings) -> d
     return {**dataclasses.asdict(settings), "fingerprints": bundle.fingerprints}
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti generate",
@@ -293,8 +295,8 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     bundle = bundles.Bundle.open(flags.model)
-    chosen = prompts.read_prompts(flags.prompts)[: flags.num_prompts]
-    stage = staging.Staging(
+    chosen = prompt_files.read_prompts(flags.prompts)[: flags.num_prompts]
+    stage = output_directory.Staging(
         flags.output,
         kind="generations",
         settings={
@@ -322,7 +324,7 @@ def run(argv: Sequence[str]) -> int:
             notes.append(f"going on: {len(chosen) - left} of {len(chosen)} prompts are finished")
         for note in notes:
             print(note, flush=True)
-        progress = progress_lib.Progress("generate", left * settings.num_samples, "images")
+        progress = progress_line.Progress("generate", left * settings.num_samples, "images")
         if batches:
             options.run_pipeline(
                 lambda root: build(
@@ -352,7 +354,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def check(bundle: bundles.Bundle, chosen: Sequence[prompts.Prompt]) -> list[str]:
+def check(bundle: bundles.Bundle, chosen: Sequence[prompt_files.Prompt]) -> list[str]:
     """Returns what the user should know before the work starts; loads no parameters.
 
     Raises:
@@ -389,7 +391,7 @@ def check_tile(bundle: bundles.Bundle, settings: GenerateSettings, upsample_tile
 
 
 def finish(
-    directory: pathlib.Path, chosen: Sequence[prompts.Prompt], settings: Mapping[str, Any]
+    directory: pathlib.Path, chosen: Sequence[prompt_files.Prompt], settings: Mapping[str, Any]
 ) -> None:
     """Makes manifest, token shards and gallery of the parts, in the order of the prompts."""
     generations = []
@@ -403,19 +405,21 @@ def finish(
     starts = range(0, len(chosen), prompts_per_shard)
     for index, start in enumerate(starts):
         shard = chosen[start : start + prompts_per_shard]
-        name = file_names.shard_name("tokens", index, len(starts))
+        name = shard_names.shard_name("tokens", index, len(starts))
         tfrecords.write(directory / name, _token_records(directory, shard))
     gallery.write_gallery(directory, generations, settings=settings)
 
 
-def _token_records(directory: pathlib.Path, chosen: Sequence[prompts.Prompt]) -> Iterator[bytes]:
+def _token_records(
+    directory: pathlib.Path, chosen: Sequence[prompt_files.Prompt]
+) -> Iterator[bytes]:
     for generation, tokens in _read_parts(directory, chosen):
         key = f"{generation.prompt_id}/{generation.sample_index:03d}"
         yield records.TokenizedPair(key, generation.prompt, tokens).to_example()
 
 
 def _read_parts(
-    directory: pathlib.Path, chosen: Sequence[prompts.Prompt]
+    directory: pathlib.Path, chosen: Sequence[prompt_files.Prompt]
 ) -> Iterator[tuple[records.Generation, np.ndarray]]:
     """Yields every sample of every prompt, from the part files."""
     for prompt in chosen:

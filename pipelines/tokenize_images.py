@@ -19,14 +19,15 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from parti.data import file_names, files, images, records, tfrecords
-from parti.engine import flags as flags_lib
-from parti.engine import manifests
-from parti.engine import progress as progress_lib
-from parti.pipelines import model_handlers, options, picture_batches, shard_pieces, staging
+from parti.data.images import images
+from parti.data.storage import records, shard_names, tfrecords
+from parti.engine.inference import bundles
+from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.tokens import batches as token_batches
+from parti.pipelines.tokens import resumable_shards
+from parti.stages import files, flag_parser, manifests, output_directory, progress_line
 
 RECONSTRUCTIONS = "reconstructions"
-REJECTED_FILE = "rejected.jsonl"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -41,7 +42,7 @@ class TokenizeSettings:
     """
 
     model: str
-    batches: picture_batches.BatchSettings
+    batches: token_batches.BatchSettings
     write_reconstructions: bool = False
 
 
@@ -52,7 +53,7 @@ class _WriteBatch(beam.DoFn):
         self._directory = directory
 
     def process(
-        self, element: tuple[picture_batches.Batch, model_handlers.Encoded]
+        self, element: tuple[token_batches.Batch, model_handlers.Encoded]
     ) -> Iterator[tuple[str, tuple[int, int]]]:
         batch, encoded = element
         tokens = [
@@ -67,8 +68,8 @@ class _WriteBatch(beam.DoFn):
         options.tick(len(batch.pairs))
         yield batch.shard, (batch.index, len(batch.pairs))
 
-    def _piece(self, folder: str, batch: picture_batches.Batch) -> pathlib.Path:
-        path = shard_pieces.piece_path(self._directory, folder, batch.shard, batch.index)
+    def _piece(self, folder: str, batch: token_batches.Batch) -> pathlib.Path:
+        path = resumable_shards.piece_path(self._directory, folder, batch.shard, batch.index)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -111,7 +112,7 @@ def build(
         root
         | "Shards" >> beam.Create(list(shards))
         | "Read"
-        >> beam.ParDo(picture_batches.ReadBatches(settings.batches)).with_outputs(
+        >> beam.ParDo(token_batches.ReadBatches(settings.batches)).with_outputs(
             "rejected", main="batches"
         )
     )
@@ -122,10 +123,10 @@ def build(
     )
     names = [pathlib.Path(path).name for path in shards]
     folders = ("", RECONSTRUCTIONS) if settings.write_reconstructions else ("",)
-    return shard_pieces.gather(root, directory, names, (pieces, read.rejected), folders)
+    return resumable_shards.gather(root, directory, names, (pieces, read.rejected), folders)
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti tokenize",
@@ -167,7 +168,7 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise ValueError(f"--seed={flags.seed}: nothing is random without --augment")
 
 
-def check_size(pairs: dict[str, Any], settings: picture_batches.BatchSettings) -> None:
+def check_size(pairs: dict[str, Any], settings: token_batches.BatchSettings) -> None:
     """Checks that random crops of these pairs can differ.
 
     Args:
@@ -197,9 +198,9 @@ def run(argv: Sequence[str]) -> int:
     check_flags(flags)
     pairs = manifests.read(flags.input, "pairs")
     shards = find_shards(flags.input)
-    tokenizer = model_handlers.load_part(flags.model, "tokenizer")
+    tokenizer = bundles.load_part(flags.model, "tokenizer")
     model = tokenizer.model
-    batches = picture_batches.BatchSettings(
+    batches = token_batches.BatchSettings(
         model.image_size,
         flags.batch_size,
         flags.augment,
@@ -212,7 +213,7 @@ def run(argv: Sequence[str]) -> int:
         "codebook_size": model.codebook_size,
         "grid_size": model.grid_size,
     }
-    stage = staging.Staging(
+    stage = output_directory.Staging(
         flags.output,
         kind="tokens",
         settings={
@@ -241,27 +242,29 @@ def run(argv: Sequence[str]) -> int:
 def _run_shards(
     shards: Sequence[str],
     settings: TokenizeSettings,
-    stage: staging.Staging,
+    stage: output_directory.Staging,
     beam_options: Any,
     expected: dict[str, Any],
 ) -> dict[str, int]:
     """Makes the shards that are not there yet; returns the counts of all."""
     todo = [
-        path for path in shards if not shard_pieces.is_finished(stage.path, pathlib.Path(path).name)
+        path
+        for path in shards
+        if not resumable_shards.is_finished(stage.path, pathlib.Path(path).name)
     ]
     total = sum(
         expected.get(split, 0) * len(settings.batches.passes(split)) for split in records.SPLITS
     )
-    done = sum(report["count"] for report in shard_pieces.reports(stage.path))
-    progress = progress_lib.Progress("tokenize", total - done, "images")
+    done = sum(report["count"] for report in resumable_shards.reports(stage.path))
+    progress = progress_line.Progress("tokenize", total - done, "images")
     if todo:
         options.run_pipeline(
             lambda root: build(root, todo, settings, stage.path), beam_options, progress
         )
-    reports = shard_pieces.reports(stage.path)
+    reports = resumable_shards.reports(stage.path)
     counts = {split: 0 for split in records.SPLITS}
     for report in reports:
-        counts[picture_batches.split_of(report["name"])] += report["count"]
+        counts[token_batches.split_of(report["name"])] += report["count"]
     rejected = [
         json.dumps({"key": key, "reason": reason}, sort_keys=True, ensure_ascii=False) + "\n"
         for report in reports
@@ -271,8 +274,8 @@ def _run_shards(
     if not counts["train"]:
         raise ValueError(f"no image of the train split could be read: {''.join(rejected[:1])}")
     if rejected:
-        files.write_bytes(stage.path / REJECTED_FILE, "".join(rejected).encode())
-    shard_pieces.clear(stage.path)
+        files.write_bytes(stage.path / resumable_shards.REJECTED_FILE, "".join(rejected).encode())
+    resumable_shards.clear(stage.path)
     progress.done(f"{sum(counts[split] for split in records.SPLITS)} images")
     return counts
 
@@ -283,15 +286,13 @@ def find_shards(directory: str) -> list[str]:
     Raises:
       FileNotFoundError: there are none.
     """
-    shards = file_names.expand_pattern(directory, "image-text pairs")
+    shards = shard_names.expand_pattern(directory, "image-text pairs")
     return [
-        path
-        for path in shards
-        if picture_batches.split_of(pathlib.Path(path).name) in records.SPLITS
+        path for path in shards if token_batches.split_of(pathlib.Path(path).name) in records.SPLITS
     ]
 
 
-def summary(stage: staging.Staging, counts: dict[str, int]) -> str:
+def summary(stage: output_directory.Staging, counts: dict[str, int]) -> str:
     """Returns what the user reads at the end."""
     manifest = stage.manifest or {}
     augment = manifest["settings"]["augment"]
@@ -306,5 +307,5 @@ def summary(stage: staging.Staging, counts: dict[str, int]) -> str:
         f"{manifest['codebook_size']}"
     )
     if counts["rejected"]:
-        line += f"; {counts['rejected']} could not be read, see {REJECTED_FILE}"
+        line += f"; {counts['rejected']} could not be read, see {resumable_shards.REJECTED_FILE}"
     return line

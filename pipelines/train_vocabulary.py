@@ -3,7 +3,7 @@
 """`parti vocab`: the captions of the training pairs to a SentencePiece model.
 
 A Beam job counts equal captions of the train split (`text`, and `captions` in the metadata) and
-draws a bounded sample by hash, which does not depend on workers or order (`caption_sample`).
+draws a bounded sample by hash, which does not depend on workers or order (`caption_sampling`).
 SentencePiece then learns from that sample on this machine. The captions of the validation split are
 not learnt from; the report says how well the vocabulary fits them.
 """
@@ -17,19 +17,13 @@ from typing import Any
 
 import apache_beam as beam
 
-from parti.data import files, vocabularies
-from parti.engine import flags as flags_lib
-from parti.engine import manifests
-from parti.engine import progress as progress_lib
-from parti.pipelines import (
-    caption_sample,
-    options,
-    readers,
-    staging,
-    vocabulary_measures,
-    vocabulary_report,
-    writers,
-)
+from parti.data.text import vocabularies
+from parti.pipelines import readers
+from parti.pipelines.beam import options, sharded_writers
+from parti.pipelines.vocabulary import report as vocabulary_report
+from parti.pipelines.vocabulary import sampling as caption_sampling
+from parti.pipelines.vocabulary import statistics as vocabulary_statistics
+from parti.stages import files, flag_parser, manifests, output_directory, progress_line
 
 MODEL_NAME = "vocabulary.model"
 TEXT_LENGTH = 128  # tokens of a caption that the text encoder sees
@@ -123,35 +117,36 @@ def build(
       settings: what to learn.
       directory: where to; every worker must reach it.
     """
-    sample = caption_sample.SampleCaptions(
+    sample = caption_sampling.SampleCaptions(
         settings.max_captions, settings.frequency_power, settings.frequency_cap
     )
     facts = list(_sample(root, "train", train, sample, settings.max_captions, _TRAIN, directory))
     if held_out:
-        sample = caption_sample.SampleCaptions(_MAX_HELD_OUT, power=1.0)
+        sample = caption_sampling.SampleCaptions(_MAX_HELD_OUT, power=1.0)
         facts += _sample(root, "held_out", held_out, sample, _MAX_HELD_OUT, _HELD_OUT, directory)
-    facts | beam.Flatten() | writers.CollectJson(files.join(directory, _FACTS))
+    facts | beam.Flatten() | sharded_writers.CollectJson(files.join(directory, _FACTS))
 
 
 def _sample(
     root: beam.Pipeline,
     name: str,
     sources: Sequence[readers.Source],
-    sample: caption_sample.SampleCaptions,
+    sample: caption_sampling.SampleCaptions,
     max_rows: int,
     prefix: str,
     directory: str,
 ) -> Iterator[beam.PCollection]:
     """Writes the sample of some sources; yields [name, what, count] facts."""
     texts = (root | f"Read {name}" >> readers.ReadPairs(sources)).pairs | (
-        f"Captions of {name}" >> beam.FlatMap(caption_sample.pair_captions)
+        f"Captions of {name}" >> beam.FlatMap(caption_sampling.pair_captions)
     )
     written = (
         texts
         | f"Sample {name}" >> sample
         | f"Languages of {name}" >> beam.Map(_with_language)
         | f"Lines of {name}" >> beam.Map(lambda row: (row.random_key(), row.to_json()))
-        | f"Write {name}" >> writers.WriteLines(directory, prefix, -(-max_rows // _ROWS_PER_SHARD))
+        | f"Write {name}"
+        >> sharded_writers.WriteLines(directory, prefix, -(-max_rows // _ROWS_PER_SHARD))
     )
 
     def fact(what: str) -> Callable[[int], list[Any]]:
@@ -170,20 +165,20 @@ def _sample(
     )
 
 
-def _with_language(row: caption_sample.Row) -> caption_sample.Row:
-    from parti.data import languages  # loads its model
+def _with_language(row: caption_sampling.Row) -> caption_sampling.Row:
+    from parti.data.text import languages  # loads its model
 
     code, confidence = languages.identify(row.text)
     is_clear = confidence >= _MIN_LANGUAGE_CONFIDENCE and code != languages.UNKNOWN
     return row._replace(language=code if is_clear else "")
 
 
-def read_sample(directory: str, prefix: str = _TRAIN) -> Iterator[caption_sample.Row]:
+def read_sample(directory: str, prefix: str = _TRAIN) -> Iterator[caption_sampling.Row]:
     """Yields the rows that the job wrote, always in the same order, which says nothing."""
     for path in files.expand(files.join(directory, f"{prefix}-*.jsonl")):
         with files.open(path, "r") as file:
             for line in file:
-                yield caption_sample.Row.from_json(line)
+                yield caption_sampling.Row.from_json(line)
 
 
 def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str, dict[str, Any]]:
@@ -212,7 +207,7 @@ def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str
         files.write_bytes(model_path, path.read_bytes())
         fingerprint = vocabularies.TextTokenizer(path).fingerprint
         model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    measured = vocabulary_measures.report(
+    measured = vocabulary_statistics.report(
         model,
         len(settings.sentencepiece.all_symbols),
         read_sample(directory),
@@ -222,7 +217,7 @@ def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str
     return size, fingerprint, measured
 
 
-def make_parser() -> flags_lib.Parser:
+def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti vocab",
@@ -274,7 +269,7 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     train, held_out = find_sources(flags.input)
-    with staging.Staging(
+    with output_directory.Staging(
         flags.output,
         "vocabulary",
         settings=settings.to_dict(),
@@ -283,7 +278,7 @@ def run(argv: Sequence[str]) -> int:
         remote=True,
     ) as stage:
         files.make_dirs(stage.scratch)
-        progress = progress_lib.Progress("vocab", unit="pairs")
+        progress = progress_line.Progress("vocab", unit="pairs")
         options.run_pipeline(
             lambda root: build(root, train, held_out, settings, stage.scratch),
             beam_options,
@@ -292,7 +287,9 @@ def run(argv: Sequence[str]) -> int:
         )
         facts = {
             (name, what): count
-            for name, what, count in writers.read_collected(files.join(stage.scratch, _FACTS))
+            for name, what, count in sharded_writers.read_collected(
+                files.join(stage.scratch, _FACTS)
+            )
         }
         total, used = facts["train", "captions"], facts["train", "used"]
         if not used:

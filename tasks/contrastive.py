@@ -8,7 +8,8 @@ the caption's ids with an EOS. Batches: `ImageTextConverter`.
 
 import os
 
-from parti.data import records, vocabularies
+from parti.data.storage import records
+from parti.data.text import vocabularies
 from parti.tasks import image_preprocessors, metrics, preprocessors, sources
 
 

@@ -31,7 +31,7 @@ from typing import Any, ClassVar, TypeAlias
 import seqio
 import tensorflow as tf
 
-from parti.data import records
+from parti.data.storage import records
 from parti.tasks import preprocessors
 
 FeatureSpec: TypeAlias = seqio.FeatureConverter.FeatureSpec

@@ -7,7 +7,7 @@ Feature: `image`, [image_size, image_size, 3] float32 in [-1, 1]. Batches: `Imag
 
 import os
 
-from parti.data import records
+from parti.data.storage import records
 from parti.tasks import image_preprocessors, preprocessors, sources
 
 

@@ -3,7 +3,7 @@
 """seqio metrics: what is measured of a whole validation split, not batch by batch.
 
 A task names them in `metric_objs`. The embedded engine computes them at each evaluation
-(engine/task_metrics.py), seqio's `Evaluator` wherever it is used.
+(engine/loop/seqio_metrics.py), seqio's `Evaluator` wherever it is used.
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 import seqio
 import tensorflow as tf
 
-from parti.data import records, vocabularies
+from parti.data.storage import records
+from parti.data.text import vocabularies
 from parti.tasks import sources
 
 CHUNK = 64  # records

@@ -11,7 +11,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from parti.data import records, tfrecords
+from parti.data.storage import records, tfrecords
 
 # Of one element of a `RecordSource`.
 EXAMPLE = "example"  # [] string, the serialized record

@@ -8,7 +8,7 @@ reconstruction_size, 3], float32 in [-1, 1]. Batches: `SuperResolutionConverter`
 
 import os
 
-from parti.data import records
+from parti.data.storage import records
 from parti.tasks import image_preprocessors, preprocessors, sources
 
 

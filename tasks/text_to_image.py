@@ -10,7 +10,8 @@ import os
 
 import seqio
 
-from parti.data import records, tfrecords, vocabularies
+from parti.data.storage import records, tfrecords
+from parti.data.text import vocabularies
 from parti.tasks import preprocessors, sources
 
 

@@ -12,7 +12,10 @@ import sysconfig
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDERS = ("parti", "data", "tasks", "models", "engine", "pipelines", "t5x_configs", "workflow")
+FOLDERS = (
+    *("parti", "stages", "data", "tasks", "models", "engine", "pipelines"),
+    *("workflow", "t5x_configs"),
+)
 FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 

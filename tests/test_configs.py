@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parti import workflow_config
-from parti.data import file_names, images, records, tfrecords, vocabularies
-from parti.engine import datasets, experiments
+from parti.data.images import images
+from parti.data.storage import records, shard_names, tfrecords
+from parti.data.text import vocabularies
+from parti.engine.experiment import experiments
+from parti.engine.input import datasets
+from parti.workflow import config_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "t5x_configs" / "experiments").glob("*.gin"))
@@ -41,7 +44,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         folder = root / macro.lower()
         folder.mkdir()
         for split in records.SPLITS:
-            name = file_names.shard_name(split, 0, 1)
+            name = shard_names.shard_name(split, 0, 1)
             tfrecords.write(folder / name, [row.to_example()])
         made[macro] = str(folder)
     made["VOCABULARY"] = str(root / "vocabulary.model")
@@ -87,11 +90,11 @@ def test_workflow_file(path: pathlib.Path, stages: dict[str, str], tmp_path: pat
     """The parts of one workflow fit each other: sizes, grid, codebook, vocabulary."""
     (tmp_path / "a.tar").touch()
     mine = [f"input={tmp_path}/a.tar"] if "pairs" in path.stem else []
-    config = workflow_config.load(path.stem, mine)
+    config = config_files.load(path.stem, mine)
     parts = {}
-    for part in workflow_config.PARTS:
+    for part in config_files.PARTS:
         section = config[f"train_{part}"]
-        overrides = workflow_config.train_command(part, section)[2:]
+        overrides = config_files.train_command(part, section)[2:]
         # What the workflow makes is not there.
         changes = [word.removeprefix("--gin.") for word in overrides if "='@/" not in word]
         experiment = load(section["experiment"], stages, changes)

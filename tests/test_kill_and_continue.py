@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import pytest
 import tiny_models
 
-from parti.engine import bundles, checkpoints
+from parti.engine.checkpoints import checkpoints
+from parti.engine.inference import bundles
 
 pytestmark = pytest.mark.slow
 

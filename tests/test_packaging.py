@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 
 import parti
-from parti.engine import bundles
+from parti.engine.inference import bundles
 
 NOT_PACKAGED = (".pyc", ".bak", ".orig", ".tmp")
 
@@ -74,11 +74,11 @@ def test_version_and_commands(wheel: pathlib.Path, run) -> None:
 
 def test_configurations_are_found_from_anywhere(run) -> None:
     code = """
-from parti.engine import experiments
+from parti.engine.config import gin_config
 path = "t5x_configs/models/parti_tiny.gin"
-print(type(experiments.model_from_config(f"include '{path}'")).__name__)
-from parti import workflow_config as workflows
-print(workflows.load("scenes-tiny")["source"], (workflows.folder() / "Snakefile").is_file())
+print(type(gin_config.model_from_config(f"include '{path}'")).__name__)
+from parti.workflow import config_files
+print(config_files.load("scenes-tiny")["source"], (config_files.folder() / "Snakefile").is_file())
 """
     assert run("-c", code).split() == ["TextToImageModel", "scenes", "True"]
 

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from parti.data import vocabularies
-from parti.engine import experiments, predict
+from parti.data.text import vocabularies
+from parti.engine.config import gin_config
+from parti.engine.inference import loaded_models
 
 IMAGE_SIZE, GRID_SIZE, CODEBOOK_SIZE, TEXT_LENGTH, TEXT_VOCAB_SIZE = 16, 4, 32, 8, 320
 
@@ -64,10 +65,10 @@ def config(part: str, **changes: object) -> str:
 
 
 @functools.cache
-def part(name: str, seed: int = 0, **changes: object) -> predict.LoadedModel:
+def part(name: str, seed: int = 0, **changes: object) -> loaded_models.LoadedModel:
     """Returns a part with random parameters."""
     text = config(name, **changes)
-    model = experiments.model_from_config(text)
+    model = gin_config.model_from_config(text)
     sizes = model.config
     num_tokens = getattr(sizes, "grid_size", GRID_SIZE) ** 2
     shapes = {
@@ -93,16 +94,16 @@ def part(name: str, seed: int = 0, **changes: object) -> predict.LoadedModel:
         # The models' own initialisers would be compiled, which takes ten times as long.
         return (0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
 
-    return predict.LoadedModel(model, jax.tree.map(draw, kept), config=text, name=name)
+    return loaded_models.LoadedModel(model, jax.tree.map(draw, kept), config=text, name=name)
 
 
-def parts(*names: str) -> dict[str, predict.LoadedModel]:
+def parts(*names: str) -> dict[str, loaded_models.LoadedModel]:
     """Returns the named parts, all four by default."""
     return {name: part(name) for name in names or tuple(_SIZES)}
 
 
 def write_train_dir(
-    folder: pathlib.Path, part: predict.LoadedModel, **trained_on: str
+    folder: pathlib.Path, part: loaded_models.LoadedModel, **trained_on: str
 ) -> pathlib.Path:
     """Writes what `parti train` leaves when it has finished, as far as other stages read it."""
     host = jax.device_get(part.variables)

@@ -1,3 +1,3 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The Snakemake workflow and its configurations."""
+"""Runs the stages of a workflow file with Snakemake, and only those that are stale."""

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from parti.data import vocabularies
+from parti.data.text import vocabularies
 from parti.models.layers import masks, norms, patches, positions, transformer
 
 

@@ -26,8 +26,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from parti.data import files
 from parti.models.perceptual import network, torch_files
+from parti.stages import files
 
 Path = str | os.PathLike[str]
 Layers = dict[str, dict[str, np.ndarray]]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from parti.data import vocabularies
+from parti.data.text import vocabularies
 from parti.models.layers import attention, dense, masks, positions, transformer
 
 Array = jax.Array

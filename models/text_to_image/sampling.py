@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from parti.data import vocabularies
+from parti.data.text import vocabularies
 from parti.models.text_to_image import network as network_lib
 
 Array = jax.Array

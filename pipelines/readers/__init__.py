@@ -7,18 +7,18 @@
 
 A row that cannot be read is a `Rejected` record with its reason (`REASONS`), never an exception.
 
-    sources.py    which files there are, and their formats
-    reading.py    a source to pairs, and the Beam transform
-    rows.py       what a row may be: its bounds and reasons
-    tars.py folders.py tfrecord_files.py        the formats that hold pictures themselves
-    tables.py columns.py                        rows of a table to pairs, by the names of columns
-    delimited.py parquet.py parquet_process.py  the formats of tables
-    fetching.py downloads.py connections.py     pictures by URL
-    inflating.py                                compressed files, with a bound
+    sources.py     which files there are, and their formats
+    reading.py     a source to pairs, and the Beam transform
+    tables.py      rows of a table to pairs, by the names of columns
+    text_tables/   the formats of tables: delimited text, Parquet
+    http/          images by URL
+    archives/      the formats that hold images themselves: tars, folders, TFRecord files
+    base/          what a row may be, with its bounds and reasons; decompression with a bound
 """
 
+from parti.pipelines.readers.archives.tars import read_tar
+from parti.pipelines.readers.base.rows import REASONS, Rejected, parse_metadata
 from parti.pipelines.readers.reading import ReadPairs, read_source
-from parti.pipelines.readers.rows import REASONS, Rejected, parse_metadata
 from parti.pipelines.readers.sources import (
     FORMATS,
     Source,
@@ -27,7 +27,6 @@ from parti.pipelines.readers.sources import (
     detect_format,
     find_sources,
 )
-from parti.pipelines.readers.tars import read_tar
 
 __all__ = [
     "FORMATS",

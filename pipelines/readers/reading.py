@@ -7,17 +7,12 @@ from typing import Any
 
 import apache_beam as beam
 
-from parti.data import files
-from parti.pipelines import options
-from parti.pipelines.readers import (
-    fetching,
-    folders,
-    rows,
-    sources,
-    tables,
-    tars,
-    tfrecord_files,
-)
+from parti.pipelines.beam import options
+from parti.pipelines.readers import sources, tables
+from parti.pipelines.readers.archives import folders, tars, tfrecord_files
+from parti.pipelines.readers.base import rows
+from parti.pipelines.readers.http import fetching
+from parti.stages import files
 
 _STREAMS = {sources.WEBDATASET: tars.read_tar, sources.TFRECORD: tfrecord_files.read_tfrecord}
 

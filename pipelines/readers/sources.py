@@ -7,9 +7,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from parti.data import files
-from parti.pipelines.readers import columns as columns_lib
-from parti.pipelines.readers import delimited, inflating, parquet, rows, tars
+from parti.pipelines.readers.archives import tars
+from parti.pipelines.readers.base import decompression, rows
+from parti.pipelines.readers.text_tables import columns as columns_lib
+from parti.pipelines.readers.text_tables import delimited, parquet
+from parti.stages import files
 
 WEBDATASET, FOLDER, TFRECORD, PARQUET = "webdataset", "folder", "tfrecord", "parquet"
 CSV, TSV, JSONL = delimited.CSV, delimited.TSV, delimited.JSONL
@@ -27,9 +29,9 @@ SUFFIXES = {
     WEBDATASET: (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"),
     FOLDER: tars.IMAGE_SUFFIXES,
     PARQUET: (".parquet",),
-    CSV: (".csv", *(f".csv{end}" for end in inflating.SUFFIXES)),
-    TSV: (".tsv", *(f".tsv{end}" for end in inflating.SUFFIXES)),
-    JSONL: tuple(n + end for n in (".jsonl", ".ndjson") for end in ("", *inflating.SUFFIXES)),
+    CSV: (".csv", *(f".csv{end}" for end in decompression.SUFFIXES)),
+    TSV: (".tsv", *(f".tsv{end}" for end in decompression.SUFFIXES)),
+    JSONL: tuple(n + end for n in (".jsonl", ".ndjson") for end in ("", *decompression.SUFFIXES)),
 }
 _TABLES = (PARQUET, CSV, TSV, JSONL)
 _WHAT = {FOLDER: "image files", WEBDATASET: "tar files", TFRECORD: "TFRecord files"}
@@ -251,12 +253,12 @@ def _text_sources(
     try:
         names, chosen = delimited.header(path, kind, chosen)
         pieces = delimited.plan(path, kind, names, ROWS_PER_SOURCE)
-    except inflating.ERRORS as error:
+    except decompression.ERRORS as error:
         return [dataclasses.replace(whole, problem=rows.one_line(error))]
     except ValueError as error:
         errors.append(error)
         return [dataclasses.replace(whole, problem=_short(error, path))]
-    if path.lower().endswith(inflating.SUFFIXES):
+    if path.lower().endswith(decompression.SUFFIXES):
         pieces = _merge(pieces)
     total = max(1, sum(piece.num_bytes for piece in pieces))
     return [

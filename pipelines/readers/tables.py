@@ -16,18 +16,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from parti.data import files, records
-from parti.pipelines.readers import (
-    columns,
-    delimited,
-    fetching,
-    folders,
-    inflating,
-    parquet,
-    rows,
-    sources,
-    tars,
-)
+from parti.data.storage import records
+from parti.pipelines.readers import sources
+from parti.pipelines.readers.archives import folders, tars
+from parti.pipelines.readers.base import decompression, rows
+from parti.pipelines.readers.http import fetching
+from parti.pipelines.readers.text_tables import columns, delimited, parquet
+from parti.stages import files
 
 _HTTP = ("http://", "https://")
 _SHOWN_URL = 200  # characters of a URL or path in a rejected row
@@ -90,7 +85,7 @@ def _prepared(source: sources.Source) -> Iterator[tuple[_Ready | rows.Rejected, 
     path = source.paths[0]
     name = rows.utf8(files.name(path))
     stem = folders.relative(path, source.root)
-    for suffix in (*inflating.SUFFIXES, *sources.SUFFIXES[source.format]):
+    for suffix in (*decompression.SUFFIXES, *sources.SUFFIXES[source.format]):
         stem = stem.removesuffix(suffix)
     at = source.start
     try:
@@ -98,7 +93,7 @@ def _prepared(source: sources.Source) -> Iterator[tuple[_Ready | rows.Rejected, 
             at = index + 1
             row = _prepare(cells, f"{stem}#{index}", source, name)
             yield row, row.url if isinstance(row, _Ready) else ""
-    except (parquet.BrokenError, *inflating.ERRORS) as error:
+    except (parquet.BrokenError, *decompression.ERRORS) as error:
         where = f"from row {at:,} on: " if at else ""
         yield rows.reject(name, "broken_file", where + rows.one_line(error), source=name), ""
 

@@ -4,14 +4,16 @@
 
 from typing import Any
 
+import fake_training
 import jax
 import numpy as np
 import optax
 import pytest
 
-from parti.engine import checkpoints, experiments, train
-from parti.engine import program as programs
-from tests.engine import fake_training
+from parti.engine import train
+from parti.engine.checkpoints import checkpoints
+from parti.engine.experiment import experiments
+from parti.engine.step import train_step
 
 BATCH = 8
 
@@ -48,7 +50,7 @@ def test_constants_are_arguments_of_the_step_and_lie_on_every_device(tmp_path) -
         "x": jax.ShapeDtypeStruct((BATCH, 4), "float32"),
         "y": jax.ShapeDtypeStruct((BATCH, 8), "float32"),
     }
-    program = programs.prepare(make(tmp_path, model), spec)
+    program = train_step.prepare(make(tmp_path, model), spec)
     constants = program.step.args[0]
     assert constants["shift"].sharding.is_fully_replicated
     assert len(constants["shift"].sharding.device_set) == len(jax.devices()) == 8

@@ -13,10 +13,11 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from parti.engine import aot, collectives, datasets, experiments, hbm, optimizers
-from parti.engine import mesh as meshes
-from parti.engine import program as programs
-from parti.engine import train_state as train_states
+from parti.engine.aot import collectives, compile_step, device_memory
+from parti.engine.distributed import partitioning
+from parti.engine.experiment import experiments
+from parti.engine.input import datasets
+from parti.engine.step import optimizers, train_state, train_step
 
 NUM_PAIRS, BATCH, TEXT_LENGTH, IMAGE_LENGTH = 64, 16, 6, 16
 GIN = """
@@ -94,8 +95,8 @@ class Training:
 
     def __init__(self, experiment: experiments.Experiment, num_devices: int) -> None:
         data = experiment.data_source.open(datasets.TRAIN, BATCH, 0, experiment.model)
-        program = programs.prepare(experiment, data.element_spec, jax.devices()[:num_devices])
-        init_rng, step_rng = programs.initial_rngs(0)
+        program = train_step.prepare(experiment, data.element_spec, jax.devices()[:num_devices])
+        init_rng, step_rng = train_step.initial_rngs(0)
         with program.context():
             self.state = program.init(init_rng, {})
             jitted, constants = program.step.func, program.step.args
@@ -164,16 +165,18 @@ def test_advised_numbers_of_parts_can_be_taken(
     settings = (*layout, "BATCH_SIZE=64")
     experiment = load(gin_file, *settings)
     spec = experiment.data_source.open(datasets.TRAIN, 64, 0, experiment.model).element_spec
-    program = programs.prepare(experiment, spec)
-    kinds = hbm.with_gradients({**hbm.state(program), hbm.ACTIVATIONS: 10**9})
+    program = train_step.prepare(experiment, spec)
+    kinds = device_memory.with_gradients(
+        {**device_memory.state(program), device_memory.ACTIVATIONS: 10**9}
+    )
     advised = [
         line.split(":")[0].removeprefix("--gin.")
-        for line in hbm.advice(kinds, int(room * 10**9), experiment, program)
+        for line in device_memory.advice(kinds, int(room * 10**9), experiment, program)
         if "MICROBATCHES" in line
     ]
     assert len(advised) == (2 if "NUM_STAGES=4" in layout else 1)
     for binding in advised:
-        programs.prepare(load(gin_file, *settings, binding), spec)
+        train_step.prepare(load(gin_file, *settings, binding), spec)
 
 
 # Sizes of the paper, on its meshes; only shapes.
@@ -208,20 +211,20 @@ def test_paper_sizes_divide_evenly(name: str, num_devices: int) -> None:
     experiment, lengths = experiments.load_without_data(
         [f"t5x_configs/experiments/{name}.gin"], bindings
     )
-    sizes = meshes.mesh_sizes(experiment.mesh_shape, experiment.mesh_axes, num_devices)
+    sizes = partitioning.mesh_sizes(experiment.mesh_shape, experiment.mesh_axes, num_devices)
     assert dict(zip(experiment.mesh_axes, sizes)) == PAPER[name, num_devices]
     mesh = AbstractMesh(sizes, tuple(experiment.mesh_axes))
-    rules = meshes.axis_rules(experiment.logical_axis_rules, mesh)
-    model, spec = experiment.model, aot.element_spec(experiment, lengths)
+    rules = partitioning.axis_rules(experiment.logical_axis_rules, mesh)
+    model, spec = experiment.model, compile_step.element_spec(experiment, lengths)
     rng = jax.random.PRNGKey(0)
     with jax.sharding.use_abstract_mesh(mesh), nn.logical_axis_rules(rules):
-        init = functools.partial(train_states.create, model, experiment.optimizer)
+        init = functools.partial(train_state.create, model, experiment.optimizer)
         state = jax.eval_shape(lambda: init(rng, spec))
         loss = jax.eval_shape(lambda p, b: model.loss_fn(p, b, rng)[0], state.params, spec)
     assert loss.shape == ()
-    specs = train_states.partition(model, state, spec, rules)
-    shardings = train_states.shardings(specs, mesh)
-    mine = hbm.per_device(state, shardings)  # raises for what does not divide
+    specs = train_state.partition(model, state, spec, rules)
+    shardings = train_state.shardings(specs, mesh)
+    mine = device_memory.per_device(state, shardings)  # raises for what does not divide
     everything = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     assert mine == pytest.approx(everything / PARTS[name], rel=0.2)
     layers = traverse_util.flatten_dict(specs.params["decoder"]["stack"]["layers"], sep="/")
@@ -248,8 +251,8 @@ def test_two_dimensional_scheme(gin_file: str, names: tuple[str, ...], want: tup
     """GSPMD (arXiv 2105.04663), its finalised scheme: X is `data`, Y is `model`."""
     experiment = load(gin_file, "two_dimensional")
     mesh = AbstractMesh((2, 4), tuple(experiment.mesh_axes))
-    rules = meshes.axis_rules(experiment.logical_axis_rules, mesh)
-    assert tuple(meshes.spec(names, rules)) == want
+    rules = partitioning.axis_rules(experiment.logical_axis_rules, mesh)
+    assert tuple(partitioning.spec(names, rules)) == want
 
 
 # What does not fit.
@@ -274,4 +277,4 @@ def test_misfits_are_refused_before_anything_runs(
         datasets.TRAIN, experiment.batch_size, 0, experiment.model
     ).element_spec
     with pytest.raises(ValueError, match=message):
-        programs.prepare(experiment, spec)
+        train_step.prepare(experiment, spec)

@@ -12,9 +12,12 @@ from typing import Any
 import fake_training
 import numpy as np
 import pytest
-from test_train import assert_same, log, make, run
+from toy_training import assert_same, log, make, run
 
-from parti.engine import checkpoints, datasets, not_finite, telemetry
+from parti.engine.checkpoints import checkpoints
+from parti.engine.input import datasets
+from parti.engine.loop import nan_recovery
+from parti.engine.monitoring import telemetry
 
 ROWS = 240  # 30 batches of 8 in an epoch, so no batch comes twice.
 
@@ -68,7 +71,7 @@ def rolling(directory: pathlib.Path, source: Source, **changes: Any) -> Any:
 
 
 def record(directory: pathlib.Path) -> list[dict[str, Any]]:
-    lines = (directory / not_finite.RECORD).read_text().splitlines()
+    lines = (directory / nan_recovery.RECORD).read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -169,7 +172,7 @@ def test_farther_back(tmp_path: pathlib.Path) -> None:
 
 
 def test_too_many_stop(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(not_finite.NotFiniteError) as caught:
+    with pytest.raises(nan_recovery.NotFiniteError) as caught:
         run(rolling(tmp_path / "run", Source([5, 7]), max_rollbacks=1))
     assert "step 6 is not finite" in str(caught.value)
     assert "after 1 rollbacks (MAX_ROLLBACKS); checkpoint_4 is the last good" in str(caught.value)
@@ -179,19 +182,19 @@ def test_too_many_stop(tmp_path: pathlib.Path) -> None:
 
 
 def test_record_by_hand(tmp_path: pathlib.Path) -> None:
-    kept = not_finite.Record(tmp_path, 0)
+    kept = nan_recovery.Record(tmp_path, 0)
     kept.add_rollback(12, 10)  # 2 batches after 10
     kept.add_rollback(11, 10)  # and 1 more
     assert (kept.num_rollbacks, kept.batches_past(10), kept.batches_past(9)) == (2, 3, 0)
     kept.add_rollback(11, 8)  # 2 before 10, those 3, and 1 more
     assert (kept.batches_past(8), kept.batches_past(10)) == (6, 0)
     kept.add_skip(9)
-    path = tmp_path / not_finite.RECORD
+    path = tmp_path / nan_recovery.RECORD
     path.write_text(path.read_text() + '{"step": 1')  # It was killed while it wrote.
-    again = not_finite.Record(tmp_path, 8)
+    again = nan_recovery.Record(tmp_path, 8)
     assert (again.num_rollbacks, again.num_skipped, again.batches_past(8)) == (3, 0, 6)
-    assert not_finite.Record(tmp_path, 8)._entries == again._entries == record(tmp_path)
-    assert not_finite.Record(tmp_path, 7).num_rollbacks == 0, "all of it is to come again"
+    assert nan_recovery.Record(tmp_path, 8)._entries == again._entries == record(tmp_path)
+    assert nan_recovery.Record(tmp_path, 7).num_rollbacks == 0, "all of it is to come again"
     assert path.read_text() == ""
 
 

@@ -12,25 +12,22 @@ import numpy as np
 import pytest
 import tiny_models
 from flax import traverse_util
-from test_train import assert_same
+from toy_training import assert_same
 
-from parti.engine import (
-    bundles,
-    checkpoints,
-    experiments,
-    initial,
-    manifests,
-    predict,
-    preparation,
-    train,
-)
-from parti.engine import program as programs
+from parti.engine import train
+from parti.engine.checkpoints import checkpoints
+from parti.engine.config import gin_config
+from parti.engine.experiment import experiments, warm_start
+from parti.engine.inference import bundles, loaded_models
+from parti.engine.loop import setup
+from parti.engine.step import train_step
 from parti.models.image_tokenizer import network
+from parti.stages import manifests
 
 FIRST = f"""{tiny_models.config("tokenizer")}
 import fake_training
-from parti.engine import initial
-from parti.engine import optimizers
+from parti.engine.experiment import warm_start
+from parti.engine.step import optimizers
 from parti.models.image_tokenizer import losses
 image_tokenizer_network.ImageTokenizerConfig.scan_layers = False
 image_tokenizer_network.ImageTokenizerConfig.output = 'logit_laplace'
@@ -54,13 +51,13 @@ image_tokenizer_network.ImageTokenizerConfig.output = 'rgb'
 losses.LossWeights.logit_laplace = 0.0
 image_tokenizer_network.ImageTokenizerConfig.decoder_emb_dim = 32
 image_tokenizer_network.ImageTokenizerConfig.num_decoder_layers = 2
-INITIAL = @initial.Initial()
-initial.Initial.branches = ('encoder', 'codebook')
+INITIAL = @warm_start.WarmStart()
+warm_start.WarmStart.branches = ('encoder', 'codebook')
 """
 RGB = """
 image_tokenizer_network.ImageTokenizerConfig.decoder_emb_dim = None
 image_tokenizer_network.ImageTokenizerConfig.num_decoder_layers = 1
-initial.Initial.branches = ('encoder', 'codebook', 'decoder')
+warm_start.WarmStart.branches = ('encoder', 'codebook', 'decoder')
 """
 FROZEN = ("encoder", "codebook")
 Flat = dict[tuple[str, ...], np.ndarray]
@@ -73,7 +70,7 @@ def load(text: str, directory: pathlib.Path, *bindings: str) -> experiments.Expe
 
 
 def source(path: pathlib.Path) -> str:
-    return f"initial.Initial.path='{path}'"
+    return f"warm_start.WarmStart.path='{path}'"
 
 
 def exported(directory: pathlib.Path, ema: bool | None = None) -> tuple[Flat, Flat]:
@@ -119,9 +116,9 @@ def test_encoder_and_codebook_stay_bitwise(first: pathlib.Path, second: pathlib.
     for ema in (None, True, False):
         assert_bitwise(exported(second, ema)[0], before)
     averaged, raw = exported(second)[1], exported(second, ema=False)[1]
-    start = programs.prepare(
+    start = train_step.prepare(
         experiment := load(FIRST + SECOND, first.parent / "x", source(first)), spec_of(experiment)
-    ).init(programs.initial_rngs(0)[0], {})
+    ).init(train_step.initial_rngs(0)[0], {})
     decoder = {("params", *k): v for k, v in traverse_util.flatten_dict(start.params).items()}
     for key in raw:
         assert not np.array_equal(raw[key], decoder[key]), f"{key} has not learned"
@@ -139,14 +136,14 @@ def test_tokens_are_equal_and_fit(
     first: pathlib.Path, second: pathlib.Path, tmp_path: pathlib.Path, vocabulary: pathlib.Path
 ) -> None:
     pictures = fake_training.pictures().train["images"]
-    small, large = (predict.LoadedModel.from_train_dir(d) for d in (first, second))
+    small, large = (loaded_models.LoadedModel.from_train_dir(d) for d in (first, second))
     tokens = [m.call("encode", pictures, batch_size=8) for m in (small, large)]
     np.testing.assert_array_equal(*tokens)
     assert len(np.unique(tokens[0])) > 1
     assert small.encoder_fingerprint == large.encoder_fingerprint
     assert small.fingerprint != large.fingerprint
     generator = tiny_models.part("generator")
-    generator = predict.LoadedModel(
+    generator = loaded_models.LoadedModel(
         generator.model,
         generator.variables,
         config=generator.config,
@@ -171,13 +168,13 @@ def test_tokens_are_equal_and_fit(
 )
 def test_encoder_fingerprint_is_of_what_encodes(changes: dict[str, Any], same: bool) -> None:
     one, other = tiny_models.part("tokenizer"), tiny_models.config("tokenizer", **changes)
-    model = experiments.model_from_config(other)
-    changed = predict.LoadedModel(model, one.variables, config=other)
+    model = gin_config.model_from_config(other)
+    changed = loaded_models.LoadedModel(model, one.variables, config=other)
     assert (changed.encoder_fingerprint == one.encoder_fingerprint) == same
     params = one.variables["params"]
     for branch, equal in (("encoder", False), ("codebook", False), ("decoder", True)):
         moved = {**params, branch: jax.tree.map(lambda x: x + 1, params[branch])}
-        moved_model = predict.LoadedModel(one.model, {**one.variables, "params": moved})
+        moved_model = loaded_models.LoadedModel(one.model, {**one.variables, "params": moved})
         assert (moved_model.encoder_fingerprint == one.encoder_fingerprint) == equal
 
 
@@ -214,12 +211,12 @@ def test_the_manifest_records_the_source(first: pathlib.Path, second: pathlib.Pa
 def test_decoder_goes_on_as_pixels(first: pathlib.Path, tmp_path: pathlib.Path, capsys) -> None:
     """The sigmoid goes; every leaf of the decoder, and its average, starts from the first phase."""
     converters = "{'decoder/head_pixels/kernel': @image_tokenizer_network.pixel_head}"
-    changes = f"initial.Initial.converters = {converters}\n"
+    changes = f"warm_start.WarmStart.converters = {converters}\n"
     experiment = load(FIRST + SECOND + RGB + changes, tmp_path / "run", source(first))
-    program = programs.prepare(experiment, spec_of(experiment))
-    given = preparation.initial_values(experiment, program)
+    program = train_step.prepare(experiment, spec_of(experiment))
+    given = setup.initial_values(experiment, program)
     assert "decoder/head_pixels/kernel is converted by pixel_head" in capsys.readouterr().err
-    state = program.init(programs.initial_rngs(0)[0], program.place_variables(given))
+    state = program.init(train_step.initial_rngs(0)[0], program.place_variables(given))
     kernel = ("params", "decoder", "head_pixels", "kernel")
     for params in (state.params, state.opt_state.averaged_params):
         found = {("params", *k): v for k, v in traverse_util.flatten_dict(params).items()}
@@ -231,8 +228,8 @@ def test_decoder_goes_on_as_pixels(first: pathlib.Path, tmp_path: pathlib.Path, 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     assert shardings == program.shardings.params
     # What the two decoders show differs by what the sigmoid does between -1, 0 and 1.
-    tokenizer = predict.LoadedModel.from_train_dir(first)
-    pixels = predict.LoadedModel(
+    tokenizer = loaded_models.LoadedModel.from_train_dir(first)
+    pixels = loaded_models.LoadedModel(
         experiment.model, {"params": state.params, "stats": state.mutables["stats"]}
     )
     tokens = tokenizer.call("encode", fake_training.pictures().train["images"], batch_size=8)
@@ -252,44 +249,54 @@ def test_pixel_head_meets_the_sigmoid_at_black_grey_and_white() -> None:
     [
         ("INITIAL = None", "encoder is frozen, but params/encoder/.* would start at random"),
         (
-            "initial.Initial.branches = ('encoder',)",
+            "warm_start.WarmStart.branches = ('encoder',)",
             "codebook is frozen, but params/codebook/embed",
         ),
-        ("initial.Initial.fresh = ('encoder/positions',)", "encoder is frozen, but .*positions"),
         (
-            "initial.Initial.branches = ('encodr',)",
+            "warm_start.WarmStart.fresh = ('encoder/positions',)",
+            "encoder is frozen, but .*positions",
+        ),
+        (
+            "warm_start.WarmStart.branches = ('encodr',)",
             "encodr names nothing here; encodr names nothing",
         ),
         (
-            "initial.Initial.branches = {'encoder': 'text'}",
+            "warm_start.WarmStart.branches = {'encoder': 'text'}",
             "text names nothing there. There: codebook, decoder, encoder; here: codebook",
         ),
         (
-            "initial.Initial.branches = ('encoder', 'codebook', 'decoder')",
+            "warm_start.WarmStart.branches = ('encoder', 'codebook', 'decoder')",
             r"params/decoder/codebook_projection/kernel is float32\[4, 32\] here and "
             r"float32\[4, 16\] there; .*; and \d+ more",
         ),
         (
-            "initial.Initial.branches = ('decoder/stack',)\n"
+            "warm_start.WarmStart.branches = ('decoder/stack',)\n"
             "image_tokenizer_network.ImageTokenizerConfig.decoder_emb_dim = None",
             "params/decoder/stack/layers_1/.* here and absent there",
         ),
         (
-            "initial.Initial.branches = {'encoder': 'decoder'}",
+            "warm_start.WarmStart.branches = {'encoder': 'decoder'}",
             "params/encoder/head_hidden/kernel is absent here and float32",
         ),
-        ("initial.Initial.fresh = ('encoder/nose',)", "encoder/nose of fresh names no branch here"),
         (
-            "initial.Initial.converters = {'encoder/stack': @image_tokenizer_network.pixel_head}",
+            "warm_start.WarmStart.fresh = ('encoder/nose',)",
+            "encoder/nose of fresh names no branch here",
+        ),
+        (
+            "warm_start.WarmStart.converters = "
+            "{'encoder/stack': @image_tokenizer_network.pixel_head}",
             "encoder/stack of converters names no leaf here",
         ),
-        ("initial.Initial.path = '/nowhere'", "/nowhere: no such folder; `parti train` makes it"),
+        (
+            "warm_start.WarmStart.path = '/nowhere'",
+            "/nowhere: no such folder; `parti train` makes it",
+        ),
     ],
 )
 def test_misfits_are_refused_before_training(
     first: pathlib.Path, tmp_path: pathlib.Path, changes: str, message: str
 ) -> None:
-    path = f"initial.Initial.path = '{first}'\n"
+    path = f"warm_start.WarmStart.path = '{first}'\n"
     experiment = load(FIRST + SECOND + path + changes + "\n", tmp_path / "run")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train.train(experiment)
@@ -309,11 +316,11 @@ def test_misfits_are_refused_before_training(
 )
 def test_settings_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        initial.Initial(**{"path": "p", **arguments})
+        warm_start.WarmStart(**{"path": "p", **arguments})
 
 
 def test_initial_must_be_one(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="INITIAL must be None or @initial.Initial"):
+    with pytest.raises(ValueError, match="INITIAL must be None or @warm_start.WarmStart"):
         load(FIRST, tmp_path / "run", "INITIAL='runs/tokenizer'")
 
 
@@ -325,7 +332,7 @@ def test_sources_and_renamed_branches(tmp_path: pathlib.Path, vocabulary: pathli
     want = {"params": {"text": jax.eval_shape(lambda: part.variables["params"]["encoder"])}}
     paths = (folder, folder / "checkpoint_7", tmp_path / "b" / "generator")
     for path in paths:
-        start = initial.Initial(str(path), {"text": "encoder"})
+        start = warm_start.WarmStart(str(path), {"text": "encoder"})
         given = start.load(want)
         assert set(given["params"]) == {"text"}
         jax.tree.map(
@@ -335,18 +342,18 @@ def test_sources_and_renamed_branches(tmp_path: pathlib.Path, vocabulary: pathli
         )
         assert len(start.fingerprint()) == 64
         assert "initial: text <- encoder: " in start.describe(given)[1]
-    assert initial.Initial(str(paths[0]), ("a",)).fingerprint() == part.fingerprint
-    assert initial.Initial(str(paths[2]), ("a",)).fingerprint() == part.fingerprint
-    assert initial.Initial(str(tmp_path / "gone"), ("a",)).fingerprint() == ""
+    assert warm_start.WarmStart(str(paths[0]), ("a",)).fingerprint() == part.fingerprint
+    assert warm_start.WarmStart(str(paths[2]), ("a",)).fingerprint() == part.fingerprint
+    assert warm_start.WarmStart(str(tmp_path / "gone"), ("a",)).fingerprint() == ""
     (folder / "manifest.json").unlink()
     with pytest.raises(FileNotFoundError, match="`parti train` has not finished"):
-        initial.Initial(str(folder), ("encoder",)).load(want)
+        warm_start.WarmStart(str(folder), ("encoder",)).load(want)
 
 
 def test_dry_run_shows_it(first: pathlib.Path, tmp_path: pathlib.Path, capsys) -> None:
     assert train.dry_run(load(FIRST + SECOND, tmp_path / "run", source(first))) == 0
     assert "initial: encoder <- encoder: " in capsys.readouterr().err
     with pytest.raises(ValueError, match="codebook is frozen"):
-        branches = "initial.Initial.branches=('encoder',)"
+        branches = "warm_start.WarmStart.branches=('encoder',)"
         train.dry_run(load(FIRST + SECOND, tmp_path / "run", source(first), branches))
     assert not (tmp_path / "run").exists()

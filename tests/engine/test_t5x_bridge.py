@@ -22,10 +22,16 @@ import numpy as np
 import pytest
 from flax.core import unfreeze
 
-from parti.data import file_names, images, records, tfrecords, vocabularies
-from parti.engine import checkpoints, datasets, experiments, not_finite
-from parti.engine import program as programs
+from parti.data.images import images
+from parti.data.storage import records, shard_names, tfrecords
+from parti.data.text import vocabularies
 from parti.engine import train as training
+from parti.engine.checkpoints import checkpoints
+from parti.engine.config import gin_config
+from parti.engine.experiment import experiments
+from parti.engine.input import datasets
+from parti.engine.loop import nan_recovery
+from parti.engine.step import train_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN_FILE = "t5x_configs/runs/t5x/train.gin"
@@ -124,7 +130,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         made[macro] = str(root / macro.lower())
         (root / macro.lower()).mkdir()
         for split in records.SPLITS:
-            path = root / macro.lower() / file_names.shard_name(split, 0, 1)
+            path = root / macro.lower() / shard_names.shard_name(split, 0, 1)
             tfrecords.write(path, [row.to_example() for row in rows(macro)])
     made["VOCABULARY"] = str(root / "vocabulary.model")
     settings = vocabularies.SentencePieceSettings(vocab_size=300)
@@ -161,7 +167,7 @@ def run(t5x_train: Any, bridge: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(sys.modules["__main__"], "train", train, raising=False)
 
     def run(file: str, overrides: Sequence[str], function: Any = t5x_train.train) -> Any:
-        with experiments._gin():
+        with gin_config.empty():
             gin.register(train, "__main__")
             with gin.unlock_config():
                 files = [RUN_FILE, file]
@@ -185,7 +191,7 @@ def tried_file(folder: pathlib.Path, name: str, settings: str) -> str:
     path = folder / f"{name}.gin"
     path.write_text(f"""
 from __gin__ import dynamic_registration
-from parti.engine import optimizers
+from parti.engine.step import optimizers
 include '{experiment_file(name)}'
 {settings}""")
     return str(path)
@@ -261,7 +267,7 @@ def test_experiment_builds(
         input_types={name: leaf.dtype for name, leaf in spec.items()},
         partitioner=partitioner,
     )
-    program = programs.prepare(experiment, spec)
+    program = train_step.prepare(experiment, spec)
     pairs = (
         (program.abstract, built.global_train_state_shape),
         (program.specs, built.train_state_axes),
@@ -367,7 +373,7 @@ def test_a_step_that_is_not_finite_stops_before_it_is_saved(
     run: Run, stages: dict[str, str], tmp_path: pathlib.Path
 ) -> None:
     given = [*SHORT, *bindings("wdsr_tiny", stages, tmp_path)]
-    with pytest.raises(not_finite.NotFiniteError, match="`parti train` and NAN_POLICY = .skip"):
+    with pytest.raises(nan_recovery.NotFiniteError, match="`parti train` and NAN_POLICY = .skip"):
         run(
             experiment_file("wdsr_tiny"),
             [*given, "optimizers.warmup_cosine.peak = 1e38", "TRAIN_STEPS = 8"],

@@ -18,85 +18,18 @@ import jax
 import numpy as np
 import optax
 import pytest
+from toy_training import GIN, assert_same, log, make, run
 
 from parti import cli
-from parti.engine import (
-    checkpoints,
-    datasets,
-    experiments,
-    not_finite,
-    optimizers,
-    run_data,
-    run_directory,
-    samples,
-    train,
-)
-from parti.engine import program as programs
-from parti.engine import train_state as train_states
+from parti.engine import train
+from parti.engine.checkpoints import checkpoints
+from parti.engine.config import gin_config
+from parti.engine.experiment import sample_settings
+from parti.engine.input import datasets
+from parti.engine.loop import data_lineage, nan_recovery, run_directory
+from parti.engine.step import optimizers, train_state, train_step
 
-ONE_DEVICE = jax.devices()[:1]
 HERE = pathlib.Path(__file__).parent
-
-GIN = """
-from __gin__ import dynamic_registration
-import fake_training
-import optax
-MODEL = @fake_training.Regressor()
-DATA_SOURCE = @fake_training.source()
-TRAIN_STEPS = 10
-BATCH_SIZE = 8
-OPTIMIZER = @optax.adam()
-optax.adam.learning_rate = 0.05
-CHECKPOINT_PERIOD = 4
-EVAL_PERIOD = 5
-LOG_PERIOD = 2
-EMA_DECAY = 0.9
-TENSORBOARD = False
-"""
-
-
-def make(directory: pathlib.Path, **changes: Any) -> experiments.Experiment:
-    base = experiments.Experiment(
-        model=fake_training.Regressor(),
-        data_source=fake_training.source(),
-        optimizer=optax.adam(0.05),
-        model_dir=str(directory),
-        train_steps=10,
-        batch_size=8,
-        checkpoint_period=4,
-        eval_period=5,
-        log_period=2,
-        ema_decay=0.9,
-        tensorboard=False,
-    )
-    return dataclasses.replace(base, **changes)
-
-
-def run(experiment: experiments.Experiment, **options: Any) -> int:
-    return train.train(experiment, devices=ONE_DEVICE, **options)
-
-
-def everything(directory: pathlib.Path) -> list[np.ndarray]:
-    """Returns all leaves of the newest checkpoint."""
-    folder = checkpoints.find(directory)
-    found = checkpoints.leaves(folder)
-    want = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in found.items()}
-    tree = checkpoints._restore(
-        folder, want, {k: checkpoints._restore_args(v, None) for k, v in found.items()}
-    )
-    return [tree[key] for key in sorted(tree)]
-
-
-def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
-    leaves = everything(one)
-    assert len(leaves) > 8
-    for a, b in zip(leaves, everything(other), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def log(directory: pathlib.Path, split: str = "train") -> list[dict[str, Any]]:
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["split"] == split]
 
 
 @pytest.fixture(scope="session")
@@ -173,7 +106,9 @@ def test_kill_and_the_rest_equals_one_run(
         "from parti.engine import train; sys.exit(train.main(sys.argv[1:]))"
     )
     flags = [f"--gin_file={tmp_path / 'killed.gin'}", f"--gin.MODEL_DIR='{directory}'"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])])
+    }
     killed = subprocess.run(
         [sys.executable, "-c", command, *flags], env=environment, cwd=HERE, capture_output=True
     )
@@ -274,10 +209,10 @@ def test_finish_certifies_the_data_of_the_first_step(tmp_path: pathlib.Path) -> 
     (tmp_path / "manifest.json").write_text('{"fingerprint": "new"}')
     experiment = make(tmp_path / "run", config=f"PAIRS_DIR = {str(tmp_path)!r}\n")
     run_directory.start(experiment)
-    assert run_data.trained_on(experiment) == {"pairs_fingerprint": "new"}
+    assert data_lineage.trained_on(experiment) == {"pairs_fingerprint": "new"}
     (tmp_path / "manifest.json").write_text('{"fingerprint": "newer"}')
     run_directory.start(experiment, step=3)
-    assert run_data.trained_on(experiment) == {"pairs_fingerprint": "new"}
+    assert data_lineage.trained_on(experiment) == {"pairs_fingerprint": "new"}
 
 
 def test_a_loss_that_is_a_sum_is_refused(tmp_path: pathlib.Path) -> None:
@@ -314,7 +249,10 @@ def without_validation(directory: pathlib.Path) -> Any:
     ("changes", "message"),
     [
         ({"best_metric": "lss", "checkpoint_period": 5}, "BEST_METRIC 'lss' is no validation"),
-        ({"samples": samples.Samples(("a star",), "tokenizer", "v.model")}, "Regressor is none"),
+        (
+            {"samples": sample_settings.SampleSettings(("a star",), "tokenizer", "v.model")},
+            "Regressor is none",
+        ),
         ({"data_source": without_validation}, "no validation split"),
         ({"mesh_shape": (3, 1)}, "asks for 3 devices"),
     ],
@@ -404,7 +342,7 @@ def test_mesh_does_not_change_the_losses(straight: pathlib.Path, tmp_path: pathl
         losses = [[r["loss"] for r in log(d, split)] for d in (straight, tmp_path / "run")]
         np.testing.assert_allclose(*losses, rtol=1e-5)
     spec = experiment.data_source.open("train", 8, 0, experiment.model).element_spec
-    program = programs.prepare(experiment, spec)
+    program = train_step.prepare(experiment, spec)
     kernel = program.shardings.params["dense"]["kernel"]
     assert kernel.shard_shape((4, 8)) == (4, 4)
     adam = program.shardings.opt_state.inner[0].mu["dense"]["kernel"]
@@ -419,14 +357,14 @@ def test_checkpoint_moves_to_another_mesh(straight: pathlib.Path, tmp_path: path
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-def step_once(model: Any, num_microbatches: int) -> tuple[train_states.TrainState, dict[str, Any]]:
+def step_once(model: Any, num_microbatches: int) -> tuple[train_state.TrainState, dict[str, Any]]:
     arrays = fake_training.source().train
     batch = {name: jax.numpy.asarray(array[:8]) for name, array in arrays.items()}
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
     optimizer = optax.sgd(0.1)
-    state = train_states.create(model, optimizer, jax.random.PRNGKey(0), spec)
+    state = train_state.create(model, optimizer, jax.random.PRNGKey(0), spec)
     rng = jax.random.PRNGKey(1)
-    step = functools.partial(programs.train_step, model, optimizer, num_microbatches)
+    step = functools.partial(train_step.train_step, model, optimizer, num_microbatches)
     return jax.jit(step)(model.constants, state, batch, rng)
 
 
@@ -460,7 +398,7 @@ def test_step_is_the_written_formula() -> None:
 def test_not_a_number_stops_with_the_last_good_checkpoint(tmp_path: pathlib.Path) -> None:
     first_epoch = np.random.default_rng((0, 0)).permutation(40)
     bad = fake_training.source(bad_row=int(first_epoch[2 * 8]))  # In the third batch of 8.
-    with pytest.raises(not_finite.NotFiniteError) as caught:
+    with pytest.raises(nan_recovery.NotFiniteError) as caught:
         run(make(tmp_path / "run", data_source=bad, checkpoint_period=2, log_period=100))
     assert "step 3 is not finite (loss nan, grad_norm nan" in str(caught.value)
     assert "checkpoint_2 is the last good one" in str(caught.value)
@@ -530,7 +468,7 @@ def test_command_line(gin_file: str, tmp_path: pathlib.Path, capsys) -> None:
     assert "mesh: {'data': 8, 'model': 1}" in text
     assert not (tmp_path / "run").exists()
     assert train.main([*flags, "--gin.TRAIN_STEPS=2"]) == 0
-    model = experiments.model_from_config(tmp_path / "run" / "model.gin")
+    model = gin_config.model_from_config(tmp_path / "run" / "model.gin")
     assert model.outputs == 8
     assert "TRAIN_STEPS = 2" in (tmp_path / "run" / "config.gin").read_text()
     assert train.main([*flags, "--gin.TRAIN_STEPS=2", "--gin.LOG_PERIOD=1"]) == 0
@@ -561,7 +499,8 @@ def test_help(capsys) -> None:
 def test_imports_without_tensorflow_and_beam() -> None:
     code = (
         "import sys\n"
-        "import parti.engine.train, parti.engine.checkpoints, parti.engine.progress\n"
+        "import parti.engine.train, parti.engine.checkpoints.checkpoints\n"
+        "import parti.stages.progress_line\n"
         "heavy = {'tensorflow', 'seqio', 'apache_beam', 'tensorboard'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

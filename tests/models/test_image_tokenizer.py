@@ -13,7 +13,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from parti.engine import experiments
+from parti.engine.config import gin_config
 from parti.models.image_tokenizer import losses, network
 from parti.models.image_tokenizer import model as image_tokenizer
 
@@ -129,7 +129,7 @@ def test_parameter_counts_of_the_paper(sizes, encoder, decoder):
     [("small", 32.0, 7.0), ("base", 91.0, 6.0), ("large", 599.0, 12.0)],
 )
 def test_experiments_of_the_paper(size, paper, largest_difference):
-    model = experiments.model_from_config(
+    model = gin_config.model_from_config(
         f"include 't5x_configs/experiments/tokenizer_{size}.gin'\n"
     )
     shapes = {"images": (1, 256, 256, 3)}
@@ -150,7 +150,7 @@ def test_experiments_of_the_paper(size, paper, largest_difference):
 
 def test_the_demonstration_has_no_discriminator():
     config = "include 't5x_configs/experiments/tokenizer_tiny.gin'\n"
-    model = experiments.model_from_config(config)
+    model = gin_config.model_from_config(config)
     assert model.adversary is None
     assert model.loss_weights == losses.LossWeights()
     assert model.num_params({"images": (1, 32, 32, 3)}) == 586_240

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from scipy import ndimage
 
-from parti.engine import experiments
+from parti.engine.config import gin_config
 from parti.models.perceptual import filters, network, perceptual, weights
 
 # Of `made_up_weights` and `pictures`, from torch 2.14.1 and lpips 0.1.4: `lpips.LPIPS(net="vgg",
@@ -438,4 +438,4 @@ from parti.models.perceptual import perceptual
 MODEL = @perceptual.make()
 perceptual.make.path = None
 """
-    assert experiments.model_from_config(text).distance is filters.distance
+    assert gin_config.model_from_config(text).distance is filters.distance

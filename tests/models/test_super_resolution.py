@@ -16,7 +16,12 @@ import tiny_models
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from parti.engine import bundles, checkpoints, datasets, experiments, predict, train
+from parti.engine import train
+from parti.engine.checkpoints import checkpoints
+from parti.engine.config import gin_config
+from parti.engine.experiment import experiments
+from parti.engine.inference import bundles, loaded_models
+from parti.engine.input import datasets
 from parti.models.adversarial import adversary, discriminator
 from parti.models.super_resolution import losses, network
 from parti.models.super_resolution import model as super_resolution
@@ -80,7 +85,7 @@ def test_parameter_counts_of_the_paper(num_stages, millions):
 )
 def test_experiments_of_the_paper(name, side, channels, critic):
     config = f"include 't5x_configs/experiments/wdsr_{name}.gin'\n"
-    model = experiments.model_from_config(config)
+    model = gin_config.model_from_config(config)
     assert model.loss_weights == WEIGHTS
     shapes = {"images": (1, side, side, 3), "low_resolution_images": (1, 256, 256, 3)}
     initial = functools.partial(model.get_initial_variables, input_shapes=shapes)
@@ -94,14 +99,14 @@ def test_experiments_of_the_paper(name, side, channels, critic):
 
 def test_the_demonstration_has_l2_alone():
     config = "include 't5x_configs/experiments/wdsr_tiny.gin'\n"
-    model = experiments.model_from_config(config)
+    model = gin_config.model_from_config(config)
     assert model.loss_weights == losses.LossWeights()
     assert model.adversary is None and model.perceptual is None and not model.has_mutables
 
 
 def test_a_bundle_from_before_there_were_other_losses():
     old = NETWORK + "model.SuperResolutionModel.reconstruction_loss = 'l1'\n"
-    model = experiments.model_from_config(old)
+    model = gin_config.model_from_config(old)
     assert model.loss_weights == losses.LossWeights(l2=0.0, l1=1.0)
     assert model.config == dataclasses.replace(TINY, num_channels=4, num_blocks=1)
 
@@ -281,7 +286,7 @@ def test_what_is_used_after_training_needs_no_discriminator():
 def make_experiment(directory, **changes) -> experiments.Experiment:
     arrays = {name: np.asarray(value) for name, value in new_batch(num=32).items()}
     base = experiments.Experiment(
-        model=experiments.model_from_config(NETWORK + ALL_LOSSES),
+        model=gin_config.model_from_config(NETWORK + ALL_LOSSES),
         data_source=datasets.ArraySource(arrays, arrays),
         optimizer=optax.adam(2e-3),
         model_dir=str(directory),
@@ -334,9 +339,11 @@ def test_the_engine_trains_it_with_all_losses(tmp_path, capsys, compiled_once):
     assert last["perceptual_loss"] < first["perceptual_loss"]
     assert any("generator_loss" in line for line in lines if line["split"] == "validation")
     # Exported: the fingerprint is that of the network alone, which is all that is there.
-    loaded = predict.LoadedModel.from_train_dir(straight)
+    loaded = loaded_models.LoadedModel.from_train_dir(straight)
     stage = traverse_util.unflatten_dict(leaves, sep="/")["params"]["stage_0"]
-    alone = predict.LoadedModel(loaded.model, {"params": {"stage_0": stage}}, config=loaded.config)
+    alone = loaded_models.LoadedModel(
+        loaded.model, {"params": {"stage_0": stage}}, config=loaded.config
+    )
     assert loaded.fingerprint == alone.fingerprint
     vocabulary = tiny_models.write_vocabulary(tmp_path / "vocabulary.model")
     parts = tiny_models.parts("tokenizer", "generator") | {"upsampler": loaded}

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from parti.data import images as image_lib
-from parti.data import scenes
+from parti.data.images import images as image_lib
+from parti.data.scenes import scenes
 from parti.models.adversarial import adversary, discriminator
 from parti.models.image_tokenizer import losses, network
 from parti.models.image_tokenizer import model as image_tokenizer

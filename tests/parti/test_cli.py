@@ -12,7 +12,8 @@ import types
 import pytest
 
 import parti
-from parti import cli, quiet
+from parti import cli
+from parti.stages import commands, quiet
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -25,7 +26,7 @@ def stage(monkeypatch: pytest.MonkeyPatch):
         module = types.ModuleType("fake_clean")
         module.run = function
         monkeypatch.setitem(sys.modules, "fake_clean", module)
-        monkeypatch.setitem(cli.COMMANDS, "clean", ("fake_clean", "run", ""))
+        monkeypatch.setitem(commands.COMMANDS, "clean", ("fake_clean", "run", ""))
 
     return put
 
@@ -36,16 +37,16 @@ def test_help_is_quick_and_lists_the_stages_in_order() -> None:
         [sys.executable, "-X", "importtime", "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     lines = [line.split()[0] for line in output.stdout.splitlines() if line.startswith("  ")]
-    assert lines == list(cli.COMMANDS)
+    assert lines == list(commands.COMMANDS)
     imported = {line.rsplit("|", 1)[-1].strip() for line in output.stderr.splitlines()}
     assert "parti.cli" in imported
     heavy = {"jax", "numpy", "tensorflow", "apache_beam", "gin", "rich", "snakemake", "yaml"}
     assert not imported & heavy
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", commands.COMMANDS)
 def test_every_command_exists(command: str) -> None:
-    module, function, help_line = cli.COMMANDS[command]
+    module, function, help_line = commands.COMMANDS[command]
     assert help_line
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, f"{module} is missing"

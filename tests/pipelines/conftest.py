@@ -9,8 +9,11 @@ import jax
 import pytest
 import tiny_models
 
-from parti.data import images, records, scenes, tfrecords
-from parti.engine import bundles, manifests
+from parti.data.images import images
+from parti.data.scenes import scenes
+from parti.data.storage import records, tfrecords
+from parti.engine.inference import bundles
+from parti.stages import manifests
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,12 +7,12 @@ import pathlib
 
 import pytest
 
-from parti.data import prompts
+from parti.data.text import prompt_files
 from parti.pipelines import choose_prompts
 
 
-def make(text: str, challenge: str = "") -> prompts.Prompt:
-    return prompts.Prompt(f"p-{text}", text, challenge=challenge)
+def make(text: str, challenge: str = "") -> prompt_files.Prompt:
+    return prompt_files.Prompt(f"p-{text}", text, challenge=challenge)
 
 
 def test_choice_is_even_over_challenges_and_does_not_depend_on_order() -> None:
@@ -26,14 +26,14 @@ def test_choice_is_even_over_challenges_and_does_not_depend_on_order() -> None:
 
 
 def test_equal_texts_count_once() -> None:
-    given = [make("a cat"), prompts.Prompt("other", "a cat"), make("a dog")]
+    given = [make("a cat"), prompt_files.Prompt("other", "a cat"), make("a dog")]
     assert {p.text for p in choose_prompts.choose(given, 0)} == {"a cat", "a dog"}
 
 
 def test_captions_of_the_validation_split(pairs_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     output = tmp_path / "prompts"
     assert choose_prompts.run(["--input", str(pairs_dir), "--output", str(output)]) == 0
-    chosen = prompts.read_prompts(output / "prompts.jsonl")
+    chosen = prompt_files.read_prompts(output / "prompts.jsonl")
     assert 1 <= len(chosen) <= 4
     assert all(prompt.metadata["scene"] and prompt.metadata["key"] for prompt in chosen)
     manifest = json.loads((output / "manifest.json").read_text())

@@ -13,22 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parti.data import images, records, tfrecords
-from parti.engine import manifests
-from parti.pipelines import (
-    clean_pairs,
-    clean_reasons,
-    clean_report,
-    clean_settings,
-    examining,
-    extending,
-    judging,
-    options,
-    readers,
-    rules,
-    spills,
-    writers,
-)
+from parti.data.images import images
+from parti.data.storage import records, tfrecords
+from parti.pipelines import clean_pairs, readers
+from parti.pipelines.beam import options, sharded_writers
+from parti.pipelines.clean import examine_sources, filter_pair, incremental, intermediate
+from parti.pipelines.clean import reasons as clean_reasons
+from parti.pipelines.clean import report as clean_report
+from parti.pipelines.clean import settings as clean_settings
+from parti.pipelines.rules import rules
+from parti.stages import manifests
 
 SIZE = 16
 NUM_GOOD = 60
@@ -227,7 +221,7 @@ def judge(**values):
     preset = values.pop("preset", "default")
     changes = {"min_side": 8} if preset == "default" else {}
     loaded = rules.load_preset(preset, changes, values.get("image_size", SIZE))
-    return judging.Judge(clean_settings.CleanSettings(loaded, **{"image_size": SIZE} | values))
+    return filter_pair.Judge(clean_settings.CleanSettings(loaded, **{"image_size": SIZE} | values))
 
 
 def test_preset_none_keeps_what_can_be_used():
@@ -505,7 +499,7 @@ def test_the_bytes_do_not_depend_on_where_the_input_is(old, tmp_path):
     ],
 )
 def test_the_root_of_the_input(paths, root):
-    assert extending.input_root([(path, 1) for path in paths]) == root
+    assert incremental.input_root([(path, 1) for path in paths]) == root
 
 
 def test_a_row_is_retried_under_another_root(tmp_path):
@@ -591,12 +585,12 @@ def test_a_retried_row_that_does_not_come_back_is_an_error(old):
 
 
 def test_rows_to_read_again_are_not_in_the_job(old):
-    extension = extending.Extension(old, ["image_would_grow"])
+    extension = incremental.Extension(old, ["image_would_grow"])
     found = readers.find_sources([str(old.parent / "0.tar")])
-    (source,) = extension.wanted(found, extending.look_at(found))
-    assert source == examining.Source("000000-again", found[0], in_part=True)
+    (source,) = extension.wanted(found, incremental.look_at(found))
+    assert source == examine_sources.Source("000000-again", found[0], in_part=True)
     extension.write_wanted(old.parent)
-    assert spills.read_wanted(old.parent, source.name) == {6: "small90", 7: "small91"}
+    assert intermediate.read_wanted(old.parent, source.name) == {6: "small90", 7: "small91"}
 
 
 def test_rows_of_an_earlier_version_are_not_retried(old):
@@ -610,7 +604,7 @@ def test_rows_of_an_earlier_version_are_not_retried(old):
 
 
 def test_shards_go_by_the_old_pairs_too(old, monkeypatch):
-    monkeypatch.setattr(writers, "TARGET_SHARD_BYTES", 100)
+    monkeypatch.setattr(sharded_writers, "TARGET_SHARD_BYTES", 100)
     write_tar(old.parent / "1.tar", {})
     assert extend(old, ["1.tar"], "--num_shards=auto") == 0
     settings = manifests.read(old.parent / "new", "pairs")["settings"]

@@ -14,9 +14,14 @@ import numpy as np
 import pytest
 import tiny_models
 
-from parti.data import images, records, tfrecords
-from parti.engine import bundles, manifests, predict
-from parti.pipelines import contact_sheet, detokenize, generate, options, shard_pieces
+from parti.data.images import images
+from parti.data.storage import records, tfrecords
+from parti.engine.inference import bundles, loaded_models
+from parti.pipelines import detokenize, generate
+from parti.pipelines.beam import options
+from parti.pipelines.html import contact_sheet
+from parti.pipelines.tokens import resumable_shards
+from parti.stages import manifests
 
 # More than one batch, and no whole number of them.
 NUM_ROWS = {"train-00000-of-00002": 19, "train-00001-of-00002": 0, "validation-00000-of-00001": 3}
@@ -81,7 +86,7 @@ def finished(tokens: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_every_row_is_a_picture_of_the_decoder(
     finished: pathlib.Path, bundle: pathlib.Path
 ) -> None:
-    model = predict.LoadedModel.from_bundle(bundle, "tokenizer")
+    model = bundles.load_part(bundle, "tokenizer")
     rows = [row for shard, count in NUM_ROWS.items() for row in draw(shard, count)]
     found = lines(finished)
     assert [(line["key"], line["text"]) for line in found] == [(row.key, row.text) for row in rows]
@@ -139,7 +144,7 @@ def test_finished_shards_are_not_made_again(
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    join = shard_pieces.JoinShard.process
+    join = resumable_shards.JoinShard.process
     joined: list[str] = []
 
     def process(self: Any, element: Any) -> Iterator[Any]:
@@ -149,7 +154,7 @@ def test_finished_shards_are_not_made_again(
         yield from join(self, element)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_pieces.JoinShard, "process", process)
+        patch.setattr(resumable_shards.JoinShard, "process", process)
         with pytest.raises(options.PipelineError, match="the machine went away"):
             run(tokens, tmp_path / "pictures")
     folder = tmp_path / "pictures.unfinished" / "images" / joined[0].removesuffix(".tfrecord")
@@ -197,7 +202,7 @@ def test_tokens_fit_another_decoder(
     params = part.variables["params"]
     decoder = jax.tree.map(lambda leaf: 2 * leaf, params["decoder"])
     variables = {**part.variables, "params": {**params, "decoder": decoder}}
-    other = predict.LoadedModel(part.model, variables, config=part.config)
+    other = loaded_models.LoadedModel(part.model, variables, config=part.config)
     folder = tiny_models.write_train_dir(tmp_path / "other", other)
     shown = [
         run(tokens, tmp_path / name, f"--model={model}", "--limit=1")

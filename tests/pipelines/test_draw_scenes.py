@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from apache_beam.testing import test_pipeline, util
 
-from parti.data import images, prompts, scene_probe, scenes
-from parti.engine import manifests
+from parti.data.images import images
+from parti.data.scenes import probe as scene_probe
+from parti.data.scenes import scenes
+from parti.data.text import prompt_files
 from parti.pipelines import draw_scenes, readers
+from parti.stages import manifests
 
 FLAGS = ["--num=150", "--size=32", "--shards=3", "--validation_fraction=0.2", "--num_prompts=8"]
 TARS = [
@@ -72,7 +75,7 @@ def test_manifest_counts(output: pathlib.Path) -> None:
 
 
 def test_prompts_are_held_out_captions_with_their_scenes(output: pathlib.Path) -> None:
-    found = prompts.read_prompts(output / draw_scenes.PROMPTS)
+    found = prompt_files.read_prompts(output / draw_scenes.PROMPTS)
     assert len(found) == len({prompt.text for prompt in found}) == 8
     assert {prompt.challenge for prompt in found} == set(scenes.CHALLENGES.values())
     for prompt in found:

@@ -9,8 +9,9 @@ import shutil
 import pytest
 import tiny_models
 
-from parti.engine import bundles, manifests
+from parti.engine.inference import bundles
 from parti.pipelines import export
+from parti.stages import manifests
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parti.data import images, records, tfrecords
-from parti.engine import predict
-from parti.pipelines import generate, model_handlers, options
+from parti.data.images import images
+from parti.data.storage import records, tfrecords
+from parti.engine.inference import bundles
+from parti.pipelines import generate
+from parti.pipelines.beam import model_handlers, options
 
 PROMPTS = ("a red circle", "a blue square", "green star", "a red star and more words than fit")
 NUM_SAMPLES = 3
@@ -96,7 +98,7 @@ def test_pictures_scores_and_tokens_belong_together(
     scorer = model_handlers.Scorer(bundle)
     scores = scorer.predict(("a blue square", small), scorer.load_model())
     assert scores[0] == pytest.approx(score, abs=1e-5)
-    upsampler = predict.LoadedModel.from_bundle(bundle, "upsampler")
+    upsampler = bundles.load_part(bundle, "upsampler")
     large = upsampler.call("upsample", images.to_float(small), batch_size=1)
     shown = images.decode_image(picture)
     assert shown.shape == (32, 32, 3)
@@ -198,10 +200,10 @@ def test_a_bundle_without_reranker_and_upsampler(
 
 
 def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
-    from parti.data import prompts
-    from parti.engine import bundles
+    from parti.data.text import prompt_files
+    from parti.engine.inference import bundles
 
-    chosen = [prompts.Prompt("a", "star"), prompts.Prompt("b", "a red star " * 9)]
+    chosen = [prompt_files.Prompt("a", "star"), prompt_files.Prompt("b", "a red star " * 9)]
     assert generate.check(bundles.Bundle.open(bundle), chosen) == [
         "1 prompts are longer than 8 tokens and are cut"
     ]

@@ -22,8 +22,11 @@ from apache_beam.runners import runner as beam_runner
 from apache_beam.runners.portability import stager
 from apache_beam.transforms import environments
 
-from parti.data import files, images, scenes
-from parti.pipelines import clean_pairs, runners, train_vocabulary
+from parti.data.images import images
+from parti.data.scenes import scenes
+from parti.pipelines import clean_pairs, train_vocabulary
+from parti.pipelines.beam import runners
+from parti.stages import files
 
 # Of a run, not of its input: times and memory.
 RUN_FILES = ("report.html", "run.json")

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parti.data import crops, images, records, tfrecords
-from parti.engine import manifests, predict
-from parti.pipelines import (
-    model_handlers,
-    options,
-    picture_batches,
-    shard_pieces,
-    tokenize_images,
-)
+from parti.data.images import crops, images
+from parti.data.storage import records, tfrecords
+from parti.engine.inference import bundles
+from parti.pipelines import tokenize_images
+from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.tokens import batches as token_batches
+from parti.pipelines.tokens import resumable_shards
+from parti.stages import manifests
 
 SHARDS = ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001")
 
@@ -68,7 +67,7 @@ def test_shards_keep_their_names_pairs_and_order(
 def test_tokens_and_reconstructions_are_those_of_the_model(
     finished: pathlib.Path, pairs_dir: pathlib.Path, bundle: pathlib.Path
 ) -> None:
-    model = predict.LoadedModel.from_bundle(bundle, "tokenizer")
+    model = bundles.load_part(bundle, "tokenizer")
     for shard in (SHARDS[0], SHARDS[2]):
         tokens = list(tfrecords.read(finished / f"{shard}.tfrecord"))
         made = list(tfrecords.read(finished / f"reconstructions/{shard}.tfrecord"))
@@ -111,7 +110,7 @@ def run_interrupted(
     *flags: str,
 ) -> pathlib.Path:
     """Runs the command until two shards are finished; returns the first of them."""
-    join = shard_pieces.JoinShard.process
+    join = resumable_shards.JoinShard.process
     joined: list[str] = []
 
     def process(self: Any, element: Any) -> Iterator[Any]:
@@ -120,7 +119,7 @@ def run_interrupted(
         joined.append(element[0])
         yield from join(self, element)
 
-    patch.setattr(shard_pieces.JoinShard, "process", process)
+    patch.setattr(resumable_shards.JoinShard, "process", process)
     with pytest.raises(options.PipelineError, match="the machine went away"):
         run(output, pairs_dir, model, *flags)
     patch.undo()
@@ -158,7 +157,7 @@ def augmented(
 def test_each_pass_over_a_train_shard_gives_a_crop_of_each_picture(
     augmented: pathlib.Path, finished: pathlib.Path, pairs_dir: pathlib.Path, bundle: pathlib.Path
 ) -> None:
-    model = predict.LoadedModel.from_bundle(bundle, "tokenizer")
+    model = bundles.load_part(bundle, "tokenizer")
     for shard in SHARDS[:2]:
         given = list(tfrecords.read(pairs_dir / f"{shard}.tfrecord"))
         pairs = [records.ImageTextPair.from_example(example) for example in given]
@@ -223,8 +222,8 @@ def test_memory_holds_two_batches_and_one_copy_of_the_model(
     bundle: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read, write = picture_batches.ReadBatches.process, tokenize_images._WriteBatch.process
-    load = model_handlers.load_part
+    read, write = token_batches.ReadBatches.process, tokenize_images._WriteBatch.process
+    load = bundles.load_part
     waiting: list[int] = []
     models: list[weakref.ref] = []
     alive: list[int] = []
@@ -245,9 +244,9 @@ def test_memory_holds_two_batches_and_one_copy_of_the_model(
         models.append(weakref.ref(loaded))
         return loaded
 
-    monkeypatch.setattr(picture_batches.ReadBatches, "process", reading)
+    monkeypatch.setattr(token_batches.ReadBatches, "process", reading)
     monkeypatch.setattr(tokenize_images._WriteBatch, "process", writing)
-    monkeypatch.setattr(model_handlers, "load_part", loading)
+    monkeypatch.setattr(bundles, "load_part", loading)
     run(tmp_path / "tokens", pairs_dir, bundle, "--augment=4", "--batch_size=3")
     # The command reads the tokenizer's sizes and lets it go; then the one of this process.
     assert alive == [0, 0]

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import tiny_models
 
-from parti.data import captions as captions_lib
-from parti.data import file_names, files, images, records, tfrecords, vocabularies
-from parti.engine import bundles, manifests
-from parti.pipelines import model_handlers, staging, train_vocabulary
+from parti.data.images import images
+from parti.data.storage import records, shard_names, tfrecords
+from parti.data.text import captions, vocabularies
+from parti.engine.inference import bundles
+from parti.pipelines import train_vocabulary
+from parti.pipelines.beam import model_handlers
+from parti.stages import files, manifests, output_directory
 
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "cross", "moon")
@@ -26,7 +29,7 @@ GERMAN = [
 def write_pairs(folder, order=1):
     """Writes pairs as `parti clean` does; the validation captions hold a letter of their own."""
     texts = [*CAPTIONS, *GERMAN, *["photo"] * 100][::order]
-    with staging.Staging(folder, "pairs") as stage:
+    with output_directory.Staging(folder, "pairs") as stage:
         for shard in range(2):
             rows = [
                 records.ImageTextPair(
@@ -35,7 +38,7 @@ def write_pairs(folder, order=1):
                 for i, text in enumerate(texts)
                 if i % 2 == shard
             ]
-            tfrecords.write(stage.path / file_names.shard_name("train", shard, 2), rows)
+            tfrecords.write(stage.path / shard_names.shard_name("train", shard, 2), rows)
         held = [records.ImageTextPair(f"v{i}", b"", t).to_example() for i, t in enumerate(HELD_OUT)]
         tfrecords.write(stage.path / "validation-00000-of-00001.tfrecord", held)
         stage.publish(counts={})
@@ -208,12 +211,12 @@ def test_same_ids_in_job_training_and_generation(vocabulary, tmp_path):
     assert generated.shape == (len(RAW), TEXT_LENGTH) and len(np.unique(generated, axis=0)) > 9
 
     picture = images.encode_png(np.zeros((4, 4, 3), np.uint8))
-    clean = [captions_lib.normalize_caption(text) for text in RAW]
+    clean = [captions.normalize_caption(text) for text in RAW]
     rows = [records.ImageTextPair(str(i), picture, t).to_example() for i, t in enumerate(clean)]
     folder = tmp_path / "pairs"
     folder.mkdir()
     for split in ("train", "validation"):
-        tfrecords.write(folder / file_names.shard_name(split, 0, 1), rows)
+        tfrecords.write(folder / shard_names.shard_name(split, 0, 1), rows)
     task = seqio.get_mixture_or_task(contrastive.add_task(folder, vocabulary, 4))
     lengths = {"inputs": TEXT_LENGTH, "image": 4}
     dataset = task.get_dataset(lengths, "validation", shuffle=False)

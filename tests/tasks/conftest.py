@@ -8,7 +8,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from parti.data import file_names, images, records, tfrecords, vocabularies
+from parti.data.images import images
+from parti.data.storage import records, shard_names, tfrecords
+from parti.data.text import vocabularies
 
 TRAIN, VALIDATION, NUM_SHARDS = 22, 8, 2
 CODEBOOK_SIZE, NUM_TOKENS = 50, 4
@@ -33,7 +35,7 @@ def solid(index: int, size: int) -> bytes:
 def write_split(stages: Stages, split: str, count: int) -> None:
     """Writes `count` records of each kind; record i has the tokens i, i + 1, i + 2, i + 3."""
     for shard in range(NUM_SHARDS):
-        name = file_names.shard_name(split, shard, NUM_SHARDS)
+        name = shard_names.shard_name(split, shard, NUM_SHARDS)
         indices = range(shard, count, NUM_SHARDS)
         pairs, tokens, reconstructions = [], [], []
         for i in indices:

@@ -12,8 +12,9 @@ import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
-from parti.data import images as pictures
-from parti.data import records, tfrecords, vocabularies
+from parti.data.images import images as pictures
+from parti.data.storage import records, tfrecords
+from parti.data.text import vocabularies
 from parti.tasks import (
     contrastive,
     feature_converters,

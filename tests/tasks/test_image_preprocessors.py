@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from parti.data import images
+from parti.data.images import images
 from parti.tasks import image_preprocessors, sources
 
 

@@ -5,7 +5,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from parti.data import records, vocabularies
+from parti.data.storage import records
+from parti.data.text import vocabularies
 from parti.tasks import preprocessors, sources
 from tests.tasks import conftest
 

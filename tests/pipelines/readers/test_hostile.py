@@ -20,18 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet as pq
 
-from parti.data import records, tfrecords
+from parti.data.storage import records, tfrecords
 from parti.pipelines import readers
-from parti.pipelines.readers import (
-    columns,
-    delimited,
-    inflating,
-    parquet,
-    rows,
-    sources,
-    tars,
-    tfrecord_files,
-)
+from parti.pipelines.readers import sources
+from parti.pipelines.readers.archives import tars, tfrecord_files
+from parti.pipelines.readers.base import decompression, rows
+from parti.pipelines.readers.text_tables import columns, delimited, parquet
 
 PICTURE = b"\x89PNG picture"
 FUZZ = settings(
@@ -170,7 +164,7 @@ def test_headers_of_a_tar_that_ask_too_much(data):
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_a_compressed_tar_that_inflates(pack, monkeypatch):
-    monkeypatch.setattr(inflating, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(decompression, "FREE_BYTES", 2**20)
     data = pack(tar(*GOOD, member("a.png", bytes(40 * 2**20)), member("b.png", PICTURE)))
     found = checked(read_tar(data))
     assert [getattr(row, "reason", "pair") for row in found][0] == "pair"

@@ -10,9 +10,10 @@ import tarfile
 
 import pytest
 
-from parti.data import records, tfrecords
+from parti.data.storage import records, tfrecords
 from parti.pipelines import readers
-from parti.pipelines.readers import rows, tars
+from parti.pipelines.readers.archives import tars
+from parti.pipelines.readers.base import rows
 
 
 def tar_bytes(members, mode="w"):

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
 
-from parti.data import files, records
+from parti.data.storage import records
 from parti.pipelines import readers
+from parti.stages import files
 
 PICTURE = b"\x89PNG picture"
 

@@ -16,10 +16,13 @@ import zstandard
 from apache_beam.testing import util
 from pyarrow import parquet as pq
 
-from parti.data import files, records
+from parti.data.storage import records
 from parti.pipelines import readers
-from parti.pipelines.readers import delimited, inflating, sources
-from parti.pipelines.readers import parquet as parquet_lib
+from parti.pipelines.readers import sources
+from parti.pipelines.readers.base import decompression
+from parti.pipelines.readers.text_tables import delimited
+from parti.pipelines.readers.text_tables import parquet as parquet_lib
+from parti.stages import files
 
 PICTURE = b"\x89PNG picture"
 
@@ -433,7 +436,7 @@ def test_damaged_tables_give_what_comes_before(folder):
 
 
 def test_a_compressed_bomb_ends(folder, monkeypatch):
-    monkeypatch.setattr(inflating, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(decompression, "FREE_BYTES", 2**20)
     data = b"image_path,text\nimg/a.png,one\n" + (b" " * 2**19 + b"\n") * 200
     (folder / "t.csv.gz").write_bytes(gzip.compress(data))
     pairs, rejected = read(folder / "t.csv.gz")

@@ -1,0 +1,153 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What evaluation sets are made of: captions and pictures, from files of many kinds.
+
+A file of an evaluation set that cannot be read is an error, not a rejected row: what is not read
+would not be kept out of the training data.
+"""
+
+import os
+import pathlib
+import posixpath
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from parti.data.storage import records, tfrecords
+from parti.data.text import prompt_files
+from parti.stages import files
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PROMPT_SUFFIXES = (".tsv", ".jsonl")
+CAPTION_SUFFIX = ".txt"
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+TFRECORD_SUFFIX = ".tfrecord"
+_SUFFIXES = (*IMAGE_SUFFIXES, *PROMPT_SUFFIXES, CAPTION_SUFFIX, *TAR_SUFFIXES, TFRECORD_SUFFIX)
+KINDS = "prompts (.txt, .tsv, .jsonl), pictures, .tar of pictures and captions, .tfrecord of pairs"
+MAX_FILE_BYTES = 256 * 2**20  # of a picture or caption; also in a tar
+
+
+class Item(NamedTuple):
+    """A caption or a picture of an evaluation set.
+
+    Attributes:
+      name: where it is from: `PartiPrompts.tsv:p00012-bond`, `coco.tar:000123`.
+      text: the caption, if it is one.
+      image: the encoded picture, if it is one.
+    """
+
+    name: str
+    text: str = ""
+    image: bytes = b""
+
+
+def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
+    """Yields the captions and pictures of the files that a pattern names.
+
+    - `.txt`, `.tsv`, `.jsonl`: prompt files (see `data.prompts`); but a `.txt` beside a picture of
+      the same name is its caption.
+    - pictures, and `.tar` of pictures and `.txt` captions (other members are passed over).
+    - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.jsonl` beside one tells of
+      them, and is passed over.
+
+    Args:
+      pattern: a file, a glob, or a folder, which stands for all of these below it.
+
+    Raises:
+      FileNotFoundError: it names no file of these kinds.
+      ValueError: a file is damaged, too large, or of another kind.
+    """
+    paths = _find(os.fspath(pattern))
+    stems = {_stem(path) for path in paths if path.lower().endswith(IMAGE_SUFFIXES)}
+    for path in paths:
+        name, lower = files.name(path), path.lower()
+        if lower.endswith(IMAGE_SUFFIXES):
+            yield Item(name, image=_read(path))
+        elif lower.endswith(CAPTION_SUFFIX) and _stem(path) in stems:
+            yield Item(name, text=_caption(_read(path), path))
+        elif lower.endswith((*PROMPT_SUFFIXES, CAPTION_SUFFIX)):
+            yield from _read_prompts(path, name)
+        elif lower.endswith(TAR_SUFFIXES):
+            yield from _read_tar(path, name)
+        else:
+            yield from _read_pairs(path, name)
+
+
+def _find(pattern: str) -> list[str]:
+    """Returns the files that a pattern names."""
+    folder = files.is_dir(pattern)
+    found = files.walk(pattern) if folder else files.match(pattern)
+    paths = [entry.path for entry in found if entry.path.lower().endswith(_SUFFIXES)]
+    if found and not paths and not folder:
+        raise ValueError(f"{pattern}: not a kind of evaluation data that is known: {KINDS}")
+    if not paths:
+        raise FileNotFoundError(f"{pattern}: no evaluation data there; it takes {KINDS}")
+    pairs = {files.parent(path) for path in paths if path.lower().endswith(TFRECORD_SUFFIX)}
+    paths = [p for p in paths if not (p.lower().endswith(".jsonl") and files.parent(p) in pairs)]
+    for entry in found:
+        is_content = entry.path.lower().endswith((*IMAGE_SUFFIXES, CAPTION_SUFFIX))
+        if is_content and entry.num_bytes > MAX_FILE_BYTES:
+            raise ValueError(_too_large(entry.path, entry.num_bytes))
+    return paths
+
+
+def _too_large(path: str, num_bytes: int) -> str:
+    return (
+        f"{path}: {num_bytes:,} bytes; a file of an evaluation set has {MAX_FILE_BYTES:,} at most"
+    )
+
+
+def _stem(path: str) -> str:
+    return posixpath.splitext(path)[0]
+
+
+def _read(path: str) -> bytes:
+    with files.open(path) as file:
+        return file.read(MAX_FILE_BYTES)
+
+
+def _caption(data: bytes, path: str) -> str:
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the caption is not UTF-8: {error.reason}") from error
+
+
+def _read_prompts(path: str, name: str) -> Iterator[Item]:
+    if files.is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = pathlib.Path(folder, name)
+            local.write_bytes(files.read_bytes(path))
+            yield from _read_prompts(str(local), name)
+        return
+    for prompt in prompt_files.read_prompts(pathlib.Path(path)):
+        yield Item(f"{name}:{prompt.id}", text=prompt.text)
+
+
+def _read_tar(path: str, name: str) -> Iterator[Item]:
+    try:
+        with files.open(path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            while member := tar.next():
+                tar.members.clear()  # type: ignore[attr-defined]  # else it lists the whole tar
+                suffix = posixpath.splitext(member.name)[1].lower()
+                if not member.isreg() or suffix not in (*IMAGE_SUFFIXES, CAPTION_SUFFIX):
+                    continue
+                where = f"{name}:{member.name}"
+                if member.size > MAX_FILE_BYTES:
+                    raise ValueError(_too_large(where, member.size))
+                content = tar.extractfile(member)
+                data = content.read() if content else b""
+                if suffix == CAPTION_SUFFIX:
+                    yield Item(where, text=_caption(data, where))
+                else:
+                    yield Item(where, image=data)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged, or not a tar: {error}") from error
+
+
+def _read_pairs(path: str, name: str) -> Iterator[Item]:
+    for serialized in tfrecords.read(path):
+        pair = records.ImageTextPair.from_example(serialized)
+        yield Item(f"{name}:{pair.key}", pair.text, pair.image)

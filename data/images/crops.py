@@ -1,0 +1,121 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From a picture of any shape to the square that is trained on."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+from PIL import Image
+
+from parti.data.images import images
+
+POLICIES = ("centre", "random")
+
+
+def check_policy(policy: str) -> None:
+    """Raises ValueError if there is no such policy."""
+    if policy not in POLICIES:
+        raise ValueError(f"crop {policy!r}: choose from {', '.join(POLICIES)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+    """Where a random crop lies: a square of the short side is resized, and the crop is cut from it.
+
+    Attributes:
+      offset: of the square on the long side, in [3/8, 5/8) of the slack.
+      side: that the square is resized to, in pixels.
+      top: of the crop in the resized square, in pixels.
+      left: likewise.
+      size: of the crop, in pixels.
+
+    Source: listing 2 (appendix B.2) of Ramesh et al., "Zero-Shot Text-to-Image Generation", 2021
+    (arXiv 2102.12092), which Parti, section 4.1, follows.
+    """
+
+    offset: float
+    side: int
+    top: int
+    left: int
+    size: int
+
+    @classmethod
+    def draw(cls, short_side: int, size: int, key: str, seed: int = 0) -> "RandomCrop":
+        """Draws a crop that depends on the arguments only.
+
+        The square is resized to a side between `size` and min(short_side, 9/8 `size`), of which a
+        square of `size` lies anywhere; each as likely. It is not flipped: there may be text in it.
+        A picture with a shorter side under `size` grows to it, and the crop is the whole square.
+
+        Args:
+          short_side: of the picture, in pixels.
+          size: of the crop, in pixels; 256 in the listing, whose largest side is 288.
+          key: of the picture.
+          seed: another one gives other crops.
+        """
+        slack, growth, down, right = _uniform(f"{seed} {key}", 4)
+        largest = max(size, min(short_side, round(size * 9 / 8)))
+        side = size + int(growth * (largest - size + 1))
+        top, left = (int(share * (side - size + 1)) for share in (down, right))
+        return cls((3 + 2 * slack) / 8, side, top, left, size)
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """Returns the crop of a picture, [size, size, 3] uint8.
+
+        Args:
+          image: [height, width, 3] uint8, whose short side is the one that was given to `draw`.
+        """
+        resized = images.resize(images.square_crop(image, self.offset), self.side)
+        return resized[self.top : self.top + self.size, self.left : self.left + self.size]
+
+    def cut_in_full(self, image: np.ndarray) -> np.ndarray:
+        """Returns the same part of the picture at its own resolution, [side, side, 3] uint8.
+
+        The part begins between two pixels: it is interpolated (bicubic), so that the two crops lie
+        over each other exactly once the one is resized to the other's size.
+        """
+        square = images.square_crop(image, self.offset)
+        pixel = len(square) / self.side
+        top, left, length = (pixel * value for value in (self.top, self.left, self.size))
+        sides = (max(1, round(length)),) * 2
+        end = float(len(square))  # rounding must not lead past it
+        box = (left, top, min(left + length, end), min(top + length, end))
+        picture = Image.fromarray(np.ascontiguousarray(square))
+        return np.array(picture.resize(sides, Image.Resampling.BICUBIC, box=box))
+
+
+def fit(
+    image: np.ndarray, size: int, policy: str = "centre", key: str = "", seed: int = 0
+) -> np.ndarray:
+    """Crops a square out of a picture and resizes it by area.
+
+    "centre": the middle square of the short side s, resized to `size`. "random": a `RandomCrop`;
+    what is random in it depends on `key` and `seed` only.
+
+    A picture with a shorter side under `size` grows, whatever the policy.
+
+    Args:
+      image: [height, width, 3] uint8.
+      size: of the result, in pixels.
+      policy: one of POLICIES.
+      key: of the picture.
+      seed: another one gives other crops.
+
+    Returns:
+      [size, size, 3] uint8.
+
+    Raises:
+      ValueError: an unknown policy or a size under 1.
+    """
+    check_policy(policy)
+    if policy == "centre":
+        return images.resize(images.square_crop(image), size)
+    return RandomCrop.draw(min(image.shape[:2]), size, key, seed).cut(image)
+
+
+def _uniform(name: str, count: int) -> list[float]:
+    """Returns `count` (up to 8) numbers in [0, 1) that depend on `name` only."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8 * count).digest()
+    # 53 bits: more would round up to 1.
+    return [(value >> 11) / 2**53 for value in np.frombuffer(digest, "<u8").tolist()]

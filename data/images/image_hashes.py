@@ -1,0 +1,348 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Near-equal pictures: a 64-bit hash of the coarse shapes, and the colours of an 8 x 8 grid.
+
+Two pictures are near when their hashes differ in few bits and their colours by little, everywhere.
+The hash finds the pairs: `band_keys` gives near hashes at least one key in common, so that no
+picture need be compared with all others. The colours settle it: variants of one drawing that differ
+in a colour only have nearly the same hash.
+
+Both are made of a 32 x 32 thumbnail in whole numbers, so that equal pixels give equal hashes on
+every machine.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import numpy as np
+import xxhash
+
+from parti.data.images import images
+
+NUM_BITS = 64
+MAX_DISTANCE = 4  # bits; up to here `band_keys` finds every pair
+MAX_COLOUR_DISTANCE = 9.0  # levels of 255, for pictures of 64 x 64 (see `colour_limit`)
+REFERENCE_PIXELS = 64 * 64
+
+_SIDE = 32  # of the thumbnail, in pixels
+_HALVE_FROM = 16 * _SIDE
+_GRID = 8  # cells on a side of the colours
+NUM_COLOURS = 3 * _GRID * _GRID  # bytes of `colours`
+_SCALE = 1 << 12  # of the whole-number cosines
+_DEAD_ZONE = 12.0  # levels, in units of the orthonormal DCT: what smaller coefficients say is noise
+# Luma, blue and red difference of RGB, in thousandths (Rec. 601, as JPEG has them).
+_YCC = np.array([[299, -169, 500], [587, -331, -419], [114, 500, -81]])
+
+# 6 blocks of 10 or 11 bits, of which any 2 make a key: 4 wrong bits spoil at most 4 blocks.
+_EDGES = tuple(round(NUM_BITS * i / 6) for i in range(7))
+_KEY_BLOCKS = tuple(itertools.combinations(range(6), 2))
+NUM_BANDS = len(_KEY_BLOCKS)
+
+
+def pixel_hash(image: np.ndarray) -> bytes:
+    """Returns 16 bytes that equal pictures share and others do not.
+
+    Not a cryptographic hash (that would take a third of the time of decoding): who wants two
+    pictures to share it can make them so, and gains that one of his is dropped.
+
+    Args:
+      image: [height, width, 3] uint8.
+    """
+    digest = xxhash.xxh3_128(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
+
+
+def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
+    """Returns the perceptual hash and the colours of a picture; cheaper than one after the other.
+
+    Args:
+      image: [height, width, 3] uint8.
+
+    Returns:
+      As of `perceptual_hash` and `colours`.
+    """
+    small = _thumbnail(image)
+    return _hash_thumbnail(small), _colours_of_thumbnail(small)
+
+
+def perceptual_hash(image: np.ndarray) -> int:
+    """Returns 64 bits that say where a picture is lighter and darker, coarsely.
+
+    Each bit is one of the 64 lowest frequencies of the thumbnail's luma (the mean left out): 1 if
+    its DCT coefficient is clearly positive. Weak coefficients are 0, or noise would set them.
+
+    Args:
+      image: [height, width, 3] uint8.
+
+    Returns:
+      0 or more, under 2**64.
+
+    Source: the DCT hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash
+    Functions", 2010, section 3.2, with a fixed threshold for its median.
+    """
+    return _hash_thumbnail(_thumbnail(image))
+
+
+def colours(image: np.ndarray) -> bytes:
+    """Returns the mean colours of the cells of an 8 x 8 grid.
+
+    Args:
+      image: [height, width, 3] uint8.
+
+    Returns:
+      192 bytes: row by row, red green blue.
+    """
+    return _colours_of_thumbnail(_thumbnail(image))
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """Returns [32, 32, 3] uint8: means of equal areas, within a level or two.
+
+    Halving is several times as fast as the rest, so a large picture is halved first; the last row
+    or column of an odd number is left out.
+    """
+    while min(image.shape[:2]) >= _HALVE_FROM:
+        height, width = image.shape[0] // 2, image.shape[1] // 2
+        image = images.resize(image[: 2 * height, : 2 * width], (height, width))
+    return images.resize(image, _SIDE)
+
+
+@functools.cache
+def _cosines() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns whole-number DCT rows [frequency, pixel] and the row and column of each bit."""
+    by_frequency = sorted(itertools.product(range(_SIDE), repeat=2), key=lambda uv: (sum(uv), uv))
+    rows, columns = np.array(by_frequency[1 : NUM_BITS + 1]).T
+    frequency = np.arange(max(rows.max(), columns.max()) + 1)[:, None]
+    basis = np.cos(np.pi * frequency * (2 * np.arange(_SIDE) + 1) / (2 * _SIDE))
+    basis *= np.where(frequency == 0, np.sqrt(1 / _SIDE), np.sqrt(2 / _SIDE))
+    return np.rint(basis * _SCALE).astype(np.int64), rows, columns
+
+
+def _hash_thumbnail(small: np.ndarray) -> int:
+    """Returns the hash of [32, 32, 3] uint8."""
+    basis, rows, columns = _cosines()
+    luma = small.astype(np.int64) @ _YCC[:, 0]
+    coefficients = (basis @ luma @ basis.T)[rows, columns]
+    bits = coefficients > int(_DEAD_ZONE * 1000 * _SCALE * _SCALE)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _colours_of_thumbnail(small: np.ndarray) -> bytes:
+    """Returns the colours of [32, 32, 3] uint8."""
+    cell = _SIDE // _GRID
+    sums = small.reshape(_GRID, cell, _GRID, cell, 3).sum(axis=(1, 3), dtype=np.uint32)
+    half = cell * cell // 2
+    return ((sums + half) // (cell * cell)).astype(np.uint8).tobytes()
+
+
+def distance(a: int, b: int) -> int:
+    """Returns in how many bits two hashes differ."""
+    return (a ^ b).bit_count()
+
+
+def distances(phash: int, phashes: np.ndarray) -> np.ndarray:
+    """Returns in how many bits a hash differs from each of [n] uint64; [n] uint8."""
+    return np.bitwise_count(phashes ^ np.uint64(phash))
+
+
+def colour_distance(a: bytes, b: bytes) -> float:
+    """Returns how far apart the colours of two pictures are where they differ most.
+
+    It is the larger of two: the difference of luma in a cell, and the length of the difference of
+    (Cb, Cr) in a block of 2 x 2 cells. JPEG keeps colour at half the resolution of luma, so in a
+    single cell of a small picture a re-encoded copy may have changed colour by much.
+
+    Args:
+      a: of `colours`.
+      b: of `colours`.
+
+    Returns:
+      Levels, 0 to 255.
+    """
+    return float(colour_distances(a, np.frombuffer(b, np.uint8)[None])[0])
+
+
+def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
+    """Returns the `colour_distance` of one picture to each of many.
+
+    Args:
+      colour: of `colours`.
+      rows: [n, 192] uint8, each of `colours`.
+
+    Returns:
+      [n] float64.
+    """
+    difference = rows.astype(np.int64) - np.frombuffer(colour, np.uint8)
+    ycc = difference.reshape(-1, _GRID, _GRID, 3) @ _YCC
+    luma = np.abs(ycc[..., 0]).max(axis=(1, 2))
+    half = _GRID // 2
+    chroma = ycc[..., 1:].reshape(-1, half, 2, half, 2, 2).sum(axis=(2, 4))
+    chroma = np.sqrt(np.square(chroma).sum(axis=-1).max(axis=(1, 2))) / 4
+    return np.maximum(luma, chroma) / 1000
+
+
+def colour_limit(
+    num_pixels: np.ndarray | int, max_colour_distance: float = MAX_COLOUR_DISTANCE
+) -> np.ndarray:
+    """Returns up to what colour distance two pictures count as copies of each other.
+
+    A cell of a large picture averages the noise of re-encoding away, so the limit falls with the
+    size: for JPEG quality 50 by about the cube root of the pixels, measured from 32 x 32 to
+    256 x 256. It stays as it is from there.
+
+    Args:
+      num_pixels: width times height of the smaller of the two; a number, or an array of any shape.
+      max_colour_distance: the limit at 64 x 64, in levels.
+
+    Returns:
+      Levels, in the shape of `num_pixels`: 2.5 times as many for a picture of 16 x 16 or less, 0.4
+      times for 256 x 256 or more.
+    """
+    factor = np.cbrt(REFERENCE_PIXELS / np.maximum(1, num_pixels))
+    return max_colour_distance * np.clip(factor, 0.4, 2.5)
+
+
+def is_near(
+    phash_a: int,
+    colours_a: bytes,
+    phash_b: int,
+    colours_b: bytes,
+    max_distance: int = MAX_DISTANCE,
+    max_colour_distance: float = MAX_COLOUR_DISTANCE,
+) -> bool:
+    """Returns whether two pictures are near-equal: in their hashes and in their colours.
+
+    Whose sizes are known should give `colour_limit` of the smaller as `max_colour_distance`.
+    """
+    if distance(phash_a, phash_b) > max_distance:
+        return False
+    return colour_distance(colours_a, colours_b) <= max_colour_distance
+
+
+def are_near(
+    phash: int,
+    colour: bytes,
+    phashes: np.ndarray,
+    rows: np.ndarray,
+    max_distance: int = MAX_DISTANCE,
+    max_colour_distance: np.ndarray | float = MAX_COLOUR_DISTANCE,
+) -> np.ndarray:
+    """Returns `is_near` of one picture and each of many.
+
+    Args:
+      phash: of the one.
+      colour: of the one.
+      phashes: [n] uint64.
+      rows: [n, 192] uint8.
+      max_distance: in bits.
+      max_colour_distance: in levels; one for all, or [n].
+
+    Returns:
+      [n] bool.
+    """
+    near = distances(phash, phashes) <= max_distance
+    limits = np.broadcast_to(max_colour_distance, near.shape)
+    near[near] = colour_distances(colour, rows[near]) <= limits[near]
+    return near
+
+
+def band_keys(phash: int) -> tuple[int, ...]:
+    """Returns keys of which hashes that differ in at most MAX_DISTANCE bits share at least one.
+
+    The hash is cut into 6 blocks, and each 2 of them make a key of 21 or 22 bits: 4 bits that
+    differ lie in at most 4 blocks, and the other 2 are equal. Hashes that differ in more bits may
+    share a key too.
+
+    Returns:
+      15 different whole numbers, 0 or more and under 2**26; keys of different blocks never meet.
+
+    Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", 2007, section 3.
+    """
+    blocks = [
+        (phash >> low) & ((1 << (high - low)) - 1) for low, high in itertools.pairwise(_EDGES)
+    ]
+    return tuple(
+        (band << 22) | (blocks[i] << 11) | blocks[j] for band, (i, j) in enumerate(_KEY_BLOCKS)
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Match:
+    """A near-equal picture of an index.
+
+    Attributes:
+      key: what it was added under.
+      distance: in bits.
+      colour_distance: in levels.
+    """
+
+    key: str
+    distance: int
+    colour_distance: float
+
+
+class NearIndex:
+    """Finds the near-equal pictures of a set held in memory, about 200 bytes a picture.
+
+    A query compares with all of them, about a millisecond for a million: for evaluation sets that
+    is less than a table of band keys costs.
+    """
+
+    def __init__(
+        self, max_distance: int = MAX_DISTANCE, max_colour_distance: float = MAX_COLOUR_DISTANCE
+    ) -> None:
+        """Takes the limits: bits, and levels as of `colour_limit`."""
+        self._max_distance = max_distance
+        self._max_colour_distance = max_colour_distance
+        self._keys: list[str] = []
+        self._added: list[tuple[int, bytes, int]] = []  # not yet in the arrays
+        self._phashes = np.zeros(0, np.uint64)
+        self._rows = np.zeros((0, NUM_COLOURS), np.uint8)
+        self._sizes = np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, key: str, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> None:
+        """Adds a picture.
+
+        Args:
+          key: what a match gives back.
+          phash: its hash.
+          colour: its colours.
+          num_pixels: width times height, for `colour_limit`.
+
+        Raises:
+          ValueError: `colour` has not the length that `colours` gives.
+        """
+        if len(colour) != NUM_COLOURS:
+            raise ValueError(f"{len(colour)} bytes of colours; they must be {NUM_COLOURS}.")
+        self._keys.append(key)
+        self._added.append((phash, colour, num_pixels))
+
+    def query(self, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> Match | None:
+        """Returns the nearest of the near-equal pictures, the first added of equals, or None."""
+        self._build()
+        bits = distances(phash, self._phashes)
+        near = np.flatnonzero(bits <= self._max_distance)
+        levels = colour_distances(colour, self._rows[near])
+        smaller = np.minimum(num_pixels, self._sizes[near])
+        within = levels <= colour_limit(smaller, self._max_colour_distance)
+        near, levels = near[within], levels[within]
+        if not len(near):
+            return None
+        best = np.lexsort((levels, bits[near]))[0]
+        index = int(near[best])
+        return Match(self._keys[index], int(bits[index]), float(levels[best]))
+
+    def _build(self) -> None:
+        """Moves what was added into the arrays."""
+        if self._added:
+            phashes, rows, sizes = zip(*self._added, strict=True)
+            self._phashes = np.concatenate([self._phashes, np.array(phashes, np.uint64)])
+            added = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, NUM_COLOURS)
+            self._rows = np.concatenate([self._rows, added])
+            self._sizes = np.concatenate([self._sizes, np.array(sizes, np.int64)])
+            self._added = []

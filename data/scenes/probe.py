@@ -1,0 +1,194 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Says how well a picture agrees with a scene, challenge by challenge.
+
+`scene_reader` reads the picture without knowing the scene; `compare` holds the two side by side.
+Every score is in [0, 1] and gives credit for parts. A score that a scene does not ask for is left
+out: a scene without sizes in its caption has no `size`.
+"""
+
+import random
+
+import numpy as np
+from scipy import optimize
+
+from parti.data.scenes import reader as scene_reader
+from parti.data.scenes import scenes
+
+View = scene_reader.View
+SeenObject = scene_reader.SeenObject
+read_scene = scene_reader.read_scene
+
+SCORES = ("shape", "colour", "size", "count", "relation", "background", "text")
+# Extents that divide small from medium from large: the middles of the gaps in SIZE_EXTENTS.
+_SMALL_BELOW, _LARGE_ABOVE = 0.30, 0.435
+
+
+def perfect_view(scene: scenes.Scene) -> View:
+    """Returns the view that a faultless reader has of a scene's picture."""
+    objects = tuple(
+        SeenObject(thing.shape, thing.colour, thing.extent, thing.cx, thing.cy)
+        for thing in scene.objects
+    )
+    return View(scene.background, objects, scene.text)
+
+
+def relation_holds(relation: str, a: SeenObject, b: SeenObject) -> bool:
+    """Returns whether `a` is in a relation to `b`.
+
+    Args:
+        relation: one of `scenes.RELATIONS`.
+        a: the object that the relation is said of.
+        b: the object that it is related to.
+    """
+    dx, dy = b.cx - a.cx, b.cy - a.cy
+    apart = max(abs(dx), abs(dy))
+    inside = a.extent < 0.7 * b.extent and apart < 0.25 * b.extent
+    if relation == "inside":
+        return inside
+    if relation == "overlapping":
+        return not inside and apart < 0.45 * (a.extent + b.extent)
+    along, across = (dx, dy) if relation in ("left_of", "right_of") else (dy, dx)
+    if relation in ("right_of", "below"):
+        along = -along
+    return along > abs(across) and not inside
+
+
+def _size_name(extent: float) -> str:
+    return "small" if extent < _SMALL_BELOW else "large" if extent > _LARGE_ABOVE else "medium"
+
+
+def _pair_up(view: View, scene: scenes.Scene) -> list[SeenObject | None]:
+    """Returns what was seen of each true object, so that most shapes and colours agree."""
+    seen: list[SeenObject | None] = [None] * len(scene.objects)
+    if not view.objects:
+        return seen
+    agreement = np.asarray(
+        [
+            [
+                # Shape decides ties, so that the result is the same for any order.
+                1.01 * (thing.shape == other.shape) + (thing.colour == other.colour)
+                for other in view.objects
+            ]
+            for thing in scene.objects
+        ]
+    )
+    for row, column in zip(*optimize.linear_sum_assignment(agreement, maximize=True)):
+        seen[row] = view.objects[column]
+    return seen
+
+
+def _count_score(view: View, scene: scenes.Scene) -> float:
+    """Returns 1 for the right number of each colour, 0.5 if it is one off, else 0; the mean."""
+    scores = []
+    for (_, colour), count in scene.groups().items():
+        found = sum(thing.colour == colour for thing in view.objects)
+        off = abs(found - count)
+        scores.append(1.0 if off == 0 else 0.5 if off == 1 and found else 0.0)
+    return sum(scores) / len(scores)
+
+
+def _relation_score(seen: list[SeenObject | None], scene: scenes.Scene) -> float:
+    """Returns 1 if both objects are there, in shape or colour, and stand as they should."""
+    a, b = seen
+    if a is None or b is None:
+        return 0.0
+    for found, thing in zip((a, b), scene.objects):
+        if found.shape != thing.shape and found.colour != thing.colour:
+            return 0.0
+    return float(relation_holds(scene.relation, a, b))
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Returns how many letters to insert, delete or replace to turn one text into the other."""
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(b, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (letter != other))
+    return row[-1]
+
+
+def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
+    """Scores what was seen against the truth.
+
+    Args:
+        view: what was read from a picture.
+        scene: what the picture should show.
+
+    Returns:
+        {name: score in [0, 1]} for the names in `SCORES` that the scene asks for, and `overall`,
+        their mean:
+        - shape, colour: the share of objects that have the right one; objects too many count
+          against it.
+        - size: the share of right sizes, among objects whose size the caption names.
+        - count: asked if there are several objects and no relation; see `_count_score`.
+        - relation: 1 if it holds between the two objects, else 0.
+        - background: 1 or 0.
+        - text: 1 less the edit distance over the longer length.
+    """
+    seen = _pair_up(view, scene)
+    pairs = [(found, thing) for found, thing in zip(seen, scene.objects) if found]
+    num = max(len(view.objects), len(scene.objects))
+    scores = {
+        "shape": sum(found.shape == thing.shape for found, thing in pairs) / num,
+        "colour": sum(found.colour == thing.colour for found, thing in pairs) / num,
+        "background": float(view.background == scene.background),
+    }
+    named = sum(bool(thing.size) for thing in scene.objects)
+    if named:
+        right = sum(_size_name(found.extent) == thing.size for found, thing in pairs if thing.size)
+        scores["size"] = right / named
+    if scene.relation:
+        scores["relation"] = _relation_score(seen, scene)
+    elif len(scene.objects) > 1:
+        scores["count"] = _count_score(view, scene)
+    if scene.text:
+        longest = max(len(view.text), len(scene.text))
+        scores["text"] = 1 - edit_distance(view.text, scene.text) / longest
+    scores["overall"] = sum(scores.values()) / len(scores)
+    return scores
+
+
+def alignment(image: np.ndarray, scene: scenes.Scene) -> dict[str, float]:
+    """Scores a picture against a scene.
+
+    Args:
+        image: [size, size, 3] uint8, 32 pixels a side or more.
+        scene: what the picture should show.
+
+    Returns:
+        {name: score in [0, 1]}, see `compare`.
+
+    Raises:
+        ValueError: not a square RGB picture of bytes.
+    """
+    return compare(read_scene(image), scene)
+
+
+def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Returns the mean of each score over the rows that have it, in the order of `SCORES`."""
+    means = {}
+    for name in (*SCORES, "overall"):
+        values = [row[name] for row in rows if name in row]
+        if values:
+            means[name] = sum(values) / len(values)
+    return means
+
+
+def chance(world: str = "full", num: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Measures what a faultless picture of another caption scores: the level of knowing nothing.
+
+    Args:
+        world: a key of `scenes.WORLDS`.
+        num: how many pairs of scenes to compare.
+        seed: of the scenes.
+
+    Returns:
+        {name: mean score}.
+    """
+    rng = random.Random(f"chance/{seed}")
+    chosen = scenes.find_world(world)
+    drawn = [scenes.sample_scene(rng, chosen) for _ in range(num)]
+    views = [perfect_view(scene) for scene in drawn]
+    return mean_scores([compare(view, scene) for view, scene in zip(views, drawn[1:] + drawn[:1])])

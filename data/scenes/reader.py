@@ -1,0 +1,238 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a scene from pixels, knowing the palette and the shapes but not the caption.
+
+The picture is brought to 64 pixels, so one set of templates serves all sizes. Then: the background
+is what the border shows; each pixel goes to the background or to one of the colours that the
+picture really contains; connected pixels of a colour are an object; its shape is the template that
+correlates best with it after both are moved to one place and size; a sign is read letter by letter.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from scipy import ndimage
+
+from parti.data.scenes import drawing as scene_drawing
+from parti.data.scenes import glyphs
+from parti.data.scenes import matching as scene_matching
+from parti.data.scenes import pixels as scene_pixels
+
+_MIN_SCORE = 0.55  # correlation below which a blob has no shape
+_GOOD_SCORE = 0.95  # above it nobody asks whether something is hidden
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenObject:
+    """An object read from a picture.
+
+    Attributes:
+        shape: one of `scene_drawing.SHAPES` or `SIGN`; "" for a blob like none of them.
+        colour: a key of `scene_drawing.COLOURS`.
+        extent: side of its box, as a fraction of the picture's side.
+        cx: middle of the box from the left, in [0, 1].
+        cy: middle of the box from the top, in [0, 1].
+        score: correlation with the shape's template, at most 1.
+    """
+
+    shape: str
+    colour: str
+    extent: float
+    cx: float
+    cy: float
+    score: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """All that was read from a picture.
+
+    Attributes:
+        background: a key of `scene_drawing.BACKGROUNDS`.
+        objects: what was seen, in no order.
+        text: what a sign says; "" if there is none.
+    """
+
+    background: str
+    objects: tuple[SeenObject, ...]
+    text: str = ""
+
+
+def _fit_thing(
+    picture: scene_pixels.Picture, things: np.ndarray, thing: int, label: int
+) -> scene_matching.Fit:
+    """Finds the shape of a thing, also when others lie in it or on it."""
+    component = things == thing
+    mask = scene_pixels.coverage(picture, label, component)
+    fit = scene_matching.match(mask)
+    touching = things[scene_pixels.grow(component, 2)]
+    hiders = [other for other in np.unique(touching) if other not in (0, thing)]
+    if not hiders:
+        return fit
+    filled = ndimage.binary_fill_holes(component)
+    enclosed = [other for other in hiders if filled[things == other].all()]
+    if enclosed:
+        inside = scene_pixels.grow(np.isin(things, enclosed)) & filled
+        fit = max(
+            fit, scene_matching.match(np.where(inside, 1.0, mask)), key=scene_matching.by_score
+        )
+    if fit.score < _GOOD_SCORE and np.isin(touching, hiders).sum() > 8:
+        fit = max(
+            fit,
+            scene_matching.match_hidden(mask, np.isin(things, hiders)),
+            key=scene_matching.by_score,
+        )
+    return fit
+
+
+def _find_sign(picture: scene_pixels.Picture) -> tuple[str, scene_matching.Fit] | None:
+    """Returns the colour and place of a sign, or None."""
+    for label, colour in enumerate(picture.colours, start=1):
+        component = picture.labels == label
+        if component.sum() < 400:
+            continue
+        blobs, _ = ndimage.label(component, np.ones((3, 3)))
+        component = blobs == np.bincount(blobs[blobs > 0]).argmax()
+        filled = ndimage.binary_fill_holes(component)
+        width = filled.any(0).sum()
+        if width < 0.6 * scene_pixels.WORK_SIZE or (filled & ~component).sum() < 8:
+            continue
+        holes = scene_pixels.shrink(filled)
+        whole = np.where(holes, 1.0, scene_pixels.coverage(picture, label, component))
+        fit = scene_matching.match(whole)
+        if fit.shape == scene_drawing.SIGN and fit.score > 0.85:
+            return colour, fit
+    return None
+
+
+@functools.cache
+def _glyph_bank(num_letters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns templates of letters in a line of `num_letters`, and where a cell's pixels are.
+
+    Returns:
+        (templates [blur * letter, pixels] as unit vectors of mean 0, rows [y] and columns [x] of a
+        cell's pixels from its corner, in glyph heights and widths: a little more than the glyph).
+    """
+    half = 0.45 * scene_pixels.WORK_SIZE  # of a usual sign
+    (_, field_width, field_height) = scene_drawing.SIGN_FIELD
+    width, height, _ = glyphs.text_layout(num_letters, field_width * half, field_height * half)
+    columns, rows, pad = round(width), round(height), 1
+    masks = np.pad(glyphs.glyph_masks(columns, rows), ((0, 0), (pad, pad), (pad, pad)))
+    bank = [
+        scene_matching.unit(ndimage.gaussian_filter(masks, (0, blur, blur)).reshape(len(masks), -1))
+        for blur in (0.3, 0.8, 1.3)
+    ]
+    ys = (np.arange(-pad, rows + pad) + 0.5) / rows
+    xs = (np.arange(-pad, columns + pad) + 0.5) / columns
+    return np.concatenate(bank).astype(np.float32), ys, xs
+
+
+_SHIFTS = np.asarray((-0.6, 0.0, 0.6))
+
+
+def _read_line(
+    ink: np.ndarray, num: int, centre: tuple[float, float], width: float, height: float
+) -> tuple[str, float, float]:
+    """Reads a line of `num` letters.
+
+    Args:
+        ink: [y, x] how much of each pixel is ink, in [0, 1].
+        num: how many letters to look for.
+        centre: (x, y) of the field's middle in pixels.
+        width: of the field, in pixels.
+        height: of the field, in pixels.
+
+    Returns:
+        (letters, mean correlation with their glyphs, amount of ink in their cells).
+    """
+    bank, ys, xs = _glyph_bank(num)
+    glyph_width, glyph_height, lefts = glyphs.text_layout(num, width, height)
+    top = centre[1] - glyph_height / 2
+    # All shifts in one product: [shift, y] by [shift, letter, x].
+    rows = _SHIFTS[:, None] + top + ys * glyph_height
+    columns = _SHIFTS[:, None, None] + centre[0] + np.asarray(lefts)[:, None] + xs * glyph_width
+    cells = scene_matching.sample(ink, columns.ravel(), rows.ravel())
+    cells = cells.reshape(len(_SHIFTS), len(ys), len(_SHIFTS), num, len(xs))
+    cells = cells.transpose(0, 2, 3, 1, 4).reshape(len(_SHIFTS) ** 2, num, -1)
+    scores = scene_matching.unit(cells).astype(np.float32) @ bank.T
+    scores = scores.reshape(*scores.shape[:2], -1, len(glyphs.LETTERS)).max(2)
+    totals = scores.max(-1).mean(-1)
+    best = int(totals.argmax())
+    letters = "".join(glyphs.LETTERS[index] for index in scores[best].argmax(-1))
+    pixel = glyph_width * glyph_height * (xs[1] - xs[0]) * (ys[1] - ys[0])
+    return letters, float(totals[best]), float(np.maximum(cells[best] - 0.2, 0).sum() * pixel)
+
+
+def _read_text(picture: scene_pixels.Picture, colour: str, sign: scene_matching.Fit) -> str:
+    """Reads a sign; the number of letters is the one whose glyphs explain most of the ink."""
+    half = sign.extent / 2
+    board = picture.distances[picture.colours.index(colour) + 1]
+    written = scene_pixels.distance(
+        picture.pixels, np.asarray([scene_drawing.ink(colour)], np.float32)
+    )[0]
+    ink = board / np.maximum(board + written, 1e-3)
+    ((x, y), width, height) = scene_drawing.SIGN_FIELD
+    centre, width, height = (sign.cx + x * half, sign.cy + y * half), width * half, height * half
+    field = scene_matching.sample(
+        ink,
+        centre[0] + np.linspace(-0.5, 0.5, 48) * width,
+        centre[1] + np.linspace(-0.5, 0.5, 20) * height,
+    )
+    total = float(np.maximum(field - 0.2, 0).mean() * width * height)
+    found = []
+    for num in range(1, glyphs.MAX_LENGTH + 1):
+        letters, score, amount = _read_line(ink, num, centre, width, height)
+        found.append((score * min(1.0, amount / max(total, 1e-6)), letters))
+    score, letters = max(found)
+    return letters if score > 0.4 else ""
+
+
+def read_scene(image: np.ndarray) -> View:
+    """Reads background, objects and text from a picture.
+
+    Args:
+        image: [size, size, 3] uint8; about 32 pixels a side or more.
+
+    Returns:
+        What was seen. A picture of something else gives a view too, of whatever looks nearest.
+
+    Raises:
+        ValueError: not a square RGB picture of bytes.
+    """
+    if image.dtype != np.uint8 or image.shape != (len(image), len(image), 3):
+        raise ValueError(
+            f"A picture must be uint8 [size, size, 3], not {image.dtype} {list(image.shape)}."
+        )
+    background, picture = scene_pixels.segment(scene_pixels.to_work_size(image))
+    objects, text = [], ""
+    sign = _find_sign(picture)
+    if sign:
+        colour, fit = sign
+        text = _read_text(picture, colour, fit)
+        objects.append(_seen(colour, fit))
+    things, labels = scene_pixels.group_blobs(picture)
+    for thing in np.unique(things[things > 0]):
+        label = labels[thing - 1]
+        colour = picture.colours[label - 1]
+        # White is the ink of signs; no object is white.
+        if colour != "white" and not (sign and _within(things == thing, sign[1])):
+            objects.append(_seen(colour, _fit_thing(picture, things, thing, label)))
+    return View(background, tuple(objects), text)
+
+
+def _seen(colour: str, fit: scene_matching.Fit) -> SeenObject:
+    return SeenObject(
+        fit.shape if fit.score >= _MIN_SCORE else "",
+        colour,
+        float(fit.extent) / scene_pixels.WORK_SIZE,
+        float(fit.cx + 0.5) / scene_pixels.WORK_SIZE,
+        float(fit.cy + 0.5) / scene_pixels.WORK_SIZE,
+        fit.score,
+    )
+
+
+def _within(component: np.ndarray, sign: scene_matching.Fit) -> bool:
+    """Returns whether a component's middle lies in a sign's box."""
+    x, y, _ = scene_matching.moments(component.astype(np.float32))
+    return max(abs(x - sign.cx), abs(y - sign.cy)) < sign.extent / 2

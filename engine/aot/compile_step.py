@@ -1,0 +1,280 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles an experiment ahead of time, for devices that need not be there, and reports on it.
+
+Shapes go in, a report comes out: memory of a device by kind, FLOPs, collectives, seconds. Neither
+data nor vocabulary is read, and nothing is computed.
+"""
+
+import dataclasses
+import importlib.metadata
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from parti.engine.aot import collectives, device_memory
+from parti.engine.distributed import partitioning
+from parti.engine.experiment import experiments
+from parti.engine.hardware import accelerators, flops
+from parti.engine.step import train_state, train_step
+
+TRAIN, GENERATE = "train", "generate"
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# What libtpu says of a program that is too large, at an early and at a late stage of compiling it.
+_TOO_LARGE = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMGT]?)\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """How many images a program of generation draws at once: all samples of some prompts."""
+
+    num_prompts: int
+    num_samples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What compiling told.
+
+    Attributes:
+      program: 'train' or 'generate'.
+      topology: as given.
+      mesh: axis -> devices.
+      batch: examples of a step, or images drawn at once.
+      num_microbatches: of a step.
+      num_params: parameters of the model.
+      memory: kind -> bytes on one device (see `device_memory`).
+      available: bytes of a device that a program may use, None if there is no limit to speak of.
+      fits: whether it does; None if there is no limit.
+      advice: what to change if it does not fit.
+      model_flops: of the whole mesh, without what is computed again to save memory.
+      program_flops: of the whole mesh, with that, and with what a pipeline computes idly.
+      peak_flops: of a device, a second; None if not known.
+      collectives: kind -> count and bytes on one device; None if the program was too large.
+      is_exact: whether all collectives are counted as often as they run (see `collectives`).
+      seconds: to 'lower' the program and to 'compile' it; 'compile_cpu' of all cores, which does
+        not depend on what else the machine does.
+      versions: of jax and, for a TPU, of libtpu.
+    """
+
+    program: str
+    topology: str
+    mesh: Mapping[str, int]
+    batch: int
+    num_microbatches: int
+    num_params: int
+    memory: Mapping[str, int]
+    available: int | None
+    fits: bool | None
+    advice: Sequence[str]
+    model_flops: int
+    program_flops: int
+    peak_flops: float | None
+    collectives: Mapping[str, collectives.Traffic] | None
+    is_exact: bool
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _TooLarge:
+    """The compiler's answer to a program that does not fit: the bytes that it needs."""
+
+    needed: int
+
+
+def element_spec(
+    experiment: experiments.Experiment, task_feature_lengths: Mapping[str, int]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape and dtype of each feature of a global batch, without any data."""
+    model = experiment.model
+    converter = model.FEATURE_CONVERTER_CLS(pack=False)
+    shapes = converter.get_batch_shapes(task_feature_lengths, experiment.batch_size)
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.dtype(model.feature_types[name]))
+        for name, shape in shapes.items()
+    }
+
+
+def compile_train_step(
+    experiment: experiments.Experiment,
+    spec: Mapping[str, jax.ShapeDtypeStruct],
+    target: accelerators.Target,
+) -> Report:
+    """Compiles a train step and reports on it.
+
+    Args:
+      experiment: what to train; its data source is not read.
+      spec: shape and dtype of each feature of a global batch.
+      target: what to compile for.
+
+    Raises:
+      ValueError: the experiment does not fit the devices (their number, not their memory).
+    """
+    program = train_step.prepare(experiment, spec, target.devices, described=target.described)
+
+    def trace() -> jax.stages.Traced:
+        return program.step.func.trace(*program.step_arguments())  # type: ignore[attr-defined]
+
+    report = _report(TRAIN, program, trace, device_memory.state(program), target)
+    report = dataclasses.replace(report, memory=device_memory.with_gradients(report.memory))
+    advice: Sequence[str] = ()
+    if report.available and report.fits is False:
+        advice = device_memory.advice(report.memory, report.available, experiment, program)
+    return dataclasses.replace(
+        report,
+        batch=experiment.batch_size,
+        num_microbatches=experiment.num_microbatches,
+        advice=advice,
+        model_flops=flops.train_step(experiment.model, spec),
+    )
+
+
+def compile_generation(
+    experiment: experiments.Experiment,
+    spec: Mapping[str, jax.ShapeDtypeStruct],
+    target: accelerators.Target,
+    generation: Generation,
+) -> Report:
+    """Compiles the drawing of images and reports on it; arguments as of `compile_train_step`.
+
+    Raises:
+      ValueError: the model draws no images, or the experiment does not fit the devices.
+    """
+    model = experiment.model
+    if not hasattr(model, "sample"):
+        raise ValueError(
+            f"--program generate: {type(model).__name__} draws no images; take --program train, or "
+            "an experiment of a text-to-image model"
+        )
+    program = train_step.prepare(experiment, spec, target.devices, described=target.described)
+    text_length = spec["encoder_input_tokens"].shape[1]
+    arguments, kinds = _generation_arguments(program, generation, text_length)
+    draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
+    report = _report(GENERATE, program, lambda: draw.trace(*arguments), kinds, target)
+    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_CHIPS]
+    return dataclasses.replace(
+        report,
+        batch=generation.num_prompts * generation.num_samples,
+        advice=advice if report.fits is False else (),
+    )
+
+
+def _generation_arguments(
+    program: train_step.Program, generation: Generation, text_length: int
+) -> tuple[tuple[Any, ...], dict[str, int]]:
+    """Returns the arguments of `sample`, placed, and the bytes of each kind on one device.
+
+    Prompts are divided as a batch is, parameters as in training.
+    """
+    place = partitioning.batch_sharding(program.mesh, program.rules)
+    prompts, samples = generation.num_prompts, generation.num_samples
+    partitioning.check_divisible("--num_prompts: a batch", (prompts,), place.spec, program.mesh)
+    batch = (
+        jax.ShapeDtypeStruct((prompts, text_length), jnp.int32),
+        jax.ShapeDtypeStruct((prompts, samples, 2), jnp.uint32),
+    )
+    params = {"params": program.abstract.params}
+    places = {"params": program.shardings.params}
+    kinds = {
+        device_memory.PARAMETERS: device_memory.per_device(params, places),
+        device_memory.BATCH: device_memory.per_device(batch, place),
+    }
+    return (train_state.placed(params, places), *train_state.placed(batch, place)), kinds
+
+
+def _report(
+    name: str,
+    program: train_step.Program,
+    trace: Callable[[], jax.stages.Traced],
+    kinds: Mapping[str, int],
+    target: accelerators.Target,
+) -> Report:
+    """Traces, lowers and compiles; returns all of a report that needs no experiment."""
+    begin = time.perf_counter()
+    with program.context():
+        traced = trace()
+        lowered = traced.lower()
+    middle, middle_cpu = time.perf_counter(), time.process_time()
+    compiled = _compile(lowered)
+    end, end_cpu = time.perf_counter(), time.process_time()
+    memory, summary = _memory(kinds, target, compiled), None
+    if isinstance(compiled, jax.stages.Compiled):
+        summary = collectives.summarize(compiled.as_text() or "")
+    program_flops = flops.of_jaxpr(traced.jaxpr)
+    return Report(
+        program=name,
+        topology=target.name,
+        mesh=dict(program.mesh.shape),
+        batch=0,
+        num_microbatches=1,
+        num_params=train_state.num_params(program.abstract.params),
+        memory=memory,
+        available=target.memory,
+        fits=_fits(memory, target, compiled),
+        advice=(),
+        model_flops=program_flops,
+        program_flops=program_flops,
+        peak_flops=target.peak_flops,
+        collectives=summary.kinds if summary else None,
+        is_exact=summary is not None and summary.is_exact,
+        seconds={
+            "lower": round(middle - begin, 1),
+            "compile": round(end - middle, 1),
+            "compile_cpu": round(end_cpu - middle_cpu, 1),
+        },
+        versions=_versions(target),
+    )
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled | _TooLarge:
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        match = _TOO_LARGE.search(str(error))
+        if match is None or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _TooLarge(int(float(match.group(1)) * _UNITS[match.group(2)]))
+
+
+def _memory(
+    kinds: Mapping[str, int], target: accelerators.Target, compiled: jax.stages.Compiled | _TooLarge
+) -> dict[str, int]:
+    """Adds to the kinds that shardings tell (the arguments) those that the compiler tells."""
+    arguments = sum(kinds.values())
+    if isinstance(compiled, _TooLarge):
+        return {**kinds, device_memory.ACTIVATIONS: compiled.needed - arguments}
+    stats: Any = compiled.memory_analysis()
+    output = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    temporaries = stats.temp_size_in_bytes
+    if target.described:
+        # libtpu holds the peak against the chip's memory: the sizes of temporaries add up to more
+        # than ever is in use. The other compilers' peak leaves temporaries out.
+        temporaries = stats.peak_memory_in_bytes - stats.argument_size_in_bytes - output
+    return {
+        **kinds,
+        device_memory.PADDING: max(0, stats.argument_size_in_bytes - arguments),
+        device_memory.ACTIVATIONS: temporaries,
+        device_memory.OUTPUT: output,
+        device_memory.CODE: stats.generated_code_size_in_bytes,
+    }
+
+
+def _fits(
+    memory: Mapping[str, int],
+    target: accelerators.Target,
+    compiled: jax.stages.Compiled | _TooLarge,
+) -> bool | None:
+    if isinstance(compiled, _TooLarge):
+        return False
+    return None if target.memory is None else sum(memory.values()) <= target.memory
+
+
+def _versions(target: accelerators.Target) -> dict[str, str]:
+    names = ("jax", "libtpu") if target.described else ("jax",)
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,197 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a program keeps in the memory of a device, by kind; what to change if it is too much."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from parti.engine.distributed import partitioning
+from parti.engine.experiment import experiments
+from parti.engine.step import train_step
+from parti.models.layers import pipeline
+
+PARAMETERS, OPTIMIZER, OTHER_STATE = "parameters", "optimizer", "other state"
+CONSTANTS, BATCH = "constants", "batch"
+PADDING = "padding of these"
+GRADIENTS, ACTIVATIONS = "gradients", "activations, temporaries"
+OUTPUT, CODE = "output", "program"
+MORE_CHIPS = "more chips, or more of them on the last axis of MESH_SHAPE"
+# What is there at any time of a training, from shapes and shardings alone.
+STATE = (PARAMETERS, OPTIMIZER, OTHER_STATE, CONSTANTS, BATCH)
+
+
+def per_device(tree: Any, shardings: Any) -> int:
+    """Returns the bytes of a tree of arrays on one device.
+
+    Args:
+      tree: arrays, or their shapes and dtypes.
+      shardings: tree like it, or one sharding for all its leaves.
+    """
+    leaves = jax.tree.leaves(tree)
+    places = jax.tree.leaves(shardings)
+    places = places * len(leaves) if len(places) == 1 else places
+    return sum(
+        math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, place in zip(leaves, places, strict=True)
+    )
+
+
+def _whole(tree: Any) -> int:
+    """Returns the bytes of a tree that is not divided."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def state(program: train_step.Program) -> dict[str, int]:
+    """Returns {kind of `STATE`: bytes on one device} of a training; nothing is compiled."""
+    abstract, shardings = program.abstract, program.shardings
+    constants = program.step.args[0]
+    return {
+        PARAMETERS: per_device(abstract.params, shardings.params),
+        OPTIMIZER: per_device(abstract.opt_state, shardings.opt_state),
+        OTHER_STATE: per_device(
+            (abstract.step, abstract.mutables), (shardings.step, shardings.mutables)
+        ),
+        CONSTANTS: _whole(constants),
+        BATCH: per_device(
+            program.element_spec, partitioning.batch_sharding(program.mesh, program.rules)
+        ),
+    }
+
+
+def with_gradients(kinds: Mapping[str, int]) -> dict[str, int]:
+    """Takes the gradients out of what the compiler tells in one number.
+
+    They take what the parameters take; a compiler may have fewer of them in memory at once.
+    """
+    split: dict[str, int] = {}
+    for kind, size in kinds.items():
+        if kind == ACTIVATIONS:
+            split[GRADIENTS] = min(kinds[PARAMETERS], size)
+            size -= split[GRADIENTS]
+        split[kind] = size
+    return split
+
+
+def estimate(program: train_step.Program) -> str:
+    """Returns what `parti train --dry_run` says of memory."""
+    kinds = state(program)
+    parts = ", ".join(f"{kind} {readable(size)}" for kind, size in kinds.items() if size)
+    return (
+        f"memory of a device: {readable(sum(kinds.values()))} ({parts}) besides gradients and "
+        "activations, which `parti compile` tells"
+    )
+
+
+def readable(size: int) -> str:
+    """Returns a number of bytes with its unit."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= 0.1 * unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size} bytes"
+
+
+def table(kinds: Mapping[str, int], available: int | None) -> list[str]:
+    """Returns a line for each kind and for their sum."""
+    width = max(len(kind) for kind in kinds)
+    lines = [f"  {kind:<{width}}  {readable(size):>11}" for kind, size in kinds.items() if size]
+    limit = f" of {readable(available)}" if available else ""
+    return [*lines, f"  {'total':<{width}}  {readable(sum(kinds.values())):>11}{limit}"]
+
+
+def advice(
+    kinds: Mapping[str, int],
+    available: int,
+    experiment: experiments.Experiment,
+    program: train_step.Program,
+) -> list[str]:
+    """Returns what would make a train step that does not fit use less, the cheapest first.
+
+    Args:
+      kinds: bytes on one device, by kind.
+      available: bytes that a device has.
+      experiment: what is trained.
+      program: of the experiment.
+    """
+    kept = sum(kinds[kind] for kind in STATE)
+    lines: list[str] = []
+    if kept < available:
+        lines += _fewer_activations(kinds, available - kept, experiment, program)
+    sharded = kinds[PARAMETERS] * program.mesh.size
+    whole = _whole(program.abstract.params)
+    if program.mesh.size > 1 and sharded > 1.5 * whole and kept > available / 4:
+        lines.append(
+            "--gin_file=t5x_configs/layouts/fully_sharded.gin after the experiment: parameters and "
+            f"optimizer state over all {program.mesh.size} devices, about "
+            f"{readable((kinds[PARAMETERS] + kinds[OPTIMIZER]) * whole // sharded)} on each"
+        )
+    return [*lines, MORE_CHIPS]
+
+
+def _fewer_activations(
+    kinds: Mapping[str, int],
+    room: int,
+    experiment: experiments.Experiment,
+    program: train_step.Program,
+) -> Sequence[str]:
+    lines = []
+    batch_size = experiment.batch_size // experiment.num_microbatches
+    config: Any = getattr(experiment.model, "config", None)
+    remat = getattr(config, "remat", "full")
+    if remat != "full":
+        lines.append(
+            f"remat='full' in the model's configuration (it is {remat!r}; of Parti "
+            "--gin.REMAT=\"'full'\"): a layer's activations are computed again, not kept"
+        )
+    if getattr(config, "num_stages", 1) > 1:
+        now, stages = config.pipeline_microbatches, config.num_stages
+        for parts in range(now + stages, batch_size + 1, stages):
+            if _divides(program, batch_size, config, parts):
+                lines.append(f"--gin.PIPELINE_MICROBATCHES={parts}: they are {now}")
+                break
+    if not experiment.model.compares_examples:
+        lines += _smaller_parts(kinds, room, experiment, program)
+    return lines
+
+
+def _smaller_parts(
+    kinds: Mapping[str, int],
+    room: int,
+    experiment: experiments.Experiment,
+    program: train_step.Program,
+) -> Sequence[str]:
+    """Returns how many microbatches would leave enough room, if any number would."""
+    shards = partitioning.num_shards(
+        program.mesh, partitioning.batch_sharding(program.mesh, program.rules).spec[0]
+    )
+    rows, now = experiment.batch_size // shards, experiment.num_microbatches
+    config: Any = getattr(experiment.model, "config", None)
+    pipeline_microbatches = getattr(config, "pipeline_microbatches", 1)
+    for parts in range(now + 1, rows + 1):
+        # Gradients are added up beside those of a part; and not all shrinks with the rows.
+        needed = kinds[ACTIVATIONS] * now // parts + 2 * kinds[GRADIENTS]
+        divides = rows % parts == 0 and _divides(
+            program, experiment.batch_size // parts, config, pipeline_microbatches
+        )
+        if divides and needed < 0.85 * room:
+            return [
+                f"--gin.NUM_MICROBATCHES={parts}: {rows // parts} rows of a device at a time, "
+                f"about {readable(needed)} for activations and gradients"
+            ]
+    return []
+
+
+def _divides(
+    program: train_step.Program, batch_size: int, config: Any, pipeline_microbatches: int
+) -> bool:
+    """Returns whether a pipeline of the model, if it has one, takes a batch of this size."""
+    if getattr(config, "num_stages", 1) == 1:
+        return True
+    try:
+        with program.context():
+            pipeline.check_devices(batch_size, config.num_stages, pipeline_microbatches)
+    except ValueError:
+        return False
+    return True

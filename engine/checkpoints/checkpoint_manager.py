@@ -1,0 +1,238 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The checkpoints of one training directory: saved in the background, restored, the chosen kept.
+
+All processes of a training save and restore together. A checkpoint gets its final name once it is
+whole and its checksums lie in it; so whatever ends a process, those that are there can be checked.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from parti.engine.checkpoints import checkpoints, checksums, corruption, retention
+from parti.engine.checkpoints.checkpoints import Tree
+from parti.engine.distributed import multihost
+
+# What Orbax still writes into a checkpoint after everything else, as it gets its final name.
+_WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+class Store:
+    """Saves and restores the checkpoints of a directory."""
+
+    def __init__(
+        self, directory: str | pathlib.Path, policy: retention.Retention | None = None
+    ) -> None:
+        """Opens a directory, made if it is missing; all checkpoints stay without a policy."""
+        self.directory = pathlib.Path(directory).absolute()
+        self._state = _StateHandler()
+        options = ocp.CheckpointManagerOptions(
+            step_prefix=checkpoints.STEP_PREFIX,
+            preservation_policy=policy or retention.Retention(),
+            best_fn=lambda metrics: 0.0,  # Orbax keeps metrics if there is one, and asks only us.
+            cleanup_tmp_directories=True,
+            # Called in the first process, when all have written, before the folder is renamed.
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._state.sum_checkpoint),
+        )
+        handlers = {
+            checkpoints.STATE_ITEM: self._state,
+            checkpoints.DATASET_ITEM: _FolderHandler(),
+        }
+        with checkpoints.quiet():
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_handlers=handlers
+            )
+
+    def save(
+        self,
+        step: int,
+        tree: Tree,
+        position: pathlib.Path,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts to save a state tree, the files of a data position, and validation metrics.
+
+        The arrays are copied before this returns, so they may be donated to the next step.
+        """
+        items = {
+            checkpoints.STATE_ITEM: _StateArgs(tree),
+            checkpoints.DATASET_ITEM: _FolderArgs(position),
+        }
+        with checkpoints.quiet():
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+
+    def delete_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, the newest first."""
+        self.wait()
+        with checkpoints.quiet():
+            for later in reversed([other for other in self._steps() if other > step]):
+                self._manager.delete(later)
+
+    def check(self) -> None:
+        """Raises what a save in the background failed with, if one did."""
+        self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Returns when everything saved is complete on disk."""
+        with checkpoints.quiet():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of the directory."""
+        self.wait()
+        self._manager.close()
+
+    def restore(self, want: Tree) -> tuple[Tree, int, pathlib.Path] | None:
+        """Reads the newest checkpoint that is whole; says so if it is not the newest of all.
+
+        Damaged ones are renamed to `damaged-checkpoint_<N>`, once a whole one is found.
+
+        Args:
+          want: the state tree as `jax.ShapeDtypeStruct`s with shardings.
+
+        Returns:
+          (tree, step, folder of the data position), or None if there is no checkpoint.
+
+        Raises:
+          ValueError: the checkpoint is of another model or optimizer, or none is whole.
+          corruption.OutOfReachError: a checkpoint cannot be read at the moment.
+        """
+        found = self._steps()
+        multihost.check_equal(f"which checkpoints are in {self.directory}", str(found))
+        damaged: list[int] = []
+        for step in reversed(found):
+            folder = checkpoints.step_path(self.directory, step)
+            try:
+                tree = _restore(folder, want)
+            except corruption.DamagedError as error:
+                multihost.log(f"[train] {folder.name} is damaged ({error.reason})")
+                damaged.append(step)
+                continue
+            self._put_aside(damaged)
+            if damaged:
+                multihost.log(f"[train] going on from {folder.name} instead")
+            return tree, step, folder / checkpoints.DATASET_ITEM
+        if damaged:
+            raise ValueError(
+                f"no checkpoint in {self.directory} can be read; --overwrite trains from the start"
+            )
+        return None
+
+    def _steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, oldest first.
+
+        From memory, in which the processes agree: on disk one may be deleting while another looks.
+        """
+        return sorted(self._manager.all_steps())
+
+    def _put_aside(self, damaged: Sequence[int]) -> None:
+        """Renames damaged checkpoints, once for all processes."""
+        if not damaged:
+            return
+        if multihost.is_first():
+            for step in damaged:
+                path = checkpoints.step_path(self.directory, step)
+                path.rename(_free_name(path.with_name(f"{checkpoints.DAMAGED_PREFIX}{path.name}")))
+        multihost.wait_for_all("damaged checkpoints are put aside")
+        with checkpoints.quiet():
+            self._manager.reload()
+
+
+def _restore(folder: pathlib.Path, want: Tree) -> Tree:
+    """Reads a state tree in all processes.
+
+    Raises:
+      ValueError: it is of another model or optimizer.
+      corruption.DamagedError, corruption.OutOfReachError: see `corruption.readable_by_all`.
+    """
+    with corruption.readable_by_all(folder):
+        checksums.verify(folder, multihost.index(), multihost.count())
+        found = checkpoints.leaves(folder)
+    _check_same(found, traverse_util.flatten_dict(want), folder)
+    with corruption.readable_by_all(folder):
+        return checkpoints.read_tree(folder, want)
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    """Returns a path, or the first of `<path>-2`, `<path>-3`, ... that nothing is at."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _check_same(
+    found: dict[tuple[str, ...], Any], want: dict[tuple[str, ...], Any], folder: pathlib.Path
+) -> None:
+    """Compares the leaves of a checkpoint with those of this experiment.
+
+    Raises:
+      ValueError: names the first leaf that differs.
+    """
+    for key in sorted(set(found) | set(want), key=lambda key: (key[0] != "target", key)):
+        old, new = (_describe(tree.get(key)) for tree in (found, want))
+        if old != new:
+            raise ValueError(
+                f"{folder} is of another model or optimizer: {'/'.join(key)} is {old} there and "
+                f"{new} in this experiment; choose another MODEL_DIR, or --overwrite this one"
+            )
+
+
+def _describe(leaf: Any) -> str:
+    if leaf is None:
+        return "absent"
+    return f"{np.dtype(leaf.dtype)}[{', '.join(map(str, leaf.shape))}]"
+
+
+class _StateHandler(ocp.PyTreeCheckpointHandler):
+    """Orbax item: a tree of arrays. Each process sums the files it has written, as it has them."""
+
+    async def async_save(self, directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Starts to save; `directory` has its temporary name, and so has the one around it."""
+        self._folder = pathlib.Path(directory)
+        futures = await super().async_save(directory, *args, **kwargs)
+        own = self._folder / f"ocdbt.process_{multihost.index()}"
+        return [ocp.future.ChainedFuture(futures or [], functools.partial(_sum_own, own))]
+
+    def sum_checkpoint(self) -> None:
+        """Adds the checksums of everything that is not yet summed."""
+        checksums.write(self._folder.parent, without=_WRITTEN_LAST)
+
+
+def _sum_own(folder: pathlib.Path) -> None:
+    if folder.is_dir():  # A process may have had nothing to write.
+        checksums.write(folder)
+
+
+@ocp.args.register_with_handler(_StateHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _StateArgs(ocp.args.PyTreeSave):
+    pass
+
+
+class _FolderHandler(ocp.CheckpointHandler):
+    """Orbax item: the files of a folder, copied by the first process."""
+
+    def save(self, directory: Any, args: "_FolderArgs") -> None:
+        if not multihost.is_first():
+            return
+        for path in sorted(args.folder.iterdir()):
+            shutil.copy(path, pathlib.Path(directory) / path.name)
+
+    def restore(self, directory: Any, args: Any = None) -> pathlib.Path:
+        return pathlib.Path(directory)
+
+
+@ocp.args.register_with_handler(_FolderHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _FolderArgs(ocp.args.CheckpointArgs):
+    folder: pathlib.Path

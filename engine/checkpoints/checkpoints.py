@@ -1,0 +1,217 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints in T5X's layout: `<dir>/checkpoint_<N>/state`, read by either engine.
+
+The tree is `{'target': params, 'state': {'step', 'param_states'}[, 'flax_mutables': collections]}`,
+where `param_states` is the state dict of the optimizer. Beside `state`, `dataset` holds the
+position in the training data after step N. `checkpoint_store` writes checkpoints; this reads them.
+"""
+
+import contextlib
+import hashlib
+import logging
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from parti.engine.checkpoints import checksums, corruption
+
+STEP_PREFIX = "checkpoint"
+# Before the name of a checkpoint that was put aside.
+DAMAGED_PREFIX = "damaged-"
+STATE_ITEM = "state"
+DATASET_ITEM = "dataset"
+# State of `optimizers.with_ema`, wherever it stands among the optimizer's state.
+EMA_KEY = "averaged_params"
+
+_STEP_FOLDER = re.compile(rf"{STEP_PREFIX}_(\d+)")
+
+Tree = dict[str, Any]
+
+
+def steps(directory: str | pathlib.Path) -> list[int]:
+    """Returns the steps that have a complete checkpoint folder, oldest first."""
+    folder = pathlib.Path(directory)
+    if not folder.is_dir():
+        return []
+    found = (_STEP_FOLDER.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def step_path(directory: str | pathlib.Path, step: int) -> pathlib.Path:
+    """Returns the folder of the checkpoint at a step."""
+    return pathlib.Path(directory) / f"{STEP_PREFIX}_{step}"
+
+
+def find(path: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
+    """Returns the checkpoint folder meant by a path.
+
+    Args:
+      path: a training directory, or one of its `checkpoint_<N>` folders.
+      step: which checkpoint of a training directory; the newest by default.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+    """
+    folder = pathlib.Path(path).absolute()
+    if is_checkpoint(folder):
+        return folder
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no training directory at {path}; train first (parti train)")
+    available = steps(folder)
+    if not available:
+        raise FileNotFoundError(
+            f"{path} holds no {STEP_PREFIX}_<N> folder; name the MODEL_DIR of a training run"
+        )
+    if step is not None and step not in available:
+        raise FileNotFoundError(f"{path} has no checkpoint of step {step}; it has {available}")
+    return step_path(folder, available[-1] if step is None else step)
+
+
+def is_checkpoint(path: str | pathlib.Path) -> bool:
+    """Returns whether a path is a `checkpoint_<N>` folder, not a training directory."""
+    return (pathlib.Path(path) / STATE_ITEM).is_dir()
+
+
+def load_params(
+    path: str | pathlib.Path,
+    subtree: str | None = None,
+    step: int | None = None,
+    *,
+    ema: bool | None = None,
+    shardings: Tree | None = None,
+    verify: bool = True,
+) -> tuple[Tree, Tree, int]:
+    """Reads the parameters of a checkpoint written by this engine or by T5X.
+
+    Args:
+      path: a training directory, or one of its `checkpoint_<N>` folders.
+      subtree: path of a part of the parameters, such as 'decoder/layers'; all by default.
+      step: which checkpoint of a training directory; the newest by default.
+      ema: True for the moving average of the parameters, False for the parameters themselves; by
+        default the average where the run kept one (of frozen parameters it keeps none: they stay).
+      shardings: tree of `jax.sharding.Sharding` like the parameters read: they come back as
+        `jax.Array`. By default they come back as numpy arrays on the host.
+      verify: whether to compare the files of the state with their checksums first; all of them, as
+        each may hold a piece of any array.
+
+    Returns:
+      (params, mutables, step): nested dicts; `mutables` is {collection: tree}, empty for a model
+      without mutable collections (always numpy).
+
+    Raises:
+      FileNotFoundError: no checkpoint there.
+      ValueError: it is damaged, lacks the subtree, or keeps no average while `ema` is True.
+      corruption.OutOfReachError: it cannot be read at the moment.
+    """
+    folder = find(path, step)
+    with corruption.readable(folder):
+        if verify:
+            checksums.verify(folder, below=STATE_ITEM)
+        flat = leaves(folder)
+    prefix = tuple(subtree.split("/")) if subtree else ()
+    keys = _params_keys(flat, folder, ema)
+    keys = {name[len(prefix) :]: k for name, k in keys.items() if name[: len(prefix)] == prefix}
+    if not keys:
+        parts = sorted({k[1] for k in flat if k[0] == "target"})
+        raise ValueError(f"{folder} has no parameters under {subtree!r}; it has {', '.join(parts)}")
+    mutables = {k: v for k, v in flat.items() if k[0] == "flax_mutables"}
+    counter = {k: v for k, v in flat.items() if k == ("state", "step")}
+    flat_shardings = traverse_util.flatten_dict(shardings) if shardings else {}
+    shardings_by_key = {key: flat_shardings.get(name) for name, key in keys.items()}
+    wanted = {key: flat[key] for key in keys.values()} | mutables | counter
+    restore_args = {k: _restore_args(leaf, shardings_by_key.get(k)) for k, leaf in wanted.items()}
+    with corruption.readable(folder):
+        got = _restore(folder, wanted, restore_args)
+    params = traverse_util.unflatten_dict({name: got[key] for name, key in keys.items()})
+    others = traverse_util.unflatten_dict({k[1:]: got[k] for k in mutables})
+    return params, others, int(got[("state", "step")])
+
+
+def fingerprint(params: Mapping[str, Any], config: str) -> str:
+    """Returns the sha256, in hex, of parameters and the text of the model's configuration."""
+    digest = hashlib.sha256(config.encode("utf-8"))
+    for key, value in sorted(traverse_util.flatten_dict(dict(params), sep="/").items()):
+        array = np.ascontiguousarray(value)
+        digest.update(f"{key} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def leaves(folder: pathlib.Path) -> dict[tuple[str, ...], Any]:
+    """Returns {path: metadata with `shape` and `dtype`} of the leaves of a checkpoint."""
+    with _reader() as reader:
+        return traverse_util.flatten_dict(reader.metadata(folder / STATE_ITEM).tree)
+
+
+def read_tree(folder: pathlib.Path, want: Tree) -> Tree:
+    """Reads all of a checkpoint, each process its parts.
+
+    Args:
+      folder: the checkpoint.
+      want: its tree as `jax.ShapeDtypeStruct`s with shardings.
+    """
+    restore_args = ocp.checkpoint_utils.construct_restore_args(want)
+    with _reader() as reader:
+        args = ocp.args.PyTreeRestore(item=want, restore_args=restore_args)
+        return reader.restore(folder / STATE_ITEM, args=args)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences Orbax's log below errors: it reports every step of every save."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _params_keys(
+    flat: dict[tuple[str, ...], Any], folder: pathlib.Path, ema: bool | None
+) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Returns {path of a parameter: path in the checkpoint}, of its average where there is one.
+
+    Frozen parameters have none.
+    """
+    keys = {k[1:]: k for k in flat if k[0] == "target"}
+    roots = {k[: k.index(EMA_KEY) + 1] for k in flat if k[0] == "state" and EMA_KEY in k}
+    if ema and not roots:
+        raise ValueError(f"{folder} keeps no moving average; train with EMA_DECAY above 0")
+    if roots and ema is not False:
+        root = min(roots, key=len)
+        keys |= {k[len(root) :]: k for k in flat if k[: len(root)] == root}
+    return keys
+
+
+def _restore_args(leaf: Any, sharding: jax.sharding.Sharding | None) -> ocp.RestoreArgs:
+    if sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+
+
+def _restore(
+    folder: pathlib.Path, item: dict[tuple[str, ...], Any], restore_args: dict[tuple[str, ...], Any]
+) -> dict[tuple[str, ...], Any]:
+    args = ocp.args.PyTreeRestore(
+        item=traverse_util.unflatten_dict(item),
+        restore_args=traverse_util.unflatten_dict(restore_args),
+        partial_restore=True,
+    )
+    with _reader() as reader:
+        return traverse_util.flatten_dict(reader.restore(folder / STATE_ITEM, args=args))
+
+
+@contextlib.contextmanager
+def _reader() -> Iterator[ocp.PyTreeCheckpointHandler]:
+    """Gives Orbax's reader of trees, which unlike its `Checkpointer` waits for no other process."""
+    with quiet(), contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+        yield reader

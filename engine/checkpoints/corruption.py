@@ -1,0 +1,102 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a checkpoint is damaged, or whole but out of reach at the moment.
+
+A damaged one is put aside for an older one. So nothing counts as damage that may be over when the
+same command runs again: a full memory, a lost file server, too many open files, a lost process.
+"""
+
+import contextlib
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+
+import jax
+
+from parti.engine.distributed import multihost
+
+# The statuses by which TensorStore says that what it read is wrong, or is not there.
+_DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
+_DETAILS = " [tensorstore_spec="
+_STATUS = re.compile(r"([A-Z]+(?:_[A-Z]+)*): ")
+
+
+class DamagedError(ValueError):
+    """A checkpoint is there, but incomplete or damaged; `reason` is what showed it."""
+
+    def __init__(self, folder: pathlib.Path, reason: str) -> None:
+        super().__init__(
+            f"{folder} is incomplete or damaged ({reason}); name an older checkpoint, or run the "
+            "training again: it goes on from the last good one"
+        )
+        self.reason = reason
+
+
+class OutOfReachError(RuntimeError):
+    """A checkpoint could not be read for a `reason` that lies outside of it."""
+
+    def __init__(self, folder: pathlib.Path, reason: str) -> None:
+        super().__init__(
+            f"{folder} could not be read ({reason}). That is no damage, and nothing was renamed or "
+            "lost: run the same command again, once that is mended"
+        )
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def readable(folder: pathlib.Path) -> Iterator[None]:
+    """Turns the many ways of failing to read a checkpoint into two.
+
+    Raises:
+      DamagedError: the block failed since something is missing or wrong in the checkpoint.
+      OutOfReachError: it failed for another reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        causes = _causes(error)
+        # Orbax wraps TensorStore's errors; the innermost says most.
+        reason = str(causes[-1]).split(_DETAILS)[0].strip() or type(causes[-1]).__name__
+        damaged = all(map(_is_damage, causes))
+        kind = DamagedError if damaged else OutOfReachError
+        raise kind(folder, reason.splitlines()[0].replace(f"{folder}/", "")) from error
+
+
+@contextlib.contextmanager
+def readable_by_all(folder: pathlib.Path) -> Iterator[None]:
+    """`readable`, ending alike in every process; nothing inside may wait for the others.
+
+    Raises:
+      OutOfReachError: so it was here or in another process.
+      DamagedError: so it was here or in another process, and out of reach in none.
+    """
+    failure: Exception | None = None
+    try:
+        with readable(folder):
+            yield
+    except (DamagedError, OutOfReachError) as error:
+        failure = error
+        if not multihost.is_first():  # The first says it itself.
+            text = f"[train] process {multihost.index()}: {folder.name}: {error.reason}"
+            print(text, file=sys.stderr, flush=True)
+    for kind in (OutOfReachError, DamagedError):
+        if not multihost.all_agree(not isinstance(failure, kind)):
+            raise failure if isinstance(failure, kind) else kind(folder, "see the other logs")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Returns an error, what caused it, and so on."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return causes
+
+
+def _is_damage(error: BaseException) -> bool:
+    if isinstance(error, FileNotFoundError):
+        return True
+    if isinstance(error, OSError | MemoryError | jax.errors.JaxRuntimeError):
+        return False
+    status = _STATUS.match(str(error))
+    return status is None or status[1] in _DAMAGE

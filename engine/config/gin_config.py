@@ -1,0 +1,163 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""gin: files parsed in order, macros evaluated, a model built from an exported configuration.
+
+gin's configuration is global, so `empty` takes a lock and clears it first. Later files and bindings
+win.
+"""
+
+# gin 0.5 uses importlib.util without importing it.
+import importlib.util  # noqa: F401  isort: skip
+
+import copy
+import logging
+import pathlib
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gin
+
+from parti.engine.config import gin_errors
+
+_lock = threading.RLock()
+_UNSET_LINE = re.compile(r"^(\w+) = %gin\.REQUIRED$", re.MULTILINE)
+_IMPORT_LINE = re.compile(r"^(?:from [\w.]+ )?import ([\w.]+)(?: as (\w+))?$")
+
+
+def model_from_config(config: str | pathlib.Path) -> Any:
+    """Builds MODEL, and nothing else, from an exported configuration.
+
+    Args:
+      config: gin text, or the path of a gin file such as `<train dir>/model.gin`.
+
+    Raises:
+      ValueError: the text does not define a model.
+      FileNotFoundError: the file is missing.
+    """
+    text = _read(config)
+    with empty(), gin_errors.one_line():
+        gin.parse_config(text)
+        return evaluate_macro("MODEL")
+
+
+@contextmanager
+def empty() -> Iterator[None]:
+    """Holds gin's global configuration, empty at entry and exit."""
+    with _lock:
+        gin.clear_config()
+        root = str(config_root())
+        if root not in gin.config._LOCATION_PREFIXES:  # gin has no public way to ask.
+            gin.add_config_file_search_path(root)
+        try:
+            yield
+        finally:
+            gin.clear_config()
+
+
+def config_root() -> pathlib.Path:
+    """Returns the folder that holds `t5x_configs/`."""
+    spec = importlib.util.find_spec("parti.t5x_configs")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError("the package parti.t5x_configs is not installed; run `pip install -e .`")
+    return pathlib.Path(next(iter(spec.submodule_search_locations))).parent
+
+
+def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Reads gin files, then bindings; the first file's macros need not be used.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a macro is misspelt, or a value is no gin literal.
+    """
+    standard: set[str] | None = None
+    for path in gin_files:
+        _check_file(path)
+        logging.disable(logging.ERROR)  # gin logs each place where it looks for an include.
+        try:
+            gin.parse_config_file(path)
+        finally:
+            logging.disable(logging.NOTSET)
+        if standard is None:  # Those of the run file, some of which a model may not have.
+            standard = set(gin_errors.MACRO_LINE.findall(gin.config_str()))
+    known = set(gin_errors.MACRO_LINE.findall(gin.config_str()))
+    gin_errors.check_macros(gin.config_str(), standard or set())
+    for binding in bindings:
+        name, equals, value = (part.strip() for part in binding.partition("="))
+        if not equals or not name:
+            raise ValueError(f"--gin.{binding}: write --gin.NAME=VALUE")
+        if name.isidentifier() and name not in known:
+            hint = gin_errors.suggest(name, known)
+            raise ValueError(f"--gin.{name}: no gin file sets a macro of that name{hint}")
+        try:
+            gin.parse_config(f"{name} = {value}")
+        except SyntaxError as error:
+            quoted = f"; a text needs quotes of its own: --gin.{name}=\"'{value}'\""
+            raise ValueError(
+                f"--gin.{name}={value} is not a Python literal or gin reference{quoted}"
+            ) from error
+
+
+def _check_file(path: str) -> None:
+    candidates = [pathlib.Path(path)]
+    if not candidates[0].is_absolute():
+        candidates.append(config_root() / path)
+    if any(candidate.is_file() for candidate in candidates):
+        return
+    folders = [candidate.parent for candidate in candidates]
+    names = {p.name for folder in folders if folder.is_dir() for p in folder.glob("*.gin")}
+    hint = gin_errors.suggest(pathlib.Path(path).name, names)
+    raise FileNotFoundError(f"no gin file {path}{hint}")
+
+
+def evaluate_macro(name: str) -> Any:
+    """Returns the value of a macro; raises ValueError where it is not set."""
+    with no_unset_macros():
+        # Copying a reference evaluates it; that is how gin itself does it.
+        return copy.deepcopy(gin.config.parse_value(f"%{name}"))
+
+
+@contextmanager
+def no_unset_macros() -> Iterator[None]:
+    """Refuses macros still `%gin.REQUIRED` among those that the block evaluates."""
+    failure: Exception | None = None
+    try:
+        yield
+    except TypeError as error:
+        if match := re.search(r"^macro\(\) missing 1.*in scope '(\w+)'", str(error), re.DOTALL):
+            raise ValueError(_unset(match.group(1))) from error
+        failure = error
+    except Exception as error:
+        failure = error
+    if unset := _UNSET_LINE.findall(gin.operative_config_str()):
+        raise ValueError(_unset(unset[0])) from failure
+    if failure is not None:
+        raise failure
+
+
+def _unset(name: str) -> str:
+    return f"{name} is not set; set it in the experiment file or with --gin.{name}=VALUE"
+
+
+def _read(config: str | pathlib.Path) -> str:
+    is_path = isinstance(config, pathlib.Path) or ("\n" not in config and config.endswith(".gin"))
+    return pathlib.Path(config).read_text(encoding="utf-8") if is_path else str(config)
+
+
+def without_unused_imports(text: str) -> str:
+    """Drops the imports that nothing in a configuration names, such as those of data tasks."""
+    lines = text.splitlines()
+    body = "\n".join(line for line in lines if not _IMPORT_LINE.match(line))
+
+    def used(line: str) -> bool:
+        match = _IMPORT_LINE.match(line)
+        if not match or line.startswith("from __gin__"):
+            return True
+        return (
+            re.search(rf"(?<![\w.]){re.escape(match.group(2) or match.group(1))}\.", body)
+            is not None
+        )
+
+    return "\n".join(line for line in lines if used(line)).strip() + "\n"

@@ -1,0 +1,109 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a training was made of: the fingerprints of the data that its configuration names."""
+
+import ast
+import pathlib
+import re
+from typing import Any
+
+from parti.data.text import vocabularies
+from parti.stages import files, manifests
+
+CONFIG = "config.gin"  # all of a training's configuration
+MODEL_CONFIG = "model.gin"  # what its MODEL alone needs
+DATA = "data.json"  # what its data were when it began (`run_data`)
+
+_FOLDERS = ("TOKENS_DIR", "PAIRS_DIR", "RECONSTRUCTIONS_DIR")
+
+
+def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
+    """Returns the fingerprints of what a training read, as far as they can still be known.
+
+    They are taken from the manifest of the training; of one that has not finished from what it
+    noted when it began; where neither says anything, from what its configuration names, if it is
+    still there.
+
+    Returns:
+      What `data_fingerprints` gives.
+    """
+    folder = pathlib.Path(directory)
+    if (folder / manifests.FILE_NAME).is_file():
+        recorded = manifests.read(folder, "training").get("trained_on")
+        if recorded is not None:
+            return dict(recorded)
+    elif begun := manifests.read_json(folder / DATA):
+        return {name: value for name, value in begun.items() if name.endswith("_fingerprint")}
+    return data_fingerprints((folder / CONFIG).read_text(encoding="utf-8"))
+
+
+def data_fingerprints(config: str) -> dict[str, str]:
+    """Returns the fingerprints of the data that a configuration names.
+
+    Args:
+      config: gin text of a whole training.
+
+    Returns:
+      `tokenizer_fingerprint`, `tokens_fingerprint`, `pairs_fingerprint`,
+      `reconstructions_fingerprint` and `vocabulary_fingerprint`, each only if it is there.
+    """
+    tokens = _data_manifest(config, "TOKENS_DIR")
+    manifests = {
+        "tokens": tokens,
+        "pairs": _data_manifest(config, "PAIRS_DIR"),
+        # A subfolder of what `parti tokenize` writes.
+        "reconstructions": _data_manifest(config, "RECONSTRUCTIONS_DIR", or_above=True),
+    }
+    found = {f"{name}_fingerprint": m.get("fingerprint") for name, m in manifests.items()}
+    found["tokenizer_fingerprint"] = tokens.get("tokenizer_fingerprint")
+    vocabulary = _text_macro(config, "VOCABULARY")
+    if vocabulary and pathlib.Path(vocabulary).exists():
+        found["vocabulary_fingerprint"] = vocabularies.TextTokenizer(vocabulary).fingerprint
+    return {name: value for name, value in found.items() if value}
+
+
+def data_files(config: str) -> dict[str, list[tuple[str, int]]]:
+    """Returns {macro: (name below its folder, bytes) of each file} of the data of a configuration.
+
+    Of those that are there; their content is not read.
+    """
+    found = {}
+    for macro in _FOLDERS:
+        if folder := _text_macro(config, macro):
+            root = files.absolute(folder)
+            found[macro] = [(path[len(root) + 1 :], size) for path, size in files.walk(root)]
+    return found
+
+
+def statements(config: str) -> list[str]:
+    """Returns the statements of a gin text, `NAME = VALUE` or an import, one a line."""
+    lines = (" ".join(line.split()) for line in config.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _data_manifest(config: str, macro: str, or_above: bool = False) -> dict[str, Any]:
+    """Returns the manifest of the folder that a macro names; empty if there is none."""
+    folder = _text_macro(config, macro)
+    if not folder:
+        return {}
+    for place in [pathlib.Path(folder), *([pathlib.Path(folder).parent] if or_above else [])]:
+        if (place / manifests.FILE_NAME).is_file():
+            return manifests.read_json(place / manifests.FILE_NAME)
+    return {}
+
+
+def _text_macro(config: str, name: str) -> str | None:
+    """Returns the text that a gin configuration gives to a macro, or None.
+
+    gin itself would import everything that the configuration names, TensorFlow with it.
+    """
+    # gin puts a long value on a line of its own, and a longer one in parentheses over several.
+    statement = rf"^{name} =[ \t]*(?:\\\n[ \t]*)?(.*(?:\n[ \t]+\S.*)*)"
+    match = re.search(statement, config, re.MULTILINE)
+    if not match:
+        return None
+    try:
+        value = ast.literal_eval(match.group(1).strip())
+    except (ValueError, SyntaxError):  # A reference, such as %gin.REQUIRED.
+        return None
+    return value if isinstance(value, str) else None

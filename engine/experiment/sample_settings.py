@@ -1,0 +1,56 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""SAMPLES: which pictures a training draws of itself, and when."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from parti.data.text import prompt_files
+from parti.models.text_to_image import sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """What to draw.
+
+    Attributes:
+      prompts: the captions, or a file of them that `parti generate` reads.
+      tokenizer: what turns tokens into pictures: a bundle, or the training of an image tokenizer.
+      vocabulary: the SentencePiece model of the training.
+      num_samples: pictures of each prompt.
+      period: steps between two grids; 0: one at each evaluation.
+      seed: of the pictures.
+      settings: temperature, guidance and so on; None: the model's own.
+    """
+
+    prompts: Sequence[str] | str
+    tokenizer: str
+    vocabulary: str
+    num_samples: int = 4
+    period: int = 0
+    seed: int = 0
+    settings: sampling.SamplingSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values that mean nothing."""
+        for name, least in (("num_samples", 1), ("period", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"sample_settings.SampleSettings.{name} must be a whole number of at least "
+                    f"{least}, got {value!r}"
+                )
+        if not self.prompts:
+            raise ValueError(
+                "sample_settings.SampleSettings.prompts is empty; give captions, or a file of them"
+            )
+
+    def texts(self) -> list[str]:
+        """Returns the captions.
+
+        Raises:
+          ValueError: a file of prompts cannot be read.
+        """
+        if isinstance(self.prompts, str):
+            return [prompt.text for prompt in prompt_files.read_prompts(self.prompts)]
+        return list(self.prompts)

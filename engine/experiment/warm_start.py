@@ -1,0 +1,235 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""INITIAL: branches of the variables that the first step takes over from a finished training.
+
+A branch is a path below the collections: 'codebook' means `params/codebook` and `stats/codebook`,
+'decoder/stack' a part of the decoder. It is taken whole or not at all: a leaf that only one side
+has, or has in another shape or dtype, is refused, so nothing starts at random unnoticed. Only step
+0 reads the source; a training that goes on never does.
+
+```
+INITIAL = @warm_start.WarmStart()
+warm_start.WarmStart:
+  path = 'runs/tokenizer'
+  branches = ('encoder', 'codebook')            # or {branch here: branch there}
+```
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from parti.engine.checkpoints import checkpoints
+from parti.engine.inference import bundles, loaded_models
+from parti.stages import manifests
+
+Key = tuple[str, ...]  # collection, then a path in it
+Leaves = dict[Key, Any]
+
+_NUM_PROBLEMS = 5  # that an error message names
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Where the first step's variables come from.
+
+    Attributes:
+      path: a finished training directory (its moving average, if it kept one), a part's folder in a
+        bundle such as `bundle/tokenizer`, or a `checkpoint_<N>` folder, also one of T5X.
+      branches: paths that are the same here and there, or {path here: path there}.
+      fresh: paths inside those branches (here) that start as the model starts them.
+      converters: {path of a leaf in those branches (here): function of the array there}.
+    """
+
+    path: str
+    branches: Sequence[str] | Mapping[str, str]
+    fresh: Sequence[str] = ()
+    converters: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless there is a path, and branches that do not overlap."""
+        if not isinstance(self.path, str) or not self.path:
+            raise ValueError(
+                f"warm_start.WarmStart.path must be a path in quotes, got {self.path!r}"
+            )
+        if isinstance(self.branches, str) or isinstance(self.fresh, str) or not self.branches:
+            raise ValueError(
+                "warm_start.WarmStart.branches and .fresh are lists of paths such as ('encoder', "
+                f"'codebook'), got {self.branches!r} and {self.fresh!r}"
+            )
+        for branch in self.branches:
+            if above := [b for b in self.branches if b != branch and _is_below(branch, b)]:
+                raise ValueError(
+                    f"warm_start.WarmStart.branches names {branch!r} and {above[0]!r}, which holds "
+                    "it"
+                )
+        for name, paths in (("fresh", self.fresh), ("converters", self.converters)):
+            for path in paths:
+                if not any(path != b and _is_below(path, b) for b in self.branches):
+                    raise ValueError(
+                        f"warm_start.WarmStart.{name} names {path!r}, which lies in none of the "
+                        f"branches {', '.join(self.branches)}"
+                    )
+
+    def fingerprint(self) -> str:
+        """Returns the source's fingerprint; '' if it is not there (any more)."""
+        folder = pathlib.Path(self.path)
+        try:
+            if _is_part(folder):
+                return bundles.Bundle.open(folder.parent).fingerprints[folder.name]
+            if checkpoints.is_checkpoint(folder):
+                return checkpoints.fingerprint(_read(folder), "")
+            return manifests.read(folder, "training").get("fingerprint", "")
+        except FileNotFoundError:
+            return ""
+
+    def load(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads the branches.
+
+        Args:
+          wanted: {collection: tree with shapes and dtypes} of all variables of the new model.
+
+        Returns:
+          {collection: tree of numpy arrays}, with the branches alone.
+
+        Raises:
+          ValueError: the branches do not fit; the message says in what.
+          FileNotFoundError: there is no such source, or it has not finished.
+        """
+        want, found = _flatten(wanted), _flatten(_read(pathlib.Path(self.path)))
+        taken: Leaves = {}
+        problems: list[str] = []
+        for here, there in self._pairs():
+            problems += self._take(_below(want, here), _below(found, there), here, there, taken)
+        problems += [
+            f"{path} of {name} names no {what} here"
+            for name, what, paths in (
+                ("fresh", "branch", [p for p in self.fresh if not _below(want, p)]),
+                ("converters", "leaf", [p for p in self.converters if not _is_leaf(want, p)]),
+            )
+            for path in paths
+        ]
+        if problems:
+            more = len(problems) - _NUM_PROBLEMS
+            text = "; ".join(problems[:_NUM_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+            raise ValueError(
+                f"INITIAL cannot start from {self.path}: {text}. There: {_branches(found)}; here: "
+                f"{_branches(want)}. Change branches or fresh of warm_start.WarmStart, or the model"
+            )
+        return traverse_util.unflatten_dict(taken)
+
+    def describe(self, taken: Mapping[str, Any]) -> list[str]:
+        """Returns lines that say what `load` took from where."""
+        leaves = _flatten(taken)
+        lines = [f"initial: from {self.path} (fingerprint {self.fingerprint()[:12]})"]
+        for here, there in self._pairs():
+            arrays = _below(leaves, here).values()
+            values = sum(array.size for array in arrays)
+            lines.append(f"initial: {here} <- {there}: {len(arrays)} arrays, {values:,} values")
+        lines += [f"initial: {path} starts fresh" for path in self.fresh]
+        for path, function in self.converters.items():
+            lines.append(f"initial: {path} is converted by {function.__name__}")
+        return lines
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        if isinstance(self.branches, Mapping):
+            return list(self.branches.items())
+        return [(branch, branch) for branch in self.branches]
+
+    def _take(
+        self,
+        want: Leaves,
+        found: Leaves,
+        here: str,
+        there: str,
+        taken: Leaves,
+    ) -> list[str]:
+        """Adds a branch to `taken`; returns what does not fit. Keys are relative to the branch."""
+        missing = [
+            f"{path} names nothing {place}"
+            for path, leaves, place in ((here, want, "here"), (there, found, "there"))
+            if not leaves
+        ]
+        if missing:
+            return missing
+        problems = []
+        for key in sorted(want.keys() | found.keys()):
+            name = "/".join((*here.split("/"), *key[1:]))
+            if any(_is_below(name, path) for path in self.fresh):
+                continue
+            leaf = found.get(key)
+            if leaf is not None and name in self.converters:
+                leaf = np.asarray(self.converters[name](leaf))
+            ours, theirs = _describe(want.get(key)), _describe(leaf)
+            if ours != theirs:
+                problems.append(f"{key[0]}/{name} is {ours} here and {theirs} there")
+            else:
+                taken[(key[0], *name.split("/"))] = leaf
+        return problems
+
+
+def check_frozen(
+    frozen: Sequence[str], wanted: Mapping[str, Any], taken: Mapping[str, Any]
+) -> None:
+    """Checks that what training never changes does not start at random.
+
+    Args:
+      frozen: `Model.frozen`.
+      wanted: {collection: tree} of all variables of the model.
+      taken: what `WarmStart.load` gave; {} without INITIAL.
+
+    Raises:
+      ValueError: a frozen branch, or a part of it, is the model's own random start.
+    """
+    given = _flatten(taken)
+    for branch in frozen:
+        random = [key for key in _flatten(wanted) if key[1] == branch and key not in given]
+        if random:
+            raise ValueError(
+                f"{branch} is frozen, but {'/'.join(random[0])} would start at random and stay so: "
+                f"set INITIAL = @warm_start.WarmStart(), its path to a finished training, and "
+                f"{branch} among its branches"
+            )
+
+
+def _read(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns {collection: tree of arrays} of a source."""
+    if _is_part(folder):
+        return jax.device_get(bundles.Bundle.open(folder.parent).load(folder.name).variables)
+    return loaded_models.read_variables(folder)
+
+
+def _is_part(folder: pathlib.Path) -> bool:
+    return (folder / bundles.PARAMS_FILE).is_file()
+
+
+def _flatten(variables: Mapping[str, Any]) -> Leaves:
+    return traverse_util.flatten_dict(dict(variables))
+
+
+def _below(leaves: Leaves, path: str) -> Leaves:
+    """Returns {(collection, path from there): leaf} below a path, of every collection."""
+    names = tuple(path.split("/"))
+    end = 1 + len(names)
+    return {(k[0], *k[end:]): leaf for k, leaf in leaves.items() if k[1:end] == names}
+
+
+def _is_leaf(leaves: Leaves, path: str) -> bool:
+    return any(len(key) == 1 for key in _below(leaves, path))
+
+
+def _is_below(path: str, other: str) -> bool:
+    return f"{path}/".startswith(f"{other}/")
+
+
+def _branches(leaves: Leaves) -> str:
+    return ", ".join(sorted({key[1] for key in leaves}))
+
+
+def _describe(leaf: Any) -> str:
+    return "absent" if leaf is None else f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"

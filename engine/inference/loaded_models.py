@@ -1,0 +1,162 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model that is ready to be called: its methods, jitted, on batches of one fixed size."""
+
+import functools
+import pathlib
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from parti.engine.checkpoints import checkpoints
+from parti.engine.config import gin_config, provenance
+from parti.models import base
+from parti.stages import manifests
+
+
+class LoadedModel:
+    """A model with its variables on the device.
+
+    Attributes:
+      model: the object whose methods are called, each as `method(variables, *arrays)`.
+      variables: `{'params': ..., **mutable collections}`, on the device, without what only training
+        reads (`Model.training_only`).
+      config: gin text that `gin_config.model_from_config` builds `model` from.
+      fingerprint: sha256 of the variables and `config`, in hex.
+      name: what to call it in messages.
+      trained_on: what the training recorded about its data, e.g. `tokenizer_fingerprint`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        variables: Mapping[str, Any],
+        *,
+        config: str = "",
+        fingerprint: str = "",
+        name: str = "model",
+        trained_on: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Puts the variables on the device; computes the fingerprint unless it is given."""
+        self.model = model
+        self.config = config
+        self.name = name
+        kept = base.used_variables(model, variables)
+        self.fingerprint = fingerprint or checkpoints.fingerprint(kept, config)
+        self.trained_on = dict(trained_on or {})
+        self.variables = jax.device_put(kept)
+        self._jitted: dict[Hashable, Callable[..., Any]] = {}
+        self._lock = threading.Lock()
+
+    @functools.cached_property
+    def encoder_fingerprint(self) -> str:
+        """The sha256 of what a tokenizer's tokens depend on: encoder, codebook and their settings.
+
+        Tokenizers that differ in the decoder alone have the same one: tokens of either fit both.
+        """
+        branches = {
+            collection: {k: v for k, v in tree.items() if k in self.model.encoding_branches}
+            for collection, tree in self.variables.items()
+        }
+        return checkpoints.fingerprint(branches, manifests.digest(self.model.encoding_settings))
+
+    def made_tokens_of(self, fingerprint: str) -> bool:
+        """Returns whether tokens that record this fingerprint are of this tokenizer.
+
+        Tokens of version 0.1.0 record that of the whole tokenizer.
+        """
+        return fingerprint in (self.encoder_fingerprint, self.fingerprint)
+
+    @classmethod
+    def from_train_dir(cls, directory: str | pathlib.Path, name: str = "") -> "LoadedModel":
+        """Loads the last checkpoint of a finished training (the moving average if it kept one).
+
+        Args:
+          directory: of the training; or one of its `checkpoint_<N>` folders, whether it has
+            finished or not.
+          name: what messages call it; the folder's name by default.
+
+        Raises:
+          FileNotFoundError: no such training, or it has not finished.
+          ValueError: its configuration or checkpoint cannot be read.
+        """
+        folder = pathlib.Path(directory).absolute()
+        variables = read_variables(folder)
+        training = folder.parent if checkpoints.is_checkpoint(folder) else folder
+        config = (training / provenance.MODEL_CONFIG).read_text(encoding="utf-8")
+        return cls(
+            gin_config.model_from_config(config),
+            variables,
+            config=config,
+            name=name or folder.name,
+            trained_on=provenance.trained_on(training),
+        )
+
+    def call(self, method: str, *arrays: np.ndarray, batch_size: int, **static: Hashable) -> Any:
+        """Calls a method on rows in batches of one size, so that it compiles once.
+
+        The last batch is filled up with copies of its last row; their results are cut off.
+
+        Args:
+          method: name of a method of `model` taking `(variables, *arrays, **static)`.
+          *arrays: [rows, ...] each, of one number of rows; at least one row.
+          batch_size: rows a call.
+          **static: hashable settings, compiled into the program.
+
+        Returns:
+          The method's result as numpy arrays, [rows, ...] each.
+
+        Raises:
+          ValueError: no rows, or numbers of rows that differ.
+        """
+        rows = {len(array) for array in arrays}
+        if len(rows) != 1 or 0 in rows or batch_size < 1:
+            raise ValueError(
+                f"{self.name}.{method}: arrays of {sorted(rows)} rows in batches of {batch_size}; "
+                "give arrays of one number of rows, at least 1"
+            )
+        (num_rows,) = rows
+        function = self._function(method, static)
+        results = []
+        for start in range(0, num_rows, batch_size):
+            batch = [pad_rows(a[start : start + batch_size], batch_size) for a in arrays]
+            kept = min(batch_size, num_rows - start)
+            result = jax.device_get(function(*batch))
+            results.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], result))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
+
+    def _function(self, method: str, static: Mapping[str, Hashable]) -> Callable[..., Any]:
+        """Returns the jitted method, the same object for the same settings."""
+        key = (method, *sorted(static.items()))
+        with self._lock:
+            if key not in self._jitted:
+                bound = functools.partial(getattr(self.model, method), **static)
+                self._jitted[key] = functools.partial(jax.jit(bound), self.variables)
+            return self._jitted[key]
+
+
+def read_variables(directory: str | pathlib.Path) -> dict[str, Any]:
+    """Returns {collection: tree of arrays} of a finished training, or of one of its checkpoints.
+
+    Args:
+      directory: as `LoadedModel.from_train_dir` takes it.
+
+    Raises:
+      FileNotFoundError: no such training, or it has not finished.
+      ValueError: its checkpoint cannot be read.
+    """
+    if not checkpoints.is_checkpoint(directory):
+        manifests.read(directory, "training")  # raises unless it has finished
+    params, mutables, _ = checkpoints.load_params(directory)
+    return {"params": params, **mutables}
+
+
+def pad_rows(array: np.ndarray, num_rows: int) -> np.ndarray:
+    """Returns `array` ([rows, ...]) with copies of its last row up to `num_rows` rows."""
+    missing = num_rows - len(array)
+    if missing <= 0:
+        return np.asarray(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

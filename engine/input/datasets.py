@@ -1,0 +1,260 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Batches for training: seqio tasks, or arrays in memory; each knows its exact position.
+
+A `Source` opens a split; what it opens is an iterator of batches (`Batches`) whose position can be
+saved after any batch and restored. `prefetch.Prefetcher` reads ahead and keeps that exactness.
+
+Every process reads the whole global batches and its devices take their parts (`mesh.place`). So
+the order of the data and their position do not depend on how many processes there are.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from parti.models import base
+
+TRAIN, VALIDATION = "train", "validation"
+
+# T5X's name for the position of one process, which reads everything.
+_POSITION = "train_ds-000-of-001"
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches(Protocol):
+    """An iterator of batches that can go on from a saved position."""
+
+    @property
+    def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each feature of a global batch."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the position, after the batches taken so far, into an existing folder."""
+
+    def restore(self, path: pathlib.Path) -> None:
+        """Goes to the position that `save` wrote into a folder."""
+
+
+class Source(Protocol):
+    """Where the splits of a data set come from."""
+
+    def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
+        """Opens a split: 'train' is shuffled and endless, 'validation' in order."""
+
+
+class ArrayDataset:
+    """Endless batches from arrays in memory; epochs are shuffled by seed and number.
+
+    The last, incomplete batch of an epoch is left out. The position is the number of batches taken.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        batch_size: int,
+        seed: int = 0,
+        *,
+        shuffle: bool = True,
+    ) -> None:
+        """Takes arrays of one length on their first axis.
+
+        Raises:
+          ValueError: lengths differ, or are shorter than a batch.
+        """
+        lengths = {name: len(array) for name, array in arrays.items()}
+        self._size = min(lengths.values(), default=0)
+        if len(set(lengths.values())) > 1 or self._size < batch_size:
+            raise ValueError(
+                f"arrays need one length, at least the batch size {batch_size}; got {lengths}"
+            )
+        self._arrays, self._batch_size, self._seed = dict(arrays), batch_size, seed
+        self._shuffle = shuffle
+        self._taken = 0
+        self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+    @property
+    def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each feature of a batch."""
+        return {
+            name: jax.ShapeDtypeStruct((self._batch_size, *array.shape[1:]), array.dtype)
+            for name, array in self._arrays.items()
+        }
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        per_epoch = self._size // self._batch_size
+        epoch, index = divmod(self._taken, per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, self._epoch_order(epoch))
+        rows = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
+        self._taken += 1
+        return {name: array[rows] for name, array in self._arrays.items()}
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the number of batches taken."""
+        position = {"batches_taken": self._taken}
+        (path / "position.json").write_text(json.dumps(position), encoding="utf-8")
+
+    def restore(self, path: pathlib.Path) -> None:
+        """Goes to a saved number of batches."""
+        text = (path / "position.json").read_text(encoding="utf-8")
+        self._taken = int(json.loads(text)["batches_taken"])
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        if not self._shuffle:
+            return np.arange(self._size)
+        return np.random.default_rng((self._seed, epoch)).permutation(self._size)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+    """Splits held in memory: {feature: array [examples, ...]} each."""
+
+    train: Mapping[str, np.ndarray]
+    validation: Mapping[str, np.ndarray]
+
+    def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
+        """Opens 'train' (shuffled, endless) or 'validation' (in order, endless)."""
+        del model  # The arrays are already what the model takes.
+        training = split == TRAIN
+        arrays = self.train if training else self.validation
+        return ArrayDataset(arrays, batch_size, seed, shuffle=training)
+
+
+class TfDataset:
+    """Batches of a `tf.data.Dataset`; the position is the state of its iterator.
+
+    The position holds the content of shuffle buffers; our tasks keep encoded records there. It is
+    not symbolic: with TensorFlow 2.21, symbolic positions crashed the process now and then. Its
+    files have the names of T5X's data checkpoints.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        """Takes a `tf.data.Dataset` of dicts of dense tensors, already batched."""
+        import tensorflow as tf
+
+        self._spec = dataset.element_spec
+        self._iterator = iter(dataset)
+        self._checkpoint = tf.train.Checkpoint(ds=self._iterator)
+
+    @property
+    def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each feature of a batch."""
+        return {
+            name: jax.ShapeDtypeStruct(tuple(spec.shape), spec.dtype.as_numpy_dtype)
+            for name, spec in self._spec.items()
+        }
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the iterator's state."""
+        self._checkpoint.write(str(path / _POSITION))
+
+    def restore(self, path: pathlib.Path) -> None:
+        """Reads the iterator's state.
+
+        Raises:
+          ValueError: what is there is not the position of one process that reads everything, or
+            of another pipeline.
+        """
+        if not (path / f"{_POSITION}.index").is_file():
+            raise ValueError(
+                f"{path} holds no {_POSITION}: T5X with several processes leaves a position for "
+                "each. Go on with T5X on as many, or start from the parameters (INITIAL)"
+            )
+        import tensorflow as tf
+
+        try:
+            self._checkpoint.read(str(path / _POSITION)).assert_consumed()
+        except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+            raise ValueError(
+                f"{path} is a position in another data pipeline: Parti, seqio or TensorFlow has "
+                "another version than when it was saved. Go on with that one, or start a new "
+                "MODEL_DIR from the parameters with INITIAL"
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class SeqioSource:
+    """Splits of a registered seqio task or mixture, through the model's feature converter."""
+
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+
+    def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
+        """Opens 'train' (shuffled, endless) or 'validation' (in order, once).
+
+        The last batch of the validation split is filled up from its beginning.
+
+        Raises:
+          ValueError: the model has too few embeddings for the vocabulary.
+        """
+        self.check_vocabulary(model)
+        if split == TRAIN:
+            dataset = self._examples(split, seed, model, num_epochs=None)
+        else:
+            once, again = (self._examples(split, seed, model, epochs) for epochs in (1, None))
+            dataset = once.concatenate(again.take(batch_size - 1))
+        return TfDataset(dataset.batch(batch_size, drop_remainder=True))
+
+    def _examples(self, split: str, seed: int, model: Any, num_epochs: int | None) -> Any:
+        """Returns the `tf.data.Dataset` of a split, through the model's feature converter.
+
+        The converter cuts what is too long, if anything is: for token shards another call for each
+        example would take longer than all else. T5X must build the same, or neither engine could
+        go on from the other's position (t5x_configs/runs/t5x/train.gin).
+        """
+        import seqio
+
+        return seqio.get_dataset(
+            mixture_or_task_name=self.mixture_or_task_name,
+            task_feature_lengths=dict(self.task_feature_lengths),
+            dataset_split=split,
+            shuffle=split == TRAIN,
+            num_epochs=num_epochs,
+            feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
+            shard_info=seqio.ShardInfo(index=0, num_shards=1),
+            use_cached=False,
+            seed=seed,
+            trim_output_features=False,
+        )
+
+    def check_vocabulary(self, model: Any) -> None:
+        """Checks that the model has an embedding for each piece of the text vocabulary.
+
+        Raises:
+          ValueError: it has too few.
+        """
+        import seqio
+
+        size = base.text_vocab_size(model)
+        task = seqio.get_mixture_or_task(self.mixture_or_task_name)
+        for name, feature in task.output_features.items():
+            vocabulary = feature.vocabulary
+            if not isinstance(vocabulary, seqio.SentencePieceVocabulary) or size is None:
+                continue
+            # Past the last embedding jax.numpy.take gives NaN, and says nothing.
+            if vocabulary.vocab_size > size:
+                raise ValueError(
+                    f"TEXT_VOCAB_SIZE is {size}, but the vocabulary of {name!r} has "
+                    f"{vocabulary.vocab_size} pieces; set TEXT_VOCAB_SIZE to "
+                    f"{vocabulary.vocab_size} or more, or give a smaller VOCABULARY"
+                )

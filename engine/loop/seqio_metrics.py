@@ -1,0 +1,140 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The metrics that a seqio task names (`metric_fns`, `metric_objs`), computed by `seqio.Evaluator`.
+
+`engine/step/eval_step.py` averages what a model says of batches; these are of the whole split: each
+example counts once, in its order, however many batches it takes.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
+
+import jax
+import numpy as np
+
+from parti.engine.input import datasets
+from parti.engine.step import train_step
+from parti.engine.step.train_state import TrainState
+
+Outputs = list[tuple[int, Any]]
+
+
+def have_metrics(source: datasets.Source) -> TypeGuard[datasets.SeqioSource]:
+    """Returns whether the validation split of a data source has such metrics."""
+    if not isinstance(source, datasets.SeqioSource):
+        return False
+    import seqio
+
+    tasks = seqio.get_subtasks(seqio.get_mixture_or_task(source.mixture_or_task_name))
+    return any(datasets.VALIDATION in task.splits and task.metric_objs for task in tasks)
+
+
+class TaskMetrics:
+    """Runs a model over the validation split for the metrics of its tasks."""
+
+    def __init__(
+        self,
+        source: datasets.SeqioSource,
+        model: Any,
+        program: train_step.Program,
+        batch_size: int,
+        num_examples: int,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+          source: the data of a training; `have_metrics`.
+          model: what it trains; `predict_batch`, `predict_batch_with_aux` and `score_batch` are
+            called if a metric asks for them.
+          program: of the training; it has the devices.
+          batch_size: examples that the devices take at a time.
+          num_examples: how many of the split to take, from its beginning.
+        """
+        self._source, self._model, self._program = source, model, program
+        self._batch_size, self._num_examples = batch_size, num_examples
+        self._jitted: dict[str, Callable] = {}
+
+    @functools.cached_property
+    def _evaluator(self) -> Any:
+        """seqio's evaluator; it goes through the split once to measure lengths."""
+        import seqio
+
+        return seqio.Evaluator(
+            self._source.mixture_or_task_name,
+            self._model.FEATURE_CONVERTER_CLS(pack=False),
+            datasets.VALIDATION,
+            sequence_length=dict(self._source.task_feature_lengths),
+            num_examples=self._num_examples,
+            use_memory_cache=False,  # pictures of a split may not fit
+            async_compute_metrics=False,
+        )
+
+    def evaluate(
+        self, step: int, state: TrainState, alive: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Returns {metric: value}; with several tasks `task/metric`.
+
+        Args:
+          step: of the training.
+          state: its state.
+          alive: called after each batch.
+        """
+
+        import seqio
+
+        def runner(method: str) -> Callable[[Any], Any]:
+            return lambda dataset: self._run(method, state, dataset, alive)
+
+        kinds = seqio.metrics.ModelOutputType
+        model_fns = {
+            kinds.PREDICTION: runner("predict_batch"),
+            kinds.PREDICTION_WITH_AUX: runner("predict_batch_with_aux"),
+            kinds.SCORE: runner("score_batch"),
+        }
+        future, _ = self._evaluator.evaluate(compute_metrics=True, step=step, model_fns=model_fns)
+        results = future.result()
+        return {
+            name if len(results) == 1 else f"{task}/{name}": float(getattr(value, "value", value))
+            for task, values in results.items()
+            for name, value in values.items()
+            if np.ndim(getattr(value, "value", value)) == 0
+        }
+
+    def _run(
+        self, method: str, state: TrainState, dataset: Any, alive: Callable[[], None]
+    ) -> Outputs | tuple[Outputs, Mapping[str, list]]:
+        """Returns (index, output) of each example, and the auxiliary outputs if there are any."""
+        indices: list[int] = []
+        rows: list[Any] = []
+        for numbers, batch in dataset.batch(self._batch_size).as_numpy_iterator():
+            missing = self._batch_size - len(numbers)
+            full = {name: _filled(values, missing) for name, values in batch.items()}
+            found = jax.device_get(self._outputs(method, state, self._program.place(full)))
+            indices += numbers.tolist()
+            rows += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(numbers))]
+            alive()
+        if method != "predict_batch_with_aux":
+            return list(zip(indices, rows, strict=True))
+        outputs, auxiliary = zip(*rows, strict=True)
+        columns = {name: [row[name] for row in auxiliary] for name in auxiliary[0]}
+        return list(zip(indices, outputs, strict=True)), columns
+
+    def _outputs(self, method: str, state: TrainState, batch: Any) -> Any:
+        if method not in self._jitted:
+            everywhere = jax.sharding.NamedSharding(self._program.mesh, jax.P())
+
+            def call(constants: Any, state: TrainState, batch: Any) -> Any:
+                model = self._model.with_constants(constants)
+                variables = {"params": state.params, **state.mutables}
+                given = variables if model.has_mutables else state.params
+                return getattr(model, method)(given, batch)
+
+            self._jitted[method] = jax.jit(call, out_shardings=everywhere)
+        with self._program.context():
+            return self._jitted[method](*self._program.step.args, state, batch)
+
+
+def _filled(values: np.ndarray, missing: int) -> np.ndarray:
+    """Returns the values with copies of the first one, so that the last batch has its size."""
+    return np.concatenate([values, np.repeat(values[:1], missing, axis=0)])

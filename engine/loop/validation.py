@@ -1,0 +1,93 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is looked at while a model trains: metrics on the validation split, pictures, samples.
+
+Nothing here changes the state or takes a random number of the training.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+import jax
+
+from parti.engine.distributed import multihost
+from parti.engine.input import datasets
+from parti.engine.loop import sample_grids, setup
+from parti.engine.monitoring import metrics_log, watchdog
+from parti.engine.step import eval_step, train_state
+
+
+class Validation:
+    """The evaluations and samples of a run."""
+
+    def __init__(
+        self, training: setup.Training, log: metrics_log.RunLog, dog: watchdog.Watchdog
+    ) -> None:
+        """Takes what is trained, and who is told of it."""
+        self._training, self._log, self._dog = training, log, dog
+        self._last: tuple[int, dict[str, float]] = (0, {})
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether there is an evaluation after a step."""
+        return self._at(step, self._training.experiment.eval_period)
+
+    def draws_at(self, step: int) -> bool:
+        """Returns whether samples are drawn after a step."""
+        experiment = self._training.experiment
+        drawn = experiment.samples
+        return drawn is not None and self._at(step, drawn.period or experiment.eval_period)
+
+    def metrics_at(self, step: int) -> Mapping[str, float] | None:
+        """Returns the validation metrics of a step, None if it was not evaluated."""
+        evaluated, values = self._last
+        return values if evaluated == step else None
+
+    def is_missing(self, step: int) -> bool:
+        """Returns whether a signal left out the evaluation that was due after a step."""
+        return self.is_due(step) and not self._log.has(step, datasets.VALIDATION)
+
+    def are_samples_missing(self, step: int) -> bool:
+        """Returns whether a signal left out the samples that were due after a step."""
+        return self.draws_at(step) and not self._log.has_shown(step, sample_grids.NAME)
+
+    def evaluate(self, step: int, state: train_state.TrainState) -> Mapping[str, float]:
+        """Evaluates, and shows the model on the first batch, at each evaluation the same.
+
+        Returns:
+          The metrics, which are logged.
+        """
+        experiment, program = self._training.experiment, self._training.program
+        with self._dog.stage(watchdog.EVALUATING):
+            batches = iter(self._training.open_split(datasets.VALIDATION))
+            head = list(itertools.islice(batches, 1))
+            values = eval_step.evaluate(
+                program.eval,
+                state,
+                itertools.chain(head, batches),
+                experiment.eval_steps,
+                program.place,
+                self._dog.alive,
+            )
+            # As many rows as training holds gradients of at a time.
+            rows = experiment.batch_size // experiment.num_microbatches
+            first = {name: x[:rows] for name, x in head[0].items()}
+            shown = jax.device_get(program.summarize(state, program.place(first)))
+            values |= {name: float(value) for name, value in shown.scalars.items()}
+            if measures := self._training.task_metrics:
+                values |= measures.evaluate(step, state, self._dog.alive)
+            eval_step.check_best_metric(experiment.best_metric, values)
+            self._log.write(step, datasets.VALIDATION, values)
+            if multihost.is_first():
+                self._log.writer.show(step, datasets.VALIDATION, shown)
+        self._last = (step, values)
+        return values
+
+    def draw(self, step: int, state: train_state.TrainState) -> None:
+        """Draws the samples."""
+        if sampler := self._training.sampler:
+            with self._dog.stage(watchdog.SAMPLING):
+                sampler.show(step, state.params, self._log.writer, self._dog.alive)
+
+    def _at(self, step: int, period: int) -> bool:
+        last = step == self._training.experiment.train_steps
+        return period > 0 and (last or step % period == 0)

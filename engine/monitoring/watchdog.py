@@ -1,0 +1,133 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Says which process hangs, and where, when a training makes no progress.
+
+It watches a training from its start to its end, also what lies before and after the steps. On a pod
+one host that waits for its data or its disk holds up all others: the log of each says what it was
+doing itself, so the culprit is the one that does not wait for a device.
+"""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from parti.engine.distributed import multihost
+
+# What a training does between two signs of life.
+STARTING, OPENING, PREPARING, INITIAL, RESTORING, FINISHING = (
+    "starting",
+    "opening the data",
+    "preparing the program",
+    "reading INITIAL",
+    "restoring a checkpoint",
+    "finishing",
+)
+READING, DEVICE, EVALUATING, SAMPLING, SAVING, RUNNING = (
+    "reading data",
+    "waiting for the device",
+    "evaluating",
+    "drawing samples",
+    "saving a checkpoint",
+    "running steps",
+)
+# A stage compiles its program the first time.
+FIRST_TIME_SECONDS = 3600.0
+# "Try again" (sysexits.h): the same command goes on from the last checkpoint.
+EXIT_CODE = 75
+
+
+class Watchdog:
+    """A thread that reports once when nothing has moved for too long, and again at a next stall."""
+
+    def __init__(self, seconds: float, abort: bool = False) -> None:
+        """Starts to watch.
+
+        Args:
+          seconds: how long a stage may take, WATCHDOG_SECONDS; its first time at least an hour. 0
+            watches nothing.
+          abort: end the process with EXIT_CODE at a stall, WATCHDOG_ABORT.
+        """
+        self._seconds, self._abort = float(seconds), abort
+        self._stage, self._step, self._since = STARTING, 0, time.monotonic()
+        self._seen: set[str] = set()
+        self._reported = False
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        if seconds:
+            self._thread.start()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Says what the caller does inside; costs no more than noting the time."""
+        before = self._stage
+        self._enter(name)
+        try:
+            yield
+        finally:
+            self._seen.add(name)
+            self._enter(before)
+
+    def finished(self, step: int) -> None:
+        """Notes that the loop has come past a step."""
+        self._step, self._stage = step, RUNNING
+        self.alive()
+
+    def alive(self) -> None:
+        """Notes that the stage goes on: a part of it is done."""
+        self._seen.add(self._stage)
+        self._enter(self._stage)
+
+    def close(self) -> None:
+        """Stops watching."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _enter(self, name: str) -> None:
+        self._stage, self._since = name, time.monotonic()
+        if self._reported:
+            self._reported = False
+            print(f"[train] {_where()}: goes on at step {self._step}", file=sys.stderr, flush=True)
+
+    def _limit(self) -> float:
+        first = self._stage not in self._seen
+        return max(self._seconds, FIRST_TIME_SECONDS) if first else self._seconds
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(self._seconds / 10, 5.0)):
+            waited = time.monotonic() - self._since
+            if waited > self._limit() and not self._reported:
+                self._reported = True
+                self._report(waited)
+
+    def _report(self, waited: float) -> None:
+        lines = [
+            f"[train] {_where()}: no progress for {waited:.0f} s after step {self._step}, while "
+            f"{self._stage} (WATCHDOG_SECONDS is {self._seconds:g}). What its threads do:",
+            *stacks(),
+        ]
+        if self._abort:
+            lines.append(f"[train] WATCHDOG_ABORT: ending with code {EXIT_CODE}; run again")
+        print("\n".join(lines), file=sys.stderr, flush=True)
+        if self._abort:
+            sys.stdout.flush()
+            os._exit(EXIT_CODE)  # The main thread hangs: it cannot end by itself.
+
+
+def stacks() -> list[str]:
+    """Returns the Python stack of each thread but this one, innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    lines = []
+    for ident, frame in sys._current_frames().items():
+        if ident != threading.get_ident():
+            lines.append(f"Thread {names.get(ident, ident)}:")
+            lines.append("".join(traceback.format_stack(frame)).rstrip())
+    return lines
+
+
+def _where() -> str:
+    return f"watchdog: process {multihost.index()} of {multihost.count()}"

@@ -1,0 +1,97 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation during training: `eval_fn` over the first batches of the validation split."""
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import flax.core
+import jax
+
+from parti.engine.input import datasets
+from parti.engine.step import train_state
+from parti.models import base
+
+Metrics = Mapping[str, Any]
+
+
+def eval_step(model: Any, constants: Any, state: train_state.TrainState, batch: Any) -> Metrics:
+    """Returns the metrics of one batch; the state is not changed."""
+    model = model.with_constants(constants)
+    mutables = (flax.core.freeze(state.mutables),) if state.mutables else ()
+    _, metrics = model.eval_fn(state.params, batch, *mutables)
+    return dict(metrics)
+
+
+def summarize(
+    model: Any, constants: Any, state: train_state.TrainState, batch: Any
+) -> base.Summaries:
+    """Returns what a model shows of itself on a batch; jit it."""
+    mutables = (state.mutables,) if state.mutables else ()
+    return model.with_constants(constants).summaries(state.params, batch, *mutables)
+
+
+def evaluate(
+    step_fn: Callable[[train_state.TrainState, Any], Metrics],
+    state: train_state.TrainState,
+    batches: Iterable[datasets.Batch],
+    num_batches: int,
+    place: Callable[[datasets.Batch], Any],
+    after_batch: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Returns the metrics over the first batches of a split, in its order.
+
+    Args:
+      step_fn: the jitted `eval_step` of a model.
+      state: training state.
+      batches: the split.
+      num_batches: how many to take; all if a finite split has fewer.
+      place: puts a batch on the devices.
+      after_batch: called when a batch is done; the next one is then at work.
+
+    Raises:
+      ValueError: the split has no batch.
+    """
+    results: list[Metrics] = []
+    for batch in itertools.islice(batches, num_batches):
+        results.append(step_fn(state, place(batch)))
+        jax.block_until_ready(results[-2:-1])
+        after_batch()
+    if not results:
+        raise ValueError("the validation split is empty; give it data, or set EVAL_PERIOD = 0")
+    return merge(jax.device_get(results))
+
+
+def merge(results: Sequence[Metrics]) -> dict[str, float]:
+    """Returns the values of metrics gathered over several batches, already on the host."""
+    merged = dict(results[0])
+    for metrics in results[1:]:
+        for name, metric in metrics.items():
+            merged[name] = merged[name].merge(metric)
+    return {name: float(metric.compute()) for name, metric in merged.items()}
+
+
+def check_metric(name: str, program: Any) -> None:
+    """Checks that evaluations will have a metric; computes nothing.
+
+    Args:
+      name: BEST_METRIC.
+      program: a `program.Program`.
+
+    Raises:
+      ValueError: they will not.
+    """
+    arguments = program.abstract, dict(program.element_spec)
+    names = {*jax.eval_shape(program.eval, *arguments)}
+    names |= {*jax.eval_shape(program.summarize, *arguments).scalars}
+    check_best_metric(name, names)
+
+
+def check_best_metric(name: str | None, names: Collection[str]) -> None:
+    """Raises ValueError if BEST_METRIC is set and not among the metrics of an evaluation."""
+    if name and name not in names:
+        raise ValueError(
+            f"BEST_METRIC {name!r} is no validation metric of this model; there are "
+            f"{', '.join(sorted(names))}"
+        )

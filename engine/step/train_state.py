@@ -1,0 +1,228 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a training: step, parameters, optimizer state, mutable collections; its sharding."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import serialization, traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+
+from parti.engine.distributed import partitioning
+
+_AXES = "_axes"
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a train step changes.
+
+    `step` (int32 scalar) counts finished steps; `mutables` is {collection: tree}, empty for most
+    models. The same structure also holds shapes, partition specs or shardings.
+    """
+
+    step: Any
+    params: Any
+    opt_state: Any
+    mutables: Any
+
+
+def create(
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    rng: jax.Array,
+    element_spec: Mapping[str, jax.ShapeDtypeStruct],
+    given: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """Returns the state at step 0; jit it, or trace it with `jax.eval_shape`.
+
+    Args:
+      model: a `Model`.
+      optimizer: turns gradients into updates.
+      rng: PRNG key of the initial parameters.
+      element_spec: shape and dtype of each feature of a global batch.
+      given: {collection: part of its tree} that takes the place of what the model would start from;
+        see `warm_start.WarmStart`.
+    """
+    variables = _initial_variables(model, rng, element_spec)
+    plain = {name: tree for name, tree in variables.items() if not name.endswith(_AXES)}
+    flat = traverse_util.flatten_dict(plain, keep_empty_nodes=True)
+    flat |= traverse_util.flatten_dict(dict(given or {}))
+    mutables = traverse_util.unflatten_dict(flat)
+    params = mutables.pop("params")
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), mutables)
+
+
+def partition(
+    model: Any,
+    state: TrainState,
+    element_spec: Mapping[str, jax.ShapeDtypeStruct],
+    rules: partitioning.Rules,
+) -> TrainState:
+    """Returns the `PartitionSpec` of each leaf of a state (its shapes are enough)."""
+    variables = jax.eval_shape(
+        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
+    )
+    params = _specs(variables[f"params{_AXES}"], rules)
+    mutables = {k: _specs(variables[f"{k}{_AXES}"], rules) for k in state.mutables}
+    opt_state = like_params(state.opt_state, state.params, params)
+    return TrainState(PartitionSpec(), params, opt_state, mutables)
+
+
+def shardings(specs: TrainState, mesh: Mesh) -> TrainState:
+    """Returns the sharding of each leaf."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+
+
+def placed(tree: Any, shardings: Any) -> Any:
+    """Returns the shapes of a tree with their shardings: a tree like it, or one for all leaves."""
+    if isinstance(shardings, Sharding):
+        everywhere = shardings
+        shardings = jax.tree.map(lambda _: everywhere, tree)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        tree,
+        shardings,
+    )
+
+
+def check_divisible(state: TrainState, specs: TrainState, mesh: Mesh) -> None:
+    """Checks that every parameter can be divided evenly.
+
+    Raises:
+      ValueError: names the first that cannot, and what to change.
+    """
+    partitions = traverse_util.flatten_dict(specs.params, sep="/")
+    for name, leaf in sorted(traverse_util.flatten_dict(state.params, sep="/").items()):
+        partitioning.check_divisible(f"parameter {name}", leaf.shape, partitions[name], mesh)
+
+
+def like_params(tree: Any, params: Any, specs: Any) -> Any:
+    """Gives each leaf of an optimizer's state the partition of the parameter that it belongs to.
+
+    A leaf belongs to a parameter if its path ends with the parameter's path, and its shape is the
+    parameter's, or that without one axis (a factored second moment, a scale for each slice): such a
+    leaf is divided as the axes that are left. So any optax state works, moments and averages alike.
+    Other leaves, such as counters, are not divided.
+
+    Args:
+      tree: optimizer state.
+      params: parameters.
+      specs: tree like `params` of a `PartitionSpec` each.
+
+    Returns:
+      A tree like `tree` of a `PartitionSpec` each.
+    """
+    shapes = {_names(k): v.shape for k, v in jax.tree_util.tree_flatten_with_path(params)[0]}
+    flat_specs = jax.tree_util.tree_flatten_with_path(specs, is_leaf=_is_spec)[0]
+    by_name = {_names(k): v for k, v in flat_specs}
+
+    def find(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+        names = _names(path)
+        for start in range(len(names)):
+            if names[start:] in shapes:
+                return _reduced(by_name[names[start:]], shapes[names[start:]], leaf.shape)
+        return PartitionSpec()
+
+    return jax.tree_util.tree_map_with_path(find, tree)
+
+
+def _reduced(spec: PartitionSpec, shape: Sequence[int], reduced: Sequence[int]) -> PartitionSpec:
+    """Returns the part of a partition that fits a shape without one axis, or with all of them.
+
+    If several axes may be missing, the last of them is: the first counts the layers of a stack.
+    """
+    if tuple(reduced) == tuple(shape):
+        return spec
+    axes = (*spec, *[None] * (len(shape) - len(spec)))
+    for i in reversed(range(len(shape))):
+        if (*shape[:i], *shape[i + 1 :]) == tuple(reduced):
+            return PartitionSpec(*axes[:i], *axes[i + 1 :])
+    return PartitionSpec()
+
+
+def to_tree(state: TrainState) -> dict[str, Any]:
+    """Returns T5X's checkpoint tree of a state (without empty dicts, which Orbax drops)."""
+    opt_state = serialization.to_state_dict(state.opt_state)
+    opt_state = traverse_util.unflatten_dict(traverse_util.flatten_dict(opt_state))
+    tree = {
+        "target": state.params,
+        "state": {"step": state.step, "param_states": opt_state},
+    }
+    return {**tree, "flax_mutables": state.mutables} if state.mutables else tree
+
+
+def from_tree(tree: Mapping[str, Any], like: TrainState) -> TrainState:
+    """Returns the state of a checkpoint tree; `like` has its structure."""
+    flat = traverse_util.flatten_dict(
+        serialization.to_state_dict(like.opt_state), keep_empty_nodes=True
+    )
+    got = traverse_util.flatten_dict(tree["state"].get("param_states", {}))
+    opt_state = traverse_util.unflatten_dict({k: got.get(k, v) for k, v in flat.items()})
+    return TrainState(
+        step=tree["state"]["step"],
+        params=tree["target"],
+        opt_state=serialization.from_state_dict(like.opt_state, opt_state),
+        mutables=tree.get("flax_mutables", {}),
+    )
+
+
+def num_params(params: Any) -> int:
+    """Returns the number of parameters."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def table(
+    model: Any,
+    state: TrainState,
+    specs: TrainState,
+    element_spec: Mapping[str, jax.ShapeDtypeStruct],
+) -> str:
+    """Returns a line per parameter (name, shape, dtype, logical axes, sharding) and the total."""
+    variables = jax.eval_shape(
+        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
+    )
+    axes = _axes(variables[f"params{_AXES}"])
+    partitions = traverse_util.flatten_dict(specs.params)
+    rows = [("parameter", "shape", "dtype", "axes", "sharding")]
+    for key, leaf in sorted(traverse_util.flatten_dict(state.params).items()):
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        names = " ".join(str(name or "-") for name in axes[key])
+        partition_text = " ".join(str(axis or "-") for axis in partitions[key])
+        rows.append(("/".join(key), shape, str(leaf.dtype), names, partition_text))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
+    lines.append(f"total: {num_params(state.params):,} parameters")
+    return "\n".join(lines)
+
+
+def _initial_variables(
+    model: Any, rng: jax.Array, element_spec: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, Any]:
+    shapes = {name: spec.shape for name, spec in element_spec.items()}
+    types = {name: spec.dtype for name, spec in element_spec.items()}
+    return model.get_initial_variables(rng, shapes, types)
+
+
+def _axes(tree: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[str | None, ...]]:
+    """{'kernel_axes': AxisMetadata} -> {path of 'kernel': names}."""
+    flat = traverse_util.flatten_dict(tree)
+    return {(*k[:-1], k[-1].removesuffix(_AXES)): tuple(v.names) for k, v in flat.items()}
+
+
+def _specs(tree: Mapping[str, Any], rules: partitioning.Rules) -> dict[str, Any]:
+    flat = {key: partitioning.spec(names, rules) for key, names in _axes(tree).items()}
+    return traverse_util.unflatten_dict(flat)
+
+
+def _is_spec(leaf: Any) -> bool:
+    return isinstance(leaf, PartitionSpec)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

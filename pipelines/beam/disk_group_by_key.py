@@ -1,0 +1,221 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""GroupByKey through files, for runners of one machine: Beam's keep every row in memory.
+
+    groups = pairs | disk_group_by_key.GroupByKey(folder)     # (bytes, bytes) -> (bytes, values)
+    groups = pairs | disk_group_by_key.GroupObjects(folder)   # (str, any value) -> (str, values)
+
+Each bundle writes its pairs to a file, by partition of the keys; what goes through the runner is
+where they lie. A partition is then read and sorted; one that is too large for memory is split
+again, and the values of a key that very many pairs have are read as they are asked for.
+Without a folder it is Beam's own transform, which runners of many machines do on disk.
+"""
+
+import collections
+import itertools
+import pickle
+import struct
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import xxhash
+from apache_beam.transforms import window
+
+from parti.stages import files
+
+_NUM_PARTITIONS = 64
+# A partition that is larger is split again, at most so often: what is left then is one key's.
+_MEMORY_BYTES = 64 * 2**20
+_MAX_LEVELS = 3
+_FLUSH_BYTES = 4 * 2**20
+_LENGTHS = struct.Struct("<II")
+
+
+class _Part(NamedTuple):
+    """Where some pairs of a partition lie."""
+
+    path: str
+    offset: int
+    num_bytes: int
+
+
+class GroupByKey(beam.PTransform):
+    """Groups (bytes, bytes) by their first; the values of a group come in any order."""
+
+    def __init__(self, folder: str = "") -> None:
+        """Sets how.
+
+        Args:
+          folder: an existing folder that every worker reaches; "" leaves it to the runner.
+        """
+        super().__init__()
+        self._folder = folder
+
+    def expand(self, inputs: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
+        """Returns (key, iterable of values), which can be read more than once.
+
+        Args:
+          inputs: (bytes, bytes), or several such collections.
+        """
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        if not self._folder:
+            return inputs | beam.Flatten() | "Group" >> beam.GroupByKey()
+        # Each for itself: a runner may keep what is flattened until all of it is there.
+        parts = tuple(
+            pairs | f"To files {place}" >> beam.ParDo(_ToFiles(self._folder))
+            for place, pairs in enumerate(inputs)
+        )
+        return (
+            parts
+            | beam.Flatten()
+            | "Parts" >> beam.GroupByKey()
+            | "From files" >> beam.ParDo(_FromFiles(self._folder))
+        )
+
+
+class GroupObjects(beam.PTransform):
+    """The same for (str, value) of any values, which are pickled."""
+
+    def __init__(self, folder: str = "") -> None:
+        """Sets how; see `GroupByKey`."""
+        super().__init__()
+        self._folder = folder
+
+    def expand(self, inputs: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
+        """Returns (key, iterable of values), which can be read more than once."""
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        packed = tuple(
+            some | f"Pack {place}" >> beam.Map(_pack) for place, some in enumerate(inputs)
+        )
+        return packed | GroupByKey(self._folder) | "Unpack" >> beam.MapTuple(_unpack)
+
+
+def _pack(item: tuple[str, Any]) -> tuple[bytes, bytes]:
+    return item[0].encode("utf-8", "surrogatepass"), pickle.dumps(item[1])
+
+
+def _unpack(key: bytes, values: Iterable[bytes]) -> tuple[str, Iterable[Any]]:
+    return key.decode("utf-8", "surrogatepass"), _Unpacked(values)
+
+
+class _Unpacked:
+    """Values that are unpickled each time that they are asked for."""
+
+    def __init__(self, values: Iterable[bytes]) -> None:
+        self._values = values
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(pickle.loads, self._values)
+
+
+class _PartWriter:
+    """Writes pairs to files, by partition of their keys, some at a time."""
+
+    def __init__(self, folder: str, seed: int) -> None:
+        self._folder, self._seed = folder, seed
+        self._buffers: dict[int, bytearray] = {}
+        self._num_bytes = 0
+
+    def add(self, key: bytes, value: bytes) -> Iterator[tuple[int, _Part]]:
+        """Takes a pair; yields (partition, part) of what it writes now."""
+        partition = xxhash.xxh3_64_intdigest(key, self._seed) % _NUM_PARTITIONS
+        buffer = self._buffers.setdefault(partition, bytearray())
+        buffer += _LENGTHS.pack(len(key), len(value)) + key + value
+        self._num_bytes += _LENGTHS.size + len(key) + len(value)
+        if self._num_bytes >= _FLUSH_BYTES:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[tuple[int, _Part]]:
+        """Writes what is left; yields (partition, part)."""
+        buffers, self._buffers, self._num_bytes = self._buffers, {}, 0
+        if not buffers:
+            return
+        path = files.join(self._folder, f"shuffle-{uuid.uuid4().hex}")
+        found = []
+        with files.open(path, "wb") as file:
+            for partition, buffer in buffers.items():
+                found.append((partition, _Part(path, file.tell(), len(buffer))))
+                file.write(buffer)
+        yield from found
+
+
+class _ToFiles(beam.DoFn):
+    """Yields (partition, _Part) for the pairs of a bundle.
+
+    A bundle that is done twice writes two files, and only the parts of one are ever read.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def start_bundle(self) -> None:
+        self._writer = _PartWriter(self._folder, seed=0)
+
+    def process(self, pair: tuple[bytes, bytes]) -> Iterator[tuple[int, _Part]]:
+        yield from self._writer.add(*pair)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from map(window.GlobalWindows.windowed_value, self._writer.flush())
+
+
+class _FromFiles(beam.DoFn):
+    """Yields the groups of a partition."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def process(
+        self, partition: tuple[int, Iterable[_Part]]
+    ) -> Iterator[tuple[bytes, Iterable[bytes]]]:
+        # The runner gives them in any order.
+        yield from _groups(sorted(partition[1]), self._folder, level=0)
+
+
+def _groups(
+    parts: Sequence[_Part], folder: str, level: int
+) -> Iterator[tuple[bytes, Iterable[bytes]]]:
+    """Yields the groups of some parts: in memory, or split again if they are too large for it."""
+    if sum(part.num_bytes for part in parts) <= _MEMORY_BYTES:
+        pairs = sorted(_read(parts), key=lambda pair: pair[0])
+        for key, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
+            yield key, [value for _, value in group]
+    elif level < _MAX_LEVELS:
+        writer = _PartWriter(folder, seed=level + 1)
+        split: dict[int, list[_Part]] = collections.defaultdict(list)
+        for key, value in _read(parts):
+            for place, part in writer.add(key, value):
+                split[place].append(part)
+        for place, part in writer.flush():
+            split[place].append(part)
+        for place in sorted(split):
+            yield from _groups(split[place], folder, level + 1)
+    else:  # one key that very many pairs have, and a few that share its partition
+        for key in sorted({key for key, _ in _read(parts)}):
+            yield key, _Streamed(tuple(parts), key)
+
+
+class _Streamed:
+    """The values of one key, read from files each time that they are asked for."""
+
+    def __init__(self, parts: tuple[_Part, ...], key: bytes) -> None:
+        self._parts, self._key = parts, key
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (value for key, value in _read(self._parts) if key == self._key)
+
+
+def _read(parts: Iterable[_Part]) -> Iterator[tuple[bytes, bytes]]:
+    """Yields the pairs of parts."""
+    for path, offset, num_bytes in parts:
+        with files.open(path) as file:
+            file.seek(offset)
+            data = file.read(num_bytes)  # at most what is flushed at once, and a pair
+        position = 0
+        while position < len(data):
+            key_length, value_length = _LENGTHS.unpack_from(data, position)
+            start = position + _LENGTHS.size
+            middle = start + key_length
+            position = middle + value_length
+            yield data[start:middle], data[middle:position]

@@ -1,0 +1,231 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The edge between a command line and Beam: flags, runner, progress, failures.
+
+    parser = options.make_parser("parti clean", "Cleans pairs.", "parti clean --input ...")
+    flags, beam_options = options.parse(parser, argv)
+    options.run_pipeline(lambda root: build(root, flags), beam_options)
+
+Flags that the parser does not know go to Beam; one that Beam does not know either is an error.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import re
+import struct
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io import filesystems
+from apache_beam.options import pipeline_options
+from apache_beam.runners import runner as beam_runner
+
+from parti.pipelines.beam import runners
+from parti.stages import flag_parser, progress_line
+
+_QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
+_TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
+_TICK = struct.Struct("<qq")
+
+
+def make_parser(command: str, description: str, example: str) -> flag_parser.Parser:
+    """Returns a parser with the flags that every Beam command has: --overwrite and --verbose.
+
+    Args:
+      command: what the user types, e.g. "parti clean".
+      description: one or two sentences.
+      example: shown at the end of --help.
+    """
+    parser = flag_parser.Parser(
+        command,
+        description,
+        f"example:\n  {example}\n\nOther flags go to Beam: --runner, --direct_num_workers, "
+        "--direct_running_mode,\n--temp_location, --project, ...",
+        formatter=_Formatter,
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a finished output of the same kind"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show the logs of Beam")
+    return parser
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps line breaks of the example, and shows defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, "", []) or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def parse(
+    parser: flag_parser.Parser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, pipeline_options.PipelineOptions]:
+    """Splits the arguments between the command and Beam.
+
+    Args:
+      parser: the command's own flags, from `make_parser`.
+      argv: arguments without the command's name.
+
+    Returns:
+      (the command's flags, Beam's options).
+
+    Raises:
+      SystemExit: code 2 with one line about a flag that is unknown or has a bad value; code 0
+        after --help.
+    """
+    beam_parser = _beam_parser()
+    flags, rest = parser.split(list(argv), others=beam_parser._option_string_actions)
+
+    def fail(message: str) -> None:
+        parser.error(message)
+
+    beam_parser.error = fail  # type: ignore[method-assign, assignment]
+    _, unknown = beam_parser.parse_known_args(rest)
+    if unknown:
+        parser.error(parser.unknown(unknown[0]))
+    beam_options = pipeline_options.PipelineOptions(rest)
+    filesystems.FileSystems.set_options(beam_options)  # --hdfs_host and such, for data.files
+    if not (flags.verbose or os.environ.get(runners.VERBOSE_VARIABLE)):
+        quiet(beam_options)
+    return flags, beam_options
+
+
+def _beam_parser() -> argparse.ArgumentParser:
+    """Returns a parser that knows every flag of every PipelineOptions class."""
+    parser = pipeline_options._BeamArgumentParser(allow_abbrev=False, add_help=False)
+    classes = {str(cls): cls for cls in pipeline_options.PipelineOptions.__subclasses__()}
+    for cls in classes.values():
+        cls._add_argparse_args(parser)
+    return parser
+
+
+def quiet(beam_options: pipeline_options.PipelineOptions) -> None:
+    """Silences the loggers of a pipeline, here and in workers; `stages.quiet` does the rest."""
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    worker = beam_options.view_as(pipeline_options.WorkerOptions)
+    worker.default_sdk_harness_log_level = worker.default_sdk_harness_log_level or "CRITICAL"
+
+
+def tick(done: int = 1, weight: int = 0) -> None:
+    """Counts finished units of the running pipeline; call it in a DoFn.
+
+    Works in any process on this machine; on remote workers it does nothing (the runner has its own
+    display).
+
+    Args:
+      done: units finished.
+      weight: their part of `total_weight` (see `run_pipeline`), e.g. bytes of input.
+    """
+    if path := os.environ.get(_TICKS_VARIABLE):
+        with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
+            file.write(_TICK.pack(done, weight))
+
+
+@contextlib.contextmanager
+def _ticks(progress: progress_line.Progress | None, total_weight: int) -> Iterator[None]:
+    """Adds up the ticks of all worker processes into `progress` while the pipeline runs."""
+    if progress is None:
+        yield
+        return
+    with tempfile.NamedTemporaryFile(prefix="parti-ticks-") as file:
+        stop = threading.Event()
+
+        def collect() -> None:
+            done = weight = 0
+            while True:
+                last = stop.wait(0.5)
+                data = file.read()
+                whole = len(data) - len(data) % _TICK.size
+                file.seek(whole - len(data), os.SEEK_CUR)
+                added = list(_TICK.iter_unpack(data[:whole]))
+                done += sum(units for units, _ in added)
+                weight += sum(part for _, part in added)
+                if total_weight and weight:
+                    progress.total = max(round(done * total_weight / weight), done)
+                if added:
+                    progress.update(done)
+                if last:
+                    return
+
+        before = os.environ.get(_TICKS_VARIABLE)
+        os.environ[_TICKS_VARIABLE] = file.name
+        thread = threading.Thread(target=collect, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            if before is None:
+                del os.environ[_TICKS_VARIABLE]
+            else:
+                os.environ[_TICKS_VARIABLE] = before
+
+
+class PipelineError(RuntimeError):
+    """A pipeline failed while running; the message is one line with its cause."""
+
+
+def run_pipeline(
+    build: Callable[[beam.Pipeline], Any],
+    options: pipeline_options.PipelineOptions,
+    progress: progress_line.Progress | None = None,
+    total_weight: int = 0,
+) -> beam_runner.PipelineResult:
+    """Builds a pipeline, runs it and waits for its end.
+
+    Args:
+      build: adds the transforms to the pipeline it is given. What it raises is passed on.
+      options: from `parse`, or `PipelineOptions([])`.
+      progress: counts what DoFns report with `tick`; the caller calls its `done`.
+      total_weight: when the number of units is not known, what the weights of their ticks add up
+        to; the total is then estimated.
+
+    Returns:
+      The finished pipeline's result.
+
+    Raises:
+      PipelineError: a DoFn raised, or the runner stopped; one line.
+    """
+    pipeline = beam.Pipeline(runner=runners.make(options), options=options)
+    build(pipeline)
+    with _ticks(progress, total_weight):
+        try:
+            result = runners.call(pipeline.run, options)
+            state = result.wait_until_finish() or result.state
+        except Exception as error:
+            if progress is not None:
+                progress.failed()
+            raise PipelineError(_cause(error)) from error
+    if options.view_as(pipeline_options.TestOptions).dry_run:
+        raise PipelineError("--dry_run: the job was built and checked, and not run")
+    if state != beam_runner.PipelineState.DONE:
+        raise PipelineError(f"the pipeline ended in state {state}; see the runner's log")
+    return result
+
+
+def _cause(error: BaseException) -> str:
+    """Returns one line: the exception that a DoFn raised, and the step it was in."""
+    text = str(error)
+    if isinstance(error, runners.WorkerDied):
+        return text
+    step = re.search(r"\[while running '([^']*)'\]", text)
+    # A worker in another process sends its traceback as text; the exception is on its last line
+    # that reads `Name: message`.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"^[A-Za-z_][\w.]*(Error|Exception): ", line)]
+    if raised and "Traceback" in text:
+        message = raised[-1]
+    else:
+        message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    message = re.sub(r"\s*\[while running '[^']*'\]", "", message)
+    message = re.sub(r"^RuntimeError: (?=\w+(Error|Exception): )", "", message)  # Beam's wrapping
+    return f"{message} (in step {step.group(1)})" if step else message

@@ -1,0 +1,152 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Sharded files whose bytes do not depend on the workers: shard by hash of key, sorted by key.
+
+written = lines | sharded_writers.WriteLines(stage.path, "rejected", num_shards=8)
+written | sharded_writers.CollectJson(stage.path / ".files.json")
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import xxhash
+
+from parti.data.storage import shard_names
+from parti.pipelines.beam import disk_group_by_key, external_sort
+from parti.stages import files
+
+# A worker sorts one shard in memory, so shards are kept small.
+TARGET_SHARD_BYTES = 32 * 2**20
+MIN_AUTO_SHARDS = 4
+MAX_SHARDS = 99_999
+
+
+def hash_fraction(key: str, salt: str = "") -> float:
+    """Returns a number in [0, 1) that depends only on the key and the salt."""
+    digest = hashlib.sha256(f"{salt}\0{key}".encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def shard_of(key: str, num_shards: int) -> int:
+    """Returns the shard, in [0, num_shards), that a key belongs to."""
+    return int(hash_fraction(key, "shard") * num_shards)
+
+
+def auto_num_shards(num_bytes: int) -> int:
+    """Returns a number of shards for this much data (bytes)."""
+    return min(max(MIN_AUTO_SHARDS, -(-num_bytes // TARGET_SHARD_BYTES)), MAX_SHARDS)
+
+
+def parse_num_shards(value: str, num_bytes: int) -> int:
+    """Returns the value of --num_shards: a positive number, or "auto".
+
+    Raises:
+      ValueError: neither.
+    """
+    if value == "auto":
+        return auto_num_shards(num_bytes)
+    if not value.isdecimal() or not 1 <= int(value) <= MAX_SHARDS:
+        raise ValueError(f"--num_shards={value}: give auto, or a number from 1 to {MAX_SHARDS}")
+    return int(value)
+
+
+class WriteLines(beam.PTransform):
+    """Writes (key, line) as `prefix-0000i-of-0000N.jsonl`; every shard exists, even if empty.
+
+    A shard's lines are sorted by key; only their places are in memory when they are many.
+    """
+
+    def __init__(
+        self, directory: files.Path, prefix: str, num_shards: int, shuffle_folder: str = ""
+    ) -> None:
+        """Sets what is written.
+
+        Args:
+          directory: an existing folder that every worker reaches.
+          prefix: of the file names, e.g. "rejected".
+          num_shards: how many files.
+          shuffle_folder: see `disk_group_by_key.GroupByKey`.
+        """
+        super().__init__(f"Write {prefix}")
+        self._writer = _WriteShard(str(directory), prefix, num_shards)
+        self._num_shards, self._shuffle_folder = num_shards, shuffle_folder
+
+    def expand(self, lines: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
+        """Returns a dict {name, count, num_bytes, sha256} for each file.
+
+        Args:
+          lines: (key, line) of str and bytes, without line ends; or several such collections.
+        """
+        lines, num_shards = lines if isinstance(lines, tuple) else (lines,), self._num_shards
+
+        def with_shard(item: tuple[str, bytes]) -> tuple[str, tuple[str, bytes]]:
+            return str(shard_of(item[0], num_shards)), item
+
+        keyed = tuple(
+            some | f"Assign shards {place}" >> beam.Map(with_shard)
+            for place, some in enumerate(lines)
+        )
+        every = [(str(shard), None) for shard in range(num_shards)]
+        empty = lines[0].pipeline | "All shards" >> beam.Create(every)
+        return (
+            (*keyed, empty)
+            | "Gather shards" >> disk_group_by_key.GroupObjects(self._shuffle_folder)
+            | "Write files" >> beam.ParDo(self._writer)
+        )
+
+
+class _WriteShard(beam.DoFn):
+    def __init__(self, directory: str, prefix: str, num_shards: int) -> None:
+        self._directory, self._prefix, self._num_shards = directory, prefix, num_shards
+
+    def process(
+        self, group: tuple[str, Iterable[tuple[str, bytes] | None]]
+    ) -> Iterator[dict[str, Any]]:
+        shard, items = group
+        name = shard_names.shard_name(self._prefix, int(shard), self._num_shards, ".jsonl")
+        with external_sort.Spool() as spool:
+            for key, line in filter(None, items):
+                spool.add((key, xxhash.xxh3_64_intdigest(line)), line + b"\n")
+            lines = (line for _, line in spool.sorted())
+            written = write_file(files.join(self._directory, name), lines)
+            yield {**written, "count": len(spool)}
+
+
+def write_file(path: files.Path, parts: Iterable[bytes]) -> dict[str, Any]:
+    """Writes a file that appears whole; returns {name, num_bytes, sha256} of it."""
+    digest, num_bytes = hashlib.sha256(), 0
+    with files.replacing(path) as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+            num_bytes += len(part)
+    return {"name": files.name(path), "num_bytes": num_bytes, "sha256": digest.hexdigest()}
+
+
+class CollectJson(beam.PTransform):
+    """Writes all elements (JSON values) to one file, as a sorted list; for small results."""
+
+    def __init__(self, path: files.Path) -> None:
+        super().__init__(f"Collect {files.name(path)}")
+        self._path = str(path)
+
+    def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
+        """Returns a collection of one element, the path."""
+        path = self._path
+
+        def write(values: list[Any]) -> str:
+            lines = sorted(json.dumps(value, sort_keys=True) for value in values)
+            files.write_bytes(path, b"[" + ",\n".join(lines).encode() + b"]\n")
+            return path
+
+        return pcoll | beam.combiners.ToList() | beam.Map(write)
+
+
+def read_collected(path: files.Path) -> list[Any]:
+    """Returns what `CollectJson` wrote, and removes the file."""
+    values = json.loads(files.read_bytes(path))
+    files.remove(path)
+    return values

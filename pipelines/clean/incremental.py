@@ -1,0 +1,274 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`parti clean --extend OLD`: new input is added to pairs that an earlier run has cleaned.
+
+The old pairs are taken as they are, hashes and all, and win over new copies. Of the input only
+files that the old run did not read are read, and with `--retry_rejected REASON` the rows that it
+rejected for that reason. A file is known by its absolute path, a row by its place in its file.
+"""
+
+import bisect
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from parti.data.storage import records
+from parti.pipelines import readers
+from parti.pipelines.clean import examine_sources, intermediate, merge_shards, report_schema
+from parti.pipelines.clean import reasons as clean_reasons
+from parti.pipelines.clean import settings as clean_settings
+from parti.pipelines.readers.sources import FOLDER, TFRECORD
+from parti.pipelines.rules import settings as rule_settings
+from parti.stages import files, manifests
+
+SOURCES = "sources"  # in a manifest's inputs: [[path, bytes], ...] that were read
+ROOT = "root"  # there too: what all their paths begin with; left out of rejected rows
+WORD_FILES = "word_files"  # there too: {setting: sha256} of the files that rules read
+# Settings that two runs need not have in common.
+_FREE = ("num_shards", "preset")
+_REQUESTS = 32  # at a time, to a remote file system
+
+# Absolute path of a file -> (place, key) of the rows of it that are to be read again, sorted.
+_Retried = dict[str, list[tuple[int, str]]]
+
+
+def look_at(sources: Sequence[readers.Source]) -> dict[str, files.Status]:
+    """Returns size and time of every file that will be read, by its absolute path."""
+    paths = sorted({files.absolute(path) for source in sources for path in source.paths})
+    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+        return dict(zip(paths, pool.map(files.status, paths), strict=True))
+
+
+def source_files(
+    found: Mapping[str, files.Status], extension: "Extension | None"
+) -> list[tuple[str, int]]:
+    """Returns (absolute path, bytes) of every file that was read by now, for a manifest."""
+    sizes = {path: status.num_bytes for path, status in found.items()}
+    return sorted((sizes | (extension.sources if extension else {})).items())
+
+
+def input_root(sources: Sequence[tuple[str, int]]) -> str:
+    """Returns the folder that all of these files are in, with a slash; "" if there is none."""
+    paths = [path.split("/")[:-1] for path, _ in sources]
+    common = [parts[0] for parts in itertools.takewhile(_is_one, zip(*paths, strict=False))]
+    return "/".join([*common, ""])
+
+
+def _is_one(parts: Sequence[str]) -> bool:
+    return len(set(parts)) == 1
+
+
+class OldRejected(NamedTuple):
+    """A file of rejected rows of an earlier run.
+
+    Attributes:
+      path: of the file.
+      without: reasons whose rows are left out.
+      root: what the addresses of its rows begin with, and was left out.
+    """
+
+    path: str
+    without: frozenset[str]
+    root: str
+
+
+class Extension:
+    """A finished run, and what of it goes into a new one.
+
+    Attributes:
+      directory: its output.
+      manifest: of that.
+      sources: absolute path -> bytes of the files that it read.
+    """
+
+    def __init__(self, directory: files.Path, retry: Sequence[str]) -> None:
+        """Reads the manifest.
+
+        Args:
+          directory: the old output of `parti clean`.
+          retry: reasons; rows rejected for one of them are read again.
+
+        Raises:
+          FileNotFoundError, ValueError: it is no finished output, or of code without hashes; or
+            there is no such reason, or it makes no sense to read its rows again.
+        """
+        rule_settings.check_names("--retry_rejected", retry, clean_reasons.REASONS)
+        for reason in retry:
+            if clean_reasons.find(reason).stage == clean_reasons.COPIES:
+                raise ValueError(
+                    f"--retry_rejected={reason}: it would be dropped again, for the same pairs; "
+                    "name only reasons that a row has by itself"
+                )
+        self.directory, self._retry = directory, frozenset(retry)
+        self._wanted: dict[
+            str, intermediate.Wanted
+        ] = {}  # name of a source -> its rows to read again
+        self.manifest = manifests.read(directory, "pairs")
+        if SOURCES not in self.manifest["inputs"]:
+            raise ValueError(f"{directory}: does not say what it read; clean it again first")
+        listed = self.manifest["inputs"][SOURCES]
+        self.sources = {files.absolute(path): size for path, size in listed}
+
+    def check_settings(self, settings: clean_settings.CleanSettings) -> None:
+        """Checks that the new run applies the old rules.
+
+        Raises:
+          ValueError: a setting differs.
+        """
+        old, new = dict(self.manifest["settings"]), settings.to_dict()
+        before = self.manifest["inputs"].get(WORD_FILES, {})
+        old |= {f"sha256 of {name}": value for name, value in before.items()}
+        now = settings.rules.hash_files()
+        new |= {f"sha256 of {name}": value for name, value in now.items()}
+        for name in sorted({*old, *new} - {*_FREE}):
+            if old.get(name) != new.get(name):
+                raise ValueError(
+                    f"--extend={self.directory}: it was cleaned with {name}={old.get(name)}, now "
+                    f"it is {new.get(name)}; give the same settings, or clean all input again"
+                )
+
+    def known(self) -> list[examine_sources.Source]:
+        """Returns the old pairs as sources."""
+        found = []
+        for entry in files.list_folder(self.directory):
+            name = files.name(entry.path).removesuffix(".tfrecord")
+            if name != files.name(entry.path):
+                split, index, *_ = name.split("-")
+                hashes = files.join(self.directory, f"{merge_shards.HASHES}-{name}.jsonl")
+                source = readers.Source(TFRECORD, (entry.path,), num_bytes=entry.num_bytes)
+                found.append(
+                    examine_sources.Source(f"known-{split}-{index}", source, hashes=hashes)
+                )
+        return found
+
+    def wanted(
+        self, sources: Sequence[readers.Source], statuses: Mapping[str, files.Status]
+    ) -> list[examine_sources.Source]:
+        """Returns what of the input is to be read: new files, and old ones with rows to retry.
+
+        Args:
+          sources: the input.
+          statuses: of its files, from `look_at`.
+
+        Raises:
+          ValueError: a file that was read has another size now, or a row to retry is not in the
+            input, or it is not known from where it was.
+        """
+        retried = self._retried()
+        found = []
+        for index, source in enumerate(sources):
+            known = [path for path in source.paths if files.absolute(path) in self.sources]
+            new = [path for path in source.paths if path not in known]
+            if new:  # a folder may have both
+                found.append(examine_sources.Source(f"{index:06d}", _part(source, new)))
+            self._check_unchanged(known, statuses)
+            paths, wanted = _take(retried, source, known)
+            if wanted:
+                name = f"{index:06d}-again"
+                found.append(examine_sources.Source(name, _part(source, paths), in_part=True))
+                self._wanted[name] = wanted
+        if missing := sorted(address for address, rows in retried.items() if rows):
+            (place, key), *_ = retried[missing[0]]
+            raise ValueError(
+                f"--retry_rejected: --input lacks row {place}, {key}, of {missing[0]}; name every "
+                f"file with such rows too ({len(missing)} are missing)"
+            )
+        return found
+
+    def write_wanted(self, spill_dir: files.Path) -> None:
+        """Writes for the workers which rows they read of the sources that are read in part."""
+        with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+            tasks = [
+                pool.submit(intermediate.write_wanted, spill_dir, name, wanted)
+                for name, wanted in self._wanted.items()
+            ]
+        for task in tasks:
+            task.result()
+
+    def _check_unchanged(self, paths: Sequence[str], statuses: Mapping[str, files.Status]) -> None:
+        for path in paths:
+            address = files.absolute(path)
+            if statuses[address].num_bytes != self.sources[address]:
+                raise ValueError(
+                    f"{path}: has changed since --extend={self.directory} read it; give it "
+                    "another name, or clean all input again"
+                )
+
+    def facts(self) -> report_schema.Extends:
+        """Returns what the report says of the old pairs."""
+        counts = self.manifest["counts"]
+        kept = sum(counts[split] for split in records.SPLITS)
+        return {"directory": files.absolute(self.directory), "kept": kept}
+
+    def old_rejected(self) -> list[OldRejected]:
+        """Returns the files of rejected rows to take over."""
+        return [OldRejected(path, self._retry, self._root) for path in self._rejected_files()]
+
+    @property
+    def _root(self) -> str:
+        return self.manifest["inputs"].get(ROOT, "")
+
+    def _rejected_files(self) -> list[str]:
+        entries = files.list_folder(self.directory)
+        return [e.path for e in entries if files.name(e.path).startswith("rejected-")]
+
+    def _rejected_rows(self) -> Iterator[Mapping[str, Any]]:
+        for path in self._rejected_files():
+            with files.open(path) as lines:
+                yield from map(json.loads, lines)
+
+    def _retried(self) -> _Retried:
+        """Returns the rows to read again.
+
+        Raises:
+          ValueError: a file was rejected, and no row of it; or an output of an earlier version.
+        """
+        found: dict[str, dict[int, str]] = {}
+        for row in self._rejected_rows() if self._retry else ():
+            if row["reason"] in self._retry:
+                if row["reason"] == "broken_file" and row["key"] == row["source"]:
+                    raise ValueError(
+                        f"--retry_rejected={row['reason']}: {row['source']} as a whole was "
+                        "rejected for it; mend the file and give it another name, or clean all "
+                        "input again"
+                    )
+                if not row.get("address"):
+                    raise ValueError(
+                        f"--retry_rejected={row['reason']}: {self.directory} is of an earlier "
+                        "version and does not say where its rejected rows are; clean all input "
+                        "again, or leave it out"
+                    )
+                address = self._root + row["address"]
+                found.setdefault(address, {})[row["row"]] = row["key"]
+        return {address: sorted(rows.items()) for address, rows in found.items()}
+
+
+def _part(source: readers.Source, paths: Sequence[str]) -> readers.Source:
+    """Returns a source of some of the files of another."""
+    num_bytes = source.num_bytes * len(paths) // len(source.paths)
+    return dataclasses.replace(source, paths=tuple(paths), num_bytes=num_bytes)
+
+
+def _take(
+    retried: _Retried, source: readers.Source, paths: Sequence[str]
+) -> tuple[list[str], intermediate.Wanted]:
+    """Takes the rows out of `retried` that are in these files of a source.
+
+    Returns:
+      The files with such rows, and the rows in a source of these files.
+    """
+    found: list[str] = []
+    wanted: intermediate.Wanted = {}
+    for path in paths:
+        rows = retried.get(files.absolute(path), [])
+        first = bisect.bisect_left(rows, (source.start,))
+        last = len(rows) if source.stop < 0 else bisect.bisect_left(rows, (source.stop,))
+        for place, key in rows[first:last]:
+            wanted[len(found) if source.format == FOLDER else place] = key
+        if rows[first:last]:
+            found.append(path)
+        del rows[first:last]
+    return found, wanted

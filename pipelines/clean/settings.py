@@ -1,0 +1,76 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What decides the bytes that `parti clean` writes, but the input."""
+
+import dataclasses
+from typing import Any
+
+from parti.data.images import crops
+from parti.pipelines.deduplicate import connected_groups
+from parti.pipelines.rules import rules
+
+IMAGE_FORMATS = ("png", "jpeg")
+MAX_IMAGE_SIZE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class CleanSettings:
+    """The rules, and the form of what is written.
+
+    Attributes:
+      rules: a preset with changes.
+      image_size: side of the square pictures, in pixels.
+      image_format: "png" or "jpeg".
+      jpeg_quality: in [1, 100].
+      crop: a policy of `data.crops`.
+      validation_fraction: share of the pairs that go to validation, in [0, 1).
+      num_shards: files of the train split.
+      evaluation: fingerprint of the evaluation set whose pictures and captions are dropped; "" if
+        there is none.
+    """
+
+    rules: rules.RuleSettings
+    image_size: int = 256
+    image_format: str = "png"
+    jpeg_quality: int = 95
+    crop: str = "centre"
+    validation_fraction: float = 0.05
+    num_shards: int = 4
+    evaluation: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
+            raise ValueError(f"--image_size={self.image_size}: give 1 to {MAX_IMAGE_SIZE} pixels")
+        for name, allowed in (("image_format", IMAGE_FORMATS), ("crop", crops.POLICIES)):
+            if getattr(self, name) not in allowed:
+                value = getattr(self, name)
+                raise ValueError(f"--{name}={value}: choose from {', '.join(allowed)}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"--jpeg_quality={self.jpeg_quality}: give 1 to 100")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"--validation_fraction={self.validation_fraction}: give 0 or more, less than 1"
+            )
+        _ = self.duplicates  # Raises ValueError for values out of range.
+
+    @property
+    def shards(self) -> dict[str, int]:
+        """Split -> files."""
+        validation = max(1, round(self.num_shards * self.validation_fraction))
+        return {"train": self.num_shards, "validation": validation}
+
+    @property
+    def num_rejected_shards(self) -> int:
+        """Files of rejected rows."""
+        return max(1, self.num_shards // 16)
+
+    @property
+    def duplicates(self) -> connected_groups.DuplicateSettings:
+        """The rules that need other pairs."""
+        return connected_groups.DuplicateSettings(**rules.duplicate_values(self.rules))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as JSON knows it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        rule_values = fields.pop("rules").to_dict()
+        return {**fields, **rule_values}

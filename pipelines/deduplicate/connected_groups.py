@@ -1,0 +1,272 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of `parti clean` that need other pairs: too many captions or pictures, duplicates.
+
+    settings = connected_groups.DuplicateSettings(near="image")
+    decisions = rows | connected_groups.FindDuplicates(settings)
+
+The rules are asked in this order, and each looks only at what those before it kept:
+
+1. `image_with_too_many_captions`: equal pixels with more than so many different captions.
+2. `caption_on_too_many_images`: a caption with more than so many different pictures.
+3. `duplicate_pair`, `duplicate_image`: equal pixels, with an equal or another caption.
+4. `near_duplicate`: a near-equal picture (`lsh`).
+5. `near_caption`: a caption that shares most of its runs of characters with another.
+
+Of copies the one with the smallest `Candidate.order` is kept: the largest picture. Rows that an
+earlier run kept are never dropped. Nothing depends on the number of workers or on their order, and
+no step holds a group of rows in memory: groups are read twice instead.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import apache_beam as beam
+
+from parti.data.images import image_hashes
+from parti.pipelines.beam import disk_group_by_key
+from parti.pipelines.deduplicate import fingerprints, lsh, similarity
+
+IMAGE, PAIR, NONE = "image", "pair", "none"
+CHOICES = (IMAGE, PAIR, NONE)
+MAX_COUNT = 100_000  # what is counted is held in memory, 16 bytes each
+# Rounds of halving the way to the copy that stays: 128 steps.
+_NUM_JUMPS = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplicateSettings:
+    """What counts as a duplicate.
+
+    Attributes:
+      exact: which of the pairs with equal pixels are dropped: "image" all but one, "pair" those
+        with equal captions, "none".
+      near: the same for near-equal pictures.
+      max_distance: bits in which the perceptual hashes of near-equal pictures may differ.
+      max_colour_distance: levels in which their colours may differ, at 64 x 64 pixels
+        (see `image_hashes.colour_limit`).
+      near_captions: similarity in (0, 1] from which captions count as one; 0: not looked for.
+        It takes rows whose `words` are filled.
+      max_captions_per_image: different captions that a picture may have; 0: any number.
+      max_images_per_caption: different pictures that a caption may have; 0: any number.
+      max_representatives: rows of a bucket of similar rows that all others are compared with.
+    """
+
+    exact: str = IMAGE
+    near: str = NONE
+    max_distance: int = image_hashes.MAX_DISTANCE
+    max_colour_distance: float = image_hashes.MAX_COLOUR_DISTANCE
+    near_captions: float = 0.0
+    max_captions_per_image: int = 0
+    max_images_per_caption: int = 0
+    max_representatives: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("exact", "near"):
+            if getattr(self, name) not in CHOICES:
+                raise ValueError(f"{name}={getattr(self, name)}: choose from {', '.join(CHOICES)}")
+        ranges = {
+            "max_distance": (0, image_hashes.MAX_DISTANCE),
+            "max_colour_distance": (0, 255),
+            "near_captions": (0, 1),
+            "max_captions_per_image": (0, MAX_COUNT),
+            "max_images_per_caption": (0, MAX_COUNT),
+            "max_representatives": (1, MAX_COUNT),
+        }
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: give {low} to {high}")
+
+
+class FindDuplicates(beam.PTransform):
+    """Takes `Candidate` rows with different ids, returns a `Decision` for each that is dropped."""
+
+    def __init__(self, settings: DuplicateSettings, folder: str = "") -> None:
+        """Sets what counts as a duplicate; `folder` is for `disk_group_by_key.GroupByKey`."""
+        super().__init__("Find duplicates")
+        self._settings, self._folder = settings, folder
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Returns the decisions."""
+        settings, folder = self._settings, self._folder
+        dropped, links = [], []
+        for label, rule in _count_rules(settings):
+            rows, found = _by_group(rows, label, rule, folder)
+            dropped.append(found)
+        if settings.exact != NONE:
+            rows, found = _by_group(rows, "Equal pictures", _Equal(settings.exact == PAIR), folder)
+            links.append(found)
+        for index, likeness in enumerate(_likenesses(settings)):
+            if index:
+                rows = _without(rows, links[-1], folder)
+            find = lsh.FindNear(likeness, settings.max_representatives, folder)
+            links.append(rows | find)
+        if links:
+            dropped.append(links | "All links" >> beam.Flatten() | _FollowLinks(folder))
+        return dropped | "All decisions" >> beam.Flatten(pipeline=rows.pipeline)
+
+
+class _GroupRule(Protocol):
+    """A rule over the rows that share a value."""
+
+    def group(self, row: fingerprints.Candidate) -> bytes:
+        """Returns the value."""
+
+    def look(self, rows: Iterator[fingerprints.Candidate]) -> Any:
+        """Returns what `decide` needs to know of a group; bounded in size."""
+
+    def decide(
+        self, known: Any, row: fingerprints.Candidate
+    ) -> fingerprints.Decision | lsh.Link | None:
+        """Returns what becomes of a row of the group, None if it is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _TooMany:
+    """Drops all rows with a value of one field if they have over `limit` values of another."""
+
+    field: str
+    counted: str
+    limit: int
+    reason: str
+    measure: str
+
+    def group(self, row: fingerprints.Candidate) -> bytes:
+        return getattr(row, self.field)
+
+    def look(self, rows: Iterator[fingerprints.Candidate]) -> bool:
+        different: set[bytes] = set()
+        for row in rows:
+            different.add(getattr(row, self.counted))
+            if len(different) > self.limit:
+                return True
+        return False
+
+    def decide(self, known: bool, row: fingerprints.Candidate) -> fingerprints.Decision | None:
+        return fingerprints.Decision(row.id, self.reason, self.measure) if known else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Equal:
+    same_caption: bool
+
+    def group(self, row: fingerprints.Candidate) -> bytes:
+        return row.pixels + row.caption * self.same_caption
+
+    def look(self, rows: Iterator[fingerprints.Candidate]) -> fingerprints.Candidate:
+        return min(rows, key=lambda row: row.order)
+
+    def decide(self, known: fingerprints.Candidate, row: fingerprints.Candidate) -> lsh.Link | None:
+        if row.id == known.id:
+            return None
+        reason = "duplicate_pair" if row.caption == known.caption else "duplicate_image"
+        measure = "same bytes" if row.content == known.content else "same pixels"
+        return lsh.Link(row.id, reason, measure, known.id, known.key)
+
+
+def _count_rules(settings: DuplicateSettings) -> Iterator[tuple[str, _GroupRule]]:
+    if limit := settings.max_captions_per_image:
+        reason, measure = "image_with_too_many_captions", f"over {limit} captions"
+        yield "Captions of images", _TooMany("pixels", "caption", limit, reason, measure)
+    if limit := settings.max_images_per_caption:
+        reason, measure = "caption_on_too_many_images", f"on over {limit} images"
+        yield "Images of captions", _TooMany("caption", "pixels", limit, reason, measure)
+
+
+def _likenesses(settings: DuplicateSettings) -> Iterator[similarity.Likeness]:
+    if settings.near != NONE:
+        yield similarity.NearPictures(
+            settings.max_distance, settings.max_colour_distance, settings.near == PAIR
+        )
+    if settings.near_captions:
+        yield similarity.NearCaptions(settings.near_captions)
+
+
+def _by_group(
+    rows: beam.PCollection, label: str, rule: _GroupRule, folder: str
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Asks a rule; returns the rows that it keeps, and what it says of the others."""
+    asked = (
+        rows
+        | f"{label}: value" >> beam.Map(lambda r: (rule.group(r), fingerprints.pack(r)))
+        | f"{label}: group" >> disk_group_by_key.GroupByKey(folder)
+        | f"{label}: ask" >> beam.ParDo(_Ask(rule)).with_outputs("dropped", main="kept")
+    )
+    return asked.kept, asked.dropped
+
+
+class _Ask(beam.DoFn):
+    def __init__(self, rule: _GroupRule) -> None:
+        self._rule = rule
+
+    def process(self, group: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
+        _, packed = group
+        known = self._rule.look(map(fingerprints.unpack, packed))
+        for row in map(fingerprints.unpack, packed):  # read a second time, not held
+            found = None if row.known else self._rule.decide(known, row)
+            yield row if found is None else beam.pvalue.TaggedOutput("dropped", found)
+
+
+def _without(rows: beam.PCollection, links: beam.PCollection, folder: str) -> beam.PCollection:
+    """Returns the rows that no link drops."""
+    by_id = rows | "Rows by id" >> beam.Map(lambda row: (row.id.encode(), fingerprints.pack(row)))
+    dropped = links | "Links by id" >> beam.Map(lambda link: (link.id.encode(), b""))
+    return (
+        (by_id, dropped)
+        | "Same id" >> disk_group_by_key.GroupByKey(folder)
+        | "Not linked" >> beam.FlatMap(_alone)
+    )
+
+
+def _alone(group: tuple[bytes, Iterable[bytes]]) -> Iterator[fingerprints.Candidate]:
+    """Yields the row of an id unless there is a link for it."""
+    values = list(group[1])  # two at most
+    if b"" not in values:
+        yield from map(fingerprints.unpack, values)
+
+
+class _FollowLinks(beam.PTransform):
+    """Makes decisions of links: each names the key of the copy that stays.
+
+    A link may lead to a row that is itself dropped for a better one. In each round every link is
+    replaced by one that is twice as long, so `_NUM_JUMPS` rounds follow 2**_NUM_JUMPS steps.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def expand(self, links: beam.PCollection) -> beam.PCollection:
+        """Returns the decisions."""
+        links |= "As tuples" >> beam.Map(tuple)
+        for number in range(_NUM_JUMPS):
+            links = (
+                links
+                | f"Meet {number}" >> beam.FlatMap(_ask_target)
+                | f"Target {number}" >> disk_group_by_key.GroupObjects(self._folder)
+                | f"Jump {number}" >> beam.FlatMap(_jump)
+            )
+        return links | "Decide" >> beam.Map(_decide)
+
+
+def _decide(link: tuple[str, ...]) -> fingerprints.Decision:
+    """Returns the decision of a link; its measure too says which copy stays, for the rejects."""
+    identity, reason, measure, _, group = link
+    return fingerprints.Decision(identity, reason, f"{measure}, as {group}", group)
+
+
+def _ask_target(link: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields where a row's link leads, for those who ask at the row, and the row's own question."""
+    identity, _, _, target, target_key = link
+    yield identity, (target, target_key)
+    yield target, link
+
+
+def _jump(group: tuple[str, Iterable[tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
+    """Yields the links to a row, led on to where the row's own link leads."""
+    _, values = group
+    onward = next((value for value in values if len(value) == 2), None)
+    for link in values:
+        if len(link) != 2:
+            yield (*link[:3], *onward) if onward else link

@@ -1,0 +1,191 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""When two rows are near: by their pictures, or by their captions."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+
+from parti.data.images import image_hashes
+from parti.data.text import text_hashes
+from parti.pipelines.deduplicate import fingerprints as candidates
+
+# Of more hashes under one key it is not asked which of them are near before rows are compared.
+_MAX_HASHES = 1024
+
+
+class Likeness(Protocol):
+    """What "near" means."""
+
+    @property
+    def reason(self) -> str:
+        """Why a row is dropped for it: a short name, counted and reported."""
+
+    def keys(self, row: candidates.Candidate) -> Iterable[int]:
+        """Returns a 64-bit key for each band; near rows have one in common, in the same band."""
+
+    def fingerprint(self, row: candidates.Candidate) -> int:
+        """Returns 64 bits that `collisions` looks at."""
+
+    def collisions(self, band: int, fingerprints: np.ndarray) -> np.ndarray:
+        """Returns which of the rows of one key ([n] uint64) may be near another one: indices."""
+
+    def features(self, row: candidates.Candidate) -> bytes:
+        """Returns what `distances` compares; of the same length for all rows."""
+
+    def distances(self, one: bytes, many: np.ndarray) -> np.ndarray:
+        """Returns how far each of `many` ([n, length] uint8, features) is from `one`.
+
+        Returns:
+          [n] float64; infinity for those that are not near.
+        """
+
+    def measure(self, one: bytes, other: bytes) -> str:
+        """Returns in words how near two rows are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NearPictures:
+    """Pictures whose perceptual hashes and colours are near (see `data.image_hashes`).
+
+    Attributes:
+      max_distance: bits in which the hashes may differ.
+      max_colour_distance: levels in which the colours may differ, at 64 x 64 pixels; the limit
+        of other sizes follows from it (`image_hashes.colour_limit`).
+      same_caption: near pictures count only if their captions are equal too.
+    """
+
+    max_distance: int = image_hashes.MAX_DISTANCE
+    max_colour_distance: float = image_hashes.MAX_COLOUR_DISTANCE
+    same_caption: bool = False
+    reason: str = "near_duplicate"
+
+    def keys(self, row: candidates.Candidate) -> Iterable[int]:
+        """Returns the hash itself, so that its copies meet nobody else, then its bands."""
+        salt = int.from_bytes(row.caption[:8], "little") if self.same_caption else 0
+        return [key ^ salt for key in _picture_bands(row.phash)]
+
+    def fingerprint(self, row: candidates.Candidate) -> int:
+        """Returns the perceptual hash."""
+        return row.phash
+
+    def collisions(self, band: int, fingerprints: np.ndarray) -> np.ndarray:
+        """Returns the rows with a near hash that no earlier band brings together."""
+        hashes, rows = np.unique(fingerprints, return_inverse=True)
+        if band == 0 or len(hashes) > _MAX_HASHES:
+            return np.arange(len(fingerprints))
+        bits = np.bitwise_count(hashes[:, None] ^ hashes)
+        first, second = np.nonzero(np.triu(bits <= self.max_distance, k=1))
+        if not len(first):
+            return first
+        near = np.union1d(first, second)
+        keys = np.zeros((len(hashes), band), np.uint64)
+        keys[near] = [_picture_bands(int(phash))[:band] for phash in hashes[near]]
+        new = (keys[first] != keys[second]).all(axis=1)
+        meets = np.zeros(len(hashes), bool)
+        meets[first[new]] = meets[second[new]] = True
+        return np.flatnonzero(meets[rows])
+
+    def features(self, row: candidates.Candidate) -> bytes:
+        """Returns the hash, the size, the colours, and the caption's hash if it counts."""
+        numbers = row.phash.to_bytes(8, "little") + row.area.to_bytes(8, "little")
+        return numbers + row.colours + row.caption * self.same_caption
+
+    def distances(self, one: bytes, many: np.ndarray) -> np.ndarray:
+        """Compares captions and hashes; the distance is that of the colours."""
+        phash, area, colours, caption = _parts(one)
+        phashes, areas = np.ascontiguousarray(many[:, :16]).view("<u8").T
+        near = image_hashes.distances(phash, phashes) <= self.max_distance
+        near &= (many[:, _CAPTION:] == np.frombuffer(caption, np.uint8)).all(axis=1)
+        rows = np.flatnonzero(near)
+        smaller = np.minimum(areas[rows], area).astype(np.int64)
+        limits = image_hashes.colour_limit(smaller, self.max_colour_distance)
+        # Most rows of a hot bucket go here, for a tenth of what their distance costs.
+        possible = least_distances(colours, many[rows, 16:_CAPTION]) <= limits
+        rows, limits = rows[possible], limits[possible]
+        found = np.full(len(many), np.inf)
+        if len(rows):
+            levels = image_hashes.colour_distances(colours, many[rows, 16:_CAPTION])
+            found[rows] = np.where(levels <= limits, levels, np.inf)
+        return found
+
+    def measure(self, one: bytes, other: bytes) -> str:
+        """Returns "2 bits, 3.1 levels"."""
+        (phash_a, _, colours_a, _), (phash_b, _, colours_b, _) = _parts(one), _parts(other)
+        levels = image_hashes.colour_distance(colours_a, colours_b)
+        return f"{image_hashes.distance(phash_a, phash_b)} bits, {levels:.1f} levels"
+
+
+_CAPTION = 16 + image_hashes.NUM_COLOURS  # where it begins in the features
+
+
+def _parts(features: bytes) -> tuple[int, int, bytes, bytes]:
+    phash, area = (int.from_bytes(features[i : i + 8], "little") for i in (0, 8))
+    return phash, area, features[16:_CAPTION], features[_CAPTION:]
+
+
+def least_distances(colours: bytes, rows: np.ndarray) -> np.ndarray:
+    """Returns a lower bound of `image_hashes.colour_distances`, cheaply: some cells, luma only.
+
+    Args:
+      colours: of one picture.
+      rows: [n, 192] uint8, those of others.
+
+    Returns:
+      [n] float32.
+    """
+    cells = rows.reshape(len(rows), image_hashes.NUM_COLOURS // 3, 3)[:, ::_CELL_STEP]
+    own = np.frombuffer(colours, np.uint8).reshape(-1, 3)[::_CELL_STEP] @ _LUMA
+    return np.abs(cells @ _LUMA - own).max(axis=1) - _ROUNDING
+
+
+_CELL_STEP = 5  # of the 8 x 8 cells, 13 that lie in all rows and columns
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_ROUNDING = np.float32(0.01)
+
+
+def _picture_bands(phash: int) -> tuple[int, ...]:
+    return (phash, *image_hashes.band_keys(phash))
+
+
+@dataclasses.dataclass(frozen=True)
+class NearCaptions:
+    """Captions whose signatures agree in a share of their values (see `data.text_hashes`).
+
+    Attributes:
+      min_similarity: that share, in (0, 1].
+    """
+
+    min_similarity: float = 0.8
+    reason: str = "near_caption"
+
+    def keys(self, row: candidates.Candidate) -> Iterable[int]:
+        """Returns the bands of the signature; none if there is no signature."""
+        for band in text_hashes.minhash_bands(row.words):
+            yield int.from_bytes(hashlib.blake2b(band, digest_size=8).digest(), "little")
+
+    def fingerprint(self, row: candidates.Candidate) -> int:
+        """Returns 0: a band of a signature is selective enough."""
+        return 0
+
+    def collisions(self, band: int, fingerprints: np.ndarray) -> np.ndarray:
+        """Returns all rows."""
+        return np.arange(len(fingerprints))
+
+    def features(self, row: candidates.Candidate) -> bytes:
+        """Returns the signature."""
+        return np.array(row.words, "<u4").tobytes()
+
+    def distances(self, one: bytes, many: np.ndarray) -> np.ndarray:
+        """Compares signatures; the distance is the share of values that differ."""
+        values = np.ascontiguousarray(many).view("<u4")
+        similarity = (values == np.frombuffer(one, "<u4")).mean(axis=1)
+        return np.where(similarity >= self.min_similarity, 1 - similarity, np.inf)
+
+    def measure(self, one: bytes, other: bytes) -> str:
+        """Returns "0.86 alike"."""
+        equal = np.frombuffer(one, "<u4") == np.frombuffer(other, "<u4")
+        return f"{equal.mean():.2f} alike"

@@ -1,0 +1,101 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures that a report of reconstructions shows: the worst, the best, and some at random."""
+
+import dataclasses
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from parti.data.images import crops, images
+from parti.data.storage import records, tfrecords
+from parti.engine.inference import bundles
+from parti.pipelines.beam import sharded_writers
+from parti.pipelines.evaluation import reconstruction_job
+
+NUM_EACH = 12
+AMPLIFIED = 4  # times; what the difference of two pictures is multiplied with to be seen
+
+# Path of a shard, and the row of a picture of it.
+Row = tuple[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """A picture of the report.
+
+    Attributes:
+      row: what was measured.
+      text: its caption.
+      original: [size, size, 3] uint8, as the tokenizer saw it.
+      reconstruction: of the same shape.
+    """
+
+    row: Mapping[str, Any]
+    text: str
+    original: np.ndarray
+    reconstruction: np.ndarray
+
+    @property
+    def difference(self) -> np.ndarray:
+        """Their absolute difference, `AMPLIFIED` and clipped, [size, size, 3] uint8."""
+        apart = np.abs(self.original.astype(np.int16) - self.reconstruction)
+        return np.minimum(apart * AMPLIFIED, 255).astype(np.uint8)
+
+
+def choose(rows: Iterable[Row], num_pictures: int) -> dict[str, list[Row]]:
+    """Returns the rows of the pictures to show; of all others nothing is held.
+
+    Args:
+      rows: can be gone through more than once.
+      num_pictures: how many there are; of few pictures only a third is called worst, or best.
+
+    Returns:
+      "worst" and "best" by PSNR, and "random" (by the hash of the key), `NUM_EACH` or fewer.
+    """
+    number = min(NUM_EACH, -(-num_pictures // 3))
+
+    def quality(item: Row) -> tuple[float, str]:
+        return item[1]["psnr"], item[1]["key"]
+
+    def chance(item: Row) -> float:
+        return sharded_writers.hash_fraction(item[1]["key"], "reconstructions")
+
+    return {
+        "worst": heapq.nsmallest(number, rows, key=quality),
+        "best": heapq.nlargest(number, rows, key=quality),
+        "random": heapq.nsmallest(number, rows, key=chance),
+    }
+
+
+def show(
+    groups: Mapping[str, Sequence[Row]], models: reconstruction_job.Models
+) -> dict[str, list[Shown]]:
+    """Reads the pictures of the rows again, and reconstructs them again."""
+    wanted: dict[str, set[str]] = {}
+    for shard, row in (item for group in groups.values() for item in group):
+        wanted.setdefault(shard, set()).add(row["key"])
+    found = {
+        (shard, pair.key): pair for shard, keys in wanted.items() for pair in _read(shard, keys)
+    }
+    originals = {
+        place: crops.fit(images.decode_image(pair.image), models.image_size)
+        for place, pair in found.items()
+    }
+    tokenizer = bundles.load_part(models.source, "tokenizer")
+    made = reconstruction_job.reconstruct(np.stack(list(originals.values())), tokenizer)
+    pictures = dict(zip(originals, made.pictures))
+
+    def shown(shard: str, row: dict[str, Any]) -> Shown:
+        place = shard, row["key"]
+        return Shown(row, found[place].text, originals[place], pictures[place])
+
+    return {name: [shown(*item) for item in group] for name, group in groups.items()}
+
+
+def _read(shard: str, keys: set[str]) -> list[records.ImageTextPair]:
+    """Returns the pairs of a shard that have these keys."""
+    pairs = map(records.ImageTextPair.from_example, tfrecords.read(shard))
+    return [pair for pair in pairs if pair.key in keys]

@@ -1,0 +1,186 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs in tars of img2dataset's layout, read as streams, member by member.
+
+A member's name is only a key and never becomes a path on disk.
+"""
+
+import io
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+from parti.pipelines.readers.base import decompression, rows
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Members of one key may lie apart in a tar, but not further than this.
+MAX_PENDING_GROUPS = 256
+MAX_PENDING_BYTES = 64 * 2**20
+_MAX_HEADER_BYTES = 8 * 2**10  # of an extended header: a name of this length is no key anyway
+_MAX_READS_PAST_END = 3  # `tarfile` itself would read on for as long as a header claims
+_LIMITS = {
+    ".txt": (rows.MAX_CAPTION_BYTES, "caption_too_long"),
+    ".json": (rows.MAX_METADATA_BYTES, "metadata_too_large"),
+}
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_ERRORS = (
+    tarfile.TarError,
+    ValueError,
+    OverflowError,
+    RecursionError,  # `tarfile` calls itself for each extended header in a row
+    *decompression.ERRORS,
+)
+
+
+class Refused(NamedTuple):
+    """Why a file that belongs to a pair is not read; the pair is then rejected."""
+
+    reason: str
+    measure: str = ""
+
+
+Group = dict[str, bytes | Refused]  # the files of one key: {".jpg": ..., ".txt": ...}
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """Reports damage that `tarfile` takes for the end of the archive, and bounds headers."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_StrictTarInfo":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the proper end
+            raise
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("no end-of-archive mark: the file was cut off") from error
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"bad header: {error}") from error
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_StrictTarInfo":
+        info = super().frombuf(buf, encoding, errors)
+        if info.size < 0:
+            raise tarfile.ReadError("bad header: a negative size")
+        if info.type in _EXTENDED and info.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"an extended header of {info.size:,} bytes")
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a sparse member")
+        return info
+
+    def _proc_gnusparse_10(self, *args: Any) -> None:
+        raise tarfile.ReadError("a sparse member")  # its map has no bound
+
+
+class _Stream:
+    """What `tarfile` reads: it ends with an error if it is read on and on after its end."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file, self._num_past_end = file, 0
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._num_past_end += not data
+        if self._num_past_end > _MAX_READS_PAST_END:
+            raise EOFError("the file was cut off")
+        return data
+
+
+def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
+    """Yields the pairs of a tar in img2dataset layout, read as a stream.
+
+    Args:
+      file: the tar, plain or compressed.
+      source: the name of the file, for the records.
+    """
+    pending: dict[str, Group] = {}
+    pending_bytes = 0
+
+    def take(key: str) -> rows.Row:
+        nonlocal pending_bytes
+        group = pending.pop(key)
+        pending_bytes -= sum(map(_size, group.values()))
+        return pair_of_files(key, group, source)
+
+    damage: BaseException | None = None
+    try:
+        for name, data in _members(file):
+            key, suffix = posixpath.splitext(name)
+            suffix = suffix.lower()
+            if _begins_another(suffix, pending.get(key, {})):
+                yield take(key)
+            pending.setdefault(key, {})[suffix] = data
+            pending_bytes += _size(data)
+            # The last one stays, however large: its caption may be the next member.
+            while len(pending) > 1 and (
+                len(pending) > MAX_PENDING_GROUPS or pending_bytes > MAX_PENDING_BYTES
+            ):
+                yield take(next(iter(pending)))
+    except _ERRORS as error:
+        damage = error
+    for key in list(pending):
+        yield take(key)
+    if damage is not None:
+        yield rows.reject(source, "broken_file", rows.one_line(damage), source=source)
+
+
+def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | Refused]]:
+    """Yields (name, content) of the members that matter."""
+    content: Any = _Stream(decompression.inflated(file)[0])
+    # A name that is not UTF-8 is still a key.
+    with tarfile.open(fileobj=content, mode="r|", tarinfo=_StrictTarInfo, errors="replace") as tar:
+        while member := tar.next():
+            # Else a long tar fills the memory.
+            tar.members.clear()  # type: ignore[attr-defined]
+            name = posixpath.normpath(member.name)
+            suffix = posixpath.splitext(name)[1].lower()
+            if member.isdir() or suffix not in (*IMAGE_SUFFIXES, ".txt", ".json"):
+                continue
+            limit, reason = _LIMITS.get(suffix, (rows.MAX_IMAGE_BYTES, "member_too_large"))
+            if member.name.startswith("/") or ".." in name.split("/"):
+                yield member.name, Refused("unsafe_name")
+            elif not member.isreg():
+                yield name, Refused("not_a_file")
+            elif member.size > limit:
+                yield name, Refused(reason, f"{member.size:,} bytes")
+            else:
+                data = tar.extractfile(member)
+                yield name, data.read() if data else b""
+
+
+def pair_of_files(key: str, group: Group, source: str) -> rows.Row:
+    """Returns the pair that the files of one key make."""
+    for part in group.values():
+        if isinstance(part, Refused):
+            return rows.reject(key, *part, source=source)
+    content: dict[str, bytes] = group  # type: ignore[assignment]
+    text: str | bytes | None = None
+    metadata: dict[str, Any] = {}
+    if ".json" in content:
+        try:
+            metadata = rows.parse_metadata(content[".json"])
+        except ValueError as error:
+            return rows.reject(key, "broken_metadata", rows.one_line(error), source=source)
+        if isinstance(metadata.get("caption"), str):
+            text = metadata["caption"]
+    text = content.get(".txt", text)
+    images = [content[suffix] for suffix in IMAGE_SUFFIXES if suffix in content]
+    return rows.make_pair(key, images[0] if images else None, text, source, metadata)
+
+
+def _begins_another(suffix: str, group: Group) -> bool:
+    """Returns whether a member starts a second pair of the same key."""
+    has_image = any(name in group for name in IMAGE_SUFFIXES)
+    if suffix in IMAGE_SUFFIXES and ".txt" in group and has_image:
+        return True
+    return suffix in group
+
+
+def _size(part: bytes | Refused) -> int:
+    return len(part) if isinstance(part, bytes) else 0

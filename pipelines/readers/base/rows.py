@@ -1,0 +1,243 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a row of raw data may be: its bounds, and why it is rejected."""
+
+import base64
+import dataclasses
+import datetime
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from parti.data.storage import records
+
+# Nothing larger is held in memory, whatever a file claims.
+MAX_IMAGE_BYTES = 64 * 2**20
+MAX_CAPTION_BYTES = 64 * 2**10
+MAX_METADATA_BYTES = 2**20
+MAX_KEY_BYTES = 1024
+MAX_RECORD_BYTES = MAX_IMAGE_BYTES + 2 * MAX_METADATA_BYTES
+
+_SHOWN_CHARACTERS = 400  # of a caption in a rejected row
+
+REASONS = {
+    "broken_file": (
+        "Broken file",
+        "It cannot be opened, ends early or is damaged. Pairs before the damage were read.",
+    ),
+    "unsafe_name": (
+        "Unsafe name",
+        "The name is absolute or climbs out with “..”, is over 1,024 bytes, or has a NUL in it.",
+    ),
+    "not_a_file": ("Not a file", "A link, a device or a pipe where a picture or text should be."),
+    "member_too_large": ("Too large a file", "A picture of over 64 MiB."),
+    "missing_image": ("No picture", "A caption without a picture."),
+    "missing_caption": ("No caption", "A picture without a caption."),
+    "broken_caption": ("Caption not text", "The caption is not UTF-8, or has a NUL in it."),
+    "caption_too_long": ("Caption far too long", "The caption has over 64 KiB."),
+    "broken_metadata": ("Broken metadata", "The metadata is not a JSON object."),
+    "metadata_too_large": ("Too much metadata", "The metadata of the pair has over 1 MiB."),
+    "not_a_pair": ("Not a pair", "A record that is not an image-text pair."),
+    "broken_row": ("Broken row", "A row of a table that does not fit its columns."),
+    "row_too_large": ("Too large a row", "A row of a table is over the limit of its format."),
+    "fetch_timeout": ("Server too slow", "The picture did not come in the time allowed."),
+    "fetch_connection": ("No connection", "The connection failed or broke."),
+    "fetch_no_host": ("No such host", "The host of the URL has no address."),
+    "fetch_tls": ("Not secure", "The server's certificate is not valid."),
+    "fetch_refused": (
+        "URL refused",
+        "Not an http address, or one of a private network, which only --fetch_private asks.",
+    ),
+    "fetch_redirects": ("Too many redirects", "The server sends from one address to the next."),
+    "fetch_opt_out": ("Opted out", "The server's headers say: not for machine learning."),
+    "fetch_not_image": ("Not a picture", "The server sent something else, as it says itself."),
+    "fetch_too_large": ("Download too large", "The picture is larger than is fetched."),
+    "fetch_truncated": ("Download cut off", "Fewer bytes came than the server said."),
+    "fetch_http_403": ("Forbidden", "The server answered with HTTP status 403."),
+    "fetch_http_404": ("Not found", "The server answered with HTTP status 404."),
+    "fetch_http_410": ("Gone", "The server answered with HTTP status 410."),
+    "fetch_http_429": ("Too many requests", "The server answered with HTTP status 429."),
+    "fetch_http_other": ("Server error", "The server answered with another HTTP status."),
+    "fetch_failed": ("Download failed", "The server's answer was not understood."),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A row that was dropped.
+
+    Attributes:
+      key: the pair's key, or the file's name if the file is at fault.
+      reason: a short name, counted and reported; those of readers are in `REASONS`.
+      measure: the value that decided, as text.
+      text: the caption, when known; only its beginning if it is long.
+      source: the file it came from.
+      group: of a copy, the key of the pair that stays.
+      address: of a row that `parti clean` dropped for itself, the address of its file; as written,
+        relative to the folder that all input is in.
+      row: its place in that file, from 0; of a file that is damaged, the place of the damage.
+    """
+
+    key: str
+    reason: str
+    measure: str = ""
+    text: str = ""
+    source: str = ""
+    group: str = ""
+    address: str = ""
+    row: int = -1
+
+    def to_json(self) -> str:
+        """Returns one line of JSON."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, sort_keys=True)
+
+
+Row = records.ImageTextPair | Rejected
+
+
+def make_pair(
+    key: str,
+    image: bytes | None,
+    text: str | bytes | None,
+    source: str,
+    metadata: dict[str, Any],
+) -> Row:
+    """Returns the pair, or why there is none.
+
+    Args:
+      key: the pair's name.
+      image: the encoded picture; None if there is none.
+      text: the caption, bytes if it is not decoded yet; None if there is none.
+      source: the file's name.
+      metadata: as `parse_metadata` or `json_safe` made it.
+    """
+    if text is not None:
+        checked = check_caption(text)
+        if isinstance(checked, tuple):
+            return reject(key, *checked, text=text, source=source)
+        text = checked
+    if fault := check_key(key):
+        return reject(key, *fault, text=text or "", source=source)
+    if image is None:
+        return reject(key, "missing_image", text=text or "", source=source)
+    if text is None:
+        return reject(key, "missing_caption", source=source)
+    metadata = _tidy_captions(metadata)
+    return records.ImageTextPair(key, image, text, source=source, metadata=metadata)
+
+
+def reject(
+    key: str, reason: str, measure: str = "", text: str | bytes = "", source: str = ""
+) -> Rejected:
+    """Returns a rejected row whose texts are short and can be written as UTF-8."""
+    if isinstance(text, bytes):
+        text = text[: 4 * _SHOWN_CHARACTERS].decode("utf-8", "replace")
+    # The whole of a key that a pair can have: by it the row is found again.
+    key, text = key[:MAX_KEY_BYTES], text[:_SHOWN_CHARACTERS]
+    key, text = (utf8(value).replace("\0", "?") for value in (key, text))
+    return Rejected(key, reason, utf8(measure), text, source)
+
+
+def check_key(key: str) -> tuple[str, str] | None:
+    """Returns (reason, measure) if a pair cannot have this key."""
+    size = len(key.encode("utf-8", "replace"))
+    if size > MAX_KEY_BYTES:
+        return "unsafe_name", f"{size:,} bytes"
+    return ("unsafe_name", "a NUL") if "\0" in key else None
+
+
+def check_caption(text: str | bytes) -> str | tuple[str, str]:
+    """Returns the caption as text, or (reason, measure) if it cannot be one."""
+    if len(text) > MAX_CAPTION_BYTES:
+        return "caption_too_long", f"{len(text):,} {'bytes' if bytes is type(text) else 'letters'}"
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        size = len(text.encode("utf-8"))
+    except UnicodeError as error:
+        return "broken_caption", one_line(error)
+    if size > MAX_CAPTION_BYTES:
+        return "caption_too_long", f"{size:,} bytes"
+    place = text.find("\0")
+    return text if place < 0 else ("broken_caption", f"a NUL at character {place}")
+
+
+def parse_metadata(data: bytes) -> dict[str, Any]:
+    """Returns a JSON object such as UTF-8 and strict JSON can write again.
+
+    NaN and infinities become null, and halves of surrogate pairs question marks.
+
+    Raises:
+      ValueError: not a JSON object.
+    """
+    try:
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_null, parse_float=_finite)
+        text = json.dumps(value, ensure_ascii=False)
+        clean = text.encode("utf-8", "replace").decode("utf-8")
+        value = value if clean == text else json.loads(clean)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON object is wanted, this is {type(value).__name__}")
+    return value
+
+
+def _null(text: str) -> None:
+    return None
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def json_safe(value: Any) -> Any:
+    """Returns a value such as UTF-8 and strict JSON can write.
+
+    Times become ISO 8601, bytes their text or else base64, what JSON lacks its `str`; NaN and
+    infinities become None.
+
+    Raises:
+      RecursionError: nested too deeply.
+    """
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {utf8(str(name)): json_safe(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode("ascii")
+    return utf8(str(value))
+
+
+def _tidy_captions(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns the metadata with `captions` a list of texts, as the record wants it, or without."""
+    if records.CAPTIONS not in metadata:
+        return metadata
+    value = metadata[records.CAPTIONS]
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    texts = [text for text in texts if isinstance(text, str) and check_caption(text) == text]
+    rest = {name: item for name, item in metadata.items() if name != records.CAPTIONS}
+    return {**rest, records.CAPTIONS: texts} if texts else rest
+
+
+def utf8(name: str) -> str:
+    """Returns a text such as UTF-8 can write, `?` for what it cannot."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what an error says, in one short line; not where on this machine."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return utf8(" ".join(said.split())[:200]) or type(error).__name__

@@ -1,0 +1,216 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One request for a picture, with everything bounded that a server decides."""
+
+import dataclasses
+import email.utils
+import re
+import time
+import urllib.parse
+from collections.abc import Iterator
+
+import urllib3
+import urllib3.exceptions
+
+from parti.pipelines.readers.http import connections
+
+_CHUNK = 2**16
+_REDIRECTS = (301, 302, 303, 307, 308)
+_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # worth another try
+_NAMED = (403, 404, 410, 429)  # statuses that have a reason of their own
+_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
+_CONNECTION = re.compile(r"^\w+\(host='[^']*', port=[^)]*\): ")  # urllib3 begins a message with it
+_OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "none"}
+# Directives of X-Robots-Tag with a colon that does not follow the name of a crawler.
+_WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came of one request.
+
+    Attributes:
+      data: the body, if all went well.
+      reason: why there is none (see `rows.REASONS`); empty if all went well.
+      measure: the value that decided, as text.
+      redirect: the address to ask instead; empty if none.
+      again: whether another try may help.
+      retry_after: seconds that the server wants to be left alone.
+    """
+
+    data: bytes = b""
+    reason: str = ""
+    measure: str = ""
+    redirect: str = ""
+    again: bool = False
+    retry_after: float = 0.0
+
+
+def get(
+    pool: urllib3.PoolManager,
+    url: str,
+    *,
+    connect_timeout: float,
+    read_timeout: float,
+    total_timeout: float,
+    max_bytes: int,
+    user_agent: str,
+    respect_opt_out: bool,
+) -> Answer:
+    """Asks for a picture once. Redirects are not followed but returned.
+
+    Args:
+      pool: from `connections.make_pool`.
+      url: an http address.
+      connect_timeout: seconds until there is a connection.
+      read_timeout: seconds between two pieces of the answer.
+      total_timeout: seconds for everything.
+      max_bytes: of the body, also once it is decompressed.
+      user_agent: as the header says it.
+      respect_opt_out: take no picture whose headers say that it is not for machine learning.
+    """
+    headers = {"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.5"}
+    headers["Accept-Encoding"] = "identity"
+    with connections.Request(total_timeout) as request:
+        response: urllib3.BaseHTTPResponse | None = None
+        try:
+            response = pool.request(
+                "GET",
+                url,
+                headers=headers,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=connect_timeout, read=read_timeout),
+            )
+            answer = _judge(response, url, user_agent, respect_opt_out, max_bytes)
+            answer = answer or _body(response, max_bytes, request)
+        except Exception as error:  # whatever a server makes the libraries raise
+            answer = _failure(error, request.is_over, response is not None)
+        if request.is_over and answer.reason != "fetch_timeout":
+            answer = Answer(reason="fetch_timeout", measure=f"{total_timeout:g} s", again=True)
+    if response is not None:
+        # What was read to its end can be used for the next request.
+        response.close() if answer.reason else response.release_conn()
+    return answer
+
+
+def _judge(
+    response: urllib3.BaseHTTPResponse,
+    url: str,
+    user_agent: str,
+    respect_opt_out: bool,
+    max_bytes: int,
+) -> Answer | None:
+    """Returns the answer that the headers alone give; None if the body is wanted."""
+    status, headers = response.status, response.headers
+    if respect_opt_out and (found := opt_out(headers, user_agent)):
+        return Answer(reason="fetch_opt_out", measure=found)
+    if status in _REDIRECTS:
+        if not (place := headers.get("Location", "")):
+            return Answer(reason="fetch_failed", measure=f"HTTP {status} to nowhere")
+        return Answer(reason="fetch_redirects", redirect=urllib.parse.urljoin(url, place))
+    if status != 200:
+        reason = f"fetch_http_{status if status in _NAMED else 'other'}"
+        wait = retry_after(headers.get("Retry-After", ""))
+        again = status in _AGAIN
+        return Answer(reason=reason, measure=f"HTTP {status}", again=again, retry_after=wait)
+    kind = headers.get("Content-Type", "").strip().lower()
+    if kind and not kind.startswith(_TYPES):
+        return Answer(reason="fetch_not_image", measure=kind[:100])
+    length = headers.get("Content-Length", "")
+    if length.isdecimal() and (len(length) > 18 or int(length) > max_bytes):
+        return Answer(reason="fetch_too_large", measure=f"{length[:30]} bytes")
+    return None
+
+
+def _body(
+    response: urllib3.BaseHTTPResponse, max_bytes: int, request: connections.Request
+) -> Answer:
+    data = bytearray()
+    for chunk in _chunks(response):
+        data += chunk
+        if len(data) > max_bytes:
+            return Answer(reason="fetch_too_large", measure=f"over {max_bytes:,} bytes")
+        if request.is_over:
+            break
+    return Answer(bytes(data))
+
+
+def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    if response.chunked:
+        yield from response.stream(_CHUNK, decode_content=True)
+        return
+    # Not `read`, which waits for a whole chunk from a server that sends byte by byte.
+    while chunk := response.read1(_CHUNK, decode_content=True):
+        yield chunk
+
+
+def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
+    """Returns the answer for what a request raised."""
+    text = _CONNECTION.sub("", " ".join(str(error).split()))
+    measure = text[:200] or type(error).__name__
+    if isinstance(error, connections.RefusedError | urllib3.exceptions.LocationValueError):
+        return Answer(reason="fetch_refused", measure=measure)
+    if isinstance(error, urllib3.exceptions.NameResolutionError):
+        return Answer(reason="fetch_no_host", measure=measure)
+    refused = isinstance(error, urllib3.exceptions.NewConnectionError)  # a kind of time-out there
+    slow = isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError)
+    if is_over or (slow and not refused):
+        return Answer(reason="fetch_timeout", measure=measure, again=True)
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return Answer(reason="fetch_tls", measure=measure)
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return Answer(reason="fetch_failed", measure=measure)
+    if isinstance(error, urllib3.exceptions.HTTPError | OSError):
+        reason = "fetch_truncated" if has_answer else "fetch_connection"
+        return Answer(reason=reason, measure=measure, again=True)
+    return Answer(reason="fetch_failed", measure=f"{type(error).__name__}: {measure}")
+
+
+def opt_out(headers: urllib3.HTTPHeaderDict, user_agent: str) -> str:
+    """Returns the header by which a server keeps its picture from machine learning, or "".
+
+    These are `X-Robots-Tag` with noai, noimageai, noindex, noimageindex or none, for all crawlers
+    or for this one, and `TDM-Reservation: 1`.
+
+    Source: the list of img2dataset's default, and the W3C community group's TDM Reservation
+    Protocol.
+
+    Args:
+      headers: of the answer; of several with one name each is read by itself.
+      user_agent: the part before the slash is our name as a crawler.
+    """
+    if any(value.strip() == "1" for value in headers.getlist("TDM-Reservation")):
+        return "TDM-Reservation: 1"
+    name = user_agent.partition("/")[0].strip().lower()
+    for value in headers.getlist("X-Robots-Tag"):
+        if directive := _opt_out_directive(value, name):
+            return f"X-Robots-Tag: {directive}"
+    return ""
+
+
+def _opt_out_directive(value: str, name: str) -> str:
+    """Returns what in one X-Robots-Tag keeps the crawler of this name off, or ""."""
+    for_us = True
+    for part in value.lower().split(","):
+        directive = part.strip()
+        before, colon, after = directive.partition(":")
+        if colon and before.strip() not in _WITH_VALUE:
+            # A crawler's name stands for what follows, up to the next name.
+            for_us, directive = before.strip() in (name, "*"), after.strip()
+        if for_us and directive in _OPT_OUTS:
+            return directive
+    return ""
+
+
+def retry_after(text: str) -> float:
+    """Returns the seconds that a Retry-After header asks for: a number or a date."""
+    text = text.strip()
+    if text.isdecimal():
+        return float(text[:9])
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+        return max(0.0, date.timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0

@@ -1,0 +1,261 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tables as text: csv, tsv and jsonl, also compressed; row by row, each row bounded.
+
+A row of csv may have line breaks inside quotes. A row of tsv is a line: quotes around a whole cell
+are taken off, others are part of the text. Rows are counted from 0, without the header and without
+empty lines.
+"""
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple, cast
+
+from parti.pipelines.readers.archives import tars
+from parti.pipelines.readers.base import decompression, rows
+from parti.pipelines.readers.text_tables import columns
+from parti.stages import files
+
+CSV, TSV, JSONL = "csv", "tsv", "jsonl"
+MAX_ROW_BYTES = 2 * rows.MAX_METADATA_BYTES
+MAX_LINES = 256  # of a row; so many rows are lost where a quote is never closed
+_NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d{1,40})?([eE][+-]?\d{1,3})?")
+_SKIPPED_BYTES = 2**20
+_FIRST_ROWS = 100  # of jsonl, that are looked at for its columns
+
+RowOrReason = dict[str, Any] | tars.Refused
+
+
+class Piece(NamedTuple):
+    """Some rows of a table.
+
+    Attributes:
+      start: the first row.
+      stop: the row after the last; -1: all there are.
+      offset: where the first row begins, in bytes of the decompressed file.
+      num_bytes: the size of the rows, decompressed.
+      num_rows: how many there are, up to damage.
+    """
+
+    start: int
+    stop: int
+    offset: int
+    num_bytes: int
+    num_rows: int
+
+
+class _TooLargeError(Exception):
+    """A row is over a limit."""
+
+
+class _Lines:
+    """The lines of a file from an offset on, bounded in each row."""
+
+    def __init__(self, file: io.BufferedReader, offset: int) -> None:
+        self._file = file
+        self._at_start = offset == 0
+        self.offset = offset
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        self._num_bytes = self._num_lines = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(MAX_ROW_BYTES + 1)
+        if not line:
+            raise StopIteration
+        whole = len(line) <= MAX_ROW_BYTES
+        part = line
+        while part and not part.endswith(b"\n"):  # also the last line of a file
+            self.offset += len(part)
+            part = self._file.readline(MAX_ROW_BYTES)
+        self.offset += len(part)
+        self._num_bytes += len(line)
+        self._num_lines += 1
+        if not whole or self._num_bytes > MAX_ROW_BYTES:
+            raise _TooLargeError(f"over {MAX_ROW_BYTES:,} bytes")
+        if self._num_lines > MAX_LINES:
+            raise _TooLargeError(f"over {MAX_LINES} lines; is a quote not closed?")
+        codec = "utf-8-sig" if self._at_start else "utf-8"
+        self._at_start = False
+        # What is not UTF-8 is found again cell by cell.
+        return line.decode(codec, "surrogateescape")
+
+
+def _raw_rows(lines: _Lines, kind: str) -> Iterator[list[str] | str | tars.Refused]:
+    """Yields rows that are not empty: cells for csv, else the line."""
+    source: Iterator[Any] = csv.reader(lines) if kind == CSV else lines
+    while True:
+        lines.begin_row()
+        try:
+            row = next(source)
+        except StopIteration:
+            return
+        except (_TooLargeError, csv.Error) as error:
+            if kind == CSV:
+                source = csv.reader(lines)  # the old one is in the middle of a row
+            large = isinstance(error, _TooLargeError) or "limit" in str(error)
+            row = tars.Refused("row_too_large" if large else "broken_row", rows.one_line(error))
+        if row and (not isinstance(row, str) or row.strip()):
+            yield row
+
+
+def _tsv_cells(line: str) -> list[str]:
+    cells = line.rstrip("\r\n").split("\t")
+    for i, cell in enumerate(cells):
+        if len(cell) > 1 and cell[0] == cell[-1] == '"':
+            cells[i] = cell[1:-1].replace('""', '"')
+    return cells
+
+
+def _parse(raw: list[str] | str | tars.Refused, kind: str, names: tuple[str, ...]) -> RowOrReason:
+    """Returns the cells of a row by name."""
+    if isinstance(raw, tars.Refused):
+        return raw
+    if kind == JSONL:
+        try:
+            return rows.parse_metadata(cast(str, raw).encode("utf-8", "surrogateescape"))
+        except ValueError as error:
+            return tars.Refused("broken_row", rows.one_line(error))
+    cells = _tsv_cells(raw) if isinstance(raw, str) else raw
+    if len(cells) != len(names):
+        return tars.Refused("broken_row", f"{len(cells)} cells for {len(names)} columns")
+    return dict(zip(names, cells))
+
+
+def number(cell: str) -> Any:
+    """Returns the number that a cell of text spells as JSON would, else the text itself."""
+    return json.loads(cell) if _NUMBER.fullmatch(cell) else cell
+
+
+def _open(file: IO[bytes], offset: int) -> _Lines:
+    """Returns the lines of a file, plain or compressed, from an offset on."""
+    content, compressed = decompression.inflated(file)
+    if offset and not compressed:
+        file.seek(offset)
+        content, _ = decompression.inflated(file)
+    elif offset:
+        left = offset
+        while left and (skipped := len(content.read(min(left, _SKIPPED_BYTES)))):
+            left -= skipped
+    return _Lines(content, offset)
+
+
+def header(path: str, kind: str, chosen: columns.Given) -> tuple[tuple[str, ...], columns.Given]:
+    """Returns a table's columns, and which are chosen.
+
+    A csv or tsv without a header has the columns `#1`, `#2`, ...: if one of these is chosen, or if
+    its first row is two cells and one of them a URL (the form of CC3M and CC12M).
+
+    Raises:
+      OSError: the file cannot be read; also other `decompression.ERRORS`.
+      ValueError: the columns are not in the table, or do not suffice.
+    """
+    with files.open(path) as file:
+        lines = _open(file, 0)
+        if kind == JSONL:
+            if names := _names_of_first(lines):
+                columns.check(names, chosen, path)
+            return (), chosen
+        first = next(_raw_rows(lines, kind), "")
+    cells = _tsv_cells(first) if isinstance(first, str) else list(first)
+    if isinstance(first, tars.Refused) or any("\0" in cell for cell in cells):
+        raise ValueError(f"{path}: its first row is not the names of columns")
+    places = tuple(f"#{i + 1}" for i in range(len(cells)))
+    urls = [place for place, cell in zip(places, cells) if cell.startswith(("http://", "https://"))]
+    if not chosen and len(cells) == 2 and len(urls) == 1:
+        (other,) = set(places) - set(urls)
+        chosen = columns.given({columns.URL: urls[0], columns.TEXT: other})
+    names = tuple(rows.utf8(cell.strip()) for cell in cells)
+    if any(name in places and name not in names for _, name in chosen):
+        names = places
+    columns.check(names, chosen, path)
+    return names, chosen
+
+
+def _names_of_first(lines: _Lines) -> tuple[str, ...]:
+    """Returns the names in the first rows of a jsonl; those that cannot be parsed have none."""
+    names: dict[str, None] = {}
+    try:
+        for raw in itertools.islice(_raw_rows(lines, JSONL), _FIRST_ROWS):
+            row = _parse(raw, JSONL, ())
+            if isinstance(row, dict):
+                names |= dict.fromkeys(row)
+            if lines.offset > MAX_ROW_BYTES:
+                break
+    except decompression.ERRORS:
+        if not names:
+            raise
+    return tuple(names)
+
+
+def plan(path: str, kind: str, names: tuple[str, ...], rows_per_piece: int) -> list[Piece]:
+    """Returns the rows of a table in pieces; the last goes to the end, or to where it is damaged.
+
+    Args:
+      path: the table.
+      kind: csv, tsv or jsonl.
+      names: from `header`.
+      rows_per_piece: at most.
+
+    Raises:
+      OSError: the file cannot be read; also other `decompression.ERRORS`.
+    """
+    count = 0
+    with files.open(path) as file:
+        lines = _open(file, 0)
+        raw_rows = _raw_rows(lines, kind)
+        if _has_header(names):
+            next(raw_rows, None)
+        offset = lines.offset
+        starts = [(0, offset)]
+        try:
+            for _ in raw_rows:
+                if count and count % rows_per_piece == 0:
+                    starts.append((count, offset))
+                count, offset = count + 1, lines.offset
+        except decompression.ERRORS:
+            pass  # whoever reads the last piece will find it
+    ends = [*starts[1:], (count, lines.offset)]
+    pieces = [
+        Piece(start, stop, offset, end - offset, stop - start)
+        for (start, offset), (stop, end) in zip(starts, ends)
+    ]
+    return [*pieces[:-1], pieces[-1]._replace(stop=-1)]
+
+
+def _has_header(names: tuple[str, ...]) -> bool:
+    return bool(names) and names != tuple(f"#{i + 1}" for i in range(len(names)))
+
+
+def read(
+    path: str, kind: str, names: tuple[str, ...], start: int, stop: int, offset: int
+) -> Iterator[tuple[int, RowOrReason]]:
+    """Yields (number of the row, its cells by name or why it cannot be read).
+
+    Args:
+      path: the table.
+      kind: csv, tsv or jsonl.
+      names: from `header`.
+      start: of a piece.
+      stop: of the piece.
+      offset: of the piece.
+
+    Raises:
+      OSError: the file cannot be read; also other `decompression.ERRORS`.
+    """
+    with files.open(path) as file:
+        raw_rows = _raw_rows(_open(file, offset), kind)
+        if offset == 0 and _has_header(names):
+            next(raw_rows, None)
+        index = start
+        while index != stop and (raw := next(raw_rows, None)) is not None:
+            yield index, _parse(raw, kind, names)
+            index += 1

@@ -1,0 +1,214 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Parquet tables, decoded in another process (parquet_process.py) that cannot hurt this one."""
+
+import contextlib
+import json
+import os
+import pathlib
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, NamedTuple
+
+from parti.pipelines.readers.archives import tars
+from parti.pipelines.readers.base import rows
+from parti.stages import files
+
+MEMORY_BYTES = 2**30  # that decoding may take
+TIMEOUT = 120.0  # seconds between two answers
+_MAX_FRAME_BYTES = rows.MAX_IMAGE_BYTES + 8 * rows.MAX_METADATA_BYTES
+_MAX_ROWS = 2**40
+
+
+class BrokenError(Exception):
+    """A file cannot be decoded; the message says why."""
+
+
+class Description(NamedTuple):
+    """What a Parquet file says of itself.
+
+    Attributes:
+      path: the file.
+      names: of its columns, as UTF-8 can write them.
+      groups: (number of rows, bytes) of each row group.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    groups: tuple[tuple[int, int], ...]
+
+
+class _Decoder:
+    """The other process; it ends with the `with` block."""
+
+    def __enter__(self) -> "_Decoder":
+        script = pathlib.Path(__file__).with_name("parquet_process.py")
+        # With its own allocator Arrow reserves more address space than the limit.
+        environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=environment,
+        )
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+        self._process.wait()
+
+    def ask(self, path: str, **request: Any) -> Iterator[tuple[bytes, bytes]]:
+        """Yields the frames `D`, `B` and `L` that answer a request about a file.
+
+        Raises:
+          BrokenError: the file cannot be decoded.
+          OSError: it cannot be read.
+        """
+        size = files.size(path)
+        request |= {"size": size, "memory": MEMORY_BYTES, "max_row": _MAX_FRAME_BYTES // 2}
+        with files.open(path) as file:
+            self._write(json.dumps(request).encode() + b"\n")
+            while True:
+                kind, data = self._frame()
+                if kind == b"R":
+                    offset, length = _pair(data)
+                    file.seek(offset)
+                    self._answer(file, length)
+                elif kind == b"E":
+                    raise BrokenError(data.decode("utf-8", "replace"))
+                elif kind == b".":
+                    return
+                else:
+                    yield kind, data
+
+    def _answer(self, file: IO[bytes], length: int) -> None:
+        """Sends bytes of the file, chunk by chunk."""
+        self._write(length.to_bytes(8, "little"))
+        while length:
+            chunk = file.read(min(length, 2**20))
+            if not chunk:
+                raise BrokenError("the file became shorter")
+            self._write(chunk)
+            length -= len(chunk)
+
+    def _write(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._process.stdin.write(view) or 0 :]
+        except OSError as error:
+            raise self._death() from error
+
+    def _frame(self) -> tuple[bytes, bytes]:
+        head = self._receive(9)
+        size = int.from_bytes(head[1:], "little")
+        if size > _MAX_FRAME_BYTES:
+            raise BrokenError(f"a row of {size:,} bytes")
+        return head[:1], self._receive(size)
+
+    def _receive(self, size: int) -> bytes:
+        assert self._process.stdout is not None
+        number = self._process.stdout.fileno()
+        data = bytearray()
+        deadline = time.monotonic() + TIMEOUT
+        while len(data) < size:
+            if not select.select([number], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise BrokenError(f"decoding took over {TIMEOUT:g} seconds")
+            chunk = os.read(number, min(2**20, size - len(data)))
+            if not chunk:
+                raise self._death()
+            data += chunk
+        return bytes(data)
+
+    def _death(self) -> BrokenError:
+        code = self._process.wait()
+        return BrokenError(f"the decoder crashed on it (exit code {code})")
+
+
+def _pair(data: bytes) -> tuple[int, int]:
+    return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
+
+
+def describe(paths: Iterable[str]) -> Iterator[Description | BrokenError]:
+    """Yields what each file says of itself, or what is wrong with it."""
+    left = list(paths)
+    while left:
+        with _Decoder() as decoder:
+            while left:
+                try:
+                    ((_, data),) = decoder.ask(left[0], do="describe")
+                    yield _description(left[0], json.loads(data))
+                except (BrokenError, OSError) as error:
+                    yield BrokenError(rows.one_line(error))
+                    break  # it may have crashed: take a new one
+                finally:
+                    left.pop(0)
+
+
+def _description(path: str, content: dict[str, Any]) -> Description:
+    groups = tuple((count, size) for count, size in content["groups"])
+    if any(not 0 <= count <= _MAX_ROWS for count, _ in groups):
+        raise BrokenError("a number of rows that cannot be")
+    return Description(path, tuple(map(rows.utf8, content["columns"])), groups)
+
+
+def read(
+    path: str, names: tuple[str, ...], start: int, stop: int
+) -> Iterator[tuple[int, dict[str, Any] | tars.Refused]]:
+    """Yields (number of the row, its cells by name or why it cannot be read).
+
+    A text that is not UTF-8 comes as bytes.
+
+    Args:
+      path: the file.
+      names: of its columns.
+      start: the first row.
+      stop: the row after the last; -1: all there are.
+
+    Raises:
+      BrokenError: the file cannot be decoded from here on.
+      OSError: it cannot be read.
+    """
+    index = start
+    with _Decoder() as decoder:
+        for kind, data in decoder.ask(path, do="read", start=start, stop=stop):
+            if kind == b"L":
+                yield index, tars.Refused("row_too_large", f"{int(data):,} bytes")
+                index += 1
+                continue
+            for row in _rows(data, names):
+                yield index, row
+                index += 1
+
+
+def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[dict[str, Any] | tars.Refused]:
+    """Yields the rows of an Arrow stream."""
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(data) as stream:
+        table = stream.read_all()
+    try:
+        cells = [column.to_pylist() for column in table.columns]
+    except (ValueError, OverflowError, pa.ArrowException):  # of some cell: find out which
+        for i in range(table.num_rows):
+            yield _row([column.slice(i, 1) for column in table.columns], names)
+    else:
+        yield from (dict(zip(names, row)) for row in zip(*cells))
+
+
+def _row(cells: list[Any], names: tuple[str, ...]) -> dict[str, Any] | tars.Refused:
+    """Returns one row; `cells` are columns of one value."""
+    try:
+        return {name: cell.to_pylist()[0] for name, cell in zip(names, cells)}
+    except Exception as error:  # of what kind depends on the type
+        return tars.Refused("broken_row", rows.one_line(error))

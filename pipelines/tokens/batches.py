@@ -1,0 +1,129 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Shards of pairs as batches of pictures at the image tokenizer's size, cut in order.
+
+With `augment`, a train shard is read that many times, and each time gives one random crop of each
+picture: a row of its own, under a key of its own (`crop_key`). So the crops of a picture lie a
+whole shard apart, and memory holds a batch or two, as without.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from parti.data.images import crops, images
+from parti.data.storage import records, tfrecords
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSettings:
+    """What is read of pairs.
+
+    Attributes:
+      image_size: of the tokenizer, in pixels; pictures of another size are resized by area.
+      batch_size: images a call of the model.
+      augment: random crops of each train picture; 0 takes the middle square, once.
+      seed: another one gives other random crops.
+      crop_pairs: the pairs that travel with a batch hold the same random crop as PNG, at its own
+        resolution, instead of the whole picture.
+    """
+
+    image_size: int
+    batch_size: int = 64
+    augment: int = 0
+    seed: int = 0
+    crop_pairs: bool = False
+
+    def passes(self, split: str) -> range:
+        """Returns the numbers of the rows that each picture of a split becomes."""
+        return range(self.augment if self.is_random(split) else 1)
+
+    def is_random(self, split: str) -> bool:
+        """Returns whether the crops of a split are random."""
+        return bool(self.augment) and split == "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Pairs that one call of the model takes; the key of a RunInference example.
+
+    Attributes:
+      shard: file name of the shard.
+      index: place of the batch in its shard.
+      pairs: in the order of the shard.
+    """
+
+    shard: str
+    index: int
+    pairs: tuple[records.ImageTextPair, ...]
+
+
+class ReadBatches(beam.DoFn):
+    """Path of a shard -> (Batch, images [batch, size, size, 3] uint8), and `rejected` rows."""
+
+    def __init__(self, settings: BatchSettings, limit: int | None = None) -> None:
+        """Sets how to cut; `limit` is how many records of a shard are read."""
+        self._settings, self._limit = settings, limit
+
+    def process(self, path: str) -> Iterator[Any]:
+        """Yields the batches of a shard in order."""
+        shard = pathlib.Path(path).name
+        pairs: list[records.ImageTextPair] = []
+        pictures: list[np.ndarray] = []
+        index = 0
+        for number in self._settings.passes(split_of(shard)):
+            for serialized in itertools.islice(tfrecords.read(path), self._limit):
+                pair = records.ImageTextPair.from_example(serialized)
+                try:
+                    pair, picture = self._crop(pair, split_of(shard), number)
+                except ValueError as error:
+                    if number == 0:
+                        # For the displays of remote runners; others count what was written.
+                        beam.metrics.Metrics.counter("parti.tokenize", "rejected").inc()
+                        row = {"key": pair.key, "reason": str(error)}
+                        yield beam.pvalue.TaggedOutput("rejected", (shard, row))
+                    continue
+                pairs.append(pair)
+                pictures.append(picture)
+                if len(pairs) == self._settings.batch_size:
+                    yield Batch(shard, index, tuple(pairs)), np.stack(pictures)
+                    pairs, pictures, index = [], [], index + 1
+        if pairs:
+            yield Batch(shard, index, tuple(pairs)), np.stack(pictures)
+
+    def _crop(
+        self, pair: records.ImageTextPair, split: str, number: int
+    ) -> tuple[records.ImageTextPair, np.ndarray]:
+        """Returns the pair as it travels on, and its picture at the tokenizer's size.
+
+        Raises:
+          ValueError: the picture cannot be read.
+        """
+        settings = self._settings
+        decoded = images.decode_image(pair.image)
+        if not settings.is_random(split):
+            return pair, crops.fit(decoded, settings.image_size)
+        key = crop_key(pair.key, number)
+        crop = crops.RandomCrop.draw(
+            min(decoded.shape[:2]), settings.image_size, key, settings.seed
+        )
+        image = images.encode_png(crop.cut_in_full(decoded)) if settings.crop_pairs else pair.image
+        return dataclasses.replace(pair, key=key, image=image), crop.cut(decoded)
+
+
+def crop_key(key: str, number: int) -> str:
+    """Returns the key of a random crop of a pair, `<key>#crop<number>`.
+
+    Different pairs and numbers give different keys; seed and key decide the crop.
+    """
+    return f"{key}#crop{number}"
+
+
+def split_of(shard: str) -> str:
+    """Returns the split of a shard: `train` of `train-00000-of-00004.tfrecord`."""
+    return shard.split("-")[0]

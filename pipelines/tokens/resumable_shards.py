@@ -1,0 +1,126 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Shards that are written batch by batch: pieces of a shard, joined in order once all are there.
+
+A batch may be worked on by any worker, and twice; its piece is the same file then. What is known of
+a finished shard is a small JSON file, and a run that goes on leaves such shards alone. Pieces may
+be of any format whose files, one after the other, are a file of the format: TFRecord, JSON lines.
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from parti.stages import files
+
+# Rows that could not be read, beside the shards.
+REJECTED_FILE = "rejected.jsonl"
+# Hidden in the folder that is written; `clear` removes them.
+_PIECES, _FINISHED = ".pieces", ".finished"
+
+
+def piece_path(directory: pathlib.Path, folder: str, shard: str, index: int) -> pathlib.Path:
+    """Returns where a batch of `folder`/`shard` is kept until the shard is joined.
+
+    Args:
+      directory: the folder that is written.
+      folder: of the shard in it; "" for none.
+      shard: file name of the shard.
+      index: place of the batch in the shard.
+    """
+    return directory / _PIECES / (folder or "_") / shard / f"{index:06d}"
+
+
+class JoinShard(beam.DoFn):
+    """(shard, items) -> {"name", "count", "rejected": {key: reason}}; writes the shard.
+
+    Items are (index, rows) of the pieces, {"key", "reason"} of rows that could not be read, and
+    None, so that a shard without either is written too.
+    """
+
+    def __init__(self, directory: pathlib.Path, folders: Sequence[str] = ("",)) -> None:
+        """Names the folder that is written, and those in it that have a file for each shard."""
+        self._directory, self._folders = directory, tuple(folders)
+
+    def process(
+        self, element: tuple[str, Iterable[tuple[int, int] | dict[str, str] | None]]
+    ) -> Iterator[dict[str, Any]]:
+        """Joins the pieces of a shard in order, and notes that it is finished."""
+        shard, given = element
+        items = list(given)
+        counts = dict(item for item in items if isinstance(item, tuple))
+        rejected = {item["key"]: item["reason"] for item in items if isinstance(item, dict)}
+        for folder in self._folders:
+            pieces = [piece_path(self._directory, folder, shard, i) for i in range(len(counts))]
+            _join(pieces, self._directory / folder / shard)
+        report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
+        files.write_bytes(_report_path(self._directory, shard), json.dumps(report).encode())
+        for folder in self._folders:
+            pieces_folder = piece_path(self._directory, folder, shard, 0).parent
+            shutil.rmtree(pieces_folder, ignore_errors=True)
+        yield report
+
+
+def gather(
+    root: beam.Pipeline,
+    directory: pathlib.Path,
+    shards: Sequence[str],
+    parts: Sequence[beam.PCollection],
+    folders: Sequence[str] = ("",),
+) -> beam.PCollection:
+    """Adds the joining of shards to a pipeline.
+
+    Args:
+      root: the pipeline.
+      directory: existing folder to write the shards into; every worker must reach it.
+      shards: their file names.
+      parts: of (shard, item); see `JoinShard`.
+      folders: those of `directory` that have a file for each shard.
+
+    Returns:
+      {"name", "count", "rejected": {key: reason}} of each shard written.
+    """
+    (directory / _FINISHED).mkdir(exist_ok=True)
+    names = root | "Names" >> beam.Create([(shard, None) for shard in shards])
+    return (
+        (*parts, names)
+        | beam.Flatten()
+        | "Gather" >> beam.GroupByKey()
+        | "Join" >> beam.ParDo(JoinShard(directory, folders))
+    )
+
+
+def is_finished(directory: pathlib.Path, shard: str) -> bool:
+    """Returns whether a shard is written."""
+    return _report_path(directory, shard).exists()
+
+
+def reports(directory: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns what `JoinShard` gave for each finished shard, in the order of their names."""
+    paths = sorted((directory / _FINISHED).glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def clear(directory: pathlib.Path) -> None:
+    """Removes what only an unfinished run needs."""
+    for folder in (_PIECES, _FINISHED):
+        shutil.rmtree(directory / folder, ignore_errors=True)
+
+
+def _report_path(directory: pathlib.Path, shard: str) -> pathlib.Path:
+    return directory / _FINISHED / f"{shard}.json"
+
+
+def _join(pieces: Sequence[pathlib.Path], target: pathlib.Path) -> None:
+    """Concatenates files, and shows the result when it is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    with open(partial, "wb") as file:
+        for piece in pieces:
+            with open(piece, "rb") as source:
+                shutil.copyfileobj(source, file)
+    partial.replace(target)

@@ -1,0 +1,147 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`manifest.json`, which the output of every stage has once it is whole: what it is, made of what.
+
+Its `fingerprint` names the content: what reads an output records it, and can tell another one.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from parti.stages import files
+from parti.stages.version import VERSION
+
+FILE_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+UNFINISHED_SUFFIX = ".unfinished"
+
+Path = str | os.PathLike[str]
+
+# Kind of output -> the command that makes it, for messages.
+COMMANDS = {
+    "scenes": "parti scenes",
+    "pairs": "parti clean",
+    "vocabulary": "parti vocab",
+    "tokens": "parti tokenize",
+    "pictures": "parti detokenize",
+    "generations": "parti generate",
+    "evaluation": "parti evaluate",
+    "reconstructions": "parti evaluate --reconstructions",
+    "training": "parti train",
+    "bundle": "parti export",
+    "prompts": "parti prompts",
+}
+
+
+def command_for(kind: str) -> str:
+    """Returns the command that makes an output of this kind, e.g. `parti clean`."""
+    return COMMANDS.get(kind, f"the command that makes {kind}")
+
+
+def digest(value: Any) -> str:
+    """Returns the sha256 hex digest of a JSON value in canonical form (keys sorted)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Returns the sha256 hex digest of a file's bytes."""
+    with files.open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def hash_files(directory: Path) -> dict[str, str]:
+    """Returns {relative path: sha256} of the files below a folder, but dot files and manifest."""
+    root = files.absolute(directory)
+    paths = [entry.path for entry in files.walk(root)]
+    names = [(path[len(root) + 1 :], path) for path in paths]
+    return {
+        name: hash_file(path)
+        for name, path in names
+        if name != FILE_NAME and not any(part.startswith(".") for part in name.split("/"))
+    }
+
+
+def write(
+    directory: Path,
+    kind: str,
+    *,
+    counts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    content: Any,
+    inputs: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes `manifest.json` atomically; call it last, when every other file is in place.
+
+    Args:
+      directory: the folder that the manifest describes.
+      kind: what the folder holds; a key of `COMMANDS`.
+      counts: how many of what, e.g. {"train": 3031, "validation": 159}.
+      settings: every setting that decides the bytes (no output path, no worker count, no time).
+      content: a JSON summary of the content, normally `hash_files(directory)`.
+      inputs: where the input came from (patterns, fingerprints); recorded, not fingerprinted.
+      extra: further top-level fields, e.g. {"tokenizer_fingerprint": ...}.
+
+    Returns:
+      The manifest. Its `fingerprint` is the sha256 of kind, schema version, settings and content.
+    """
+    body = {"kind": kind, "schema_version": SCHEMA_VERSION, "settings": settings}
+    manifest = {
+        **body,
+        "code_version": VERSION,
+        "created_by": command_for(kind),
+        "counts": counts,
+        "inputs": inputs or {},
+        "fingerprint": digest({**body, "content": content}),
+        **(extra or {}),
+    }
+    write_json(files.join(directory, FILE_NAME), manifest)
+    return manifest
+
+
+def read(directory: Path, kind: str) -> dict[str, Any]:
+    """Returns the manifest of a finished output.
+
+    Raises:
+      FileNotFoundError: there is no such output, or it was never finished.
+      ValueError: the folder holds another kind, or a newer schema.
+    """
+    folder = os.fspath(directory)
+    command = command_for(kind)
+    path = files.join(folder, FILE_NAME)
+    if not files.exists(path):
+        begun = files.is_dir(files.absolute(folder) + UNFINISHED_SUFFIX)
+        if begun or (kind == "training" and files.exists(files.join(folder, "config.gin"))):
+            raise FileNotFoundError(f"{folder}: `{command}` has not finished; run it again")
+        if files.is_dir(folder):
+            raise FileNotFoundError(f"{folder}: no {FILE_NAME} here; `{command}` makes {kind}")
+        raise FileNotFoundError(f"{folder}: no such folder; `{command}` makes it")
+    manifest = read_json(path)
+    found = manifest.get("kind") if manifest else None
+    if found != kind:
+        raise ValueError(f"{folder}: holds {found or 'something else'}, not {kind} (`{command}`)")
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{folder}: schema version {manifest.get('schema_version')}, this code reads "
+            f"{SCHEMA_VERSION}; make it again with `{command}`"
+        )
+    return manifest
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file, or {} if there is none."""
+    try:
+        value = json.loads(files.read_bytes(path))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes JSON so that a reader, also after a crash, sees the whole file or none of it."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    files.write_bytes(path, f"{text}\n".encode(), sync=True)

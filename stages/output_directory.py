@@ -1,0 +1,298 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Where a stage writes: an unfinished folder beside the output, published at once.
+
+    with output_directory.Staging(output, kind="pairs", settings={"image_size": 64}) as stage:
+        (stage.path / "train-00000-of-00001.tfrecord").write_bytes(...)
+        stage.publish(counts={"train": 1}, content=manifests.hash_files(stage.path))
+
+The files are written in `<output>.unfinished`, and `publish` writes `manifest.json` there last. On
+file systems with folders (local, hdfs) the rename to `<output>` is the commit. An object store
+(gs, s3, ...) cannot rename a folder: there the files are copied, within the store, and the copy of
+the manifest, which comes last, is the commit. Either way an output with a manifest is complete, and
+after a kill at any point the same command goes on. Nothing finished is replaced unless `overwrite`
+is set; nothing foreign is ever deleted.
+
+A remote system has no locks: of two runs that write one remote output at the same time, the one
+that began first fails when it publishes.
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import types
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from parti.stages import files, manifests
+
+REPLACED_SUFFIX = ".replaced"
+# In an unfinished folder: the digest of the settings of the attempt that owns it, and who writes.
+# In an output on an object store: a mark that its files are being copied.
+_ATTEMPT = ".attempt.json"
+_SCRATCH = ".scratch"
+
+
+class Staging:
+    """One attempt at writing an output folder; a context manager.
+
+    Attributes:
+      address: the folder to write in until then; for `data.files`.
+      scratch: a folder in it that is not published; it stays until the output is.
+      resumed: whether files of an interrupted attempt with the same settings are there.
+      manifest: what was published; None before.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        kind: str,
+        settings: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        remote: bool = False,
+        state: Any = None,
+    ) -> None:
+        """Checks the output, and changes nothing yet; entering the context makes the folder.
+
+        Args:
+          output: a folder; it must not exist, be empty, or (with `overwrite`) be a finished
+            output of the same kind.
+          kind: what will be in it; a key of `manifests.COMMANDS`.
+          settings: every setting that decides the bytes of the output (see `manifests.write`).
+          inputs: where the input comes from; recorded in the manifest.
+          overwrite: replace a finished output of the same kind.
+          resume: keep the files of an interrupted attempt whose settings and inputs are these, and
+            keep this attempt's files if it fails.
+          remote: the stage writes through `data.files` to `address`, never to `path`, so that the
+            output may be remote.
+          state: what else an interrupted attempt must have had alike to be gone on with, e.g. the
+            times of its input files; JSON. It is not recorded in the manifest.
+
+        Raises:
+          ValueError: the output is finished or foreign, or remote without `remote`.
+        """
+        if not os.fspath(output):
+            raise ValueError("--output is empty; name a folder to write")
+        self._local = not files.is_remote(output)
+        if not (self._local or remote):
+            raise ValueError(
+                f"{output}: the output must be a local or mounted folder; "
+                "write there and copy the finished folder"
+            )
+        self._output = files.absolute(output)
+        self.address = self._output + manifests.UNFINISHED_SUFFIX
+        self.scratch = files.join(self.address, _SCRATCH)
+        self.kind = kind
+        self.settings = dict(settings or {})
+        self.inputs = dict(inputs or {})
+        self.overwrite = overwrite
+        self.resume = resume
+        self._state = state
+        self.resumed = False
+        self.manifest: dict[str, Any] | None = None
+        self._writer = uuid.uuid4().hex
+        self._lock: int | None = None
+        self._check_output()
+
+    @property
+    def output(self) -> pathlib.Path:
+        """The folder that `publish` makes, when it is local."""
+        assert self._local, "a remote output has no path"
+        return pathlib.Path(self._output)
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The folder to write in until then, when the output is local."""
+        assert self._local, "a stage with remote=True writes to `address`"
+        return pathlib.Path(self.address)
+
+    def _check_output(self) -> None:
+        """Raises ValueError unless the output may be written."""
+        output = self._output
+        if not files.is_dir(output):
+            if os.path.lexists(output) if self._local else files.exists(output):
+                raise ValueError(f"{output}: is a file; --output must be a folder")
+            return
+        if files.exists(_manifest(output)):
+            found = manifests.read_json(_manifest(output)).get("kind", "something else")
+            if found != self.kind:
+                raise ValueError(
+                    f"{output}: holds {found}, not {self.kind}; choose another --output"
+                )
+            if not self.overwrite:
+                raise ValueError(
+                    f"{output}: already finished; pass --overwrite to replace it, "
+                    "or choose another --output"
+                )
+        elif not files.is_empty(output) and not self._is_half_copied():
+            command = manifests.command_for(self.kind)
+            raise ValueError(
+                f"{output}: not empty and not written by `{command}`; choose another --output"
+            )
+
+    def _is_half_copied(self) -> bool:
+        """Returns whether a kill came while an attempt of this kind copied its files."""
+        marked = manifests.read_json(files.join(self._output, _ATTEMPT)).get("kind")
+        return marked == self.kind and files.is_object_store(self._output)
+
+    def __enter__(self) -> "Staging":
+        """Makes the folder, or takes over that of an interrupted attempt."""
+        self._undo_interrupted_swap()
+        files.make_dirs(self.address)
+        if self._local:
+            self._lock = os.open(self.address, os.O_RDONLY)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(self._lock)
+                raise ValueError(f"{self._output}: another process is writing it now") from error
+        try:
+            self._take_over()
+        except BaseException:
+            if self._lock is not None:
+                os.close(self._lock)
+            raise
+        return self
+
+    def _take_over(self) -> None:
+        """Keeps or deletes the files of an earlier attempt, and marks the folder as ours."""
+        attempt = {
+            "kind": self.kind,
+            "digest": manifests.digest(
+                [self.kind, self.settings, self.inputs, manifests.SCHEMA_VERSION, self._state]
+            ),
+        }
+        before = manifests.read_json(files.join(self.address, _ATTEMPT))
+        self.resumed = self.resume and before.get("digest") == attempt["digest"]
+        if not self.resumed:
+            self._empty_folder(owned=bool(before))
+        else:
+            for entry in files.walk(self.address):
+                if entry.path.endswith(files.PARTIAL_SUFFIX):  # a kill left half a file
+                    files.remove(entry.path)
+        # A kill between the manifest and the commit leaves a manifest; it will be written anew.
+        files.remove(_manifest(self.address))
+        attempt["writer"] = self._writer
+        manifests.write_json(files.join(self.address, _ATTEMPT), attempt)
+
+    def _empty_folder(self, owned: bool) -> None:
+        """Deletes what an earlier attempt left in the unfinished folder."""
+        names = [entry.path[len(self.address) + 1 :] for entry in files.walk(self.address)]
+        if self._local:
+            names = os.listdir(self.address)  # empty folders too
+        if not owned and any(_ATTEMPT not in name for name in names):
+            raise ValueError(f"{self.address}: not empty and not ours; move it away or remove it")
+        for name in names:
+            place = files.join(self.address, name)
+            if self._local and os.path.isdir(place) and not os.path.islink(place):
+                shutil.rmtree(place)
+            elif name != _ATTEMPT:  # the mark of ownership goes last, by being replaced
+                files.remove(place)
+
+    def _undo_interrupted_swap(self) -> None:
+        """Puts the old output back if a kill came between the two renames of `publish`."""
+        replaced = self._output + REPLACED_SUFFIX
+        if files.is_object_store(self._output) or not files.exists(_manifest(replaced)):
+            return
+        if not (os.path.lexists(self._output) if self._local else files.exists(self._output)):
+            files.rename(replaced, self._output)
+            self._check_output()
+        elif files.exists(_manifest(self._output)):
+            files.remove_tree(replaced)
+
+    def publish(
+        self,
+        counts: Mapping[str, Any],
+        content: Any = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Writes the manifest and makes the folder the output; returns the manifest.
+
+        Args:
+          counts: how many of what was written.
+          content: JSON summary of the content for the fingerprint; None hashes every file.
+          extra: further top-level fields of the manifest.
+
+        Raises:
+          ValueError: another process finished the output, or took it over.
+        """
+        if not self._is_owner():
+            raise ValueError(f"{self._output}: another process is writing it now")
+        if files.exists(_manifest(self._output)) and not self.overwrite:
+            raise ValueError(f"{self._output}: another process finished it meanwhile")
+        manifest = manifests.write(
+            self.address,
+            self.kind,
+            counts=counts,
+            settings=self.settings,
+            content=manifests.hash_files(self.address) if content is None else content,
+            inputs=self.inputs,
+            extra=extra,
+        )
+        if files.is_object_store(self._output):
+            self._copy()
+        else:
+            self._swap()
+        self.manifest = manifest
+        return manifest
+
+    def _is_owner(self) -> bool:
+        """Returns whether no other process has taken the unfinished folder over."""
+        attempt = manifests.read_json(files.join(self.address, _ATTEMPT))
+        return attempt.get("writer") == self._writer
+
+    def _swap(self) -> None:
+        """Renames the unfinished folder to the output, and an old output out of the way."""
+        replaced = self._output + REPLACED_SUFFIX
+        if files.exists(_manifest(self._output)):
+            files.rename(self._output, replaced)
+        elif not self._local and files.exists(self._output) and files.is_empty(self._output):
+            files.remove_tree(self._output)  # a remote rename would move into it
+        files.rename(self.address, self._output)  # the commit; locally it replaces an empty folder
+        files.remove(files.join(self._output, _ATTEMPT))
+        files.remove_tree(replaced)
+        files.remove_tree(files.join(self._output, _SCRATCH))
+
+    def _copy(self) -> None:
+        """Copies the unfinished folder's files to the output, the manifest last."""
+        mark = files.join(self._output, _ATTEMPT)
+        files.copy([files.join(self.address, _ATTEMPT)], [mark])
+        files.remove(_manifest(self._output))  # from here on the old output is not one
+        for entry in files.walk(self._output):
+            if entry.path != mark:
+                files.remove(entry.path)
+        names = [entry.path[len(self.address) + 1 :] for entry in files.walk(self.address)]
+        names = [n for n in names if n != manifests.FILE_NAME and not n.startswith(_SCRATCH + "/")]
+        names.remove(_ATTEMPT)
+        files.copy(
+            [files.join(self.address, name) for name in names],
+            [files.join(self._output, name) for name in names],
+        )
+        files.copy([_manifest(self.address)], [_manifest(self._output)])  # the commit
+        files.remove(mark)
+        files.remove_tree(self.address)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        """Lets go of the folder; without `resume` a failed attempt leaves nothing behind."""
+        if self.manifest is None and not self.resume and (self._local or self._is_owner()):
+            with contextlib.suppress(OSError):
+                files.remove_tree(self.address)
+        if isinstance(error, KeyboardInterrupt) and self.resume:
+            error.args = error.args or ("the same command goes on where this one stopped",)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _manifest(folder: str) -> str:
+    return files.join(folder, manifests.FILE_NAME)

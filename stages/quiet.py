@@ -1,0 +1,113 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the start-up talk of third-party libraries off the terminal.
+
+TensorFlow's C++ side writes to stderr while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says, for
+its log is not set up then. An import hook holds stderr back for that time, and passes on what is
+not such talk.
+"""
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import logging
+import os
+import re
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Iterator, Sequence
+
+# The environment variable that asks for all logs; `--verbose` sets it.
+VARIABLE = "PARTI_VERBOSE"
+
+# Set before any of the libraries is loaded, and never over a user's choice.
+_VARIABLES = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "GRPC_VERBOSITY": "NONE",
+    "GLOG_minloglevel": "3",
+    "ABSL_MIN_LOG_LEVEL": "3",
+}
+_LOUD = ("tensorflow", "tensorflow_text")
+_TALK = re.compile(rb"^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:)")
+
+
+def install() -> None:
+    """Silences what is imported from now on; warnings about our own code stay.
+
+    Does nothing where the environment has `VARIABLE`. The loggers of a running pipeline are for
+    `parti.pipelines.beam.options`, which knows Beam and its workers.
+    """
+    if os.environ.get(VARIABLE):
+        return
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)
+    # Beam warns through the root logger that it has no Google Cloud libraries.
+    logging.getLogger().setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module=r"parti(\.|$)")
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Holds file descriptor 2 back, then passes on its lines that are not start-up talk."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        try:
+            kept = os.dup(2)
+        except OSError:  # stderr is closed
+            yield
+            return
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            held.seek(0)
+            for line in held:
+                if not _TALK.match(line):
+                    os.write(kept, line)
+            os.close(kept)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the loud libraries as usual, and loads them with stderr held back."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in _LOUD:
+            return None
+        for finder in sys.meta_path:
+            if finder is self:
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Loader(spec.loader)
+                return spec
+        return None
+
+
+class _Loader(importlib.abc.Loader):
+    """Another loader, with stderr held back while the module runs."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        with held_back():
+            self._loader.exec_module(module)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loader, name)  # is_package, get_data, ... for importlib.resources

@@ -1,0 +1,50 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Peak rates: the whole name of a device counts, and `parti compile` has the same table."""
+
+from typing import Any
+
+import jax
+import pytest
+
+from parti.engine.hardware import accelerators
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "want"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
+        ("NVIDIA H100 PCIe", "float32", 378e12),
+        ("NVIDIA H100 NVL", "bfloat16", 835e12),
+        ("NVIDIA H200", "bfloat16", 989e12),
+        ("NVIDIA H200 NVL", "bfloat16", 835e12),
+        ("NVIDIA A100-SXM4-80GB", "float32", 156e12),
+        ("TPU v5 lite", "bfloat16", 197e12),
+        ("TPU v5", "bfloat16", 459e12),
+        ("TPU v5p", "float32", 459e12),
+        ("NVIDIA L40S", "bfloat16", 362e12),
+        ("NVIDIA L40", "bfloat16", 181e12),
+        ("NVIDIA L4", "bfloat16", 121e12),
+        ("NVIDIA L400", "bfloat16", None),
+        ("NVIDIA H100 80GB HBM3", "float64", None),
+        ("cpu", "float32", None),
+    ],
+)
+def test_peaks(kind: str, dtype: str, want: float | None) -> None:
+    assert accelerators.peak_flops(kind, dtype) == want
+
+
+def test_the_gpu_to_compile_for_has_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device:
+        device_kind = "NVIDIA H200"
+
+        def memory_stats(self) -> dict[str, int]:
+            return {"bytes_limit": 100}
+
+    def devices(backend: str) -> list[Any]:
+        assert backend == "gpu"
+        return [Device()]
+
+    monkeypatch.setattr(jax, "devices", devices)
+    target = accelerators.target("gpu")
+    assert (target.memory, target.peak_flops) == (100, 989e12)

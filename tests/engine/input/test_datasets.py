@@ -1,0 +1,213 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Positions of data: exact for arrays and tf.data."""
+
+import itertools
+import pathlib
+import types
+
+import numpy as np
+import pytest
+import tiny_models
+
+from parti.engine.input import datasets
+
+ARRAYS = {"x": np.arange(10, dtype=np.int32)}
+
+
+def take(batches, count: int) -> list[list[int]]:
+    return [b["x"].tolist() for b in itertools.islice(batches, count)]
+
+
+def test_epochs_are_complete_and_differ() -> None:
+    rows = take(datasets.ArrayDataset(ARRAYS, 5, seed=1), 4)
+    assert sorted(rows[0] + rows[1]) == sorted(rows[2] + rows[3]) == list(range(10))
+    assert rows[:2] != rows[2:]
+    assert rows == take(datasets.ArrayDataset(ARRAYS, 5, seed=1), 4)
+    assert rows != take(datasets.ArrayDataset(ARRAYS, 5, seed=2), 4)
+
+
+def test_validation_is_in_order() -> None:
+    source = datasets.ArraySource(ARRAYS, ARRAYS)
+    batches = source.open(datasets.VALIDATION, 4, seed=0, model=None)
+    assert take(batches, 3) == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
+
+
+def test_bad_arrays() -> None:
+    with pytest.raises(ValueError, match="at least the batch size 11; got {'x': 10}"):
+        datasets.ArrayDataset(ARRAYS, 11)
+    with pytest.raises(ValueError, match="one length"):
+        datasets.ArrayDataset({"x": np.zeros(3), "y": np.zeros(4)}, 2)
+
+
+def tf_batches() -> datasets.TfDataset:
+    tf = pytest.importorskip("tensorflow")
+    dataset = tf.data.Dataset.range(50).shuffle(20, seed=3, reshuffle_each_iteration=True)
+    dataset = dataset.repeat().map(lambda x: {"x": x}).batch(4, drop_remainder=True)
+    return datasets.TfDataset(dataset)
+
+
+def test_tf_position(tmp_path: pathlib.Path) -> None:
+    batches = tf_batches()
+    assert batches.element_spec["x"].shape == (4,)
+    take(batches, 17)
+    batches.save(tmp_path)
+    want = take(batches, 20)
+    again = tf_batches()
+    again.restore(tmp_path)
+    assert take(again, 20) == want
+
+
+def test_a_position_of_another_pipeline_is_refused(tmp_path: pathlib.Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    batches = tf_batches()
+    take(batches, 3)
+    batches.save(tmp_path)
+    other = tf.data.Dataset.range(50).map(lambda x: {"x": x}).batch(4).unbatch().batch(4)
+    with pytest.raises(ValueError, match="position in another data pipeline"):
+        datasets.TfDataset(other).restore(tmp_path)
+
+
+def test_positions_of_several_processes_are_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "process_0-of-2").mkdir()
+    with pytest.raises(ValueError, match="leaves a position for each"):
+        tf_batches().restore(tmp_path)
+
+
+def test_seqio_source(tmp_path: pathlib.Path) -> None:
+    """A registered task, through its model's converter: shuffled train, ordered validation."""
+    pytest.importorskip("seqio")
+    from parti.data.images import images
+    from parti.data.storage import records, shard_names, tfrecords
+    from parti.tasks import feature_converters
+    from parti.tasks import images as image_tasks
+
+    for split, count in (("train", 12), ("validation", 5)):
+        grey = (np.full((8, 8, 3), 10 * i, np.uint8) for i in range(count))
+        pairs = (
+            records.ImageTextPair(
+                key=f"{i}", image=images.encode_png(a), text="", width=8, height=8
+            )
+            for i, a in enumerate(grey)
+        )
+        path = tmp_path / shard_names.shard_name(split, 0, 1)
+        tfrecords.write(path, (pair.to_example() for pair in pairs))
+
+    class Model:
+        FEATURE_CONVERTER_CLS = feature_converters.ImageConverter
+
+    source = datasets.SeqioSource(image_tasks.add_task(tmp_path, 8), {"image": 8})
+
+    def levels(batches: datasets.Batches, count: int) -> list[list[int]]:
+        taken = (b["images"][:, 0, 0, 0] for b in itertools.islice(batches, count))
+        return [np.round((row + 1) * 12.75).astype(int).tolist() for row in taken]
+
+    validation = source.open(datasets.VALIDATION, 7, 0, Model())
+    assert levels(validation, 9) == [[0, 1, 2, 3, 4, 0, 1]]
+    validation = source.open(datasets.VALIDATION, 2, 0, Model())
+    assert levels(validation, 9) == [[0, 1], [2, 3], [4, 0]]
+    train = source.open(datasets.TRAIN, 4, 0, Model())
+    assert train.element_spec["images"].shape == (4, 8, 8, 3)
+    first = levels(train, 3)
+    assert sorted(sum(first, [])) == list(range(12))
+    assert first != [list(range(4)), list(range(4, 8)), list(range(8, 12))]
+    (tmp_path / "position").mkdir()
+    train.save(tmp_path / "position")
+    rest = levels(train, 7)
+    again = source.open(datasets.TRAIN, 4, 0, Model())
+    again.restore(tmp_path / "position")
+    assert levels(again, 7) == rest
+
+
+def test_seqio_source_gives_what_seqio_gives(tmp_path: pathlib.Path) -> None:
+    """Whether a task's features come at their full lengths or not."""
+    seqio = pytest.importorskip("seqio")
+    import tensorflow as tf
+
+    from parti.data.storage import records, shard_names, tfrecords
+    from parti.tasks import feature_converters, text_to_image
+
+    vocabulary = tiny_models.write_vocabulary(tmp_path / "v.model")
+    rows = (
+        records.TokenizedPair(f"{i}", "red " * (i % 9), np.arange(4) + i).to_example()
+        for i in range(90)
+    )
+    tfrecords.write(tmp_path / shard_names.shard_name("train", 0, 1), rows)
+    full = text_to_image.add_task(tmp_path, vocabulary, codebook_size=100)
+
+    def shorten(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        def trimmed(x: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            ids = x["inputs"]
+            return x | {"inputs": tf.concat([ids[ids > 1], [1] * 9], 0)}
+
+        return dataset.map(trimmed)
+
+    task = seqio.get_mixture_or_task(full)
+    of_any_length = f"{full}_of_any_length"
+    seqio.TaskRegistry.add(
+        of_any_length,
+        source=task.source,
+        preprocessors=[*task.preprocessors, shorten],
+        output_features=task.output_features,
+    )
+
+    class Model:
+        FEATURE_CONVERTER_CLS = feature_converters.TextToImageConverter
+
+    lengths = {"inputs": 6, "targets": 4}
+    for name in (full, of_any_length):
+        batches = datasets.SeqioSource(name, lengths).open(datasets.TRAIN, 8, 3, Model())
+        expected = seqio.get_dataset(
+            name,
+            lengths,
+            feature_converters.TextToImageConverter(pack=False),
+            shuffle=True,
+            num_epochs=None,
+            seed=3,
+            batch_size=8,
+        )
+        for got, want in zip(batches, expected.take(30).as_numpy_iterator(), strict=False):
+            assert got.keys() == want.keys()
+            for feature, values in want.items():
+                np.testing.assert_array_equal(got[feature], values, err_msg=feature)
+        assert batches.element_spec["encoder_input_tokens"].shape == (8, 6)
+
+
+def test_a_vocabulary_past_the_models_embeddings_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ids would be embedded as NaN."""
+    seqio = pytest.importorskip("seqio")
+    from parti.data.text import vocabularies
+
+    path = tiny_models.write_vocabulary(tmp_path / "v.model")
+    vocabulary = vocabularies.seqio_text_vocabulary(path)
+
+    class Opened(Exception):
+        pass
+
+    class Task:
+        output_features = {
+            "inputs": seqio.Feature(vocabulary),
+            "targets": seqio.Feature(seqio.PassThroughVocabulary(10**6)),
+        }
+
+    def get_dataset(**_: object) -> None:
+        raise Opened
+
+    monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: Task)
+    monkeypatch.setattr(seqio, "get_dataset", get_dataset)
+    source = datasets.SeqioSource("task", {"inputs": 8, "targets": 8})
+
+    def model(**config: int) -> types.SimpleNamespace:
+        return types.SimpleNamespace(
+            config=types.SimpleNamespace(**config), FEATURE_CONVERTER_CLS=lambda pack: None
+        )
+
+    size = vocabulary.vocab_size
+    message = f"TEXT_VOCAB_SIZE is {size - 1}, but the vocabulary of 'inputs' has {size} pieces"
+    with pytest.raises(ValueError, match=message):
+        source.open(datasets.TRAIN, 4, 0, model(text_vocab_size=size - 1))
+    for fitting in (model(text_vocab_size=size), model()):
+        with pytest.raises(Opened):
+            source.open(datasets.TRAIN, 4, 0, fitting)

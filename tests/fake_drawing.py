@@ -1,0 +1,52 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Regressors that also draw: tokens that depend on parameters, captions and keys."""
+
+import pathlib
+from typing import Any
+
+import fake_training
+import jax.numpy as jnp
+import tiny_models
+
+from parti.engine.config import gin_config
+from parti.engine.experiment import sample_settings
+from parti.engine.inference import bundles
+
+PROMPTS = ("a red circle", "a blue star")
+
+
+class Draws:
+    """Adds `sample` to a regressor."""
+
+    config = gin_config.model_from_config(tiny_models.config("generator")).config  # no device
+
+    def sample(self, variables: Any, text_tokens: Any, keys: Any, settings: Any) -> Any:
+        own = jnp.abs(100 * jnp.sum(variables["params"]["dense"]["bias"])).astype(jnp.uint32)
+        rows = keys[..., :1] + text_tokens[:, :1, None].astype(jnp.uint32) + own
+        tokens = rows + jnp.arange(self.config.image_length, dtype=jnp.uint32)
+        return (tokens % self.config.codebook_size).astype(jnp.int32)
+
+
+class Drawing(Draws, fake_training.PlainRegressor):
+    """Without mutable collections."""
+
+
+class DrawingRegressor(Draws, fake_training.Regressor):
+    """With them."""
+
+
+def write_bundle(folder: pathlib.Path) -> pathlib.Path:
+    """Writes the tiny tokenizer, and its vocabulary, that turn the tokens into pictures."""
+    vocabulary = tiny_models.write_vocabulary(folder / "v.model")
+    parts = tiny_models.parts("tokenizer", "generator")
+    bundles.write_bundle(folder / "bundle", parts, vocabulary)
+    return folder / "bundle"
+
+
+def drawn(bundle: pathlib.Path, **changes: Any) -> sample_settings.SampleSettings:
+    """Returns SAMPLES of that bundle."""
+    vocabulary = str(bundle / "vocabulary.model")
+    return sample_settings.SampleSettings(
+        PROMPTS, str(bundle), vocabulary, **{"num_samples": 3, **changes}
+    )

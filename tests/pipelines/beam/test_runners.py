@@ -1,0 +1,107 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Many processes, other machines: the same result, and no run that waits forever."""
+
+import os
+import time
+
+import apache_beam as beam
+import psutil
+import pytest
+from apache_beam.options import pipeline_options
+
+from parti.pipelines.beam import options, runners
+
+PROCESSES = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+
+
+def parsed(*flags):
+    _, beam_options = options.parse(options.make_parser("parti x", "", ""), list(flags))
+    return beam_options
+
+
+def workers():
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "sdk_worker_main" in " ".join(child.cmdline())]
+
+
+def killing():
+    class Work(beam.DoFn):  # local, so that workers get it by value: they cannot import this file
+        def process(self, element):
+            if element == 5:
+                os.kill(os.getpid(), 9)  # as a system without memory does
+            yield element
+
+    return beam.ParDo(Work())
+
+
+def test_a_killed_worker_ends_the_run_with_one_line(capfd):
+    before = time.monotonic()
+    with pytest.raises(options.PipelineError) as failure:
+        options.run_pipeline(
+            lambda root: root | beam.Create(range(9)) | beam.Reshuffle() | killing(),
+            parsed(*PROCESSES),
+        )
+    assert str(failure.value).startswith("a worker process died: it was killed; is there enough")
+    assert time.monotonic() - before < 60
+    assert not workers()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_worker_processes_write_nothing_and_leave_an_interrupt_to_us(capfd):
+    def interrupt(element):
+        os.kill(os.getpid(), 2)  # Ctrl-C goes to all processes of a terminal
+        return element
+
+    options.run_pipeline(
+        lambda root: root | beam.Create(range(3)) | beam.Reshuffle() | beam.Map(interrupt),
+        parsed(*PROCESSES),
+    )
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "cores", "num_bytes", "expected"),
+    [
+        ([], 8, 10**12, 8),
+        ([], 8, 2 * runners.BYTES_PER_PROCESS, 2),
+        ([], 8, 10**6, 1),
+        ([], 1, 10**12, 1),
+        (["--runner=DirectRunner"], 4, 10**12, 4),
+        (["--direct_num_workers=3"], 8, 10**12, 3),
+        (["--direct_num_workers=1"], 8, 10**12, 1),
+        (["--direct_running_mode=in_memory"], 8, 10**12, 1),
+        (["--runner=PortableRunner"], 8, 10**12, 1),
+    ],
+)
+def test_all_cores_unless_the_user_says_otherwise(monkeypatch, flags, cores, num_bytes, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    beam_options = parsed(*flags)
+    mode = beam_options.view_as(pipeline_options.DirectOptions).direct_running_mode
+    assert runners.use_all_cores(beam_options, num_bytes) == expected
+    now = beam_options.view_as(pipeline_options.DirectOptions)
+    decided = not any("direct" in flag for flag in flags) and expected > 1
+    assert now.direct_running_mode == ("multi_processing" if decided else mode)
+
+
+DATAFLOW = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/tmp"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "places", "message"),
+    [
+        (DATAFLOW, ["gs://b/in", "/data/out"], "/data/out: workers of Dataflow do not see"),
+        (DATAFLOW, ["gs://b/in"], "the workers need this package; pass --sdk_container_image"),
+        ([*DATAFLOW, "--template_location=gs://b/t"], ["gs://b/in"], "leave the flag out"),
+        ([*DATAFLOW, "--sdk_container_image=x"], ["gs://b/in"], None),
+        ([*DATAFLOW, "--setup_file=./setup.py"], ["gs://b/in"], None),
+        ([], ["/data/out"], None),
+        (["--runner=FlinkRunner"], ["/data/out"], None),
+    ],
+)
+def test_dataflow_is_checked_before_it_is_asked(flags, places, message):
+    if message is None:
+        runners.check(parsed(*flags), places)
+    else:
+        with pytest.raises(ValueError, match=message):
+            runners.check(parsed(*flags), places)

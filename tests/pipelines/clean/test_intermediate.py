@@ -1,0 +1,270 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs go through spills to their shards, whole and in one order, however the work is cut."""
+
+import hashlib
+import json
+
+import apache_beam as beam
+import pytest
+
+from parti.data.storage import records, tfrecords
+from parti.pipelines import readers
+from parti.pipelines.beam import options, sharded_writers
+from parti.pipelines.clean import examine_sources, intermediate, merge_shards
+from parti.pipelines.deduplicate import fingerprints
+
+NUM_SHARDS = {"train": 3, "validation": 1}
+
+
+def pair(number):
+    return records.ImageTextPair(f"key{number:03d}", bytes([number]) * 50, f"caption {number}")
+
+
+def candidate(of, split="train"):
+    digest = hashlib.sha256(of.key.encode()).digest()
+    return fingerprints.Candidate(
+        *("", of.key, split, digest[:16], digest[16:], 2**63 + 5, bytes(192), digest[:16]),
+        words=(1, 2**40),
+        area=100,
+        num_bytes=len(of.image),
+    )
+
+
+def fill(folder, name="000000", numbers=range(40)):
+    writer = intermediate.SpillWriter(folder, name, NUM_SHARDS)
+    for number in numbers:
+        writer.add(pair(number), candidate(pair(number), "train" if number % 5 else "validation"))
+    return writer.finish({"read": len(numbers)})
+
+
+def test_a_spill_gives_back_what_was_put_in_by_shard(tmp_path):
+    spill = fill(tmp_path)
+    seen = []
+    for (split, index), stretch in spill.stretches():
+        for row, data in intermediate.read_stretch(tmp_path, stretch):
+            read = records.ImageTextPair.from_example(data)
+            number = int(read.key[3:])
+            expected = candidate(pair(number), "train" if number % 5 else "validation")
+            assert read == pair(number) and row.split == split == expected.split
+            assert sharded_writers.shard_of(read.key, NUM_SHARDS[split]) == index
+            assert intermediate.shard_of_id(row.id) == (split, index)
+            assert row == fingerprints.Candidate.from_json(row.to_json())
+            assert (row.content, row.phash, row.words) == (expected.content, 2**63 + 5, (1, 2**40))
+            seen.append(number)
+    assert sorted(seen) == list(range(40))
+    rows = list(spill.candidates())
+    assert len({row.id for row in rows}) == 40 and spill.notes == {"read": 40}
+
+
+def test_the_order_of_reading_does_not_matter(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    fill(tmp_path / "a")
+    fill(tmp_path / "b", numbers=list(reversed(range(40))))
+    for suffix in ("tfrecord", "jsonl"):
+        one, other = (next((tmp_path / f).glob(f"*.{suffix}")).read_bytes() for f in ("a", "b"))
+        assert one == other
+
+
+def test_two_workers_on_one_source_do_not_disturb_each_other(tmp_path):
+    """What a source gives may differ from one time to the next: its pictures may come from URLs."""
+    first = fill(tmp_path)
+    stretches = dict(first.stretches())
+    fill(tmp_path, numbers=range(3, 20))
+    rows = [row for s in stretches.values() for row, _ in intermediate.read_stretch(tmp_path, s)]
+    assert len(rows) == 40 and {row.key for row in first.candidates()} == {r.key for r in rows}
+    assert len(list(intermediate.Spill.open(tmp_path, "000000").candidates())) == 17
+
+
+def test_a_spill_that_was_cut_off_is_no_end(tmp_path):
+    spill = fill(tmp_path)
+    stretch = max((s for _, s in spill.stretches()), key=lambda s: s.offset)
+    path = next(tmp_path.glob("*.jsonl"))
+    path.write_bytes(path.read_bytes()[: stretch.row_offset])
+    with pytest.raises(ValueError, match="cut off"):
+        list(intermediate.read_stretch(tmp_path, stretch))
+
+
+def test_a_sample_does_not_depend_on_the_order_of_twins():
+    def best(texts):
+        sampler, rows = examine_sources.Sampler(1), []
+        for text in texts:
+            rows += sampler.offer("s", "key", text, "", b"")
+        return min(rows)
+
+    assert best(["a", "b"]) == best(["b", "a"])
+
+
+def test_only_a_finished_spill_is_opened(tmp_path):
+    fill(tmp_path)
+    assert list(intermediate.Spill.open(tmp_path, "000000").candidates())
+    (tmp_path / "000000.json").unlink()
+    assert intermediate.Spill.open(tmp_path, "000000") is None
+
+
+def split_of(of):
+    return "train" if int(of.key[3:]) % 5 else "validation"
+
+
+def judge(of):
+    """Rejects keys that end in 7; the others pass."""
+    if of.key.endswith("7"):
+        result = readers.Rejected(of.key, "seven", "7", of.text)
+    else:
+        result = examine_sources.Passed(
+            of, candidate(of, "train" if int(of.key[3:]) % 5 else "validation")
+        )
+    return examine_sources.Examined(result, [("length", len(of.text))])
+
+
+def make_judge():
+    return judge
+
+
+def describe(row, shown):
+    assert shown == ["a group"]
+    kind = "kept" if row.decision is None else row.decision.reason
+    yield beam.pvalue.TaggedOutput("described", (kind, row.pair.key))
+
+
+def drop(row):
+    """Drops keys that end in 3."""
+    if row.key.endswith("3"):
+        yield fingerprints.Decision(row.id, "three", "3", "key000")
+
+
+def run(sources, spill_dir, output, *flags):
+    spill_dir.mkdir(exist_ok=True)
+    output.mkdir()
+
+    def build(root):
+        named = [examine_sources.Source(f"{i:06d}", s) for i, s in enumerate(sources)]
+        examined = (
+            root
+            | beam.Create(named)
+            | examine_sources.ExamineSources(make_judge, spill_dir, NUM_SHARDS)
+        )
+        inputs = {
+            "stretches": examined.stretches,
+            "decisions": examined.candidates | "Drop" >> beam.FlatMap(drop),
+        }
+        inputs["shown"] = root | "Shown" >> beam.Create([["a group"]])
+        merge = merge_shards.MergeSpills(
+            spill_dir, output, NUM_SHARDS, describe, ("described", merge_shards.COUNTS)
+        )
+        merged = inputs | merge
+        merged.files | sharded_writers.CollectJson(output / "files.json")
+        merged.described | "Described" >> sharded_writers.CollectJson(output / "described.json")
+        (
+            examined.rejected
+            | "Keys" >> beam.Map(lambda r: r.key)
+            | "Rejected" >> sharded_writers.CollectJson(output / "rejected.json")
+        )
+        facts = examined.facts | beam.CombinePerKey(sum) | beam.Map(lambda f: [*f[0], f[1]])
+        facts | "Facts" >> sharded_writers.CollectJson(output / "facts.json")
+        (
+            examined.samples
+            | beam.Map(lambda s: [s[0], s[1][2]])
+            | "Sam" >> sharded_writers.CollectJson(output / "samples.json")
+        )
+
+    _, beam_options = options.parse(options.make_parser("test", "Tests.", "test"), flags)
+    options.run_pipeline(build, beam_options)
+    return output
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    for index in range(4):
+        rows = [pair(n).to_example() for n in range(index * 25, index * 25 + 25)]
+        tfrecords.write(folder / f"raw-{index}.tfrecord", rows)
+    return readers.find_sources([str(folder)])
+
+
+@pytest.fixture(scope="module")
+def merged(sources, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("merged")
+    return run(sources, folder / "spills", folder / "out")
+
+
+def keys(output):
+    return {
+        path.name: [records.ImageTextPair.from_example(d).key for d in tfrecords.read(path)]
+        for path in sorted(output.glob("*.tfrecord"))
+    }
+
+
+def test_shards_hold_what_passed_and_was_not_dropped(merged):
+    found = keys(merged)
+    assert list(found) == [
+        *(f"train-0000{i}-of-00003.tfrecord" for i in range(3)),
+        "validation-00000-of-00001.tfrecord",
+    ]
+    expected = {f"key{n:03d}" for n in range(100) if n % 10 not in (3, 7)}
+    assert sorted(k for row in found.values() for k in row) == sorted(expected)
+    for name, row in found.items():
+        ranks = [sharded_writers.hash_fraction(key, "shard") for key in row]
+        assert ranks == sorted(ranks) and len(row) > 5
+        assert all((int(key[3:]) % 5 == 0) == name.startswith("validation") for key in row)
+
+
+def test_hashes_lie_beside_each_shard(merged):
+    for name, row in keys(merged).items():
+        lines = (merged / f"hashes-{name.replace('tfrecord', 'jsonl')}").read_text().splitlines()
+        values = [json.loads(line) for line in lines]
+        assert [value["key"] for value in values] == row
+        assert "id" not in values[0] and len(bytes.fromhex(values[0]["colours"])) == 192
+
+
+def test_everything_is_told(merged):
+    files = sharded_writers.read_collected(merged / "files.json")
+    assert len(files) == 8
+    for file in files:
+        content = (merged / file["name"]).read_bytes()
+        assert file["num_bytes"] == len(content)
+        assert file["sha256"] == hashlib.sha256(content).hexdigest()
+    described = sharded_writers.read_collected(merged / "described.json")
+    assert sum(kind == "kept" for kind, _ in described) == 80
+    assert sum(kind == "three" for kind, _ in described) == 10
+    sevens = [f"key{n:03d}" for n in range(7, 100, 10)]
+    assert sharded_writers.read_collected(merged / "rejected.json") == sevens
+    facts = [["length", 10, 90], ["length", 9, 10], ["read", "", 100]]
+    facts.append(["rejected", "seven", 10])
+    assert sharded_writers.read_collected(merged / "facts.json") == facts
+    samples = sharded_writers.read_collected(merged / "samples.json")
+    assert samples == [["seven", key] for key in sevens]
+
+
+def test_finished_spills_are_not_read_again(sources, merged, tmp_path):
+    """Half of the sources are gone after their spills were finished: the rest is made anew."""
+    run(sources[:2], tmp_path / "spills", tmp_path / "half")
+    missing = [readers.Source(s.format, ("/nowhere",)) for s in sources[:2]]
+    again = run([*missing, *sources[2:]], tmp_path / "spills", tmp_path / "out")
+    for path in merged.glob("*.tfrecord"):
+        assert (again / path.name).read_bytes() == path.read_bytes()
+
+
+def test_only_wanted_rows_are_read(sources, tmp_path):
+    """With the keys that they had before; all of them, or none."""
+    work = examine_sources.ExamineSources(make_judge, tmp_path, NUM_SHARDS)._work
+    work.setup()
+    source = examine_sources.Source("part", sources[1], in_part=True)
+    intermediate.write_wanted(tmp_path, "part", {1: "key026", 2: "raw/key027"})
+    spill = work._spill(source)
+    assert [row.key for row in spill.candidates()] == ["key026"]
+    path = sources[1].paths[0]
+    found = [(row["address"], row["row"], row["key"]) for row in spill.notes["rejected"]]
+    assert spill.notes["read"] == 2 and found == [(path, 2, "raw/key027")]
+    for wanted in ({1: "key026", 2: "key028"}, {2: "key027", 25: "key050"}):
+        intermediate.write_wanted(tmp_path, "part", wanted)
+        with pytest.raises(ValueError, match=f"{path}: row .* is not there now"):
+            work._spill(source)
+
+
+def test_same_bytes_for_any_number_of_workers(sources, merged, tmp_path):
+    flags = ["--direct_running_mode=multi_threading", "--direct_num_workers=2"]
+    again = run(sources, tmp_path / "spills", tmp_path / "out", *flags)
+    for path in [*merged.glob("*.tfrecord"), *merged.glob("hashes-*")]:
+        assert (again / path.name).read_bytes() == path.read_bytes()

@@ -1,0 +1,54 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What all pages share: escaping, one style, and numbers put into words."""
+
+import pathlib
+
+import jinja2
+import markupsafe
+import pytest
+
+from parti.pipelines.html import templates
+
+VALUES = {"title": "a <b>bold</b> page", "legend": "<i>", "body": markupsafe.Markup("<hr>")}
+
+
+def test_values_are_escaped_unless_marked() -> None:
+    page = templates.render("evaluation_report.html", **VALUES)
+    assert "<title>a &lt;b&gt;bold&lt;/b&gt; page</title>" in page
+    assert "&lt;i&gt;" in page and "<hr>" in page
+
+
+def test_the_style_is_inside_and_nothing_is_loaded() -> None:
+    page = templates.render("evaluation_report.html", **VALUES)
+    folder = pathlib.Path(templates.__file__).parent
+    assert folder.joinpath("page.css").read_text().strip() in page
+    assert "<link rel=" in page and page.count("href=") == 1 and 'href="data:,"' in page
+
+
+def test_a_name_that_is_not_given_is_an_error() -> None:
+    with pytest.raises(jinja2.UndefinedError, match="legend"):
+        templates.render("evaluation_report.html", title="", body="")
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [(1, 3, "33.3%"), (1, 2, "50%"), (0, 5, "0%"), (0, 0, "0%"), (5, 5, "100%")]
+    + [(1, 100_000, "under 0.1%"), (99_999, 100_000, "over 99.9%")],
+)
+def test_shares(part: int, whole: int, text: str) -> None:
+    assert templates.percent(part, whole) == text
+
+
+def test_sizes_times_and_counts() -> None:
+    assert [templates.size(n) for n in (0, 1_234, 2_500_000, 3.4e12)] == [
+        *("0.0 kB", "1.2 kB", "2.5 MB", "3,400.0 GB")
+    ]
+    assert [templates.duration(s) for s in (0.44, 9.96, 59.7, 185, 7_800)] == [
+        *("0.4 s", "10.0 s", "1 min 0 s", "3 min 5 s", "2 h 10 min")
+    ]
+    assert [templates.plural(n, "pair") for n in (0, 1, 2_000)] == [
+        "0 pairs",
+        "1 pair",
+        "2,000 pairs",
+    ]

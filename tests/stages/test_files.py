@@ -1,0 +1,163 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One set of calls means the same on a local disk, an object store and a remote tree."""
+
+import os
+import subprocess
+import sys
+import time
+import types
+
+import fake_remote
+import pytest
+
+from parti.data.storage import shard_names, tfrecords
+from parti.stages import files
+
+
+@pytest.fixture(params=["local", "file", "store", "tree"])
+def root(request, tmp_path, monkeypatch):
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    folder = {"local": tmp_path / "x", "file": f"file://{tmp_path}/x"}.get(
+        request.param, f"{request.param}://bucket/x"
+    )
+    files.make_dirs(folder)
+    return folder
+
+
+def names(entries, root):
+    return [entry.path.removeprefix(files.absolute(root) + "/") for entry in entries]
+
+
+def test_write_read_list_and_delete(root):
+    files.make_dirs(files.join(root, "sub", "deep"))
+    files.make_dirs(files.join(root, "sub", "deep"))
+    for place, data in {"b.txt": b"22", "a.txt": b"", "sub/deep/c.txt": b"333"}.items():
+        files.write_bytes(files.join(root, *place.split("/")), data)
+    assert names(files.walk(root), root) == ["a.txt", "b.txt", "sub/deep/c.txt"]
+    assert names(files.list_folder(root), root) == ["a.txt", "b.txt"]
+    assert [entry.num_bytes for entry in files.walk(root)] == [0, 2, 3]
+    assert names(files.match(files.join(root, "*.txt")), root) == ["a.txt", "b.txt"]
+    assert files.expand(files.join(root, "a.txt")) == [files.join(root, "a.txt")]
+    assert files.expand(files.join(root, "none.txt")) == []
+    assert files.read_bytes(files.join(root, "sub", "deep", "c.txt")) == b"333"
+    assert files.size(files.join(root, "b.txt")) == 2
+    status = files.status(files.join(root, "b.txt"))
+    assert status.num_bytes == 2 and abs(status.modified - time.time()) < 60
+    assert files.is_dir(root) and not files.is_dir(files.join(root, "b.txt"))
+    assert files.exists(files.join(root, "b.txt")) and not files.exists(files.join(root, "d"))
+    files.remove(files.join(root, "b.txt"), files.join(root, "never"))
+    assert names(files.walk(root), root) == ["a.txt", "sub/deep/c.txt"]
+    files.remove_tree(files.join(root, "sub"))
+    files.remove_tree(files.join(root, "sub"))
+    assert names(files.walk(root), root) == ["a.txt"]
+    assert files.walk(files.join(root, "never")) == []
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(root):
+    path = files.join(root, "file")
+    files.write_bytes(path, b"one")
+    with pytest.raises(RuntimeError), files.replacing(path) as file:
+        file.write(b"tw")
+        raise RuntimeError
+    assert files.read_bytes(path) == b"one"
+    with files.replacing(path, sync=True) as file:
+        file.write(b"two")
+        assert files.read_bytes(path) == b"one"
+    assert files.read_bytes(path) == b"two"
+    assert names(files.walk(root), root) == ["file"]
+
+
+def test_text_rename_and_copy(root):
+    a, b, c = (files.join(root, name) for name in "abc")
+    with files.open(a, "w") as file:
+        file.write("häuser\n")
+    assert files.read_bytes(a) == "häuser\n".encode()
+    with files.open(a, "r") as file:
+        assert list(file) == ["häuser\n"]
+    files.rename(a, b)
+    files.copy([b], [c])
+    assert names(files.walk(root), root) == ["b", "c"]
+    assert files.read_bytes(c) == files.read_bytes(b)
+    with pytest.raises(OSError):
+        files.open(a).read()
+    with pytest.raises(ValueError, match="choose rb, wb, r or w"):
+        files.open(a, "ab")
+
+
+def test_tfrecords_and_patterns(root):
+    for index, values in enumerate(([b"a", b"b"], [b"c"])):
+        path = files.join(root, shard_names.shard_name("train", index, 2))
+        assert tfrecords.write(path, values) == len(values)
+    files.write_bytes(files.join(root, "manifest.json"), b"{}")
+    assert list(tfrecords.read_pattern(root)) == [b"a", b"b", b"c"]
+    pattern = ",".join(files.join(root, f"train-{index:05d}*") for index in (1, 0))
+    assert list(tfrecords.read_pattern(pattern)) == [b"a", b"b", b"c"]
+    with pytest.raises(FileNotFoundError, match="No pictures: no files match"):
+        shard_names.expand_pattern(files.join(root, "none-*"), "pictures")
+    with pytest.raises(FileNotFoundError, match=r"no files that end in \.tar in the directory"):
+        shard_names.expand_pattern(root, "pictures", (".tar",))
+
+
+def test_parts_of_an_address():
+    assert files.join("gs://b/x/", "y", "z.txt") == "gs://b/x/y/z.txt"
+    assert files.name("gs://b/x/y/") == "y" and files.parent("gs://b/x/") == "gs://b"
+    assert files.absolute("gs://b/x/") == "gs://b/x" and files.absolute("file:///x/") == "/x"
+    assert files.parent("/a/b") == "/a" and files.name("/a/b") == "b"
+    assert files.is_object_store("gs://b/x") and not files.is_object_store("/x")
+
+
+def test_a_folder_of_an_object_store_cannot_be_moved(tmp_path, monkeypatch):
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    files.write_bytes("store://b/x/file", b"")
+    with pytest.raises(ValueError, match="cannot move a folder"):
+        files.rename("store://b/x", "store://b/y")
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("nowhere://x", "known are gs, s3, azfs, hdfs"),
+        ("s3://bucket/x", r"pip install 'apache-beam\[aws\]'"),
+        ("azfs://account/container/x", r"pip install 'apache-beam\[azure\]'"),
+        ("hdfs://host/x", r"pip install 'apache-beam\[hadoop\]'"),
+    ],
+)
+def test_a_scheme_without_its_packages_says_what_to_install(monkeypatch, address, advice):
+    for module in ("boto3", "azure.storage.blob", "hdfs"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    for call in (files.read_bytes, files.match, files.is_dir, files.walk):
+        with pytest.raises(ValueError, match=f"no file system for .*:// is installed; {advice}"):
+            call(address)
+
+
+def test_what_a_file_system_lacks_is_passed_on(monkeypatch):
+    from apache_beam.io import hadoopfilesystem
+
+    monkeypatch.setattr(hadoopfilesystem, "hdfs", types.ModuleType("hdfs"))
+    with pytest.raises(ValueError, match="hdfs://host/x: .* is not set"):
+        files.read_bytes("hdfs://host/x")
+
+
+def test_local_files_need_neither_beam_nor_tensorflow(tmp_path):
+    code = (
+        "import sys; from parti.data import files, tfrecords; files.write_bytes(sys.argv[1], b'');"
+        "list(tfrecords.read_pattern(sys.argv[1]));"
+        "sys.exit('apache_beam' in sys.modules or 'tensorflow' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], check=False)
+    assert ran.returncode == 0
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        files.walk(tmp_path)

@@ -1,0 +1,286 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""An output appears whole or not at all, and nothing is deleted that was not asked for."""
+
+import contextlib
+import json
+import subprocess
+import sys
+
+import fake_remote
+import pytest
+
+from parti.stages import files, manifests, output_directory
+
+
+def write(output, text="one", publish=True, **options):
+    with output_directory.Staging(output, "pairs", **options) as stage:
+        (stage.path / "data").write_text(text)
+        if publish:
+            stage.publish(counts={"train": 1})
+    return stage
+
+
+def test_published_output_is_complete(tmp_path):
+    stage = write(tmp_path / "out", settings={"size": 1}, inputs={"from": "x"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["data", "manifest.json"]
+    manifest = manifests.read(tmp_path / "out", "pairs")
+    assert manifest == stage.manifest
+    assert manifest["counts"] == {"train": 1} and manifest["settings"] == {"size": 1}
+    assert manifest["created_by"] == "parti clean" and manifest["inputs"] == {"from": "x"}
+
+
+def test_fingerprint_follows_settings_and_content_only(tmp_path):
+    def fingerprint(name, **options):
+        return write(tmp_path / name, **options).manifest["fingerprint"]
+
+    first = fingerprint("a", settings={"size": 1}, inputs={"from": "x"})
+    assert fingerprint("b", settings={"size": 1}, inputs={"from": "y"}) == first
+    assert fingerprint("c", settings={"size": 2}) != first
+    assert fingerprint("d", settings={"size": 1}, text="two") != first
+
+
+def test_finished_output_needs_overwrite(tmp_path):
+    write(tmp_path / "out")
+    with pytest.raises(ValueError, match="already finished; pass --overwrite to replace it"):
+        write(tmp_path / "out", text="two")
+    assert (tmp_path / "out" / "data").read_text() == "one"
+    write(tmp_path / "out", text="two", overwrite=True)
+    assert (tmp_path / "out" / "data").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_failed_overwrite_keeps_the_old_output(tmp_path):
+    write(tmp_path / "out")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        output_directory.Staging(tmp_path / "out", "pairs", overwrite=True) as stage,
+    ):
+        (stage.path / "data").write_text("two")
+        raise KeyboardInterrupt
+    assert (tmp_path / "out" / "data").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_foreign_is_deleted(tmp_path, overwrite):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty and not written by"):
+        output_directory.Staging(tmp_path / "out", "pairs", overwrite=overwrite)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file"):
+        output_directory.Staging(tmp_path / "file", "pairs", overwrite=overwrite)
+    (tmp_path / "new.unfinished").mkdir()
+    (tmp_path / "new.unfinished" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not ours"):
+        write(tmp_path / "new", overwrite=overwrite)
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 2
+
+
+def test_another_kind_is_not_overwritten(tmp_path):
+    write(tmp_path / "out")
+    with pytest.raises(ValueError, match="holds pairs, not tokens"):
+        output_directory.Staging(tmp_path / "out", "tokens", overwrite=True)
+
+
+def test_empty_folder_is_an_output(tmp_path):
+    (tmp_path / "out").mkdir()
+    write(tmp_path / "out")
+    assert (tmp_path / "out" / "manifest.json").exists()
+
+
+KILLED = """
+import os, sys
+from parti.stages import output_directory
+with output_directory.Staging(sys.argv[1], "pairs", settings={"size": 1}, resume=True) as stage:
+    (stage.path / "half").write_text("half")
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"settings": {"size": 1}, "resume": True}, True),
+        ({"settings": {"size": 1}, "resume": False}, False),
+        ({"settings": {"size": 2}, "resume": True}, False),
+    ],
+    ids=["resume", "no resume", "other settings"],
+)
+def test_after_a_kill(tmp_path, options, kept):
+    output = tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(output)], check=False)
+    assert killed.returncode == 9
+    assert not output.exists() and (tmp_path / "out.unfinished" / "half").exists()
+    with pytest.raises(FileNotFoundError, match="`parti clean` has not finished; run it again"):
+        manifests.read(output, "pairs")
+    with output_directory.Staging(output, "pairs", **options) as stage:
+        assert stage.resumed == kept
+        assert (stage.path / "half").exists() == kept
+        stage.publish(counts={})
+    assert output.exists() and not (tmp_path / "out.unfinished").exists()
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_an_interrupt_says_whether_the_same_command_goes_on(tmp_path, resume):
+    stage = output_directory.Staging(tmp_path / "out", "pairs", resume=resume)
+    with pytest.raises(KeyboardInterrupt) as interrupt, stage:
+        raise KeyboardInterrupt
+    assert ("the same command goes on" in str(interrupt.value)) == resume
+
+
+def test_kill_between_the_two_renames_is_undone(tmp_path):
+    write(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "out.replaced")  # what publish does first
+    write(tmp_path / "out", text="two", overwrite=True)
+    assert (tmp_path / "out" / "data").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_writers_of_one_output(tmp_path):
+    with (
+        output_directory.Staging(tmp_path / "out", "pairs"),
+        pytest.raises(ValueError, match="another process is writing it now"),
+    ):
+        write(tmp_path / "out")
+
+
+def test_manifest_messages(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder; `parti clean` makes it"):
+        manifests.read(tmp_path / "none", "pairs")
+    with pytest.raises(FileNotFoundError, match="no manifest.json here"):
+        manifests.read(tmp_path, "pairs")
+    write(tmp_path / "out")
+    with pytest.raises(ValueError, match="holds pairs, not tokens"):
+        manifests.read(tmp_path / "out", "tokens")
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    with pytest.raises(ValueError, match="schema version 99, this code reads 1"):
+        manifests.read(tmp_path / "out", "pairs")
+
+
+def test_remote_output_is_refused_by_a_stage_that_writes_local_files():
+    with pytest.raises(ValueError, match="gs://bucket/out: the output must be a local"):
+        output_directory.Staging("gs://bucket/out", "pairs")
+
+
+@pytest.fixture(params=["store", "tree"])
+def remote(request, tmp_path, monkeypatch):
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    return f"{request.param}://bucket/out"
+
+
+def put(output, text="one", publish=True, **options):
+    with output_directory.Staging(output, "pairs", remote=True, **options) as stage:
+        files.make_dirs(stage.scratch)
+        files.write_bytes(files.join(stage.scratch, "work"), b"")
+        files.write_bytes(files.join(stage.address, "data"), text.encode())
+        if publish:
+            stage.publish(counts={})
+    return stage
+
+
+def listed():
+    """Returns the names of all files of both file systems, without scheme and bucket."""
+    found = files.walk("store://bucket") + files.walk("tree://bucket")
+    return [entry.path.partition("://bucket/")[2] for entry in found]
+
+
+def test_a_remote_output_is_published_with_its_manifest(remote, tmp_path):
+    put(remote, settings={"size": 1})
+    assert listed() == ["out/data", "out/manifest.json"]
+    write(tmp_path / "local", settings={"size": 1})
+    local = manifests.read(tmp_path / "local", "pairs")
+    assert manifests.read(remote, "pairs")["fingerprint"] == local["fingerprint"]
+    with pytest.raises(ValueError, match="already finished"):
+        put(remote)
+    put(remote, text="two", overwrite=True)
+    assert listed() == ["out/data", "out/manifest.json"]
+    assert files.read_bytes(files.join(remote, "data")) == b"two"
+
+
+def test_a_failed_remote_attempt_leaves_what_was_there(remote):
+    put(remote)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        output_directory.Staging(remote, "pairs", remote=True, overwrite=True) as stage,
+    ):
+        files.write_bytes(files.join(stage.address, "data"), b"two")
+        raise KeyboardInterrupt
+    assert listed() == ["out/data", "out/manifest.json"]
+    assert files.read_bytes(files.join(remote, "data")) == b"one"
+
+
+def test_nothing_foreign_is_deleted_from_a_remote_place(remote):
+    files.make_dirs(remote)
+    files.write_bytes(files.join(remote, "thesis.txt"), b"mine")
+    with pytest.raises(ValueError, match="not empty and not written by"):
+        put(remote, overwrite=True)
+    files.make_dirs(remote + "2.unfinished")
+    files.write_bytes(files.join(remote + "2.unfinished", "thesis.txt"), b"mine")
+    with pytest.raises(ValueError, match="not ours"):
+        put(remote + "2")
+    assert len(listed()) == 2
+
+
+def test_a_remote_attempt_goes_on(remote):
+    put(remote, publish=False, resume=True, settings={"size": 1})
+    assert "out/manifest.json" not in listed()
+    with output_directory.Staging(remote, "pairs", {"size": 1}, resume=True, remote=True) as stage:
+        assert stage.resumed and files.exists(files.join(stage.scratch, "work"))
+        stage.publish(counts={})
+    assert listed() == ["out/data", "out/manifest.json"]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new", "overwrite"])
+@pytest.mark.parametrize("after", range(12))
+def test_a_kill_at_any_point_of_the_publication(remote, monkeypatch, after, old):
+    if old:
+        put(remote, text="old")
+    calls = []
+
+    def limited(function):
+        def call(*arguments, **options):
+            calls.append(function.__name__)
+            if len(calls) > after:
+                raise SystemExit("killed")
+            return function(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        stage = output_directory.Staging(remote, "pairs", remote=True, overwrite=True, resume=True)
+        with contextlib.suppress(SystemExit), stage:
+            for name in ("data", "more"):
+                files.write_bytes(files.join(stage.address, name), b"new")
+            for name in ("create", "rename", "delete", "copy"):
+                for system in (fake_remote.Store, fake_remote.Tree):
+                    patch.setattr(system, name, limited(getattr(system, name)))
+            stage.publish(counts={})
+    try:
+        manifests.read(remote, "pairs")
+        names = sorted(files.name(entry.path) for entry in files.list_folder(remote))
+        whole = [["data", "manifest.json"]] * old + [["data", "manifest.json", "more"]]
+        assert [name for name in names if name != ".attempt.json"] in whole
+    except FileNotFoundError:
+        pass
+    with output_directory.Staging(
+        remote, "pairs", remote=True, overwrite=True, resume=True
+    ) as stage:
+        for name in ("data", "more"):
+            files.write_bytes(files.join(stage.address, name), b"new")
+        stage.publish(counts={})
+    assert listed() == ["out/data", "out/manifest.json", "out/more"]
+    assert files.read_bytes(files.join(remote, "data")) == b"new"
+
+
+def test_two_writers_of_one_remote_output(remote):
+    with output_directory.Staging(remote, "pairs", remote=True) as first:
+        second = output_directory.Staging(remote, "pairs", remote=True)
+        with second:
+            with pytest.raises(ValueError, match="another process is writing it now"):
+                first.publish(counts={})
+            second.publish(counts={})
+    assert listed() == ["out/manifest.json"]

@@ -1,0 +1,69 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A mistake in the settings of a late stage is found before the first one runs."""
+
+import pathlib
+
+import pytest
+import yaml
+
+from parti.workflow import config_files, demo, preflight
+
+
+def message(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], *changes: str, name: str = ""
+) -> str:
+    """Returns what the check of a workflow with changes says; "" if it accepts them."""
+    path = tmp_path / "workflow.yaml"
+    path.write_text(yaml.safe_dump(config_files.load(name or "scenes-tiny", changes)))
+    try:
+        code = preflight.main(str(path))
+    except SystemExit as stopped:
+        code = stopped.code
+    error = capsys.readouterr().err
+    assert (code, error.count("\n")) == ((2, 1) if error else (0, 0))
+    return error.strip()
+
+
+@pytest.mark.parametrize("name", ["scenes-tiny", "scenes", "pairs-tiny", "pairs"])
+def test_the_workflows_that_come_with_the_package_are_accepted(name, tmp_path, capsys):
+    (tmp_path / "a.tar").write_text("x")
+    changes = [f"input={tmp_path}/a.tar"] if name.startswith("pairs") else []
+    assert message(tmp_path, capsys, *changes, name=name) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("generate.num_sample=4", "generate: unknown flag --num_sample; did you mean --num_samp"),
+        ("generate.num_samples=many", "generate: argument --num_samples: invalid int"),
+        ("generate.temperature=-1", "generate: --temperature must be >= 0"),
+        ("clean.preset=x", "clean: --preset=x: choose from"),
+        ("clean.input_format=x", "clean: --input_format=x: unknown; choose from"),
+        ("scenes.world=x", "scenes: --world=x: choose from"),
+        ("vocab.vocab_size=0", "vocab: --vocab_size=0: give a positive number"),
+        ("tokenize.batch_size=0", "tokenize: --batch_size=0: give at least 1"),
+        ("choose_prompts.num=-1", "choose_prompts: --num=-1: it must not be negative"),
+        ("evaluate.num_reference=0", "evaluate: --num_reference=0: give at least 1"),
+        ("export.foo=1", "export: unknown flag --foo"),
+        ("beam.runnner=x", "unknown flag --runnner; did you mean --runner?"),
+        ("train_generator.gin.TRAIN_STEP=3", "train_generator: --gin.TRAIN_STEP: no gin file"),
+        ("train_tokenizer.gin.BATCH_SIZE=0", "train_tokenizer: BATCH_SIZE must be a whole number"),
+        ("train_reranker.gin.TRAIN_STEPS=20", "train_reranker: warmup_steps must lie in [0, tot"),
+        ("train_tokenizer.experiment=t5x_configs/experiments/wdsr_x2.gin", "--gin.PAIRS_DIR: no"),
+    ],
+)
+def test_a_mistake_names_stage_and_remedy(change, expected, tmp_path, capsys):
+    assert expected in message(tmp_path, capsys, change)
+
+
+def test_a_refused_workflow_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.delenv("PARTI_COMMAND", raising=False)
+    workdir = tmp_path / "work"
+    arguments = ["scenes-tiny", "--workdir", str(workdir)]
+    with pytest.raises(ValueError, match="did you mean --num_samples"):
+        demo.workflow([*arguments, "--set", "generate.num_sample=4"])
+    monkeypatch.setenv("PARTI_COMMAND", "true")  # stages of another installation check themselves
+    with pytest.raises(ValueError, match="Snakemake: .*--no_such_flag"):
+        demo.workflow([*arguments, "--set", "generate.num_sample=4", "--no_such_flag"])
+    assert not workdir.exists()

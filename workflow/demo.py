@@ -1,0 +1,257 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`parti workflow` and `parti demo`: run the stages that are stale, and show them at work."""
+
+import argparse
+import contextlib
+import json
+import pathlib
+import shlex
+import signal
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Iterator, Sequence
+
+import yaml
+
+from parti.pipelines.evaluation import report as evaluation_report
+from parti.stages import flag_parser
+from parti.workflow import config_files, display, graph, preflight, scheduler, stage
+
+_DEMO = "scenes-tiny"
+# Flags of Snakemake that a stage would not obey (see `workflow/stage.py`).
+_FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
+_EXAMPLES = """examples:
+  parti workflow pairs --set input='data/*.tar' --workdir runs/mine
+  parti workflow scenes-tiny --workdir runs/demo --dry_run
+  parti workflow scenes --set train_generator.gin.TRAIN_STEPS=500 --set generate.num_samples=4
+  parti workflow scenes --executor slurm --jobs 8 --default-resources slurm_account=mine
+
+Run the same command again and it goes on where it stopped; a stage whose settings or inputs have
+changed is made anew, and so is what depends on it. Flags that are not listed here go to Snakemake:
+--executor (with its plugin installed), --until STAGE, --profile, ..."""
+
+
+def workflow(argv: Sequence[str]) -> int:
+    """Runs `parti workflow CONFIG --workdir DIR`; returns the exit code."""
+    parser = _parser("parti workflow", "Run every stage of a workflow that is stale.", _EXAMPLES)
+    parser.add_argument(
+        "config", help="a workflow file, or one of: scenes-tiny, scenes, pairs-tiny, pairs"
+    )
+    parser.add_argument("--workdir", help="where everything goes (default: runs/CONFIG)")
+    options, extra = parser.parse_known_args(list(argv))
+    workdir = options.workdir or f"runs/{pathlib.Path(options.config).stem}"
+    again = ["parti", "workflow", options.config, "--workdir", workdir]
+    return _main(options, workdir, extra, again)
+
+
+def demo(argv: Sequence[str]) -> int:
+    """Runs `parti demo`: the workflow `scenes-tiny`; returns the exit code."""
+    example = "example:\n  parti demo --workdir runs/demo"
+    parser = _parser("parti demo", "Run the whole workflow, tiny, on this machine.", example)
+    parser.add_argument("--workdir", default="runs/demo", help="default: %(default)s")
+    options, extra = parser.parse_known_args(list(argv))
+    options.config = _DEMO
+    again = ["parti", "demo", "--workdir", options.workdir]
+    return _main(options, options.workdir, extra, again)
+
+
+def _parser(program: str, description: str, epilog: str) -> flag_parser.Parser:
+    parser = flag_parser.Parser(program, description, epilog)
+    parser.add_argument(
+        "--jobs",
+        "--cores",
+        type=int,
+        metavar="N",
+        help="stages at work at once (default: `jobs` of the workflow file)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the workflow file: generate.num_samples=4",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="list what would run, and why")
+    # Snakemake's words for it: handed on, they would look like a run that did nothing.
+    hidden = argparse.SUPPRESS
+    parser.add_argument(
+        "--dry-run", "--dryrun", "-n", dest="dry_run", action="store_true", help=hidden
+    )
+    parser.add_argument("--graph", metavar="FILE", help="only draw the stages: .svg, .dot, .png")
+    return parser
+
+
+def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: list[str]) -> int:
+    config = config_files.load(options.config, options.set)
+    jobs = options.jobs if options.jobs is not None else config["jobs"]
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}: it must be 1 or more")
+    if forced := sorted({word.partition("=")[0] for word in extra} & _FORCING):
+        raise ValueError(
+            f"{forced[0]}: a stage that is up to date does nothing; to make it anew, delete its "
+            "folder (or change its settings)"
+        )
+    folder = pathlib.Path(workdir).resolve()
+    if folder.is_file():
+        raise NotADirectoryError(f"--workdir {workdir}: is a file; it must be a folder")
+    if options.graph:
+        with _scratch(folder, config, jobs, (), keep=False) as tool:
+            graph.write(pathlib.Path(options.graph), tool.dot())
+        print(f"wrote {options.graph}")
+        return 0
+    if options.dry_run:
+        _check_stages(folder, config)
+        with _scratch(folder, config, jobs, tuple(extra), keep=folder.is_dir()) as tool:
+            _print_plan(tool.plan())
+        return 0
+    again += [] if options.jobs is None else ["--jobs", str(options.jobs)]
+    again += [word for change in options.set for word in ("--set", change)]
+    return _run(folder, config, jobs, tuple(extra), shlex.join([*again, *extra]))
+
+
+@contextlib.contextmanager
+def _scratch(
+    folder: pathlib.Path, config: config_files.Config, jobs: int, extra: tuple, keep: bool
+) -> Iterator[scheduler.Scheduler]:
+    """Yields a scheduler to ask, which leaves nothing behind; `keep`: ask about `folder`."""
+    with tempfile.TemporaryDirectory(prefix="parti-") as temporary:
+        path = pathlib.Path(temporary) / "workflow.yaml"
+        _write_config(path, config)
+        yield scheduler.Scheduler(folder if keep else path.parent, path, jobs, extra)
+
+
+def _write_config(path: pathlib.Path, config: config_files.Config) -> None:
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def _print_plan(plan: Sequence[scheduler.Planned]) -> None:
+    if not plan:
+        print("nothing to do: every stage is up to date")
+        return
+    width = max(len(planned.name) for planned in plan)
+    print(f"{len(plan)} stages would run:")
+    for planned in plan:
+        print(f"  {planned.name:<{width}}  {planned.reason}")
+
+
+def _run(
+    folder: pathlib.Path,
+    config: config_files.Config,
+    jobs: int,
+    extra: tuple[str, ...],
+    again: str,
+) -> int:
+    """Plans and runs; returns 0 when all is up to date, 1 when a stage failed."""
+    began = time.monotonic()
+    _check_stages(folder, config)
+    if not folder.is_dir():
+        with _scratch(folder, config, jobs, extra, keep=False) as tool:
+            tool.plan()  # an unknown flag of Snakemake leaves nothing behind
+    with scheduler.only_run(folder) as lock:
+        tool = scheduler.Scheduler(folder, folder / "workflow.yaml", jobs, extra)
+        _write_config(tool.config_path, config)
+        plan = tool.plan()
+        if not plan:
+            print("nothing to do: every stage is up to date")
+            _print_results(folder)
+            return 0
+        print(f"{len(plan)} stages to run in {display.short_path(folder)}, {jobs} at once")
+        (folder / "logs").mkdir(exist_ok=True)
+        log = folder / "logs" / "snakemake.log"
+        since = time.time()
+        process = tool.start(log, lock)
+        with display.view([planned.name for planned in plan], folder, since) as view:
+            try:
+                with _terminated_as_interrupt():
+                    while process.poll() is None:
+                        view.update()
+                        time.sleep(0.25)
+            except KeyboardInterrupt:
+                view.note("stopping: the stages at work save what they have")
+                scheduler.stop(process, folder)
+                view.update()
+                print(f"stopped; to go on: {again}", file=sys.stderr)
+                return 130
+            view.update()
+    if process.returncode:
+        _print_failure(folder, since, log, again)
+        return 1
+    print(f"done in {display.clock(time.monotonic() - began)}")
+    _print_results(folder)
+    return 0
+
+
+def _check_stages(folder: pathlib.Path, config: config_files.Config) -> None:
+    """Checks the flags and macros of all stages, unless this folder has run with the same ones.
+
+    Raises:
+      ValueError: see `preflight.check`.
+    """
+    known = folder / "workflow.yaml"
+    with tempfile.TemporaryDirectory(prefix="parti-") as temporary:
+        path = pathlib.Path(temporary) / "workflow.yaml"
+        _write_config(path, config)
+        if not known.is_file() or known.read_bytes() != path.read_bytes():
+            preflight.check(path, scheduler.environment())
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """Makes SIGTERM end a run as Ctrl-C does."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_failure(folder: pathlib.Path, since: float, log: pathlib.Path, again: str) -> None:
+    """Shows the end of the log of every stage that failed or was stopped, and how to go on."""
+    ended = {
+        record["name"]: "was stopped" if record["state"] == "stopped" else "failed"
+        for record in stage.read_records(folder).values()
+        if record["state"] not in ("done", "running") and record["updated"] >= since
+    }
+    for name, what in ended.items():
+        _print_tail(f"{name} {what}", stage.log_path(folder, name))
+    if not ended:
+        _print_tail("Snakemake failed", log)
+    print(f"\nwhat is finished is kept; to go on: {again}", file=sys.stderr)
+
+
+def _print_tail(title: str, path: pathlib.Path, count: int = 15) -> None:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    print(f"\n{title}; the end of {display.short_path(path)}:", file=sys.stderr)
+    last = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
+    for line in lines[last + 1 :][-count:]:  # of the last attempt only
+        print(f"  {line[:240]}", file=sys.stderr)
+
+
+def _print_results(folder: pathlib.Path) -> None:
+    """Shows the measures, and names what a reader wants to open."""
+    evaluation = folder / "evaluation"
+    with contextlib.suppress(OSError, ValueError, KeyError):  # an output of another version
+        metrics = json.loads((evaluation / "metrics.json").read_bytes())
+        print(f"\n{evaluation_report.table(metrics)}\n")
+    places = {
+        "gallery": folder / "generations" / "gallery.html",
+        "evaluation": evaluation / evaluation_report.FILE_NAME,
+        "bundle": folder / "bundle",
+    }
+    for name, path in places.items():
+        if path.exists():
+            print(f"{name:<10} {display.short_path(path)}")

@@ -1,0 +1,237 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The stages at work: a table that is redrawn on a terminal, plain lines anywhere else."""
+
+import abc
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import rich.console
+import rich.live
+import rich.table
+import rich.text
+
+from parti.stages import progress_line
+from parti.workflow import stage
+
+_LINE_SECONDS = 10.0
+_BAR = 18
+_MARKS = {
+    "waiting": ("·", "dim"),
+    "running": ("▶", "bold cyan"),
+    "done": ("✓", "green"),
+    "unchanged": ("✓", "dim green"),
+    "failed": ("✗", "bold red"),
+    "stopped": ("■", "yellow"),
+}
+
+clock = progress_line.clock
+
+
+def short_path(path: pathlib.Path) -> str:
+    """Returns a path relative to the current folder if it is below it."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is known of a stage now.
+
+    Attributes:
+      name: the stage.
+      what: what it does; empty before it starts.
+      state: a key of `_MARKS`.
+      seconds: since its start, or its whole time.
+      output: where its result goes.
+      progress: the JSON of its progress line (see `parti.stages.progress_line`), or empty.
+    """
+
+    name: str
+    what: str
+    state: str
+    seconds: float
+    output: str
+    progress: dict[str, Any]
+
+    def counted(self) -> str:
+        """Returns `300/1000 steps`, or '' if unknown."""
+        done, total = self.progress.get("done"), self.progress.get("total")
+        if done is None:
+            return ""
+        return f"{done:,}{f'/{total:,}' if total else ''} {self.progress.get('unit', '')}"
+
+    def rate(self) -> str:
+        """Returns `85.2 examples/s`, or '' if unknown."""
+        rate = self.progress.get("rate") or 0
+        unit = self.progress.get("rate_unit") or self.progress.get("unit", "")
+        return f"{rate:,.4g} {unit}/s" if rate else ""
+
+    def eta(self) -> str:
+        """Returns the time left, or '' if unknown."""
+        seconds = self.progress.get("eta_seconds")
+        return clock(seconds) if seconds is not None and self.state == "running" else ""
+
+    def fields(self) -> str:
+        """Returns the stage's own numbers: `loss=3.21`."""
+        values = (self.progress.get("fields") or {}).items()
+        return "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values)
+
+
+def read_rows(names: Sequence[str], workdir: pathlib.Path, since: float) -> list[Row]:
+    """Returns a row per stage; what was recorded before the time `since` (epoch) is old."""
+    rows = []
+    for name in names:
+        record = stage.read_record(workdir, name)
+        if record.get("updated", 0) < since:
+            rows.append(Row(name, "", "waiting", 0.0, "", {}))
+            continue
+        running = record["state"] == "running"
+        end = time.time() if running else record["updated"]
+        state = "unchanged" if record.get("reused") else record["state"]
+        output = short_path(workdir / record["output"])
+        reported = _read_progress(stage.progress_path(workdir, name))
+        seconds = max(end - record["started"], 0.0)
+        rows.append(Row(name, record["what"], state, seconds, output, reported))
+    return rows
+
+
+def _read_progress(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+class View(abc.ABC):
+    """Shows the stages of one run."""
+
+    def __init__(self, names: Sequence[str], workdir: pathlib.Path, since: float) -> None:
+        self._names, self._workdir, self._since = names, workdir, since
+
+    def update(self) -> None:
+        """Reads the state of all stages and shows it."""
+        self.show(read_rows(self._names, self._workdir, self._since))
+
+    @abc.abstractmethod
+    def show(self, rows: Sequence[Row]) -> None:
+        """Shows a row per stage."""
+
+    @abc.abstractmethod
+    def note(self, text: str) -> None:
+        """Shows a message."""
+
+
+class Lines(View):
+    """A line when a stage starts, now and then while it works, and when it ends."""
+
+    def __init__(self, names: Sequence[str], workdir: pathlib.Path, since: float) -> None:
+        super().__init__(names, workdir, since)
+        self._states: dict[str, str] = {}
+        self._spoken: dict[str, float] = {}
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """Prints what is new."""
+        for number, row in enumerate(rows, start=1):
+            before = self._states.get(row.name, "waiting")
+            place = f"[{number}/{len(rows)}] {row.name}"
+            now = time.monotonic()
+            if row.state != "waiting" and before == "waiting":
+                self._print(f"{place}: {row.what} -> {row.output}")
+                self._spoken[row.name] = now
+            if row.state != before and row.state not in ("running", "waiting"):
+                about = "  ".join(filter(None, (row.counted(), row.fields())))
+                self._print(f"{place}: {row.state} in {clock(row.seconds)}  {about}".rstrip())
+            elif row.state == "running" and now - self._spoken[row.name] >= _LINE_SECONDS:
+                self._spoken[row.name] = now
+                eta = f"ETA {row.eta()}" if row.eta() else ""
+                parts = (clock(row.seconds), row.counted(), row.rate(), eta, row.fields())
+                self._print(f"{place}: {'  '.join(filter(None, parts))}")
+            self._states[row.name] = row.state
+
+    def note(self, text: str) -> None:
+        """Prints a message."""
+        self._print(text)
+
+    @staticmethod
+    def _print(text: str) -> None:
+        print(text, flush=True)
+
+
+class Table(View):
+    """A table with a row per stage, redrawn in place."""
+
+    def __init__(
+        self, names: Sequence[str], workdir: pathlib.Path, since: float, live: rich.live.Live
+    ) -> None:
+        super().__init__(names, workdir, since)
+        self._live = live
+        self._note = ""
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """Draws the table anew."""
+        elapsed = clock(time.time() - self._since)
+        table = rich.table.Table(
+            box=None,
+            pad_edge=False,
+            caption=f"{elapsed} in all  {self._note}".rstrip(),
+            caption_justify="left",
+        )
+        for header, style in (("", ""), ("stage", "bold"), ("", "dim"), ("done", "")):
+            table.add_column(header, style=style, no_wrap=True)
+        for header in ("rate", "ETA", "time"):
+            table.add_column(header, justify="right", no_wrap=True)
+        for row in rows:
+            mark, style = _MARKS.get(row.state, ("?", ""))
+            table.add_row(
+                rich.text.Text(mark, style=style),
+                row.name,
+                self._about(row),
+                self._progress(row),
+                row.rate() if row.state == "running" else "",
+                row.eta(),
+                clock(row.seconds) if row.state != "waiting" else "",
+            )
+        self._live.update(table, refresh=True)
+
+    def note(self, text: str) -> None:
+        """Shows a message below the table."""
+        self._note = text
+        self.update()
+
+    @staticmethod
+    def _about(row: Row) -> str:
+        return f"-> {row.output}" if row.state in ("done", "unchanged") else row.what
+
+    @staticmethod
+    def _progress(row: Row) -> rich.text.Text:
+        done, total = row.progress.get("done") or 0, row.progress.get("total") or 0
+        if row.state != "running" or not total:
+            return rich.text.Text(row.counted() if row.state != "unchanged" else "unchanged")
+        full = round(_BAR * min(done / total, 1.0))
+        bar = rich.text.Text("━" * full, style="cyan").append("━" * (_BAR - full), style="dim")
+        return bar.append(f" {row.counted()}", style="default")
+
+
+@contextlib.contextmanager
+def view(names: Sequence[str], workdir: pathlib.Path, since: float) -> Iterator[View]:
+    """Yields the view that suits where stdout goes.
+
+    Args:
+      names: the stages of this run, in order.
+      workdir: the working folder.
+      since: when the run began, seconds since the epoch.
+    """
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        yield Lines(names, workdir, since)
+        return
+    with rich.live.Live(console=rich.console.Console(), auto_refresh=False) as live:
+        yield Table(names, workdir, since, live)

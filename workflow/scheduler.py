@@ -1,0 +1,244 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Snakemake as a child process: what it would run and why, its graph, and a run of it.
+
+Run as a program, this module is Snakemake itself, which ends when the process that started it
+ends: after a `kill -9` nothing of a run stays behind (stages stop themselves, `workflow/stage.py`).
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import parti
+from parti.workflow import config_files, stage
+
+_REASONS = (
+    (r"Missing output files", "its output is not there, or not complete"),
+    (r"Params have changed", "its settings changed"),
+    (r"Code has changed", "the Snakefile changed"),
+    (r"Set of input files", "it reads other stages than before"),
+    (r"Updated input files: (.*)", "{} changed"),
+    (r"Input files updated by another job: (.*)", "{} runs before it"),
+    (r"Forced execution", "asked for"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A stage that will run."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduler:
+    """Snakemake on one working folder.
+
+    Attributes:
+      workdir: where the outputs are.
+      config_path: the workflow file with all changes made.
+      jobs: stages at work at once.
+      extra: further arguments of Snakemake, such as `--executor slurm`.
+    """
+
+    workdir: pathlib.Path
+    config_path: pathlib.Path
+    jobs: int
+    extra: tuple[str, ...] = ()
+
+    def plan(self) -> list[Planned]:
+        """Returns the stages that would run now, in the order in which they can."""
+        return parse_plan(self._output(["--dry-run"], self.extra))
+
+    def dot(self) -> str:
+        """Returns the graph of all stages in Graphviz's language."""
+        text = self._output(["--rulegraph", "dot"], ())
+        return text[text.index("digraph") :].strip() + "\n"
+
+    def start(self, log: pathlib.Path, lock: int) -> "subprocess.Popen[bytes]":
+        """Starts a run in its own session; its talk goes to `log`, and it inherits the lock."""
+        with open(log, "ab") as file:
+            return subprocess.Popen(
+                self._command((), self.extra),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                pass_fds=[lock],
+                start_new_session=True,
+            )
+
+    def _command(self, arguments: Sequence[str], extra: Sequence[str]) -> list[str]:
+        return [
+            *(sys.executable, "-P", "-m", "parti.workflow.scheduler"),
+            *("--snakefile", str(config_files.folder() / "Snakefile")),
+            *("--directory", str(self.workdir)),
+            *("--configfile", str(self.config_path)),
+            *("--jobs", str(self.jobs)),
+            *("--rerun-triggers", "mtime", "params", "input"),
+            *("--scheduler", "greedy"),
+            *("--rerun-incomplete", "--nocolor"),
+            *arguments,
+            *extra,
+        ]
+
+    def _output(self, arguments: Sequence[str], extra: Sequence[str]) -> str:
+        ended = subprocess.run(
+            self._command([*arguments, "--nolock"], extra),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=False,
+        )
+        if ended.returncode == 0:
+            return ended.stdout
+        lines = (ended.stderr.strip() or ended.stdout.strip()).splitlines()
+        usage_error = [line for line in lines if "error: " in line]
+        if usage_error:
+            message = usage_error[-1].partition("error: ")[2]
+            if "--executor" in message:
+                message += "; others come with `pip install snakemake-executor-plugin-NAME`"
+            if "unrecognized arguments" in message:
+                message += "; see --help"
+            raise ValueError(f"Snakemake: {message}")
+        raise RuntimeError("Snakemake: " + " ".join(line.strip() for line in lines[-6:]))
+
+
+@contextlib.contextmanager
+def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
+    """Holds the working folder for one run; yields the lock's file descriptor.
+
+    Snakemake's own lock, which a kill leaves behind, is removed when nobody is at work.
+
+    Raises:
+      ValueError: another live run is at work there.
+    """
+    (workdir / stage.FOLDER).mkdir(parents=True, exist_ok=True)
+    with open(workdir / stage.FOLDER / "run.lock", "a+", encoding="utf-8") as lock:
+        end = time.monotonic() + patience  # what a killed run left behind ends within seconds
+        while not _locked(lock.fileno()):
+            if time.monotonic() > end:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise ValueError(f"{workdir}: another run is at work here (process {owner})")
+            time.sleep(0.2)
+        if others := _foreign_snakemakes(workdir):
+            raise ValueError(f"{workdir}: Snakemake is at work here (process {others[0]})")
+        for left in (workdir / ".snakemake" / "locks").glob("*"):
+            left.unlink(missing_ok=True)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock.fileno()
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _foreign_snakemakes(workdir: pathlib.Path) -> list[int]:
+    """Returns the processes of Snakemake in a folder that somebody started without `parti`."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            is_snakemake = any("snakemake" in word for word in process.cmdline()[:4])
+            if is_snakemake and process.cwd() == str(workdir.resolve()):
+                found.append(process.pid)
+    return found
+
+
+def stop(process: "subprocess.Popen[bytes]", workdir: pathlib.Path, patience: float = 70.0) -> None:
+    """Ends a run: its stages save what they have, and Snakemake cancels what it submitted."""
+    signalled = set()
+    end = time.monotonic() + patience
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    while process.poll() is None and time.monotonic() < end:
+        for record in stage.read_records(workdir).values():
+            if record.get("state") == "running" and record["pid"] not in signalled:
+                signalled.add(record["pid"])
+                if record["host"] == stage.host():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(record["pid"], signal.SIGTERM)
+        time.sleep(0.1)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def parse_plan(text: str) -> list[Planned]:
+    """Returns the stages in the output of `snakemake --dry-run`."""
+    planned = []
+    for block in re.split(r"^(?:local)?rule (?=\w+:$)", text, flags=re.MULTILINE)[1:]:
+        name = block.partition(":")[0]
+        reason = re.search(r"^    reason: (.*)$", block, re.MULTILINE)
+        if name != "all":
+            planned.append(Planned(name, _in_words(reason.group(1) if reason else "")))
+    return planned
+
+
+def _in_words(reason: str) -> str:
+    """Returns Snakemake's reason in the words of this project."""
+    found = []
+    for pattern, words in _REASONS:
+        if match := re.search(pattern, reason):
+            files = match.group(1).partition(";")[0] if match.groups() else ""
+            found.append(words.format(", ".join(re.findall(r"(\w+)\.done", files))))
+    return found[0] if found else reason
+
+
+def parse_graph(dot: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns (stages, edges) of the output of `snakemake --rulegraph dot`."""
+    names = dict(re.findall(r'^\s*(\d+)\[label = "(\w+)"', dot, re.MULTILINE))
+    pairs = re.findall(r"^\s*(\d+) -> (\d+)", dot, re.MULTILINE)
+    edges = [(names[a], names[b]) for a, b in pairs if names[b] != "all"]
+    return [name for name in names.values() if name != "all"], edges
+
+
+def environment() -> dict[str, str]:
+    """Returns an environment in which a child finds this very package from any folder."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    clone = pathlib.Path(parti.__file__).parents[1]
+    if (clone / "setup.py").is_file():
+        paths = [str(clone), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
+    return environment
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.3)
+    os._exit(143)
+
+
+def main() -> None:
+    """Is Snakemake, until the process that started it ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from snakemake import cli
+
+    cli.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

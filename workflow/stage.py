@@ -1,0 +1,341 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One stage of a workflow: what makes it stale, resumable or done (called by workflow/Snakefile).
+
+    python -m parti.workflow.stage --name clean --output pairs --inputs .stages/scenes.done
+        -- clean --x=1
+
+Snakemake decides the order and what is stale; it sees only marker files, `.stages/<name>.done`,
+because it deletes the outputs of a job that starts or fails, and a training folder must survive
+both. This module keeps the folders behind the markers honest:
+
+- The *request* of a stage is the digest of its command and of its inputs' markers. It is recorded
+  when the stage starts. The same request again: what is there is continued (or already done).
+  Another request: what is there is moved to `.stages/replaced/`, and deleted when the new one is
+  finished; asking for the old request before that brings the old folder back.
+- A marker holds the fingerprint of the output's manifest. Before each run `reconcile` drops the
+  markers of outputs that are gone or incomplete, and renews those whose manifest was changed by
+  hand, so that what depends on them runs again.
+- A stage holds a lock, which its command inherits; it stops its command when Snakemake dies.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Sequence
+from typing import IO, Any
+
+from parti.stages import manifests, progress_line
+
+FOLDER = ".stages"
+COMMAND_VARIABLE = "PARTI_COMMAND"  # replaces `python -m parti`, for containers and tests
+_GRACE_SECONDS = 60.0  # a training saves a checkpoint when it is told to stop
+_POLL_SECONDS = 0.2
+
+
+def marker_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the file that Snakemake sees as a stage's output."""
+    return workdir / FOLDER / f"{name}.done"
+
+
+def log_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns where a stage's own output and that of its libraries goes."""
+    return workdir / "logs" / f"{name}.log"
+
+
+def progress_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the JSON copy of a stage's progress line (see `parti.stages.progress_line`)."""
+    return workdir / "logs" / f"{name}.progress.json"
+
+
+def host() -> str:
+    """Returns this machine's name, beside the process ids in records."""
+    return socket.gethostname()
+
+
+def read_record(workdir: pathlib.Path, name: str) -> dict[str, Any]:
+    """Returns what is recorded about a stage's last start: request, output, state, times."""
+    return manifests.read_json(workdir / FOLDER / f"{name}.json")
+
+
+def read_records(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns the records of all stages that were ever started in a folder."""
+    paths = sorted((workdir / FOLDER).glob("*.json"))
+    return {path.stem: record for path in paths if (record := manifests.read_json(path))}
+
+
+def reconcile(workdir: pathlib.Path) -> None:
+    """Makes the markers tell the truth about the outputs behind them."""
+    for name, record in read_records(workdir).items():
+        marker = marker_path(workdir, name)
+        if not marker.is_file():
+            continue
+        output = workdir / record["output"]
+        fingerprint = _fingerprint(output)
+        if fingerprint is None:
+            marker.unlink(missing_ok=True)
+        elif fingerprint != manifests.read_json(marker).get("fingerprint"):
+            _finish(workdir, name, record)  # made by hand in the meantime: take it as it is
+        elif not _is_whole(output, record):
+            marker.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Brings one stage's output to what its command and inputs ask for."""
+    parser = argparse.ArgumentParser(prog="python -m parti.workflow.stage", allow_abbrev=False)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--output", required=True, help="folder, relative to the working one")
+    parser.add_argument("--inputs", nargs="*", default=[], help="markers of the stages it reads")
+    parser.add_argument("--what", default="", help="what the stage does, for the display")
+    parser.add_argument("--digest", default="", help="state of inputs that no stage makes")
+    parser.add_argument("command", nargs="+", help="`@/` in it is the working folder")
+    options = parser.parse_args(argv)
+    stop = _StopRequest()
+    workdir = pathlib.Path.cwd()
+    (workdir / FOLDER).mkdir(exist_ok=True)
+    with open(workdir / FOLDER / f"{options.name}.lock", "a+") as lock:
+        if not _wait_for_lock(lock, stop):
+            print(f"{options.name}: still at work in {workdir}, from an earlier run; wait for it")
+            return 1
+        return _Stage(workdir, options, stop).run(lock)
+
+
+class _Stage:
+    """One attempt at a stage."""
+
+    def __init__(
+        self, workdir: pathlib.Path, options: argparse.Namespace, stop: "_StopRequest"
+    ) -> None:
+        self.workdir, self.name, self.stop = workdir, options.name, stop
+        self.output = workdir / options.output
+        here = f"{workdir}/".replace("\\", r"\\")
+        self.command = [re.sub(r"(?<![^='])@/", here, word) for word in options.command]
+        self.before = read_record(workdir, options.name)
+        inputs = {
+            path: manifests.read_json(workdir / path).get("fingerprint") for path in options.inputs
+        }
+        self.record = {
+            "name": options.name,
+            "what": options.what,
+            "output": options.output,
+            "command": options.command,
+            "request": _digest([options.command, inputs, options.digest]),
+            "host": host(),
+            "pid": os.getpid(),
+        }
+
+    def run(self, lock: IO[str]) -> int:
+        """Continues, restores or starts over; returns the command's exit code."""
+        (self.workdir / "logs").mkdir(exist_ok=True)
+        progress_path(self.workdir, self.name).unlink(missing_ok=True)
+        same = self.before.get("request") == self.record["request"]
+        # Without a record the output was put here by hand: it is taken as it is.
+        if self.before and not same:
+            self._move_aside()
+            self._restore()
+        if _fingerprint(self.output) is not None:
+            if _is_whole(self.output, self.record | {"files": self._files_before(same)}):
+                self._write_record("done", started=time.time(), reused=True)
+                _finish(self.workdir, self.name, read_record(self.workdir, self.name))
+                return 0
+            self._reopen()
+        return self._call(lock)
+
+    def _files_before(self, same: bool) -> dict[str, list[int]]:
+        return self.before.get("files", {}) if same else {}
+
+    def _replaced(self, request: str) -> pathlib.Path:
+        return self.workdir / FOLDER / "replaced" / f"{self.name}-{request[:16]}"
+
+    def _move_aside(self) -> None:
+        """Moves away what another request has made, finished or not."""
+        slot = self._replaced(self.before["request"])
+        unfinished = self.output.with_name(self.output.name + ".unfinished")
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        if self.output.exists():
+            slot.parent.mkdir(exist_ok=True)
+            if slot.exists():
+                shutil.rmtree(slot)
+            self.output.rename(slot)
+
+    def _restore(self) -> None:
+        slot = self._replaced(self.record["request"])
+        if slot.exists():
+            slot.rename(self.output)
+
+    def _reopen(self) -> None:
+        """Makes a finished output that lost files unfinished again."""
+        if self.command[0] == "train":  # goes on from its checkpoints and finishes at once
+            (self.output / manifests.FILE_NAME).unlink()
+        else:
+            self._move_aside()
+
+    def _call(self, lock: IO[str]) -> int:
+        started = time.time()
+        self._write_record("running", started=started)
+        code = self._run_command(lock)
+        if code == 0 and _fingerprint(self.output) is None:
+            with open(log_path(self.workdir, self.name), "a", encoding="utf-8") as log:
+                log.write(
+                    f"\nended without an error, but wrote no {self.output / manifests.FILE_NAME}\n"
+                )
+            code = 1
+        state = "done" if code == 0 else "stopped" if code in (130, 143) else "failed"
+        self._write_record(state, started=started, exit_code=code)
+        if code == 0:
+            _finish(self.workdir, self.name, read_record(self.workdir, self.name))
+            for slot in (self.workdir / FOLDER / "replaced").glob(f"{self.name}-*"):
+                shutil.rmtree(slot)
+        return code
+
+    def _run_command(self, lock: IO[str]) -> int:
+        """Runs the command with its output in the log; stops it when this process must stop."""
+        base = os.environ.get(COMMAND_VARIABLE) or f"{shlex.quote(sys.executable)} -P -m parti"
+        command = shlex.split(base) + self.command
+        environment = os.environ | {
+            progress_line.FILE_VARIABLE: str(progress_path(self.workdir, self.name))
+        }
+        with open(log_path(self.workdir, self.name), "ab") as log:
+            log.write(f"$ {' '.join(map(_quoted, command))}\n".encode())
+            log.flush()
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=[lock.fileno()],  # held while the command lives, whatever becomes of us
+                start_new_session=True,
+            )
+            while (code := child.poll()) is None:
+                if self.stop.wanted():
+                    _stop(child)
+                time.sleep(_POLL_SECONDS)
+            if code < 0 and not self.stop.wanted():
+                reason = " (the system does that when memory is full)" if code == -9 else ""
+                log.write(f"\nended by signal {-code}{reason}\n".encode())
+        if self.stop.wanted():
+            return 143
+        return code if code >= 0 else 128 - code
+
+    def _write_record(self, state: str, **fields: Any) -> None:
+        record = self.record | {"state": state, "updated": time.time()} | fields
+        manifests.write_json(self.workdir / FOLDER / f"{self.name}.json", record)
+
+
+class _StopRequest:
+    """True once a signal came or the process that started us is gone."""
+
+    def __init__(self) -> None:
+        self._signalled = False
+        self._parent = os.getppid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        del number, frame
+        self._signalled = True
+
+    def wanted(self) -> bool:
+        return self._signalled or os.getppid() != self._parent
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Asks a command and its children to end, and ends them when they do not."""
+    for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 5.0)):
+        try:
+            os.killpg(child.pid, number)
+            child.wait(seconds)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        return
+
+
+def _wait_for_lock(lock: IO[str], stop: _StopRequest) -> bool:
+    """Waits for the command of an interrupted run to end; returns whether it did."""
+    end = time.monotonic() + _GRACE_SECONDS + 10
+    while time.monotonic() < end and not stop.wanted():
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_POLL_SECONDS)
+        except OSError:  # a file system without locks
+            return True
+        else:
+            return True
+    return False
+
+
+def _finish(workdir: pathlib.Path, name: str, record: dict[str, Any]) -> None:
+    """Writes a stage's marker, and records how many files belong to its output."""
+    output = workdir / record["output"]
+    record = record | {"files": _count_files(output, record)}
+    manifests.write_json(workdir / FOLDER / f"{name}.json", record)
+    content = {"stage": name, "fingerprint": _fingerprint(output)}
+    manifests.write_json(marker_path(workdir, name), content)
+
+
+def _fingerprint(output: pathlib.Path) -> str | None:
+    """Returns the fingerprint in an output's manifest, else the digest of it; None: no manifest."""
+    try:
+        content = (output / manifests.FILE_NAME).read_bytes()
+    except OSError:
+        return None
+    try:
+        return str(json.loads(content)["fingerprint"])
+    except (ValueError, KeyError, TypeError):
+        return hashlib.sha256(content).hexdigest()
+
+
+def _count_files(output: pathlib.Path, record: dict[str, Any]) -> dict[str, list[int]]:
+    """Returns {folder: [files, bytes]} of an output, for "." and each folder directly in it.
+
+    Of a training only ".": old checkpoints may be deleted. There may be millions of files.
+    """
+    counts: dict[str, list[int]] = {}
+    for folder, below, names in os.walk(output):
+        first = pathlib.Path(folder).relative_to(output).parts[:1]
+        count = counts.setdefault(first[0] if first else ".", [0, 0])
+        count[0] += len(names)
+        count[1] += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
+        if record["command"][0] == "train":
+            below.clear()
+    return counts
+
+
+def _is_whole(output: pathlib.Path, record: dict[str, Any]) -> bool:
+    """Returns whether an output still has at least the files and bytes that belonged to it."""
+    present = _count_files(output, record)
+    return all(
+        now >= before
+        for folder, counted in record.get("files", {}).items()
+        for now, before in zip(present.get(folder, [0, 0]), counted, strict=True)
+    )
+
+
+def _quoted(word: str) -> str:
+    """Returns a word for a shell, `"--gin.X='a'"` rather than `'--gin.X='"'"'a'"'"''`."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
