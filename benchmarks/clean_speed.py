@@ -34,7 +34,7 @@ from PIL import Image
 from parti.data.storage import records
 from parti.pipelines.clean import examine_sources, filter_pair
 from parti.pipelines.clean import settings as clean_settings
-from parti.pipelines.rules import rules
+from parti.pipelines.rules import presets
 
 SIZES = ((640, 480), (480, 640), (800, 600), (1024, 768), (1600, 1200))
 CAPTION = "A red bicycle leaning against the wall of a small house, number {} of the street"
@@ -128,7 +128,7 @@ def measure(flags: argparse.Namespace) -> dict[str, object]:
     pairs = [
         records.ImageTextPair(f"{i:06}", data, CAPTION.format(i)) for i, data in enumerate(files)
     ]
-    preset = rules.load_preset("default", image_size=flags.image_size)
+    preset = presets.load_preset("default", image_size=flags.image_size)
     settings = clean_settings.CleanSettings(
         preset, image_size=flags.image_size, image_format=flags.format
     )

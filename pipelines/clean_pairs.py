@@ -30,8 +30,7 @@ from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.clean import summary as clean_summary
 from parti.pipelines.html import templates
 from parti.pipelines.readers.http import fetching
-from parti.pipelines.rules import rules
-from parti.pipelines.rules import settings as rule_settings
+from parti.pipelines.rules import presets
 from parti.stages import files, flag_parser, output_directory, progress_line
 
 _FETCH = fetching.FetchSettings()
@@ -49,7 +48,7 @@ def make_parser() -> flag_parser.Parser:
         "  parti clean --input urls.parquet --output pairs --preset=laion400m --min_side=256\n"
         "  parti clean --input 'raw/*.tar' --extend pairs --output pairs2 (only what is new)",
     )
-    default = clean_settings.CleanSettings(rules.load_preset("default"))
+    default = clean_settings.CleanSettings(presets.load_preset("default"))
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATTERN", help="files, globs or folders")
     add("--output", required=True, metavar="DIR", help="the folder to write")
@@ -104,7 +103,7 @@ def make_parser() -> flag_parser.Parser:
         help="fetch also from this machine and from private networks",
     )
     add("--user_agent", default=_FETCH.user_agent, help="says who asks, for URLs")
-    rules.add_flags(parser)
+    presets.add_flags(parser)
     return parser
 
 
@@ -124,7 +123,7 @@ def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
     if flags.retry_rejected and not flags.extend:
         raise ValueError("--retry_rejected goes with --extend: name the pairs of the earlier run")
     return clean_settings.CleanSettings(
-        rules=rules.load_preset(flags.preset, rules.flag_changes(flags), flags.image_size),
+        rules=presets.load_preset(flags.preset, presets.flag_changes(flags), flags.image_size),
         image_size=flags.image_size,
         image_format=flags.image_format,
         jpeg_quality=flags.jpeg_quality,
@@ -136,9 +135,7 @@ def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
 
 def _places(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> list[str]:
     """Returns every file and folder that workers read or write."""
-    kinds = rule_settings.SETTINGS.items()
-    named = [settings.rules.values[name] for name, setting in kinds if setting.kind == "file"]
-    more = (flags.image_root, flags.extend, *named)
+    more = (flags.image_root, flags.extend, *settings.rules.named_files().values())
     return [*flags.input, flags.output, *(place for place in more if place)]
 
 

@@ -23,8 +23,7 @@ from parti.pipelines.clean import examine_sources
 from parti.pipelines.clean import histograms as clean_histograms
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.deduplicate import fingerprints
-from parti.pipelines.rules import inputs as rule_inputs
-from parti.pipelines.rules import rules
+from parti.pipelines.rules import evaluate, inputs, table
 
 ORIGINAL_SIZE = "original_size"  # in the metadata: [width, height] before crop and resize
 # A JPEG is decoded at a size of at least so many sides of the output: see `images.decode`.
@@ -50,12 +49,12 @@ class Judge:
     def __call__(self, pair: records.ImageTextPair) -> examine_sources.Examined:
         """Applies every rule that needs only this pair, then crops, resizes and encodes."""
         measures: dict[str, float] = {}
-        text, rejection, notes = rules.examine_caption(
+        text, rejection, notes = evaluate.check_caption(
             pair.text, pair.metadata, self._settings.rules, measures
         )
         facts = [_fact_of_note(note) for note in notes]
         facts += caption_facts(text, pair.metadata, self._settings, BEFORE)
-        changes = {note: pair.text for note in notes if note in rules.CHANGES}
+        changes = {note: pair.text for note in notes if not note.startswith(evaluate.NO_VALUE)}
 
         def rejected(reason: str, measure: str) -> examine_sources.Examined:
             row = readers.Rejected(pair.key, reason, measure, text, pair.source)
@@ -92,29 +91,33 @@ class Judge:
 
     def _picture(
         self, data: bytes, facts: list[examine_sources.Fact], measures: dict[str, float]
-    ) -> images.Picture | rules.Rejection:
+    ) -> images.Picture | evaluate.Rejection:
         """Decodes a picture unless a rule rejects it, by its header if that says enough.
 
         Raises:
           ValueError: it does not open.
         """
-        settings, kind = self._settings.rules, rule_inputs.image_format(data)
+        settings, kind = self._settings.rules, inputs.image_format(data)
         width, height = images.read_size(data)
         facts += picture_facts(width, height, len(data), BEFORE)
-        found = rules.examine_image(width, height, len(data), None, settings, kind, measures)
+        found = evaluate.check_image(
+            inputs.Image(width, height, len(data), kind, None), settings, measures
+        )
         if found:
             return found
         picture = images.decode(data, draft_side=_DRAFT_SIDES * self._settings.image_size)
         pixels = picture.pixels
         return (
-            rules.examine_image(width, height, len(data), pixels, settings, kind, measures)
+            evaluate.check_image(
+                inputs.Image(width, height, len(data), kind, pixels), settings, measures
+            )
             or picture
         )
 
     def _near(self, rule: str, measure: float) -> tuple[float, str]:
         """Returns how near a measure is to its rule's threshold, and the measure in words."""
-        unit = rules.SETTINGS[rules.RULES[rule].setting].unit
-        distance = rules.closeness(rule, measure, self._settings.rules)
+        unit = table.RULES[rule].setting.unit
+        distance = evaluate.closeness(rule, measure, self._settings.rules)
         return distance, f"{measure:.4g} {unit}".strip()
 
     def _cleaned(
@@ -135,7 +138,7 @@ class Judge:
             more = metadata[records.CAPTIONS]
             # Whatever the metadata had there, it becomes a list of texts.
             texts = [c for c in (more if isinstance(more, list) else [more]) if isinstance(c, str)]
-            repaired = (rules.repair(caption, settings.rules)[0] for caption in texts)
+            repaired = (evaluate.repair(caption, settings.rules)[0] for caption in texts)
             metadata[records.CAPTIONS] = [caption for caption in repaired if caption]
         return records.ImageTextPair(
             key=pair.key,
@@ -163,7 +166,7 @@ def caption_facts(
 ) -> list[examine_sources.Fact]:
     """Returns the bins of a caption and of the scores that the metadata have."""
     values = {"words": float(len(text.split())), "characters": float(len(text))}
-    caption = rule_inputs.Caption(text, metadata)
+    caption = inputs.Caption(text, metadata)
     for name in _SCORES:
         scores = caption.scores(settings.rules.values[f"{name}_fields"])
         values |= {name: scores[0]} if scores else {}
@@ -184,8 +187,8 @@ def _bin(prefix: str, name: str, value: float) -> examine_sources.Fact:
 
 
 def _fact_of_note(note: str) -> examine_sources.Fact:
-    """Returns what is counted of a note of `rules.examine_caption`."""
-    return (note if note.startswith(rules.NO_VALUE) else examine_sources.CHANGED + note), ""
+    """Returns what is counted of a note of `evaluate.check_caption`."""
+    return (note if note.startswith(evaluate.NO_VALUE) else examine_sources.CHANGED + note), ""
 
 
 def _is_size(value: Any) -> bool:

@@ -21,7 +21,7 @@ from parti.pipelines.clean import examine_sources, intermediate, merge_shards, r
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.readers.sources import FOLDER, TFRECORD
-from parti.pipelines.rules import settings as rule_settings
+from parti.pipelines.rules import rule
 from parti.stages import files, manifests
 
 SOURCES = "sources"  # in a manifest's inputs: [[path, bytes], ...] that were read
@@ -95,7 +95,7 @@ class Extension:
           FileNotFoundError, ValueError: it is no finished output, or of code without hashes; or
             there is no such reason, or it makes no sense to read its rows again.
         """
-        rule_settings.check_names("--retry_rejected", retry, clean_reasons.REASONS)
+        rule.check_names("--retry_rejected", retry, clean_reasons.REASONS)
         for reason in retry:
             if clean_reasons.find(reason).stage == clean_reasons.COPIES:
                 raise ValueError(

@@ -5,10 +5,10 @@
 import dataclasses
 
 from parti.pipelines import readers
-from parti.pipelines.rules import caption_rules, image_rules
+from parti.pipelines.rules import table
 
 READING, FETCHING = "Readable", "Fetched"
-PICTURE, COPIES = image_rules.STAGE, image_rules.COPIES
+PICTURE, COPIES = table.IMAGE, table.COPIES
 EVALUATION = "Not in an evaluation set"
 OTHER = "Other"
 
@@ -23,8 +23,8 @@ class Reason:
 
 
 def _rules() -> dict[str, Reason]:
-    rules = (*caption_rules.RULES, *image_rules.RULES)
-    return {rule.name: Reason(rule.stage, rule.title, rule.explanation) for rule in rules}
+    rules = table.RULES.values()
+    return {rule.name: Reason(rule.kind, rule.title, rule.explanation) for rule in rules}
 
 
 def _of_readers() -> dict[str, Reason]:
@@ -34,7 +34,7 @@ def _of_readers() -> dict[str, Reason]:
     }
 
 
-# In the order in which they are looked for, so far as one goes before the other.
+# In the order in which they are checked, as far as one goes before the other.
 REASONS: dict[str, Reason] = {
     **_of_readers(),
     "image_undecodable": Reason(

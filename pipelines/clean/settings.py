@@ -1,13 +1,13 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What decides the bytes that `parti clean` writes, but the input."""
+"""The settings of `parti clean` that decide the bytes it writes."""
 
 import dataclasses
 from typing import Any
 
 from parti.data.images import crops
 from parti.pipelines.deduplicate import connected_groups
-from parti.pipelines.rules import rules
+from parti.pipelines.rules import presets
 
 IMAGE_FORMATS = ("png", "jpeg")
 MAX_IMAGE_SIZE = 4096
@@ -22,14 +22,14 @@ class CleanSettings:
       image_size: side of the square pictures, in pixels.
       image_format: "png" or "jpeg".
       jpeg_quality: in [1, 100].
-      crop: a policy of `data.crops`.
+      crop: a policy of `data.images.crops`.
       validation_fraction: share of the pairs that go to validation, in [0, 1).
       num_shards: files of the train split.
       evaluation: fingerprint of the evaluation set whose pictures and captions are dropped; "" if
         there is none.
     """
 
-    rules: rules.RuleSettings
+    rules: presets.RuleSettings
     image_size: int = 256
     image_format: str = "png"
     jpeg_quality: int = 95
@@ -67,7 +67,14 @@ class CleanSettings:
     @property
     def duplicates(self) -> connected_groups.DuplicateSettings:
         """The rules that need other pairs."""
-        return connected_groups.DuplicateSettings(**rules.duplicate_values(self.rules))
+        values = self.rules.values
+        return connected_groups.DuplicateSettings(
+            exact=values["exact_duplicates"],
+            near=values["near_duplicates"],
+            near_captions=values["near_captions"] or 0.0,
+            max_captions_per_image=values["max_captions_per_image"] or 0,
+            max_images_per_caption=values["max_images_per_caption"] or 0,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON knows it."""

@@ -12,7 +12,7 @@ from parti.pipelines.clean import examine_sources, filter_pair, report_schema
 from parti.pipelines.clean import histograms as clean_histograms
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import settings as clean_settings
-from parti.pipelines.rules import rules
+from parti.pipelines.rules import evaluate, table
 
 _SHOWN_KEPT = "kept"
 _PICTURE = clean_reasons.PICTURE
@@ -122,7 +122,7 @@ def _rules(
     settings: clean_settings.CleanSettings,
 ) -> list[dict[str, Any]]:
     """Returns a row for each reason, in the order in which they are looked for."""
-    described = {row["name"]: row for row in rules.describe(settings.rules)}
+    described = {row["name"]: row for row in settings.rules.describe()}
     stages = {name: row["stage"] for name, row in described.items()}
     known = [name for name in described if stages[name] not in (_PICTURE, clean_reasons.COPIES)]
     known += ["image_undecodable", *(n for n in described if stages[n] == _PICTURE)]
@@ -138,7 +138,7 @@ def _rules(
             **described.get(name, {"name": name}),
             "seen": seen,
             "dropped": dropped,
-            "without_value": sum(counts[rules.NO_VALUE + name].values()),
+            "without_value": sum(counts[evaluate.NO_VALUE + name].values()),
             "dropped_samples": samples.get(name, []),
             "near_samples": samples.get(examine_sources.NEAR + name, []),
         }
@@ -168,11 +168,11 @@ def _repairs(
 ) -> list[dict[str, Any]]:
     """Returns what was changed in captions, with examples of before and after."""
     rows = []
-    for name, title in rules.CHANGES.items():
-        if count := sum(counts[examine_sources.CHANGED + name].values()):
-            found = samples.get(examine_sources.CHANGED + name, [])
+    for repair in table.REPAIRS:
+        if count := sum(counts[examine_sources.CHANGED + repair.name].values()):
+            found = samples.get(examine_sources.CHANGED + repair.name, [])
             examples = [[sample["text"], sample["measure"]] for sample in found]
-            rows.append({"title": title, "count": count, "examples": examples})
+            rows.append({"title": repair.title, "count": count, "examples": examples})
     return rows
 
 

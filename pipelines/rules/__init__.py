@@ -1,3 +1,11 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Filter rules for pairs: each with its threshold, and presets that name a set of thresholds."""
+"""Filter rules for pairs, and presets that name a set of thresholds.
+
+table.py       every rule with its name, words, threshold and function; read this first
+preset_files/  the thresholds of published filters, and of the default
+rule.py        the form of a rule and of its settings
+inputs.py      the captions and images that rules read
+presets.py     a preset and flags to a value for every setting
+evaluate.py    the rules applied to one pair
+"""

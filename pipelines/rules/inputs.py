@@ -1,8 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the rules of `parti clean` look at: a caption with its metadata, or a picture.
+"""The input of the rules of `parti clean`: a caption with its metadata, or an image.
 
-They hold what several rules ask for, worked out once: languages, fields by name, grey values.
+What several rules need is computed once: languages, fields by name, grey values.
 """
 
 import functools
@@ -50,13 +50,13 @@ class Caption:
         return [value for value in found if value is not None]
 
 
-class Picture:
-    """A picture: its size, that of its file, its format, and the pixels if it is decoded.
+class Image:
+    """An image: its size, that of its file, its format, and the pixels if it is decoded.
 
     Attributes:
       width: in pixels.
       height: in pixels.
-      num_bytes: of the encoded picture; 0 if not known.
+      num_bytes: of the encoded image; 0 if not known.
       format: "jpeg", "png", ...; "" if not known.
       pixels: [height, width, 3] uint8, or None.
     """
@@ -92,7 +92,7 @@ class Picture:
         """The entropy of the grey values in bits, of at most 65,536 pixels; None without pixels."""
         if self.pixels is None:
             return None
-        height, width, _ = self.pixels.shape  # less than the picture's if decoded at less
+        height, width, _ = self.pixels.shape  # less than the image's if decoded at less
         step = max(1, math.isqrt(width * height // _MAX_GREY_PIXELS))
         some = self.pixels[::step, ::step].astype(np.uint16)
         grey = (2 * some[..., 0] + 5 * some[..., 1] + some[..., 2]) >> 3

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Presets of `parti clean`: published filters as YAML files, changed by flags.
 
-A preset is a file of pipelines/presets, or a user's own: `rules:` holds values for
-`rule_settings.SETTINGS`, over those of the preset named in `base:`.
+A preset is a file of pipelines/rules/preset_files, or a user's own: `rules:` holds values for
+`table.SETTINGS`, over those of the preset named in `base:`.
 """
 
 import argparse
@@ -15,16 +15,13 @@ from typing import Any
 import yaml
 
 from parti.data.text import languages, word_lists
-from parti.pipelines.rules import caption_rules, image_rules
-from parti.pipelines.rules import settings as rule_settings
+from parti.pipelines.rules import rule, table
 from parti.stages import files, manifests
-
-RULES = {rule.name: rule for rule in (*caption_rules.RULES, *image_rules.RULES)}
-SETTINGS = rule_settings.SETTINGS
 
 _PRESETS = "parti.pipelines.rules.preset_files"
 _KEYS = ("title", "source", "base", "rules", "not_applied")
 _MAX_BASES = 8
+_SWITCHES = ("switch", "choice", "file")  # kinds of settings that are no threshold
 _METAVARS = {"names": "A,B", "file": "FILE", "switch": "BOOL", "count": "N", "number": "X"}
 
 
@@ -44,8 +41,8 @@ class RuleSettings:
       preset: its name, or the file that it came from.
       title: what the preset follows.
       source: where that is published.
-      values: a value for each of `SETTINGS`, and "image_size": the side of the output in pixels, 0
-        if not known. A rule that is off has the value `Setting.off`.
+      values: a value for each of `table.SETTINGS`, and "image_size": the side of the output in
+        pixels, 0 if not known. A rule that is off has the value `Setting.off`.
       not_applied: what the published filters do and these rules do not.
     """
 
@@ -55,9 +52,32 @@ class RuleSettings:
     values: Mapping[str, Any]
     not_applied: tuple[NotApplied, ...] = ()
 
-    def active(self) -> list[rule_settings.Rule]:
+    def active(self) -> list[rule.Rule]:
         """Returns the rules that are applied, in their order."""
-        return [rule for rule in RULES.values() if rule.is_on(self.values)]
+        return [row for row in table.RULES.values() if row.is_on(self.values)]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Returns a dict for each active rule: what the report says of it.
+
+        Its keys: name, stage, title, explanation, source, threshold, unit. The threshold is None
+        where the rule is a switch.
+        """
+        rows = []
+        for row in self.active():
+            value, is_switch = self.values[row.setting.name], row.setting.kind in _SWITCHES
+            threshold = list(value) if isinstance(value, tuple) else None if is_switch else value
+            rows.append(
+                {
+                    "name": row.name,
+                    "stage": row.kind,
+                    "title": row.title,
+                    "explanation": row.explanation,
+                    "threshold": threshold,
+                    "unit": row.setting.unit,
+                    "source": row.source,
+                }
+            )
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what decides the output, as JSON knows it."""
@@ -66,12 +86,12 @@ class RuleSettings:
 
     def hash_files(self) -> dict[str, str]:
         """Returns the sha256 of the files that settings name, by setting."""
-        named = {name: path for name, path in self.values.items() if path and _is_file(name)}
-        return {name: manifests.hash_file(path) for name, path in named.items()}
+        return {name: manifests.hash_file(path) for name, path in self.named_files().items()}
 
-
-def _is_file(setting: str) -> bool:
-    return setting in SETTINGS and SETTINGS[setting].kind == "file"
+    def named_files(self) -> dict[str, str]:
+        """Returns the files that settings name, by setting."""
+        names = (name for name, setting in table.SETTINGS.items() if setting.kind == "file")
+        return {name: self.values[name] for name in names if self.values[name]}
 
 
 def preset_names() -> list[str]:
@@ -95,11 +115,10 @@ def load_preset(
       FileNotFoundError: the YAML file, or a file that a rule needs, is not there.
     """
     content = _read(name_or_path)
-    values = {name: setting.initial for name, setting in SETTINGS.items()}
-    values = {k: SETTINGS[k].off if v is None else v for k, v in values.items()}
-    for where, rules in content["rules"]:
-        values |= _checked(rules, f"{where}: ")
-    values |= _checked(changes or {}, "--")
+    values = {name: setting.initial for name, setting in table.SETTINGS.items()}
+    for where, given in content["rules"]:
+        values |= _parsed(given, f"{where}: ")
+    values |= _parsed(changes or {}, "--")
     _check_complete(values)
     missing = [
         NotApplied(str(row["what"]), str(row["why"]))
@@ -123,7 +142,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset", default="default", help=f"{', '.join(preset_names())}, or a .yaml file"
     )
-    for setting in SETTINGS.values():
+    for setting in table.SETTINGS.values():
         unit = f", in {setting.unit}" if setting.unit else ""
         switch: dict[str, Any] = {"nargs": "?", "const": "true"} if setting.kind == "switch" else {}
         metavar = _METAVARS.get(setting.kind) or "|".join((*setting.choices, "none"))
@@ -132,7 +151,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def flag_changes(flags: argparse.Namespace) -> dict[str, str]:
     """Returns the settings that were given as flags of `add_flags`."""
-    given = {name: getattr(flags, name, None) for name in SETTINGS}
+    given = {name: getattr(flags, name, None) for name in table.SETTINGS}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -164,7 +183,7 @@ def _text(name: str) -> tuple[str, str]:
         file = importlib.resources.files(_PRESETS) / f"{name}.yaml"
         return name, file.read_text("utf-8")
     if not name.endswith((".yaml", ".yml")):
-        help = rule_settings.suggestion(name, preset_names())
+        help = rule.suggestion(name, preset_names())
         raise ValueError(f"--preset={name}: {help}, or give a .yaml file")
     if not files.exists(name):
         raise FileNotFoundError(f"--preset={name}: no such file; check the path")
@@ -186,7 +205,7 @@ def _parse(where: str, text: str) -> dict[str, Any]:
         raise ValueError(f"{where}: needs a line `rules:` and below it `name: value`")
     for key in content:
         if key not in _KEYS:
-            raise ValueError(f"{where}: {key}: {rule_settings.suggestion(str(key), _KEYS)}")
+            raise ValueError(f"{where}: {key}: {rule.suggestion(str(key), _KEYS)}")
     rows = content.get("not_applied") or []
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and {"what", "why"} <= set(row) <= {"what", "why", "unless"}
@@ -196,33 +215,33 @@ def _parse(where: str, text: str) -> dict[str, Any]:
     return content
 
 
-def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    checked = {}
+def _parsed(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    parsed = {}
     for name, value in values.items():
-        if name not in SETTINGS:
-            raise ValueError(f"{where}{name}: {rule_settings.suggestion(str(name), SETTINGS)}")
+        if name not in table.SETTINGS:
+            raise ValueError(f"{where}{name}: {rule.suggestion(str(name), table.SETTINGS)}")
         try:
-            checked[name] = rule_settings.check(name, value)
+            parsed[name] = table.SETTINGS[name].parse(value)
         except ValueError as error:
             raise ValueError(f"{where}{error}") from error
-    return checked
+    return parsed
 
 
 def _check_complete(values: Mapping[str, Any]) -> None:
-    """Checks that no rule lacks what it reads, that files are there, and codes of languages."""
+    """Checks that no rule lacks what it needs, that files are there, and codes of languages."""
     if values["languages"]:
-        rule_settings.check_names("--languages", values["languages"], languages.codes())
-    for rule in RULES.values():
-        setting = SETTINGS[rule.setting]
-        if values[rule.setting] in (setting.off, setting.initial):
+        rule.check_names("--languages", values["languages"], languages.codes())
+    for row in table.RULES.values():
+        own = row.setting
+        if values[own.name] in (own.off, own.initial):
             continue
-        for name in rule.reads:
-            if values[name] == SETTINGS[name].off:
+        for needed in row.needs:
+            if needed.is_off(values):
                 raise ValueError(
-                    f"--{rule.setting} needs --{name} ({SETTINGS[name].help}); "
-                    f"--{rule.setting}=off switches the rule off"
+                    f"--{own.name} needs --{needed.name} ({needed.help}); "
+                    f"--{own.name}=off switches the rule off"
                 )
-    for setting in SETTINGS.values():
+    for setting in table.SETTINGS.values():
         path = values[setting.name]
         if setting.kind == "file" and path and not files.exists(path):
             raise FileNotFoundError(f"--{setting.name}={path}: no such file; check the path")

@@ -21,7 +21,7 @@ from parti.pipelines.clean import examine_sources, filter_pair, incremental, int
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
-from parti.pipelines.rules import rules
+from parti.pipelines.rules import presets
 from parti.stages import manifests
 
 SIZE = 16
@@ -220,7 +220,7 @@ def test_finished_output_is_not_replaced(raw, cleaned):
 def judge(**values):
     preset = values.pop("preset", "default")
     changes = {"min_side": 8} if preset == "default" else {}
-    loaded = rules.load_preset(preset, changes, values.get("image_size", SIZE))
+    loaded = presets.load_preset(preset, changes, values.get("image_size", SIZE))
     return filter_pair.Judge(clean_settings.CleanSettings(loaded, **{"image_size": SIZE} | values))
 
 

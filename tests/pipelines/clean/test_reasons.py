@@ -4,11 +4,11 @@
 
 from parti.pipelines import readers
 from parti.pipelines.clean import reasons as clean_reasons
-from parti.pipelines.rules import rules
+from parti.pipelines.rules import table
 
 
 def test_every_reason_has_words() -> None:
-    named = {*readers.REASONS, *rules.RULES, "image_undecodable", "duplicate_key"}
+    named = {*readers.REASONS, *table.RULES, "image_undecodable", "duplicate_key"}
     assert named <= set(clean_reasons.REASONS)
     for reason in clean_reasons.REASONS.values():
         assert reason.stage != clean_reasons.OTHER

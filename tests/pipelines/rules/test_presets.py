@@ -11,23 +11,26 @@ import numpy as np
 import pytest
 
 from parti.pipelines.clean import rule_docs
-from parti.pipelines.rules import rules
-from parti.pipelines.rules import settings as rule_settings
+from parti.pipelines.clean import settings as clean_settings
+from parti.pipelines.deduplicate import connected_groups
+from parti.pipelines.rules import evaluate, inputs, presets, table
 
 PUBLISHED = ("cc3m", "cc12m", "align", "fit400m", "laion400m", "coyo700m", "datacomp_basic")
 
 
 def test_all_presets_are_there() -> None:
-    assert rules.preset_names() == sorted([*PUBLISHED, "default", "none"])
+    assert presets.preset_names() == sorted([*PUBLISHED, "default", "none"])
 
 
-@pytest.mark.parametrize("name", rules.preset_names())
+@pytest.mark.parametrize("name", presets.preset_names())
 def test_presets_load_and_say_where_they_are_from(name) -> None:
-    settings = rules.load_preset(name, image_size=256)
+    settings = presets.load_preset(name, image_size=256)
     assert settings.preset == name and settings.title and settings.source
-    assert set(settings.values) == {*rules.SETTINGS, "image_size"}
-    assert {row["name"] for row in rules.describe(settings)} == {r.name for r in settings.active()}
-    text = (importlib.resources.files("parti.pipelines.presets") / f"{name}.yaml").read_text()
+    assert set(settings.values) == {*table.SETTINGS, "image_size"}
+    assert {row["name"] for row in settings.describe()} == {r.name for r in settings.active()}
+    text = (
+        importlib.resources.files("parti.pipelines.rules.preset_files") / f"{name}.yaml"
+    ).read_text()
     assert name in ("default", "none") or re.search(r"20\d\d", text)
     assert all(row.title and row.why for row in settings.not_applied)
 
@@ -58,10 +61,14 @@ DOG = "A brown dog sleeps on a green sofa"
     ],
 )
 def test_published_caption_rules(preset, text, metadata, reason) -> None:
-    settings = rules.load_preset(preset)
-    assert rules.examine_caption(text, metadata, settings)[1][0] == reason
+    settings = presets.load_preset(preset)
+    assert evaluate.check_caption(text, metadata, settings)[1][0] == reason
     good = {"similarity": 0.31, "align_score": 0.3}
-    assert rules.examine_caption(DOG, good, settings)[1] is None
+    assert evaluate.check_caption(DOG, good, settings)[1] is None
+
+
+def check_size(width, height, settings):
+    return evaluate.check_image(inputs.Image(width, height, 10_000, "", None), settings)
 
 
 @pytest.mark.parametrize(
@@ -75,21 +82,21 @@ def test_published_caption_rules(preset, text, metadata, reason) -> None:
     ],
 )
 def test_published_picture_rules(preset, good, bad) -> None:
-    settings = rules.load_preset(preset)
-    assert rules.examine_image(*good, 10_000, None, settings) is None
-    assert all(rules.examine_image(*size, 10_000, None, settings) for size in bad)
+    settings = presets.load_preset(preset)
+    assert check_size(*good, settings) is None
+    assert all(check_size(*size, settings) for size in bad)
 
 
 def test_a_score_that_is_absent_is_noted() -> None:
-    _, rejection, notes = rules.examine_caption(DOG, {}, rules.load_preset("laion400m"))
+    _, rejection, notes = evaluate.check_caption(DOG, {}, presets.load_preset("laion400m"))
     assert rejection is None and notes == ("no_value:score_similarity",)
 
 
 def test_not_applied_goes_when_a_file_makes_up_for_it(tmp_path) -> None:
     counts = tmp_path / "counts.txt"
     counts.write_text("dog 100\n")
-    before = rules.load_preset("align")
-    after = rules.load_preset("align", {"word_counts_file": str(counts)})
+    before = presets.load_preset("align")
+    after = presets.load_preset("align", {"word_counts_file": str(counts)})
     gone = {row.title for row in before.not_applied} - {row.title for row in after.not_applied}
     assert gone == {"Rare tokens"}
     assert "caption_rare_word" in {rule.name for rule in after.active()}
@@ -98,7 +105,7 @@ def test_not_applied_goes_when_a_file_makes_up_for_it(tmp_path) -> None:
 def test_a_preset_of_the_user(tmp_path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text("base: datacomp_basic\nrules:\n  min_words: 5\n  min_side: off\n")
-    settings = rules.load_preset(str(path), {"max_words": "9", "languages": "de,fr"})
+    settings = presets.load_preset(str(path), {"max_words": "9", "languages": "de,fr"})
     assert settings.preset == str(path)
     chosen = {name: settings.values[name] for name in ("min_words", "min_side", "max_words")}
     assert chosen == {"min_words": 5, "min_side": None, "max_words": 9}
@@ -132,35 +139,35 @@ def test_mistakes_in_a_file(tmp_path, monkeypatch, text, message) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.yaml").write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
-        rules.load_preset("my.yaml")
+        presets.load_preset("my.yaml")
     assert "\n" not in str(raised.value)
 
 
 def test_more_mistakes(tmp_path) -> None:
     with pytest.raises(ValueError, match="--preset=zzz: choose from align, cc12m, "):
-        rules.load_preset("zzz")
+        presets.load_preset("zzz")
     with pytest.raises(FileNotFoundError, match="my.yaml: no such file; check the path"):
-        rules.load_preset(str(tmp_path / "my.yaml"))
+        presets.load_preset(str(tmp_path / "my.yaml"))
     with pytest.raises(FileNotFoundError, match="--unwanted_words_file=gone: no such file"):
-        rules.load_preset("none", {"unwanted_words_file": "gone"})
+        presets.load_preset("none", {"unwanted_words_file": "gone"})
     loop = tmp_path / "loop.yaml"
     loop.write_text(f"base: {loop}\n")
     with pytest.raises(ValueError, match="a base of itself, or too many bases"):
-        rules.load_preset(str(loop))
+        presets.load_preset(str(loop))
     loop.write_bytes(b"\xff")
     with pytest.raises(ValueError, match="not UTF-8 text"):
-        rules.load_preset(str(loop))
+        presets.load_preset(str(loop))
 
 
 def parse(*argv):
     parser = argparse.ArgumentParser()
-    rules.add_flags(parser)
+    presets.add_flags(parser)
     flags = parser.parse_args(argv)
-    return rules.load_preset(flags.preset, rules.flag_changes(flags), image_size=64)
+    return presets.load_preset(flags.preset, presets.flag_changes(flags), image_size=64)
 
 
 def test_flags() -> None:
-    assert parse() == rules.load_preset("default", image_size=64)
+    assert parse() == presets.load_preset("default", image_size=64)
     changed = parse("--preset=cc12m", "--allow_upscale", "--min_words=off", "--languages=en,de")
     assert changed.values["allow_upscale"] is True and changed.values["min_words"] is None
     assert changed.values["languages"] == ("en", "de")
@@ -171,29 +178,31 @@ def test_flags() -> None:
     with pytest.raises(ValueError, match="--max_aspect_ratio=0.5: give at least 1, or 0 for no l"):
         parse("--max_aspect_ratio=0.5")
     small = np.zeros((32, 32, 3), np.uint8)
-    assert rules.examine_image(32, 32, 0, small, parse())[0] == "image_would_grow"
-    assert rules.examine_image(32, 32, 0, None, parse("--allow_upscale")) is None
+    assert (
+        evaluate.check_image(inputs.Image(32, 32, 0, "", small), parse())[0] == "image_would_grow"
+    )
+    undecoded = inputs.Image(32, 32, 0, "", None)
+    assert evaluate.check_image(undecoded, parse("--allow_upscale")) is None
 
 
 def test_every_setting_belongs_to_a_rule_or_is_read() -> None:
-    used = {rule.setting for rule in rules.RULES.values()}
-    used |= {name for rule in rules.RULES.values() for name in rule.reads}
+    used = {setting.name for rule in table.RULES.values() for setting in rule.settings}
     used |= {"repair_text", "strip_prefixes", "strip_suffixes"}  # changes, no rules
-    used |= {name for name in rules.SETTINGS if name.endswith("_fields")}
-    assert used == set(rules.SETTINGS)
+    assert used == set(table.SETTINGS)
 
 
 def test_settings_as_json_and_for_duplicates() -> None:
-    settings = rules.load_preset("coyo700m")
+    settings = presets.load_preset("coyo700m")
     assert settings.to_dict()["nsfw_fields"] == ["nsfw_score_opennsfw2", "nsfw_score_gantman"]
-    assert rules.duplicate_values(settings) == {
-        "exact": "pair",
-        "near": "pair",
-        "near_captions": 0.0,
-        "max_captions_per_image": 0,
-        "max_images_per_caption": 10,
-    }
-    assert rule_settings.check("near_duplicates", None) == "none"
+    duplicates = clean_settings.CleanSettings(settings).duplicates
+    assert duplicates == connected_groups.DuplicateSettings(
+        exact="pair",
+        near="pair",
+        near_captions=0.0,
+        max_captions_per_image=0,
+        max_images_per_caption=10,
+    )
+    assert table.SETTINGS["near_duplicates"].parse(None) == "none"
 
 
 def test_the_page_of_rules_is_up_to_date() -> None:

@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from parti.pipelines.rules import inputs as rule_inputs
-from parti.pipelines.rules import rules
+from parti.pipelines.rules import evaluate, inputs, presets, table
 
 GOOD = "A brown dog sleeps on a green sofa in the living room"
 
 
 def settings(**changes):
-    return rules.load_preset("none", changes)
+    return presets.load_preset("none", changes)
 
 
 def caption_reason(text, metadata=None, **changes):
-    return rules.examine_caption(text, metadata or {}, settings(**changes))[1]
+    return evaluate.check_caption(text, metadata or {}, settings(**changes))[1]
 
 
 # (setting, its value, what is dropped, its reason, what is kept)
@@ -81,7 +80,7 @@ def test_caption_rules(changes, dropped, reason, kept) -> None:
 def test_every_rule_of_captions_is_tested() -> None:
     tested = {reason for _, _, reason, _ in CAPTIONS} | {"caption_unwanted_word"}
     tested |= {"caption_rare_word"}
-    assert tested == {name for name in rules.RULES if name.startswith("caption_")} - {
+    assert tested == {name for name in table.RULES if name.startswith("caption_")} - {
         "caption_on_too_many_images"
     }
 
@@ -117,7 +116,7 @@ def test_scores_from_metadata(changes, dropped, reason, kept) -> None:
 
 @pytest.mark.parametrize("value", [None, "", "?", True, float("nan"), 10**400, [0.1], {"a": 1}])
 def test_a_score_that_is_no_number_is_not_applied(value) -> None:
-    _, rejection, notes = rules.examine_caption(
+    _, rejection, notes = evaluate.check_caption(
         GOOD, {"similarity": value}, settings(min_similarity=0.3)
     )
     assert rejection is None and notes == ("no_value:score_similarity",)
@@ -125,7 +124,7 @@ def test_a_score_that_is_no_number_is_not_applied(value) -> None:
 
 def test_fields_of_a_score_can_be_named() -> None:
     changes = {"min_similarity": 0.21, "similarity_fields": "align_score"}
-    _, rejection, notes = rules.examine_caption(GOOD, {"similarity": 0.1}, settings(**changes))
+    _, rejection, notes = evaluate.check_caption(GOOD, {"similarity": 0.1}, settings(**changes))
     assert rejection is None and notes  # a score of another model is not looked at
     assert caption_reason(GOOD, {"align_score": 0.1}, **changes)[0] == "score_similarity"
 
@@ -146,8 +145,9 @@ def two_colours():
 
 def image_reason(pixels, num_bytes=1000, kind="", image_size=0, **changes):
     height, width = pixels.shape[:2]
-    chosen = rules.load_preset("none", changes, image_size)
-    return rules.examine_image(width, height, num_bytes, pixels, chosen, kind)
+    chosen = presets.load_preset("none", changes, image_size)
+    image = inputs.Image(width, height, num_bytes, kind, pixels)
+    return evaluate.check_image(image, chosen)
 
 
 def test_image_rules() -> None:
@@ -181,8 +181,8 @@ def test_image_rules() -> None:
 def test_entropy_of_a_picture_decoded_at_less_than_its_size() -> None:
     pixels = noise()
     side = len(pixels)
-    whole = rule_inputs.Picture(side, side, 0, "png", pixels)
-    drafted = rule_inputs.Picture(64 * side, 64 * side, 0, "jpeg", pixels)
+    whole = inputs.Image(side, side, 0, "png", pixels)
+    drafted = inputs.Image(64 * side, 64 * side, 0, "jpeg", pixels)
     assert drafted.entropy == whole.entropy
 
 
@@ -192,27 +192,33 @@ def test_a_dot_that_one_pixel_in_64_misses_is_seen() -> None:
     assert image_reason(image, min_deviation=1) is None
 
 
-def test_sizes_are_judged_before_decoding() -> None:
+def test_sizes_are_checked_before_decoding() -> None:
     chosen = settings(min_side=10, min_deviation=1, min_entropy=1)
-    assert rules.examine_image(30_000, 9, 0, None, chosen)[0] == "image_too_small"
-    assert rules.examine_image(30_000, 30_000, 0, None, chosen) is None
-    assert rules.examine_image(1, 0, 0, None, settings(max_aspect_ratio=2)) is None
-    assert rules.examine_image(0, 9, 0, None, settings(max_aspect_ratio=2)) is not None
+
+    def check(width, height, chosen):
+        return evaluate.check_image(inputs.Image(width, height, 0, "", None), chosen)
+
+    assert check(30_000, 9, chosen)[0] == "image_too_small"
+    assert check(30_000, 30_000, chosen) is None
+    assert check(1, 0, settings(max_aspect_ratio=2)) is None
+    assert check(0, 9, settings(max_aspect_ratio=2)) is not None
 
 
 def test_measures_are_told_and_how_near_they_are() -> None:
     chosen = settings(min_words=3, max_words=20, min_side=32, min_deviation=1)
     measures: dict[str, float] = {}
-    assert rules.examine_caption("a red dog", {}, chosen, measures)[1] is None
-    assert rules.examine_image(40, 32, 0, two_colours(), chosen, measures=measures) is None
+    assert evaluate.check_caption("a red dog", {}, chosen, measures)[1] is None
+    assert (
+        evaluate.check_image(inputs.Image(40, 32, 0, "", two_colours()), chosen, measures) is None
+    )
     assert measures.pop("image_blank") > 1
     assert measures == {
         "caption_too_few_words": 3,
         "caption_too_many_words": 3,
         "image_too_small": 32,
     }
-    assert rules.closeness("caption_too_few_words", 3, chosen) == 0
-    assert rules.closeness("caption_too_many_words", 19, chosen) == pytest.approx(0.05)
+    assert evaluate.closeness("caption_too_few_words", 3, chosen) == 0
+    assert evaluate.closeness("caption_too_many_words", 19, chosen) == pytest.approx(0.05)
 
 
 def test_measure_in_words() -> None:
@@ -224,31 +230,29 @@ def test_measure_in_words() -> None:
 
 
 def test_repair_and_boilerplate() -> None:
-    chosen = rules.load_preset("default")
-    examine = lambda text: rules.examine_caption(text, {}, chosen)  # noqa: E731
-    assert examine("Dog on a beach - Stock Photo") == (
+    chosen = presets.load_preset("default")
+    check = lambda text: evaluate.check_caption(text, {}, chosen)  # noqa: E731
+    assert check("Dog on a beach - Stock Photo") == (
         "Dog on a beach",
         None,
         ("caption_stripped", "no_value:score_nsfw"),
     )
-    assert examine("the cafÃ© in MÃ¼nchen")[::2] == (
+    assert check("the cafÃ© in MÃ¼nchen")[::2] == (
         "the café in München",
         ("caption_repaired", "no_value:score_nsfw"),
     )
-    text, rejection, _ = examine("Stock photo")
+    text, rejection, _ = check("Stock photo")
     assert text == "" and rejection == ("caption_empty", "no text")
-    assert examine("Stock photo of a dog")[0] == "a dog"
-    assert (
-        examine("stock photography studio with lamps")[0] == "stock photography studio with lamps"
-    )
+    assert check("Stock photo of a dog")[0] == "a dog"
+    assert check("stock photography studio with lamps")[0] == "stock photography studio with lamps"
     # A caption that is right is left as it is: quotes, ligatures, wide signs, accents.
     for text in ("“a dog’s ﬁsh”", "赤い丸。ＡＢＣ", "naïve façade", "Ω ≈ 3", "👩‍👧 at home"):
-        assert examine(text)[0] == text
+        assert check(text)[0] == text
 
 
 def test_a_huge_caption_is_rejected_unread() -> None:
     started = time.monotonic()
-    text, rejection, _ = rules.examine_caption("<" * 10_000_000, {}, settings())
+    text, rejection, _ = evaluate.check_caption("<" * 10_000_000, {}, settings())
     assert rejection[0] == "caption_too_long" and len(text) <= 1_000
     assert time.monotonic() - started < 1
 
@@ -273,19 +277,19 @@ def test_a_huge_caption_is_rejected_unread() -> None:
 )
 def test_no_caption_takes_long(piece) -> None:
     """The longest caption passes every rule in well under a second, whatever repeats in it."""
-    every = {name: True for name, setting in rules.SETTINGS.items() if setting.kind == "switch"} | {
+    every = {name: True for name, setting in table.SETTINGS.items() if setting.kind == "switch"} | {
         "languages": "en",
         "strip_prefixes": piece.strip() or "a",
         "max_repeated_share": 1,
     }
     chosen = settings(**every, drop_affixes="zz", min_words=1, max_digit_share=1)
     started = time.process_time()
-    rules.examine_caption((piece * rules.MAX_CAPTION)[: rules.MAX_CAPTION], {}, chosen)
+    evaluate.check_caption((piece * evaluate.MAX_CAPTION)[: evaluate.MAX_CAPTION], {}, chosen)
     assert time.process_time() - started < 2
 
 
 EVERY = {
-    **{name: True for name, s in rules.SETTINGS.items() if s.kind == "switch"},
+    **{name: True for name, s in table.SETTINGS.items() if s.kind == "switch"},
     "strip_prefixes": ["stock photo", "a"],
     "strip_suffixes": ["stock photo", "ß"],
     "languages": "en",
@@ -302,11 +306,11 @@ EVERY = {
         strategies.one_of(strategies.none(), strategies.floats(), strategies.text(max_size=5)),
     ),
 )
-def test_any_caption_is_examined(text, metadata) -> None:
-    first, _, _ = rules.examine_caption(text, metadata, settings(**EVERY))
+def test_any_caption_is_checked(text, metadata) -> None:
+    first, _, _ = evaluate.check_caption(text, metadata, settings(**EVERY))
     first.encode()  # no half of a surrogate pair is left
     assert first == " ".join(first.split()) and "\x00" not in first
-    assert rules.repair(first, settings())[0] == first  # the normal form is stable
+    assert evaluate.repair(first, settings())[0] == first  # the normal form is stable
 
 
 def test_word_files(tmp_path) -> None:
@@ -330,13 +334,13 @@ def test_word_files(tmp_path) -> None:
 
 
 def test_formats_by_first_bytes() -> None:
-    assert rule_inputs.image_format(b"\xff\xd8\xff\xe0") == "jpeg"
-    assert rule_inputs.image_format(b"\x89PNG\r\n\x1a\n...") == "png"
-    assert rule_inputs.image_format(b"RIFF....WEBPVP8 ") == "webp"
-    assert rule_inputs.image_format(b"") == rule_inputs.image_format(b"<html>") == ""
+    assert inputs.image_format(b"\xff\xd8\xff\xe0") == "jpeg"
+    assert inputs.image_format(b"\x89PNG\r\n\x1a\n...") == "png"
+    assert inputs.image_format(b"RIFF....WEBPVP8 ") == "webp"
+    assert inputs.image_format(b"") == inputs.image_format(b"<html>") == ""
 
 
 def test_settings_travel_to_workers() -> None:
-    chosen = rules.load_preset("fit400m", {"min_words": 4}, image_size=256)
+    chosen = presets.load_preset("fit400m", {"min_words": 4}, image_size=256)
     again = pickle.loads(pickle.dumps(chosen))
     assert again == chosen and again.active() == chosen.active()

@@ -1,0 +1,226 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The form of a rule of `parti clean` and of its settings; `table` has the rules themselves."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+Settings = Mapping[str, Any]  # a value for each of `table.SETTINGS`, and "image_size"
+Kind = Literal["count", "number", "switch", "names", "file", "choice"]
+_OFF = ("off", "none", "null", "")
+_OFF_VALUES = {"switch": False, "names": (), "file": "", "choice": "none"}  # of others None
+_SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A value of a preset: a threshold, a switch, a list of names, a file.
+
+    Attributes:
+      name: in a preset and, after --, on the command line.
+      kind: "count" and "number" are off when None, "names" when (), "file" when "", "choice" when
+        "none".
+      help: one line.
+      low: smallest value.
+      high: largest value; None for no bound.
+      unit: of the value, in words.
+      default: the value where a preset says nothing; None: off.
+      choices: of kind "choice", besides "none"; of kind "names", if not every text is one.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    low: float = 0
+    high: float | None = None
+    unit: str = ""
+    default: Any = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def off(self) -> Any:
+        """The value that switches it off."""
+        return _OFF_VALUES.get(self.kind)
+
+    @property
+    def initial(self) -> Any:
+        """The value where a preset says nothing."""
+        return self.off if self.default is None else self.default
+
+    def is_off(self, settings: Settings) -> bool:
+        """Returns whether it is switched off."""
+        return settings[self.name] == self.off
+
+    def parse(self, value: Any) -> Any:
+        """Returns a value in one form.
+
+        Args:
+          value: as YAML or a flag gives it. `off` (or null, or 0 where 0 is too small) switches a
+            number off; names are a list, or one text with commas.
+
+        Raises:
+          ValueError: it does not fit; the message begins with the setting's name.
+        """
+        if self.kind == "switch":
+            return self._switch(value)
+        if self.kind == "choice":
+            return self._choice(value)
+        if value is None or value is False or (isinstance(value, str) and value.lower() in _OFF):
+            return self.off
+        if self.kind == "names":
+            return self._names(value)
+        if self.kind == "file":
+            if not isinstance(value, str):
+                raise ValueError(f"{self.name}={value}: give a file name, or off")
+            return value
+        return self._number(value)
+
+    def _switch(self, value: Any) -> bool:
+        found = value if isinstance(value, bool) else _SWITCHES.get(str(value).lower())
+        if found is None:
+            raise ValueError(f"{self.name}={value}: give true or false")
+        return found
+
+    def _choice(self, value: Any) -> str:
+        found = "none" if value is None or value is False else str(value)
+        if found not in ("none", *self.choices):
+            choices = ", ".join(self.choices)
+            raise ValueError(f"{self.name}={value}: choose from {choices}, none")
+        return found
+
+    def _names(self, value: Any) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            # An unquoted `no` (Norwegian) is the truth value false to YAML.
+            raise ValueError(f"{self.name}={value}: give a list of texts, in quotes")
+        found = tuple(name.strip() for name in names if name.strip())
+        check_names(self.name, found, self.choices or found)
+        return found
+
+    def _number(self, value: Any) -> float | None:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if self.kind == "count" and not (math.isfinite(number) and number == int(number)):
+            number = math.nan
+        if number == 0 and self.low > 0:
+            return None
+        if not self.low <= number <= (math.inf if self.high is None else self.high):
+            least = f"{self.low:g}"
+            allowed = f"at least {least}" if self.high is None else f"{least} to {self.high:g}"
+            unit = f" {self.unit}" if self.unit else ""
+            whole = ", a whole number" if self.kind == "count" and math.isnan(number) else ""
+            off = "0 for no limit" if self.low > 0 else "off"
+            raise ValueError(f"{self.name}={value}: give {allowed}{unit}{whole}, or {off}")
+        return int(number) if self.kind == "count" else number
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A reason to drop a pair.
+
+    A rule has `measure`, which must not be under a setting `min_...` or over a setting `max_...`;
+    or `find`; or neither, if it needs other pairs (`deduplicate.connected_groups`).
+
+    Attributes:
+      kind: the stage of the funnel, by what the rule reads; one of `table`'s.
+      name: the reason: in rejected rows, counters and the report.
+      title: a short name to read.
+      explanation: a sentence.
+      setting: the threshold or switch; the rule is on when its value is not off.
+      source: where the rule comes from; the values of a preset have their source there.
+      measure: (input, settings) -> number, or None where the pair has no such value.
+      find: (input, settings) -> what is wrong, or None.
+      describe: puts the number into words where the setting's unit and bound do not say enough.
+      needs: other settings that must be on too.
+      reads: other settings that the rule reads.
+      only: the value of the setting that switches the rule on, where not every one does.
+    """
+
+    kind: str
+    name: str
+    title: str
+    explanation: str
+    setting: Setting
+    source: str = "ours"
+    _: dataclasses.KW_ONLY
+    measure: Callable[[Any, Settings], float | None] | None = None
+    find: Callable[[Any, Settings], str | None] | None = None
+    describe: Callable[[Any, Settings], str] | None = None
+    needs: tuple[Setting, ...] = ()
+    reads: tuple[Setting, ...] = ()
+    only: Any = None
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Every setting that the rule goes by, its own first."""
+        return (self.setting, *self.needs, *self.reads)
+
+    def is_on(self, settings: Settings) -> bool:
+        """Returns whether the rule is applied with these settings."""
+        own = self.setting
+        on = not own.is_off(settings) if self.only is None else settings[own.name] == self.only
+        return on and not any(needed.is_off(settings) for needed in self.needs)
+
+    def fault(self, measure: float, input: Any, settings: Settings) -> str | None:
+        """Returns why a measure is on the wrong side of the threshold, or None.
+
+        Args:
+          measure: what `measure` returned.
+          input: what it was given.
+          settings: their values.
+        """
+        threshold, is_least = settings[self.setting.name], self.setting.name.startswith("min_")
+        if measure >= threshold if is_least else measure <= threshold:
+            return None
+        if self.describe is not None:
+            return self.describe(input, settings)
+        unit = self.setting.unit
+        unit = f" {unit.removesuffix('s') if measure == 1 else unit}".rstrip()
+        side = "at least" if is_least else "at most"
+        shown = f"{measure:,}" if isinstance(measure, int) else f"{measure:.3g}"
+        return f"{shown}{unit}; {side} {threshold:,} allowed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Repair:
+    """A change of captions before the rules see them.
+
+    Attributes:
+      name: what it is counted under.
+      title: a short name to read.
+      settings: of which one must be on.
+      change: (caption in normal form, settings) -> the caption after it, in normal form.
+    """
+
+    name: str
+    title: str
+    settings: tuple[Setting, ...]
+    change: Callable[[str, Settings], str]
+
+    def is_on(self, settings: Settings) -> bool:
+        """Returns whether captions are changed with these settings."""
+        return not all(setting.is_off(settings) for setting in self.settings)
+
+
+def check_names(setting: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Checks that each name is known.
+
+    Raises:
+      ValueError: one is not.
+    """
+    known = set(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{setting}={name}: {suggestion(name, known)}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Returns what to say of a name that is none of those known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"

@@ -1,0 +1,552 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every rule of `parti clean`, in the order in which they are applied, each with its settings.
+
+A rule's name, words, threshold and function are all here, and nowhere else. The values are those of
+a preset (preset_files/*.yaml) or of a flag (`--min_words 4`); flags, presets, the report and
+docs/clean_rules.md all follow from this table.
+"""
+
+from collections.abc import Callable
+
+from parti.data.text import captions, word_lists
+from parti.pipelines.rules import inputs, rule
+
+Rule, Setting, Settings = rule.Rule, rule.Setting, rule.Settings
+Caption, Image = inputs.Caption, inputs.Image
+
+# The kinds of rules, by what they read: the stages of the funnel.
+CAPTION, SCORE = "Good caption", "Good scores"
+IMAGE, COPIES = "Good picture", "Only one of its kind"
+
+_FIT400M = "FIT400M data card, github.com/google-research/parti"
+_CC3M = "Conceptual Captions, Sharma et al. 2018, section 3"
+_CC12M = "Conceptual 12M, Changpinyo et al. 2021, section 2.2"
+_ALIGN = "ALIGN, Jia et al. 2021, section 3"
+_LAION = "LAION-400M, Schuhmann et al. 2021"
+_COYO = "COYO-700M README"
+_DATACOMP = "DataComp, Gadre et al. 2023, basic filtering"
+
+
+def _repair_letters(text: str, settings: Settings) -> str:
+    repaired = captions.repair_caption(text)
+    return text if repaired == text else captions.normalize_caption(repaired)
+
+
+def _strip_affixes(text: str, settings: Settings) -> str:
+    return captions.strip_affixes(text, settings["strip_prefixes"], settings["strip_suffixes"])
+
+
+def _foreign_confidence(caption: Caption, settings: Settings) -> float:
+    """Returns the confidence of the likeliest language if it is not one of those to keep."""
+    code, confidence = caption.languages[0]
+    return 0.0 if code in settings["languages"] else confidence
+
+
+def _language_confidence(caption: Caption, settings: Settings) -> float:
+    """Returns the confidence that it is in one of the languages to keep."""
+    return sum(share for code, share in caption.languages if code in settings["languages"])
+
+
+def _describe_languages(caption: Caption, settings: Settings) -> str:
+    found = ", ".join(f"{code} at {confidence:.2f}" for code, confidence in caption.languages[:2])
+    return f"{found}; kept: {', '.join(settings['languages'])}"
+
+
+def _affix(caption: Caption, settings: Settings) -> str | None:
+    found = captions.find_affix(caption.text, settings["drop_affixes"])
+    return found and f"begins or ends with {found!r}"
+
+
+def _small_first_letter(caption: Caption, settings: Settings) -> str | None:
+    return "begins with a small letter" if caption.text[:1].islower() else None
+
+
+def _unwanted_word(caption: Caption, settings: Settings) -> str | None:
+    found = word_lists.load_words(settings["unwanted_words_file"]).find(caption.text)
+    return found and f"holds {found!r}"
+
+
+def _rare_word(caption: Caption, settings: Settings) -> str | None:
+    path, least = settings["word_counts_file"], settings["min_word_count"]
+    found = word_lists.load_frequencies(path, least).find_rare(caption.text)
+    return found and f"{found!r} occurs less than {least} times"
+
+
+def _lowest(fields: str) -> Callable[[Caption, Settings], float | None]:
+    return lambda caption, settings: min(caption.scores(settings[fields]), default=None)
+
+
+def _highest(fields: str) -> Callable[[Caption, Settings], float | None]:
+    return lambda caption, settings: max(caption.scores(settings[fields]), default=None)
+
+
+def _finder(
+    find: Callable[[str], str | None],
+) -> Callable[[Caption, Settings], str | None]:
+    """Returns a rule's `find` for a finder of `data.text.captions`."""
+
+    def found(caption: Caption, settings: Settings) -> str | None:
+        part = find(caption.text)
+        return part and f"holds {part[:80]!r}"
+
+    return found
+
+
+def _would_grow(image: Image, settings: Settings) -> str | None:
+    side = settings["image_size"]
+    size = f"{image.width} x {image.height}"
+    return f"{size}, to become {side}" if image.short_side < side else None
+
+
+def _describe_size(image: Image, settings: Settings) -> str:
+    return f"{image.width} x {image.height}; the shorter side must be {settings['min_side']}"
+
+
+def _wrong_format(image: Image, settings: Settings) -> str | None:
+    if not image.format or image.format in settings["image_formats"]:
+        return None
+    return f"{image.format}; kept: {', '.join(settings['image_formats'])}"
+
+
+def _describe_ratio(image: Image, settings: Settings) -> str:
+    return f"{image.width} x {image.height} is {image.aspect_ratio:.2f} to 1"
+
+
+# Two rules go by each of these.
+_LANGUAGES = Setting("languages", "names", "codes of the languages to keep: en,de")
+_EXACT = Setting(
+    "exact_duplicates",
+    "choice",
+    "of equal pictures keep one pair (image), or one with each caption (pair)",
+    choices=("image", "pair"),
+)
+
+# Captions are repaired first, then checked.
+REPAIRS = (
+    rule.Repair(
+        "caption_repaired",
+        "Letters put right",
+        (Setting("repair_text", "switch", "put wrongly decoded letters right (ftfy)"),),
+        _repair_letters,
+    ),
+    rule.Repair(
+        "caption_stripped",
+        "Boilerplate removed",
+        (
+            Setting("strip_prefixes", "names", "words to remove where a caption begins with them"),
+            Setting("strip_suffixes", "names", "words to remove where a caption ends with them"),
+        ),
+        _strip_affixes,
+    ),
+)
+
+_RULES = (
+    Rule(
+        CAPTION,
+        "caption_empty",
+        "Empty caption",
+        "There is no text, or none is left when boilerplate is stripped.",
+        Setting("drop_empty", "switch", "drop captions without text"),
+        find=lambda c, s: None if c.text else "no text",
+    ),
+    Rule(
+        CAPTION,
+        "caption_too_long",
+        "Too long",
+        "A page of text, not a caption.",
+        Setting("max_characters", "count", "most characters of a caption", 1, unit="characters"),
+        measure=lambda c, s: len(c.text),
+    ),
+    Rule(
+        CAPTION,
+        "caption_too_short",
+        "Too few characters",
+        "Too short to say what is in the picture.",
+        Setting("min_characters", "count", "fewest characters of a caption", 1, unit="characters"),
+        _LAION,
+        measure=lambda c, s: len(c.text),
+    ),
+    Rule(
+        CAPTION,
+        "caption_no_letters",
+        "No letters",
+        "Digits, signs or emoji alone.",
+        Setting("require_letters", "switch", "drop captions without a letter"),
+        find=lambda c, s: None if captions.has_letters(c.text) else "no letter",
+    ),
+    Rule(
+        CAPTION,
+        "caption_file_name",
+        "A file name",
+        "What a camera or a web site called the file.",
+        Setting("drop_file_names", "switch", "drop captions such as IMG_1234 or sunset.jpg"),
+        find=_finder(captions.find_file_name),
+    ),
+    Rule(
+        CAPTION,
+        "caption_too_few_words",
+        "Too few words",
+        "Too few words, after boilerplate is stripped. A Chinese or kana sign counts as one.",
+        Setting("min_words", "count", "fewest words of a caption", 1, unit="words"),
+        _FIT400M,
+        measure=lambda c, s: captions.num_words(c.text),
+    ),
+    Rule(
+        CAPTION,
+        "caption_too_many_words",
+        "Too many words",
+        "More words than a caption has.",
+        Setting("max_words", "count", "most words of a caption", 1, unit="words"),
+        _ALIGN,
+        measure=lambda c, s: captions.num_words(c.text),
+    ),
+    Rule(
+        CAPTION,
+        "caption_address",
+        "Holds an address",
+        "A web address is in it.",
+        Setting("drop_web_addresses", "switch", "drop captions with http:// or www."),
+        find=_finder(captions.find_web_address),
+    ),
+    Rule(
+        CAPTION,
+        "caption_email",
+        "Holds a mail address",
+        "Somebody's mail address is in it.",
+        Setting("drop_emails", "switch", "drop captions with a mail address"),
+        _FIT400M,
+        find=_finder(captions.find_email),
+    ),
+    Rule(
+        CAPTION,
+        "caption_phone",
+        "Holds a telephone number",
+        "Somebody's telephone number is in it.",
+        Setting("drop_phones", "switch", "drop captions with a telephone number"),
+        _FIT400M,
+        find=_finder(captions.find_phone),
+    ),
+    Rule(
+        CAPTION,
+        "caption_street_address",
+        "Holds a street address",
+        "A street with a house number is in it (English forms).",
+        Setting("drop_street_addresses", "switch", "drop captions with a street and number"),
+        _FIT400M,
+        find=_finder(captions.find_street_address),
+    ),
+    Rule(
+        CAPTION,
+        "caption_mostly_digits",
+        "Mostly digits",
+        "Digits make up most of its letters and digits.",
+        Setting("max_digit_share", "number", "digits among letters and digits", 0, 1),
+        _FIT400M,
+        measure=lambda c, s: captions.digit_share(c.text),
+    ),
+    Rule(
+        CAPTION,
+        "caption_boilerplate",
+        "Boilerplate",
+        "It begins or ends as captions that say nothing of the picture do.",
+        Setting("drop_affixes", "names", "drop captions that begin or end with one of these"),
+        _CC3M,
+        find=_affix,
+    ),
+    Rule(
+        CAPTION,
+        "caption_repetitive",
+        "Repeats itself",
+        "One word makes up too much of it (counted from six words on).",
+        Setting("max_top_word_share", "number", "share of the most frequent word", 0, 1),
+        measure=lambda c, s: captions.top_word_share(c.text),
+    ),
+    Rule(
+        CAPTION,
+        "caption_repeats_words",
+        "Repeats words",
+        "Too many of its words came before in it (counted from six words on).",
+        Setting("max_repeated_share", "number", "share of words that came before", 0, 1),
+        _CC12M,
+        measure=lambda c, s: captions.repeated_share(c.text),
+    ),
+    Rule(
+        CAPTION,
+        "caption_capitals",
+        "Shouted",
+        "Too many of its letters are capitals (counted from ten letters on).",
+        Setting("max_capital_share", "number", "capitals among cased letters", 0, 1),
+        measure=lambda c, s: captions.capital_share(c.text),
+    ),
+    Rule(
+        CAPTION,
+        "caption_capitalized_words",
+        "Titles and names",
+        "Too many of its words begin with a capital.",
+        Setting("max_capitalized_words", "number", "share of words with a first capital", 0, 1),
+        _CC3M,
+        measure=lambda c, s: captions.capitalized_word_share(c.text),
+    ),
+    Rule(
+        CAPTION,
+        "caption_small_first_letter",
+        "Begins small",
+        "Its first letter is not a capital.",
+        Setting("require_first_capital", "switch", "drop captions that begin with a small letter"),
+        _CC3M,
+        find=_small_first_letter,
+    ),
+    Rule(
+        CAPTION,
+        "caption_unwanted_word",
+        "Unwanted word",
+        "It holds a word of the list that was given.",
+        Setting("unwanted_words_file", "file", "drop captions with a word of this file"),
+        _COYO,
+        find=_unwanted_word,
+    ),
+    Rule(
+        CAPTION,
+        "caption_rare_word",
+        "Rare word",
+        "It holds a word, or two words in a row, that the given counts hardly know.",
+        Setting("word_counts_file", "file", "words with counts, for --min_word_count"),
+        _ALIGN,
+        find=_rare_word,
+        needs=(
+            Setting(
+                "min_word_count", "count", "least count of each word of a caption", 1, default=5
+            ),
+        ),
+    ),
+    Rule(
+        CAPTION,
+        "caption_foreign",
+        "Another language",
+        "It is in a language that is not to be kept, at a higher confidence than that.",
+        Setting(
+            "max_foreign_confidence",
+            "number",
+            "drop what is in another language at a higher confidence",
+            high=1,
+            default=0.5,
+        ),
+        _FIT400M,
+        measure=_foreign_confidence,
+        describe=_describe_languages,
+        needs=(_LANGUAGES,),
+    ),
+    Rule(
+        CAPTION,
+        "caption_language_unsure",
+        "Language not sure",
+        "It is not surely in a language that is to be kept; short captions seldom are.",
+        Setting(
+            "min_language_confidence",
+            "number",
+            "drop what is in none of the languages at this confidence",
+            high=1,
+        ),
+        measure=_language_confidence,
+        describe=_describe_languages,
+        needs=(_LANGUAGES,),
+    ),
+    Rule(
+        SCORE,
+        "score_similarity",
+        "Text does not fit the picture",
+        "The image-text score in its metadata is too low.",
+        Setting("min_similarity", "number", "least image-text score in the metadata", -1, 1),
+        _LAION,
+        measure=_lowest("similarity_fields"),
+        reads=(
+            Setting(
+                "similarity_fields",
+                "names",
+                "metadata fields of the image-text score",
+                default=("similarity", "clip_similarity_vitb32", "clip_b32_similarity_score"),
+            ),
+        ),
+    ),
+    Rule(
+        SCORE,
+        "score_nsfw",
+        "Not safe for work",
+        "The NSFW score in its metadata is too high.",
+        Setting("max_nsfw", "number", "largest NSFW score in the metadata", 0, 1),
+        _FIT400M,
+        measure=_highest("nsfw_fields"),
+        reads=(
+            Setting(
+                "nsfw_fields",
+                "names",
+                "metadata fields of the NSFW score",
+                default=(
+                    "punsafe",
+                    "nsfw",
+                    "nsfw_score",
+                    "nsfw_score_opennsfw2",
+                    "nsfw_score_gantman",
+                ),
+            ),
+        ),
+    ),
+    Rule(
+        SCORE,
+        "score_watermark",
+        "Watermark",
+        "The watermark score in its metadata is too high.",
+        Setting("max_watermark", "number", "largest watermark score in the metadata", 0, 1),
+        measure=_highest("watermark_fields"),
+        reads=(
+            Setting(
+                "watermark_fields",
+                "names",
+                "metadata fields of the watermark score",
+                default=("pwatermark", "watermark_score"),
+            ),
+        ),
+    ),
+    Rule(
+        SCORE,
+        "score_aesthetic",
+        "Not beautiful",
+        "The aesthetic score in its metadata is too low.",
+        Setting("min_aesthetic", "number", "least aesthetic score in the metadata", 0, 10),
+        measure=_lowest("aesthetic_fields"),
+        reads=(
+            Setting(
+                "aesthetic_fields",
+                "names",
+                "metadata fields of the aesthetic score",
+                default=("aesthetic", "aesthetic_score", "aesthetic_score_laion_v2"),
+            ),
+        ),
+    ),
+    Rule(
+        IMAGE,
+        "image_too_few_bytes",
+        "Too small a file",
+        "An icon, a placeholder or a picture of very low quality.",
+        Setting("min_bytes", "count", "smallest picture file", 1, unit="bytes"),
+        _LAION,
+        measure=lambda i, s: i.num_bytes or None,
+    ),
+    Rule(
+        IMAGE,
+        "image_format",
+        "Another format",
+        "The file is not of a format that is to be kept.",
+        Setting(
+            "image_formats",
+            "names",
+            "formats to keep: jpeg,png",
+            choices=("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif"),
+        ),
+        _CC3M,
+        find=_wrong_format,
+    ),
+    Rule(
+        IMAGE,
+        "image_too_small",
+        "Too small",
+        "The shorter side is under the least allowed.",
+        Setting("min_side", "count", "shortest side that a picture may have", 1, unit="pixels"),
+        _DATACOMP,
+        measure=lambda i, s: i.short_side,
+        describe=_describe_size,
+    ),
+    Rule(
+        IMAGE,
+        "image_would_grow",
+        "Smaller than the output",
+        "It would have to be enlarged, which blurs; --allow_upscale keeps it.",
+        Setting("allow_upscale", "switch", "keep pictures smaller than --image_size"),
+        find=_would_grow,
+        only=False,
+    ),
+    Rule(
+        IMAGE,
+        "image_aspect_ratio",
+        "Too long or too tall",
+        "The square crop would lose too much.",
+        Setting("max_aspect_ratio", "number", "long side over short side", 1),
+        _CC3M,
+        measure=lambda i, s: i.aspect_ratio,
+        describe=_describe_ratio,
+    ),
+    Rule(
+        IMAGE,
+        "image_blank",
+        "One flat colour",
+        "There is nothing to see.",
+        Setting("min_deviation", "number", "least standard deviation of pixels (0-255)", 0, 128),
+        measure=lambda i, s: i.deviation(s["min_deviation"]),
+    ),
+    Rule(
+        IMAGE,
+        "image_low_entropy",
+        "Hardly anything to see",
+        "A few flat colours: a logo, a chart, a page.",
+        Setting("min_entropy", "number", "least entropy of the grey values", 0, 8, "bits"),
+        measure=lambda i, s: i.entropy,
+    ),
+    Rule(
+        COPIES,
+        "image_with_too_many_captions",
+        "Picture with many captions",
+        "A picture that many texts were put to is a logo or a placeholder.",
+        Setting("max_captions_per_image", "count", "drop pictures with more captions", 1),
+        _ALIGN,
+    ),
+    Rule(
+        COPIES,
+        "caption_on_too_many_images",
+        "Caption on many pictures",
+        "A text that many pictures carry says little about any of them.",
+        Setting("max_images_per_caption", "count", "drop captions on more pictures", 1),
+        _ALIGN,
+    ),
+    Rule(
+        COPIES,
+        "duplicate_pair",
+        "Same picture, same caption",
+        "Another pair is equal to it.",
+        _EXACT,
+        _LAION,
+    ),
+    Rule(
+        COPIES,
+        "duplicate_image",
+        "Same picture, other caption",
+        "The best copy stays, with its own caption.",
+        _EXACT,
+        only="image",
+    ),
+    Rule(
+        COPIES,
+        "near_duplicate",
+        "Nearly the same picture",
+        "The same picture saved again, in another size or quality. The best copy stays.",
+        Setting(
+            "near_duplicates",
+            "choice",
+            "the same for pictures that are nearly equal",
+            choices=("image", "pair"),
+        ),
+        _COYO,
+    ),
+    Rule(
+        COPIES,
+        "near_caption",
+        "Nearly the same caption",
+        "Another pair says it in the same words.",
+        Setting("near_captions", "number", "likeness from which captions count as one", 0.01, 1),
+    ),
+)
+
+RULES: dict[str, Rule] = {row.name: row for row in _RULES}
+SETTINGS: dict[str, Setting] = {
+    setting.name: setting for row in (*REPAIRS, *_RULES) for setting in row.settings
+}
