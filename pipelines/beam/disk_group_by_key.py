@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """GroupByKey through files, for runners of one machine: Beam's keep every row in memory.
 
-    groups = pairs | disk_group_by_key.GroupByKey(folder)     # (bytes, bytes) -> (bytes, values)
-    groups = pairs | disk_group_by_key.GroupObjects(folder)   # (str, any value) -> (str, values)
+    options.view_as(disk_group_by_key.ShuffleOptions).shuffle_dir = folder
+    groups = pairs | disk_group_by_key.GroupByKey()     # (bytes, bytes) -> (bytes, values)
+    groups = pairs | disk_group_by_key.GroupObjects()   # (str, any value) -> (str, values)
 
-Each bundle writes its pairs to a file, by partition of the keys; what goes through the runner is
-where they lie. A partition is then read and sorted; one that is too large for memory is split
-again, and the values of a key that very many pairs have are read as they are asked for.
-Without a folder it is Beam's own transform, which runners of many machines do on disk.
+Each bundle writes its pairs to a file, by partition of the keys; only their positions go through
+the runner. A partition is then read and sorted; one that is too large for memory is split again,
+and the values of a very frequent key are streamed. Without --shuffle_dir it is Beam's own
+transform, which runners of many machines do on disk.
 """
 
+import argparse
 import collections
 import itertools
 import pickle
@@ -21,20 +23,33 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import xxhash
+from apache_beam.options import pipeline_options
 from apache_beam.transforms import window
 
 from parti.stages import files
 
 _NUM_PARTITIONS = 64
-# A partition that is larger is split again, at most so often: what is left then is one key's.
+# A larger partition is split again, at most `_MAX_LEVELS` times: what is left then is one key's.
 _MEMORY_BYTES = 64 * 2**20
 _MAX_LEVELS = 3
 _FLUSH_BYTES = 4 * 2**20
 _LENGTHS = struct.Struct("<II")
 
 
+class ShuffleOptions(pipeline_options.PipelineOptions):
+    """Where a pipeline groups its rows; every transform here reads it as the job is built."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--shuffle_dir",
+            default="",
+            help="an existing folder that every worker reaches; empty: the runner groups the rows",
+        )
+
+
 class _Part(NamedTuple):
-    """Where some pairs of a partition lie."""
+    """The position of some pairs of a partition in a file."""
 
     path: str
     offset: int
@@ -44,15 +59,6 @@ class _Part(NamedTuple):
 class GroupByKey(beam.PTransform):
     """Groups (bytes, bytes) by their first; the values of a group come in any order."""
 
-    def __init__(self, folder: str = "") -> None:
-        """Sets how.
-
-        Args:
-          folder: an existing folder that every worker reaches; "" leaves it to the runner.
-        """
-        super().__init__()
-        self._folder = folder
-
     def expand(self, inputs: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
         """Returns (key, iterable of values), which can be read more than once.
 
@@ -60,36 +66,32 @@ class GroupByKey(beam.PTransform):
           inputs: (bytes, bytes), or several such collections.
         """
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        if not self._folder:
+        folder = inputs[0].pipeline.options.view_as(ShuffleOptions).shuffle_dir
+        if not folder:
             return inputs | beam.Flatten() | "Group" >> beam.GroupByKey()
         # Each for itself: a runner may keep what is flattened until all of it is there.
         parts = tuple(
-            pairs | f"To files {place}" >> beam.ParDo(_ToFiles(self._folder))
-            for place, pairs in enumerate(inputs)
+            pairs | f"To files {number}" >> beam.ParDo(_ToFiles(folder))
+            for number, pairs in enumerate(inputs)
         )
         return (
             parts
             | beam.Flatten()
             | "Parts" >> beam.GroupByKey()
-            | "From files" >> beam.ParDo(_FromFiles(self._folder))
+            | "From files" >> beam.ParDo(_FromFiles(folder))
         )
 
 
 class GroupObjects(beam.PTransform):
     """The same for (str, value) of any values, which are pickled."""
 
-    def __init__(self, folder: str = "") -> None:
-        """Sets how; see `GroupByKey`."""
-        super().__init__()
-        self._folder = folder
-
     def expand(self, inputs: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
         """Returns (key, iterable of values), which can be read more than once."""
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         packed = tuple(
-            some | f"Pack {place}" >> beam.Map(_pack) for place, some in enumerate(inputs)
+            some | f"Pack {number}" >> beam.Map(_pack) for number, some in enumerate(inputs)
         )
-        return packed | GroupByKey(self._folder) | "Unpack" >> beam.MapTuple(_unpack)
+        return packed | GroupByKey() | "Unpack" >> beam.MapTuple(_unpack)
 
 
 def _pack(item: tuple[str, Any]) -> tuple[bytes, bytes]:
@@ -101,7 +103,7 @@ def _unpack(key: bytes, values: Iterable[bytes]) -> tuple[str, Iterable[Any]]:
 
 
 class _Unpacked:
-    """Values that are unpickled each time that they are asked for."""
+    """Values that are unpickled each time that they are read."""
 
     def __init__(self, values: Iterable[bytes]) -> None:
         self._values = values
@@ -185,19 +187,19 @@ def _groups(
         writer = _PartWriter(folder, seed=level + 1)
         split: dict[int, list[_Part]] = collections.defaultdict(list)
         for key, value in _read(parts):
-            for place, part in writer.add(key, value):
-                split[place].append(part)
-        for place, part in writer.flush():
-            split[place].append(part)
-        for place in sorted(split):
-            yield from _groups(split[place], folder, level + 1)
+            for partition, part in writer.add(key, value):
+                split[partition].append(part)
+        for partition, part in writer.flush():
+            split[partition].append(part)
+        for partition in sorted(split):
+            yield from _groups(split[partition], folder, level + 1)
     else:  # one key that very many pairs have, and a few that share its partition
         for key in sorted({key for key, _ in _read(parts)}):
             yield key, _Streamed(tuple(parts), key)
 
 
 class _Streamed:
-    """The values of one key, read from files each time that they are asked for."""
+    """The values of one key, read from files each time."""
 
     def __init__(self, parts: tuple[_Part, ...], key: bytes) -> None:
         self._parts, self._key = parts, key

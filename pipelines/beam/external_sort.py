@@ -1,22 +1,23 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pieces of bytes to be sorted; when they are many, only their places are in memory."""
+"""Sorts pieces of bytes; beyond a limit they are in a spill file, and only their keys in memory."""
 
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-_MEMORY_BYTES = 16 * 2**20  # pieces beyond this are in a temporary file
+# A shard of `sharded_writers.TARGET_SHARD_BYTES` is sorted without a file.
+_MEMORY_BYTES = 64 * 2**20
 
 
-class Spool:
-    """Takes pieces in any order and gives them back sorted by their places; a context manager."""
+class ExternalSort:
+    """Takes pieces in any order and gives them back sorted by their keys; a context manager."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
         self._pieces: list[tuple[Any, int, int]] = []
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "ExternalSort":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -25,13 +26,13 @@ class Spool:
     def __len__(self) -> int:
         return len(self._pieces)
 
-    def add(self, place: Any, piece: bytes) -> None:
-        """Adds a piece; of equal places the one that was added first comes first."""
-        self._pieces.append((place, self._file.tell(), len(piece)))
+    def add(self, key: Any, piece: bytes) -> None:
+        """Adds a piece; of equal keys the one that was added first comes first."""
+        self._pieces.append((key, self._file.tell(), len(piece)))
         self._file.write(piece)
 
-    def sorted(self) -> Iterator[tuple[Any, bytes]]:
-        """Yields (place, piece) in order; nothing can be added then."""
-        for place, offset, num_bytes in sorted(self._pieces):
+    def sorted(self) -> Iterator[bytes]:
+        """Yields the pieces in the order of their keys; nothing can be added then."""
+        for _, offset, num_bytes in sorted(self._pieces):
             self._file.seek(offset)
-            yield place, self._file.read(num_bytes)
+            yield self._file.read(num_bytes)

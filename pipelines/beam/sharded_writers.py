@@ -56,23 +56,20 @@ def parse_num_shards(value: str, num_bytes: int) -> int:
 class WriteLines(beam.PTransform):
     """Writes (key, line) as `prefix-0000i-of-0000N.jsonl`; every shard exists, even if empty.
 
-    A shard's lines are sorted by key; only their places are in memory when they are many.
+    A shard's lines are sorted by key (`external_sort`).
     """
 
-    def __init__(
-        self, directory: files.Path, prefix: str, num_shards: int, shuffle_folder: str = ""
-    ) -> None:
+    def __init__(self, directory: files.Path, prefix: str, num_shards: int) -> None:
         """Sets what is written.
 
         Args:
           directory: an existing folder that every worker reaches.
           prefix: of the file names, e.g. "rejected".
           num_shards: how many files.
-          shuffle_folder: see `disk_group_by_key.GroupByKey`.
         """
         super().__init__(f"Write {prefix}")
-        self._writer = _WriteShard(str(directory), prefix, num_shards)
-        self._num_shards, self._shuffle_folder = num_shards, shuffle_folder
+        self._writer = _WriteLinesOfShard(str(directory), prefix, num_shards)
+        self._num_shards = num_shards
 
     def expand(self, lines: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
         """Returns a dict {name, count, num_bytes, sha256} for each file.
@@ -86,19 +83,19 @@ class WriteLines(beam.PTransform):
             return str(shard_of(item[0], num_shards)), item
 
         keyed = tuple(
-            some | f"Assign shards {place}" >> beam.Map(with_shard)
-            for place, some in enumerate(lines)
+            some | f"Assign shards {number}" >> beam.Map(with_shard)
+            for number, some in enumerate(lines)
         )
         every = [(str(shard), None) for shard in range(num_shards)]
         empty = lines[0].pipeline | "All shards" >> beam.Create(every)
         return (
             (*keyed, empty)
-            | "Gather shards" >> disk_group_by_key.GroupObjects(self._shuffle_folder)
+            | "Gather shards" >> disk_group_by_key.GroupObjects()
             | "Write files" >> beam.ParDo(self._writer)
         )
 
 
-class _WriteShard(beam.DoFn):
+class _WriteLinesOfShard(beam.DoFn):
     def __init__(self, directory: str, prefix: str, num_shards: int) -> None:
         self._directory, self._prefix, self._num_shards = directory, prefix, num_shards
 
@@ -107,12 +104,11 @@ class _WriteShard(beam.DoFn):
     ) -> Iterator[dict[str, Any]]:
         shard, items = group
         name = shard_names.shard_name(self._prefix, int(shard), self._num_shards, ".jsonl")
-        with external_sort.Spool() as spool:
+        with external_sort.ExternalSort() as lines:
             for key, line in filter(None, items):
-                spool.add((key, xxhash.xxh3_64_intdigest(line)), line + b"\n")
-            lines = (line for _, line in spool.sorted())
-            written = write_file(files.join(self._directory, name), lines)
-            yield {**written, "count": len(spool)}
+                lines.add((key, xxhash.xxh3_64_intdigest(line)), line + b"\n")
+            written = write_file(files.join(self._directory, name), lines.sorted())
+            yield {**written, "count": len(lines)}
 
 
 def write_file(path: files.Path, parts: Iterable[bytes]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ Made from the table in `pipelines/rules/table.py` and the files in `pipelines/ru
 by `python -m parti.pipelines.clean.rule_docs`; a test compares them.
 
 A preset sets every value: `--preset NAME`, or `--preset my.yaml`. A flag changes one:
-`--min_words 4`; `off` switches a rule off. To make a preset, copy one of `pipelines/rules/preset_files`,
-or name it as base and give what differs:
+`--min_words 4`; `off` switches a rule off. To make a preset, copy one of
+`pipelines/rules/preset_files`, or name it as base and give what differs:
 
 ```yaml
 base: datacomp_basic

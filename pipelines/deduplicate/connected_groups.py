@@ -5,15 +5,15 @@
     settings = connected_groups.DuplicateSettings(near="image")
     decisions = rows | connected_groups.FindDuplicates(settings)
 
-The rules are asked in this order, and each looks only at what those before it kept:
+The rules are applied in this order, each to what those before it kept:
 
-1. `image_with_too_many_captions`: equal pixels with more than so many different captions.
-2. `caption_on_too_many_images`: a caption with more than so many different pictures.
+1. `image_with_too_many_captions`: equal pixels with too many different captions.
+2. `caption_on_too_many_images`: a caption with too many different pictures.
 3. `duplicate_pair`, `duplicate_image`: equal pixels, with an equal or another caption.
 4. `near_duplicate`: a near-equal picture (`lsh`).
 5. `near_caption`: a caption that shares most of its runs of characters with another.
 
-Of copies the one with the smallest `Candidate.order` is kept: the largest picture. Rows that an
+Of copies the one with the smallest `Fingerprint.order` is kept: the largest picture. Rows that an
 earlier run kept are never dropped. Nothing depends on the number of workers or on their order, and
 no step holds a group of rows in memory: groups are read twice instead.
 """
@@ -30,8 +30,8 @@ from parti.pipelines.deduplicate import fingerprints, lsh, similarity
 
 IMAGE, PAIR, NONE = "image", "pair", "none"
 CHOICES = (IMAGE, PAIR, NONE)
-MAX_COUNT = 100_000  # what is counted is held in memory, 16 bytes each
-# Rounds of halving the way to the copy that stays: 128 steps.
+MAX_COUNT = 100_000  # of values that are counted in memory, 16 bytes each
+# Rounds of pointer jumping; each doubles the length of a link, to 2**7 = 128 steps.
 _NUM_JUMPS = 7
 
 
@@ -46,7 +46,7 @@ class DuplicateSettings:
       max_distance: bits in which the perceptual hashes of near-equal pictures may differ.
       max_colour_distance: levels in which their colours may differ, at 64 x 64 pixels
         (see `image_hashes.colour_limit`).
-      near_captions: similarity in (0, 1] from which captions count as one; 0: not looked for.
+      near_captions: similarity in (0, 1] from which captions count as one; 0: not searched for.
         It takes rows whose `words` are filled.
       max_captions_per_image: different captions that a picture may have; 0: any number.
       max_images_per_caption: different pictures that a caption may have; 0: any number.
@@ -80,46 +80,48 @@ class DuplicateSettings:
 
 
 class FindDuplicates(beam.PTransform):
-    """Takes `Candidate` rows with different ids, returns a `Decision` for each that is dropped."""
+    """Takes `Fingerprint` rows with different ids, returns a `Decision` for each that is dropped."""
 
-    def __init__(self, settings: DuplicateSettings, folder: str = "") -> None:
-        """Sets what counts as a duplicate; `folder` is for `disk_group_by_key.GroupByKey`."""
+    def __init__(self, settings: DuplicateSettings) -> None:
+        """Sets what counts as a duplicate."""
         super().__init__("Find duplicates")
-        self._settings, self._folder = settings, folder
+        self._settings = settings
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Returns the decisions."""
-        settings, folder = self._settings, self._folder
+        settings = self._settings
         dropped, links = [], []
         for label, rule in _count_rules(settings):
-            rows, found = _by_group(rows, label, rule, folder)
+            rows, found = _by_group(rows, label, rule)
             dropped.append(found)
         if settings.exact != NONE:
-            rows, found = _by_group(rows, "Equal pictures", _Equal(settings.exact == PAIR), folder)
+            rows, found = _by_group(rows, "Equal pictures", _Equal(settings.exact == PAIR))
             links.append(found)
-        for index, likeness in enumerate(_likenesses(settings)):
+        similarity_rules = list(_similarity_rules(settings))
+        for index, similar in enumerate(similarity_rules):
             if index:
-                rows = _without(rows, links[-1], folder)
-            find = lsh.FindNear(likeness, settings.max_representatives, folder)
-            links.append(rows | find)
+                rows = _without(rows, links[-1])
+            links.append(rows | lsh.FindNear(similar, settings.max_representatives))
         if links:
-            dropped.append(links | "All links" >> beam.Flatten() | _FollowLinks(folder))
+            # A row of equal pixels is linked to the copy that stays: there is nothing to follow.
+            num_jumps = _NUM_JUMPS if similarity_rules else 0
+            dropped.append(links | "All links" >> beam.Flatten() | _FollowLinks(num_jumps))
         return dropped | "All decisions" >> beam.Flatten(pipeline=rows.pipeline)
 
 
 class _GroupRule(Protocol):
     """A rule over the rows that share a value."""
 
-    def group(self, row: fingerprints.Candidate) -> bytes:
+    def group(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns the value."""
 
-    def look(self, rows: Iterator[fingerprints.Candidate]) -> Any:
-        """Returns what `decide` needs to know of a group; bounded in size."""
+    def summarize(self, rows: Iterator[fingerprints.Fingerprint]) -> Any:
+        """Returns what `decide` needs of a group; bounded in size."""
 
     def decide(
-        self, known: Any, row: fingerprints.Candidate
+        self, summary: Any, row: fingerprints.Fingerprint
     ) -> fingerprints.Decision | lsh.Link | None:
-        """Returns what becomes of a row of the group, None if it is kept."""
+        """Returns what becomes of a row of the group; None: it is kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +134,10 @@ class _TooMany:
     reason: str
     measure: str
 
-    def group(self, row: fingerprints.Candidate) -> bytes:
+    def group(self, row: fingerprints.Fingerprint) -> bytes:
         return getattr(row, self.field)
 
-    def look(self, rows: Iterator[fingerprints.Candidate]) -> bool:
+    def summarize(self, rows: Iterator[fingerprints.Fingerprint]) -> bool:
         different: set[bytes] = set()
         for row in rows:
             different.add(getattr(row, self.counted))
@@ -143,26 +145,28 @@ class _TooMany:
                 return True
         return False
 
-    def decide(self, known: bool, row: fingerprints.Candidate) -> fingerprints.Decision | None:
-        return fingerprints.Decision(row.id, self.reason, self.measure) if known else None
+    def decide(self, is_over: bool, row: fingerprints.Fingerprint) -> fingerprints.Decision | None:
+        return fingerprints.Decision(row.id, self.reason, self.measure) if is_over else None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Equal:
     same_caption: bool
 
-    def group(self, row: fingerprints.Candidate) -> bytes:
+    def group(self, row: fingerprints.Fingerprint) -> bytes:
         return row.pixels + row.caption * self.same_caption
 
-    def look(self, rows: Iterator[fingerprints.Candidate]) -> fingerprints.Candidate:
+    def summarize(self, rows: Iterator[fingerprints.Fingerprint]) -> fingerprints.Fingerprint:
         return min(rows, key=lambda row: row.order)
 
-    def decide(self, known: fingerprints.Candidate, row: fingerprints.Candidate) -> lsh.Link | None:
-        if row.id == known.id:
+    def decide(
+        self, best: fingerprints.Fingerprint, row: fingerprints.Fingerprint
+    ) -> lsh.Link | None:
+        if row.id == best.id:
             return None
-        reason = "duplicate_pair" if row.caption == known.caption else "duplicate_image"
-        measure = "same bytes" if row.content == known.content else "same pixels"
-        return lsh.Link(row.id, reason, measure, known.id, known.key)
+        reason = "duplicate_pair" if row.caption == best.caption else "duplicate_image"
+        measure = "same bytes" if row.content == best.content else "same pixels"
+        return lsh.Link(row.id, reason, measure, best.id, best.key)
 
 
 def _count_rules(settings: DuplicateSettings) -> Iterator[tuple[str, _GroupRule]]:
@@ -174,52 +178,52 @@ def _count_rules(settings: DuplicateSettings) -> Iterator[tuple[str, _GroupRule]
         yield "Images of captions", _TooMany("caption", "pixels", limit, reason, measure)
 
 
-def _likenesses(settings: DuplicateSettings) -> Iterator[similarity.Likeness]:
+def _similarity_rules(settings: DuplicateSettings) -> Iterator[similarity.SimilarityRule]:
     if settings.near != NONE:
-        yield similarity.NearPictures(
+        yield similarity.ImageSimilarity(
             settings.max_distance, settings.max_colour_distance, settings.near == PAIR
         )
     if settings.near_captions:
-        yield similarity.NearCaptions(settings.near_captions)
+        yield similarity.CaptionSimilarity(settings.near_captions)
 
 
 def _by_group(
-    rows: beam.PCollection, label: str, rule: _GroupRule, folder: str
+    rows: beam.PCollection, label: str, rule: _GroupRule
 ) -> tuple[beam.PCollection, beam.PCollection]:
-    """Asks a rule; returns the rows that it keeps, and what it says of the others."""
-    asked = (
+    """Applies a rule; returns the rows that it keeps, and what becomes of the others."""
+    applied = (
         rows
         | f"{label}: value" >> beam.Map(lambda r: (rule.group(r), fingerprints.pack(r)))
-        | f"{label}: group" >> disk_group_by_key.GroupByKey(folder)
-        | f"{label}: ask" >> beam.ParDo(_Ask(rule)).with_outputs("dropped", main="kept")
+        | f"{label}: group" >> disk_group_by_key.GroupByKey()
+        | f"{label}: apply" >> beam.ParDo(_ApplyRule(rule)).with_outputs("dropped", main="kept")
     )
-    return asked.kept, asked.dropped
+    return applied.kept, applied.dropped
 
 
-class _Ask(beam.DoFn):
+class _ApplyRule(beam.DoFn):
     def __init__(self, rule: _GroupRule) -> None:
         self._rule = rule
 
     def process(self, group: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
         _, packed = group
-        known = self._rule.look(map(fingerprints.unpack, packed))
+        summary = self._rule.summarize(map(fingerprints.unpack, packed))
         for row in map(fingerprints.unpack, packed):  # read a second time, not held
-            found = None if row.known else self._rule.decide(known, row)
+            found = None if row.known else self._rule.decide(summary, row)
             yield row if found is None else beam.pvalue.TaggedOutput("dropped", found)
 
 
-def _without(rows: beam.PCollection, links: beam.PCollection, folder: str) -> beam.PCollection:
+def _without(rows: beam.PCollection, links: beam.PCollection) -> beam.PCollection:
     """Returns the rows that no link drops."""
     by_id = rows | "Rows by id" >> beam.Map(lambda row: (row.id.encode(), fingerprints.pack(row)))
     dropped = links | "Links by id" >> beam.Map(lambda link: (link.id.encode(), b""))
     return (
         (by_id, dropped)
-        | "Same id" >> disk_group_by_key.GroupByKey(folder)
-        | "Not linked" >> beam.FlatMap(_alone)
+        | "Same id" >> disk_group_by_key.GroupByKey()
+        | "Not linked" >> beam.FlatMap(_unlinked)
     )
 
 
-def _alone(group: tuple[bytes, Iterable[bytes]]) -> Iterator[fingerprints.Candidate]:
+def _unlinked(group: tuple[bytes, Iterable[bytes]]) -> Iterator[fingerprints.Fingerprint]:
     """Yields the row of an id unless there is a link for it."""
     values = list(group[1])  # two at most
     if b"" not in values:
@@ -230,21 +234,22 @@ class _FollowLinks(beam.PTransform):
     """Makes decisions of links: each names the key of the copy that stays.
 
     A link may lead to a row that is itself dropped for a better one. In each round every link is
-    replaced by one that is twice as long, so `_NUM_JUMPS` rounds follow 2**_NUM_JUMPS steps.
+    replaced by one that is twice as long (pointer jumping). A Beam graph is fixed before it runs,
+    so the number of rounds cannot depend on the links.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, num_jumps: int) -> None:
         super().__init__()
-        self._folder = folder
+        self._num_jumps = num_jumps
 
     def expand(self, links: beam.PCollection) -> beam.PCollection:
         """Returns the decisions."""
         links |= "As tuples" >> beam.Map(tuple)
-        for number in range(_NUM_JUMPS):
+        for number in range(self._num_jumps):
             links = (
                 links
-                | f"Meet {number}" >> beam.FlatMap(_ask_target)
-                | f"Target {number}" >> disk_group_by_key.GroupObjects(self._folder)
+                | f"Key by target {number}" >> beam.FlatMap(_key_by_target)
+                | f"Join {number}" >> disk_group_by_key.GroupObjects()
                 | f"Jump {number}" >> beam.FlatMap(_jump)
             )
         return links | "Decide" >> beam.Map(_decide)
@@ -256,15 +261,15 @@ def _decide(link: tuple[str, ...]) -> fingerprints.Decision:
     return fingerprints.Decision(identity, reason, f"{measure}, as {group}", group)
 
 
-def _ask_target(link: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yields where a row's link leads, for those who ask at the row, and the row's own question."""
+def _key_by_target(link: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields a link's target under the row it is of, and the link under its target."""
     identity, _, _, target, target_key = link
     yield identity, (target, target_key)
     yield target, link
 
 
 def _jump(group: tuple[str, Iterable[tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
-    """Yields the links to a row, led on to where the row's own link leads."""
+    """Yields the links to a row, moved on to the target of the row's own link."""
     _, values = group
     onward = next((value for value in values if len(value) == 2), None)
     for link in values:

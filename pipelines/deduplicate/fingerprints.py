@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The light rows of `parti clean`: what other pairs need to know of a pair, without its picture."""
+"""Fingerprint rows: a pair's hashes and sizes, by which it is compared with other pairs."""
 
 import dataclasses
 import json
@@ -8,27 +8,27 @@ import pickle
 from collections.abc import Collection
 from typing import Any
 
-# Of Beam, for the displays of remote runners; the report counts the output.
+# Namespace of Beam's counters, for the displays of remote runners; the report counts the output.
 COUNTERS = "parti.clean"
 _BYTES = ("content", "pixels", "colours", "caption")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
-    """A pair that passed every rule that looks at one pair alone.
+class Fingerprint:
+    """The row of a pair that no rule for one pair alone rejected.
 
     Attributes:
       id: unique in the run.
       key: the pair's key.
       split: "train" or "validation".
-      content: 16-byte hash of the encoded source picture.
-      pixels: 16-byte hash of the decoded source picture's size and pixels.
-      phash: 64-bit perceptual hash of the source picture (see `data.image_hashes`).
-      colours: 8 x 8 RGB means of the source picture, 192 bytes (see `data.image_hashes`).
-      caption: 16-byte hash of the caption's normal form (see `data.text_hashes`).
-      words: min-hash signature of the caption; () unless near captions are looked for.
-      area: width times height of the source picture, in pixels.
-      num_bytes: size of the encoded source picture, in bytes.
+      content: 16-byte hash of the encoded source image.
+      pixels: 16-byte hash of the decoded source image's size and pixels.
+      phash: 64-bit perceptual hash of the source image (see `data.images.image_hashes`).
+      colours: 8 x 8 RGB means of the source image, 192 bytes (see `data.images.image_hashes`).
+      caption: 16-byte hash of the caption's normal form (see `data.text.text_hashes`).
+      words: min-hash signature of the caption; () unless near captions are searched for.
+      area: width times height of the source image, in pixels.
+      num_bytes: size of the encoded source image, in bytes.
       known: kept by an earlier run that this one extends; such a pair is not dropped for a new one.
     """
 
@@ -47,7 +47,7 @@ class Candidate:
 
     @property
     def order(self) -> tuple[bool, int, int, str, str]:
-        """What decides which copy is kept: the smallest is the best."""
+        """Decides which copy is kept: the smallest is the best."""
         return (not self.known, -self.area, -self.num_bytes, self.key, self.id)
 
     def to_json(self, without: Collection[str] = ()) -> str:
@@ -61,7 +61,7 @@ class Candidate:
         return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, line: str, **missing: Any) -> "Candidate":
+    def from_json(cls, line: str, **missing: Any) -> "Fingerprint":
         """Reads a line that `to_json` made; `missing` are fields that were left out of it."""
         values = json.loads(line) | missing
         for name in _BYTES:
@@ -69,25 +69,25 @@ class Candidate:
         return cls(**values | {"phash": int(values["phash"], 16), "words": tuple(values["words"])})
 
 
-def pack(row: Candidate) -> bytes:
+def pack(row: Fingerprint) -> bytes:
     """Returns a row as bytes: smaller in a shuffle than the object, and faster."""
     return pickle.dumps(tuple(getattr(row, name) for name in _FIELDS), protocol=5)
 
 
-def unpack(data: bytes) -> Candidate:
+def unpack(data: bytes) -> Fingerprint:
     """Returns the row that `pack` was given."""
-    return Candidate(*pickle.loads(data))
+    return Fingerprint(*pickle.loads(data))
 
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Candidate))
+_FIELDS = tuple(field.name for field in dataclasses.fields(Fingerprint))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
-    """A candidate that is dropped because of others.
+    """A pair that is dropped because of others.
 
     Attributes:
-      id: the candidate's.
+      id: of its row.
       reason: a short name, counted and reported.
       measure: the value that decided, as text.
       group: key of the copy that stays; empty where there is none.

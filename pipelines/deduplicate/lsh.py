@@ -5,15 +5,15 @@
 Near rows share at least one key of a band (locality-sensitive hashing). Most keys are one row's
 alone, so rows travel to their keys only where it matters:
 
-1. *Spread*: each row sends 24 bytes (key, fingerprint, hash of its id) to each of its bands, in
-   blocks, by partition of the keys.
+1. *Spread*: each row sends 24 bytes (key, sketch, hash of its id) to each of its bands, in blocks,
+   by partition of the keys.
 2. *Collide*: a partition is sorted by key; rows that meet a possible partner are named.
 3. *Compare*: those rows go to the buckets of those keys. A bucket compares its rows with at most
    `max_representatives` of them, the best ones, so that a hot bucket costs time in proportion to
    its size. Pairs of rows that are near none of these are counted (`near_pairs_not_compared`).
 
 Each row is linked to the nearest of the rows that are near it and better, if there is one; of each
-bucket the best `_MAX_MET` of them are looked at.
+bucket the best `_MAX_MET` of them are compared.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ _MAX_MET = 8
 # The first byte of what comes together under a handle.
 _ROW, _BUCKET = b"r", b"b"
 
-_POINT = np.dtype([("key", "<u8"), ("fingerprint", "<u8"), ("handle", "<u8")])
+_POINT = np.dtype([("key", "<u8"), ("sketch", "<u8"), ("handle", "<u8")])
 _PACK_POINT = struct.Struct("<QQQ").pack
 
 
@@ -64,62 +64,57 @@ class Link(NamedTuple):
 
 
 class FindNear(beam.PTransform):
-    """Takes `Candidate` rows, returns a `Link` for each that has a better near one."""
+    """Takes `Fingerprint` rows, returns a `Link` for each that has a better near one."""
 
-    def __init__(
-        self, likeness: similarity.Likeness, max_representatives: int, folder: str = ""
-    ) -> None:
-        """Sets what is near; `folder` is for `disk_group_by_key.GroupByKey`."""
-        super().__init__(f"Find {likeness.reason}")
-        self._likeness, self._max_representatives = likeness, max_representatives
-        self._folder = folder
+    def __init__(self, rule: similarity.SimilarityRule, max_representatives: int) -> None:
+        """Sets what is near, and how many rows of a bucket all others are compared with."""
+        super().__init__(f"Find {rule.reason}")
+        self._rule, self._max_representatives = rule, max_representatives
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Returns the links."""
         collisions = (
             rows
-            | "Spread" >> beam.ParDo(_Spread(self._likeness))
-            | "Partitions" >> disk_group_by_key.GroupByKey(self._folder)
-            | "Collide" >> beam.ParDo(_Collide(self._likeness))
+            | "Spread" >> beam.ParDo(_Spread(self._rule))
+            | "Partitions" >> disk_group_by_key.GroupByKey()
+            | "Collide" >> beam.ParDo(_Collide(self._rule))
         )
         by_handle = rows | "Handles" >> beam.Map(
             lambda row: (_handle(row), _ROW + fingerprints.pack(row))
         )
         return (
             (by_handle, collisions)
-            | "Rows of handles" >> disk_group_by_key.GroupByKey(self._folder)
+            | "Rows of handles" >> disk_group_by_key.GroupByKey()
             | "To buckets" >> beam.FlatMap(_to_buckets)
-            | "Buckets" >> disk_group_by_key.GroupByKey(self._folder)
-            | "Compare" >> beam.ParDo(_Compare(self._likeness, self._max_representatives))
-            | "Of a row" >> disk_group_by_key.GroupObjects(self._folder)
+            | "Buckets" >> disk_group_by_key.GroupByKey()
+            | "Compare" >> beam.ParDo(_Compare(self._rule, self._max_representatives))
+            | "Of a row" >> disk_group_by_key.GroupObjects()
             | "Best" >> beam.MapTuple(lambda identity, found: (identity, min(found)))
-            | "Links" >> beam.Map(_to_link, self._likeness.reason)
+            | "Links" >> beam.Map(_to_link, self._rule.reason)
         )
 
 
-def _handle(row: fingerprints.Candidate) -> bytes:
-    """Returns 8 bytes for a row. Two rows of one handle only meet buckets they need not."""
+def _handle(row: fingerprints.Fingerprint) -> bytes:
+    """Returns 8 bytes for a row. Two rows of one handle are compared where they need not be."""
     return hashlib.blake2b(row.id.encode("utf-8", "replace"), digest_size=8).digest()
 
 
 class _Spread(beam.DoFn):
     """Yields (band and partition, block of points)."""
 
-    def __init__(self, likeness: similarity.Likeness) -> None:
-        self._likeness = likeness
+    def __init__(self, rule: similarity.SimilarityRule) -> None:
+        self._rule = rule
 
     def start_bundle(self) -> None:
         self._blocks: dict[bytes, bytearray] = {}
         self._num_bytes = 0
 
-    def process(self, row: fingerprints.Candidate) -> Iterator[tuple[bytes, bytes]]:
-        fingerprint = self._likeness.fingerprint(row)
+    def process(self, row: fingerprints.Fingerprint) -> Iterator[tuple[bytes, bytes]]:
+        sketch = self._rule.sketch(row)
         handle = int.from_bytes(_handle(row), "little")
-        for band, key in enumerate(self._likeness.keys(row)):
-            place = bytes((band, (key * 0x9E3779B97F4A7C15 >> 32) % _NUM_PARTITIONS))
-            self._blocks.setdefault(place, bytearray()).extend(
-                _PACK_POINT(key, fingerprint, handle)
-            )
+        for band, key in enumerate(self._rule.keys(row)):
+            partition = bytes((band, (key * 0x9E3779B97F4A7C15 >> 32) % _NUM_PARTITIONS))
+            self._blocks.setdefault(partition, bytearray()).extend(_PACK_POINT(key, sketch, handle))
             self._num_bytes += _POINT.itemsize
         if self._num_bytes >= _FLUSH_BYTES:
             yield from self._flush()
@@ -129,15 +124,15 @@ class _Spread(beam.DoFn):
 
     def _flush(self) -> Iterator[tuple[bytes, bytes]]:
         blocks, self._blocks, self._num_bytes = self._blocks, {}, 0
-        for place, block in blocks.items():
-            yield place, bytes(block)
+        for partition, block in blocks.items():
+            yield partition, bytes(block)
 
 
 class _Collide(beam.DoFn):
     """Yields (handle, bucket) for each row that may have a near one in the bucket."""
 
-    def __init__(self, likeness: similarity.Likeness) -> None:
-        self._likeness = likeness
+    def __init__(self, rule: similarity.SimilarityRule) -> None:
+        self._rule = rule
 
     def process(self, partition: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[bytes, bytes]]:
         (band, _), blocks = partition
@@ -147,7 +142,7 @@ class _Collide(beam.DoFn):
         starts, ends = np.r_[0, edges], np.r_[edges, len(points)]
         for index in np.flatnonzero(ends - starts > 1):
             run = points[starts[index] : ends[index]]
-            for point in run[self._likeness.collisions(band, run["fingerprint"])]:
+            for point in run[self._rule.collisions(band, run["sketch"])]:
                 yield point["handle"].tobytes(), _BUCKET + bytes([band]) + point["key"].tobytes()
 
 
@@ -162,38 +157,38 @@ def _to_buckets(element: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[bytes,
 class _Compare(beam.DoFn):
     """Yields (id, (distance, order of the near row, measure)) for the rows that have one."""
 
-    def __init__(self, likeness: similarity.Likeness, max_representatives: int) -> None:
-        self._likeness, self._max_representatives = likeness, max_representatives
+    def __init__(self, rule: similarity.SimilarityRule, max_representatives: int) -> None:
+        self._rule, self._max_representatives = rule, max_representatives
         self._not_compared = beam.metrics.Metrics.counter(fingerprints.COUNTERS, NOT_COMPARED)
 
     def process(self, bucket: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[str, Any]]:
         _, packed = bucket
         rows = map(fingerprints.unpack, packed)
         best = heapq.nsmallest(self._max_representatives, rows, key=lambda row: row.order)
-        features = [self._likeness.features(row) for row in best]
-        places = {row.id: place for place, row in enumerate(best)}
+        features = [self._rule.features(row) for row in best]
+        ranks = {row.id: rank for rank, row in enumerate(best)}
         num_left = 0
         rows = map(fingerprints.unpack, packed)  # the second time that the group is read
         while batch := list(itertools.islice(rows, _BATCH)):
             # A row is compared with those before it; what an earlier run kept, it keeps.
-            ends = [0 if row.known else places.get(row.id, len(best)) for row in batch]
-            own = [self._likeness.features(row) for row in batch]
+            ends = [0 if row.known else ranks.get(row.id, len(best)) for row in batch]
+            own = [self._rule.features(row) for row in batch]
             nearest, distances = self._nearest(own, np.array(ends), features)
             num_left += sum(
-                row.id not in places and not math.isfinite(distance)
+                row.id not in ranks and not math.isfinite(distance)
                 for row, distance in zip(batch, distances)
             )
             for index in np.flatnonzero(np.isfinite(distances)):
-                place = nearest[index]
-                measure = self._likeness.measure(features[place], own[index])
-                yield batch[index].id, (float(distances[index]), best[place].order, measure)
+                rank = nearest[index]
+                measure = self._rule.measure(features[rank], own[index])
+                yield batch[index].id, (float(distances[index]), best[rank].order, measure)
         if num_left > 1:
             self._not_compared.inc(num_left * (num_left - 1) // 2)
 
     def _nearest(
         self, batch: list[bytes], ends: np.ndarray, best: list[bytes]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the place in `best` of the nearest row, and its distance.
+        """Returns the index in `best` of the nearest row, and its distance.
 
         Args:
           batch: features of n rows.
@@ -206,14 +201,14 @@ class _Compare(beam.DoFn):
         many = np.frombuffer(b"".join(batch), np.uint8).reshape(len(batch), -1)
         nearest, distances = np.zeros(len(batch), np.int64), np.full(len(batch), np.inf)
         met = np.zeros(len(batch), np.int64)
-        for place, one in enumerate(best):
-            rows = np.flatnonzero((ends > place) & (met < _MAX_MET))
+        for rank, one in enumerate(best):
+            rows = np.flatnonzero((ends > rank) & (met < _MAX_MET))
             if not len(rows):
                 break
-            found = self._likeness.distances(one, many[rows])
+            found = self._rule.distances(one, many[rows])
             met[rows] += np.isfinite(found)
             nearer = found < distances[rows]
-            nearest[rows[nearer]], distances[rows[nearer]] = place, found[nearer]
+            nearest[rows[nearer]], distances[rows[nearer]] = rank, found[nearer]
         return nearest, distances
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""When two rows are near: by their pictures, or by their captions."""
+"""When two fingerprint rows are near: by their images, or by their captions."""
 
 import dataclasses
 import hashlib
@@ -11,29 +11,29 @@ import numpy as np
 
 from parti.data.images import image_hashes
 from parti.data.text import text_hashes
-from parti.pipelines.deduplicate import fingerprints as candidates
+from parti.pipelines.deduplicate import fingerprints
 
-# Of more hashes under one key it is not asked which of them are near before rows are compared.
+# With more hashes under one key, rows are compared without first checking which hashes are near.
 _MAX_HASHES = 1024
 
 
-class Likeness(Protocol):
-    """What "near" means."""
+class SimilarityRule(Protocol):
+    """Drops a row for a better one that is near, and says what "near" means."""
 
     @property
     def reason(self) -> str:
         """Why a row is dropped for it: a short name, counted and reported."""
 
-    def keys(self, row: candidates.Candidate) -> Iterable[int]:
+    def keys(self, row: fingerprints.Fingerprint) -> Iterable[int]:
         """Returns a 64-bit key for each band; near rows have one in common, in the same band."""
 
-    def fingerprint(self, row: candidates.Candidate) -> int:
-        """Returns 64 bits that `collisions` looks at."""
+    def sketch(self, row: fingerprints.Fingerprint) -> int:
+        """Returns 64 bits that `collisions` compares."""
 
-    def collisions(self, band: int, fingerprints: np.ndarray) -> np.ndarray:
+    def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
         """Returns which of the rows of one key ([n] uint64) may be near another one: indices."""
 
-    def features(self, row: candidates.Candidate) -> bytes:
+    def features(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns what `distances` compares; of the same length for all rows."""
 
     def distances(self, one: bytes, many: np.ndarray) -> np.ndarray:
@@ -48,14 +48,14 @@ class Likeness(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class NearPictures:
-    """Pictures whose perceptual hashes and colours are near (see `data.image_hashes`).
+class ImageSimilarity:
+    """Images whose perceptual hashes and colours are near (see `data.images.image_hashes`).
 
     Attributes:
       max_distance: bits in which the hashes may differ.
       max_colour_distance: levels in which the colours may differ, at 64 x 64 pixels; the limit
         of other sizes follows from it (`image_hashes.colour_limit`).
-      same_caption: near pictures count only if their captions are equal too.
+      same_caption: near images count only if their captions are equal too.
     """
 
     max_distance: int = image_hashes.MAX_DISTANCE
@@ -63,33 +63,33 @@ class NearPictures:
     same_caption: bool = False
     reason: str = "near_duplicate"
 
-    def keys(self, row: candidates.Candidate) -> Iterable[int]:
-        """Returns the hash itself, so that its copies meet nobody else, then its bands."""
+    def keys(self, row: fingerprints.Fingerprint) -> Iterable[int]:
+        """Returns the hash itself, so that its copies meet no other row, then its bands."""
         salt = int.from_bytes(row.caption[:8], "little") if self.same_caption else 0
-        return [key ^ salt for key in _picture_bands(row.phash)]
+        return [key ^ salt for key in _image_bands(row.phash)]
 
-    def fingerprint(self, row: candidates.Candidate) -> int:
+    def sketch(self, row: fingerprints.Fingerprint) -> int:
         """Returns the perceptual hash."""
         return row.phash
 
-    def collisions(self, band: int, fingerprints: np.ndarray) -> np.ndarray:
+    def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
         """Returns the rows with a near hash that no earlier band brings together."""
-        hashes, rows = np.unique(fingerprints, return_inverse=True)
+        hashes, rows = np.unique(sketches, return_inverse=True)
         if band == 0 or len(hashes) > _MAX_HASHES:
-            return np.arange(len(fingerprints))
+            return np.arange(len(sketches))
         bits = np.bitwise_count(hashes[:, None] ^ hashes)
         first, second = np.nonzero(np.triu(bits <= self.max_distance, k=1))
         if not len(first):
             return first
         near = np.union1d(first, second)
         keys = np.zeros((len(hashes), band), np.uint64)
-        keys[near] = [_picture_bands(int(phash))[:band] for phash in hashes[near]]
+        keys[near] = [_image_bands(int(phash))[:band] for phash in hashes[near]]
         new = (keys[first] != keys[second]).all(axis=1)
         meets = np.zeros(len(hashes), bool)
         meets[first[new]] = meets[second[new]] = True
         return np.flatnonzero(meets[rows])
 
-    def features(self, row: candidates.Candidate) -> bytes:
+    def features(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns the hash, the size, the colours, and the caption's hash if it counts."""
         numbers = row.phash.to_bytes(8, "little") + row.area.to_bytes(8, "little")
         return numbers + row.colours + row.caption * self.same_caption
@@ -103,7 +103,7 @@ class NearPictures:
         rows = np.flatnonzero(near)
         smaller = np.minimum(areas[rows], area).astype(np.int64)
         limits = image_hashes.colour_limit(smaller, self.max_colour_distance)
-        # Most rows of a hot bucket go here, for a tenth of what their distance costs.
+        # Most rows of a hot bucket end here, for a tenth of the cost of their distance.
         possible = least_distances(colours, many[rows, 16:_CAPTION]) <= limits
         rows, limits = rows[possible], limits[possible]
         found = np.full(len(many), np.inf)
@@ -131,7 +131,7 @@ def least_distances(colours: bytes, rows: np.ndarray) -> np.ndarray:
     """Returns a lower bound of `image_hashes.colour_distances`, cheaply: some cells, luma only.
 
     Args:
-      colours: of one picture.
+      colours: of one image.
       rows: [n, 192] uint8, those of others.
 
     Returns:
@@ -142,18 +142,18 @@ def least_distances(colours: bytes, rows: np.ndarray) -> np.ndarray:
     return np.abs(cells @ _LUMA - own).max(axis=1) - _ROUNDING
 
 
-_CELL_STEP = 5  # of the 8 x 8 cells, 13 that lie in all rows and columns
+_CELL_STEP = 5  # of the 8 x 8 cells, 13 from all rows and columns
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _ROUNDING = np.float32(0.01)
 
 
-def _picture_bands(phash: int) -> tuple[int, ...]:
+def _image_bands(phash: int) -> tuple[int, ...]:
     return (phash, *image_hashes.band_keys(phash))
 
 
 @dataclasses.dataclass(frozen=True)
-class NearCaptions:
-    """Captions whose signatures agree in a share of their values (see `data.text_hashes`).
+class CaptionSimilarity:
+    """Captions whose signatures agree in a share of their values (see `data.text.text_hashes`).
 
     Attributes:
       min_similarity: that share, in (0, 1].
@@ -162,20 +162,20 @@ class NearCaptions:
     min_similarity: float = 0.8
     reason: str = "near_caption"
 
-    def keys(self, row: candidates.Candidate) -> Iterable[int]:
+    def keys(self, row: fingerprints.Fingerprint) -> Iterable[int]:
         """Returns the bands of the signature; none if there is no signature."""
         for band in text_hashes.minhash_bands(row.words):
             yield int.from_bytes(hashlib.blake2b(band, digest_size=8).digest(), "little")
 
-    def fingerprint(self, row: candidates.Candidate) -> int:
+    def sketch(self, row: fingerprints.Fingerprint) -> int:
         """Returns 0: a band of a signature is selective enough."""
         return 0
 
-    def collisions(self, band: int, fingerprints: np.ndarray) -> np.ndarray:
+    def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
         """Returns all rows."""
-        return np.arange(len(fingerprints))
+        return np.arange(len(sketches))
 
-    def features(self, row: candidates.Candidate) -> bytes:
+    def features(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns the signature."""
         return np.array(row.words, "<u4").tobytes()
 

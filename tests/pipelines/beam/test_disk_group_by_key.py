@@ -23,7 +23,7 @@ def grouped(folder, output, *flags):
     def build(root):
         first = root | "First" >> beam.Create(PAIRS[:1000])
         second = root | "Second" >> beam.Create(PAIRS[1000:]) | beam.Reshuffle()
-        groups = (first, second) | disk_group_by_key.GroupByKey(folder)
+        groups = (first, second) | disk_group_by_key.GroupByKey()
         twice = groups | beam.MapTuple(lambda key, values: (key, [*values], [*values]))
         rows = twice | beam.MapTuple(
             lambda key, one, two: [key.hex(), *(sorted(v.hex() for v in g) for g in (one, two))]
@@ -31,6 +31,7 @@ def grouped(folder, output, *flags):
         rows | sharded_writers.CollectJson(output)
 
     _, beam_options = options.parse(options.make_parser("test", "Tests.", "test"), flags)
+    beam_options.view_as(disk_group_by_key.ShuffleOptions).shuffle_dir = folder
     options.run_pipeline(build, beam_options)
     rows = sharded_writers.read_collected(output)
     assert all(one == two for _, one, two in rows), "a group can be read twice"
@@ -67,13 +68,14 @@ def test_large_partitions_are_split_and_hot_keys_are_streamed(tmp_path, monkeypa
 
 def test_no_pairs_no_groups(tmp_path):
     def build(root):
-        rows = root | beam.Create([]) | disk_group_by_key.GroupByKey(str(tmp_path))
+        rows = root | beam.Create([]) | disk_group_by_key.GroupByKey()
         (
             rows
             | beam.MapTuple(lambda key, values: key.hex())
             | sharded_writers.CollectJson(tmp_path / "rows.json")
         )
 
-    _, beam_options = options.parse(options.make_parser("test", "Tests.", "test"), [])
+    flags = [f"--shuffle_dir={tmp_path}"]
+    _, beam_options = options.parse(options.make_parser("test", "Tests.", "test"), flags)
     options.run_pipeline(build, beam_options)
     assert sharded_writers.read_collected(tmp_path / "rows.json") == []

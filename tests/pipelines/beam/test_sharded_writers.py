@@ -21,16 +21,13 @@ def written(request, tmp_path_factory):
     def build(root):
         rows = root | "Rows" >> beam.Create(list(reversed(ROWS)))
         again = root | "Again" >> beam.Create([("key7", b"value7, again")])
-        many = (rows, again) | sharded_writers.WriteLines(folder, "many", 3, shuffle)
-        rows | sharded_writers.WriteLines(folder, "one", 1, shuffle)
-        (
-            root
-            | "Few" >> beam.Create(ROWS[:1])
-            | sharded_writers.WriteLines(folder, "few", 2, shuffle)
-        )
+        many = (rows, again) | sharded_writers.WriteLines(folder, "many", 3)
+        rows | sharded_writers.WriteLines(folder, "one", 1)
+        (root | "Few" >> beam.Create(ROWS[:1]) | sharded_writers.WriteLines(folder, "few", 2))
         many | sharded_writers.CollectJson(folder / "files.json")
 
-    _, beam_options = options.parse(options.make_parser("test", "Tests.", "test"), [])
+    flags = [f"--shuffle_dir={shuffle}"]
+    _, beam_options = options.parse(options.make_parser("test", "Tests.", "test"), flags)
     options.run_pipeline(build, beam_options)
     return folder
 

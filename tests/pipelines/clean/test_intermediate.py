@@ -23,7 +23,7 @@ def pair(number):
 
 def candidate(of, split="train"):
     digest = hashlib.sha256(of.key.encode()).digest()
-    return fingerprints.Candidate(
+    return fingerprints.Fingerprint(
         *("", of.key, split, digest[:16], digest[16:], 2**63 + 5, bytes(192), digest[:16]),
         words=(1, 2**40),
         area=100,
@@ -49,7 +49,7 @@ def test_a_spill_gives_back_what_was_put_in_by_shard(tmp_path):
             assert read == pair(number) and row.split == split == expected.split
             assert sharded_writers.shard_of(read.key, NUM_SHARDS[split]) == index
             assert intermediate.shard_of_id(row.id) == (split, index)
-            assert row == fingerprints.Candidate.from_json(row.to_json())
+            assert row == fingerprints.Fingerprint.from_json(row.to_json())
             assert (row.content, row.phash, row.words) == (expected.content, 2**63 + 5, (1, 2**40))
             seen.append(number)
     assert sorted(seen) == list(range(40))

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Duplicates among candidate rows, compared with a plain search of all pairs."""
+"""Duplicates among fingerprint rows, compared with a plain search of all pairs."""
 
 import dataclasses
 import hashlib
@@ -36,7 +36,7 @@ def row(key, picture=None, text=None, area=4096, **more):
         "num_bytes": 1000,
         "split": "train",
     }
-    return fingerprints.Candidate(f"0:{key}", key, area=area, **(values | more))
+    return fingerprints.Fingerprint(f"0:{key}", key, area=area, **(values | more))
 
 
 def find(tmp_path, rows, flags=(), **settings):

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Likenesses: what collides, what is far, and that the short cut never hides a near row."""
+"""Similarity rules: what collides, what is far, and that the shortcut never hides a near row."""
 
 import numpy as np
 import pytest
@@ -10,13 +10,13 @@ from parti.pipelines.deduplicate import fingerprints, similarity
 
 
 def row(phash=0, colours=bytes(192), area=4096, caption=bytes(16), words=()):
-    return fingerprints.Candidate(
+    return fingerprints.Fingerprint(
         "id", "key", "train", b"", b"", phash, colours, caption, words, area, 1
     )
 
 
-def features(likeness, rows):
-    data = b"".join(likeness.features(row) for row in rows)
+def features(rule, rows):
+    data = b"".join(rule.features(row) for row in rows)
     return np.frombuffer(data, np.uint8).reshape(len(rows), -1)
 
 
@@ -33,7 +33,7 @@ def test_least_distance_is_a_lower_bound(spread):
 
 
 def test_distances_of_pictures():
-    likeness = similarity.NearPictures(max_distance=2, max_colour_distance=9.0)
+    rule = similarity.ImageSimilarity(max_distance=2, max_colour_distance=9.0)
     light = bytes([8]) * image_hashes.NUM_COLOURS
     rows = [
         row(),
@@ -42,50 +42,50 @@ def test_distances_of_pictures():
         row(0, light),
         row(caption=bytes([1]) * 16),
     ]
-    found = likeness.distances(likeness.features(rows[0]), features(likeness, rows))
+    found = rule.distances(rule.features(rows[0]), features(rule, rows))
     assert found.tolist() == [0, 0, np.inf, 8, 0]
     large = [row(area=10**6), row(0, light, 10**6)]
-    found = likeness.distances(likeness.features(large[0]), features(likeness, large))
+    found = rule.distances(rule.features(large[0]), features(rule, large))
     assert found.tolist() == [0, np.inf]
-    likeness = similarity.NearPictures(same_caption=True)
-    found = likeness.distances(likeness.features(rows[0]), features(likeness, rows))
+    rule = similarity.ImageSimilarity(same_caption=True)
+    found = rule.distances(rule.features(rows[0]), features(rule, rows))
     assert found[-1] == np.inf and found[0] == 0
-    nothing = likeness.distances(likeness.features(rows[0]), features(likeness, rows)[:0])
+    nothing = rule.distances(rule.features(rows[0]), features(rule, rows)[:0])
     assert nothing.shape == (0,)
 
 
 def test_collisions_are_named_in_one_band_only():
     """Every near pair meets in some band; a pair that an earlier band has is not named again."""
-    likeness = similarity.NearPictures()
+    rule = similarity.ImageSimilarity()
     rng = np.random.default_rng(1)
     for num_bits in range(5):
         first = int(rng.integers(0, 2**63))
         second = first
         for bit in rng.choice(64, num_bits, replace=False):
             second ^= 1 << int(bit)
-        keys = [list(likeness.keys(row(phash))) for phash in (first, second)]
+        keys = [list(rule.keys(row(phash))) for phash in (first, second)]
         shared = [band for band, (a, b) in enumerate(zip(*keys)) if a == b]
         named = [
             band
             for band in shared
-            if len(likeness.collisions(band, np.array([first, second], np.uint64)))
+            if len(rule.collisions(band, np.array([first, second], np.uint64)))
         ]
         assert named == shared[:1] and named
 
 
 def test_far_hashes_of_one_key_do_not_collide():
-    likeness = similarity.NearPictures()
+    rule = similarity.ImageSimilarity()
     # The last band is that of bits 43 to 63; the near pair differs in each of the other blocks.
     far = 2**43 - 1
     hashes = np.array([0, far, far ^ (1 | 1 << 11 | 1 << 21 | 1 << 32)], np.uint64)
-    assert likeness.collisions(15, hashes).tolist() == [1, 2]
-    assert likeness.collisions(15, hashes[:2]).tolist() == []
+    assert rule.collisions(15, hashes).tolist() == [1, 2]
+    assert rule.collisions(15, hashes[:2]).tolist() == []
 
 
 def test_captions_without_signature_have_no_keys():
-    likeness = similarity.NearCaptions(0.5)
-    assert list(likeness.keys(row())) == []
+    rule = similarity.CaptionSimilarity(0.5)
+    assert list(rule.keys(row())) == []
     first, second = row(words=tuple(range(64))), row(words=(*range(40), *range(100, 124)))
-    found = likeness.distances(likeness.features(first), features(likeness, [first, second]))
+    found = rule.distances(rule.features(first), features(rule, [first, second]))
     assert found.tolist() == [0, 0.375]
-    assert likeness.measure(likeness.features(first), likeness.features(second)) == "0.62 alike"
+    assert rule.measure(rule.features(first), rule.features(second)) == "0.62 alike"
