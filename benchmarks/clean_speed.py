@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 from parti.data.storage import records
-from parti.pipelines.clean import examine_sources, filter_pair
+from parti.pipelines.clean import filter_pair, filter_sources
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.rules import presets
 
@@ -109,13 +109,13 @@ class Peer:
 
 
 def run_ours(
-    judge: filter_pair.Judge, pairs: list[records.ImageTextPair]
+    clean: filter_sources.PairFilter, pairs: list[records.ImageTextPair]
 ) -> tuple[float, int, int]:
     """Returns processor seconds, pairs kept, and bytes written."""
     begun, kept, written = time.process_time(), 0, 0
     for pair in pairs:
-        result = judge(pair).result
-        if isinstance(result, examine_sources.Passed):
+        result = clean(pair).result
+        if isinstance(result, filter_pair.Passed):
             kept += 1
             written += len(result.pair.image)
     return time.process_time() - begun, kept, written
@@ -132,14 +132,14 @@ def measure(flags: argparse.Namespace) -> dict[str, object]:
     settings = clean_settings.CleanSettings(
         preset, image_size=flags.image_size, image_format=flags.format
     )
-    judge = filter_pair.Judge(settings)
+    clean = filter_pair.load_filter(settings, evaluation="")
     with tempfile.TemporaryDirectory() as folder:
         for index, data in enumerate(files):
             (pathlib.Path(folder) / f"{index:06}").write_bytes(data)
         kind = {"jpeg": "jpg", "png": "png"}[flags.format]
         peer = Peer(flags.peer, folder, flags.image_size, kind)
-        run_ours(judge, pairs[:8])
-        turns = [(run_ours(judge, pairs), peer.run()) for _ in range(flags.turns)]
+        run_ours(clean, pairs[:8])
+        turns = [(run_ours(clean, pairs), peer.run()) for _ in range(flags.turns)]
         peer.end()
     ours, theirs = (min(turn[side] for turn in turns) for side in (0, 1))
     return {

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti clean`: raw pairs to decoded, filtered, deduplicated, square pairs in two splits.
 
-`clean_job` says how. A run that was killed goes on: what it had examined is not examined again. A
-pair goes to the split that its metadata name, else to one by the hash of its key.
+`clean.job` says how. A run that was killed goes on: sources that it had filtered are not filtered
+again. A pair goes to the split that its metadata name, else to one by the hash of its key.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +23,8 @@ from apache_beam.options import pipeline_options
 from parti.data.decontamination import decontamination
 from parti.data.images import crops
 from parti.pipelines import readers
-from parti.pipelines.beam import options, runners, sharded_writers
-from parti.pipelines.clean import examine_sources, incremental
+from parti.pipelines.beam import disk_group_by_key, options, runners, sharded_writers
+from parti.pipelines.clean import filter_sources, incremental, statistics
 from parti.pipelines.clean import job as clean_job
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
@@ -133,10 +134,10 @@ def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
     )
 
 
-def _places(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> list[str]:
+def _paths(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> list[str]:
     """Returns every file and folder that workers read or write."""
     more = (flags.image_root, flags.extend, *settings.rules.named_files().values())
-    return [*flags.input, flags.output, *(place for place in more if place)]
+    return [*flags.input, flags.output, *(path for path in more if path)]
 
 
 def _columns(flags: argparse.Namespace) -> dict[str, str]:
@@ -166,62 +167,13 @@ def run(argv: Sequence[str]) -> int:
     began = time.monotonic()
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)  # a bad flag is reported before a missing input
-    fetch = _fetch_settings(flags)
-    runners.check(beam_options, _places(flags, settings))
+    runners.check(beam_options, _paths(flags, settings))
     _check_output(flags)
-    columns = _columns(flags)
-    found = readers.find_sources(flags.input, flags.input_format, columns, flags.image_root)
-    read = incremental.look_at(found)
-    evaluation = None
-    if flags.decontaminate:
-        evaluation = decontamination.EvaluationSet.load(flags.decontaminate)
-        settings = dataclasses.replace(settings, evaluation=evaluation.fingerprint)
-    extension = incremental.Extension(flags.extend, flags.retry_rejected) if flags.extend else None
-    if extension:
-        extension.check_settings(settings)
-        sources = [*extension.known(), *extension.wanted(found, read)]
-    else:
-        sources = [examine_sources.Source(f"{i:06d}", source) for i, source in enumerate(found)]
-    estimate = _output_bytes([source.source for source in sources], settings)
-    num_shards = sharded_writers.parse_num_shards(flags.num_shards, estimate)
-    settings = dataclasses.replace(settings, num_shards=num_shards)
-    num_bytes = sum(source.source.num_bytes for source in sources)
-    old = extension.manifest["fingerprint"] if extension else ""
-    stage = output_directory.Staging(
-        flags.output,
-        "pairs",
-        settings=settings.to_dict(),
-        inputs=_inputs(flags, settings, read, extension),
-        overwrite=flags.overwrite,
-        resume=True,
-        remote=True,
-        state=[sorted(read.items()), fetch.outcome(), old],
-    )
-    num_workers = runners.use_all_cores(beam_options, num_bytes)
-    with stage:
-        _fill_scratch(stage.scratch, extension, evaluation)
-        progress = progress_line.Progress("clean", unit="pairs")
-        with _shuffle_folder(stage.scratch, beam_options) as folder:
-            build = functools.partial(
-                clean_job.build,
-                settings=settings,
-                sources=sources,
-                directory=stage.address,
-                scratch=stage.scratch,
-                fetch=fetch,
-                old_rejected=extension.old_rejected() if extension else (),
-                folder=folder,
-                input_root=stage.inputs[incremental.ROOT],
-            )
-            result = options.run_pipeline(build, beam_options, progress, total_weight=num_bytes)
-        collected = clean_job.collected(stage.scratch, result)
-        report = clean_summary.make_report(
-            collected,
-            settings,
-            flags.input,
-            _evaluation_facts(flags, evaluation),
-            extension.facts() if extension else None,
-        )
+    plan = _plan(flags, settings)
+    num_workers = runners.use_all_cores(beam_options, plan.num_bytes)
+    with _stage(flags, plan) as stage:
+        collected, progress = _run_job(stage, plan, beam_options)
+        report = _make_report(flags, plan, collected)
         if report["read"]:
             progress.done()
             facts = _run_facts(time.monotonic() - began, num_workers, report["read"])
@@ -235,42 +187,133 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _fill_scratch(
-    scratch: str,
-    extension: incremental.Extension | None,
-    evaluation: decontamination.EvaluationSet | None,
-) -> None:
-    """Writes what workers need beside the input."""
-    spill_dir = files.join(scratch, clean_job.SPILLS)
-    files.make_dirs(spill_dir)
-    if extension:
-        extension.write_wanted(spill_dir)
-    if evaluation:
-        evaluation.save(files.join(scratch, clean_job.EVALUATION))
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What a run reads, and how.
+
+    Attributes:
+      settings: with the number of shards, and the fingerprint of the evaluation set.
+      fetch: how pictures of URLs are fetched.
+      statuses: of the files of the input, by absolute path.
+      sources: what is read, of the input and of an earlier run.
+      evaluation: what is kept out; None if there is none.
+      extension: the earlier run that is added to; None if there is none.
+    """
+
+    settings: clean_settings.CleanSettings
+    fetch: fetching.FetchSettings
+    statuses: Mapping[str, files.Status]
+    sources: Sequence[filter_sources.Work]
+    evaluation: decontamination.EvaluationSet | None
+    extension: incremental.Extension | None
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of what is read."""
+        return sum(work.source.num_bytes for work in self.sources)
+
+
+def _plan(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> _Plan:
+    """Finds the input, and opens the evaluation sets and the earlier run.
+
+    Raises:
+      FileNotFoundError, ValueError: something is not there, or does not fit.
+    """
+    found = readers.find_sources(flags.input, flags.input_format, _columns(flags), flags.image_root)
+    statuses = incremental.read_statuses(found)
+    evaluation = None
+    if flags.decontaminate:
+        evaluation = decontamination.EvaluationSet.load(flags.decontaminate)
+        settings = dataclasses.replace(settings, evaluation=evaluation.fingerprint)
+    extension = None
+    if flags.extend:
+        extension = incremental.Extension(flags.extend, flags.retry_rejected)
+        extension.check_settings(settings)
+        sources = [*extension.known(), *extension.wanted(found, statuses)]
+    else:
+        sources = [filter_sources.Work(f"{i:06d}", source) for i, source in enumerate(found)]
+    num_bytes = _output_bytes([work.source for work in sources], settings)
+    num_shards = sharded_writers.parse_num_shards(flags.num_shards, num_bytes)
+    settings = dataclasses.replace(settings, num_shards=num_shards)
+    return _Plan(settings, _fetch_settings(flags), statuses, sources, evaluation, extension)
+
+
+def _stage(flags: argparse.Namespace, plan: _Plan) -> output_directory.Staging:
+    """Returns the output, which goes on with an interrupted run of the same input and settings."""
+    old = plan.extension.manifest["fingerprint"] if plan.extension else ""
+    return output_directory.Staging(
+        flags.output,
+        "pairs",
+        settings=plan.settings.to_dict(),
+        inputs=_inputs(flags, plan),
+        overwrite=flags.overwrite,
+        resume=True,
+        remote=True,
+        state=[sorted(plan.statuses.items()), plan.fetch.outcome(), old],
+    )
+
+
+def _run_job(
+    stage: output_directory.Staging, plan: _Plan, beam_options: pipeline_options.PipelineOptions
+) -> tuple[statistics.Collected, progress_line.Progress]:
+    """Runs the job; returns what it counted, and its progress line, which is not yet done."""
+    job = clean_job.CleanJob(
+        settings=plan.settings,
+        sources=plan.sources,
+        fetch=plan.fetch,
+        directory=stage.address,
+        scratch=stage.scratch,
+        old_rejected=plan.extension.old_rejected() if plan.extension else (),
+        input_root=stage.inputs[incremental.ROOT],
+    )
+    files.make_dirs(job.intermediate_dir)
+    if plan.extension:
+        plan.extension.write_wanted(job.intermediate_dir)
+    if plan.evaluation:
+        plan.evaluation.save(job.evaluation_file)
+    progress = progress_line.Progress("clean", unit="pairs")
+    build = functools.partial(clean_job.build, job=job)
+    with _shuffle_dir(stage.scratch, beam_options):
+        result = options.run_pipeline(build, beam_options, progress, total_weight=plan.num_bytes)
+    return statistics.read_collected(stage.scratch, result), progress
+
+
+@contextlib.contextmanager
+def _shuffle_dir(scratch: str, beam_options: pipeline_options.PipelineOptions) -> Iterator[None]:
+    """Lets workers of this machine group rows through files, unless --shuffle_dir is given."""
+    shuffle = beam_options.view_as(disk_group_by_key.ShuffleOptions)
+    if shuffle.shuffle_dir or not runners.is_local(beam_options):
+        yield
+    elif files.is_remote(scratch):
+        with tempfile.TemporaryDirectory(prefix="parti-shuffle-") as folder:
+            shuffle.shuffle_dir = folder
+            yield
+    else:
+        shuffle.shuffle_dir = files.join(scratch, _SHUFFLE)
+        files.remove_tree(shuffle.shuffle_dir)  # of a run that was killed
+        files.make_dirs(shuffle.shuffle_dir)
+        yield
+
+
+def _make_report(
+    flags: argparse.Namespace, plan: _Plan, collected: statistics.Collected
+) -> dict[str, Any]:
+    """Returns the content of the report."""
+    evaluation = plan.evaluation and {
+        "name": ", ".join(files.name(pattern) for pattern in flags.decontaminate),
+        "num_captions": plan.evaluation.num_captions,
+        "num_pictures": plan.evaluation.num_images,
+    }
+    extends = plan.extension.facts() if plan.extension else None
+    return clean_summary.make_report(collected, plan.settings, flags.input, evaluation, extends)
 
 
 def _publish(
-    stage: output_directory.Staging, collected: clean_summary.Collected, report: Mapping[str, Any]
+    stage: output_directory.Staging, collected: statistics.Collected, report: Mapping[str, Any]
 ) -> None:
     counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
     hashes = {file["name"]: file["sha256"] for file in collected.files}
     stage.publish(counts={**report["splits"], **counts}, content=hashes)
-
-
-@contextlib.contextmanager
-def _shuffle_folder(scratch: str, beam_options: pipeline_options.PipelineOptions) -> Iterator[str]:
-    """Gives the folder for `disk_group_by_key`: "" if the workers are on other machines."""
-    if not runners.is_local(beam_options):
-        yield ""
-        return
-    if files.is_remote(scratch):
-        with tempfile.TemporaryDirectory(prefix="parti-shuffle-") as folder:
-            yield folder
-        return
-    folder = files.join(scratch, _SHUFFLE)
-    files.remove_tree(folder)  # of a run that was killed
-    files.make_dirs(folder)
-    yield folder
 
 
 def _check_output(flags: argparse.Namespace) -> None:
@@ -297,14 +340,9 @@ def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.Clea
     return sum(max(source.num_bytes, round(source.num_rows * of_pair)) for source in found)
 
 
-def _inputs(
-    flags: argparse.Namespace,
-    settings: clean_settings.CleanSettings,
-    read: Mapping[str, files.Status],
-    extension: incremental.Extension | None,
-) -> dict[str, Any]:
+def _inputs(flags: argparse.Namespace, plan: _Plan) -> dict[str, Any]:
     """Returns what the manifest says about the input."""
-    sources = incremental.source_files(read, extension)
+    sources = incremental.source_files(plan.statuses, plan.extension)
     return {
         "input": list(flags.input),
         "input_format": flags.input_format,
@@ -314,30 +352,18 @@ def _inputs(
         "extend": [flags.extend, *flags.retry_rejected] if flags.extend else [],
         incremental.ROOT: incremental.input_root(sources),
         incremental.SOURCES: sources,
-        incremental.WORD_FILES: settings.rules.hash_files(),
-    }
-
-
-def _evaluation_facts(
-    flags: argparse.Namespace, evaluation: decontamination.EvaluationSet | None
-) -> dict[str, Any] | None:
-    if evaluation is None:
-        return None
-    return {
-        "name": ", ".join(files.name(pattern) for pattern in flags.decontaminate),
-        "num_captions": evaluation.num_captions,
-        "num_pictures": evaluation.num_images,
+        incremental.WORD_FILES: plan.settings.rules.hash_files(),
     }
 
 
 def _run_facts(seconds: float, num_workers: int, read: int) -> clean_report.Run:
     """Returns what differs from run to run."""
     processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)  # of these the largest
-    kilobytes = max(resource.getrusage(who).ru_maxrss for who in processes)
+    peak = max(resource.getrusage(who).ru_maxrss for who in processes)
     return {
         "seconds": seconds,
         "num_workers": num_workers,
-        "peak_memory": 1024 * kilobytes,
+        "peak_memory": peak if sys.platform == "darwin" else 1024 * peak,  # macOS counts bytes
         "steps": [{"name": "all", "seconds": seconds, "count": read}],
     }
 
@@ -367,7 +393,7 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str)
 def _broken(report: Mapping[str, Any]) -> tuple[int, str]:
     """Returns how many files of this run's input are broken, and a text with some of them."""
     broken = report.get("broken_files", {})
-    count = sum(found if place.endswith("/") else 1 for place, found in broken.items())
+    count = sum(found if path.endswith("/") else 1 for path, found in broken.items())
     some = [*list(broken)[:_MAX_BROKEN], *(["..."] if len(broken) > _MAX_BROKEN else [])]
     return count, f"{count:,} broken files ({', '.join(some)})"
 

@@ -1,15 +1,15 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `parti clean` does with one pair, alone: rules, hashes, evaluation sets, the new picture.
+"""What `parti clean` does with one pair, alone: rules, hashes, evaluation sets, the new image.
 
-The order is that of cost: the caption and the scores of the metadata, the size of the picture, its
+The order is that of cost: the caption and the scores of the metadata, the size of the image, its
 pixels, the evaluation sets. The first that rejects a pair is its reason.
 """
 
 import functools
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -19,180 +19,211 @@ from parti.data.storage import records
 from parti.data.text import text_hashes
 from parti.pipelines import readers
 from parti.pipelines.beam import sharded_writers
-from parti.pipelines.clean import examine_sources
-from parti.pipelines.clean import histograms as clean_histograms
 from parti.pipelines.clean import settings as clean_settings
+from parti.pipelines.clean import statistics
 from parti.pipelines.deduplicate import fingerprints
 from parti.pipelines.rules import evaluate, inputs, table
 
 ORIGINAL_SIZE = "original_size"  # in the metadata: [width, height] before crop and resize
-# A JPEG is decoded at a size of at least so many sides of the output: see `images.decode`.
+# A JPEG is decoded at a size of at least twice the side of the output: see `images.decode`.
 _DRAFT_SIDES = 2
-BEFORE, KEPT = "before:", "kept:"
-_SCORES = ("similarity", "nsfw", "watermark", "aesthetic")
 
 
-class Judge:
-    """Judges pairs by the same settings."""
+class Passed(NamedTuple):
+    """A pair that no rule rejected.
 
-    def __init__(self, settings: clean_settings.CleanSettings, evaluation: str = "") -> None:
-        """Opens the evaluation set.
+    Attributes:
+      pair: the record to write.
+      fingerprint: its row; the id is given later.
+    """
 
-        Args:
-          settings: the rules and the form of the output.
-          evaluation: where `EvaluationSet.save` put it; "" for none.
-        """
-        self._settings = settings
-        self._hash_words = bool(settings.duplicates.near_captions)
-        self._evaluation = decontamination.EvaluationSet.open(evaluation) if evaluation else None
-
-    def __call__(self, pair: records.ImageTextPair) -> examine_sources.Examined:
-        """Applies every rule that needs only this pair, then crops, resizes and encodes."""
-        measures: dict[str, float] = {}
-        text, rejection, notes = evaluate.check_caption(
-            pair.text, pair.metadata, self._settings.rules, measures
-        )
-        facts = [_fact_of_note(note) for note in notes]
-        facts += caption_facts(text, pair.metadata, self._settings, BEFORE)
-        changes = {note: pair.text for note in notes if not note.startswith(evaluate.NO_VALUE)}
-
-        def rejected(reason: str, measure: str) -> examine_sources.Examined:
-            row = readers.Rejected(pair.key, reason, measure, text, pair.source)
-            return examine_sources.Examined(row, facts, changes=changes)
-
-        if rejection:
-            return rejected(*rejection)
-        try:
-            picture = self._picture(pair.image, facts, measures)
-        except ValueError as error:
-            return rejected("image_undecodable", str(error))
-        if isinstance(picture, tuple):
-            return rejected(*picture)
-        phash, colours = image_hashes.fingerprint(picture.pixels)
-        area = picture.width * picture.height
-        if self._evaluation and (hit := self._evaluation.hit(text, phash, colours, area)):
-            return rejected(*hit)
-        candidate = fingerprints.Candidate(
-            id="",
-            key=pair.key,
-            split=self._split(pair),
-            content=xxhash.xxh3_128_digest(pair.image),
-            pixels=image_hashes.pixel_hash(picture.pixels),
-            phash=phash,
-            colours=colours,
-            caption=text_hashes.caption_hash(text),
-            words=text_hashes.minhash(text) if self._hash_words else (),
-            area=area,
-            num_bytes=len(pair.image),
-        )
-        passed = examine_sources.Passed(self._cleaned(pair, text, picture, phash), candidate)
-        near = {name: self._near(name, measure) for name, measure in measures.items()}
-        return examine_sources.Examined(passed, facts, near, changes)
-
-    def _picture(
-        self, data: bytes, facts: list[examine_sources.Fact], measures: dict[str, float]
-    ) -> images.Picture | evaluate.Rejection:
-        """Decodes a picture unless a rule rejects it, by its header if that says enough.
-
-        Raises:
-          ValueError: it does not open.
-        """
-        settings, kind = self._settings.rules, inputs.image_format(data)
-        width, height = images.read_size(data)
-        facts += picture_facts(width, height, len(data), BEFORE)
-        found = evaluate.check_image(
-            inputs.Image(width, height, len(data), kind, None), settings, measures
-        )
-        if found:
-            return found
-        picture = images.decode(data, draft_side=_DRAFT_SIDES * self._settings.image_size)
-        pixels = picture.pixels
-        return (
-            evaluate.check_image(
-                inputs.Image(width, height, len(data), kind, pixels), settings, measures
-            )
-            or picture
-        )
-
-    def _near(self, rule: str, measure: float) -> tuple[float, str]:
-        """Returns how near a measure is to its rule's threshold, and the measure in words."""
-        unit = table.RULES[rule].setting.unit
-        distance = evaluate.closeness(rule, measure, self._settings.rules)
-        return distance, f"{measure:.4g} {unit}".strip()
-
-    def _cleaned(
-        self, pair: records.ImageTextPair, text: str, picture: images.Picture, phash: int
-    ) -> records.ImageTextPair:
-        """Returns the record to write."""
-        settings = self._settings
-        pixels = crops.fit(picture.pixels, settings.image_size, settings.crop, pair.key)
-        encode = (
-            images.encode_png
-            if settings.image_format == "png"
-            else functools.partial(images.encode_jpeg, quality=settings.jpeg_quality)
-        )
-        metadata = dict(pair.metadata)
-        if not _is_size(metadata.get(ORIGINAL_SIZE)):  # a pair may have been cleaned before
-            metadata[ORIGINAL_SIZE] = [picture.width, picture.height]
-        if records.CAPTIONS in metadata:
-            more = metadata[records.CAPTIONS]
-            # Whatever the metadata had there, it becomes a list of texts.
-            texts = [c for c in (more if isinstance(more, list) else [more]) if isinstance(c, str)]
-            repaired = (evaluate.repair(caption, settings.rules)[0] for caption in texts)
-            metadata[records.CAPTIONS] = [caption for caption in repaired if caption]
-        return records.ImageTextPair(
-            key=pair.key,
-            image=encode(pixels),
-            text=text,
-            width=settings.image_size,
-            height=settings.image_size,
-            source=pair.source,
-            sha256=hashlib.sha256(pair.image).hexdigest(),
-            phash=f"{phash:016x}",
-            metadata=metadata,
-        )
-
-    def _split(self, pair: records.ImageTextPair) -> str:
-        """Returns the split that the metadata name, else one by the hash of the key."""
-        split = str(pair.metadata.get("split"))
-        if split in records.SPLITS:
-            return split
-        fraction = sharded_writers.hash_fraction(pair.key, "split")
-        return "validation" if fraction < self._settings.validation_fraction else "train"
+    pair: records.ImageTextPair
+    fingerprint: fingerprints.Fingerprint
 
 
-def caption_facts(
-    text: str, metadata: Mapping[str, Any], settings: clean_settings.CleanSettings, prefix: str
-) -> list[examine_sources.Fact]:
-    """Returns the bins of a caption and of the scores that the metadata have."""
-    values = {"words": float(len(text.split())), "characters": float(len(text))}
-    caption = inputs.Caption(text, metadata)
-    for name in _SCORES:
-        scores = caption.scores(settings.rules.values[f"{name}_fields"])
-        values |= {name: scores[0]} if scores else {}
-    return [_bin(prefix, name, value) for name, value in values.items()]
+class Filtered(NamedTuple):
+    """What became of a pair.
+
+    Attributes:
+      result: the pair, or why it is rejected.
+      counts: of the pair, whether it passed or not.
+      near: rule -> how near a pair that passed came to being dropped by it (0 is nearest), and what
+        the rule measured.
+      changes: repair -> the caption before, if it was changed; the result has it as it is now.
+    """
+
+    result: Passed | readers.Rejected
+    counts: Sequence[statistics.Count] = ()
+    near: Mapping[str, tuple[float, str]] = {}
+    changes: Mapping[str, str] = {}
 
 
-def picture_facts(
-    width: int, height: int, num_bytes: int, prefix: str
-) -> list[examine_sources.Fact]:
-    """Returns the bins of a picture of so many pixels and bytes."""
-    short = min(width, height)
-    values = {"side": short, "aspect": max(width, height) / short, "kilobytes": num_bytes / 1000}
-    return [_bin(prefix, name, value) for name, value in values.items()]
+def filter_pair(
+    pair: records.ImageTextPair,
+    settings: clean_settings.CleanSettings,
+    evaluation: decontamination.EvaluationSet | None = None,
+) -> Filtered:
+    """Applies every rule that needs only this pair, then crops, resizes and encodes.
+
+    Args:
+      pair: as read.
+      settings: the rules and the form of the output.
+      evaluation: the evaluation sets to keep out, if any.
+    """
+    measures: dict[str, float] = {}
+    text, rejection, notes = evaluate.check_caption(
+        pair.text, pair.metadata, settings.rules, measures
+    )
+    counts = [_count_of_note(note) for note in notes]
+    counts += statistics.caption_counts("before", text, pair.metadata, settings)
+    changes = {note: pair.text for note in notes if not note.startswith(evaluate.NO_VALUE)}
+
+    def reject(reason: str, measure: str) -> Filtered:
+        row = readers.Rejected(pair.key, reason, measure, text, pair.source)
+        return Filtered(row, counts, changes=changes)
+
+    if rejection:
+        return reject(*rejection)
+    try:
+        width, height = images.read_size(pair.image)
+        counts += statistics.image_counts("before", width, height, len(pair.image))
+        picture = _decode(pair.image, width, height, settings, measures)
+    except ValueError as error:
+        return reject("image_undecodable", str(error))
+    if isinstance(picture, tuple):
+        return reject(*picture)
+    row = _fingerprint(pair, text, picture, settings)
+    if evaluation and (hit := evaluation.hit(text, row.phash, row.colours, row.area)):
+        return reject(*hit)
+    passed = Passed(_output(pair, text, picture, row.phash, settings), row)
+    near = {name: _closeness(name, measure, settings) for name, measure in measures.items()}
+    return Filtered(passed, counts, near, changes)
 
 
-def _bin(prefix: str, name: str, value: float) -> examine_sources.Fact:
-    return prefix + name, clean_histograms.MEASURES[name].bin(value)
+def load_filter(
+    settings: clean_settings.CleanSettings, evaluation: str
+) -> "functools.partial[Filtered]":
+    """Returns `filter_pair` with its settings, for a worker; opens the evaluation set.
+
+    Args:
+      settings: the rules and the form of the output.
+      evaluation: the address to which `EvaluationSet.save` wrote it; "" for none.
+    """
+    opened = decontamination.EvaluationSet.open(evaluation) if evaluation else None
+    return functools.partial(filter_pair, settings=settings, evaluation=opened)
 
 
-def _fact_of_note(note: str) -> examine_sources.Fact:
-    """Returns what is counted of a note of `evaluate.check_caption`."""
-    return (note if note.startswith(evaluate.NO_VALUE) else examine_sources.CHANGED + note), ""
+def _decode(
+    data: bytes,
+    width: int,
+    height: int,
+    settings: clean_settings.CleanSettings,
+    measures: dict[str, float],
+) -> images.Picture | evaluate.Rejection:
+    """Decodes an image unless a rule rejects it, by its header if that is enough.
+
+    Raises:
+      ValueError: it does not open.
+    """
+    header = inputs.Image(width, height, len(data), inputs.image_format(data), None)
+    if rejection := evaluate.check_image(header, settings.rules, measures):
+        return rejection
+    picture = images.decode(data, draft_side=_DRAFT_SIDES * settings.image_size)
+    decoded = inputs.Image(width, height, len(data), header.format, picture.pixels)
+    return evaluate.check_image(decoded, settings.rules, measures) or picture
+
+
+def _fingerprint(
+    pair: records.ImageTextPair,
+    text: str,
+    picture: images.Picture,
+    settings: clean_settings.CleanSettings,
+) -> fingerprints.Fingerprint:
+    """Returns the row by which a pair is compared with others."""
+    phash, colours = image_hashes.fingerprint(picture.pixels)
+    return fingerprints.Fingerprint(
+        id="",
+        key=pair.key,
+        split=_split(pair, settings),
+        content=xxhash.xxh3_128_digest(pair.image),
+        pixels=image_hashes.pixel_hash(picture.pixels),
+        phash=phash,
+        colours=colours,
+        caption=text_hashes.caption_hash(text),
+        words=text_hashes.minhash(text) if settings.rules.values["near_captions"] else (),
+        area=picture.width * picture.height,
+        num_bytes=len(pair.image),
+    )
+
+
+def _split(pair: records.ImageTextPair, settings: clean_settings.CleanSettings) -> str:
+    """Returns the split that the metadata name, else one by the hash of the key."""
+    split = str(pair.metadata.get("split"))
+    if split in records.SPLITS:
+        return split
+    fraction = sharded_writers.hash_fraction(pair.key, "split")
+    return "validation" if fraction < settings.validation_fraction else "train"
+
+
+def _output(
+    pair: records.ImageTextPair,
+    text: str,
+    picture: images.Picture,
+    phash: int,
+    settings: clean_settings.CleanSettings,
+) -> records.ImageTextPair:
+    """Returns the record to write."""
+    pixels = crops.fit(picture.pixels, settings.image_size, settings.crop, pair.key)
+    if settings.image_format == "png":
+        image = images.encode_png(pixels)
+    else:
+        image = images.encode_jpeg(pixels, quality=settings.jpeg_quality)
+    return records.ImageTextPair(
+        key=pair.key,
+        image=image,
+        text=text,
+        width=settings.image_size,
+        height=settings.image_size,
+        source=pair.source,
+        sha256=hashlib.sha256(pair.image).hexdigest(),
+        phash=f"{phash:016x}",
+        metadata=_output_metadata(pair.metadata, picture, settings),
+    )
+
+
+def _output_metadata(
+    metadata: Mapping[str, Any], picture: images.Picture, settings: clean_settings.CleanSettings
+) -> dict[str, Any]:
+    """Returns the metadata with the original size, and with captions repaired."""
+    metadata = dict(metadata)
+    if not _is_size(metadata.get(ORIGINAL_SIZE)):  # a pair may have been cleaned before
+        metadata[ORIGINAL_SIZE] = [picture.width, picture.height]
+    if records.CAPTIONS in metadata:
+        more = metadata[records.CAPTIONS]
+        # Whatever the metadata had there, it becomes a list of texts.
+        texts = [c for c in (more if isinstance(more, list) else [more]) if isinstance(c, str)]
+        repaired = (evaluate.repair(caption, settings.rules)[0] for caption in texts)
+        metadata[records.CAPTIONS] = [caption for caption in repaired if caption]
+    return metadata
 
 
 def _is_size(value: Any) -> bool:
-    """Returns whether a value of the metadata is [width, height] of a picture that can be."""
+    """Returns whether a value of the metadata is [width, height] of a possible image."""
     if not (isinstance(value, list) and [type(side) for side in value] == [int, int]):
         return False
     return min(value) >= 1 and value[0] * value[1] <= images.MAX_PIXELS
+
+
+def _closeness(
+    rule: str, measure: float, settings: clean_settings.CleanSettings
+) -> tuple[float, str]:
+    """Returns how near a measure is to its rule's threshold, and the measure in words."""
+    distance = evaluate.closeness(rule, measure, settings.rules)
+    return distance, f"{measure:.4g} {table.RULES[rule].setting.unit}".strip()
+
+
+def _count_of_note(note: str) -> statistics.Count:
+    """Returns what is counted of a note of `evaluate.check_caption`."""
+    if note.startswith(evaluate.NO_VALUE):
+        return statistics.Count("no_value", note.removeprefix(evaluate.NO_VALUE))
+    return statistics.Count("changed", note)

@@ -4,7 +4,7 @@
 
 The old pairs are taken as they are, hashes and all, and win over new copies. Of the input only
 files that the old run did not read are read, and with `--retry_rejected REASON` the rows that it
-rejected for that reason. A file is known by its absolute path, a row by its place in its file.
+rejected for that reason. A file is known by its absolute path, a row by its index in its file.
 """
 
 import bisect
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from parti.data.storage import records
 from parti.pipelines import readers
-from parti.pipelines.clean import examine_sources, intermediate, merge_shards, report_schema
+from parti.pipelines.clean import filter_sources, intermediate, merge_shards, report_schema
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.readers.sources import FOLDER, TFRECORD
@@ -31,11 +31,11 @@ WORD_FILES = "word_files"  # there too: {setting: sha256} of the files that rule
 _FREE = ("num_shards", "preset")
 _REQUESTS = 32  # at a time, to a remote file system
 
-# Absolute path of a file -> (place, key) of the rows of it that are to be read again, sorted.
+# Absolute path of a file -> (index, key) of the rows of it that are to be read again, sorted.
 _Retried = dict[str, list[tuple[int, str]]]
 
 
-def look_at(sources: Sequence[readers.Source]) -> dict[str, files.Status]:
+def read_statuses(sources: Sequence[readers.Source]) -> dict[str, files.Status]:
     """Returns size and time of every file that will be read, by its absolute path."""
     paths = sorted({files.absolute(path) for source in sources for path in source.paths})
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
@@ -103,9 +103,7 @@ class Extension:
                     "name only reasons that a row has by itself"
                 )
         self.directory, self._retry = directory, frozenset(retry)
-        self._wanted: dict[
-            str, intermediate.Wanted
-        ] = {}  # name of a source -> its rows to read again
+        self._wanted: dict[str, intermediate.Wanted] = {}  # name of a source -> rows to read again
         self.manifest = manifests.read(directory, "pairs")
         if SOURCES not in self.manifest["inputs"]:
             raise ValueError(f"{directory}: does not say what it read; clean it again first")
@@ -130,7 +128,7 @@ class Extension:
                     f"it is {new.get(name)}; give the same settings, or clean all input again"
                 )
 
-    def known(self) -> list[examine_sources.Source]:
+    def known(self) -> list[filter_sources.Work]:
         """Returns the old pairs as sources."""
         found = []
         for entry in files.list_folder(self.directory):
@@ -139,19 +137,17 @@ class Extension:
                 split, index, *_ = name.split("-")
                 hashes = files.join(self.directory, f"{merge_shards.HASHES}-{name}.jsonl")
                 source = readers.Source(TFRECORD, (entry.path,), num_bytes=entry.num_bytes)
-                found.append(
-                    examine_sources.Source(f"known-{split}-{index}", source, hashes=hashes)
-                )
+                found.append(filter_sources.Work(f"known-{split}-{index}", source, hashes=hashes))
         return found
 
     def wanted(
         self, sources: Sequence[readers.Source], statuses: Mapping[str, files.Status]
-    ) -> list[examine_sources.Source]:
+    ) -> list[filter_sources.Work]:
         """Returns what of the input is to be read: new files, and old ones with rows to retry.
 
         Args:
           sources: the input.
-          statuses: of its files, from `look_at`.
+          statuses: of its files, from `read_statuses`.
 
         Raises:
           ValueError: a file that was read has another size now, or a row to retry is not in the
@@ -163,26 +159,26 @@ class Extension:
             known = [path for path in source.paths if files.absolute(path) in self.sources]
             new = [path for path in source.paths if path not in known]
             if new:  # a folder may have both
-                found.append(examine_sources.Source(f"{index:06d}", _part(source, new)))
+                found.append(filter_sources.Work(f"{index:06d}", _part(source, new)))
             self._check_unchanged(known, statuses)
             paths, wanted = _take(retried, source, known)
             if wanted:
                 name = f"{index:06d}-again"
-                found.append(examine_sources.Source(name, _part(source, paths), in_part=True))
+                found.append(filter_sources.Work(name, _part(source, paths), in_part=True))
                 self._wanted[name] = wanted
         if missing := sorted(address for address, rows in retried.items() if rows):
-            (place, key), *_ = retried[missing[0]]
+            (index, key), *_ = retried[missing[0]]
             raise ValueError(
-                f"--retry_rejected: --input lacks row {place}, {key}, of {missing[0]}; name every "
+                f"--retry_rejected: --input lacks row {index}, {key}, of {missing[0]}; name every "
                 f"file with such rows too ({len(missing)} are missing)"
             )
         return found
 
-    def write_wanted(self, spill_dir: files.Path) -> None:
+    def write_wanted(self, directory: files.Path) -> None:
         """Writes for the workers which rows they read of the sources that are read in part."""
         with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
             tasks = [
-                pool.submit(intermediate.write_wanted, spill_dir, name, wanted)
+                pool.submit(intermediate.write_wanted, directory, name, wanted)
                 for name, wanted in self._wanted.items()
             ]
         for task in tasks:
@@ -266,8 +262,8 @@ def _take(
         rows = retried.get(files.absolute(path), [])
         first = bisect.bisect_left(rows, (source.start,))
         last = len(rows) if source.stop < 0 else bisect.bisect_left(rows, (source.stop,))
-        for place, key in rows[first:last]:
-            wanted[len(found) if source.format == FOLDER else place] = key
+        for row, key in rows[first:last]:
+            wanted[len(found) if source.format == FOLDER else row] = key
         if rows[first:last]:
             found.append(path)
         del rows[first:last]

@@ -1,40 +1,45 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Spills: the pairs of one source on disk, grouped by the shard that they will be written to.
+"""Intermediate shards: the filtered pairs of one source, grouped by the final shard they go to.
 
-    <name>-<attempt>.tfrecord    the pairs; those of one shard lie together, sorted by hash of key
-    <name>-<attempt>.jsonl       their `Candidate` rows, in the same order
-    <name>.json                  which attempt, where each shard's stretch begins, notes; last
+    <name>-<attempt>.tfrecord    the pairs, in blocks; within a block those of a final shard adjoin
+    <name>-<attempt>.jsonl       their fingerprint rows, in the same order
+    <name>.json                  which attempt, the ranges of each final shard, notes; last
     <name>.wanted                of a source that is read in part, which rows; from before the run
 
-So pictures never go through a shuffle of the runner: only the rows do, and each final shard reads
-its stretch of every spill. A spill with its .json is finished work, whatever becomes of the run.
-Two workers on one source write two attempts; what either tells the runner stays readable.
+So images never go through a shuffle of the runner: only the rows do, and each final shard reads its
+ranges of every intermediate shard. One with its .json is finished work, whatever becomes of the
+run. Two workers on one source write two attempts; the ranges that either returns stay readable.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any, NamedTuple
 
-from parti.data.storage import records, tfrecords
-from parti.pipelines.beam import external_sort, sharded_writers
+from parti.data.storage import tfrecords
+from parti.pipelines.beam import sharded_writers
 from parti.pipelines.deduplicate import fingerprints
 from parti.stages import files
 
+_BLOCK_BYTES = 32 * 2**20  # a block is held in memory, and grouped there
+
 Shard = tuple[str, int]  # split, index
+_Order = tuple[Shard, float, str, int]  # final shard, rank in it, key, number of the row
 Wanted = dict[int, str]  # the number of a row in its source -> its key
 
 
-class Stretch(NamedTuple):
-    """The pairs of one spill for one shard.
+class Range(NamedTuple):
+    """Adjoining pairs of one intermediate shard that go to one final shard.
 
     Attributes:
       name: of the attempt.
       num_pairs: how many they are.
-      offset: where they begin in its .tfrecord, in bytes.
-      row_offset: where their rows begin in its .jsonl, in bytes.
+      offset: of the first in its .tfrecord, in bytes.
+      row_offset: of the first one's row in its .jsonl, in bytes.
     """
 
     name: str
@@ -44,7 +49,7 @@ class Stretch(NamedTuple):
 
 
 def write_wanted(directory: files.Path, name: str, wanted: Wanted) -> None:
-    """Says which rows are to be read of the source whose spill has this name."""
+    """Writes which rows are to be read of the source of this intermediate shard."""
     text = json.dumps(list(wanted.items()), ensure_ascii=False)
     files.write_bytes(files.join(directory, f"{name}.wanted"), text.encode("utf-8", "replace"))
 
@@ -54,122 +59,137 @@ def read_wanted(directory: files.Path, name: str) -> Wanted:
     return dict(json.loads(files.read_bytes(files.join(directory, f"{name}.wanted"))))
 
 
-def _candidate_id(name: str, shard: Shard, place: int) -> str:
-    """Returns the id of the pair at a place of a spill; it says to which shard it goes."""
-    return f"{name}/{shard[0]}/{shard[1]}/{place}"
-
-
 def shard_of_id(identity: str) -> Shard:
-    """Returns the shard that a candidate's id names."""
+    """Returns the final shard that the id of a row names."""
     _, split, index, _ = identity.rsplit("/", 3)
     return split, int(index)
 
 
-class SpillWriter:
-    """Collects the pairs of one source; `finish` writes them."""
+class Writer:
+    """Writes the pairs of one source; a context manager. `finish` makes them an `Intermediate`."""
 
     def __init__(self, directory: files.Path, name: str, num_shards: Mapping[str, int]) -> None:
-        """Opens an empty spill.
+        """Sets what is written.
 
         Args:
-          directory: where spills go; it exists.
-          name: of the source's spill; a plain file name without suffix.
-          num_shards: split -> files that it will have.
+          directory: of the intermediate shards; it exists.
+          name: of this one; a plain file name without suffix.
+          num_shards: split -> final shards.
         """
-        self._path, self._name = files.join(directory, name), name
-        self._num_shards = dict(num_shards)
-        self._spool = external_sort.Spool()
-        self._rows: list[fingerprints.Candidate] = []
+        self._directory, self._name, self._num_shards = directory, name, dict(num_shards)
+        self._attempt = f"{name}-{uuid.uuid4().hex}"
+        self._rows: list[fingerprints.Fingerprint] = []
+        self._block: list[tuple[_Order, bytes]] = []
+        self._num_bytes = 0  # of the block
+        self._written: list[tuple[_Order, int]] = []  # with offsets, in the order of the file
+        self._stack = contextlib.ExitStack()
 
-    def add(self, pair: records.ImageTextPair, candidate: fingerprints.Candidate) -> None:
-        """Adds a pair; the candidate's id is given by `finish`."""
-        shard = (
-            candidate.split,
-            sharded_writers.shard_of(pair.key, self._num_shards[candidate.split]),
-        )
-        rank = sharded_writers.hash_fraction(pair.key, "shard")
-        place = (shard, rank, pair.key, len(self._rows))
-        self._rows.append(candidate)
-        self._spool.add(place, tfrecords.frame(pair.to_example()))
+    def __enter__(self) -> "Writer":
+        self._data = self._open("tfrecord")
+        return self
 
-    def finish(self, notes: Mapping[str, Any]) -> "Spill":
-        """Writes the files, the .json last.
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def add(self, serialized: bytes, row: fingerprints.Fingerprint) -> None:
+        """Adds a pair, as an Example; the row's id is given by `finish`."""
+        shard = row.split, sharded_writers.shard_of(row.key, self._num_shards[row.split])
+        rank = sharded_writers.hash_fraction(row.key, "shard")
+        self._block.append(((shard, rank, row.key, len(self._rows)), tfrecords.frame(serialized)))
+        self._rows.append(row)
+        self._num_bytes += len(serialized)
+        if self._num_bytes >= _BLOCK_BYTES:
+            self._flush()
+
+    def finish(self, notes: Mapping[str, Any]) -> "Intermediate":
+        """Finishes the files, the .json last.
 
         Args:
           notes: what else to keep of the source; JSON.
         """
-        stretches: dict[Shard, list[int]] = {}
-        attempt = f"{self._name}-{uuid.uuid4().hex}"
-        path = files.join(files.parent(self._path), attempt)
-        with (
-            self._spool as spool,
-            files.replacing(f"{path}.tfrecord") as data,
-            files.replacing(f"{path}.jsonl") as lines,
-        ):
-            for place, ((shard, _, _, number), piece) in enumerate(spool.sorted()):
-                stretch = stretches.setdefault(shard, [0, data.tell(), lines.tell()])
-                stretch[0] += 1
-                data.write(piece)
-                identity = _candidate_id(self._name, shard, place)
-                line = dataclasses.replace(self._rows[number], id=identity).to_json()
-                lines.write(line.encode("utf-8", "replace") + b"\n")
-        content = {
-            "attempt": attempt,
-            "stretches": [[*shard, *stretch] for shard, stretch in stretches.items()],
-            "notes": notes,
-        }
+        self._flush()
+        ranges = self._write_rows(self._open("jsonl"))
+        self._stack.close()
+        content = {"attempt": self._attempt, "ranges": ranges, "notes": notes}
         text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
-        files.write_bytes(f"{self._path}.json", text)
-        return Spill(self._path, content)
+        files.write_bytes(files.join(self._directory, f"{self._name}.json"), text)
+        return Intermediate(self._directory, content)
+
+    def _open(self, suffix: str) -> IO[bytes]:
+        path = files.join(self._directory, f"{self._attempt}.{suffix}")
+        return self._stack.enter_context(files.replacing(path))
+
+    def _flush(self) -> None:
+        """Writes the block, grouped by final shard."""
+        block, self._block, self._num_bytes = sorted(self._block), [], 0
+        for order, record in block:
+            self._written.append((order, self._data.tell()))
+            self._data.write(record)
+
+    def _write_rows(self, lines: IO[bytes]) -> list[list[Any]]:
+        """Writes the rows with their ids; returns [split, index, num_pairs, offset, row_offset]."""
+        ranks = {order: rank for rank, order in enumerate(sorted(o for o, _ in self._written))}
+        ranges: list[list[Any]] = []
+        for (split, index), some in itertools.groupby(self._written, lambda item: item[0][0]):
+            found = list(some)
+            ranges.append([split, index, len(found), found[0][1], lines.tell()])
+            for order, _ in found:
+                identity = f"{self._name}/{split}/{index}/{ranks[order]}"
+                row = dataclasses.replace(self._rows[order[-1]], id=identity)
+                lines.write(row.to_json().encode("utf-8", "replace") + b"\n")
+        return ranges
 
 
-class Spill:
-    """A finished spill.
+class Intermediate:
+    """A finished intermediate shard.
 
     Attributes:
-      notes: what `SpillWriter.finish` was given.
+      notes: what `Writer.finish` was given.
     """
 
-    def __init__(self, path: str, content: Mapping[str, Any]) -> None:
-        self._path, self._content = path, content
+    def __init__(self, directory: files.Path, content: Mapping[str, Any]) -> None:
+        self._directory, self._content = directory, content
         self.notes: dict[str, Any] = content["notes"]
 
     @classmethod
-    def open(cls, directory: files.Path, name: str) -> "Spill | None":
-        """Returns a spill of that name, or None if there is no finished one."""
-        path = files.join(directory, name)
-        if not files.exists(f"{path}.json"):
-            return None
-        return cls(path, json.loads(files.read_bytes(f"{path}.json")))
+    def open(cls, directory: files.Path, name: str) -> "Intermediate | None":
+        """Returns the intermediate shard of that name, or None if there is no finished one."""
+        path = files.join(directory, f"{name}.json")
+        return cls(directory, json.loads(files.read_bytes(path))) if files.exists(path) else None
 
-    def candidates(self) -> Iterator[fingerprints.Candidate]:
+    def fingerprints(self) -> Iterator[fingerprints.Fingerprint]:
         """Yields the rows of the pairs."""
-        folder = files.parent(self._path)
-        with files.open(files.join(folder, f"{self._content['attempt']}.jsonl")) as lines:
+        path = files.join(self._directory, f"{self._content['attempt']}.jsonl")
+        with files.open(path) as lines:
             for line in lines:
-                yield fingerprints.Candidate.from_json(line.decode())
+                yield fingerprints.Fingerprint.from_json(line.decode())
 
-    def stretches(self) -> Iterator[tuple[Shard, Stretch]]:
-        """Yields where the pairs of each shard lie."""
-        for split, index, *numbers in self._content["stretches"]:
-            yield (split, index), Stretch(self._content["attempt"], *numbers)
+    def ranges(self) -> Iterator[tuple[Shard, Range]]:
+        """Yields the ranges of each final shard."""
+        for split, index, *numbers in self._content["ranges"]:
+            yield (split, index), Range(self._content["attempt"], *numbers)
 
 
-def read_stretch(
-    directory: files.Path, stretch: Stretch
-) -> Iterator[tuple[fingerprints.Candidate, bytes]]:
-    """Yields the row and the serialized pair of each pair of a stretch.
+def read_ranges(
+    directory: files.Path, ranges: Iterable[Range]
+) -> Iterator[tuple[fingerprints.Fingerprint, bytes]]:
+    """Yields the row and the serialized pair of each pair of some ranges.
 
     Raises:
-      ValueError: the files are not as long as the stretch says.
+      ValueError: the files are shorter than the ranges say.
     """
-    path = files.join(directory, stretch.name)
-    with files.open(f"{path}.jsonl") as lines, files.open(f"{path}.tfrecord") as data:
-        lines.seek(stretch.row_offset)
-        data.seek(stretch.offset)
-        stream = tfrecords.read_stream(data, f"{path}.tfrecord")
-        for _ in range(stretch.num_pairs):
-            line, serialized = lines.readline(), next(stream, None)
-            if not line or serialized is None:
-                raise ValueError(f"{path}: cut off; delete this folder and run the command again")
-            yield fingerprints.Candidate.from_json(line.decode()), serialized
+    in_order = sorted(ranges, key=lambda found: (found.name, found.offset))
+    for name, some in itertools.groupby(in_order, lambda found: found.name):
+        path = files.join(directory, name)
+        with files.open(f"{path}.jsonl") as lines, files.open(f"{path}.tfrecord") as data:
+            for _, num_pairs, offset, row_offset in some:
+                lines.seek(row_offset)
+                data.seek(offset)
+                stream = tfrecords.read_stream(data, f"{path}.tfrecord")
+                for _ in range(num_pairs):
+                    line, serialized = lines.readline(), next(stream, None)
+                    if not line or serialized is None:
+                        raise ValueError(
+                            f"{path}: cut off; delete this folder and run the command again"
+                        )
+                    yield fingerprints.Fingerprint.from_json(line.decode()), serialized

@@ -2,19 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the job of `parti clean` counted and sampled, as the content of its report."""
 
-import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from parti.data.storage import records
-from parti.pipelines.clean import examine_sources, filter_pair, report_schema
 from parti.pipelines.clean import histograms as clean_histograms
 from parti.pipelines.clean import reasons as clean_reasons
+from parti.pipelines.clean import report_schema, statistics
 from parti.pipelines.clean import settings as clean_settings
-from parti.pipelines.rules import evaluate, table
+from parti.pipelines.rules import table
 
-_SHOWN_KEPT = "kept"
 _PICTURE = clean_reasons.PICTURE
 _EVALUATION_REASONS = ("contaminated_caption", "contaminated_image")
 # The histogram that shows a rule's threshold.
@@ -29,35 +27,17 @@ _LIMITS = {
     "aesthetic": ("min_aesthetic",),
 }
 
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-    """What the job wrote beside the pairs.
-
-    Attributes:
-      files: {name, count, num_bytes, sha256} of each file.
-      facts: [name, value, count].
-      samples: [name, rows], a row being [rank, hash, key, text, measure, thumbnail, reason].
-      captions: {distinct, top: [[text, count], ...]} of the kept pairs.
-      groups: {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}, skipped:
-        comparisons that were left out in crowded buckets}.
-    """
-
-    files: Sequence[Mapping[str, Any]]
-    facts: Sequence[Sequence[Any]]
-    samples: Sequence[Sequence[Any]]
-    captions: Mapping[str, Any]
-    groups: Mapping[str, Any]
+Samples = Mapping[statistics.SampleName, Sequence[Mapping[str, Any]]]
 
 
 def make_report(
-    collected: Collected,
+    collected: statistics.Collected,
     settings: clean_settings.CleanSettings,
     inputs: Sequence[str],
     evaluation: Mapping[str, Any] | None = None,
     extends: report_schema.Extends | None = None,
 ) -> dict[str, Any]:
-    """Returns the content of `clean_report.Report`.
+    """Returns the content of the report: `report_schema.Report`.
 
     Args:
       collected: what the job wrote.
@@ -69,16 +49,14 @@ def make_report(
     Raises:
       RuntimeError: rows were lost or counted twice.
     """
-    counts: dict[str, dict[Any, int]] = collections.defaultdict(dict)
-    for name, value, count in collected.facts:
-        counts[name][value] = count
-    samples = {name: [_sample(row) for row in rows] for name, rows in collected.samples}
+    counts = collected.counts
+    samples = {name: [_sample(row) for row in rows] for name, rows in collected.samples.items()}
     splits = {
         split: sum(f["count"] for f in collected.files if f["name"].startswith(f"{split}-"))
         for split in records.SPLITS
     }
-    kept, rejected = sum(splits.values()), counts[examine_sources.REJECTED]
-    read = counts[examine_sources.READ].get("", 0)
+    kept, rejected = sum(splits.values()), _of_kind(counts, "rejected")
+    read = counts.get(statistics.Count("read"), 0)
     if read != kept + sum(rejected.values()):
         raise RuntimeError(
             f"{read} rows were read, but {kept} kept and {sum(rejected.values())} dropped; please "
@@ -94,18 +72,33 @@ def make_report(
         "inputs": list(inputs),
         "rules": _rules(read, rejected, counts, samples, settings),
         "not_applied": [dataclasses.asdict(row) for row in settings.rules.not_applied],
-        "kept_samples": samples.get(_SHOWN_KEPT, []),
+        "kept_samples": samples.get(statistics.SampleName("kept"), []),
         "histograms": _histograms(counts, settings),
         "captions": {**collected.captions, "repairs": _repairs(counts, samples)},
         "copies": _copies(collected.groups, samples),
     }
-    if counts[examine_sources.BROKEN]:
-        report["broken_files"] = dict(sorted(counts[examine_sources.BROKEN].items()))
+    if broken := _of_kind(counts, "broken"):
+        report["broken_files"] = dict(sorted(broken.items()))
     if extends:
         report["extends"] = extends
     if evaluation:
         report["evaluation"] = _evaluation(evaluation, rejected, samples)
     return report
+
+
+def _of_kind(
+    counts: Mapping[statistics.Count, int], kind: Literal["rejected", "broken"]
+) -> dict[str, int]:
+    """Returns the counts of a kind by name."""
+    return {count.name: number for count, number in counts.items() if count.kind == kind}
+
+
+def _bins(
+    counts: Mapping[statistics.Count, int], kind: Literal["before", "kept"], name: str
+) -> dict[int, int]:
+    """Returns the counts of the bins of a histogram."""
+    found = counts.items()
+    return {count.bin: number for count, number in found if count[:2] == (kind, name)}
 
 
 def _sample(row: Sequence[Any]) -> dict[str, Any]:
@@ -117,18 +110,18 @@ def _sample(row: Sequence[Any]) -> dict[str, Any]:
 def _rules(
     read: int,
     rejected: Mapping[str, int],
-    counts: Mapping[str, Mapping[Any, int]],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    counts: Mapping[statistics.Count, int],
+    samples: Samples,
     settings: clean_settings.CleanSettings,
 ) -> list[dict[str, Any]]:
-    """Returns a row for each reason, in the order in which they are looked for."""
+    """Returns a row for each reason, in the order in which they are checked."""
     described = {row["name"]: row for row in settings.rules.describe()}
     stages = {name: row["stage"] for name, row in described.items()}
     known = [name for name in described if stages[name] not in (_PICTURE, clean_reasons.COPIES)]
     known += ["image_undecodable", *(n for n in described if stages[n] == _PICTURE)]
     known += [*(_EVALUATION_REASONS if settings.evaluation else ()), "duplicate_key"]
     known += [name for name in described if stages[name] == clean_reasons.COPIES]
-    order = {name: place for place, name in enumerate(clean_reasons.REASONS)}
+    order = {name: rank for rank, name in enumerate(clean_reasons.REASONS)}
     early = [name for name in rejected if name not in known]
     early.sort(key=lambda name: (order.get(name, len(order)), name))
     rows, seen = [], read
@@ -138,9 +131,9 @@ def _rules(
             **described.get(name, {"name": name}),
             "seen": seen,
             "dropped": dropped,
-            "without_value": sum(counts[evaluate.NO_VALUE + name].values()),
-            "dropped_samples": samples.get(name, []),
-            "near_samples": samples.get(examine_sources.NEAR + name, []),
+            "without_value": counts.get(statistics.Count("no_value", name), 0),
+            "dropped_samples": samples.get(statistics.SampleName("dropped", name), []),
+            "near_samples": samples.get(statistics.SampleName("near", name), []),
         }
         rows.append(row)
         seen -= dropped
@@ -148,47 +141,40 @@ def _rules(
 
 
 def _histograms(
-    counts: Mapping[str, Mapping[Any, int]], settings: clean_settings.CleanSettings
+    counts: Mapping[statistics.Count, int], settings: clean_settings.CleanSettings
 ) -> list[clean_histograms.Histogram]:
     histograms = []
     for name in clean_histograms.MEASURES:
-        before = counts[filter_pair.BEFORE + name]
+        before = _bins(counts, "before", name)
         if not before:
             continue
         values = [settings.rules.values.get(limit) for limit in _LIMITS.get(name, ())]
         limits = [value for value in values if value is not None]
-        kept = counts[filter_pair.KEPT + name]
+        kept = _bins(counts, "kept", name)
         histograms.append(clean_histograms.histogram(name, before, kept, limits))
     return histograms
 
 
 def _repairs(
-    counts: Mapping[str, Mapping[Any, int]],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    counts: Mapping[statistics.Count, int],
+    samples: Samples,
 ) -> list[dict[str, Any]]:
     """Returns what was changed in captions, with examples of before and after."""
     rows = []
     for repair in table.REPAIRS:
-        if count := sum(counts[examine_sources.CHANGED + repair.name].values()):
-            found = samples.get(examine_sources.CHANGED + repair.name, [])
+        if count := counts.get(statistics.Count("changed", repair.name)):
+            found = samples.get(statistics.SampleName("changed", repair.name), [])
             examples = [[sample["text"], sample["measure"]] for sample in found]
             rows.append({"title": repair.title, "count": count, "examples": examples})
     return rows
 
 
-def group_sample(key: str, is_kept: bool) -> str:
-    """Returns the name of the sample of a shown group's copies."""
-    return f"group:{'kept' if is_kept else 'dropped'}:{key}"
-
-
-def _copies(
-    groups: Mapping[str, Any], samples: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> dict[str, Any]:
+def _copies(groups: Mapping[str, Any], samples: Samples) -> dict[str, Any]:
     shown = []
     for key, size in sorted(groups["sizes"].items()):
-        kept = samples.get(group_sample(key, True), [])
+        kept = samples.get(statistics.SampleName("group:kept", key), [])
         if kept:
-            dropped = samples.get(group_sample(key, False), [])
+            dropped = samples.get(statistics.SampleName("group:dropped", key), [])
             shown.append({"size": size, "kept": kept[0], "dropped": dropped})
     return {
         "num_groups": groups["num_groups"],
@@ -201,12 +187,12 @@ def _copies(
 def _evaluation(
     evaluation: Mapping[str, Any],
     rejected: Mapping[str, int],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    samples: Samples,
 ) -> dict[str, Any]:
     hits = [
         {"pair": sample, "set": evaluation["name"], "matched": sample["measure"]}
         for reason in _EVALUATION_REASONS
-        for sample in samples.get(reason, [])
+        for sample in samples.get(statistics.SampleName("dropped", reason), [])
     ]
     num_hits = sum(rejected.get(reason, 0) for reason in _EVALUATION_REASONS)
     return {"sets": [{**evaluation, "num_hits": num_hits}], "hits": hits}

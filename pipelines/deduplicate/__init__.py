@@ -1,3 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of near duplicates: fingerprints, locality-sensitive hashing, connected components."""
+"""Duplicates among pairs, by rows of hashes.
+
+fingerprints.py      the row of a pair
+connected_groups.py  the rules in their order, and which copy of a group stays
+lsh.py               near rows without comparing all with all: locality-sensitive hashing
+similarity.py        when two rows are near: by their images, or by their captions
+"""

@@ -80,7 +80,7 @@ class DuplicateSettings:
 
 
 class FindDuplicates(beam.PTransform):
-    """Takes `Fingerprint` rows with different ids, returns a `Decision` for each that is dropped."""
+    """Takes `Fingerprint` rows of different ids; returns a `Decision` for each that is dropped."""
 
     def __init__(self, settings: DuplicateSettings) -> None:
         """Sets what counts as a duplicate."""

@@ -11,7 +11,7 @@ from parti.pipelines.rules import inputs, presets, rule, table
 Rejection = tuple[str, str]  # the rule's name, and the measure that decided
 
 # Characters; a longer caption is rejected unread, whatever the preset. Combining marks take time in
-# the square of their number to be put in order (0.3 s for so many).
+# the square of their number to be put in order (0.3 s for this many).
 MAX_CAPTION = 16_384
 NO_VALUE = "no_value:"  # begins the note of a rule whose score the metadata does not have
 

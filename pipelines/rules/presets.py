@@ -35,7 +35,7 @@ class NotApplied:
 
 @dataclasses.dataclass(frozen=True)
 class RuleSettings:
-    """A preset with the changes that were asked for.
+    """A preset with the changes of the user.
 
     Attributes:
       preset: its name, or the file that it came from.

@@ -16,6 +16,7 @@ from apache_beam.options import pipeline_options
 from PIL import Image
 
 from parti.pipelines import clean_pairs
+from parti.pipelines.beam import disk_group_by_key
 
 
 def jpeg(seed, side=40):
@@ -142,12 +143,20 @@ def test_workers_of_dataflow_must_reach_every_place(tmp_path, flag):
 
 
 def test_rows_are_grouped_in_local_files(tmp_path):
+    def shuffle_dir(options):
+        return options.view_as(disk_group_by_key.ShuffleOptions).shuffle_dir
+
     local = pipeline_options.PipelineOptions([])
-    with clean_pairs._shuffle_folder("memory://bucket/scratch", local) as folder:
+    with clean_pairs._shuffle_dir("memory://bucket/scratch", local):
+        folder = shuffle_dir(local)
         assert pathlib.Path(folder).is_dir()
     assert not pathlib.Path(folder).exists()
-    with clean_pairs._shuffle_folder(str(tmp_path), local) as folder:
-        assert pathlib.Path(folder).parent == tmp_path
+    local = pipeline_options.PipelineOptions([])
+    with clean_pairs._shuffle_dir(str(tmp_path), local):
+        assert pathlib.Path(shuffle_dir(local)).parent == tmp_path
     remote = pipeline_options.PipelineOptions(["--runner=FlinkRunner"])
-    with clean_pairs._shuffle_folder(str(tmp_path), remote) as folder:
-        assert folder == ""
+    with clean_pairs._shuffle_dir(str(tmp_path), remote):
+        assert shuffle_dir(remote) == ""
+    given = pipeline_options.PipelineOptions([f"--shuffle_dir={tmp_path}"])
+    with clean_pairs._shuffle_dir("memory://bucket/scratch", given):
+        assert shuffle_dir(given) == str(tmp_path)

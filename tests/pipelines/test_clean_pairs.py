@@ -17,7 +17,7 @@ from parti.data.images import images
 from parti.data.storage import records, tfrecords
 from parti.pipelines import clean_pairs, readers
 from parti.pipelines.beam import options, sharded_writers
-from parti.pipelines.clean import examine_sources, filter_pair, incremental, intermediate
+from parti.pipelines.clean import filter_pair, filter_sources, incremental, intermediate
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
@@ -217,18 +217,19 @@ def test_finished_output_is_not_replaced(raw, cleaned):
         clean_pairs.run(arguments(raw, cleaned))
 
 
-def judge(**values):
+def make_filter(**values):
     preset = values.pop("preset", "default")
     changes = {"min_side": 8} if preset == "default" else {}
     loaded = presets.load_preset(preset, changes, values.get("image_size", SIZE))
-    return filter_pair.Judge(clean_settings.CleanSettings(loaded, **{"image_size": SIZE} | values))
+    settings = clean_settings.CleanSettings(loaded, **{"image_size": SIZE} | values)
+    return filter_pair.load_filter(settings, evaluation="")
 
 
 def test_preset_none_keeps_what_can_be_used():
-    look = judge(preset="none")
+    clean = make_filter(preset="none")
     rows, reasons = collection()
     for key, (image, text, metadata) in rows.items():
-        result = look(records.ImageTextPair(key, image, text, metadata=metadata)).result
+        result = clean(records.ImageTextPair(key, image, text, metadata=metadata)).result
         if reasons.get(key) == "image_undecodable":
             assert isinstance(result, readers.Rejected)
         else:
@@ -285,7 +286,7 @@ def test_metadata_of_any_kind_is_kept_or_mended():
     for given, mended in (("one  two", ["one two"]), (None, []), ({"a": 1}, [])):
         metadata = {"captions": given, "original_size": "large"}
         pair = records.ImageTextPair("k", picture(0), "a dog", metadata=metadata)
-        cleaned = judge()(pair).result.pair
+        cleaned = make_filter()(pair).result.pair
         assert cleaned.metadata["captions"] == mended
         assert len(cleaned.metadata["original_size"]) == 2
         assert records.ImageTextPair.from_example(cleaned.to_example()) == cleaned
@@ -294,16 +295,16 @@ def test_metadata_of_any_kind_is_kept_or_mended():
 @pytest.mark.parametrize("size", [[0, 10], [-3, 10], [1, 10**400]])
 def test_a_size_that_no_picture_has_is_not_believed(size):
     pair = records.ImageTextPair("k", picture(0), "a dog", metadata={"original_size": size})
-    assert judge()(pair).result.pair.metadata["original_size"] == [24, 24]
+    assert make_filter()(pair).result.pair.metadata["original_size"] == [24, 24]
 
 
 def test_jpeg_output():
-    look = judge(image_size=8, image_format="jpeg")
+    clean = make_filter(image_size=8, image_format="jpeg")
     pair = records.ImageTextPair("k", picture(1), "a caption")
-    result = look(pair).result
+    result = clean(pair).result
     assert result.pair.image.startswith(b"\xff\xd8")
-    assert result.pair == look(pair).result.pair
-    smaller = judge(image_size=8, image_format="jpeg", jpeg_quality=10)(pair).result
+    assert result.pair == clean(pair).result.pair
+    smaller = make_filter(image_size=8, image_format="jpeg", jpeg_quality=10)(pair).result
     assert len(smaller.pair.image) < len(result.pair.image)
 
 
@@ -587,8 +588,8 @@ def test_a_retried_row_that_does_not_come_back_is_an_error(old):
 def test_rows_to_read_again_are_not_in_the_job(old):
     extension = incremental.Extension(old, ["image_would_grow"])
     found = readers.find_sources([str(old.parent / "0.tar")])
-    (source,) = extension.wanted(found, incremental.look_at(found))
-    assert source == examine_sources.Source("000000-again", found[0], in_part=True)
+    (source,) = extension.wanted(found, incremental.read_statuses(found))
+    assert source == filter_sources.Work("000000-again", found[0], in_part=True)
     extension.write_wanted(old.parent)
     assert intermediate.read_wanted(old.parent, source.name) == {6: "small90", 7: "small91"}
 
@@ -649,7 +650,7 @@ def test_pairs_of_tfrecords_can_be_retried(old):
     assert counts(old.parent / "new") == counts(output)
 
 
-def test_what_was_examined_of_a_file_that_changed_is_not_used(old, monkeypatch):
+def test_what_was_filtered_of_a_file_that_changed_is_not_used(old, monkeypatch):
     """Not even if it has as many bytes as before."""
     tar, output = old.parent / "1.tar", old.parent / "new"
     flags = [f"--input={tar}", f"--output={output}", *EXTEND]

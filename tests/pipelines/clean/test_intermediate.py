@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs go through spills to their shards, whole and in one order, however the work is cut."""
+"""Pairs go through intermediate to final shards, whole and in one order, however work is cut."""
 
 import hashlib
 import json
@@ -11,7 +11,13 @@ import pytest
 from parti.data.storage import records, tfrecords
 from parti.pipelines import readers
 from parti.pipelines.beam import options, sharded_writers
-from parti.pipelines.clean import examine_sources, intermediate, merge_shards
+from parti.pipelines.clean import (
+    filter_pair,
+    filter_sources,
+    intermediate,
+    merge_shards,
+    statistics,
+)
 from parti.pipelines.deduplicate import fingerprints
 
 NUM_SHARDS = {"train": 3, "validation": 1}
@@ -21,7 +27,7 @@ def pair(number):
     return records.ImageTextPair(f"key{number:03d}", bytes([number]) * 50, f"caption {number}")
 
 
-def candidate(of, split="train"):
+def fingerprint(of, split="train"):
     digest = hashlib.sha256(of.key.encode()).digest()
     return fingerprints.Fingerprint(
         *("", of.key, split, digest[:16], digest[16:], 2**63 + 5, bytes(192), digest[:16]),
@@ -32,20 +38,21 @@ def candidate(of, split="train"):
 
 
 def fill(folder, name="000000", numbers=range(40)):
-    writer = intermediate.SpillWriter(folder, name, NUM_SHARDS)
-    for number in numbers:
-        writer.add(pair(number), candidate(pair(number), "train" if number % 5 else "validation"))
-    return writer.finish({"read": len(numbers)})
+    with intermediate.Writer(folder, name, NUM_SHARDS) as writer:
+        for number in numbers:
+            row = fingerprint(pair(number), "train" if number % 5 else "validation")
+            writer.add(pair(number).to_example(), row)
+        return writer.finish({"read": len(numbers)})
 
 
-def test_a_spill_gives_back_what_was_put_in_by_shard(tmp_path):
-    spill = fill(tmp_path)
+def test_an_intermediate_shard_gives_back_what_was_put_in_by_shard(tmp_path):
+    found = fill(tmp_path)
     seen = []
-    for (split, index), stretch in spill.stretches():
-        for row, data in intermediate.read_stretch(tmp_path, stretch):
+    for (split, index), some in found.ranges():
+        for row, data in intermediate.read_ranges(tmp_path, [some]):
             read = records.ImageTextPair.from_example(data)
             number = int(read.key[3:])
-            expected = candidate(pair(number), "train" if number % 5 else "validation")
+            expected = fingerprint(pair(number), "train" if number % 5 else "validation")
             assert read == pair(number) and row.split == split == expected.split
             assert sharded_writers.shard_of(read.key, NUM_SHARDS[split]) == index
             assert intermediate.shard_of_id(row.id) == (split, index)
@@ -53,8 +60,8 @@ def test_a_spill_gives_back_what_was_put_in_by_shard(tmp_path):
             assert (row.content, row.phash, row.words) == (expected.content, 2**63 + 5, (1, 2**40))
             seen.append(number)
     assert sorted(seen) == list(range(40))
-    rows = list(spill.candidates())
-    assert len({row.id for row in rows}) == 40 and spill.notes == {"read": 40}
+    rows = list(found.fingerprints())
+    assert len({row.id for row in rows}) == 40 and found.notes == {"read": 40}
 
 
 def test_the_order_of_reading_does_not_matter(tmp_path):
@@ -70,56 +77,56 @@ def test_the_order_of_reading_does_not_matter(tmp_path):
 def test_two_workers_on_one_source_do_not_disturb_each_other(tmp_path):
     """What a source gives may differ from one time to the next: its pictures may come from URLs."""
     first = fill(tmp_path)
-    stretches = dict(first.stretches())
+    ranges = dict(first.ranges()).values()
     fill(tmp_path, numbers=range(3, 20))
-    rows = [row for s in stretches.values() for row, _ in intermediate.read_stretch(tmp_path, s)]
-    assert len(rows) == 40 and {row.key for row in first.candidates()} == {r.key for r in rows}
-    assert len(list(intermediate.Spill.open(tmp_path, "000000").candidates())) == 17
+    rows = [row for row, _ in intermediate.read_ranges(tmp_path, ranges)]
+    assert len(rows) == 40 and {row.key for row in first.fingerprints()} == {r.key for r in rows}
+    assert len(list(intermediate.Intermediate.open(tmp_path, "000000").fingerprints())) == 17
 
 
-def test_a_spill_that_was_cut_off_is_no_end(tmp_path):
-    spill = fill(tmp_path)
-    stretch = max((s for _, s in spill.stretches()), key=lambda s: s.offset)
+def test_a_file_that_was_cut_off_is_no_end(tmp_path):
+    found = fill(tmp_path)
+    last = max((some for _, some in found.ranges()), key=lambda some: some.offset)
     path = next(tmp_path.glob("*.jsonl"))
-    path.write_bytes(path.read_bytes()[: stretch.row_offset])
+    path.write_bytes(path.read_bytes()[: last.row_offset])
     with pytest.raises(ValueError, match="cut off"):
-        list(intermediate.read_stretch(tmp_path, stretch))
+        list(intermediate.read_ranges(tmp_path, [last]))
 
 
 def test_a_sample_does_not_depend_on_the_order_of_twins():
     def best(texts):
-        sampler, rows = examine_sources.Sampler(1), []
+        sampler, rows = statistics.Sampler(1), []
         for text in texts:
-            rows += sampler.offer("s", "key", text, "", b"")
+            rows += sampler.offer(statistics.SampleName("near", "s"), "key", text, "", b"")
         return min(rows)
 
     assert best(["a", "b"]) == best(["b", "a"])
 
 
-def test_only_a_finished_spill_is_opened(tmp_path):
+def test_only_a_finished_one_is_opened(tmp_path):
     fill(tmp_path)
-    assert list(intermediate.Spill.open(tmp_path, "000000").candidates())
+    assert list(intermediate.Intermediate.open(tmp_path, "000000").fingerprints())
     (tmp_path / "000000.json").unlink()
-    assert intermediate.Spill.open(tmp_path, "000000") is None
+    assert intermediate.Intermediate.open(tmp_path, "000000") is None
 
 
 def split_of(of):
     return "train" if int(of.key[3:]) % 5 else "validation"
 
 
-def judge(of):
+def filter_key(of):
     """Rejects keys that end in 7; the others pass."""
     if of.key.endswith("7"):
         result = readers.Rejected(of.key, "seven", "7", of.text)
     else:
-        result = examine_sources.Passed(
-            of, candidate(of, "train" if int(of.key[3:]) % 5 else "validation")
+        result = filter_pair.Passed(
+            of, fingerprint(of, "train" if int(of.key[3:]) % 5 else "validation")
         )
-    return examine_sources.Examined(result, [("length", len(of.text))])
+    return filter_pair.Filtered(result, [statistics.Count("before", "length", len(of.text))])
 
 
-def make_judge():
-    return judge
+def make_filter():
+    return filter_key
 
 
 def describe(row, shown):
@@ -134,38 +141,38 @@ def drop(row):
         yield fingerprints.Decision(row.id, "three", "3", "key000")
 
 
-def run(sources, spill_dir, output, *flags):
-    spill_dir.mkdir(exist_ok=True)
+def run(sources, intermediate_dir, output, *flags):
+    intermediate_dir.mkdir(exist_ok=True)
     output.mkdir()
 
     def build(root):
-        named = [examine_sources.Source(f"{i:06d}", s) for i, s in enumerate(sources)]
-        examined = (
+        named = [filter_sources.Work(f"{i:06d}", s) for i, s in enumerate(sources)]
+        filtered = (
             root
             | beam.Create(named)
-            | examine_sources.ExamineSources(make_judge, spill_dir, NUM_SHARDS)
+            | filter_sources.FilterSources(make_filter, intermediate_dir, NUM_SHARDS)
         )
         inputs = {
-            "stretches": examined.stretches,
-            "decisions": examined.candidates | "Drop" >> beam.FlatMap(drop),
+            "ranges": filtered.ranges,
+            "decisions": filtered.fingerprints | "Drop" >> beam.FlatMap(drop),
         }
         inputs["shown"] = root | "Shown" >> beam.Create([["a group"]])
-        merge = merge_shards.MergeSpills(
-            spill_dir, output, NUM_SHARDS, describe, ("described", merge_shards.COUNTS)
+        merge = merge_shards.MergeShards(
+            intermediate_dir, output, NUM_SHARDS, describe, ("described", merge_shards.COUNTS)
         )
         merged = inputs | merge
         merged.files | sharded_writers.CollectJson(output / "files.json")
         merged.described | "Described" >> sharded_writers.CollectJson(output / "described.json")
         (
-            examined.rejected
+            filtered.rejected
             | "Keys" >> beam.Map(lambda r: r.key)
             | "Rejected" >> sharded_writers.CollectJson(output / "rejected.json")
         )
-        facts = examined.facts | beam.CombinePerKey(sum) | beam.Map(lambda f: [*f[0], f[1]])
-        facts | "Facts" >> sharded_writers.CollectJson(output / "facts.json")
+        counts = filtered.counts | beam.CombinePerKey(sum) | beam.Map(lambda f: [*f[0], f[1]])
+        counts | "Counts" >> sharded_writers.CollectJson(output / "counts.json")
         (
-            examined.samples
-            | beam.Map(lambda s: [s[0], s[1][2]])
+            filtered.samples
+            | beam.Map(lambda s: [*s[0], s[1][2]])
             | "Sam" >> sharded_writers.CollectJson(output / "samples.json")
         )
 
@@ -186,7 +193,7 @@ def sources(tmp_path_factory):
 @pytest.fixture(scope="module")
 def merged(sources, tmp_path_factory):
     folder = tmp_path_factory.mktemp("merged")
-    return run(sources, folder / "spills", folder / "out")
+    return run(sources, folder / "intermediate", folder / "out")
 
 
 def keys(output):
@@ -230,41 +237,42 @@ def test_everything_is_told(merged):
     assert sum(kind == "three" for kind, _ in described) == 10
     sevens = [f"key{n:03d}" for n in range(7, 100, 10)]
     assert sharded_writers.read_collected(merged / "rejected.json") == sevens
-    facts = [["length", 10, 90], ["length", 9, 10], ["read", "", 100]]
-    facts.append(["rejected", "seven", 10])
-    assert sharded_writers.read_collected(merged / "facts.json") == facts
+    counts = [["before", "length", 10, 90], ["before", "length", 9, 10], ["read", "", 0, 100]]
+    counts.append(["rejected", "seven", 0, 10])
+    assert sharded_writers.read_collected(merged / "counts.json") == counts
     samples = sharded_writers.read_collected(merged / "samples.json")
-    assert samples == [["seven", key] for key in sevens]
+    assert samples == [["dropped", "seven", key] for key in sevens]
 
 
-def test_finished_spills_are_not_read_again(sources, merged, tmp_path):
-    """Half of the sources are gone after their spills were finished: the rest is made anew."""
-    run(sources[:2], tmp_path / "spills", tmp_path / "half")
+def test_finished_sources_are_not_read_again(sources, merged, tmp_path):
+    """Half of the sources are gone after they were filtered: the rest is read now."""
+    run(sources[:2], tmp_path / "intermediate", tmp_path / "half")
     missing = [readers.Source(s.format, ("/nowhere",)) for s in sources[:2]]
-    again = run([*missing, *sources[2:]], tmp_path / "spills", tmp_path / "out")
+    again = run([*missing, *sources[2:]], tmp_path / "intermediate", tmp_path / "out")
     for path in merged.glob("*.tfrecord"):
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
 def test_only_wanted_rows_are_read(sources, tmp_path):
     """With the keys that they had before; all of them, or none."""
-    work = examine_sources.ExamineSources(make_judge, tmp_path, NUM_SHARDS)._work
-    work.setup()
-    source = examine_sources.Source("part", sources[1], in_part=True)
+    do = filter_sources.FilterSources(make_filter, tmp_path, NUM_SHARDS)._do
+    do.setup()
+    work = filter_sources.Work("part", sources[1], in_part=True)
     intermediate.write_wanted(tmp_path, "part", {1: "key026", 2: "raw/key027"})
-    spill = work._spill(source)
-    assert [row.key for row in spill.candidates()] == ["key026"]
+    shard = do.write(work)
+    assert [row.key for row in shard.fingerprints()] == ["key026"]
     path = sources[1].paths[0]
-    found = [(row["address"], row["row"], row["key"]) for row in spill.notes["rejected"]]
-    assert spill.notes["read"] == 2 and found == [(path, 2, "raw/key027")]
+    found = [(row["address"], row["row"], row["key"]) for row in shard.notes["rejected"]]
+    tally = filter_sources.Tally.from_json(shard.notes)
+    assert tally.counts[statistics.Count("read")] == 2 and found == [(path, 2, "raw/key027")]
     for wanted in ({1: "key026", 2: "key028"}, {2: "key027", 25: "key050"}):
         intermediate.write_wanted(tmp_path, "part", wanted)
         with pytest.raises(ValueError, match=f"{path}: row .* is not there now"):
-            work._spill(source)
+            do.write(work)
 
 
 def test_same_bytes_for_any_number_of_workers(sources, merged, tmp_path):
     flags = ["--direct_running_mode=multi_threading", "--direct_num_workers=2"]
-    again = run(sources, tmp_path / "spills", tmp_path / "out", *flags)
+    again = run(sources, tmp_path / "intermediate", tmp_path / "out", *flags)
     for path in [*merged.glob("*.tfrecord"), *merged.glob("hashes-*")]:
         assert (again / path.name).read_bytes() == path.read_bytes()

@@ -1,0 +1,285 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The first half of `parti clean`: a source is read, its pairs filtered one by one, and written.
+
+A source with a finished intermediate shard is not read again, so a killed run goes on.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from parti.data.storage import records, tfrecords
+from parti.pipelines import readers
+from parti.pipelines.beam import options
+from parti.pipelines.clean import filter_pair, intermediate, statistics
+from parti.pipelines.deduplicate import fingerprints
+from parti.pipelines.readers.base import rows
+from parti.pipelines.readers.http import fetching
+from parti.pipelines.readers.sources import FOLDER
+from parti.stages import files
+
+TAGS = ("ranges", "rejected", "counts", "samples")
+_TICK_EVERY = 16
+
+PairFilter = Callable[[records.ImageTextPair], filter_pair.Filtered]
+
+
+class Work(NamedTuple):
+    """A source and the name of its intermediate shard.
+
+    Attributes:
+      name: of the intermediate shard.
+      source: what to read.
+      hashes: of pairs that an earlier run cleaned, the file with their rows; they are not filtered.
+      in_part: whether to take only rows that `intermediate.read_wanted` names.
+    """
+
+    name: str
+    source: readers.Source
+    hashes: str = ""
+    in_part: bool = False
+
+
+class FilterSources(beam.PTransform):
+    """Takes `Work`; returns Fingerprints, and tagged `TAGS`.
+
+    `ranges` are (shard, intermediate.Range), `rejected` readers.Rejected, `counts`
+    (statistics.Count, number), and `samples` statistics.Sample.
+    """
+
+    def __init__(
+        self,
+        make_filter: Callable[[], PairFilter],
+        directory: files.Path,
+        num_shards: Mapping[str, int],
+        fetch: fetching.FetchSettings | None = None,
+    ) -> None:
+        """Sets how.
+
+        Args:
+          make_filter: makes the function that filters a pair, once in each worker.
+          directory: an existing folder for intermediate shards; every worker must reach it.
+          num_shards: split -> final shards.
+          fetch: how images of URLs are fetched.
+        """
+        super().__init__("Filter sources")
+        fetch = fetch or fetching.FetchSettings()
+        self._do = _FilterSource(make_filter, str(directory), dict(num_shards), fetch)
+
+    def expand(self, work: beam.PCollection) -> Any:
+        """Returns the tagged outputs; the main one is `fingerprints`."""
+        return work | "Filter" >> beam.ParDo(self._do).with_outputs(*TAGS, main="fingerprints")
+
+
+class _FilterSource(beam.DoFn):
+    def __init__(
+        self,
+        make_filter: Callable[[], PairFilter],
+        directory: str,
+        num_shards: dict[str, int],
+        fetch: fetching.FetchSettings,
+    ) -> None:
+        self._make_filter, self._directory = make_filter, directory
+        self._num_shards, self._fetch = num_shards, fetch
+
+    def setup(self) -> None:
+        self._filter = self._make_filter()
+        self._sampler = statistics.Sampler()
+        self._fetcher = fetching.shared(self._fetch)  # so that limits for a host hold
+
+    def process(self, work: Work) -> Iterator[Any]:
+        finished = intermediate.Intermediate.open(self._directory, work.name)
+        found = finished or self.write(work)
+        tally = Tally.from_json(found.notes)
+        if finished:
+            options.tick(tally.counts[statistics.Count("read")], work.source.num_bytes)
+        yield from found.fingerprints()
+        for shard_and_range in found.ranges():
+            yield beam.pvalue.TaggedOutput("ranges", shard_and_range)
+        yield from _outputs(tally, work.source)
+
+    def write(self, work: Work) -> intermediate.Intermediate:
+        """Reads a source and writes its intermediate shard.
+
+        Raises:
+          ValueError: a row that is wanted is not there.
+        """
+        tally, ticks = Tally(), _Ticks(work.source.num_bytes)
+        with intermediate.Writer(self._directory, work.name, self._num_shards) as writer:
+            if work.hashes:
+                for serialized, row in _read_known(work):
+                    writer.add(serialized, row)
+                    ticks.count(len(serialized))
+            else:
+                for number, row in self._read(work):
+                    image = b"" if isinstance(row, readers.Rejected) else row.image
+                    filtered = self._filter_row(row, work.source, number)
+                    if isinstance(filtered.result, filter_pair.Passed):
+                        pair, fingerprint = filtered.result
+                        writer.add(pair.to_example(), fingerprint)
+                    tally.add(filtered, image, self._sampler)
+                    ticks.count(len(image))
+            ticks.end()
+            tally.counts[statistics.Count("read")] = ticks.total
+            return writer.finish(tally.to_json())
+
+    def _read(self, work: Work) -> Iterator[tuple[int, rows.Row]]:
+        """Yields (number, row) of the rows to filter."""
+        found = enumerate(readers.read_source(work.source, self._fetcher), work.source.start)
+        if not work.in_part:
+            return found
+        wanted = intermediate.read_wanted(self._directory, work.name)
+        return _select(found, wanted, work.source)
+
+    def _filter_row(
+        self, row: rows.Row, source: readers.Source, number: int
+    ) -> filter_pair.Filtered:
+        """Returns what becomes of a row; with its position, if it is rejected."""
+        is_pair = isinstance(row, records.ImageTextPair)
+        filtered = self._filter(row) if is_pair else filter_pair.Filtered(row)
+        if isinstance(filtered.result, readers.Rejected):
+            address, index = position_of(source, number)
+            result = dataclasses.replace(filtered.result, address=address, row=index)
+            return filtered._replace(result=result)
+        return filtered
+
+
+@dataclasses.dataclass
+class Tally:
+    """Rejected rows, counts and samples of a source: all except the pairs that passed.
+
+    Attributes:
+      rejected: the rows.
+      counts: of all pairs that were read.
+      samples: rows for the report.
+    """
+
+    rejected: list[readers.Rejected] = dataclasses.field(default_factory=list)
+    counts: collections.Counter[statistics.Count] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    samples: list[statistics.Sample] = dataclasses.field(default_factory=list)
+
+    def add(
+        self, filtered: filter_pair.Filtered, image: bytes, sampler: statistics.Sampler
+    ) -> None:
+        """Adds a pair; `image` is the encoded one that was read."""
+        self.counts.update(filtered.counts)
+        result = filtered.result
+        text = result.pair.text if isinstance(result, filter_pair.Passed) else result.text
+        for repair, before in filtered.changes.items():
+            name = statistics.SampleName("changed", repair)
+            self.samples += sampler.offer(name, before, before, text, b"")
+        if isinstance(result, filter_pair.Passed):
+            for rule, (distance, measure) in filtered.near.items():
+                name = statistics.SampleName("near", rule)
+                self.samples += sampler.offer(name, result.pair.key, text, measure, image, distance)
+        else:
+            self.rejected.append(result)
+            self.counts[statistics.Count("rejected", result.reason)] += 1
+            name = statistics.SampleName("dropped", result.reason)
+            self.samples += sampler.offer(name, result.key, text, result.measure, image)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `from_json` reads."""
+        return {
+            "rejected": [dataclasses.asdict(row) for row in self.rejected],
+            "counts": sorted([*key, number] for key, number in self.counts.items()),
+            "samples": self.samples,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Tally":
+        """Returns the tally of which `to_json` returned this."""
+        return cls(
+            [readers.Rejected(**row) for row in content["rejected"]],
+            collections.Counter(
+                {statistics.Count(*key): number for *key, number in content["counts"]}
+            ),
+            [(statistics.SampleName(*name), row) for name, row in content["samples"]],
+        )
+
+
+def _outputs(tally: Tally, source: readers.Source) -> Iterator[beam.pvalue.TaggedOutput]:
+    """Yields the rejected rows, counts and samples of a source."""
+    for row in tally.rejected:
+        yield beam.pvalue.TaggedOutput("rejected", row)
+    for item in tally.counts.items():
+        yield beam.pvalue.TaggedOutput("counts", item)
+        if item[0].kind == "rejected":
+            beam.metrics.Metrics.counter(fingerprints.COUNTERS, item[0].name).inc(item[1])
+    if number := tally.counts[statistics.Count("rejected", "broken_file")]:
+        path = f"{source.root}/" if len(source.paths) > 1 else source.paths[0]
+        yield beam.pvalue.TaggedOutput("counts", (statistics.Count("broken", path), number))
+    for name, row in tally.samples:
+        yield beam.pvalue.TaggedOutput("samples", (name, tuple(row)))
+
+
+def _read_known(work: Work) -> Iterator[tuple[bytes, fingerprints.Fingerprint]]:
+    """Yields the pairs that an earlier run has cleaned, with their rows."""
+    with files.open(work.hashes) as lines:
+        pairs = tfrecords.read(work.source.paths[0])
+        for line, serialized in zip(lines, pairs, strict=True):
+            yield serialized, fingerprints.Fingerprint.from_json(line.decode(), id="", known=True)
+
+
+def _select(
+    found: Iterator[tuple[int, rows.Row]], wanted: intermediate.Wanted, source: readers.Source
+) -> Iterator[tuple[int, rows.Row]]:
+    """Yields the wanted rows, with the keys that they had before.
+
+    Raises:
+      ValueError: one is not there, or has another key now.
+    """
+    for number, row in found:
+        if number in wanted:
+            if not _same_key(row.key, wanted[number]):
+                break
+            yield number, dataclasses.replace(row, key=wanted.pop(number))
+    if wanted:
+        number, key = next(iter(wanted.items()))
+        address, index = position_of(source, number)
+        raise ValueError(
+            f"{address}: row {index}, {key}, is to be read again and is not there now; run the "
+            "same command again if the file could not be read, else name no --retry_rejected"
+        )
+
+
+def position_of(source: readers.Source, number: int) -> tuple[str, int]:
+    """Returns the absolute address of the file that a row is from, and its index in the file.
+
+    Args:
+      source: what was read.
+      number: of the row in it, counted from `source.start`.
+    """
+    if source.format == FOLDER:
+        return files.absolute(source.paths[number]), 0
+    return files.absolute(source.paths[0]), number
+
+
+def _same_key(now: str, before: str) -> bool:
+    """Returns whether it may be one row: keys in a folder depend on where its pattern begins."""
+    return now == before or now.endswith(f"/{before}") or before.endswith(f"/{now}")
+
+
+class _Ticks:
+    """Counts pairs for the progress line, some at a time, and the bytes of the source."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.total = 0
+        self._rest, self._weight = num_bytes, 0
+
+    def count(self, num_bytes: int) -> None:
+        self.total += 1
+        self._weight += min(num_bytes, self._rest)
+        self._rest -= min(num_bytes, self._rest)
+        if self.total % _TICK_EVERY == 0:
+            options.tick(_TICK_EVERY, self._weight)
+            self._weight = 0
+
+    def end(self) -> None:
+        options.tick(self.total % _TICK_EVERY, self._weight + self._rest)

@@ -1,0 +1,299 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `parti clean` counts and samples for its report, and the transforms that add it up."""
+
+import collections
+import dataclasses
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import apache_beam as beam
+from apache_beam.runners import runner as beam_runner
+
+from parti.pipelines.beam import disk_group_by_key, sharded_writers
+from parti.pipelines.clean import histograms as clean_histograms
+from parti.pipelines.clean import report as clean_report
+from parti.pipelines.clean import settings as clean_settings
+from parti.pipelines.deduplicate import lsh
+from parti.pipelines.rules import inputs
+from parti.stages import files
+
+SAMPLE_SIZE = 24
+_MAX_CAPTION = 400  # characters in a sample
+_SCORES = ("similarity", "nsfw", "watermark", "aesthetic")
+_FILES, _COUNTS, _SAMPLES = "files.json", "counts.json", "samples.json"
+_CAPTIONS, _GROUPS = "captions.json", "groups.json"
+
+
+class Count(NamedTuple):
+    """What is counted.
+
+    Attributes:
+      kind: "read" counts pairs and broken rows that came in; "rejected" those with a reason;
+        "broken" those of a file, or of a folder and a slash; "changed" captions that a repair
+        changed; "no_value" pairs without a value for a rule; "before" and "kept" the pairs in a bin
+        of a histogram, before all rules and after.
+      name: of the reason, file, repair, rule or histogram.
+      bin: of the histogram.
+    """
+
+    kind: Literal["read", "rejected", "broken", "changed", "no_value", "before", "kept"]
+    name: str = ""
+    bin: int = 0
+
+
+class SampleName(NamedTuple):
+    """What a sample is of.
+
+    Attributes:
+      kind: "dropped" for a reason, "kept", "near" a rule's threshold, "changed" by a repair, or
+        the kept and the dropped pairs of a group of copies.
+      name: of the reason, rule or repair; of a group, the key of the copy that stays.
+    """
+
+    kind: Literal["dropped", "kept", "near", "changed", "group:kept", "group:dropped"]
+    name: str = ""
+
+    @property
+    def salt(self) -> str:
+        """What the hashes that choose the sample are salted with."""
+        return self.name if self.kind == "dropped" else ":".join(filter(None, self))
+
+
+Sample = tuple[SampleName, list[Any]]  # [rank, hash, key, text, measure, thumbnail, reason]
+
+
+class Sampler:
+    """Chooses the rows that may be in a sample: those with the smallest hashes.
+
+    Each worker has its own; the smallest hashes of all rows are among the smallest of each worker,
+    so the sample that is chosen in the end does not depend on how rows fall to workers.
+    """
+
+    def __init__(self, size: int = SAMPLE_SIZE) -> None:
+        self._size = size
+        self._largest: dict[SampleName, list[tuple[float, float]]] = collections.defaultdict(list)
+
+    def offer(
+        self,
+        name: SampleName,
+        key: str,
+        text: str,
+        measure: str,
+        image: bytes,
+        rank: float = 0.0,
+        reason: str = "",
+    ) -> list[Sample]:
+        """Returns [(name, row)] if a pair may be in a sample of the report, else [].
+
+        Args:
+          name: of the sample.
+          key: of the pair.
+          text: its caption.
+          measure: what a rule measured, as text.
+          image: the encoded image, or b"".
+          rank: the smallest are taken; of equal ones those whose keys have the smallest hash.
+          reason: why the pair was dropped, where `name` does not say it.
+        """
+        # Two pairs may have one key.
+        order = (rank, sharded_writers.hash_fraction(f"{key}\0{text}\0{measure}", name.salt))
+        heap = self._largest[name]  # negative: the worst row is first
+        worst = (-order[0], -order[1])
+        if len(heap) < self._size:
+            heapq.heappush(heap, worst)
+        elif worst < heap[0]:
+            return []
+        else:
+            heapq.heapreplace(heap, worst)
+        short = text[:_MAX_CAPTION]
+        return [(name, [*order, key, short, measure, clean_report.thumbnail(image), reason])]
+
+
+def caption_counts(
+    kind: Literal["before", "kept"],
+    text: str,
+    metadata: Mapping[str, Any],
+    settings: clean_settings.CleanSettings,
+) -> list[Count]:
+    """Returns the bins of a caption and of the scores that the metadata have."""
+    values = {"words": float(len(text.split())), "characters": float(len(text))}
+    caption = inputs.Caption(text, metadata)
+    for name in _SCORES:
+        scores = caption.scores(settings.rules.values[f"{name}_fields"])
+        values |= {name: scores[0]} if scores else {}
+    return [_in_bin(kind, name, value) for name, value in values.items()]
+
+
+def image_counts(
+    kind: Literal["before", "kept"], width: int, height: int, num_bytes: int
+) -> list[Count]:
+    """Returns the bins of an image of width x height pixels and `num_bytes` encoded bytes."""
+    short = min(width, height)
+    values = {"side": short, "aspect": max(width, height) / short, "kilobytes": num_bytes / 1000}
+    return [_in_bin(kind, name, value) for name, value in values.items()]
+
+
+def _in_bin(kind: Literal["before", "kept"], name: str, value: float) -> Count:
+    return Count(kind, name, clean_histograms.MEASURES[name].bin(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What a finished job counted and sampled.
+
+    Attributes:
+      files: {name, count, num_bytes, sha256} of each file.
+      counts: how many of each.
+      samples: name -> rows (see `Sample`).
+      captions: {distinct, top: [[text, count], ...]} of the kept pairs.
+      groups: {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}, skipped:
+        comparisons that were left out in crowded buckets}.
+    """
+
+    files: Sequence[Mapping[str, Any]]
+    counts: Mapping[Count, int]
+    samples: Mapping[SampleName, Sequence[Sequence[Any]]]
+    captions: Mapping[str, Any]
+    groups: Mapping[str, Any]
+
+
+def collect(
+    scratch: files.Path,
+    written: tuple[beam.PCollection, ...],
+    counts: tuple[beam.PCollection, ...],
+    samples: tuple[beam.PCollection, ...],
+    captions: beam.PCollection,
+    groups: beam.PCollection,
+) -> None:
+    """Collects in files of `scratch` what `read_collected` reads when the job has finished.
+
+    Args:
+      scratch: a folder that every worker reaches.
+      written: {name, count, num_bytes, sha256} of files.
+      counts: (Count, number).
+      samples: `Sample`s.
+      captions: of kept pairs.
+      groups: of `CountGroups`.
+    """
+    written | "Files" >> beam.Flatten() | sharded_writers.CollectJson(files.join(scratch, _FILES))
+    (
+        counts
+        | "All counts" >> beam.Flatten()
+        | "Add counts" >> beam.CombinePerKey(sum)
+        | "Count rows" >> beam.Map(lambda item: [*item[0], item[1]])
+        | sharded_writers.CollectJson(files.join(scratch, _COUNTS))
+    )
+    first_samples(*samples) | sharded_writers.CollectJson(files.join(scratch, _SAMPLES))
+    top = _Largest(clean_report.NUM_TOP_CAPTIONS, lambda text, count: (-count, text))
+    (
+        captions
+        | "Count captions" >> CountEach()
+        | "Most frequent" >> beam.CombineGlobally(top)
+        | "As captions" >> beam.Map(lambda found: {"distinct": found[0], "top": found[2]})
+        | sharded_writers.CollectJson(files.join(scratch, _CAPTIONS))
+    )
+    groups | sharded_writers.CollectJson(files.join(scratch, _GROUPS))
+
+
+def first_samples(*samples: beam.PCollection) -> beam.PCollection:
+    """Takes collections of `Sample`s; returns [name, its first rows] for each name."""
+    # Each for itself first: a local runner holds in memory all that is flattened.
+    parts = tuple(
+        some | f"First samples {number}" >> beam.combiners.Top.SmallestPerKey(SAMPLE_SIZE)
+        for number, some in enumerate(samples)
+    )
+    return (
+        parts
+        | "All samples" >> beam.Flatten()
+        | "Rows of samples" >> beam.FlatMapTuple(lambda name, rows: [(name, row) for row in rows])
+        | "First of all samples" >> beam.combiners.Top.SmallestPerKey(SAMPLE_SIZE)
+        | "Sample" >> beam.Map(list)
+    )
+
+
+def read_collected(scratch: files.Path, result: beam_runner.PipelineResult) -> Collected:
+    """Returns what `collect` wrote in a finished job, and removes the files."""
+    names = (_FILES, _COUNTS, _SAMPLES, _CAPTIONS, _GROUPS)
+    written, counts, samples, captions, groups = (
+        sharded_writers.read_collected(files.join(scratch, name)) for name in names
+    )
+    wanted = beam.metrics.MetricsFilter().with_name(lsh.NOT_COMPARED)
+    counters = result.metrics().query(wanted)["counters"]
+    return Collected(
+        written,
+        {Count(*key): number for *key, number in counts},
+        {SampleName(*name): rows for name, rows in samples},
+        captions[0],
+        {**groups[0], "skipped": sum(counter.result for counter in counters)},
+    )
+
+
+class CountGroups(beam.PTransform):
+    """Decisions to {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}}.
+
+    `sizes` has the groups that the report shows.
+    """
+
+    def expand(self, decisions: beam.PCollection) -> beam.PCollection:
+        """Returns a collection of one element."""
+        return (
+            decisions
+            | "In groups" >> beam.Filter(lambda decision: decision.group)
+            | "Group" >> beam.Map(lambda decision: decision.group)
+            | "Sizes" >> CountEach()
+            | "Some groups" >> beam.CombineGlobally(_Largest(clean_report.NUM_GROUPS, _by_hash))
+            | "As groups"
+            >> beam.Map(
+                lambda found: {
+                    "num_groups": found[0],
+                    "num_dropped": found[1],
+                    "sizes": {key: count + 1 for key, count in found[2]},
+                }
+            )
+        )
+
+
+class CountEach(beam.PTransform):
+    """Texts to (text, how many)."""
+
+    def expand(self, texts: beam.PCollection) -> beam.PCollection:
+        """Returns a row for each different text."""
+        return (
+            texts
+            | "Alone" >> beam.Map(lambda text: (text, None))
+            | "Same" >> disk_group_by_key.GroupObjects()
+            | "Count" >> beam.MapTuple(lambda text, found: (text, sum(1 for _ in found)))
+        )
+
+
+def _by_hash(name: str, count: int) -> Any:
+    del count
+    return sharded_writers.hash_fraction(name, "group"), name
+
+
+class _Largest(beam.CombineFn):
+    """Of (name, number): how many there are, the sum of the numbers, and the first `size` rows."""
+
+    def __init__(self, size: int, order: Callable[[str, int], Any]) -> None:
+        self._size, self._order = size, order
+
+    def create_accumulator(self) -> tuple[int, int, list[tuple[str, int]]]:
+        return 0, 0, []
+
+    def add_input(self, accumulator: Any, item: tuple[str, int]) -> Any:
+        count, total, first = accumulator
+        first.append(item)
+        return count + 1, total + item[1], self._cut(first) if len(first) > 999 else first
+
+    def merge_accumulators(self, accumulators: Iterable[Any]) -> Any:
+        parts = list(accumulators)
+        first = [item for _, _, items in parts for item in items]
+        return sum(p[0] for p in parts), sum(p[1] for p in parts), self._cut(first)
+
+    def extract_output(self, accumulator: Any) -> tuple[int, int, list[tuple[str, int]]]:
+        count, total, first = accumulator
+        return count, total, self._cut(first)
+
+    def _cut(self, items: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        return sorted(items, key=lambda item: self._order(*item))[: self._size]
