@@ -16,12 +16,12 @@ from parti.pipelines.clean import histograms as clean_histograms
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.deduplicate import lsh
-from parti.pipelines.rules import inputs
+from parti.pipelines.rules import inputs, table
 from parti.stages import files
 
 SAMPLE_SIZE = 24
+_SCORE_RULES = [rule for rule in table.RULES.values() if rule.kind == table.SCORE]
 _MAX_CAPTION = 400  # characters in a sample
-_SCORES = ("similarity", "nsfw", "watermark", "aesthetic")
 _FILES, _COUNTS, _SAMPLES = "files.json", "counts.json", "samples.json"
 _CAPTIONS, _GROUPS = "captions.json", "groups.json"
 
@@ -119,9 +119,10 @@ def caption_counts(
     """Returns the bins of a caption and of the scores that the metadata have."""
     values = {"words": float(len(text.split())), "characters": float(len(text))}
     caption = inputs.Caption(text, metadata)
-    for name in _SCORES:
-        scores = caption.scores(settings.rules.values[f"{name}_fields"])
-        values |= {name: scores[0]} if scores else {}
+    for rule in _SCORE_RULES:
+        (fields,) = rule.reads
+        scores = caption.scores(settings.rules.values[fields.name])
+        values |= {rule.histogram: scores[0]} if scores else {}
     return [_in_bin(kind, name, value) for name, value in values.items()]
 
 

@@ -15,17 +15,6 @@ from parti.pipelines.rules import table
 
 _PICTURE = clean_reasons.PICTURE
 _EVALUATION_REASONS = ("contaminated_caption", "contaminated_image")
-# The histogram that shows a rule's threshold.
-_LIMITS = {
-    "side": ("min_side",),
-    "aspect": ("max_aspect_ratio",),
-    "words": ("min_words", "max_words"),
-    "characters": ("min_characters", "max_characters"),
-    "similarity": ("min_similarity",),
-    "nsfw": ("max_nsfw",),
-    "watermark": ("max_watermark",),
-    "aesthetic": ("min_aesthetic",),
-}
 
 Samples = Mapping[statistics.SampleName, Sequence[Mapping[str, Any]]]
 
@@ -148,8 +137,9 @@ def _histograms(
         before = _bins(counts, "before", name)
         if not before:
             continue
-        values = [settings.rules.values.get(limit) for limit in _LIMITS.get(name, ())]
-        limits = [value for value in values if value is not None]
+        shown = (rule.setting.name for rule in table.RULES.values() if rule.histogram == name)
+        values = (settings.rules.values[setting] for setting in shown)
+        limits = sorted(value for value in values if value is not None)
         kept = _bins(counts, "kept", name)
         histograms.append(clean_histograms.histogram(name, before, kept, limits))
     return histograms

@@ -139,6 +139,7 @@ class Rule:
       needs: other settings that must be on too.
       reads: other settings that the rule reads.
       only: the value of the setting that switches the rule on, where not every one does.
+      histogram: the one of the report that shows the threshold; "" if there is none.
     """
 
     kind: str
@@ -154,6 +155,7 @@ class Rule:
     needs: tuple[Setting, ...] = ()
     reads: tuple[Setting, ...] = ()
     only: Any = None
+    histogram: str = ""
 
     @property
     def settings(self) -> tuple[Setting, ...]:

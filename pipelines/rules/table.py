@@ -157,6 +157,7 @@ _RULES = (
         "A page of text, not a caption.",
         Setting("max_characters", "count", "most characters of a caption", 1, unit="characters"),
         measure=lambda c, s: len(c.text),
+        histogram="characters",
     ),
     Rule(
         CAPTION,
@@ -166,6 +167,7 @@ _RULES = (
         Setting("min_characters", "count", "fewest characters of a caption", 1, unit="characters"),
         _LAION,
         measure=lambda c, s: len(c.text),
+        histogram="characters",
     ),
     Rule(
         CAPTION,
@@ -191,6 +193,7 @@ _RULES = (
         Setting("min_words", "count", "fewest words of a caption", 1, unit="words"),
         _FIT400M,
         measure=lambda c, s: captions.num_words(c.text),
+        histogram="words",
     ),
     Rule(
         CAPTION,
@@ -200,6 +203,7 @@ _RULES = (
         Setting("max_words", "count", "most words of a caption", 1, unit="words"),
         _ALIGN,
         measure=lambda c, s: captions.num_words(c.text),
+        histogram="words",
     ),
     Rule(
         CAPTION,
@@ -368,6 +372,7 @@ _RULES = (
                 default=("similarity", "clip_similarity_vitb32", "clip_b32_similarity_score"),
             ),
         ),
+        histogram="similarity",
     ),
     Rule(
         SCORE,
@@ -391,6 +396,7 @@ _RULES = (
                 ),
             ),
         ),
+        histogram="nsfw",
     ),
     Rule(
         SCORE,
@@ -407,6 +413,7 @@ _RULES = (
                 default=("pwatermark", "watermark_score"),
             ),
         ),
+        histogram="watermark",
     ),
     Rule(
         SCORE,
@@ -423,6 +430,7 @@ _RULES = (
                 default=("aesthetic", "aesthetic_score", "aesthetic_score_laion_v2"),
             ),
         ),
+        histogram="aesthetic",
     ),
     Rule(
         IMAGE,
@@ -456,6 +464,7 @@ _RULES = (
         _DATACOMP,
         measure=lambda i, s: i.short_side,
         describe=_describe_size,
+        histogram="side",
     ),
     Rule(
         IMAGE,
@@ -475,6 +484,7 @@ _RULES = (
         _CC3M,
         measure=lambda i, s: i.aspect_ratio,
         describe=_describe_ratio,
+        histogram="aspect",
     ),
     Rule(
         IMAGE,

@@ -74,6 +74,30 @@ def test_the_order_of_reading_does_not_matter(tmp_path):
         assert one == other
 
 
+def test_blocks_change_no_row(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = fill(tmp_path / "a")
+    monkeypatch.setattr(intermediate, "_BLOCK_BYTES", 300)
+    blocks = fill(tmp_path / "b")
+    assert len(list(blocks.ranges())) > 20 > len(list(whole.ranges()))
+    rows = [sorted(found.fingerprints(), key=lambda row: row.id) for found in (whole, blocks)]
+    assert rows[0] == rows[1]
+    ranges = [some for _, some in blocks.ranges()]
+    read = list(intermediate.read_ranges(tmp_path / "b", reversed(ranges)))
+    assert sorted(row.id for row, _ in read) == [row.id for row in rows[0]]
+    assert all(records.ImageTextPair.from_example(data).key == row.key for row, data in read)
+
+
+def test_nothing_is_left_of_a_writer_that_failed(tmp_path):
+    with (
+        pytest.raises(KeyError, match="test"),
+        intermediate.Writer(tmp_path, "000000", NUM_SHARDS) as writer,
+    ):
+        writer.add(pair(1).to_example(), fingerprint(pair(1), "test"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_workers_on_one_source_do_not_disturb_each_other(tmp_path):
     """What a source gives may differ from one time to the next: its pictures may come from URLs."""
     first = fill(tmp_path)
@@ -91,16 +115,6 @@ def test_a_file_that_was_cut_off_is_no_end(tmp_path):
     path.write_bytes(path.read_bytes()[: last.row_offset])
     with pytest.raises(ValueError, match="cut off"):
         list(intermediate.read_ranges(tmp_path, [last]))
-
-
-def test_a_sample_does_not_depend_on_the_order_of_twins():
-    def best(texts):
-        sampler, rows = statistics.Sampler(1), []
-        for text in texts:
-            rows += sampler.offer(statistics.SampleName("near", "s"), "key", text, "", b"")
-        return min(rows)
-
-    assert best(["a", "b"]) == best(["b", "a"])
 
 
 def test_only_a_finished_one_is_opened(tmp_path):
@@ -269,6 +283,13 @@ def test_only_wanted_rows_are_read(sources, tmp_path):
         intermediate.write_wanted(tmp_path, "part", wanted)
         with pytest.raises(ValueError, match=f"{path}: row .* is not there now"):
             do.write(work)
+
+
+def test_same_bytes_for_any_size_of_blocks(sources, merged, tmp_path, monkeypatch):
+    monkeypatch.setattr(intermediate, "_BLOCK_BYTES", 300)
+    again = run(sources, tmp_path / "intermediate", tmp_path / "out")
+    for path in [*merged.glob("*.tfrecord"), *merged.glob("hashes-*")]:
+        assert (again / path.name).read_bytes() == path.read_bytes()
 
 
 def test_same_bytes_for_any_number_of_workers(sources, merged, tmp_path):
