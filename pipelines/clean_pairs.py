@@ -299,11 +299,13 @@ def _make_report(
     flags: argparse.Namespace, plan: _Plan, collected: statistics.Collected
 ) -> dict[str, Any]:
     """Returns the content of the report."""
-    evaluation = plan.evaluation and {
-        "name": ", ".join(files.name(pattern) for pattern in flags.decontaminate),
-        "num_captions": plan.evaluation.num_captions,
-        "num_pictures": plan.evaluation.num_images,
-    }
+    evaluation = None
+    if plan.evaluation:
+        evaluation = {
+            "name": ", ".join(files.name(pattern) for pattern in flags.decontaminate),
+            "num_captions": plan.evaluation.num_captions,
+            "num_pictures": plan.evaluation.num_images,
+        }
     extends = plan.extension.facts() if plan.extension else None
     return clean_summary.make_report(collected, plan.settings, flags.input, evaluation, extends)
 

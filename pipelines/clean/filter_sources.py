@@ -111,16 +111,16 @@ class _FilterSource(beam.DoFn):
         tally, ticks = Tally(), _Ticks(work.source.num_bytes)
         with intermediate.Writer(self._directory, work.name, self._num_shards) as writer:
             if work.hashes:
-                for serialized, row in _read_known(work):
-                    writer.add(serialized, row)
+                for serialized, fingerprint in _read_known(work):
+                    writer.add(serialized, fingerprint)
                     ticks.count(len(serialized))
             else:
                 for number, row in self._read(work):
-                    image = b"" if isinstance(row, readers.Rejected) else row.image
                     filtered = self._filter_row(row, work.source, number)
                     if isinstance(filtered.result, filter_pair.Passed):
                         pair, fingerprint = filtered.result
                         writer.add(pair.to_example(), fingerprint)
+                    image = b"" if isinstance(row, readers.Rejected) else row.image
                     tally.add(filtered, image, self._sampler)
                     ticks.count(len(image))
             ticks.end()
@@ -139,8 +139,10 @@ class _FilterSource(beam.DoFn):
         self, row: rows.Row, source: readers.Source, number: int
     ) -> filter_pair.Filtered:
         """Returns what becomes of a row; with its position, if it is rejected."""
-        is_pair = isinstance(row, records.ImageTextPair)
-        filtered = self._filter(row) if is_pair else filter_pair.Filtered(row)
+        if isinstance(row, readers.Rejected):
+            filtered = filter_pair.Filtered(row)
+        else:
+            filtered = self._filter(row)
         if isinstance(filtered.result, readers.Rejected):
             address, index = position_of(source, number)
             result = dataclasses.replace(filtered.result, address=address, row=index)
@@ -215,8 +217,8 @@ def _outputs(tally: Tally, source: readers.Source) -> Iterator[beam.pvalue.Tagge
     if number := tally.counts[statistics.Count("rejected", "broken_file")]:
         path = f"{source.root}/" if len(source.paths) > 1 else source.paths[0]
         yield beam.pvalue.TaggedOutput("counts", (statistics.Count("broken", path), number))
-    for name, row in tally.samples:
-        yield beam.pvalue.TaggedOutput("samples", (name, tuple(row)))
+    for name, sample in tally.samples:
+        yield beam.pvalue.TaggedOutput("samples", (name, tuple(sample)))
 
 
 def _read_known(work: Work) -> Iterator[tuple[bytes, fingerprints.Fingerprint]]:

@@ -17,14 +17,13 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import apache_beam as beam
 
 from parti.data.storage import records
 from parti.pipelines import readers
-from parti.pipelines.beam import disk_group_by_key, sharded_writers
+from parti.pipelines.beam import sharded_writers
 from parti.pipelines.clean import filter_pair, filter_sources, incremental, merge_shards, statistics
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.deduplicate import connected_groups, fingerprints
@@ -81,12 +80,12 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
             make_filter, job.intermediate_dir, settings.shards, job.fetch
         )
     )
-    unique = filtered.fingerprints | _OnePerKey()
-    duplicates = unique.rows | connected_groups.FindDuplicates(settings.duplicates)
+    unique, same_key = connected_groups.one_per_key(filtered.fingerprints)
+    duplicates = unique | connected_groups.FindDuplicates(settings.duplicates)
     groups = duplicates | statistics.CountGroups()
     merged = {
         "ranges": filtered.ranges,
-        "decisions": (unique.decisions, duplicates) | "Decisions" >> beam.Flatten(),
+        "decisions": (same_key, duplicates) | "Decisions" >> beam.Flatten(),
         "shown": groups | "Shown groups" >> beam.Map(lambda found: found["sizes"]),
     } | merge_shards.MergeShards(
         job.intermediate_dir, job.directory, settings.shards, _Describe(settings), _DESCRIBED
@@ -109,32 +108,6 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
         captions=merged.captions,
         groups=groups,
     )
-
-
-class _OnePerKey(beam.PTransform):
-    """Of rows with one key passes the best (`rows`); `decisions` are those for the others."""
-
-    def expand(self, rows: beam.PCollection) -> Any:
-        return (
-            rows
-            | "By key" >> beam.Map(lambda row: (row.key.encode(), fingerprints.pack(row)))
-            | "Group keys" >> disk_group_by_key.GroupByKey()
-            | "Best" >> beam.FlatMap(_best_of_key).with_outputs("decisions", main="rows")
-        )
-
-
-def _best_of_key(group: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
-    """Yields a decision for each row of a key that is not the best, then the best."""
-    _, packed = group
-    best: fingerprints.Fingerprint | None = None
-    for row in map(fingerprints.unpack, packed):
-        worse = None if best is None else max(row, best, key=lambda r: r.order)
-        best = row if best is None else min(row, best, key=lambda r: r.order)
-        if worse is not None:
-            decision = fingerprints.Decision(worse.id, "duplicate_key", "", worse.key)
-            yield beam.pvalue.TaggedOutput("decisions", decision)
-    assert best is not None, "a group has a row"
-    yield best
 
 
 class _Describe:
@@ -186,9 +159,9 @@ class _Describe:
         self, pair: records.ImageTextPair, row: fingerprints.Fingerprint
     ) -> list[statistics.Count]:
         """Returns the bins of a kept pair."""
-        size = pair.metadata[filter_pair.ORIGINAL_SIZE]
+        width, height = pair.metadata[filter_pair.ORIGINAL_SIZE]
         found = statistics.caption_counts("kept", pair.text, pair.metadata, self._settings)
-        found += statistics.image_counts("kept", *size, row.num_bytes)
+        found += statistics.image_counts("kept", width, height, row.num_bytes)
         if row.known:  # it was not filtered in this run
             found += [count._replace(kind="before") for count in found]
         return found

@@ -109,6 +109,11 @@ class FindDuplicates(beam.PTransform):
         return dropped | "All decisions" >> beam.Flatten(pipeline=rows.pipeline)
 
 
+def one_per_key(rows: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+    """Returns the best `Fingerprint` row of each key, and a `Decision` for each of the others."""
+    return _by_group(rows, "Same key", _SameKey())
+
+
 class _GroupRule(Protocol):
     """A rule over the rows that share a value."""
 
@@ -122,6 +127,23 @@ class _GroupRule(Protocol):
         self, summary: Any, row: fingerprints.Fingerprint
     ) -> fingerprints.Decision | lsh.Link | None:
         """Returns what becomes of a row of the group; None: it is kept."""
+
+
+class _SameKey:
+    """Drops all rows of a key except the best."""
+
+    def group(self, row: fingerprints.Fingerprint) -> bytes:
+        return row.key.encode()
+
+    def summarize(self, rows: Iterator[fingerprints.Fingerprint]) -> fingerprints.Fingerprint:
+        return min(rows, key=lambda row: row.order)
+
+    def decide(
+        self, best: fingerprints.Fingerprint, row: fingerprints.Fingerprint
+    ) -> fingerprints.Decision | None:
+        if row.id == best.id:
+            return None
+        return fingerprints.Decision(row.id, "duplicate_key", "", row.key)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from parti.data.text import captions, word_lists
 from parti.pipelines.rules import inputs, rule
 
-Rule, Setting, Settings = rule.Rule, rule.Setting, rule.Settings
-Caption, Image = inputs.Caption, inputs.Image
+Rule = rule.Rule
+Setting = rule.Setting
+Settings = rule.Settings
+Caption = inputs.Caption
+Image = inputs.Image
 
 # The kinds of rules, by what they read: the stages of the funnel.
 CAPTION, SCORE = "Good caption", "Good scores"

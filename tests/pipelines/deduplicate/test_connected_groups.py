@@ -100,6 +100,26 @@ def test_what_was_kept_before_stays(tmp_path):
     assert decisions == {f"many{i}": ("caption_on_too_many_images", "") for i in (1, 2, 3)}
 
 
+def test_of_one_key_the_best_stays(tmp_path):
+    rows = [row("a", area=area, num_bytes=area) for area in (50, 90, 70)] + [row("b")]
+    rows = [dataclasses.replace(r, id=str(number)) for number, r in enumerate(rows)]
+
+    def build(root):
+        given = root | beam.Create(rows) | beam.Reshuffle()
+        unique, dropped = connected_groups.one_per_key(given)
+        kept = unique | "Ids" >> beam.Map(lambda r: r.id)
+        kept | sharded_writers.CollectJson(tmp_path / "kept.json")
+        rest = dropped | "Tuples" >> beam.Map(dataclasses.astuple)
+        rest | sharded_writers.CollectJson(tmp_path / "dropped.json")
+
+    options.run_pipeline(build, pipeline_options.PipelineOptions([]))
+    assert sharded_writers.read_collected(tmp_path / "kept.json") == ["1", "3"]
+    assert sharded_writers.read_collected(tmp_path / "dropped.json") == [
+        ["0", "duplicate_key", "", "a"],
+        ["2", "duplicate_key", "", "a"],
+    ]
+
+
 def test_too_many(tmp_path):
     rows = [
         *(row(f"blank{i}", "blank", f"words {i}") for i in range(4)),
