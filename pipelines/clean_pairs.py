@@ -240,12 +240,24 @@ def _plan(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> 
 
 def _stage(flags: argparse.Namespace, plan: _Plan) -> output_directory.Staging:
     """Returns the output, which goes on with an interrupted run of the same input and settings."""
+    sources = incremental.source_files(plan.statuses, plan.extension)
+    inputs = {
+        "input": list(flags.input),
+        "input_format": flags.input_format,
+        "columns": _columns(flags),
+        "image_root": flags.image_root,
+        "decontaminate": list(flags.decontaminate),
+        "extend": [flags.extend, *flags.retry_rejected] if flags.extend else [],
+        incremental.ROOT: incremental.input_root(sources),
+        incremental.SOURCES: sources,
+        incremental.WORD_FILES: plan.settings.rules.hash_files(),
+    }
     old = plan.extension.manifest["fingerprint"] if plan.extension else ""
     return output_directory.Staging(
         flags.output,
         "pairs",
         settings=plan.settings.to_dict(),
-        inputs=_inputs(flags, plan),
+        inputs=inputs,
         overwrite=flags.overwrite,
         resume=True,
         remote=True,
@@ -340,22 +352,6 @@ def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.Clea
     """
     of_pair = settings.image_size**2 * (1.5 if settings.image_format == "png" else 0.5)
     return sum(max(source.num_bytes, round(source.num_rows * of_pair)) for source in found)
-
-
-def _inputs(flags: argparse.Namespace, plan: _Plan) -> dict[str, Any]:
-    """Returns what the manifest says about the input."""
-    sources = incremental.source_files(plan.statuses, plan.extension)
-    return {
-        "input": list(flags.input),
-        "input_format": flags.input_format,
-        "columns": _columns(flags),
-        "image_root": flags.image_root,
-        "decontaminate": list(flags.decontaminate),
-        "extend": [flags.extend, *flags.retry_rejected] if flags.extend else [],
-        incremental.ROOT: incremental.input_root(sources),
-        incremental.SOURCES: sources,
-        incremental.WORD_FILES: plan.settings.rules.hash_files(),
-    }
 
 
 def _run_facts(seconds: float, num_workers: int, read: int) -> clean_report.Run:

@@ -202,7 +202,7 @@ class Tally:
             collections.Counter(
                 {statistics.Count(*key): number for *key, number in content["counts"]}
             ),
-            [(statistics.SampleName(*name), row) for name, row in content["samples"]],
+            [(statistics.SampleName(*name), tuple(row)) for name, row in content["samples"]],
         )
 
 
@@ -217,8 +217,8 @@ def _outputs(tally: Tally, source: readers.Source) -> Iterator[beam.pvalue.Tagge
     if number := tally.counts[statistics.Count("rejected", "broken_file")]:
         path = f"{source.root}/" if len(source.paths) > 1 else source.paths[0]
         yield beam.pvalue.TaggedOutput("counts", (statistics.Count("broken", path), number))
-    for name, sample in tally.samples:
-        yield beam.pvalue.TaggedOutput("samples", (name, tuple(sample)))
+    for sample in tally.samples:
+        yield beam.pvalue.TaggedOutput("samples", sample)
 
 
 def _read_known(work: Work) -> Iterator[tuple[bytes, fingerprints.Fingerprint]]:

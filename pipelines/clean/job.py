@@ -121,50 +121,34 @@ class _Describe:
         self, merged: merge_shards.Merged, shown: Mapping[str, int]
     ) -> Iterator[beam.pvalue.TaggedOutput]:
         pair, row, decision = merged
-        reason = decision.reason if decision else "kept"
-        beam.metrics.Metrics.counter(fingerprints.COUNTERS, reason).inc()
-        for name, sample in self._samples(merged, shown):
-            yield beam.pvalue.TaggedOutput("samples", (name, tuple(sample)))
         if decision is None:
             yield beam.pvalue.TaggedOutput("captions", pair.text)
-            for count in self._counts(pair, row):
-                yield beam.pvalue.TaggedOutput(merge_shards.COUNTS, (count, 1))
+            counts, reason, measure, group = self._bins(pair, row), "kept", "", row.key
+            name = statistics.SampleName("kept")
+            of_group = statistics.SampleName("group:kept", group)
         else:
-            rejected = readers.Rejected(
-                pair.key, reason, decision.measure, pair.text, pair.source, decision.group
-            )
+            _, reason, measure, group = dataclasses.astuple(decision)
+            rejected = readers.Rejected(pair.key, reason, measure, pair.text, pair.source, group)
             yield beam.pvalue.TaggedOutput("rejected", rejected)
-            count = statistics.Count("rejected", reason)
-            yield beam.pvalue.TaggedOutput(merge_shards.COUNTS, (count, 1))
-
-    def _samples(
-        self, merged: merge_shards.Merged, shown: Mapping[str, int]
-    ) -> list[statistics.Sample]:
-        """Returns the pair as a sample of its reason, and of its group if that is shown."""
-        pair, row, decision = merged
-        group, measure, reason = row.key, "", "kept"
-        name, of_group = statistics.SampleName("kept"), statistics.SampleName("group:kept", group)
-        if decision:
-            group, measure, reason = decision.group, decision.measure, decision.reason
+            counts = [statistics.Count("rejected", reason)]
             name = statistics.SampleName("dropped", reason)
             of_group = statistics.SampleName("group:dropped", group)
-        found = self._sampler.offer(name, pair.key, pair.text, measure, pair.image)
+        beam.metrics.Metrics.counter(fingerprints.COUNTERS, reason).inc()
+        yield from (beam.pvalue.TaggedOutput(merge_shards.COUNTS, (n, 1)) for n in counts)
+        shown_as = pair.key, pair.text, measure, pair.image
+        samples = self._sampler.offer(name, *shown_as)
         if group in shown:
-            found += self._sampler.offer(
-                of_group, pair.key, pair.text, measure, pair.image, reason=reason
-            )
-        return found
+            samples += self._sampler.offer(of_group, *shown_as, reason=reason)
+        yield from (beam.pvalue.TaggedOutput("samples", sample) for sample in samples)
 
-    def _counts(
+    def _bins(
         self, pair: records.ImageTextPair, row: fingerprints.Fingerprint
     ) -> list[statistics.Count]:
-        """Returns the bins of a kept pair."""
+        """Returns the bins of a kept pair; if it was not filtered in this run, those before too."""
         width, height = pair.metadata[filter_pair.ORIGINAL_SIZE]
         found = statistics.caption_counts("kept", pair.text, pair.metadata, self._settings)
         found += statistics.image_counts("kept", width, height, row.num_bytes)
-        if row.known:  # it was not filtered in this run
-            found += [count._replace(kind="before") for count in found]
-        return found
+        return found + [count._replace(kind="before") for count in found if row.known]
 
 
 def _line(row: readers.Rejected, input_root: str) -> tuple[str, bytes]:
@@ -186,6 +170,6 @@ def _old_rejected(old: incremental.OldRejected) -> Iterator[beam.pvalue.TaggedOu
                 counts[statistics.Count("rejected", row.reason)] += 1
                 yield beam.pvalue.TaggedOutput("rejected", row)
                 name = statistics.SampleName("dropped", row.reason)
-                for _, sample in sampler.offer(name, row.key, row.text, row.measure, b""):
-                    yield beam.pvalue.TaggedOutput("samples", (name, tuple(sample)))
+                for sample in sampler.offer(name, row.key, row.text, row.measure, b""):
+                    yield beam.pvalue.TaggedOutput("samples", sample)
     yield from (beam.pvalue.TaggedOutput("counts", item) for item in counts.items())

@@ -5,11 +5,12 @@
 import collections
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import apache_beam as beam
 from apache_beam.runners import runner as beam_runner
+from apache_beam.transforms import combiners
 
 from parti.pipelines.beam import disk_group_by_key, sharded_writers
 from parti.pipelines.clean import histograms as clean_histograms
@@ -61,7 +62,8 @@ class SampleName(NamedTuple):
         return self.name if self.kind == "dropped" else ":".join(filter(None, self))
 
 
-Sample = tuple[SampleName, list[Any]]  # [rank, hash, key, text, measure, thumbnail, reason]
+# Its name, and the row (rank, hash, key, text, measure, thumbnail, reason).
+Sample = tuple[SampleName, tuple[Any, ...]]
 
 
 class Sampler:
@@ -107,7 +109,7 @@ class Sampler:
         else:
             heapq.heapreplace(heap, worst)
         short = text[:_MAX_CAPTION]
-        return [(name, [*order, key, short, measure, clean_report.thumbnail(image), reason])]
+        return [(name, (*order, key, short, measure, clean_report.thumbnail(image), reason))]
 
 
 def caption_counts(
@@ -186,7 +188,7 @@ def collect(
         | sharded_writers.CollectJson(files.join(scratch, _COUNTS))
     )
     first_samples(*samples) | sharded_writers.CollectJson(files.join(scratch, _SAMPLES))
-    top = _Largest(clean_report.NUM_TOP_CAPTIONS, lambda text, count: (-count, text))
+    top = _first(clean_report.NUM_TOP_CAPTIONS, lambda row: (-row[1], row[0]))
     (
         captions
         | "Count captions" >> CountEach()
@@ -201,14 +203,14 @@ def first_samples(*samples: beam.PCollection) -> beam.PCollection:
     """Takes collections of `Sample`s; returns [name, its first rows] for each name."""
     # Each for itself first: a local runner holds in memory all that is flattened.
     parts = tuple(
-        some | f"First samples {number}" >> beam.combiners.Top.SmallestPerKey(SAMPLE_SIZE)
+        some | f"First samples {number}" >> combiners.Top.SmallestPerKey(SAMPLE_SIZE)
         for number, some in enumerate(samples)
     )
     return (
         parts
         | "All samples" >> beam.Flatten()
         | "Rows of samples" >> beam.FlatMapTuple(lambda name, rows: [(name, row) for row in rows])
-        | "First of all samples" >> beam.combiners.Top.SmallestPerKey(SAMPLE_SIZE)
+        | "First of all samples" >> combiners.Top.SmallestPerKey(SAMPLE_SIZE)
         | "Sample" >> beam.Map(list)
     )
 
@@ -243,12 +245,12 @@ class CountGroups(beam.PTransform):
             | "In groups" >> beam.Filter(lambda decision: decision.group)
             | "Group" >> beam.Map(lambda decision: decision.group)
             | "Sizes" >> CountEach()
-            | "Some groups" >> beam.CombineGlobally(_Largest(clean_report.NUM_GROUPS, _by_hash))
+            | "Some groups" >> beam.CombineGlobally(_first(clean_report.NUM_GROUPS, _by_hash))
             | "As groups"
             >> beam.Map(
                 lambda found: {
                     "num_groups": found[0],
-                    "num_dropped": found[1],
+                    "num_dropped": found[1][1],
                     "sizes": {key: count + 1 for key, count in found[2]},
                 }
             )
@@ -268,33 +270,14 @@ class CountEach(beam.PTransform):
         )
 
 
-def _by_hash(name: str, count: int) -> Any:
-    del count
-    return sharded_writers.hash_fraction(name, "group"), name
+def _by_hash(row: tuple[str, int]) -> tuple[float, str]:
+    return sharded_writers.hash_fraction(row[0], "group"), row[0]
 
 
-class _Largest(beam.CombineFn):
-    """Of (name, number): how many there are, the sum of the numbers, and the first `size` rows."""
-
-    def __init__(self, size: int, order: Callable[[str, int], Any]) -> None:
-        self._size, self._order = size, order
-
-    def create_accumulator(self) -> tuple[int, int, list[tuple[str, int]]]:
-        return 0, 0, []
-
-    def add_input(self, accumulator: Any, item: tuple[str, int]) -> Any:
-        count, total, first = accumulator
-        first.append(item)
-        return count + 1, total + item[1], self._cut(first) if len(first) > 999 else first
-
-    def merge_accumulators(self, accumulators: Iterable[Any]) -> Any:
-        parts = list(accumulators)
-        first = [item for _, _, items in parts for item in items]
-        return sum(p[0] for p in parts), sum(p[1] for p in parts), self._cut(first)
-
-    def extract_output(self, accumulator: Any) -> tuple[int, int, list[tuple[str, int]]]:
-        count, total, first = accumulator
-        return count, total, self._cut(first)
-
-    def _cut(self, items: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        return sorted(items, key=lambda item: self._order(*item))[: self._size]
+def _first(size: int, order: Callable[[tuple[str, int]], Any]) -> beam.CombineFn:
+    """Of (name, number): how many there are, ("", sum of the numbers), and the first `size`."""
+    return combiners.SingleInputTupleCombineFn(
+        combiners.CountCombineFn(),
+        lambda rows: ("", sum(number for _, number in rows)),
+        combiners.TopCombineFn(size, key=order, reverse=True),
+    )

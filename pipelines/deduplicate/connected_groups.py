@@ -129,14 +129,16 @@ class _GroupRule(Protocol):
         """Returns what becomes of a row of the group; None: it is kept."""
 
 
-class _SameKey:
-    """Drops all rows of a key except the best."""
-
-    def group(self, row: fingerprints.Fingerprint) -> bytes:
-        return row.key.encode()
+class _BestOfGroup:
+    """Drops all rows of a group except the best."""
 
     def summarize(self, rows: Iterator[fingerprints.Fingerprint]) -> fingerprints.Fingerprint:
         return min(rows, key=lambda row: row.order)
+
+
+class _SameKey(_BestOfGroup):
+    def group(self, row: fingerprints.Fingerprint) -> bytes:
+        return row.key.encode()
 
     def decide(
         self, best: fingerprints.Fingerprint, row: fingerprints.Fingerprint
@@ -172,14 +174,11 @@ class _TooMany:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Equal:
+class _Equal(_BestOfGroup):
     same_caption: bool
 
     def group(self, row: fingerprints.Fingerprint) -> bytes:
         return row.pixels + row.caption * self.same_caption
-
-    def summarize(self, rows: Iterator[fingerprints.Fingerprint]) -> fingerprints.Fingerprint:
-        return min(rows, key=lambda row: row.order)
 
     def decide(
         self, best: fingerprints.Fingerprint, row: fingerprints.Fingerprint

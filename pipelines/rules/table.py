@@ -7,12 +7,12 @@ a preset (preset_files/*.yaml) or of a flag (`--min_words 4`); flags, presets, t
 docs/clean_rules.md all follow from this table.
 """
 
+import functools
 from collections.abc import Callable
 
 from parti.data.text import captions, word_lists
 from parti.pipelines.rules import inputs, rule
 
-Rule = rule.Rule
 Setting = rule.Setting
 Settings = rule.Settings
 Caption = inputs.Caption
@@ -21,6 +21,10 @@ Image = inputs.Image
 # The kinds of rules, by what they read: the stages of the funnel.
 CAPTION, SCORE = "Good caption", "Good scores"
 IMAGE, COPIES = "Good picture", "Only one of its kind"
+_caption_rule = functools.partial(rule.Rule, CAPTION)
+_score_rule = functools.partial(rule.Rule, SCORE)
+_image_rule = functools.partial(rule.Rule, IMAGE)
+_pairs_rule = functools.partial(rule.Rule, COPIES)
 
 _FIT400M = "FIT400M data card, github.com/google-research/parti"
 _CC3M = "Conceptual Captions, Sharma et al. 2018, section 3"
@@ -145,16 +149,14 @@ REPAIRS = (
 )
 
 _RULES = (
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_empty",
         "Empty caption",
         "There is no text, or none is left when boilerplate is stripped.",
         Setting("drop_empty", "switch", "drop captions without text"),
         find=lambda c, s: None if c.text else "no text",
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_too_long",
         "Too long",
         "A page of text, not a caption.",
@@ -162,8 +164,7 @@ _RULES = (
         measure=lambda c, s: len(c.text),
         histogram="characters",
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_too_short",
         "Too few characters",
         "Too short to say what is in the picture.",
@@ -172,24 +173,21 @@ _RULES = (
         measure=lambda c, s: len(c.text),
         histogram="characters",
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_no_letters",
         "No letters",
         "Digits, signs or emoji alone.",
         Setting("require_letters", "switch", "drop captions without a letter"),
         find=lambda c, s: None if captions.has_letters(c.text) else "no letter",
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_file_name",
         "A file name",
         "What a camera or a web site called the file.",
         Setting("drop_file_names", "switch", "drop captions such as IMG_1234 or sunset.jpg"),
         find=_finder(captions.find_file_name),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_too_few_words",
         "Too few words",
         "Too few words, after boilerplate is stripped. A Chinese or kana sign counts as one.",
@@ -198,8 +196,7 @@ _RULES = (
         measure=lambda c, s: captions.num_words(c.text),
         histogram="words",
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_too_many_words",
         "Too many words",
         "More words than a caption has.",
@@ -208,16 +205,14 @@ _RULES = (
         measure=lambda c, s: captions.num_words(c.text),
         histogram="words",
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_address",
         "Holds an address",
         "A web address is in it.",
         Setting("drop_web_addresses", "switch", "drop captions with http:// or www."),
         find=_finder(captions.find_web_address),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_email",
         "Holds a mail address",
         "Somebody's mail address is in it.",
@@ -225,8 +220,7 @@ _RULES = (
         _FIT400M,
         find=_finder(captions.find_email),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_phone",
         "Holds a telephone number",
         "Somebody's telephone number is in it.",
@@ -234,8 +228,7 @@ _RULES = (
         _FIT400M,
         find=_finder(captions.find_phone),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_street_address",
         "Holds a street address",
         "A street with a house number is in it (English forms).",
@@ -243,8 +236,7 @@ _RULES = (
         _FIT400M,
         find=_finder(captions.find_street_address),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_mostly_digits",
         "Mostly digits",
         "Digits make up most of its letters and digits.",
@@ -252,8 +244,7 @@ _RULES = (
         _FIT400M,
         measure=lambda c, s: captions.digit_share(c.text),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_boilerplate",
         "Boilerplate",
         "It begins or ends as captions that say nothing of the picture do.",
@@ -261,16 +252,14 @@ _RULES = (
         _CC3M,
         find=_affix,
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_repetitive",
         "Repeats itself",
         "One word makes up too much of it (counted from six words on).",
         Setting("max_top_word_share", "number", "share of the most frequent word", 0, 1),
         measure=lambda c, s: captions.top_word_share(c.text),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_repeats_words",
         "Repeats words",
         "Too many of its words came before in it (counted from six words on).",
@@ -278,16 +267,14 @@ _RULES = (
         _CC12M,
         measure=lambda c, s: captions.repeated_share(c.text),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_capitals",
         "Shouted",
         "Too many of its letters are capitals (counted from ten letters on).",
         Setting("max_capital_share", "number", "capitals among cased letters", 0, 1),
         measure=lambda c, s: captions.capital_share(c.text),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_capitalized_words",
         "Titles and names",
         "Too many of its words begin with a capital.",
@@ -295,8 +282,7 @@ _RULES = (
         _CC3M,
         measure=lambda c, s: captions.capitalized_word_share(c.text),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_small_first_letter",
         "Begins small",
         "Its first letter is not a capital.",
@@ -304,8 +290,7 @@ _RULES = (
         _CC3M,
         find=_small_first_letter,
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_unwanted_word",
         "Unwanted word",
         "It holds a word of the list that was given.",
@@ -313,8 +298,7 @@ _RULES = (
         _COYO,
         find=_unwanted_word,
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_rare_word",
         "Rare word",
         "It holds a word, or two words in a row, that the given counts hardly know.",
@@ -327,8 +311,7 @@ _RULES = (
             ),
         ),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_foreign",
         "Another language",
         "It is in a language that is not to be kept, at a higher confidence than that.",
@@ -344,8 +327,7 @@ _RULES = (
         describe=_describe_languages,
         needs=(_LANGUAGES,),
     ),
-    Rule(
-        CAPTION,
+    _caption_rule(
         "caption_language_unsure",
         "Language not sure",
         "It is not surely in a language that is to be kept; short captions seldom are.",
@@ -359,8 +341,7 @@ _RULES = (
         describe=_describe_languages,
         needs=(_LANGUAGES,),
     ),
-    Rule(
-        SCORE,
+    _score_rule(
         "score_similarity",
         "Text does not fit the picture",
         "The image-text score in its metadata is too low.",
@@ -377,8 +358,7 @@ _RULES = (
         ),
         histogram="similarity",
     ),
-    Rule(
-        SCORE,
+    _score_rule(
         "score_nsfw",
         "Not safe for work",
         "The NSFW score in its metadata is too high.",
@@ -401,8 +381,7 @@ _RULES = (
         ),
         histogram="nsfw",
     ),
-    Rule(
-        SCORE,
+    _score_rule(
         "score_watermark",
         "Watermark",
         "The watermark score in its metadata is too high.",
@@ -418,8 +397,7 @@ _RULES = (
         ),
         histogram="watermark",
     ),
-    Rule(
-        SCORE,
+    _score_rule(
         "score_aesthetic",
         "Not beautiful",
         "The aesthetic score in its metadata is too low.",
@@ -435,8 +413,7 @@ _RULES = (
         ),
         histogram="aesthetic",
     ),
-    Rule(
-        IMAGE,
+    _image_rule(
         "image_too_few_bytes",
         "Too small a file",
         "An icon, a placeholder or a picture of very low quality.",
@@ -444,8 +421,7 @@ _RULES = (
         _LAION,
         measure=lambda i, s: i.num_bytes or None,
     ),
-    Rule(
-        IMAGE,
+    _image_rule(
         "image_format",
         "Another format",
         "The file is not of a format that is to be kept.",
@@ -458,8 +434,7 @@ _RULES = (
         _CC3M,
         find=_wrong_format,
     ),
-    Rule(
-        IMAGE,
+    _image_rule(
         "image_too_small",
         "Too small",
         "The shorter side is under the least allowed.",
@@ -469,8 +444,7 @@ _RULES = (
         describe=_describe_size,
         histogram="side",
     ),
-    Rule(
-        IMAGE,
+    _image_rule(
         "image_would_grow",
         "Smaller than the output",
         "It would have to be enlarged, which blurs; --allow_upscale keeps it.",
@@ -478,8 +452,7 @@ _RULES = (
         find=_would_grow,
         only=False,
     ),
-    Rule(
-        IMAGE,
+    _image_rule(
         "image_aspect_ratio",
         "Too long or too tall",
         "The square crop would lose too much.",
@@ -489,56 +462,49 @@ _RULES = (
         describe=_describe_ratio,
         histogram="aspect",
     ),
-    Rule(
-        IMAGE,
+    _image_rule(
         "image_blank",
         "One flat colour",
         "There is nothing to see.",
         Setting("min_deviation", "number", "least standard deviation of pixels (0-255)", 0, 128),
         measure=lambda i, s: i.deviation(s["min_deviation"]),
     ),
-    Rule(
-        IMAGE,
+    _image_rule(
         "image_low_entropy",
         "Hardly anything to see",
         "A few flat colours: a logo, a chart, a page.",
         Setting("min_entropy", "number", "least entropy of the grey values", 0, 8, "bits"),
         measure=lambda i, s: i.entropy,
     ),
-    Rule(
-        COPIES,
+    _pairs_rule(
         "image_with_too_many_captions",
         "Picture with many captions",
         "A picture that many texts were put to is a logo or a placeholder.",
         Setting("max_captions_per_image", "count", "drop pictures with more captions", 1),
         _ALIGN,
     ),
-    Rule(
-        COPIES,
+    _pairs_rule(
         "caption_on_too_many_images",
         "Caption on many pictures",
         "A text that many pictures carry says little about any of them.",
         Setting("max_images_per_caption", "count", "drop captions on more pictures", 1),
         _ALIGN,
     ),
-    Rule(
-        COPIES,
+    _pairs_rule(
         "duplicate_pair",
         "Same picture, same caption",
         "Another pair is equal to it.",
         _EXACT,
         _LAION,
     ),
-    Rule(
-        COPIES,
+    _pairs_rule(
         "duplicate_image",
         "Same picture, other caption",
         "The best copy stays, with its own caption.",
         _EXACT,
         only="image",
     ),
-    Rule(
-        COPIES,
+    _pairs_rule(
         "near_duplicate",
         "Nearly the same picture",
         "The same picture saved again, in another size or quality. The best copy stays.",
@@ -550,8 +516,7 @@ _RULES = (
         ),
         _COYO,
     ),
-    Rule(
-        COPIES,
+    _pairs_rule(
         "near_caption",
         "Nearly the same caption",
         "Another pair says it in the same words.",
@@ -559,7 +524,7 @@ _RULES = (
     ),
 )
 
-RULES: dict[str, Rule] = {row.name: row for row in _RULES}
+RULES: dict[str, rule.Rule] = {row.name: row for row in _RULES}
 SETTINGS: dict[str, Setting] = {
     setting.name: setting for row in (*REPAIRS, *_RULES) for setting in row.settings
 }
