@@ -10,6 +10,7 @@ rejected for that reason. A file is known by its absolute path, a row by its ind
 import bisect
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,12 +178,8 @@ class Extension:
     def write_wanted(self, directory: files.Path) -> None:
         """Writes for the workers which rows they read of the sources that are read in part."""
         with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-            tasks = [
-                pool.submit(intermediate.write_wanted, directory, name, wanted)
-                for name, wanted in self._wanted.items()
-            ]
-        for task in tasks:
-            task.result()
+            write = functools.partial(intermediate.write_wanted, directory)
+            list(pool.map(write, self._wanted.keys(), self._wanted.values()))
 
     def _check_unchanged(self, paths: Sequence[str], statuses: Mapping[str, files.Status]) -> None:
         for path in paths:

@@ -41,6 +41,11 @@ class Setting:
     choices: tuple[str, ...] = ()
 
     @property
+    def is_least(self) -> bool:
+        """Whether it is a least value, as `min_...`, not a most."""
+        return self.name.startswith("min_")
+
+    @property
     def off(self) -> Any:
         """The value that switches it off."""
         return _OFF_VALUES.get(self.kind)
@@ -176,7 +181,7 @@ class Rule:
           input: what it was given.
           settings: their values.
         """
-        threshold, is_least = settings[self.setting.name], self.setting.name.startswith("min_")
+        threshold, is_least = settings[self.setting.name], self.setting.is_least
         if measure >= threshold if is_least else measure <= threshold:
             return None
         if self.describe is not None:

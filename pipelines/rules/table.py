@@ -22,7 +22,6 @@ Image = inputs.Image
 CAPTION, SCORE = "Good caption", "Good scores"
 IMAGE, COPIES = "Good picture", "Only one of its kind"
 _caption_rule = functools.partial(rule.Rule, CAPTION)
-_score_rule = functools.partial(rule.Rule, SCORE)
 _image_rule = functools.partial(rule.Rule, IMAGE)
 _pairs_rule = functools.partial(rule.Rule, COPIES)
 
@@ -80,14 +79,6 @@ def _rare_word(caption: Caption, settings: Settings) -> str | None:
     return found and f"{found!r} occurs less than {least} times"
 
 
-def _lowest(fields: str) -> Callable[[Caption, Settings], float | None]:
-    return lambda caption, settings: min(caption.scores(settings[fields]), default=None)
-
-
-def _highest(fields: str) -> Callable[[Caption, Settings], float | None]:
-    return lambda caption, settings: max(caption.scores(settings[fields]), default=None)
-
-
 def _finder(
     find: Callable[[str], str | None],
 ) -> Callable[[Caption, Settings], str | None]:
@@ -118,6 +109,27 @@ def _wrong_format(image: Image, settings: Settings) -> str | None:
 
 def _describe_ratio(image: Image, settings: Settings) -> str:
     return f"{image.width} x {image.height} is {image.aspect_ratio:.2f} to 1"
+
+
+def _fields(name: str, score: str, *default: str) -> Setting:
+    return Setting(name, "names", f"metadata fields of the {score} score", default=default)
+
+
+def _score_rule(
+    name: str, title: str, explanation: str, setting: Setting, fields: Setting, source: str = "ours"
+) -> rule.Rule:
+    """Returns a rule for a score in the metadata; if several fields have it, the worst counts."""
+    worst = min if setting.is_least else max
+
+    def measure(caption: Caption, settings: Settings) -> float | None:
+        return worst(caption.scores(settings[fields.name]), default=None)
+
+    return rule.Rule(
+        *(SCORE, name, title, explanation, setting, source),
+        measure=measure,
+        reads=(fields,),
+        histogram=name.removeprefix("score_"),
+    )
 
 
 # Two rules go by each of these.
@@ -346,72 +358,50 @@ _RULES = (
         "Text does not fit the picture",
         "The image-text score in its metadata is too low.",
         Setting("min_similarity", "number", "least image-text score in the metadata", -1, 1),
-        _LAION,
-        measure=_lowest("similarity_fields"),
-        reads=(
-            Setting(
-                "similarity_fields",
-                "names",
-                "metadata fields of the image-text score",
-                default=("similarity", "clip_similarity_vitb32", "clip_b32_similarity_score"),
-            ),
+        _fields(
+            "similarity_fields",
+            "image-text",
+            "similarity",
+            "clip_similarity_vitb32",
+            "clip_b32_similarity_score",
         ),
-        histogram="similarity",
+        _LAION,
     ),
     _score_rule(
         "score_nsfw",
         "Not safe for work",
         "The NSFW score in its metadata is too high.",
         Setting("max_nsfw", "number", "largest NSFW score in the metadata", 0, 1),
-        _FIT400M,
-        measure=_highest("nsfw_fields"),
-        reads=(
-            Setting(
-                "nsfw_fields",
-                "names",
-                "metadata fields of the NSFW score",
-                default=(
-                    "punsafe",
-                    "nsfw",
-                    "nsfw_score",
-                    "nsfw_score_opennsfw2",
-                    "nsfw_score_gantman",
-                ),
-            ),
+        _fields(
+            "nsfw_fields",
+            "NSFW",
+            "punsafe",
+            "nsfw",
+            "nsfw_score",
+            "nsfw_score_opennsfw2",
+            "nsfw_score_gantman",
         ),
-        histogram="nsfw",
+        _FIT400M,
     ),
     _score_rule(
         "score_watermark",
         "Watermark",
         "The watermark score in its metadata is too high.",
         Setting("max_watermark", "number", "largest watermark score in the metadata", 0, 1),
-        measure=_highest("watermark_fields"),
-        reads=(
-            Setting(
-                "watermark_fields",
-                "names",
-                "metadata fields of the watermark score",
-                default=("pwatermark", "watermark_score"),
-            ),
-        ),
-        histogram="watermark",
+        _fields("watermark_fields", "watermark", "pwatermark", "watermark_score"),
     ),
     _score_rule(
         "score_aesthetic",
         "Not beautiful",
         "The aesthetic score in its metadata is too low.",
         Setting("min_aesthetic", "number", "least aesthetic score in the metadata", 0, 10),
-        measure=_lowest("aesthetic_fields"),
-        reads=(
-            Setting(
-                "aesthetic_fields",
-                "names",
-                "metadata fields of the aesthetic score",
-                default=("aesthetic", "aesthetic_score", "aesthetic_score_laion_v2"),
-            ),
+        _fields(
+            "aesthetic_fields",
+            "aesthetic",
+            "aesthetic",
+            "aesthetic_score",
+            "aesthetic_score_laion_v2",
         ),
-        histogram="aesthetic",
     ),
     _image_rule(
         "image_too_few_bytes",
