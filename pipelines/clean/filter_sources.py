@@ -109,23 +109,35 @@ class _FilterSource(beam.DoFn):
           ValueError: a row that is wanted is not there.
         """
         tally, ticks = Tally(), _Ticks(work.source.num_bytes)
+        fill = self._add_known if work.hashes else self._add_filtered
         with intermediate.Writer(self._directory, work.name, self._num_shards) as writer:
-            if work.hashes:
-                for serialized, fingerprint in _read_known(work):
-                    writer.add(serialized, fingerprint)
-                    ticks.count(len(serialized))
-            else:
-                for number, row in self._read(work):
-                    filtered = self._filter_row(row, work.source, number)
-                    if isinstance(filtered.result, filter_pair.Passed):
-                        pair, fingerprint = filtered.result
-                        writer.add(pair.to_example(), fingerprint)
-                    image = b"" if isinstance(row, readers.Rejected) else row.image
-                    tally.add(filtered, image, self._sampler)
-                    ticks.count(len(image))
+            for num_bytes in fill(work, writer, tally):
+                ticks.count(num_bytes)
             ticks.end()
             tally.counts[statistics.Count("read")] = ticks.total
             return writer.finish(tally.to_json())
+
+    def _add_filtered(
+        self, work: Work, writer: intermediate.Writer, tally: "Tally"
+    ) -> Iterator[int]:
+        """Filters the rows of a source; yields the size of each image, in bytes."""
+        for number, row in self._read(work):
+            filtered = self._filter_row(row, work.source, number)
+            if isinstance(filtered.result, filter_pair.Passed):
+                pair, fingerprint = filtered.result
+                writer.add(pair.to_example(), fingerprint)
+            image = b"" if isinstance(row, readers.Rejected) else row.image
+            tally.add(filtered, image, self._sampler)
+            yield len(image)
+
+    def _add_known(self, work: Work, writer: intermediate.Writer, tally: "Tally") -> Iterator[int]:
+        """Takes over the pairs that an earlier run has cleaned; yields their sizes, in bytes."""
+        with files.open(work.hashes) as lines:
+            pairs = tfrecords.read(work.source.paths[0])
+            for line, serialized in zip(lines, pairs, strict=True):
+                row = fingerprints.Fingerprint.from_json(line.decode(), id="", known=True)
+                writer.add(serialized, row)
+                yield len(serialized)
 
     def _read(self, work: Work) -> Iterator[tuple[int, rows.Row]]:
         """Yields (number, row) of the rows to filter."""
@@ -219,14 +231,6 @@ def _outputs(tally: Tally, source: readers.Source) -> Iterator[beam.pvalue.Tagge
         yield beam.pvalue.TaggedOutput("counts", (statistics.Count("broken", path), number))
     for sample in tally.samples:
         yield beam.pvalue.TaggedOutput("samples", sample)
-
-
-def _read_known(work: Work) -> Iterator[tuple[bytes, fingerprints.Fingerprint]]:
-    """Yields the pairs that an earlier run has cleaned, with their rows."""
-    with files.open(work.hashes) as lines:
-        pairs = tfrecords.read(work.source.paths[0])
-        for line, serialized in zip(lines, pairs, strict=True):
-            yield serialized, fingerprints.Fingerprint.from_json(line.decode(), id="", known=True)
 
 
 def _select(
