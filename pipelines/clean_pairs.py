@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from parti.pipelines.html import templates
 from parti.pipelines.readers.http import fetching
 from parti.pipelines.rules import rules
 from parti.pipelines.rules import settings as rule_settings
-from parti.stages import files, flag_parser, output_directory, progress_line
+from parti.stages import files, flag_parser, machine, output_directory, progress_line
 
 _FETCH = fetching.FetchSettings()
 _SHUFFLE = "shuffle"
@@ -190,7 +189,7 @@ def run(argv: Sequence[str]) -> int:
     settings = dataclasses.replace(settings, num_shards=num_shards)
     num_bytes = sum(source.source.num_bytes for source in sources)
     old = extension.manifest["fingerprint"] if extension else ""
-    stage = output_directory.Staging(
+    stage = output_directory.OutputDirectory(
         flags.output,
         "pairs",
         settings=settings.to_dict(),
@@ -253,7 +252,9 @@ def _fill_scratch(
 
 
 def _publish(
-    stage: output_directory.Staging, collected: clean_summary.Collected, report: Mapping[str, Any]
+    stage: output_directory.OutputDirectory,
+    collected: clean_summary.Collected,
+    report: Mapping[str, Any],
 ) -> None:
     counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
     hashes = {file["name"]: file["sha256"] for file in collected.files}
@@ -335,12 +336,10 @@ def _evaluation_facts(
 
 def _run_facts(seconds: float, num_workers: int, read: int) -> clean_report.Run:
     """Returns what differs from run to run."""
-    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)  # of these the largest
-    kilobytes = max(resource.getrusage(who).ru_maxrss for who in processes)
     return {
         "seconds": seconds,
         "num_workers": num_workers,
-        "peak_memory": 1024 * kilobytes,
+        "peak_memory": machine.peak_memory(),
         "steps": [{"name": "all", "seconds": seconds, "count": read}],
     }
 

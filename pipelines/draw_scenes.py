@@ -227,7 +227,7 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti scenes`; returns the exit code."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
-    with output_directory.Staging(
+    with output_directory.OutputDirectory(
         flags.output,
         "scenes",
         settings=dataclasses.asdict(settings),
