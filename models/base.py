@@ -100,7 +100,7 @@ def check_images(images: Array, size: int | None = None, name: str = "images") -
     """
     sides = ("height", "width") if size is None else (size, size)
     if images.ndim != 4 or images.shape[-1] != 3 or (size and images.shape[1:3] != sides):
-        hint = ": resize them (parti.data.images.images)" if size else ""
+        hint = ": resize them (parti.data.images)" if size else ""
         raise ValueError(
             f"{name} have shape {tuple(images.shape)}; this model takes "
             f"[batch, {sides[0]}, {sides[1]}, 3]{hint}"
