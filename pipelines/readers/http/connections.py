@@ -83,6 +83,7 @@ class _Guarded(urllib3.connection.HTTPConnection):
             if not self.allow_private and not is_public(address):
                 what = address if address == self.host else f"{self.host} is {address}"
                 raise RefusedError(f"{what}: a private address; --fetch_private asks it")
+        failure = OSError("the name has no address")
         for address in addresses:
             try:
                 connection = urllib3.util.connection.create_connection(
