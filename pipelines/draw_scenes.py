@@ -33,7 +33,7 @@ from parti.stages import flag_parser, output_directory, progress_line
 PROMPTS = "prompts-validation.jsonl"
 _SCENES_PER_SHARD = 5000
 _TICK_EVERY = 50
-# Prompts are chosen among so many of the first validation scenes.
+# Prompts are chosen among the first validation scenes, up to this number.
 _PROMPT_CANDIDATES = 4000
 
 

@@ -54,7 +54,8 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(directory: Path) -> dict[str, str]:
-    """Returns {relative path: sha256} of the files below a folder, but dot files and manifest."""
+    """Returns {relative path: sha256} of the files below a folder, except dot files and
+    the manifest."""
     root = files.absolute(directory)
     paths = [entry.path for entry in files.walk(root)]
     names = [(path[len(root) + 1 :], path) for path in paths]
@@ -75,7 +76,7 @@ def write(
     inputs: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes `manifest.json` atomically; call it last, when every other file is in place.
+    """Writes `manifest.json` atomically; call it last, when every other file is written.
 
     Args:
       directory: the folder that the manifest describes.

@@ -96,7 +96,7 @@ class Progress:
         self._finish("failed", summary)
 
     def stopped(self, summary: str = "") -> None:
-        """Reports that work was asked to stop, and can go on later."""
+        """Reports that work was stopped, and can be resumed."""
         self._finish("stopped", summary)
 
     def rate(self) -> float:

@@ -33,8 +33,8 @@ _FORMAT = "parti evaluation set 1"
 class EvaluationSet:
     """Captions and pictures to find again.
 
-    It holds about 500 bytes for a picture and 100 for a run of words. A process that only asks
-    opens what another one saved, and need not decode the pictures again.
+    It holds about 500 bytes for a picture and 100 for a run of words. A process that only queries
+    opens what another one saved, and need not decode the images again.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class EvaluationSet:
             small one.
 
         Returns:
-          (reason, what of the set it meets), the picture asked first.
+          (reason, what of the set it meets), images are compared first.
         """
         if self._images and (match := self._index.query(phash, colours, num_pixels)):
             distance = f"{match.distance} bits, {match.colour_distance:.1f} levels"
@@ -206,8 +206,8 @@ class EvaluationSet:
         opened._captions, opened._runs = header["captions"], dict(runs)
         opened._hashes = {hashes[i : i + 16] for i in range(0, len(hashes), 16)}
         step = image_hashes.NUM_COLOURS
-        for place, (name, (phash, size)) in enumerate(zip(header["names"], numbers, strict=True)):
-            colour = colours[place * step : (place + 1) * step]
+        for number, (name, (phash, size)) in enumerate(zip(header["names"], numbers, strict=True)):
+            colour = colours[number * step : (number + 1) * step]
             opened.add_image(name, int(phash), colour, int(size))
         return opened
 

@@ -44,12 +44,12 @@ class Item(NamedTuple):
 
 
 def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
-    """Yields the captions and pictures of the files that a pattern names.
+    """Yields the captions and images of the files that a pattern names.
 
-    - `.txt`, `.tsv`, `.jsonl`: prompt files (see `data.prompts`); but a `.txt` beside a picture of
+    - `.txt`, `.tsv`, `.jsonl`: prompt files (see `text.prompt_files`); a `.txt` beside an image of
       the same name is its caption.
-    - pictures, and `.tar` of pictures and `.txt` captions (other members are passed over).
-    - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.jsonl` beside one tells of
+    - images, and `.tar` of images and `.txt` captions (other members are passed over).
+    - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.jsonl` beside one describes
       them, and is passed over.
 
     Args:

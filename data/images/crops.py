@@ -21,7 +21,7 @@ def check_policy(policy: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-    """Where a random crop lies: a square of the short side is resized, and the crop is cut from it.
+    """The box of a random crop: a square of the short side is resized, and the crop is cut from it.
 
     Attributes:
       offset: of the square on the long side, in [3/8, 5/8) of the slack.
@@ -45,8 +45,8 @@ class RandomCrop:
         """Draws a crop that depends on the arguments only.
 
         The square is resized to a side between `size` and min(short_side, 9/8 `size`), of which a
-        square of `size` lies anywhere; each as likely. It is not flipped: there may be text in it.
-        A picture with a shorter side under `size` grows to it, and the crop is the whole square.
+        square of `size` is cut anywhere; each as likely. It is not flipped: it may show text. A
+        picture with a shorter side under `size` grows to it, and the crop is the whole square.
 
         Args:
           short_side: of the picture, in pixels.
@@ -72,8 +72,8 @@ class RandomCrop:
     def cut_in_full(self, image: np.ndarray) -> np.ndarray:
         """Returns the same part of the picture at its own resolution, [side, side, 3] uint8.
 
-        The part begins between two pixels: it is interpolated (bicubic), so that the two crops lie
-        over each other exactly once the one is resized to the other's size.
+        The part begins between two pixels: it is interpolated (bicubic), so that the two crops
+        cover each other exactly once the one is resized to the other's size.
         """
         square = images.square_crop(image, self.offset)
         pixel = len(square) / self.side

@@ -43,8 +43,8 @@ NUM_BANDS = len(_KEY_BLOCKS)
 def pixel_hash(image: np.ndarray) -> bytes:
     """Returns 16 bytes that equal pictures share and others do not.
 
-    Not a cryptographic hash (that would take a third of the time of decoding): who wants two
-    pictures to share it can make them so, and gains that one of his is dropped.
+    Not a cryptographic hash (that would take a third of the time of decoding): an
+    attacker can make two images share it, and gains only that one of them is dropped.
 
     Args:
       image: [height, width, 3] uint8.
@@ -252,7 +252,7 @@ def band_keys(phash: int) -> tuple[int, ...]:
     """Returns keys of which hashes that differ in at most MAX_DISTANCE bits share at least one.
 
     The hash is cut into 6 blocks, and each 2 of them make a key of 21 or 22 bits: 4 bits that
-    differ lie in at most 4 blocks, and the other 2 are equal. Hashes that differ in more bits may
+    differ are in at most 4 blocks, and the other 2 are equal. Hashes that differ in more bits may
     share a key too.
 
     Returns:

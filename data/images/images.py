@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 # Readers for formats that run other programs (EPS), that hide a second picture of another size
-# (ICO), or that nobody means stay closed.
+# (ICO), or that no data set uses stay closed.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
@@ -30,14 +30,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = 5  # from this orientation on, width and height change places
+_SIDEWAYS = 5  # from this orientation on, width and height are swapped
 SSIM_WINDOW = 11  # pixels; pictures are at least as large
 _SSIM_SIGMA, _SSIM_K1, _SSIM_K2 = 1.5, 0.01, 0.03
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Picture:
-    """A decoded picture.
+class DecodedImage:
+    """A decoded image.
 
     Attributes:
       pixels: [height, width, 3] uint8, upright, read-only.
@@ -71,10 +71,10 @@ def read_size(data: bytes) -> tuple[int, int]:
         raise _not_an_image(data, error) from error
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> Picture:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> DecodedImage:
     """Decodes a picture of any common format to upright RGB.
 
-    The EXIF orientation is applied; transparent parts lie over white; palette, grey, CMYK and
+    The EXIF orientation is applied; transparent parts become white; palette, grey, CMYK and
     16-bit grey become 8-bit RGB; of an animation the first frame is taken.
 
     With `draft_side`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, in a fraction of the
@@ -108,7 +108,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> Pi
         rgb = rgb.transpose(_UPRIGHT[orientation])
         if orientation >= _SIDEWAYS:
             width, height = height, width
-    return Picture(np.asarray(rgb), width, height)
+    return DecodedImage(np.asarray(rgb), width, height)
 
 
 def _not_an_image(data: bytes, error: Exception) -> ValueError:
@@ -230,7 +230,7 @@ def square_crop(image: np.ndarray, offset: float = 0.5) -> np.ndarray:
 
     Args:
       image: [height, width, channels].
-      offset: where the square lies on the long side, in [0, 1]: 0 is left or top, 0.5 the middle.
+      offset: position of the square on the long side, in [0, 1]: 0 is left or top, 0.5 the middle.
 
     Returns:
       [side, side, channels], a view.
@@ -291,8 +291,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Returns the structural similarity of two pictures, at most 1, which equal pictures have.
 
-    The mean over the channels red, green and blue, and over the places where the whole window lies
-    inside the picture; variances are those of the window's weights, for a data range of 255.
+    The mean over the channels red, green and blue, and over the positions where the whole window
+    is inside the picture; variances are those of the window's weights, for a data range of 255.
 
     Args:
       a: [height, width, 3] uint8, both sides at least `SSIM_WINDOW` pixels.

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from parti.data.scenes import glyphs
 
-# Far apart in RGB, and no colour lies between two others (scene_probe relies on it).
+# Far apart in RGB, and no colour is between two others (`reader` relies on it).
 COLOURS = {
     "red": (220, 30, 35),
     "orange": (255, 140, 0),

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Divides the pixels of a picture among the things in it, as the first step of `scene_reader`.
+"""Divides the pixels of a picture among the things in it, as the first step of `reader`.
 
 The background is what the border shows; each pixel goes to the background or to one of the colours
 that the picture really contains; connected pixels of a colour are a thing.
@@ -26,8 +26,8 @@ _ANY = np.ones((3, 3), bool)  # neighbours: all eight
 
 
 @dataclasses.dataclass
-class Picture:
-    """A picture in work: pixels, and what each is taken for.
+class Segmentation:
+    """The pixels of an image, and the background or colour that each is given to.
 
     `labels` is 0 for background and i + 1 for colours[i]; `distances` [1 + colours, y, x] says how
     far each pixel is from the background and from each colour, in RGB.
@@ -105,11 +105,11 @@ def _between(pixels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(((pixels - a - share[:, None] * way) ** 2).sum(-1))
 
 
-def segment(pixels: np.ndarray) -> tuple[str, Picture]:
+def segment(pixels: np.ndarray) -> tuple[str, Segmentation]:
     """Finds the colours in a picture and gives each pixel to one of them.
 
     Seeds are pixels that show a colour unmixed: no neighbour is much further from the background.
-    A seed may still lie on the edge of two objects, which looks like a third colour.
+    A seed may still be on the edge of two objects, which looks like a third colour.
     """
     background, seen = _read_background(pixels)
     away = np.sqrt(((pixels - seen) ** 2).sum(-1))
@@ -138,7 +138,7 @@ def segment(pixels: np.ndarray) -> tuple[str, Picture]:
         near = grow(seed_map == index, 2)
         reachable[i + 1][~near] = np.inf
     colours = [_COLOUR_NAMES[index] for index in present]
-    return background, Picture(pixels, colours, reachable.argmin(0), distances)
+    return background, Segmentation(pixels, colours, reachable.argmin(0), distances)
 
 
 def _mixed(
@@ -148,7 +148,7 @@ def _mixed(
     seed_map: np.ndarray,
     seen: np.ndarray,
 ) -> np.ndarray:
-    """Finds seeds that only look like a colour, being a mixture of what lies beside them.
+    """Finds seeds whose colour is a mixture of their neighbours.
 
     Args:
         spots: [n, 3] the seeds' RGB.
@@ -162,19 +162,19 @@ def _mixed(
     """
     counts = np.bincount(nearest, minlength=len(_PALETTE))
     common = [int(index) for index in np.flatnonzero(counts >= _MIN_SEEDS)]
-    beside = {index: grow(seed_map == index, 2)[seed_map >= 0] for index in common}
+    near = {index: grow(seed_map == index, 2)[seed_map >= 0] for index in common}
     mixed = np.zeros(len(spots), bool)
     for i, a in enumerate(common):
         for b in (-1, *common[i + 1 :]):
             other = seen if b < 0 else _PALETTE[b]
-            asked = on_edge & (nearest != a) & (nearest != b) & beside[a]
+            between = on_edge & (nearest != a) & (nearest != b) & near[a]
             if b >= 0:
-                asked &= beside[b]
-            mixed[asked] |= _between(spots[asked], _PALETTE[a], other) < _MIXTURE_DISTANCE
+                between &= near[b]
+            mixed[between] |= _between(spots[between], _PALETTE[a], other) < _MIXTURE_DISTANCE
     return mixed
 
 
-def coverage(picture: Picture, label: int, component: np.ndarray) -> np.ndarray:
+def coverage(picture: Segmentation, label: int, component: np.ndarray) -> np.ndarray:
     """Returns [y, x] in [0, 1]: how much of each pixel the component covers."""
     around = grow(component)
     others = [other for other in np.unique(picture.labels[around]) if other != label]
@@ -184,7 +184,7 @@ def coverage(picture: Picture, label: int, component: np.ndarray) -> np.ndarray:
     return np.where(around & ((picture.labels == label) | (share < 0.5)), share, 0)
 
 
-def group_blobs(picture: Picture) -> tuple[np.ndarray, list[int]]:
+def group_blobs(picture: Segmentation) -> tuple[np.ndarray, list[int]]:
     """Finds the things in a picture: connected pixels of one colour.
 
     Returns:
@@ -213,8 +213,10 @@ def group_blobs(picture: Picture) -> tuple[np.ndarray, list[int]]:
     return things, labels
 
 
-def _give_edge_back(picture: Picture, things: np.ndarray, labels: list[int], thing: int) -> None:
-    """Dissolves a thing that is only the blurred edge of a larger one beside it.
+def _give_edge_back(
+    picture: Segmentation, things: np.ndarray, labels: list[int], thing: int
+) -> None:
+    """Dissolves a thing that is only the blurred edge of a larger neighbour.
 
     Such an edge has a colour of its own, but not even its purest pixels come near to the palette.
     """
@@ -250,5 +252,5 @@ def _cut_off_from(things: np.ndarray, labels: list[int], areas: np.ndarray, piec
     foreign = [thing for thing in np.unique(rim) if thing and labels[thing - 1] != label]
     if np.isin(rim, foreign).mean() < 0.3:
         return 0
-    beside = things[grow(np.isin(things, foreign), 2)]
-    return next((thing for thing in larger if thing in beside), 0)
+    neighbours = things[grow(np.isin(things, foreign), 2)]
+    return next((thing for thing in larger if thing in neighbours), 0)

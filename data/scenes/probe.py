@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says how well a picture agrees with a scene, challenge by challenge.
 
-`scene_reader` reads the picture without knowing the scene; `compare` holds the two side by side.
-Every score is in [0, 1] and gives credit for parts. A score that a scene does not ask for is left
+`reader` reads the picture without knowing the scene; `compare` holds the two side by side.
+Every score is in [0, 1] and gives credit for parts. A score that does not apply to a scene is left
 out: a scene without sizes in its caption has no `size`.
 """
 
@@ -117,12 +117,12 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
         scene: what the picture should show.
 
     Returns:
-        {name: score in [0, 1]} for the names in `SCORES` that the scene asks for, and `overall`,
+        {name: score in [0, 1]} for the names in `SCORES` that apply to the scene, and `overall`,
         their mean:
         - shape, colour: the share of objects that have the right one; objects too many count
           against it.
         - size: the share of right sizes, among objects whose size the caption names.
-        - count: asked if there are several objects and no relation; see `_count_score`.
+        - count: if there are several objects and no relation; see `_count_score`.
         - relation: 1 if it holds between the two objects, else 0.
         - background: 1 or 0.
         - text: 1 less the edit distance over the longer length.

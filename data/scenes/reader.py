@@ -1,11 +1,12 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a scene from pixels, knowing the palette and the shapes but not the caption.
+"""Reads a scene from pixels, with the palette and the shapes known and the caption unknown.
 
 The picture is brought to 64 pixels, so one set of templates serves all sizes. Then: the background
 is what the border shows; each pixel goes to the background or to one of the colours that the
 picture really contains; connected pixels of a colour are an object; its shape is the template that
-correlates best with it after both are moved to one place and size; a sign is read letter by letter.
+correlates best with it after both are moved to one position and size; a sign is read letter by
+letter.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from parti.data.scenes import matching as scene_matching
 from parti.data.scenes import pixels as scene_pixels
 
 _MIN_SCORE = 0.55  # correlation below which a blob has no shape
-_GOOD_SCORE = 0.95  # above it nobody asks whether something is hidden
+_GOOD_SCORE = 0.95  # above it a shape counts as whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +61,9 @@ class View:
 
 
 def _fit_thing(
-    picture: scene_pixels.Picture, things: np.ndarray, thing: int, label: int
+    picture: scene_pixels.Segmentation, things: np.ndarray, thing: int, label: int
 ) -> scene_matching.Fit:
-    """Finds the shape of a thing, also when others lie in it or on it."""
+    """Finds the shape of a thing, also when others are in it or on it."""
     component = things == thing
     mask = scene_pixels.coverage(picture, label, component)
     fit = scene_matching.match(mask)
@@ -86,8 +87,8 @@ def _fit_thing(
     return fit
 
 
-def _find_sign(picture: scene_pixels.Picture) -> tuple[str, scene_matching.Fit] | None:
-    """Returns the colour and place of a sign, or None."""
+def _find_sign(picture: scene_pixels.Segmentation) -> tuple[str, scene_matching.Fit] | None:
+    """Returns the colour and box of a sign, or None."""
     for label, colour in enumerate(picture.colours, start=1):
         component = picture.labels == label
         if component.sum() < 400:
@@ -138,7 +139,7 @@ def _read_line(
 
     Args:
         ink: [y, x] how much of each pixel is ink, in [0, 1].
-        num: how many letters to look for.
+        num: the number of letters.
         centre: (x, y) of the field's middle in pixels.
         width: of the field, in pixels.
         height: of the field, in pixels.
@@ -164,7 +165,7 @@ def _read_line(
     return letters, float(totals[best]), float(np.maximum(cells[best] - 0.2, 0).sum() * pixel)
 
 
-def _read_text(picture: scene_pixels.Picture, colour: str, sign: scene_matching.Fit) -> str:
+def _read_text(picture: scene_pixels.Segmentation, colour: str, sign: scene_matching.Fit) -> str:
     """Reads a sign; the number of letters is the one whose glyphs explain most of the ink."""
     half = sign.extent / 2
     board = picture.distances[picture.colours.index(colour) + 1]
@@ -195,7 +196,7 @@ def read_scene(image: np.ndarray) -> View:
         image: [size, size, 3] uint8; about 32 pixels a side or more.
 
     Returns:
-        What was seen. A picture of something else gives a view too, of whatever looks nearest.
+        What was seen. A picture of something else gives a view too, of the nearest shapes.
 
     Raises:
         ValueError: not a square RGB picture of bytes.
@@ -233,6 +234,6 @@ def _seen(colour: str, fit: scene_matching.Fit) -> SeenObject:
 
 
 def _within(component: np.ndarray, sign: scene_matching.Fit) -> bool:
-    """Returns whether a component's middle lies in a sign's box."""
+    """Returns whether a component's middle is in a sign's box."""
     x, y, _ = scene_matching.moments(component.astype(np.float32))
     return max(abs(x - sign.cx), abs(y - sign.cy)) < sign.extent / 2

@@ -43,7 +43,7 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
     - `.jsonl`: an object a line with `prompt` and optional `id`, `category`, `challenge`; other
       fields go to the metadata.
 
-    Prompts without an id get `p00012-a-red-circle`: the place in the file (from 0) and the text.
+    Prompts without an id get `p00012-a-red-circle`: the position in the file (from 0) and the text.
 
     Raises:
       FileNotFoundError: a path with one of these endings that does not exist.
@@ -117,7 +117,7 @@ def _exists_as(source: str, kind: Callable[[pathlib.Path], bool]) -> bool:
 
 
 def _prompt(index: int, text: str, **fields: Any) -> Prompt:
-    """Returns a prompt with an id made of its place and text."""
+    """Returns a prompt with an id made of its position and text."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")
     name = f"p{index:05d}-{slug}"[:_MAX_ID].rstrip("-")

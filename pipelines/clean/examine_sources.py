@@ -20,7 +20,7 @@ from parti.pipelines.clean import intermediate
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.deduplicate import fingerprints
 from parti.pipelines.readers.base import rows
-from parti.pipelines.readers.base.source import FOLDER
+from parti.pipelines.readers.base.source_files import FOLDER
 from parti.pipelines.readers.http import fetching
 from parti.stages import files
 

@@ -92,7 +92,7 @@ class Judge:
 
     def _picture(
         self, data: bytes, facts: list[examine_sources.Fact], measures: dict[str, float]
-    ) -> images.Picture | rules.Rejection:
+    ) -> images.DecodedImage | rules.Rejection:
         """Decodes a picture unless a rule rejects it, by its header if that says enough.
 
         Raises:
@@ -118,7 +118,7 @@ class Judge:
         return distance, f"{measure:.4g} {unit}".strip()
 
     def _cleaned(
-        self, pair: records.ImageTextPair, text: str, picture: images.Picture, phash: int
+        self, pair: records.ImageTextPair, text: str, picture: images.DecodedImage, phash: int
     ) -> records.ImageTextPair:
         """Returns the record to write."""
         settings = self._settings

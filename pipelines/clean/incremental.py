@@ -20,7 +20,7 @@ from parti.pipelines import readers
 from parti.pipelines.clean import examine_sources, intermediate, merge_shards, report_schema
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import settings as clean_settings
-from parti.pipelines.readers.base.source import FOLDER, TFRECORD
+from parti.pipelines.readers.base.source_files import FOLDER, TFRECORD
 from parti.pipelines.rules import settings as rule_settings
 from parti.stages import files, manifests
 

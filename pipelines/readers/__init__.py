@@ -18,7 +18,7 @@ A row that cannot be read is a `Rejected` record with its reason (`REASONS`), ne
 
 from parti.pipelines.readers.archives.tars import read_tar
 from parti.pipelines.readers.base.rows import REASONS, Rejected, parse_metadata
-from parti.pipelines.readers.base.source import Source
+from parti.pipelines.readers.base.source_files import Source
 from parti.pipelines.readers.formats import FORMATS
 from parti.pipelines.readers.formats import check as check_format
 from parti.pipelines.readers.reading import ReadPairs, read_source

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from parti.pipelines.readers.archives import folders, tars, tfrecord_files
-from parti.pipelines.readers.base import rows
-from parti.pipelines.readers.base import source as source_lib
+from parti.pipelines.readers.base import rows, source_files
 from parti.pipelines.readers.http import fetching
 from parti.pipelines.readers.tables import delimited, pairs, parquet
 from parti.stages import files
 
-Source = source_lib.Source
+Source = source_files.Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Format:
     description: str
     suffixes: tuple[str, ...]
     read: Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]
-    split: Callable[[source_lib.Found], list[Source]] = source_lib.one_for_each_file
+    split: Callable[[source_files.Found], list[Source]] = source_files.one_for_each_file
     files: str = ""
     is_certain: Callable[[Sequence[str]], bool] = lambda names: True
     is_table: bool = False
@@ -69,7 +68,7 @@ def _table(
     name: str,
     description: str,
     suffixes: tuple[str, ...],
-    split: Callable[[source_lib.Found], list[Source]],
+    split: Callable[[source_files.Found], list[Source]],
     read_rows: Callable[[Source], Iterator[tuple[int, pairs.Cells | rows.Rejected]]],
 ) -> Format:
     """Returns a format whose rows are cells by the names of columns."""
@@ -79,7 +78,7 @@ def _table(
 
 _TABLE = (
     Format(
-        source_lib.TFRECORD,
+        source_files.TFRECORD,
         "image-text pairs as `parti clean` writes them",
         (".tfrecord",),
         _stream(tfrecord_files.read_tfrecord),
@@ -93,7 +92,7 @@ _TABLE = (
         files="tar files",
     ),
     Format(
-        source_lib.FOLDER,
+        source_files.FOLDER,
         "image files with the caption beside each, in a .txt of the same name",
         tars.IMAGE_SUFFIXES,
         folders.read_folder,

@@ -11,7 +11,7 @@ import apache_beam as beam
 from parti.pipelines.beam import options
 from parti.pipelines.readers import formats
 from parti.pipelines.readers.base import rows
-from parti.pipelines.readers.base.source import Source
+from parti.pipelines.readers.base.source_files import Source
 from parti.pipelines.readers.http import fetching
 
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from parti.pipelines.readers import formats
 from parti.pipelines.readers.base import rows
-from parti.pipelines.readers.base.source import FOLDER, Found, Source
-from parti.pipelines.readers.tables import columns as columns_lib
+from parti.pipelines.readers.base.source_files import FOLDER, Found, Source
+from parti.pipelines.readers.tables import column_roles
 from parti.stages import files
 
 
 def check_columns(columns: Mapping[str, str] | None) -> None:
     """Raises ValueError if a role of a column is unknown: {"text": "my_caption", ...}."""
-    columns_lib.given(columns)
+    column_roles.given(columns)
 
 
 def detect_format(pattern: str) -> str:
@@ -40,7 +40,7 @@ def find_sources(
     Args:
       patterns: files, globs or folders; several may stand in one, with commas between.
       input_format: a key of `formats.FORMATS`, or "auto".
-      columns: of tables, {role: column}; roles are `columns.NAMES`.
+      columns: of tables, {role: column}; roles are `column_roles.NAMES`.
       image_root: the folder that paths in tables are relative to, and must not lead out of; each
         table's own if empty.
 
@@ -52,7 +52,7 @@ def find_sources(
     if image_root and not files.is_dir(image_root):
         raise FileNotFoundError(f"--image_root={image_root}: no such folder; check the path")
     image_root = files.absolute(image_root) if image_root else ""
-    chosen = columns_lib.given(columns)
+    chosen = column_roles.given(columns)
     result = [
         dataclasses.replace(source, image_root=image_root)
         for found in _group(patterns, input_format, chosen)
@@ -65,7 +65,7 @@ def find_sources(
 
 
 def _group(
-    patterns: Sequence[str], input_format: str, columns: columns_lib.Given
+    patterns: Sequence[str], input_format: str, columns: column_roles.Given
 ) -> Iterator[Found]:
     """Yields the files that patterns name, each once, by format and folder."""
     found: dict[tuple[str, str], tuple[str, files.Entry]] = {}

@@ -555,7 +555,7 @@ def test_a_row_is_not_taken_for_another_of_its_name_or_key(tmp_path):
 
 
 def test_every_piece_of_a_table_reads_its_own_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers.base.source, "ROWS_PER_SOURCE", 3)
+    monkeypatch.setattr(readers.base.source_files, "ROWS_PER_SOURCE", 3)
     table(tmp_path / "raw" / "0.csv", [f"{i}.png" for i in range(8)])
     for i in (0, 2, 6):
         (tmp_path / "raw" / f"{i}.png").write_bytes(picture(i))

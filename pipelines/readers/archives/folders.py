@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from parti.pipelines.readers.archives import tars
 from parti.pipelines.readers.base import rows
-from parti.pipelines.readers.base.source import FOLDER, Found, Source
+from parti.pipelines.readers.base.source_files import FOLDER, Found, Source
 from parti.stages import files
 
 _FILES_PER_SOURCE = 256

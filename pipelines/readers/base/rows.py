@@ -76,7 +76,7 @@ class Rejected:
       group: of a copy, the key of the pair that stays.
       address: of a row that `parti clean` dropped for itself, the address of its file; as written,
         relative to the folder that all input is in.
-      row: its place in that file, from 0; of a file that is damaged, the place of the damage.
+      row: its number in that file, from 0; of a damaged file, the number where the damage begins.
     """
 
     key: str

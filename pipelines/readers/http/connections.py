@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections for downloads: only to public addresses, and with an end that no server can delay.
 
-The address that a name stands for is looked at before the connection is made, and the connection
+The address that a name stands for is checked before the connection is made, and the connection
 goes to that address: so a name cannot lead into a private network, not even by changing its answer.
 """
 
@@ -23,7 +23,7 @@ MAX_URL_BYTES = 8192
 
 
 class RefusedError(Exception):
-    """An address that is not asked."""
+    """An address that is not connected to."""
 
 
 _current = threading.local()  # .request: the Request of this thread

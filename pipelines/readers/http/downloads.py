@@ -214,7 +214,7 @@ def _opt_out_directive(value: str, name: str) -> str:
 
 
 def retry_after(text: str) -> float:
-    """Returns the seconds that a Retry-After header asks for: a number or a date."""
+    """Returns the seconds that a Retry-After header gives: a number or a date."""
     text = text.strip()
     if text.isdecimal():
         return float(text[:9])

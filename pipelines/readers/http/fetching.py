@@ -50,10 +50,10 @@ class FetchSettings:
       retries: further tries after a failure that may pass.
       backoff: seconds before the second try; twice as long before each further one, and up to half
         of it more or less by chance.
-      max_wait: seconds before a try at most; if the server asks for more, the row is rejected.
+      max_wait: seconds before a try at most; if the server wants more, the row is rejected.
       max_bytes: of an image.
       max_redirects: followed for one image.
-      user_agent: says who asks.
+      user_agent: the name that servers see.
       respect_opt_out: leave out what the server's headers keep from machine learning.
       allow_private: fetch also from this machine and from private networks.
       window: rows that may be under way or wait for an earlier one.

@@ -16,10 +16,9 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, cast
 
-from parti.pipelines.readers.base import decompression, rows
-from parti.pipelines.readers.base import source as source_lib
-from parti.pipelines.readers.base.source import Found, Source
-from parti.pipelines.readers.tables import columns
+from parti.pipelines.readers.base import decompression, rows, source_files
+from parti.pipelines.readers.base.source_files import Found, Source
+from parti.pipelines.readers.tables import column_roles
 from parti.stages import files
 
 CSV, TSV, JSONL = "csv", "tsv", "jsonl"
@@ -33,7 +32,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d{1,40})?([eE][+-]?\d{1,3})?")
 _SKIPPED_BYTES = 2**20
 _FIRST_ROWS = 100  # of jsonl, whose names are its columns
 
-CellsOrRejected = columns.Cells | rows.Rejected
+CellsOrRejected = column_roles.Cells | rows.Rejected
 
 
 class _Piece(NamedTuple):
@@ -156,7 +155,9 @@ def _open(file: IO[bytes], offset: int) -> _Lines:
     return _Lines(content, offset)
 
 
-def _header(path: str, kind: str, chosen: columns.Given) -> tuple[tuple[str, ...], columns.Given]:
+def _header(
+    path: str, kind: str, chosen: column_roles.Given
+) -> tuple[tuple[str, ...], column_roles.Given]:
     """Returns a table's columns, and which are chosen.
 
     A csv or tsv without a header has the columns `#1`, `#2`, ...: if one of these is chosen, or if
@@ -170,7 +171,7 @@ def _header(path: str, kind: str, chosen: columns.Given) -> tuple[tuple[str, ...
         lines = _open(file, 0)
         if kind == JSONL:
             if names := _names_of_first(lines):
-                columns.check(names, chosen, path)
+                column_roles.check(names, chosen, path)
             return (), chosen
         first = next(_raw_rows(lines, kind), "")
     if isinstance(first, rows.Rejected) or any("\0" in cell for cell in first):
@@ -180,11 +181,11 @@ def _header(path: str, kind: str, chosen: columns.Given) -> tuple[tuple[str, ...
     urls = [name for name, cell in zip(numbers, cells) if cell.startswith(("http://", "https://"))]
     if not chosen and len(cells) == 2 and len(urls) == 1:
         (other,) = set(numbers) - set(urls)
-        chosen = columns.given({columns.URL: urls[0], columns.TEXT: other})
+        chosen = column_roles.given({column_roles.URL: urls[0], column_roles.TEXT: other})
     names = tuple(rows.utf8(cell.strip()) for cell in cells)
     if any(name in numbers and name not in names for _, name in chosen):
         names = numbers
-    columns.check(names, chosen, path)
+    column_roles.check(names, chosen, path)
     return names, chosen
 
 
@@ -216,11 +217,11 @@ def _split_file(found: Found, entry: files.Entry) -> list[Source]:
         return []
     try:
         names, chosen = _header(path, kind, found.columns)
-        pieces = _plan(path, kind, names, source_lib.ROWS_PER_SOURCE)
+        pieces = _plan(path, kind, names, source_files.ROWS_PER_SOURCE)
     except decompression.ERRORS as error:
         return [dataclasses.replace(whole, problem=rows.one_line(error))]
     except ValueError as error:
-        problem = columns.problem(error, path)
+        problem = column_roles.problem(error, path)
         return [dataclasses.replace(whole, problem=problem, mistake=str(error))]
     if path.lower().endswith(decompression.SUFFIXES):
         pieces = _merge(pieces)
@@ -242,7 +243,7 @@ def _split_file(found: Found, entry: files.Entry) -> list[Source]:
 
 def _merge(pieces: list[_Piece]) -> list[_Piece]:
     """Returns fewer and larger pieces."""
-    size = -(-len(pieces) // source_lib.MAX_PIECES_WITHIN)
+    size = -(-len(pieces) // source_files.MAX_PIECES_WITHIN)
     groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
     return [
         group[0]._replace(

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 from parti.data.storage import records
 from parti.pipelines.readers.archives import folders
 from parti.pipelines.readers.base import decompression, rows
-from parti.pipelines.readers.base.source import Source
+from parti.pipelines.readers.base.source_files import Source
 from parti.pipelines.readers.http import fetching
-from parti.pipelines.readers.tables import columns, delimited, parquet
+from parti.pipelines.readers.tables import column_roles, delimited, parquet
 from parti.stages import files
 
-Cells = columns.Cells
+Cells = column_roles.Cells
 ReadRows = Callable[[Source], Iterator[tuple[int, Cells | rows.Rejected]]]
 _HTTP = ("http://", "https://")
 _TEXT_CELLS = (delimited.CSV, delimited.TSV)  # numbers too are text there
@@ -138,19 +138,19 @@ def _prepare(
     """
     if isinstance(cells, rows.Rejected):
         return cells.of(name, source=file)
-    roles = columns.resolve(tuple(cells), source.columns)
+    roles = column_roles.resolve(tuple(cells), source.columns)
     cell = {role: cells.get(column) for role, column in roles.items()}
-    key = _key(cell.get(columns.KEY)) or name
-    text, more_captions = _caption(cell.get(columns.TEXT))
+    key = _key(cell.get(column_roles.KEY)) or name
+    text, more_captions = _caption(cell.get(column_roles.TEXT))
     if isinstance(text, rows.Rejected):
         return text.of(key, source=file)
-    used = {column for role, column in roles.items() if role != columns.URL}
+    used = {column for role, column in roles.items() if role != column_roles.URL}
     rest = {n: value for n, value in cells.items() if n not in used and value is not None}
     metadata = _metadata(rest | more_captions, is_text=source.format in _TEXT_CELLS)
     if isinstance(metadata, rows.Rejected):
         return metadata.of(key, text, file)
     folder = source.image_root or files.parent(source.paths[0])
-    image = _image(cell.get(columns.IMAGE), cell.get(columns.URL), folder)
+    image = _image(cell.get(column_roles.IMAGE), cell.get(column_roles.URL), folder)
     if isinstance(image, rows.Rejected):
         return image.of(key, text, file)
     return _Ready(key, text, metadata, *image)

@@ -14,10 +14,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-from parti.pipelines.readers.base import rows
-from parti.pipelines.readers.base import source as source_lib
-from parti.pipelines.readers.base.source import Found, Source
-from parti.pipelines.readers.tables import columns
+from parti.pipelines.readers.base import rows, source_files
+from parti.pipelines.readers.base.source_files import Found, Source
+from parti.pipelines.readers.tables import column_roles
 from parti.stages import files
 
 MEMORY_BYTES = 2**30  # that decoding may take
@@ -69,7 +68,7 @@ class _Decoder:
                     stream.close()
         self._process.wait()
 
-    def ask(self, path: str, **request: Any) -> Iterator[tuple[bytes, bytes]]:
+    def request(self, path: str, **wanted: Any) -> Iterator[tuple[bytes, bytes]]:
         """Yields the frames `D`, `B` and `L` that answer a request about a file.
 
         Raises:
@@ -77,9 +76,9 @@ class _Decoder:
           OSError: it cannot be read.
         """
         size = files.size(path)
-        request |= {"size": size, "memory": MEMORY_BYTES, "max_row": _MAX_FRAME_BYTES // 2}
+        wanted |= {"size": size, "memory": MEMORY_BYTES, "max_row": _MAX_FRAME_BYTES // 2}
         with files.open(path) as file:
-            self._write(json.dumps(request).encode() + b"\n")
+            self._write(json.dumps(wanted).encode() + b"\n")
             while True:
                 kind, data = self._frame()
                 if kind == b"R":
@@ -149,7 +148,7 @@ def describe(paths: Iterable[str]) -> Iterator[Description | BrokenError]:
         with _Decoder() as decoder:
             while left:
                 try:
-                    ((_, data),) = decoder.ask(left[0], do="describe")
+                    ((_, data),) = decoder.request(left[0], do="describe")
                     yield _description(left[0], json.loads(data))
                 except (BrokenError, OSError) as error:
                     yield BrokenError(rows.one_line(error))
@@ -182,9 +181,9 @@ def _split_file(
     if isinstance(description, BrokenError):
         return [dataclasses.replace(whole, problem=str(description))]
     try:
-        columns.check(description.names, found.columns, entry.path)
+        column_roles.check(description.names, found.columns, entry.path)
     except ValueError as error:
-        problem = columns.problem(error, entry.path)
+        problem = column_roles.problem(error, entry.path)
         return [dataclasses.replace(whole, problem=problem, mistake=str(error))]
     stops = _stops([count for count, _ in description.groups])
     return [
@@ -205,10 +204,10 @@ def _stops(counts: Sequence[int]) -> list[int]:
     stops: list[int] = []
     begin = end = 0  # of the row groups gathered so far
     for count in counts:
-        if end > begin and end + count - begin > source_lib.ROWS_PER_SOURCE:
+        if end > begin and end + count - begin > source_files.ROWS_PER_SOURCE:
             stops.append(end)
             begin = end
-        step = max(source_lib.ROWS_PER_SOURCE, -(-count // source_lib.MAX_PIECES_WITHIN))
+        step = max(source_files.ROWS_PER_SOURCE, -(-count // source_files.MAX_PIECES_WITHIN))
         while count > step:
             stops.append(begin + step)
             begin, count = begin + step, count - step
@@ -219,7 +218,7 @@ def _stops(counts: Sequence[int]) -> list[int]:
     return stops
 
 
-def read_rows(source: Source) -> Iterator[tuple[int, columns.Cells | rows.Rejected]]:
+def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.Rejected]]:
     """Yields (number of the row, its cells by name or why it cannot be read).
 
     A text that is not UTF-8 comes as bytes.
@@ -231,7 +230,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, columns.Cells | rows.Reject
     index = source.start
     with _Decoder() as decoder:
         request = {"do": "read", "start": source.start, "stop": source.stop}
-        for kind, data in decoder.ask(source.paths[0], **request):
+        for kind, data in decoder.request(source.paths[0], **request):
             if kind == b"L":
                 yield index, rows.refuse("row_too_large", f"{int(data):,} bytes")
                 index += 1
@@ -241,7 +240,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, columns.Cells | rows.Reject
                 index += 1
 
 
-def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[columns.Cells | rows.Rejected]:
+def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[column_roles.Cells | rows.Rejected]:
     """Yields the rows of an Arrow stream."""
     import pyarrow as pa
 
@@ -256,7 +255,7 @@ def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[columns.Cells | rows.
         yield from (dict(zip(names, row)) for row in zip(*cells))
 
 
-def _row(cells: list[Any], names: tuple[str, ...]) -> columns.Cells | rows.Rejected:
+def _row(cells: list[Any], names: tuple[str, ...]) -> column_roles.Cells | rows.Rejected:
     """Returns one row; `cells` are columns of one value."""
     try:
         return {name: cell.to_pylist()[0] for name, cell in zip(names, cells)}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from parti.stages import files
 
-FOLDER, TFRECORD = "folder", "tfrecord"  # formats that others ask for
+FOLDER, TFRECORD = "folder", "tfrecord"  # formats that other rooms name
 ROWS_PER_SOURCE = 10_000
 # To begin in the middle of a compressed file or of a row group, all before must be read.
 MAX_PIECES_WITHIN = 64
