@@ -252,7 +252,7 @@ def test_preset_none_keeps_what_can_be_used():
         (["--min_side=-1"], "--min_side=-1: give at least 1 pixels, or 0 for no limit"),
         (["--max_aspect_ratio=0.5"], "--max_aspect_ratio=0.5: give at least 1, or 0"),
         (["--num_shards=none"], "--num_shards=none: give auto, or a number"),
-        (["--input_format=zip"], "--input_format=zip: unknown; choose from auto, webdataset"),
+        (["--input_format=zip"], "--input_format=zip: unknown; choose from auto, tfrecord"),
     ],
 )
 def test_bad_values_are_named(raw, tmp_path, flags, message):
