@@ -7,10 +7,8 @@ would not be kept out of the training data.
 """
 
 import os
-import pathlib
 import posixpath
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -116,13 +114,7 @@ def _caption(data: bytes, path: str) -> str:
 
 
 def _read_prompts(path: str, name: str) -> Iterator[Item]:
-    if files.is_remote(path):
-        with tempfile.TemporaryDirectory() as folder:
-            local = pathlib.Path(folder, name)
-            local.write_bytes(files.read_bytes(path))
-            yield from _read_prompts(str(local), name)
-        return
-    for prompt in prompt_files.read_prompts(pathlib.Path(path)):
+    for prompt in prompt_files.parse_prompts(path, files.read_bytes(path)):
         yield Item(f"{name}:{prompt.id}", text=prompt.text)
 
 

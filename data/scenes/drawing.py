@@ -130,22 +130,8 @@ def outlines() -> dict[str, list[tuple[int, _Points]]]:
 
 
 SHAPES = (
-    "circle",
-    "square",
-    "triangle",
-    "diamond",
-    "star",
-    "heart",
-    "cross",
-    "ring",
-    "moon",
-    "arrow",
-    "house",
-    "tree",
-    "fish",
-    "flower",
-    "mug",
-    "boat",
+    *("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring"),
+    *("moon", "arrow", "house", "tree", "fish", "flower", "mug", "boat"),
 )
 
 
