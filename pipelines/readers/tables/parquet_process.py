@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decodes Parquet for `parquet.py`, in a process of its own.
 
-A page of a few bytes can claim to inflate to gigabytes, and a damaged file can bring a decoder
-down. Here neither can hurt: memory is limited, and the parent sees the end of a process.
+A page of a few bytes can claim to inflate to gigabytes, and a damaged file can crash a decoder.
+`ParquetFile.iter_batches` in the worker itself would take the worker down with it. Here neither can
+hurt: memory is limited (on Linux), and the parent sees the end of a process.
 
 The process opens no file. It is run by its path, imports only pyarrow and what Python brings, and
 talks over its standard streams. Requests are lines of JSON:
@@ -80,7 +81,7 @@ class _File(io.RawIOBase):
 
 
 def _limit_memory(num_bytes: int) -> None:
-    """Lets the process take so much more memory than it has."""
+    """Limits the memory that the process may take beyond what it has; only Linux enforces it."""
     if resource is None or not os.path.exists("/proc/self/statm"):
         return
     with open("/proc/self/statm", encoding="ascii") as file:
