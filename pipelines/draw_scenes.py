@@ -26,7 +26,7 @@ from parti.data.images import images
 from parti.data.scenes import scenes
 from parti.data.storage import records, shard_names
 from parti.data.text import prompt_files
-from parti.pipelines.beam import options
+from parti.pipelines.beam import options, runners
 from parti.stages import files, flag_parser, output_directory, progress_line
 
 PROMPTS = "prompts-validation.jsonl"
@@ -227,6 +227,7 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti scenes`; returns the exit code."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
+    runners.check(beam_options, [flags.output])
     with output_directory.OutputDirectory(
         flags.output,
         "scenes",

@@ -26,7 +26,7 @@ from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
 
 from parti.pipelines.beam import beam_internals, runners
-from parti.stages import flag_parser, progress_line
+from parti.stages import flag_parser, progress_line, quiet
 
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
@@ -87,12 +87,12 @@ def parse(
         parser.error(parser.unknown(unknown[0]))
     beam_options = pipeline_options.PipelineOptions(rest)
     filesystems.FileSystems.set_options(beam_options)  # --hdfs_host and such, for stages.files
-    if not (flags.verbose or os.environ.get(runners.VERBOSE_VARIABLE)):
-        quiet(beam_options)
+    if not (flags.verbose or os.environ.get(quiet.VARIABLE)):
+        silence(beam_options)
     return flags, beam_options
 
 
-def quiet(beam_options: pipeline_options.PipelineOptions) -> None:
+def silence(beam_options: pipeline_options.PipelineOptions) -> None:
     """Silences the loggers of a pipeline, here and in workers; `stages.quiet` does the rest."""
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)

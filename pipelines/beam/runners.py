@@ -26,13 +26,11 @@ from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
 
 from parti.pipelines.beam import beam_internals
-from parti.stages import files, machine
+from parti.stages import files, machine, quiet
 
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 # A worker process takes seconds to start; with less input than this for each it is not worth it.
 BYTES_PER_PROCESS = 8 * 2**20
-# Set by `parti COMMAND --verbose`, which takes the flag out of what it passes on.
-VERBOSE_VARIABLE = "PARTI_VERBOSE"
 
 
 class WorkerDied(RuntimeError):
@@ -181,7 +179,7 @@ def _worker_command(log: pathlib.Path) -> str:
     its stderr holds greetings, and the traceback or the crash report of its end.
     """
     command = f"{shlex.quote(sys.executable)} -X faulthandler -m {beam_internals.WORKER_MODULE}"
-    to_log = "" if os.environ.get(VERBOSE_VARIABLE) else f" 2>>{shlex.quote(str(log))}"
+    to_log = "" if os.environ.get(quiet.VARIABLE) else f" 2>>{shlex.quote(str(log))}"
     return f"trap '' INT; exec {command}{to_log}"
 
 
