@@ -6,7 +6,7 @@ A tar holds for each scene `key.png`, `key.txt` (the fullest caption) and `key.j
 challenge, all captions, and the scene itself). A shard is a range of scene numbers, and a scene
 depends on seed, split and number alone: whoever draws a shard writes the same bytes.
 `prompts-validation.jsonl` holds captions of validation scenes, whose attributes are held out of
-train, with the scenes that pictures of them can be measured against.
+train, with the scenes that images of them can be measured against.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class SceneSettings:
     Attributes:
       world: a key of `scenes.WORLDS`.
       num: scenes in both splits together.
-      size: height and width of the pictures in pixels.
+      size: height and width of the images in pixels.
       seed: of the random numbers.
       validation_fraction: share of the validation split, in [0, 1).
       shards: tars of the train split; 0 for one per 5,000 scenes.

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What evaluation sets are made of: captions and pictures, from files of many kinds.
+"""What evaluation sets are made of: captions and images, from files of many kinds.
 
 A file of an evaluation set that cannot be read is an error, not a rejected row: what is not read
 would not be kept out of the training data.
@@ -24,16 +24,16 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 TFRECORD_SUFFIX = ".tfrecord"
 _SUFFIXES = (*IMAGE_SUFFIXES, *PROMPT_SUFFIXES, CAPTION_SUFFIX, *TAR_SUFFIXES, TFRECORD_SUFFIX)
 KINDS = "prompts (.txt, .tsv, .jsonl), pictures, .tar of pictures and captions, .tfrecord of pairs"
-MAX_FILE_BYTES = 256 * 2**20  # of a picture or caption; also in a tar
+MAX_FILE_BYTES = 256 * 2**20  # of an image or caption; also in a tar
 
 
 class Item(NamedTuple):
-    """A caption or a picture of an evaluation set.
+    """A caption or an image of an evaluation set.
 
     Attributes:
       name: where it is from: `PartiPrompts.tsv:p00012-bond`, `coco.tar:000123`.
       text: the caption, if it is one.
-      image: the encoded picture, if it is one.
+      image: the encoded image, if it is one.
     """
 
     name: str

@@ -3,7 +3,7 @@
 """What a scene is, and how it is drawn: palette, shapes, anti-aliased rendering.
 
 Shapes are polygons in a box [-1, 1] x [-1, 1], y downwards; some of them are cut out again (the
-hole of a ring, the door of a house). A picture is drawn at four times its size and averaged down.
+hole of a ring, the door of a house). An image is drawn at four times its size and averaged down.
 """
 
 import collections
@@ -150,9 +150,9 @@ class SceneObject:
         shape: one of `SHAPES`, or `SIGN`.
         colour: a key of `COLOURS`.
         size: the size that captions name: one of `SIZES`; "" where they name none.
-        extent: side of the box that the shape is drawn in, as a fraction of the picture's side.
-        cx: middle of the box from the left, in [0, 1] of the picture's side.
-        cy: middle of the box from the top, in [0, 1] of the picture's side.
+        extent: side of the box that the shape is drawn in, as a fraction of the image's side.
+        cx: middle of the box from the left, in [0, 1] of the image's side.
+        cy: middle of the box from the top, in [0, 1] of the image's side.
     """
 
     shape: str
@@ -174,7 +174,7 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A picture in words and numbers.
+    """An image in words and numbers.
 
     Attributes:
         background: a key of `BACKGROUNDS`, never the colour of an object.

@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Divides the pixels of a picture among the things in it, as the first step of `reader`.
+"""Divides the pixels of an image among the things in it, as the first step of `reader`.
 
 The background is what the border shows; each pixel goes to the background or to one of the colours
-that the picture really contains; connected pixels of a colour are a thing.
+that the image really contains; connected pixels of a colour are a thing.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from parti.data.scenes import drawing as scene_drawing
 
-WORK_SIZE = 64  # side that every picture is brought to
+WORK_SIZE = 64  # side that every image is brought to
 
 _MIN_AREA = 16  # pixels; less is a speck
 _MIN_SEEDS = 5  # pixels that show a colour unmixed; less is noise
@@ -49,7 +49,7 @@ def _noise(pixels: np.ndarray) -> float:
 
 
 def to_work_size(image: np.ndarray) -> np.ndarray:
-    """Returns the picture as [64, 64, 3] float32, rid of strong noise."""
+    """Returns the image as [64, 64, 3] float32, rid of strong noise."""
     picture = Image.fromarray(image)
     if picture.width > WORK_SIZE:
         picture = picture.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BOX)
@@ -106,7 +106,7 @@ def _between(pixels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def segment(pixels: np.ndarray) -> tuple[str, Segmentation]:
-    """Finds the colours in a picture and gives each pixel to one of them.
+    """Finds the colours in an image and gives each pixel to one of them.
 
     Seeds are pixels that show a colour unmixed: no neighbour is much further from the background.
     A seed may still be on the edge of two objects, which looks like a third colour.
@@ -153,7 +153,7 @@ def _mixed(
     Args:
         spots: [n, 3] the seeds' RGB.
         nearest: [n] the palette's colour nearest to each.
-        on_edge: [n] whether the picture changes much around it.
+        on_edge: [n] whether the image changes much around it.
         seed_map: [y, x] `nearest` where a seed is, else -1.
         seen: RGB of the background.
 
@@ -185,7 +185,7 @@ def coverage(picture: Segmentation, label: int, component: np.ndarray) -> np.nda
 
 
 def group_blobs(picture: Segmentation) -> tuple[np.ndarray, list[int]]:
-    """Finds the things in a picture: connected pixels of one colour.
+    """Finds the things in an image: connected pixels of one colour.
 
     Returns:
         A map [y, x], 0 where nothing is and i + 1 for thing i, and the label of each thing. A small

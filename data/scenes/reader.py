@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a scene from pixels, with the palette and the shapes known and the caption unknown.
 
-The picture is brought to 64 pixels, so one set of templates serves all sizes. Then: the background
+The image is brought to 64 pixels, so one set of templates serves all sizes. Then: the background
 is what the border shows; each pixel goes to the background or to one of the colours that the
-picture really contains; connected pixels of a colour are an object; its shape is the template that
+image really contains; connected pixels of a colour are an object; its shape is the template that
 correlates best with it after both are moved to one position and size; a sign is read letter by
 letter.
 """
@@ -26,12 +26,12 @@ _GOOD_SCORE = 0.95  # above it a shape counts as whole
 
 @dataclasses.dataclass(frozen=True)
 class SeenObject:
-    """An object read from a picture.
+    """An object read from an image.
 
     Attributes:
         shape: one of `scene_drawing.SHAPES` or `SIGN`; "" for a blob like none of them.
         colour: a key of `scene_drawing.COLOURS`.
-        extent: side of its box, as a fraction of the picture's side.
+        extent: side of its box, as a fraction of the image's side.
         cx: middle of the box from the left, in [0, 1].
         cy: middle of the box from the top, in [0, 1].
         score: correlation with the shape's template, at most 1.
@@ -47,7 +47,7 @@ class SeenObject:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """All that was read from a picture.
+    """All that was read from an image.
 
     Attributes:
         background: a key of `scene_drawing.BACKGROUNDS`.
@@ -190,16 +190,16 @@ def _read_text(picture: scene_pixels.Segmentation, colour: str, sign: scene_matc
 
 
 def read_scene(image: np.ndarray) -> View:
-    """Reads background, objects and text from a picture.
+    """Reads background, objects and text from an image.
 
     Args:
         image: [size, size, 3] uint8; about 32 pixels a side or more.
 
     Returns:
-        What was seen. A picture of something else gives a view too, of the nearest shapes.
+        What was seen. An image of something else gives a view too, of the nearest shapes.
 
     Raises:
-        ValueError: not a square RGB picture of bytes.
+        ValueError: not a square RGB image of bytes.
     """
     if image.dtype != np.uint8 or image.shape != (len(image), len(image), 3):
         raise ValueError(

@@ -26,13 +26,13 @@ _WORDS_BY_LENGTH = {
 }
 WORDS = tuple(word for words in _WORDS_BY_LENGTH.values() for word in words.split())
 
-# Extents of a named size. There are gaps between them, so that a picture has one true answer.
+# Extents of a named size. There are gaps between them, so that an image has one true answer.
 SIZE_EXTENTS = {"small": (0.19, 0.27), "medium": (0.33, 0.40), "large": (0.47, 0.62)}
 _COUNT_EXTENTS = {2: (0.26, 0.38), 3: (0.24, 0.32), 4: (0.22, 0.28), 5: (0.2, 0.25)}
 # How large a box fits inside a shape, as a fraction of the shape's own box.
 _CONTAINERS = {"circle": 0.6, "square": 0.75, "diamond": 0.36, "heart": 0.44}
 _OVERLAPPING_SHAPES = ("circle", "square", "triangle", "heart", "house", "flower", "cross")
-_MARGIN = 0.04  # free border of every picture
+_MARGIN = 0.04  # free border of every image
 _GAP = 0.07  # least distance of two objects that do not touch
 
 
@@ -72,7 +72,7 @@ def _place(rng: random.Random, extent: float, jitter: float = 0.5) -> float:
 
 
 def _scatter(rng: random.Random, extents: Sequence[float]) -> list[tuple[float, float, float]]:
-    """Throws boxes onto the picture so that none touch; shrinks them when they do not fit.
+    """Throws boxes onto the image so that none touch; shrinks them when they do not fit.
 
     Returns:
         (extent, cx, cy) for each box.

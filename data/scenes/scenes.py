@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in data set: small drawn pictures with exact captions.
+"""The built-in data set: small drawn images with exact captions.
 
 Scenes test in miniature what PartiPrompts tests in photographs: properties, quantity, position,
 writing. A `World` says what may occur. Scene `index` of a split is drawn from its own random
@@ -125,7 +125,7 @@ def generate(
         split: one of `records.SPLITS`.
         num: how many.
         seed: the data set's seed.
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
         world: a key of `WORLDS`.
         start: number of the first.
 

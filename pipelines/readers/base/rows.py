@@ -111,7 +111,7 @@ def make_pair(
 
     Args:
       key: the pair's name.
-      image: the encoded picture; None if there is none.
+      image: the encoded image; None if there is none.
       text: the caption, bytes if it is not decoded yet; None if there is none.
       source: the file's name.
       metadata: as `parse_metadata` or `json_safe` made it.

@@ -60,7 +60,7 @@ def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
 
 
 def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
-    """Raises ValueError unless a table has a column of captions, and one of pictures or URLs.
+    """Raises ValueError unless a table has a column of captions, and one of images or URLs.
 
     Args:
       names: of the table's columns.
