@@ -81,8 +81,8 @@ class RandomCrop:
         sides = (max(1, round(length)),) * 2
         end = float(len(square))  # rounding must not lead past it
         box = (left, top, min(left + length, end), min(top + length, end))
-        picture = Image.fromarray(np.ascontiguousarray(square))
-        return np.array(picture.resize(sides, Image.Resampling.BICUBIC, box=box))
+        whole = Image.fromarray(np.ascontiguousarray(square))
+        return np.array(whole.resize(sides, Image.Resampling.BICUBIC, box=box))
 
 
 def fit(

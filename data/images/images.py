@@ -210,8 +210,8 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     if (height, width) == (old_height, old_width):
         return image
     if height > old_height or width > old_width:
-        picture = Image.fromarray(np.ascontiguousarray(image))
-        return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+        small = Image.fromarray(np.ascontiguousarray(image))
+        return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
     cv2 = _cv2()
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 

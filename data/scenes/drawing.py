@@ -266,18 +266,18 @@ def render(scene: Scene, size: int) -> np.ndarray:
     if size < 16:
         raise ValueError(f"A scene needs at least 16 pixels a side, not {size}.")
     side = size * _SUPERSAMPLING
-    picture = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
+    image = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     for thing in reversed(scene.objects):
         extent = thing.extent * side
         left, top = thing.cx * side - extent / 2, thing.cy * side - extent / 2
         corner = (math.floor(left), math.floor(top))
         mask = shape_mask(thing.shape, extent, (left - corner[0], top - corner[1]))
-        picture.paste(COLOURS[thing.colour], corner, mask)
+        image.paste(COLOURS[thing.colour], corner, mask)
         if thing.shape == SIGN:
             (x, y), width, height = (SIGN_FIELD[0], *SIGN_FIELD[1:])
             half = extent / 2
             centre = (thing.cx * side + x * half - 0.5, thing.cy * side + y * half - 0.5)
             fill = ink(thing.colour)
-            canvas = ImageDraw.Draw(picture)
+            canvas = ImageDraw.Draw(image)
             glyphs.draw_text(canvas, scene.text, centre, width * half, height * half, fill)
-    return np.asarray(picture.reduce(_SUPERSAMPLING))
+    return np.asarray(image.reduce(_SUPERSAMPLING))

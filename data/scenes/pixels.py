@@ -50,18 +50,18 @@ def _noise(pixels: np.ndarray) -> float:
 
 def to_work_size(image: np.ndarray) -> np.ndarray:
     """Returns the image as [64, 64, 3] float32, rid of strong noise."""
-    picture = Image.fromarray(image)
-    if picture.width > WORK_SIZE:
-        picture = picture.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BOX)
-    noise = _noise(np.asarray(picture, np.float32))
+    resized = Image.fromarray(image)
+    if resized.width > WORK_SIZE:
+        resized = resized.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BOX)
+    noise = _noise(np.asarray(resized, np.float32))
     blur = 0.6 if noise > 12 else 0.7 if noise > 3 else 0.0
-    if picture.width < WORK_SIZE:
+    if resized.width < WORK_SIZE:
         # No median here: it would wipe out shapes that are 6 pixels wide.
-        blur = min(noise / 40, 1.0) * WORK_SIZE / picture.width if noise > 3 else 0.0
-        picture = picture.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BICUBIC)
+        blur = min(noise / 40, 1.0) * WORK_SIZE / resized.width if noise > 3 else 0.0
+        resized = resized.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BICUBIC)
     elif noise > 12:
-        picture = picture.filter(ImageFilter.MedianFilter(3))
-    pixels = np.asarray(picture, np.float32)
+        resized = resized.filter(ImageFilter.MedianFilter(3))
+    pixels = np.asarray(resized, np.float32)
     return ndimage.gaussian_filter(pixels, (blur, blur, 0)) if blur else pixels
 
 
@@ -174,27 +174,27 @@ def _mixed(
     return mixed
 
 
-def coverage(picture: Segmentation, label: int, component: np.ndarray) -> np.ndarray:
+def coverage(segmentation: Segmentation, label: int, component: np.ndarray) -> np.ndarray:
     """Returns [y, x] in [0, 1]: how much of each pixel the component covers."""
     around = grow(component)
-    others = [other for other in np.unique(picture.labels[around]) if other != label]
-    mine = picture.distances[label]
-    other = picture.distances[others or [0]].min(0)
+    others = [other for other in np.unique(segmentation.labels[around]) if other != label]
+    mine = segmentation.distances[label]
+    other = segmentation.distances[others or [0]].min(0)
     share = other / np.maximum(mine + other, 1e-3)
-    return np.where(around & ((picture.labels == label) | (share < 0.5)), share, 0)
+    return np.where(around & ((segmentation.labels == label) | (share < 0.5)), share, 0)
 
 
-def group_blobs(picture: Segmentation) -> tuple[np.ndarray, list[int]]:
+def group_blobs(segmentation: Segmentation) -> tuple[np.ndarray, list[int]]:
     """Finds the things in an image: connected pixels of one colour.
 
     Returns:
         A map [y, x], 0 where nothing is and i + 1 for thing i, and the label of each thing. A small
         piece that another thing cuts off from a larger one of its colour is part of the larger.
     """
-    things = np.zeros(picture.labels.shape, int)
+    things = np.zeros(segmentation.labels.shape, int)
     labels: list[int] = []
-    for label in range(1, len(picture.colours) + 1):
-        blobs, num = ndimage.label(picture.labels == label, _ANY)
+    for label in range(1, len(segmentation.colours) + 1):
+        blobs, num = ndimage.label(segmentation.labels == label, _ANY)
         areas = np.bincount(blobs.ravel(), minlength=num + 1)
         for index in range(1, num + 1):
             if areas[index] >= _MIN_AREA:
@@ -202,7 +202,7 @@ def group_blobs(picture: Segmentation) -> tuple[np.ndarray, list[int]]:
                 things[blobs == index] = len(labels)
     if len(set(labels)) > 1:
         for index in np.argsort(np.bincount(things.ravel())[1:], kind="stable"):
-            _give_edge_back(picture, things, labels, int(index) + 1)
+            _give_edge_back(segmentation, things, labels, int(index) + 1)
         areas = np.bincount(things.ravel(), minlength=len(labels) + 1)
         for piece in np.argsort(areas[1:], kind="stable") + 1:
             if not areas[piece]:
@@ -214,7 +214,7 @@ def group_blobs(picture: Segmentation) -> tuple[np.ndarray, list[int]]:
 
 
 def _give_edge_back(
-    picture: Segmentation, things: np.ndarray, labels: list[int], thing: int
+    segmentation: Segmentation, things: np.ndarray, labels: list[int], thing: int
 ) -> None:
     """Dissolves a thing that is only the blurred edge of a larger neighbour.
 
@@ -227,14 +227,14 @@ def _give_edge_back(
     area = int(mine.sum())
     if (things == larger).sum() < area or not areas[larger]:
         return
-    colour = _PALETTE[_COLOUR_NAMES.index(picture.colours[labels[thing - 1] - 1])]
-    away = np.sqrt(((picture.pixels[mine] - colour) ** 2).sum(-1))
+    colour = _PALETTE[_COLOUR_NAMES.index(segmentation.colours[labels[thing - 1] - 1])]
+    away = np.sqrt(((segmentation.pixels[mine] - colour) ** 2).sum(-1))
     if np.sort(away)[: max(4, area // 4)].mean() < _PURE_DISTANCE:
         return
     label = labels[larger - 1]
-    joins = mine & (picture.distances[label] < picture.distances[0])
-    things[mine], picture.labels[mine] = 0, 0
-    things[joins], picture.labels[joins] = larger, label
+    joins = mine & (segmentation.distances[label] < segmentation.distances[0])
+    things[mine], segmentation.labels[mine] = 0, 0
+    things[joins], segmentation.labels[joins] = larger, label
 
 
 def _cut_off_from(things: np.ndarray, labels: list[int], areas: np.ndarray, piece: int) -> int:

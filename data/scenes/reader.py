@@ -61,11 +61,11 @@ class View:
 
 
 def _fit_thing(
-    picture: scene_pixels.Segmentation, things: np.ndarray, thing: int, label: int
+    segmentation: scene_pixels.Segmentation, things: np.ndarray, thing: int, label: int
 ) -> scene_matching.Fit:
     """Finds the shape of a thing, also when others are in it or on it."""
     component = things == thing
-    mask = scene_pixels.coverage(picture, label, component)
+    mask = scene_pixels.coverage(segmentation, label, component)
     fit = scene_matching.match(mask)
     touching = things[scene_pixels.grow(component, 2)]
     hiders = [other for other in np.unique(touching) if other not in (0, thing)]
@@ -87,10 +87,10 @@ def _fit_thing(
     return fit
 
 
-def _find_sign(picture: scene_pixels.Segmentation) -> tuple[str, scene_matching.Fit] | None:
+def _find_sign(segmentation: scene_pixels.Segmentation) -> tuple[str, scene_matching.Fit] | None:
     """Returns the colour and box of a sign, or None."""
-    for label, colour in enumerate(picture.colours, start=1):
-        component = picture.labels == label
+    for label, colour in enumerate(segmentation.colours, start=1):
+        component = segmentation.labels == label
         if component.sum() < 400:
             continue
         blobs, _ = ndimage.label(component, np.ones((3, 3)))
@@ -100,7 +100,7 @@ def _find_sign(picture: scene_pixels.Segmentation) -> tuple[str, scene_matching.
         if width < 0.6 * scene_pixels.WORK_SIZE or (filled & ~component).sum() < 8:
             continue
         holes = scene_pixels.shrink(filled)
-        whole = np.where(holes, 1.0, scene_pixels.coverage(picture, label, component))
+        whole = np.where(holes, 1.0, scene_pixels.coverage(segmentation, label, component))
         fit = scene_matching.match(whole)
         if fit.shape == scene_drawing.SIGN and fit.score > 0.85:
             return colour, fit
@@ -165,12 +165,14 @@ def _read_line(
     return letters, float(totals[best]), float(np.maximum(cells[best] - 0.2, 0).sum() * pixel)
 
 
-def _read_text(picture: scene_pixels.Segmentation, colour: str, sign: scene_matching.Fit) -> str:
+def _read_text(
+    segmentation: scene_pixels.Segmentation, colour: str, sign: scene_matching.Fit
+) -> str:
     """Reads a sign; the number of letters is the one whose glyphs explain most of the ink."""
     half = sign.extent / 2
-    board = picture.distances[picture.colours.index(colour) + 1]
+    board = segmentation.distances[segmentation.colours.index(colour) + 1]
     written = scene_pixels.distance(
-        picture.pixels, np.asarray([scene_drawing.ink(colour)], np.float32)
+        segmentation.pixels, np.asarray([scene_drawing.ink(colour)], np.float32)
     )[0]
     ink = board / np.maximum(board + written, 1e-3)
     ((x, y), width, height) = scene_drawing.SIGN_FIELD
@@ -205,20 +207,20 @@ def read_scene(image: np.ndarray) -> View:
         raise ValueError(
             f"A picture must be uint8 [size, size, 3], not {image.dtype} {list(image.shape)}."
         )
-    background, picture = scene_pixels.segment(scene_pixels.to_work_size(image))
+    background, segmentation = scene_pixels.segment(scene_pixels.to_work_size(image))
     objects, text = [], ""
-    sign = _find_sign(picture)
+    sign = _find_sign(segmentation)
     if sign:
         colour, fit = sign
-        text = _read_text(picture, colour, fit)
+        text = _read_text(segmentation, colour, fit)
         objects.append(_seen(colour, fit))
-    things, labels = scene_pixels.group_blobs(picture)
+    things, labels = scene_pixels.group_blobs(segmentation)
     for thing in np.unique(things[things > 0]):
         label = labels[thing - 1]
-        colour = picture.colours[label - 1]
+        colour = segmentation.colours[label - 1]
         # White is the ink of signs; no object is white.
         if colour != "white" and not (sign and _within(things == thing, sign[1])):
-            objects.append(_seen(colour, _fit_thing(picture, things, thing, label)))
+            objects.append(_seen(colour, _fit_thing(segmentation, things, thing, label)))
     return View(background, tuple(objects), text)
 
 
