@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
         given = iter(prompt_files.read_prompts(source))
         inputs = {"input": str(source)}
     settings = {"num": flags.num, "split": flags.split if source.is_dir() else ""}
-    with output_directory.Staging(
+    with output_directory.OutputDirectory(
         flags.output, "prompts", settings, inputs, flags.overwrite
     ) as stage:
         chosen = choose(given, flags.num)

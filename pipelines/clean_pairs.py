@@ -11,8 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +30,7 @@ from parti.pipelines.clean import summary as clean_summary
 from parti.pipelines.html import templates
 from parti.pipelines.readers.http import fetching
 from parti.pipelines.rules import presets
-from parti.stages import files, flag_parser, output_directory, progress_line
+from parti.stages import files, flag_parser, machine, output_directory, progress_line
 
 _FETCH = fetching.FetchSettings()
 _SHUFFLE = "shuffle"
@@ -238,7 +236,7 @@ def _plan(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> 
     return _Plan(settings, _fetch_settings(flags), statuses, sources, evaluation, extension)
 
 
-def _stage(flags: argparse.Namespace, plan: _Plan) -> output_directory.Staging:
+def _stage(flags: argparse.Namespace, plan: _Plan) -> output_directory.OutputDirectory:
     """Returns the output, which goes on with an interrupted run of the same input and settings."""
     sources = incremental.source_files(plan.statuses, plan.extension)
     inputs = {
@@ -253,7 +251,7 @@ def _stage(flags: argparse.Namespace, plan: _Plan) -> output_directory.Staging:
         incremental.WORD_FILES: plan.settings.rules.hash_files(),
     }
     old = plan.extension.manifest["fingerprint"] if plan.extension else ""
-    return output_directory.Staging(
+    return output_directory.OutputDirectory(
         flags.output,
         "pairs",
         settings=plan.settings.to_dict(),
@@ -266,7 +264,9 @@ def _stage(flags: argparse.Namespace, plan: _Plan) -> output_directory.Staging:
 
 
 def _run_job(
-    stage: output_directory.Staging, plan: _Plan, beam_options: pipeline_options.PipelineOptions
+    stage: output_directory.OutputDirectory,
+    plan: _Plan,
+    beam_options: pipeline_options.PipelineOptions,
 ) -> tuple[statistics.Collected, progress_line.Progress]:
     """Runs the job; returns what it counted, and its progress line, which is not yet done."""
     job = clean_job.CleanJob(
@@ -323,7 +323,9 @@ def _make_report(
 
 
 def _publish(
-    stage: output_directory.Staging, collected: statistics.Collected, report: Mapping[str, Any]
+    stage: output_directory.OutputDirectory,
+    collected: statistics.Collected,
+    report: Mapping[str, Any],
 ) -> None:
     counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
     hashes = {file["name"]: file["sha256"] for file in collected.files}
@@ -356,12 +358,10 @@ def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.Clea
 
 def _run_facts(seconds: float, num_workers: int, read: int) -> clean_report.Run:
     """Returns what differs from run to run."""
-    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)  # of these the largest
-    peak = max(resource.getrusage(who).ru_maxrss for who in processes)
     return {
         "seconds": seconds,
         "num_workers": num_workers,
-        "peak_memory": peak if sys.platform == "darwin" else 1024 * peak,  # macOS counts bytes
+        "peak_memory": machine.peak_memory(),
         "steps": [{"name": "all", "seconds": seconds, "count": read}],
     }
 

@@ -185,7 +185,7 @@ def run(argv: Sequence[str]) -> int:
     token_shards.check_tokenizer(flags.input, tokens, source, tokenizer)
     model = tokenizer.model
     facts = {"num_tokens": model.grid_size**2, "codebook_size": model.codebook_size}
-    stage = output_directory.Staging(
+    stage = output_directory.OutputDirectory(
         flags.output,
         kind="pictures",
         settings={

@@ -6,7 +6,7 @@ A tar holds for each scene `key.png`, `key.txt` (the fullest caption) and `key.j
 challenge, all captions, and the scene itself). A shard is a range of scene numbers, and a scene
 depends on seed, split and number alone: whoever draws a shard writes the same bytes.
 `prompts-validation.jsonl` holds captions of validation scenes, whose attributes are held out of
-train, with the scenes that pictures of them can be measured against.
+train, with the scenes that images of them can be measured against.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 import pathlib
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -27,13 +26,13 @@ from parti.data.images import images
 from parti.data.scenes import scenes
 from parti.data.storage import records, shard_names
 from parti.data.text import prompt_files
-from parti.pipelines.beam import options
-from parti.stages import flag_parser, output_directory, progress_line
+from parti.pipelines.beam import options, runners
+from parti.stages import files, flag_parser, output_directory, progress_line
 
 PROMPTS = "prompts-validation.jsonl"
 _SCENES_PER_SHARD = 5000
 _TICK_EVERY = 50
-# Prompts are chosen among so many of the first validation scenes.
+# Prompts are chosen among the first validation scenes, up to this number.
 _PROMPT_CANDIDATES = 4000
 
 
@@ -44,7 +43,7 @@ class SceneSettings:
     Attributes:
       world: a key of `scenes.WORLDS`.
       num: scenes in both splits together.
-      size: height and width of the pictures in pixels.
+      size: height and width of the images in pixels.
       seed: of the random numbers.
       validation_fraction: share of the validation split, in [0, 1).
       shards: tars of the train split; 0 for one per 5,000 scenes.
@@ -80,7 +79,7 @@ class SceneSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class SceneShard:
     """One tar: scenes `start` to `start + num` of a split."""
 
     split: str
@@ -89,7 +88,7 @@ class Shard:
     num: int
 
 
-def plan_shards(settings: SceneSettings) -> list[Shard]:
+def plan_shards(settings: SceneSettings) -> list[SceneShard]:
     """Returns the tars; those of a split differ by one scene at most."""
     shards = []
     counts = settings.counts
@@ -100,11 +99,11 @@ def plan_shards(settings: SceneSettings) -> list[Shard]:
         bounds = [count * index // max(num_shards, 1) for index in range(num_shards + 1)]
         for index, (start, end) in enumerate(zip(bounds, bounds[1:])):
             name = shard_names.shard_name(split, index, num_shards, ".tar")
-            shards.append(Shard(split, name, start, end - start))
+            shards.append(SceneShard(split, name, start, end - start))
     return shards
 
 
-def members(shard: Shard, settings: SceneSettings) -> Iterator[tuple[str, bytes]]:
+def members(shard: SceneShard, settings: SceneSettings) -> Iterator[tuple[str, bytes]]:
     """Draws the scenes of a shard and yields (file name, content), sorted by name."""
     drawn = scenes.generate(
         shard.split, shard.num, settings.seed, settings.size, settings.world, shard.start
@@ -123,26 +122,27 @@ def members(shard: Shard, settings: SceneSettings) -> Iterator[tuple[str, bytes]
         yield f"{key}.txt", captions[0].encode()
 
 
-def write_tar(path: pathlib.Path, files: Iterator[tuple[str, bytes]]) -> None:
+def write_tar(path: pathlib.Path, content: Iterator[tuple[str, bytes]]) -> None:
     """Writes a tar that depends on names and contents only, and appears whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in files:
+    with (
+        files.replacing(path) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for name, data in content:
             member = tarfile.TarInfo(name)  # its defaults: no owner, no time
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    os.replace(partial, path)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
 
 
 class _DrawShard(beam.DoFn):
     def __init__(self, directory: pathlib.Path, settings: SceneSettings) -> None:
         self._directory, self._settings = directory, settings
 
-    def process(self, shard: Shard) -> Iterator[tuple[str, int]]:
+    def process(self, shard: SceneShard) -> Iterator[tuple[str, int]]:
         write_tar(self._directory / shard.name, self._counted(shard))
         yield shard.name, shard.num
 
-    def _counted(self, shard: Shard) -> Iterator[tuple[str, bytes]]:
+    def _counted(self, shard: SceneShard) -> Iterator[tuple[str, bytes]]:
         """Yields the shard's members and reports every few scenes."""
         drawn = 0
         for name, content in members(shard, self._settings):
@@ -227,7 +227,8 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti scenes`; returns the exit code."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
-    with output_directory.Staging(
+    runners.check(beam_options, [flags.output])
+    with output_directory.OutputDirectory(
         flags.output,
         "scenes",
         settings=dataclasses.asdict(settings),

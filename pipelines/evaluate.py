@@ -156,7 +156,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run_generations(
     flags: argparse.Namespace, num_reference: int | None, beam_options: Any
-) -> tuple[output_directory.Staging, dict[str, Any]]:
+) -> tuple[output_directory.OutputDirectory, dict[str, Any]]:
     """Measures generations, and reconstructions if asked for; returns the stage and the metrics."""
     made = manifests.read(flags.generations, "generations")
     generations_dir = pathlib.Path(flags.generations).resolve()
@@ -172,7 +172,7 @@ def _run_generations(
         "generations_fingerprint": made["fingerprint"],
         **(reference.settings if reference else {}),
     }
-    stage = output_directory.Staging(
+    stage = output_directory.OutputDirectory(
         flags.output, "evaluation", settings=settings, inputs=inputs, overwrite=flags.overwrite
     )
     with stage:

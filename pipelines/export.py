@@ -83,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
             return load(part).fingerprint
         return manifests.read(folders[part], "training").get("fingerprint")
 
-    stage = output_directory.Staging(
+    stage = output_directory.OutputDirectory(
         flags.output,
         kind="bundle",
         settings={"trainings": {part: fingerprint(part) for part in folders}},

@@ -296,7 +296,7 @@ def run(argv: Sequence[str]) -> int:
     settings = check_flags(flags)
     bundle = bundles.Bundle.open(flags.model)
     chosen = prompt_files.read_prompts(flags.prompts)[: flags.num_prompts]
-    stage = output_directory.Staging(
+    stage = output_directory.OutputDirectory(
         flags.output,
         kind="generations",
         settings={

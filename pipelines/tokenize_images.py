@@ -213,7 +213,7 @@ def run(argv: Sequence[str]) -> int:
         "codebook_size": model.codebook_size,
         "grid_size": model.grid_size,
     }
-    stage = output_directory.Staging(
+    stage = output_directory.OutputDirectory(
         flags.output,
         kind="tokens",
         settings={
@@ -242,7 +242,7 @@ def run(argv: Sequence[str]) -> int:
 def _run_shards(
     shards: Sequence[str],
     settings: TokenizeSettings,
-    stage: output_directory.Staging,
+    stage: output_directory.OutputDirectory,
     beam_options: Any,
     expected: dict[str, Any],
 ) -> dict[str, int]:
@@ -292,7 +292,7 @@ def find_shards(directory: str) -> list[str]:
     ]
 
 
-def summary(stage: output_directory.Staging, counts: dict[str, int]) -> str:
+def summary(stage: output_directory.OutputDirectory, counts: dict[str, int]) -> str:
     """Returns what the user reads at the end."""
     manifest = stage.manifest or {}
     augment = manifest["settings"]["augment"]

@@ -269,7 +269,7 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     train, held_out = find_sources(flags.input)
-    with output_directory.Staging(
+    with output_directory.OutputDirectory(
         flags.output,
         "vocabulary",
         settings=settings.to_dict(),

@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         """
         for argument in args:
             name = argument.partition("=")[0]
-            known = name in self._option_string_actions or name in others
+            known = name in names(self) or name in others
             if name.startswith("--") and not known:
                 self.error(self.unknown(name, others))
         return self.parse_known_args(args, namespace)
@@ -59,10 +59,15 @@ class Parser(argparse.ArgumentParser):
         name = argument.partition("=")[0]
         if not name.startswith("-"):
             return f"unexpected argument {argument!r}; see --help"
-        near = difflib.get_close_matches(name, [*self._option_string_actions, *others], n=1)
+        near = difflib.get_close_matches(name, [*names(self), *others], n=1)
         return f"unknown flag {name}; " + (f"did you mean {near[0]}?" if near else "see --help")
 
     def require_nothing(self) -> None:
         """Lets required flags be left out, to check some flags of a command by themselves."""
         for action in self._actions:
             action.required = False
+
+
+def names(parser: argparse.ArgumentParser) -> list[str]:
+    """Returns the flags that a parser knows, with their dashes."""
+    return [name for action in parser._actions for name in action.option_strings]

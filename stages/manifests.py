@@ -54,7 +54,8 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(directory: Path) -> dict[str, str]:
-    """Returns {relative path: sha256} of the files below a folder, but dot files and manifest."""
+    """Returns {relative path: sha256} of the files below a folder, except dot files and
+    the manifest."""
     root = files.absolute(directory)
     paths = [entry.path for entry in files.walk(root)]
     names = [(path[len(root) + 1 :], path) for path in paths]
@@ -75,7 +76,7 @@ def write(
     inputs: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes `manifest.json` atomically; call it last, when every other file is in place.
+    """Writes `manifest.json` atomically; call it last, when every other file is written.
 
     Args:
       directory: the folder that the manifest describes.
@@ -108,7 +109,7 @@ def read(directory: Path, kind: str) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no such output, or it was never finished.
-      ValueError: the folder holds another kind, or a newer schema.
+      ValueError: the folder holds another kind or a newer schema, or the manifest is damaged.
     """
     folder = os.fspath(directory)
     command = command_for(kind)
@@ -120,10 +121,10 @@ def read(directory: Path, kind: str) -> dict[str, Any]:
         if files.is_dir(folder):
             raise FileNotFoundError(f"{folder}: no {FILE_NAME} here; `{command}` makes {kind}")
         raise FileNotFoundError(f"{folder}: no such folder; `{command}` makes it")
-    manifest = read_json(path)
-    found = manifest.get("kind") if manifest else None
+    manifest = read_json(path, f"make the output again with `{command}`")
+    found = manifest.get("kind", "something else")
     if found != kind:
-        raise ValueError(f"{folder}: holds {found or 'something else'}, not {kind} (`{command}`)")
+        raise ValueError(f"{folder}: holds {found}, not {kind} (`{command}`)")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
             f"{folder}: schema version {manifest.get('schema_version')}, this code reads "
@@ -132,13 +133,26 @@ def read(directory: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file, or {} if there is none."""
+def read_json(path: Path, remedy: str = "remove it or put a copy in its place") -> dict[str, Any]:
+    """Returns the JSON object in a file; {} if there is no such file.
+
+    Args:
+      path: the file.
+      remedy: what to do about a damaged one, for the message.
+
+    Raises:
+      ValueError: the file is there, and cannot be read or holds something else.
+    """
     try:
         value = json.loads(files.read_bytes(path))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and not files.exists(path):
+            return {}
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{os.fspath(path)}: damaged ({why}); {remedy}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{os.fspath(path)}: damaged (not a JSON object); {remedy}")
+    return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

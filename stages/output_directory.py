@@ -1,17 +1,17 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a stage writes: an unfinished folder beside the output, published at once.
+"""Where a stage writes: an unfinished directory beside the output, published at once.
 
-    with output_directory.Staging(output, kind="pairs", settings={"image_size": 64}) as stage:
-        (stage.path / "train-00000-of-00001.tfrecord").write_bytes(...)
-        stage.publish(counts={"train": 1}, content=manifests.hash_files(stage.path))
+    with output_directory.OutputDirectory(path, "pairs", settings={"image_size": 64}) as output:
+        (output.path / "train-00000-of-00001.tfrecord").write_bytes(...)
+        output.publish(counts={"train": 1}, content=manifests.hash_files(output.path))
 
 The files are written in `<output>.unfinished`, and `publish` writes `manifest.json` there last. On
-file systems with folders (local, hdfs) the rename to `<output>` is the commit. An object store
-(gs, s3, ...) cannot rename a folder: there the files are copied, within the store, and the copy of
-the manifest, which comes last, is the commit. Either way an output with a manifest is complete, and
-after a kill at any point the same command goes on. Nothing finished is replaced unless `overwrite`
-is set; nothing foreign is ever deleted.
+file systems with directories (local, hdfs) the rename to `<output>` is the commit. An object store
+(gs, s3, ...) cannot rename a directory: there the files are copied, within the store, and the copy
+of the manifest, which comes last, is the commit. Either way an output with a manifest is complete,
+and after a kill at any point the same command goes on. Nothing finished is replaced unless
+`overwrite` is set; nothing foreign is ever deleted.
 
 A remote system has no locks: of two runs that write one remote output at the same time, the one
 that began first fails when it publishes.
@@ -30,18 +30,18 @@ from typing import Any
 from parti.stages import files, manifests
 
 REPLACED_SUFFIX = ".replaced"
-# In an unfinished folder: the digest of the settings of the attempt that owns it, and who writes.
-# In an output on an object store: a mark that its files are being copied.
+# In an unfinished directory: the digest of the settings of the attempt that owns it, and its
+# writer. In an output on an object store: a mark that its files are being copied.
 _ATTEMPT = ".attempt.json"
 _SCRATCH = ".scratch"
 
 
-class Staging:
-    """One attempt at writing an output folder; a context manager.
+class OutputDirectory:
+    """The output directory of a stage, from the first file to its publication; a context manager.
 
     Attributes:
-      address: the folder to write in until then; for `data.files`.
-      scratch: a folder in it that is not published; it stays until the output is.
+      address: the unfinished directory, to write in until `publish`; for `stages.files`.
+      scratch: a directory in it that is not published; it stays until the output is.
       resumed: whether files of an interrupted attempt with the same settings are there.
       manifest: what was published; None before.
     """
@@ -57,10 +57,10 @@ class Staging:
         remote: bool = False,
         state: Any = None,
     ) -> None:
-        """Checks the output, and changes nothing yet; entering the context makes the folder.
+        """Checks the output, and changes nothing yet; entering the context makes the directory.
 
         Args:
-          output: a folder; it must not exist, be empty, or (with `overwrite`) be a finished
+          output: a directory; it must not exist, be empty, or (with `overwrite`) be a finished
             output of the same kind.
           kind: what will be in it; a key of `manifests.COMMANDS`.
           settings: every setting that decides the bytes of the output (see `manifests.write`).
@@ -68,13 +68,13 @@ class Staging:
           overwrite: replace a finished output of the same kind.
           resume: keep the files of an interrupted attempt whose settings and inputs are these, and
             keep this attempt's files if it fails.
-          remote: the stage writes through `data.files` to `address`, never to `path`, so that the
-            output may be remote.
-          state: what else an interrupted attempt must have had alike to be gone on with, e.g. the
-            times of its input files; JSON. It is not recorded in the manifest.
+          remote: the stage writes through `stages.files` to `address`, never to `path`, so that
+            the output may be remote.
+          state: what else must be equal for an interrupted attempt to be resumed, e.g. the times
+            of its input files; JSON. It is not recorded in the manifest.
 
         Raises:
-          ValueError: the output is finished or foreign, or remote without `remote`.
+          ValueError: the output is finished, foreign or damaged, or remote without `remote`.
         """
         if not os.fspath(output):
             raise ValueError("--output is empty; name a folder to write")
@@ -85,7 +85,8 @@ class Staging:
                 "write there and copy the finished folder"
             )
         self._output = files.absolute(output)
-        self.address = self._output + manifests.UNFINISHED_SUFFIX
+        self._unfinished = _Unfinished(self._output, kind)
+        self.address = self._unfinished.address
         self.scratch = files.join(self.address, _SCRATCH)
         self.kind = kind
         self.settings = dict(settings or {})
@@ -95,19 +96,17 @@ class Staging:
         self._state = state
         self.resumed = False
         self.manifest: dict[str, Any] | None = None
-        self._writer = uuid.uuid4().hex
-        self._lock: int | None = None
         self._check_output()
 
     @property
     def output(self) -> pathlib.Path:
-        """The folder that `publish` makes, when it is local."""
+        """The directory that `publish` makes, when it is local."""
         assert self._local, "a remote output has no path"
         return pathlib.Path(self._output)
 
     @property
     def path(self) -> pathlib.Path:
-        """The folder to write in until then, when the output is local."""
+        """The unfinished directory, to write in until `publish`, when the output is local."""
         assert self._local, "a stage with remote=True writes to `address`"
         return pathlib.Path(self.address)
 
@@ -119,7 +118,9 @@ class Staging:
                 raise ValueError(f"{output}: is a file; --output must be a folder")
             return
         if files.exists(_manifest(output)):
-            found = manifests.read_json(_manifest(output)).get("kind", "something else")
+            remedy = "remove the folder, or choose another --output"
+            manifest = manifests.read_json(_manifest(output), remedy)
+            found = manifest.get("kind", "something else")
             if found != self.kind:
                 raise ValueError(
                     f"{output}: holds {found}, not {self.kind}; choose another --output"
@@ -140,59 +141,14 @@ class Staging:
         marked = manifests.read_json(files.join(self._output, _ATTEMPT)).get("kind")
         return marked == self.kind and files.is_object_store(self._output)
 
-    def __enter__(self) -> "Staging":
-        """Makes the folder, or takes over that of an interrupted attempt."""
+    def __enter__(self) -> "OutputDirectory":
+        """Makes the unfinished directory, or takes over that of an interrupted attempt."""
         self._undo_interrupted_swap()
-        files.make_dirs(self.address)
-        if self._local:
-            self._lock = os.open(self.address, os.O_RDONLY)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(self._lock)
-                raise ValueError(f"{self._output}: another process is writing it now") from error
-        try:
-            self._take_over()
-        except BaseException:
-            if self._lock is not None:
-                os.close(self._lock)
-            raise
+        digest = manifests.digest(
+            [self.kind, self.settings, self.inputs, manifests.SCHEMA_VERSION, self._state]
+        )
+        self.resumed = self._unfinished.take(digest, self.resume)
         return self
-
-    def _take_over(self) -> None:
-        """Keeps or deletes the files of an earlier attempt, and marks the folder as ours."""
-        attempt = {
-            "kind": self.kind,
-            "digest": manifests.digest(
-                [self.kind, self.settings, self.inputs, manifests.SCHEMA_VERSION, self._state]
-            ),
-        }
-        before = manifests.read_json(files.join(self.address, _ATTEMPT))
-        self.resumed = self.resume and before.get("digest") == attempt["digest"]
-        if not self.resumed:
-            self._empty_folder(owned=bool(before))
-        else:
-            for entry in files.walk(self.address):
-                if entry.path.endswith(files.PARTIAL_SUFFIX):  # a kill left half a file
-                    files.remove(entry.path)
-        # A kill between the manifest and the commit leaves a manifest; it will be written anew.
-        files.remove(_manifest(self.address))
-        attempt["writer"] = self._writer
-        manifests.write_json(files.join(self.address, _ATTEMPT), attempt)
-
-    def _empty_folder(self, owned: bool) -> None:
-        """Deletes what an earlier attempt left in the unfinished folder."""
-        names = [entry.path[len(self.address) + 1 :] for entry in files.walk(self.address)]
-        if self._local:
-            names = os.listdir(self.address)  # empty folders too
-        if not owned and any(_ATTEMPT not in name for name in names):
-            raise ValueError(f"{self.address}: not empty and not ours; move it away or remove it")
-        for name in names:
-            place = files.join(self.address, name)
-            if self._local and os.path.isdir(place) and not os.path.islink(place):
-                shutil.rmtree(place)
-            elif name != _ATTEMPT:  # the mark of ownership goes last, by being replaced
-                files.remove(place)
 
     def _undo_interrupted_swap(self) -> None:
         """Puts the old output back if a kill came between the two renames of `publish`."""
@@ -211,7 +167,7 @@ class Staging:
         content: Any = None,
         extra: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Writes the manifest and makes the folder the output; returns the manifest.
+        """Writes the manifest and makes the directory the output; returns the manifest.
 
         Args:
           counts: how many of what was written.
@@ -221,7 +177,7 @@ class Staging:
         Raises:
           ValueError: another process finished the output, or took it over.
         """
-        if not self._is_owner():
+        if not self._unfinished.is_owned():
             raise ValueError(f"{self._output}: another process is writing it now")
         if files.exists(_manifest(self._output)) and not self.overwrite:
             raise ValueError(f"{self._output}: another process finished it meanwhile")
@@ -241,25 +197,20 @@ class Staging:
         self.manifest = manifest
         return manifest
 
-    def _is_owner(self) -> bool:
-        """Returns whether no other process has taken the unfinished folder over."""
-        attempt = manifests.read_json(files.join(self.address, _ATTEMPT))
-        return attempt.get("writer") == self._writer
-
     def _swap(self) -> None:
-        """Renames the unfinished folder to the output, and an old output out of the way."""
+        """Renames the unfinished directory to the output, and an old output out of the way."""
         replaced = self._output + REPLACED_SUFFIX
         if files.exists(_manifest(self._output)):
             files.rename(self._output, replaced)
         elif not self._local and files.exists(self._output) and files.is_empty(self._output):
             files.remove_tree(self._output)  # a remote rename would move into it
-        files.rename(self.address, self._output)  # the commit; locally it replaces an empty folder
+        files.rename(self.address, self._output)  # the commit; locally it replaces an empty one
         files.remove(files.join(self._output, _ATTEMPT))
         files.remove_tree(replaced)
         files.remove_tree(files.join(self._output, _SCRATCH))
 
     def _copy(self) -> None:
-        """Copies the unfinished folder's files to the output, the manifest last."""
+        """Copies the unfinished directory's files to the output, the manifest last."""
         mark = files.join(self._output, _ATTEMPT)
         files.copy([files.join(self.address, _ATTEMPT)], [mark])
         files.remove(_manifest(self._output))  # from here on the old output is not one
@@ -283,12 +234,96 @@ class Staging:
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> None:
-        """Lets go of the folder; without `resume` a failed attempt leaves nothing behind."""
-        if self.manifest is None and not self.resume and (self._local or self._is_owner()):
-            with contextlib.suppress(OSError):
-                files.remove_tree(self.address)
+        """Lets go of the directory; without `resume` a failed attempt leaves nothing behind."""
+        if self.manifest is None and not self.resume:
+            # An error here would hide the one that ended the attempt.
+            with contextlib.suppress(OSError, ValueError):
+                if self._local or self._unfinished.is_owned():
+                    files.remove_tree(self.address)
         if isinstance(error, KeyboardInterrupt) and self.resume:
             error.args = error.args or ("the same command goes on where this one stopped",)
+        self._unfinished.release()
+
+
+class _Unfinished:
+    """The directory `<output>.unfinished`: its lock, and the mark of the attempt that owns it.
+
+    The mark is written atomically, so a kill never leaves half of it; a damaged one is an error.
+    """
+
+    def __init__(self, output: str, kind: str) -> None:
+        self._output, self._kind = output, kind
+        self.address = output + manifests.UNFINISHED_SUFFIX
+        self._mark = files.join(self.address, _ATTEMPT)
+        self._local = not files.is_remote(output)
+        self._writer = uuid.uuid4().hex
+        self._lock: int | None = None
+
+    def take(self, digest: str, resume: bool) -> bool:
+        """Makes the directory ours.
+
+        Args:
+          digest: of all that must be equal for an earlier attempt to be resumed.
+          resume: keep the files of such an attempt.
+
+        Returns:
+          Whether an earlier attempt is resumed; else the directory is empty.
+
+        Raises:
+          ValueError: another process writes there, or the files in it are foreign.
+        """
+        files.make_dirs(self.address)
+        if self._local:
+            self._lock = os.open(self.address, os.O_RDONLY)
+        try:
+            if self._lock is not None:
+                self._acquire(self._lock)
+            before = self._read_mark()
+            resumed = resume and before.get("digest") == digest
+            if resumed:
+                for entry in files.walk(self.address):
+                    if entry.path.endswith(files.PARTIAL_SUFFIX):  # a kill left half a file
+                        files.remove(entry.path)
+            else:
+                self._empty(owned=bool(before))
+            # A kill between the manifest and the commit leaves a manifest; it is written anew.
+            files.remove(_manifest(self.address))
+            mark = {"kind": self._kind, "digest": digest, "writer": self._writer}
+            manifests.write_json(self._mark, mark)
+        except BaseException:
+            self.release()
+            raise
+        return resumed
+
+    def _acquire(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"{self._output}: another process is writing it now") from error
+
+    def _read_mark(self) -> dict[str, Any]:
+        return manifests.read_json(self._mark, f"remove {self.address} to start over")
+
+    def _empty(self, owned: bool) -> None:
+        """Deletes what an earlier attempt left."""
+        names = [entry.path[len(self.address) + 1 :] for entry in files.walk(self.address)]
+        if self._local:
+            names = os.listdir(self.address)  # empty directories too
+        if not owned and any(_ATTEMPT not in name for name in names):
+            raise ValueError(f"{self.address}: not empty and not ours; move it away or remove it")
+        for name in names:
+            path = files.join(self.address, name)
+            if self._local and os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            elif name != _ATTEMPT:  # the mark of ownership goes last, by being replaced
+                files.remove(path)
+
+    def is_owned(self) -> bool:
+        """Returns whether no other process has taken the directory over."""
+        return self._read_mark().get("writer") == self._writer
+
+    def release(self) -> None:
+        """Lets other processes take the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

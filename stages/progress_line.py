@@ -6,9 +6,7 @@ The line reads `[train] 300/1000 steps  85.2 examples/s  ETA 0:12  loss=3.21`. W
 variable PARTI_PROGRESS_FILE names a file, each report replaces that file, in one step, with
 `{"stage", "done", "total", "unit", "rate", "rate_unit", "eta_seconds", "fields", "state"}`.
 
-`reporter(stage)` returns the one `Progress` of that stage in this process; any thread may use it,
-and a pickled `Progress` becomes the reporter of the same stage where it is unpickled, so a Beam
-DoFn can hold one.
+Plain lines, not a bar of rich or tqdm: they are read in logs, and from a file by `parti workflow`.
 """
 
 import collections
@@ -17,20 +15,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
 from typing import Any, TextIO
+
+from parti.stages import files
 
 FILE_VARIABLE = "PARTI_PROGRESS_FILE"
 # Reports that the rate is measured over: recent enough to forget compilation.
 _WINDOW = 12
 
-_reporters: dict[str, "Progress"] = {}
-_registry_lock = threading.Lock()
-_file_lock = threading.Lock()
-
 
 class Progress:
-    """Counts finished units of one stage and reports them at most once per interval."""
+    """Counts finished units of one stage and reports them at most once per interval.
+
+    Any thread may use it.
+    """
 
     def __init__(
         self,
@@ -66,20 +64,12 @@ class Progress:
         self._reported = False
         self._lock = threading.RLock()
 
-    def __reduce__(self) -> tuple[Callable[..., "Progress"], tuple[str, int, str]]:
-        return reporter, (self.stage, self.total, self.unit)
-
     def update(self, done: int, **fields: Any) -> None:
         """Sets the number of finished units; `fields` (numbers or text) are shown at the end."""
         with self._lock:
             self.count = done
             self._fields.update(fields)
             self._report_when_due()
-
-    def add(self, count: int = 1, **fields: Any) -> None:
-        """Adds to the number of finished units; for work split over threads."""
-        with self._lock:
-            self.update(self.count + count, **fields)
 
     def restart_clock(self) -> None:
         """Forgets the rate so far, such as that of a first step that was compiled."""
@@ -96,7 +86,7 @@ class Progress:
         self._finish("failed", summary)
 
     def stopped(self, summary: str = "") -> None:
-        """Reports that work was asked to stop, and can go on later."""
+        """Reports that work was stopped, and can be resumed."""
         self._finish("stopped", summary)
 
     def rate(self) -> float:
@@ -122,9 +112,6 @@ class Progress:
             seconds = clock(time.monotonic() - self._started)
             text = f"{self.count} {self.unit} in {seconds}"
             self._write(f"[{self.stage}] {state}: {text}{'  ' + summary if summary else ''}", state)
-        with _registry_lock:
-            if _reporters.get(self.stage) is self:
-                del _reporters[self.stage]
 
     def _eta_seconds(self) -> float | None:
         rate = self.rate()
@@ -156,29 +143,7 @@ class Progress:
                 "fields": dict(self._fields),
                 "state": state,
             }
-            write_json(path, record)
-
-
-def reporter(stage: str, total: int = 0, unit: str = "items", **options: Any) -> Progress:
-    """Returns this process's running `Progress` of a stage, made on first use (thread-safe).
-
-    A total that was not known at first is filled in by a later call.
-    """
-    with _registry_lock:
-        if stage not in _reporters:
-            _reporters[stage] = Progress(stage, total, unit, **options)
-        progress = _reporters[stage]
-        progress.total = progress.total or total
-        return progress
-
-
-def write_json(path: str, record: Mapping[str, Any]) -> None:
-    """Replaces a JSON file in one step, so that a reader never sees half of it."""
-    with _file_lock:
-        temporary = f"{path}.{os.getpid()}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(record, file, default=str)
-        os.replace(temporary, path)
+            files.write_bytes(path, json.dumps(record, default=str).encode())
 
 
 def clock(seconds: float) -> str:

@@ -33,7 +33,7 @@ ROOMS = {
         *("beam", "deduplicate", "rules", "readers", "html", "clean", "tokens"),
         *("evaluation", "vocabulary"),
     ),
-    "pipelines/readers": ("base", "archives", "http", "text_tables"),
+    "pipelines/readers": ("base", "archives", "http", "tables"),
 }
 # What a family of models may import of `models/` besides itself: what all share, and a few others.
 SHARED_MODELS = {"base", "layers", "losses"}

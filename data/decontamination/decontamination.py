@@ -6,8 +6,8 @@
     kept_out.hit("A cat on a mat.", phash, colours)  # (reason, which of the set) or None
 
 A caption is hit if it holds a run of `num_words` words of a caption of the set, or, for a caption
-of the set that is shorter, if it is the same text; both in the form of `data.text_hashes`. A
-picture is hit if it is near-equal to one of the set, as `data.image_hashes` says.
+of the set that is shorter, if it is the same text; both in the form of `text.text_hashes`. An
+image is hit if it is near-equal to one of the set, as `images.image_hashes` says.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ _FORMAT = "parti evaluation set 1"
 
 
 class EvaluationSet:
-    """Captions and pictures to find again.
+    """Captions and images to find again.
 
-    It holds about 500 bytes for a picture and 100 for a run of words. A process that only asks
-    opens what another one saved, and need not decode the pictures again.
+    It holds about 500 bytes for an image and 100 for a run of words. A process that only queries
+    opens what another one saved, and need not decode the images again.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class EvaluationSet:
 
         Args:
           num_words: words in a row that a caption may not share with one of the set.
-          max_distance: bits in which hashes of near-equal pictures may differ.
+          max_distance: bits in which hashes of near-equal images may differ.
           max_colour_distance: levels in which their colours may differ, at 64 x 64 pixels (see
             `image_hashes.colour_limit`).
         """
@@ -68,7 +68,7 @@ class EvaluationSet:
 
     @property
     def num_images(self) -> int:
-        """How many pictures were added."""
+        """How many images were added."""
         return len(self._images)
 
     @property
@@ -93,7 +93,7 @@ class EvaluationSet:
 
         Raises:
           FileNotFoundError: a pattern names no file.
-          ValueError: a file is damaged, or a picture cannot be decoded.
+          ValueError: a file is damaged, or an image cannot be decoded.
         """
         loaded = cls(num_words, max_distance, max_colour_distance)
         for pattern in patterns:
@@ -132,7 +132,7 @@ class EvaluationSet:
         colours: bytes,
         num_pixels: int = image_hashes.REFERENCE_PIXELS,
     ) -> None:
-        """Adds a picture by its `image_hashes.fingerprint` and its width times height."""
+        """Adds an image by its `image_hashes.fingerprint` and its width times height."""
         self._images.append((name, phash, colours, num_pixels))
         self._index.add(name, phash, colours, num_pixels)
 
@@ -147,13 +147,13 @@ class EvaluationSet:
 
         Args:
           text: its caption.
-          phash: perceptual hash of its picture.
-          colours: of its picture.
-          num_pixels: width times height of its picture; colours are compared less closely in a
+          phash: perceptual hash of its image.
+          colours: of its image.
+          num_pixels: width times height of its image; colours are compared less closely in a
             small one.
 
         Returns:
-          (reason, what of the set it meets), the picture asked first.
+          (reason, what of the set it meets), images are compared first.
         """
         if self._images and (match := self._index.query(phash, colours, num_pixels)):
             distance = f"{match.distance} bits, {match.colour_distance:.1f} levels"
@@ -206,8 +206,8 @@ class EvaluationSet:
         opened._captions, opened._runs = header["captions"], dict(runs)
         opened._hashes = {hashes[i : i + 16] for i in range(0, len(hashes), 16)}
         step = image_hashes.NUM_COLOURS
-        for place, (name, (phash, size)) in enumerate(zip(header["names"], numbers, strict=True)):
-            colour = colours[place * step : (place + 1) * step]
+        for number, (name, (phash, size)) in enumerate(zip(header["names"], numbers, strict=True)):
+            colour = colours[number * step : (number + 1) * step]
             opened.add_image(name, int(phash), colour, int(size))
         return opened
 

@@ -1,16 +1,14 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What evaluation sets are made of: captions and pictures, from files of many kinds.
+"""What evaluation sets are made of: captions and images, from files of many kinds.
 
 A file of an evaluation set that cannot be read is an error, not a rejected row: what is not read
 would not be kept out of the training data.
 """
 
 import os
-import pathlib
 import posixpath
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -26,16 +24,16 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 TFRECORD_SUFFIX = ".tfrecord"
 _SUFFIXES = (*IMAGE_SUFFIXES, *PROMPT_SUFFIXES, CAPTION_SUFFIX, *TAR_SUFFIXES, TFRECORD_SUFFIX)
 KINDS = "prompts (.txt, .tsv, .jsonl), pictures, .tar of pictures and captions, .tfrecord of pairs"
-MAX_FILE_BYTES = 256 * 2**20  # of a picture or caption; also in a tar
+MAX_FILE_BYTES = 256 * 2**20  # of an image or caption; also in a tar
 
 
 class Item(NamedTuple):
-    """A caption or a picture of an evaluation set.
+    """A caption or an image of an evaluation set.
 
     Attributes:
       name: where it is from: `PartiPrompts.tsv:p00012-bond`, `coco.tar:000123`.
       text: the caption, if it is one.
-      image: the encoded picture, if it is one.
+      image: the encoded image, if it is one.
     """
 
     name: str
@@ -44,12 +42,12 @@ class Item(NamedTuple):
 
 
 def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
-    """Yields the captions and pictures of the files that a pattern names.
+    """Yields the captions and images of the files that a pattern names.
 
-    - `.txt`, `.tsv`, `.jsonl`: prompt files (see `data.prompts`); but a `.txt` beside a picture of
+    - `.txt`, `.tsv`, `.jsonl`: prompt files (see `text.prompt_files`); a `.txt` beside an image of
       the same name is its caption.
-    - pictures, and `.tar` of pictures and `.txt` captions (other members are passed over).
-    - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.jsonl` beside one tells of
+    - images, and `.tar` of images and `.txt` captions (other members are passed over).
+    - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.jsonl` beside one describes
       them, and is passed over.
 
     Args:
@@ -116,13 +114,7 @@ def _caption(data: bytes, path: str) -> str:
 
 
 def _read_prompts(path: str, name: str) -> Iterator[Item]:
-    if files.is_remote(path):
-        with tempfile.TemporaryDirectory() as folder:
-            local = pathlib.Path(folder, name)
-            local.write_bytes(files.read_bytes(path))
-            yield from _read_prompts(str(local), name)
-        return
-    for prompt in prompt_files.read_prompts(pathlib.Path(path)):
+    for prompt in prompt_files.parse_prompts(path, files.read_bytes(path)):
         yield Item(f"{name}:{prompt.id}", text=prompt.text)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From a picture of any shape to the square that is trained on."""
+"""From an image of any shape to the square that is trained on."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ def check_policy(policy: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-    """Where a random crop lies: a square of the short side is resized, and the crop is cut from it.
+    """The box of a random crop: a square of the short side is resized, and the crop is cut from it.
 
     Attributes:
       offset: of the square on the long side, in [3/8, 5/8) of the slack.
@@ -45,13 +45,13 @@ class RandomCrop:
         """Draws a crop that depends on the arguments only.
 
         The square is resized to a side between `size` and min(short_side, 9/8 `size`), of which a
-        square of `size` lies anywhere; each as likely. It is not flipped: there may be text in it.
-        A picture with a shorter side under `size` grows to it, and the crop is the whole square.
+        square of `size` is cut anywhere; each as likely. It is not flipped: it may show text. An
+        image with a shorter side under `size` grows to it, and the crop is the whole square.
 
         Args:
-          short_side: of the picture, in pixels.
+          short_side: of the image, in pixels.
           size: of the crop, in pixels; 256 in the listing, whose largest side is 288.
-          key: of the picture.
+          key: of the image.
           seed: another one gives other crops.
         """
         slack, growth, down, right = _uniform(f"{seed} {key}", 4)
@@ -61,7 +61,7 @@ class RandomCrop:
         return cls((3 + 2 * slack) / 8, side, top, left, size)
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """Returns the crop of a picture, [size, size, 3] uint8.
+        """Returns the crop of an image, [size, size, 3] uint8.
 
         Args:
           image: [height, width, 3] uint8, whose short side is the one that was given to `draw`.
@@ -70,10 +70,10 @@ class RandomCrop:
         return resized[self.top : self.top + self.size, self.left : self.left + self.size]
 
     def cut_in_full(self, image: np.ndarray) -> np.ndarray:
-        """Returns the same part of the picture at its own resolution, [side, side, 3] uint8.
+        """Returns the same part of the image at its own resolution, [side, side, 3] uint8.
 
-        The part begins between two pixels: it is interpolated (bicubic), so that the two crops lie
-        over each other exactly once the one is resized to the other's size.
+        The part begins between two pixels: it is interpolated (bicubic), so that the two crops
+        cover each other exactly once the one is resized to the other's size.
         """
         square = images.square_crop(image, self.offset)
         pixel = len(square) / self.side
@@ -81,25 +81,25 @@ class RandomCrop:
         sides = (max(1, round(length)),) * 2
         end = float(len(square))  # rounding must not lead past it
         box = (left, top, min(left + length, end), min(top + length, end))
-        picture = Image.fromarray(np.ascontiguousarray(square))
-        return np.array(picture.resize(sides, Image.Resampling.BICUBIC, box=box))
+        whole = Image.fromarray(np.ascontiguousarray(square))
+        return np.array(whole.resize(sides, Image.Resampling.BICUBIC, box=box))
 
 
 def fit(
     image: np.ndarray, size: int, policy: str = "centre", key: str = "", seed: int = 0
 ) -> np.ndarray:
-    """Crops a square out of a picture and resizes it by area.
+    """Crops a square out of an image and resizes it by area.
 
     "centre": the middle square of the short side s, resized to `size`. "random": a `RandomCrop`;
     what is random in it depends on `key` and `seed` only.
 
-    A picture with a shorter side under `size` grows, whatever the policy.
+    An image with a shorter side under `size` grows, whatever the policy.
 
     Args:
       image: [height, width, 3] uint8.
       size: of the result, in pixels.
       policy: one of POLICIES.
-      key: of the picture.
+      key: of the image.
       seed: another one gives other crops.
 
     Returns:

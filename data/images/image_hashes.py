@@ -1,10 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Near-equal pictures: a 64-bit hash of the coarse shapes, and the colours of an 8 x 8 grid.
+"""Near-equal images: a 64-bit hash of the coarse shapes, and the colours of an 8 x 8 grid.
 
-Two pictures are near when their hashes differ in few bits and their colours by little, everywhere.
+Two images are near when their hashes differ in few bits and their colours by little, everywhere.
 The hash finds the pairs: `band_keys` gives near hashes at least one key in common, so that no
-picture need be compared with all others. The colours settle it: variants of one drawing that differ
+image need be compared with all others. The colours settle it: variants of one drawing that differ
 in a colour only have nearly the same hash.
 
 Both are made of a 32 x 32 thumbnail in whole numbers, so that equal pixels give equal hashes on
@@ -22,7 +22,7 @@ from parti.data.images import images
 
 NUM_BITS = 64
 MAX_DISTANCE = 4  # bits; up to here `band_keys` finds every pair
-MAX_COLOUR_DISTANCE = 9.0  # levels of 255, for pictures of 64 x 64 (see `colour_limit`)
+MAX_COLOUR_DISTANCE = 9.0  # levels of 255, for images of 64 x 64 (see `colour_limit`)
 REFERENCE_PIXELS = 64 * 64
 
 _SIDE = 32  # of the thumbnail, in pixels
@@ -41,10 +41,10 @@ NUM_BANDS = len(_KEY_BLOCKS)
 
 
 def pixel_hash(image: np.ndarray) -> bytes:
-    """Returns 16 bytes that equal pictures share and others do not.
+    """Returns 16 bytes that equal images share and others do not.
 
-    Not a cryptographic hash (that would take a third of the time of decoding): who wants two
-    pictures to share it can make them so, and gains that one of his is dropped.
+    Not a cryptographic hash (that would take a third of the time of decoding): an
+    attacker can make two images share it, and gains only that one of them is dropped.
 
     Args:
       image: [height, width, 3] uint8.
@@ -55,7 +55,7 @@ def pixel_hash(image: np.ndarray) -> bytes:
 
 
 def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
-    """Returns the perceptual hash and the colours of a picture; cheaper than one after the other.
+    """Returns the perceptual hash and the colours of an image; cheaper than one after the other.
 
     Args:
       image: [height, width, 3] uint8.
@@ -68,7 +68,7 @@ def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
 
 
 def perceptual_hash(image: np.ndarray) -> int:
-    """Returns 64 bits that say where a picture is lighter and darker, coarsely.
+    """Returns 64 bits that say where an image is lighter and darker, coarsely.
 
     Each bit is one of the 64 lowest frequencies of the thumbnail's luma (the mean left out): 1 if
     its DCT coefficient is clearly positive. Weak coefficients are 0, or noise would set them.
@@ -100,7 +100,7 @@ def colours(image: np.ndarray) -> bytes:
 def _thumbnail(image: np.ndarray) -> np.ndarray:
     """Returns [32, 32, 3] uint8: means of equal areas, within a level or two.
 
-    Halving is several times as fast as the rest, so a large picture is halved first; the last row
+    Halving is several times as fast as the rest, so a large image is halved first; the last row
     or column of an odd number is left out.
     """
     while min(image.shape[:2]) >= _HALVE_FROM:
@@ -148,11 +148,11 @@ def distances(phash: int, phashes: np.ndarray) -> np.ndarray:
 
 
 def colour_distance(a: bytes, b: bytes) -> float:
-    """Returns how far apart the colours of two pictures are where they differ most.
+    """Returns how far apart the colours of two images are where they differ most.
 
     It is the larger of two: the difference of luma in a cell, and the length of the difference of
     (Cb, Cr) in a block of 2 x 2 cells. JPEG keeps colour at half the resolution of luma, so in a
-    single cell of a small picture a re-encoded copy may have changed colour by much.
+    single cell of a small image a re-encoded copy may have changed colour by much.
 
     Args:
       a: of `colours`.
@@ -165,7 +165,7 @@ def colour_distance(a: bytes, b: bytes) -> float:
 
 
 def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
-    """Returns the `colour_distance` of one picture to each of many.
+    """Returns the `colour_distance` of one image to each of many.
 
     Args:
       colour: of `colours`.
@@ -186,9 +186,9 @@ def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
 def colour_limit(
     num_pixels: np.ndarray | int, max_colour_distance: float = MAX_COLOUR_DISTANCE
 ) -> np.ndarray:
-    """Returns up to what colour distance two pictures count as copies of each other.
+    """Returns up to what colour distance two images count as copies of each other.
 
-    A cell of a large picture averages the noise of re-encoding away, so the limit falls with the
+    A cell of a large image averages the noise of re-encoding away, so the limit falls with the
     size: for JPEG quality 50 by about the cube root of the pixels, measured from 32 x 32 to
     256 x 256. It stays as it is from there.
 
@@ -197,7 +197,7 @@ def colour_limit(
       max_colour_distance: the limit at 64 x 64, in levels.
 
     Returns:
-      Levels, in the shape of `num_pixels`: 2.5 times as many for a picture of 16 x 16 or less, 0.4
+      Levels, in the shape of `num_pixels`: 2.5 times as many for an image of 16 x 16 or less, 0.4
       times for 256 x 256 or more.
     """
     factor = np.cbrt(REFERENCE_PIXELS / np.maximum(1, num_pixels))
@@ -212,7 +212,7 @@ def is_near(
     max_distance: int = MAX_DISTANCE,
     max_colour_distance: float = MAX_COLOUR_DISTANCE,
 ) -> bool:
-    """Returns whether two pictures are near-equal: in their hashes and in their colours.
+    """Returns whether two images are near-equal: in their hashes and in their colours.
 
     Whose sizes are known should give `colour_limit` of the smaller as `max_colour_distance`.
     """
@@ -229,7 +229,7 @@ def are_near(
     max_distance: int = MAX_DISTANCE,
     max_colour_distance: np.ndarray | float = MAX_COLOUR_DISTANCE,
 ) -> np.ndarray:
-    """Returns `is_near` of one picture and each of many.
+    """Returns `is_near` of one image and each of many.
 
     Args:
       phash: of the one.
@@ -252,7 +252,7 @@ def band_keys(phash: int) -> tuple[int, ...]:
     """Returns keys of which hashes that differ in at most MAX_DISTANCE bits share at least one.
 
     The hash is cut into 6 blocks, and each 2 of them make a key of 21 or 22 bits: 4 bits that
-    differ lie in at most 4 blocks, and the other 2 are equal. Hashes that differ in more bits may
+    differ are in at most 4 blocks, and the other 2 are equal. Hashes that differ in more bits may
     share a key too.
 
     Returns:
@@ -270,7 +270,7 @@ def band_keys(phash: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Match:
-    """A near-equal picture of an index.
+    """A near-equal image of an index.
 
     Attributes:
       key: what it was added under.
@@ -284,7 +284,7 @@ class Match:
 
 
 class NearIndex:
-    """Finds the near-equal pictures of a set held in memory, about 200 bytes a picture.
+    """Finds the near-equal images of a set held in memory, about 200 bytes an image.
 
     A query compares with all of them, about a millisecond for a million: for evaluation sets that
     is less than a table of band keys costs.
@@ -306,7 +306,7 @@ class NearIndex:
         return len(self._keys)
 
     def add(self, key: str, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> None:
-        """Adds a picture.
+        """Adds an image.
 
         Args:
           key: what a match gives back.
@@ -323,7 +323,7 @@ class NearIndex:
         self._added.append((phash, colour, num_pixels))
 
     def query(self, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> Match | None:
-        """Returns the nearest of the near-equal pictures, the first added of equals, or None."""
+        """Returns the nearest of the near-equal images, the first added of equals, or None."""
         self._build()
         bits = distances(phash, self._phashes)
         near = np.flatnonzero(bits <= self._max_distance)

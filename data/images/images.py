@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures as arrays: decode, encode, crop, resize, and the only uint8 <-> [-1, 1] conversion."""
+"""Images as arrays: decode, encode, crop, resize, and the only uint8 <-> [-1, 1] conversion."""
 
 import dataclasses
 import functools
@@ -11,8 +11,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-# Readers for formats that run other programs (EPS), that hide a second picture of another size
-# (ICO), or that nobody means stay closed.
+# Readers for formats that run other programs (EPS), that hide a second image of another size
+# (ICO), or that no data set uses stay closed.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
@@ -30,14 +30,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = 5  # from this orientation on, width and height change places
-SSIM_WINDOW = 11  # pixels; pictures are at least as large
+_SIDEWAYS = 5  # from this orientation on, width and height are swapped
+SSIM_WINDOW = 11  # pixels; images are at least as large
 _SSIM_SIGMA, _SSIM_K1, _SSIM_K2 = 1.5, 0.01, 0.03
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Picture:
-    """A decoded picture.
+class DecodedImage:
+    """A decoded image.
 
     Attributes:
       pixels: [height, width, 3] uint8, upright, read-only.
@@ -56,7 +56,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0)
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Returns (width, height) of a picture from its header, upright, in pixels.
+    """Returns (width, height) of an image from its header, upright, in pixels.
 
     The rest of the file may still be broken.
 
@@ -71,21 +71,21 @@ def read_size(data: bytes) -> tuple[int, int]:
         raise _not_an_image(data, error) from error
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> Picture:
-    """Decodes a picture of any common format to upright RGB.
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> DecodedImage:
+    """Decodes an image of any common format to upright RGB.
 
-    The EXIF orientation is applied; transparent parts lie over white; palette, grey, CMYK and
+    The EXIF orientation is applied; transparent parts become white; palette, grey, CMYK and
     16-bit grey become 8-bit RGB; of an animation the first frame is taken.
 
     With `draft_side`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, in a fraction of the
     time, as long as both sides keep `draft_side` pixels. The pixels then are those of that size: a
     perceptual hash of them stays within a bit or two, but they are not equal to the pixels of a
-    lossless copy, so give every picture of a job the same `draft_side`. Twice the side that the
-    picture is resized to leaves no visible difference.
+    lossless copy, so give every image of a job the same `draft_side`. Twice the side that the
+    image is resized to leaves no visible difference.
 
     Args:
-      data: the encoded picture.
-      max_pixels: a picture of more pixels is refused before it is decoded.
+      data: the encoded image.
+      max_pixels: an image of more pixels is refused before it is decoded.
       draft_side: what both sides must keep, in pixels; 0 decodes at full size.
 
     Raises:
@@ -108,7 +108,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> Pi
         rgb = rgb.transpose(_UPRIGHT[orientation])
         if orientation >= _SIDEWAYS:
             width, height = height, width
-    return Picture(np.asarray(rgb), width, height)
+    return DecodedImage(np.asarray(rgb), width, height)
 
 
 def _not_an_image(data: bytes, error: Exception) -> ValueError:
@@ -122,7 +122,7 @@ def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation, 1 (upright) when there is none or EXIF is broken."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - broken EXIF does not spoil a good picture
+    except Exception:  # noqa: BLE001 - broken EXIF does not spoil a good image
         return 1
 
 
@@ -133,7 +133,7 @@ def _count_scans(data: bytes) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Returns the decoded picture in mode RGB."""
+    """Returns the decoded image in mode RGB."""
     image.load()
     if image.mode.startswith("I"):
         # 16 bits a pixel; Pillow's own conversion would clip at 255.
@@ -150,7 +150,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encodes a picture as PNG; equal pictures give equal bytes.
+    """Encodes an image as PNG; equal images give equal bytes.
 
     Only runs of equal bytes are searched for: half the time, and photographs and drawings grow by
     under 1%.
@@ -165,7 +165,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
-    """Encodes a picture as JPEG with colours at full resolution; equal pictures give equal bytes.
+    """Encodes an image as JPEG with colours at full resolution; equal images give equal bytes.
 
     Args:
       image: [height, width, 3] uint8.
@@ -189,7 +189,7 @@ def _encode(image: np.ndarray, kind: str, **options: int) -> bytes:
 def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Resizes by area: each new pixel is the mean of what it covers.
 
-    A picture that grows on either axis is interpolated (bicubic) instead: the area method would
+    An image that grows on either axis is interpolated (bicubic) instead: the area method would
     only repeat pixels.
 
     Args:
@@ -210,8 +210,8 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     if (height, width) == (old_height, old_width):
         return image
     if height > old_height or width > old_width:
-        picture = Image.fromarray(np.ascontiguousarray(image))
-        return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+        small = Image.fromarray(np.ascontiguousarray(image))
+        return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
     cv2 = _cv2()
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
@@ -230,7 +230,7 @@ def square_crop(image: np.ndarray, offset: float = 0.5) -> np.ndarray:
 
     Args:
       image: [height, width, channels].
-      offset: where the square lies on the long side, in [0, 1]: 0 is left or top, 0.5 the middle.
+      offset: position of the square on the long side, in [0, 1]: 0 is left or top, 0.5 the middle.
 
     Returns:
       [side, side, channels], a view.
@@ -274,7 +274,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the peak signal-to-noise ratio of two pictures (or batches) in dB; inf when equal.
+    """Returns the peak signal-to-noise ratio of two images (or batches) in dB; inf when equal.
 
     Args:
       a: uint8 pixels of any shape.
@@ -289,10 +289,10 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the structural similarity of two pictures, at most 1, which equal pictures have.
+    """Returns the structural similarity of two images, at most 1, which equal images have.
 
-    The mean over the channels red, green and blue, and over the places where the whole window lies
-    inside the picture; variances are those of the window's weights, for a data range of 255.
+    The mean over the channels red, green and blue, and over the positions where the whole window
+    is inside the image; variances are those of the window's weights, for a data range of 255.
 
     Args:
       a: [height, width, 3] uint8, both sides at least `SSIM_WINDOW` pixels.

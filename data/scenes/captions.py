@@ -96,10 +96,10 @@ def captions(scene: scene_drawing.Scene, limit: int | None = None) -> list[str]:
 
     Args:
         scene: what is drawn.
-        limit: keep only the first so many.
+        limit: the number of captions at most; None for all.
 
     Returns:
-        Captions. The first names everything that `scene_probe.alignment` asks of the scene; the
+        Captions. The first names everything that `probe.alignment` scores; the
         others may leave out size or background, or tell a relation from the other side.
     """
     place = f"{_with_article(scene.background)} background"

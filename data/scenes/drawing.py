@@ -3,7 +3,7 @@
 """What a scene is, and how it is drawn: palette, shapes, anti-aliased rendering.
 
 Shapes are polygons in a box [-1, 1] x [-1, 1], y downwards; some of them are cut out again (the
-hole of a ring, the door of a house). A picture is drawn at four times its size and averaged down.
+hole of a ring, the door of a house). An image is drawn at four times its size and averaged down.
 """
 
 import collections
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from parti.data.scenes import glyphs
 
-# Far apart in RGB, and no colour lies between two others (scene_probe relies on it).
+# Far apart in RGB, and no colour is between two others (`reader` relies on it).
 COLOURS = {
     "red": (220, 30, 35),
     "orange": (255, 140, 0),
@@ -130,22 +130,8 @@ def outlines() -> dict[str, list[tuple[int, _Points]]]:
 
 
 SHAPES = (
-    "circle",
-    "square",
-    "triangle",
-    "diamond",
-    "star",
-    "heart",
-    "cross",
-    "ring",
-    "moon",
-    "arrow",
-    "house",
-    "tree",
-    "fish",
-    "flower",
-    "mug",
-    "boat",
+    *("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring"),
+    *("moon", "arrow", "house", "tree", "fish", "flower", "mug", "boat"),
 )
 
 
@@ -164,9 +150,9 @@ class SceneObject:
         shape: one of `SHAPES`, or `SIGN`.
         colour: a key of `COLOURS`.
         size: the size that captions name: one of `SIZES`; "" where they name none.
-        extent: side of the box that the shape is drawn in, as a fraction of the picture's side.
-        cx: middle of the box from the left, in [0, 1] of the picture's side.
-        cy: middle of the box from the top, in [0, 1] of the picture's side.
+        extent: side of the box that the shape is drawn in, as a fraction of the image's side.
+        cx: middle of the box from the left, in [0, 1] of the image's side.
+        cy: middle of the box from the top, in [0, 1] of the image's side.
     """
 
     shape: str
@@ -188,7 +174,7 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A picture in words and numbers.
+    """An image in words and numbers.
 
     Attributes:
         background: a key of `BACKGROUNDS`, never the colour of an object.
@@ -280,18 +266,18 @@ def render(scene: Scene, size: int) -> np.ndarray:
     if size < 16:
         raise ValueError(f"A scene needs at least 16 pixels a side, not {size}.")
     side = size * _SUPERSAMPLING
-    picture = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
+    image = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     for thing in reversed(scene.objects):
         extent = thing.extent * side
         left, top = thing.cx * side - extent / 2, thing.cy * side - extent / 2
         corner = (math.floor(left), math.floor(top))
         mask = shape_mask(thing.shape, extent, (left - corner[0], top - corner[1]))
-        picture.paste(COLOURS[thing.colour], corner, mask)
+        image.paste(COLOURS[thing.colour], corner, mask)
         if thing.shape == SIGN:
             (x, y), width, height = (SIGN_FIELD[0], *SIGN_FIELD[1:])
             half = extent / 2
             centre = (thing.cx * side + x * half - 0.5, thing.cy * side + y * half - 0.5)
             fill = ink(thing.colour)
-            canvas = ImageDraw.Draw(picture)
+            canvas = ImageDraw.Draw(image)
             glyphs.draw_text(canvas, scene.text, centre, width * half, height * half, fill)
-    return np.asarray(picture.reduce(_SUPERSAMPLING))
+    return np.asarray(image.reduce(_SUPERSAMPLING))

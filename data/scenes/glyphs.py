@@ -3,7 +3,7 @@
 """A stroke font of the capitals A to Z, for signs in scenes.
 
 A glyph is a few polylines on a grid 4 wide and 6 high, y downwards. All glyphs share one cell
-width, so a line of text is read back cell by cell (see `scene_probe`).
+width, so a line of text is read back cell by cell (see `reader`).
 """
 
 import functools
@@ -119,7 +119,7 @@ def draw_text(
     """
     glyph_width, glyph_height, lefts = text_layout(len(text), width, height)
     radius = glyph_width * STROKE / 2
-    # The grid's lines are the middle of a stroke: half a stroke of the glyph lies around them.
+    # The grid's lines are the middle of a stroke: half a stroke of the glyph is around them.
     inner_width, inner_height = glyph_width - 2 * radius, glyph_height - 2 * radius
     top = centre[1] - glyph_height / 2 + radius
     for letter, left in zip(text, lefts):

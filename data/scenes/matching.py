@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the shape of a mask: the template that correlates best with it.
 
-Mask and templates are moved to one place and size first, by their moments, so that neither matters.
-The templates come from the drawing code itself, in several sizes and degrees of blur.
+Mask and templates are moved to one position and size first, by their moments, so that neither
+matters. The templates come from the drawing code itself, in several sizes and degrees of blur.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def moments(mask: np.ndarray) -> tuple[float, float, float]:
 
 
 def _weights(at: np.ndarray, size: int) -> np.ndarray:
-    """Returns [len(at), size]: the weights that interpolate a row of pixels at some places."""
+    """Returns [len(at), size]: the weights that interpolate a row of pixels at some positions."""
     return np.maximum(1 - np.abs(at[:, None] - np.arange(size, dtype=np.float32)), 0)
 
 
@@ -94,7 +94,7 @@ def _shape_masks(extent: int, blur: float) -> dict[str, np.ndarray]:
 
 @functools.cache
 def _templates() -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Returns templates [n, grid * grid], their shapes, and where the box lies [n, 3].
+    """Returns templates [n, grid * grid], their shapes, and their boxes [n, 3].
 
     The box is (x offset, y offset, extent), of the box's middle from the centre of mass and of the
     box's side, in radii of gyration.
@@ -138,7 +138,7 @@ def _tight_boxes() -> dict[str, tuple[float, float, float, float]]:
 def match_hidden(mask: np.ndarray, hider: np.ndarray) -> Fit:
     """Finds the shape of a mask [y, x] of which `hider` (bool [y, x]) may cover a part.
 
-    The visible sides say where the whole shape may lie; pixels of the hider do not count.
+    The visible sides say where the whole shape may be; pixels of the hider do not count.
     """
     solid, near = mask > 0.5, scene_pixels.grow(hider)
     if not solid.any():

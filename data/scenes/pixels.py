@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Divides the pixels of a picture among the things in it, as the first step of `scene_reader`.
+"""Divides the pixels of an image among the things in it, as the first step of `reader`.
 
 The background is what the border shows; each pixel goes to the background or to one of the colours
-that the picture really contains; connected pixels of a colour are a thing.
+that the image really contains; connected pixels of a colour are a thing.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from parti.data.scenes import drawing as scene_drawing
 
-WORK_SIZE = 64  # side that every picture is brought to
+WORK_SIZE = 64  # side that every image is brought to
 
 _MIN_AREA = 16  # pixels; less is a speck
 _MIN_SEEDS = 5  # pixels that show a colour unmixed; less is noise
@@ -26,8 +26,8 @@ _ANY = np.ones((3, 3), bool)  # neighbours: all eight
 
 
 @dataclasses.dataclass
-class Picture:
-    """A picture in work: pixels, and what each is taken for.
+class Segmentation:
+    """The pixels of an image, and the background or colour that each is given to.
 
     `labels` is 0 for background and i + 1 for colours[i]; `distances` [1 + colours, y, x] says how
     far each pixel is from the background and from each colour, in RGB.
@@ -49,19 +49,19 @@ def _noise(pixels: np.ndarray) -> float:
 
 
 def to_work_size(image: np.ndarray) -> np.ndarray:
-    """Returns the picture as [64, 64, 3] float32, rid of strong noise."""
-    picture = Image.fromarray(image)
-    if picture.width > WORK_SIZE:
-        picture = picture.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BOX)
-    noise = _noise(np.asarray(picture, np.float32))
+    """Returns the image as [64, 64, 3] float32, rid of strong noise."""
+    resized = Image.fromarray(image)
+    if resized.width > WORK_SIZE:
+        resized = resized.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BOX)
+    noise = _noise(np.asarray(resized, np.float32))
     blur = 0.6 if noise > 12 else 0.7 if noise > 3 else 0.0
-    if picture.width < WORK_SIZE:
+    if resized.width < WORK_SIZE:
         # No median here: it would wipe out shapes that are 6 pixels wide.
-        blur = min(noise / 40, 1.0) * WORK_SIZE / picture.width if noise > 3 else 0.0
-        picture = picture.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BICUBIC)
+        blur = min(noise / 40, 1.0) * WORK_SIZE / resized.width if noise > 3 else 0.0
+        resized = resized.resize((WORK_SIZE, WORK_SIZE), Image.Resampling.BICUBIC)
     elif noise > 12:
-        picture = picture.filter(ImageFilter.MedianFilter(3))
-    pixels = np.asarray(picture, np.float32)
+        resized = resized.filter(ImageFilter.MedianFilter(3))
+    pixels = np.asarray(resized, np.float32)
     return ndimage.gaussian_filter(pixels, (blur, blur, 0)) if blur else pixels
 
 
@@ -105,11 +105,11 @@ def _between(pixels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(((pixels - a - share[:, None] * way) ** 2).sum(-1))
 
 
-def segment(pixels: np.ndarray) -> tuple[str, Picture]:
-    """Finds the colours in a picture and gives each pixel to one of them.
+def segment(pixels: np.ndarray) -> tuple[str, Segmentation]:
+    """Finds the colours in an image and gives each pixel to one of them.
 
     Seeds are pixels that show a colour unmixed: no neighbour is much further from the background.
-    A seed may still lie on the edge of two objects, which looks like a third colour.
+    A seed may still be on the edge of two objects, which looks like a third colour.
     """
     background, seen = _read_background(pixels)
     away = np.sqrt(((pixels - seen) ** 2).sum(-1))
@@ -138,7 +138,7 @@ def segment(pixels: np.ndarray) -> tuple[str, Picture]:
         near = grow(seed_map == index, 2)
         reachable[i + 1][~near] = np.inf
     colours = [_COLOUR_NAMES[index] for index in present]
-    return background, Picture(pixels, colours, reachable.argmin(0), distances)
+    return background, Segmentation(pixels, colours, reachable.argmin(0), distances)
 
 
 def _mixed(
@@ -148,12 +148,12 @@ def _mixed(
     seed_map: np.ndarray,
     seen: np.ndarray,
 ) -> np.ndarray:
-    """Finds seeds that only look like a colour, being a mixture of what lies beside them.
+    """Finds seeds whose colour is a mixture of their neighbours.
 
     Args:
         spots: [n, 3] the seeds' RGB.
         nearest: [n] the palette's colour nearest to each.
-        on_edge: [n] whether the picture changes much around it.
+        on_edge: [n] whether the image changes much around it.
         seed_map: [y, x] `nearest` where a seed is, else -1.
         seen: RGB of the background.
 
@@ -162,39 +162,39 @@ def _mixed(
     """
     counts = np.bincount(nearest, minlength=len(_PALETTE))
     common = [int(index) for index in np.flatnonzero(counts >= _MIN_SEEDS)]
-    beside = {index: grow(seed_map == index, 2)[seed_map >= 0] for index in common}
+    near = {index: grow(seed_map == index, 2)[seed_map >= 0] for index in common}
     mixed = np.zeros(len(spots), bool)
     for i, a in enumerate(common):
         for b in (-1, *common[i + 1 :]):
             other = seen if b < 0 else _PALETTE[b]
-            asked = on_edge & (nearest != a) & (nearest != b) & beside[a]
+            between = on_edge & (nearest != a) & (nearest != b) & near[a]
             if b >= 0:
-                asked &= beside[b]
-            mixed[asked] |= _between(spots[asked], _PALETTE[a], other) < _MIXTURE_DISTANCE
+                between &= near[b]
+            mixed[between] |= _between(spots[between], _PALETTE[a], other) < _MIXTURE_DISTANCE
     return mixed
 
 
-def coverage(picture: Picture, label: int, component: np.ndarray) -> np.ndarray:
+def coverage(segmentation: Segmentation, label: int, component: np.ndarray) -> np.ndarray:
     """Returns [y, x] in [0, 1]: how much of each pixel the component covers."""
     around = grow(component)
-    others = [other for other in np.unique(picture.labels[around]) if other != label]
-    mine = picture.distances[label]
-    other = picture.distances[others or [0]].min(0)
+    others = [other for other in np.unique(segmentation.labels[around]) if other != label]
+    mine = segmentation.distances[label]
+    other = segmentation.distances[others or [0]].min(0)
     share = other / np.maximum(mine + other, 1e-3)
-    return np.where(around & ((picture.labels == label) | (share < 0.5)), share, 0)
+    return np.where(around & ((segmentation.labels == label) | (share < 0.5)), share, 0)
 
 
-def group_blobs(picture: Picture) -> tuple[np.ndarray, list[int]]:
-    """Finds the things in a picture: connected pixels of one colour.
+def group_blobs(segmentation: Segmentation) -> tuple[np.ndarray, list[int]]:
+    """Finds the things in an image: connected pixels of one colour.
 
     Returns:
         A map [y, x], 0 where nothing is and i + 1 for thing i, and the label of each thing. A small
         piece that another thing cuts off from a larger one of its colour is part of the larger.
     """
-    things = np.zeros(picture.labels.shape, int)
+    things = np.zeros(segmentation.labels.shape, int)
     labels: list[int] = []
-    for label in range(1, len(picture.colours) + 1):
-        blobs, num = ndimage.label(picture.labels == label, _ANY)
+    for label in range(1, len(segmentation.colours) + 1):
+        blobs, num = ndimage.label(segmentation.labels == label, _ANY)
         areas = np.bincount(blobs.ravel(), minlength=num + 1)
         for index in range(1, num + 1):
             if areas[index] >= _MIN_AREA:
@@ -202,7 +202,7 @@ def group_blobs(picture: Picture) -> tuple[np.ndarray, list[int]]:
                 things[blobs == index] = len(labels)
     if len(set(labels)) > 1:
         for index in np.argsort(np.bincount(things.ravel())[1:], kind="stable"):
-            _give_edge_back(picture, things, labels, int(index) + 1)
+            _give_edge_back(segmentation, things, labels, int(index) + 1)
         areas = np.bincount(things.ravel(), minlength=len(labels) + 1)
         for piece in np.argsort(areas[1:], kind="stable") + 1:
             if not areas[piece]:
@@ -213,8 +213,10 @@ def group_blobs(picture: Picture) -> tuple[np.ndarray, list[int]]:
     return things, labels
 
 
-def _give_edge_back(picture: Picture, things: np.ndarray, labels: list[int], thing: int) -> None:
-    """Dissolves a thing that is only the blurred edge of a larger one beside it.
+def _give_edge_back(
+    segmentation: Segmentation, things: np.ndarray, labels: list[int], thing: int
+) -> None:
+    """Dissolves a thing that is only the blurred edge of a larger neighbour.
 
     Such an edge has a colour of its own, but not even its purest pixels come near to the palette.
     """
@@ -225,14 +227,14 @@ def _give_edge_back(picture: Picture, things: np.ndarray, labels: list[int], thi
     area = int(mine.sum())
     if (things == larger).sum() < area or not areas[larger]:
         return
-    colour = _PALETTE[_COLOUR_NAMES.index(picture.colours[labels[thing - 1] - 1])]
-    away = np.sqrt(((picture.pixels[mine] - colour) ** 2).sum(-1))
+    colour = _PALETTE[_COLOUR_NAMES.index(segmentation.colours[labels[thing - 1] - 1])]
+    away = np.sqrt(((segmentation.pixels[mine] - colour) ** 2).sum(-1))
     if np.sort(away)[: max(4, area // 4)].mean() < _PURE_DISTANCE:
         return
     label = labels[larger - 1]
-    joins = mine & (picture.distances[label] < picture.distances[0])
-    things[mine], picture.labels[mine] = 0, 0
-    things[joins], picture.labels[joins] = larger, label
+    joins = mine & (segmentation.distances[label] < segmentation.distances[0])
+    things[mine], segmentation.labels[mine] = 0, 0
+    things[joins], segmentation.labels[joins] = larger, label
 
 
 def _cut_off_from(things: np.ndarray, labels: list[int], areas: np.ndarray, piece: int) -> int:
@@ -250,5 +252,5 @@ def _cut_off_from(things: np.ndarray, labels: list[int], areas: np.ndarray, piec
     foreign = [thing for thing in np.unique(rim) if thing and labels[thing - 1] != label]
     if np.isin(rim, foreign).mean() < 0.3:
         return 0
-    beside = things[grow(np.isin(things, foreign), 2)]
-    return next((thing for thing in larger if thing in beside), 0)
+    neighbours = things[grow(np.isin(things, foreign), 2)]
+    return next((thing for thing in larger if thing in neighbours), 0)

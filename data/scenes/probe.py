@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Says how well a picture agrees with a scene, challenge by challenge.
+"""Says how well an image agrees with a scene, challenge by challenge.
 
-`scene_reader` reads the picture without knowing the scene; `compare` holds the two side by side.
-Every score is in [0, 1] and gives credit for parts. A score that a scene does not ask for is left
+`reader` reads the image without knowing the scene; `compare` holds the two side by side.
+Every score is in [0, 1] and gives credit for parts. A score that does not apply to a scene is left
 out: a scene without sizes in its caption has no `size`.
 """
 
@@ -25,7 +25,7 @@ _SMALL_BELOW, _LARGE_ABOVE = 0.30, 0.435
 
 
 def perfect_view(scene: scenes.Scene) -> View:
-    """Returns the view that a faultless reader has of a scene's picture."""
+    """Returns the view that a faultless reader has of a scene's image."""
     objects = tuple(
         SeenObject(thing.shape, thing.colour, thing.extent, thing.cx, thing.cy)
         for thing in scene.objects
@@ -113,16 +113,16 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
     """Scores what was seen against the truth.
 
     Args:
-        view: what was read from a picture.
-        scene: what the picture should show.
+        view: what was read from an image.
+        scene: what the image should show.
 
     Returns:
-        {name: score in [0, 1]} for the names in `SCORES` that the scene asks for, and `overall`,
+        {name: score in [0, 1]} for the names in `SCORES` that apply to the scene, and `overall`,
         their mean:
         - shape, colour: the share of objects that have the right one; objects too many count
           against it.
         - size: the share of right sizes, among objects whose size the caption names.
-        - count: asked if there are several objects and no relation; see `_count_score`.
+        - count: if there are several objects and no relation; see `_count_score`.
         - relation: 1 if it holds between the two objects, else 0.
         - background: 1 or 0.
         - text: 1 less the edit distance over the longer length.
@@ -151,17 +151,17 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
 
 
 def alignment(image: np.ndarray, scene: scenes.Scene) -> dict[str, float]:
-    """Scores a picture against a scene.
+    """Scores an image against a scene.
 
     Args:
         image: [size, size, 3] uint8, 32 pixels a side or more.
-        scene: what the picture should show.
+        scene: what the image should show.
 
     Returns:
         {name: score in [0, 1]}, see `compare`.
 
     Raises:
-        ValueError: not a square RGB picture of bytes.
+        ValueError: not a square RGB image of bytes.
     """
     return compare(read_scene(image), scene)
 
@@ -177,7 +177,7 @@ def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def chance(world: str = "full", num: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Measures what a faultless picture of another caption scores: the level of knowing nothing.
+    """Measures what a faultless image of another caption scores: the level of knowing nothing.
 
     Args:
         world: a key of `scenes.WORLDS`.

@@ -1,11 +1,12 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a scene from pixels, knowing the palette and the shapes but not the caption.
+"""Reads a scene from pixels, with the palette and the shapes known and the caption unknown.
 
-The picture is brought to 64 pixels, so one set of templates serves all sizes. Then: the background
+The image is brought to 64 pixels, so one set of templates serves all sizes. Then: the background
 is what the border shows; each pixel goes to the background or to one of the colours that the
-picture really contains; connected pixels of a colour are an object; its shape is the template that
-correlates best with it after both are moved to one place and size; a sign is read letter by letter.
+image really contains; connected pixels of a colour are an object; its shape is the template that
+correlates best with it after both are moved to one position and size; a sign is read letter by
+letter.
 """
 
 import dataclasses
@@ -20,17 +21,17 @@ from parti.data.scenes import matching as scene_matching
 from parti.data.scenes import pixels as scene_pixels
 
 _MIN_SCORE = 0.55  # correlation below which a blob has no shape
-_GOOD_SCORE = 0.95  # above it nobody asks whether something is hidden
+_GOOD_SCORE = 0.95  # above it a shape counts as whole
 
 
 @dataclasses.dataclass(frozen=True)
 class SeenObject:
-    """An object read from a picture.
+    """An object read from an image.
 
     Attributes:
         shape: one of `scene_drawing.SHAPES` or `SIGN`; "" for a blob like none of them.
         colour: a key of `scene_drawing.COLOURS`.
-        extent: side of its box, as a fraction of the picture's side.
+        extent: side of its box, as a fraction of the image's side.
         cx: middle of the box from the left, in [0, 1].
         cy: middle of the box from the top, in [0, 1].
         score: correlation with the shape's template, at most 1.
@@ -46,7 +47,7 @@ class SeenObject:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """All that was read from a picture.
+    """All that was read from an image.
 
     Attributes:
         background: a key of `scene_drawing.BACKGROUNDS`.
@@ -60,11 +61,11 @@ class View:
 
 
 def _fit_thing(
-    picture: scene_pixels.Picture, things: np.ndarray, thing: int, label: int
+    segmentation: scene_pixels.Segmentation, things: np.ndarray, thing: int, label: int
 ) -> scene_matching.Fit:
-    """Finds the shape of a thing, also when others lie in it or on it."""
+    """Finds the shape of a thing, also when others are in it or on it."""
     component = things == thing
-    mask = scene_pixels.coverage(picture, label, component)
+    mask = scene_pixels.coverage(segmentation, label, component)
     fit = scene_matching.match(mask)
     touching = things[scene_pixels.grow(component, 2)]
     hiders = [other for other in np.unique(touching) if other not in (0, thing)]
@@ -86,10 +87,10 @@ def _fit_thing(
     return fit
 
 
-def _find_sign(picture: scene_pixels.Picture) -> tuple[str, scene_matching.Fit] | None:
-    """Returns the colour and place of a sign, or None."""
-    for label, colour in enumerate(picture.colours, start=1):
-        component = picture.labels == label
+def _find_sign(segmentation: scene_pixels.Segmentation) -> tuple[str, scene_matching.Fit] | None:
+    """Returns the colour and box of a sign, or None."""
+    for label, colour in enumerate(segmentation.colours, start=1):
+        component = segmentation.labels == label
         if component.sum() < 400:
             continue
         blobs, _ = ndimage.label(component, np.ones((3, 3)))
@@ -99,7 +100,7 @@ def _find_sign(picture: scene_pixels.Picture) -> tuple[str, scene_matching.Fit] 
         if width < 0.6 * scene_pixels.WORK_SIZE or (filled & ~component).sum() < 8:
             continue
         holes = scene_pixels.shrink(filled)
-        whole = np.where(holes, 1.0, scene_pixels.coverage(picture, label, component))
+        whole = np.where(holes, 1.0, scene_pixels.coverage(segmentation, label, component))
         fit = scene_matching.match(whole)
         if fit.shape == scene_drawing.SIGN and fit.score > 0.85:
             return colour, fit
@@ -138,7 +139,7 @@ def _read_line(
 
     Args:
         ink: [y, x] how much of each pixel is ink, in [0, 1].
-        num: how many letters to look for.
+        num: the number of letters.
         centre: (x, y) of the field's middle in pixels.
         width: of the field, in pixels.
         height: of the field, in pixels.
@@ -164,12 +165,14 @@ def _read_line(
     return letters, float(totals[best]), float(np.maximum(cells[best] - 0.2, 0).sum() * pixel)
 
 
-def _read_text(picture: scene_pixels.Picture, colour: str, sign: scene_matching.Fit) -> str:
+def _read_text(
+    segmentation: scene_pixels.Segmentation, colour: str, sign: scene_matching.Fit
+) -> str:
     """Reads a sign; the number of letters is the one whose glyphs explain most of the ink."""
     half = sign.extent / 2
-    board = picture.distances[picture.colours.index(colour) + 1]
+    board = segmentation.distances[segmentation.colours.index(colour) + 1]
     written = scene_pixels.distance(
-        picture.pixels, np.asarray([scene_drawing.ink(colour)], np.float32)
+        segmentation.pixels, np.asarray([scene_drawing.ink(colour)], np.float32)
     )[0]
     ink = board / np.maximum(board + written, 1e-3)
     ((x, y), width, height) = scene_drawing.SIGN_FIELD
@@ -189,35 +192,35 @@ def _read_text(picture: scene_pixels.Picture, colour: str, sign: scene_matching.
 
 
 def read_scene(image: np.ndarray) -> View:
-    """Reads background, objects and text from a picture.
+    """Reads background, objects and text from an image.
 
     Args:
         image: [size, size, 3] uint8; about 32 pixels a side or more.
 
     Returns:
-        What was seen. A picture of something else gives a view too, of whatever looks nearest.
+        What was seen. An image of something else gives a view too, of the nearest shapes.
 
     Raises:
-        ValueError: not a square RGB picture of bytes.
+        ValueError: not a square RGB image of bytes.
     """
     if image.dtype != np.uint8 or image.shape != (len(image), len(image), 3):
         raise ValueError(
             f"A picture must be uint8 [size, size, 3], not {image.dtype} {list(image.shape)}."
         )
-    background, picture = scene_pixels.segment(scene_pixels.to_work_size(image))
+    background, segmentation = scene_pixels.segment(scene_pixels.to_work_size(image))
     objects, text = [], ""
-    sign = _find_sign(picture)
+    sign = _find_sign(segmentation)
     if sign:
         colour, fit = sign
-        text = _read_text(picture, colour, fit)
+        text = _read_text(segmentation, colour, fit)
         objects.append(_seen(colour, fit))
-    things, labels = scene_pixels.group_blobs(picture)
+    things, labels = scene_pixels.group_blobs(segmentation)
     for thing in np.unique(things[things > 0]):
         label = labels[thing - 1]
-        colour = picture.colours[label - 1]
+        colour = segmentation.colours[label - 1]
         # White is the ink of signs; no object is white.
         if colour != "white" and not (sign and _within(things == thing, sign[1])):
-            objects.append(_seen(colour, _fit_thing(picture, things, thing, label)))
+            objects.append(_seen(colour, _fit_thing(segmentation, things, thing, label)))
     return View(background, tuple(objects), text)
 
 
@@ -233,6 +236,6 @@ def _seen(colour: str, fit: scene_matching.Fit) -> SeenObject:
 
 
 def _within(component: np.ndarray, sign: scene_matching.Fit) -> bool:
-    """Returns whether a component's middle lies in a sign's box."""
+    """Returns whether a component's middle is in a sign's box."""
     x, y, _ = scene_matching.moments(component.astype(np.float32))
     return max(abs(x - sign.cx), abs(y - sign.cy)) < sign.extent / 2

@@ -26,13 +26,13 @@ _WORDS_BY_LENGTH = {
 }
 WORDS = tuple(word for words in _WORDS_BY_LENGTH.values() for word in words.split())
 
-# Extents of a named size. Gaps lie between them, so that a picture has one true answer.
+# Extents of a named size. There are gaps between them, so that an image has one true answer.
 SIZE_EXTENTS = {"small": (0.19, 0.27), "medium": (0.33, 0.40), "large": (0.47, 0.62)}
 _COUNT_EXTENTS = {2: (0.26, 0.38), 3: (0.24, 0.32), 4: (0.22, 0.28), 5: (0.2, 0.25)}
 # How large a box fits inside a shape, as a fraction of the shape's own box.
 _CONTAINERS = {"circle": 0.6, "square": 0.75, "diamond": 0.36, "heart": 0.44}
 _OVERLAPPING_SHAPES = ("circle", "square", "triangle", "heart", "house", "flower", "cross")
-_MARGIN = 0.04  # free border of every picture
+_MARGIN = 0.04  # free border of every image
 _GAP = 0.07  # least distance of two objects that do not touch
 
 
@@ -49,7 +49,7 @@ class World:
         max_objects: the highest count.
         single_extent: extents of an object alone; None for the named sizes.
         pair_extent: extents of two objects side by side; None for the named sizes.
-        jitter: how far a lone object, or the line of a pair, may lie from the middle.
+        jitter: how far a lone object, or the line of a pair, may be from the middle.
         num_captions: phrasings of each scene; None for all.
     """
 
@@ -72,7 +72,7 @@ def _place(rng: random.Random, extent: float, jitter: float = 0.5) -> float:
 
 
 def _scatter(rng: random.Random, extents: Sequence[float]) -> list[tuple[float, float, float]]:
-    """Throws boxes onto the picture so that none touch; shrinks them when they do not fit.
+    """Throws boxes onto the image so that none touch; shrinks them when they do not fit.
 
     Returns:
         (extent, cx, cy) for each box.
@@ -115,11 +115,9 @@ def _sample_groups(
 ) -> scene_drawing.Scene:
     background, kinds = _pick_kinds(rng, world, len(counts))
     low, high = _COUNT_EXTENTS[max(2, sum(counts))]
-    places = _scatter(rng, [rng.uniform(low, high) for _ in range(sum(counts))])
+    boxes = _scatter(rng, [rng.uniform(low, high) for _ in range(sum(counts))])
     shapes = [kind for kind, count in zip(kinds, counts) for _ in range(count)]
-    objects = tuple(
-        scene_drawing.SceneObject(*kind, "", *place) for kind, place in zip(shapes, places)
-    )
+    objects = tuple(scene_drawing.SceneObject(*kind, "", *box) for kind, box in zip(shapes, boxes))
     return scene_drawing.Scene(background, objects, challenge=name)
 
 
@@ -269,7 +267,7 @@ def sample_scene(
 
 
 def _rounded(scene: scene_drawing.Scene) -> scene_drawing.Scene:
-    """Returns a scene whose places have four decimals, so that its JSON is short."""
+    """Returns a scene whose coordinates have four decimals, so that its JSON is short."""
     objects = tuple(
         dataclasses.replace(
             thing, extent=round(thing.extent, 4), cx=round(thing.cx, 4), cy=round(thing.cy, 4)

@@ -1,8 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in data set: small drawn pictures with exact captions.
+"""The built-in data set: small drawn images with exact captions.
 
-Scenes ask in miniature what PartiPrompts asks of photographs: properties, quantity, position,
+Scenes test in miniature what PartiPrompts tests in photographs: properties, quantity, position,
 writing. A `World` says what may occur. Scene `index` of a split is drawn from its own random
 numbers, seeded by (seed, split, index), so any worker can draw any scene. Some (shape, colour)
 pairs and some words are held out: they occur in the validation split only.
@@ -125,7 +125,7 @@ def generate(
         split: one of `records.SPLITS`.
         num: how many.
         seed: the data set's seed.
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
         world: a key of `WORLDS`.
         start: number of the first.
 

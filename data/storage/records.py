@@ -244,17 +244,17 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageTextPair(Record):
-    """A picture and its caption: what `clean` writes and everything else starts from.
+    """An image and its caption: what `clean` writes and everything else starts from.
 
     Attributes:
       key: unique in the data set.
-      image: the encoded picture (PNG or JPEG once cleaned).
+      image: the encoded image (PNG or JPEG once cleaned).
       text: the caption; may be empty.
-      width: of the picture, in pixels; 0 when not known.
-      height: of the picture, in pixels; 0 when not known.
+      width: of the image, in pixels; 0 when not known.
+      height: of the image, in pixels; 0 when not known.
       source: where the pair came from (a file or data set name).
-      sha256: of the raw picture's bytes, in hex; empty when not computed.
-      phash: perceptual hash of the picture, in hex; empty when not computed.
+      sha256: of the raw image's bytes, in hex; empty when not computed.
+      phash: perceptual hash of the image, in hex; empty when not computed.
       metadata: anything that JSON can hold; `captions` may list more captions.
     """
 
@@ -274,7 +274,7 @@ class ImageTextPair(Record):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenizedPair(Record):
-    """A picture as codebook indices and its caption: what the text-to-image model trains on.
+    """An image as codebook indices and its caption: what the text-to-image model trains on.
 
     Attributes:
       key: the pair's key.
@@ -308,12 +308,12 @@ class TokenizedPair(Record):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReconstructedPair(Record):
-    """A picture and the image tokenizer's reconstruction of it: what the upsampler trains on.
+    """An image and the image tokenizer's reconstruction of it: what the upsampler trains on.
 
     Attributes:
       key: the pair's key.
       text: the caption.
-      image: the picture at high resolution, PNG.
+      image: the image at high resolution, PNG.
       reconstruction: the tokenizer's reconstruction at its own resolution, PNG.
     """
 
@@ -328,17 +328,17 @@ class ReconstructedPair(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One generated picture: a line of a generations manifest.
+    """One generated image: a line of a generations manifest.
 
     Attributes:
       prompt_id: the prompt's id, as in the prompt file.
       prompt: the text.
-      sample_index: from 0; with the seed and the prompt it decides the picture.
+      sample_index: from 0; with the seed and the prompt it decides the image.
       rank: 0 is the best sample of its prompt; the sample index when nothing reranked.
       score: the reranker's; higher is better; None when nothing reranked.
       seed: of the run.
-      image: path of the picture, relative to the manifest.
-      settings: every setting and fingerprint that shaped the picture.
+      image: path of the image, relative to the manifest.
+      settings: every setting and fingerprint that shaped the image.
       metadata: the prompt's metadata.
     """
 

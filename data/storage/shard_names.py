@@ -25,7 +25,7 @@ def expand_pattern(
 
     Args:
       pattern: a file, a glob, a directory, or several of these with commas between; local, or an
-        address that `data.files` reads (`gs://...`).
+        address that `stages.files` reads (`gs://...`).
       what: what the files hold, for the error message ("image-text pairs").
       suffixes: a directory stands for the files in it that end so.
 

@@ -4,7 +4,7 @@
 
 A record on disk is: length (8 bytes, little-endian), masked CRC-32C of those, the data, masked
 CRC-32C of the data (Source: tensorflow/core/lib/io/record_writer.h). CRC-32C is computed over many
-stretches of the data at once with numpy, and the results are combined: a CRC is linear, so that of
+chunks of the data at once with numpy, and the results are combined: a CRC is linear, so that of
 A followed by B is that of A, moved on by the length of B, xor that of B.
 """
 
@@ -75,16 +75,16 @@ def crc32c(data: bytes) -> int:
                 register = _step(register)
         return register ^ 0xFFFFFFFF
     num_words = -(-len(data) // _WORD)
-    # About as many stretches as words in each; zeros in front of the data change nothing.
+    # About as many chunks as words in each; zeros in front of the data change nothing.
     length = 1 << max(0, (num_words.bit_length() - 3) // 2)
-    stretches = 1 << (-(-num_words // length) - 1).bit_length()
-    padded = np.zeros(length * stretches * _WORD, np.uint8)
+    chunks = 1 << (-(-num_words // length) - 1).bit_length()
+    padded = np.zeros(length * chunks * _WORD, np.uint8)
     start = len(padded) - len(data)
     padded[start:] = np.frombuffer(data, np.uint8)
     padded[start : start + _WORD] ^= 0xFF  # the same as a register that starts with all ones
-    words = np.ascontiguousarray(padded.view("<u4").reshape(stretches, length).T)
+    words = np.ascontiguousarray(padded.view("<u4").reshape(chunks, length).T)
     one = _advance(1)
-    registers = np.zeros(stretches, np.uint32)
+    registers = np.zeros(chunks, np.uint32)
     for row in words:
         registers = _apply(one, registers ^ row)
     while len(registers) > 1:

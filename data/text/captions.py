@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captions: one normal form, repair of broken text, and what can be measured or found in one.
 
-Every function takes a text and looks at nothing else. `pipelines.rules` gives them thresholds.
+Every function depends on its arguments alone. `pipelines.rules` gives them thresholds.
 A measure is a number; a finder returns the part of the text that it found, or None. All take time
-linear in the text, but `normalize_caption` for thousands of combining marks in a row.
+linear in the text, except `normalize_caption` for thousands of combining marks in a row.
 """
 
 import collections
@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Characters without a place in a caption: format characters, lone halves of surrogate pairs. The
+# Characters that no caption needs: format characters, lone halves of surrogate pairs. The
 # joiners (200C, 200D) stay: scripts and emoji need them.
 _INVISIBLE = re.compile(
     "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffc\ufffd\ud800-\udfff]"
@@ -217,7 +217,7 @@ def find_street_address(text: str) -> str | None:
 
 
 def find_file_name(text: str) -> str | None:
-    """Finds a file name in a caption's place (`IMG_1234`, `sunset.jpg`)."""
+    """Finds a file name that stands for a caption (`IMG_1234`, `sunset.jpg`)."""
     return text if _FILE_NAME.match(text) or _CAMERA_NAME.match(text) else None
 
 

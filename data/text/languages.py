@@ -15,14 +15,14 @@ import functools
 from typing import Any
 
 UNKNOWN = "und"  # ISO 639-2 for a language that cannot be told
-MAX_CHARACTERS = 1_000  # of a text that are looked at
+MAX_CHARACTERS = 1_000  # of a text; the rest is ignored
 
 
 def identify(text: str) -> tuple[str, float]:
     """Returns the likeliest language of a text.
 
     Args:
-      text: of any length; the first `MAX_CHARACTERS` are looked at.
+      text: of any length; the first `MAX_CHARACTERS` count.
 
     Returns:
       An ISO 639 code of two or three letters and its confidence in [0, 1]; ("und", 0.0) for a text

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompt files: one prompt a line (.txt), PartiPrompts columns (.tsv), or JSON lines (.jsonl)."""
 
+import collections
 import csv
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -43,7 +45,7 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
     - `.jsonl`: an object a line with `prompt` and optional `id`, `category`, `challenge`; other
       fields go to the metadata.
 
-    Prompts without an id get `p00012-a-red-circle`: the place in the file (from 0) and the text.
+    Prompts without an id get `p00012-a-red-circle`: the position in the file (from 0) and the text.
 
     Raises:
       FileNotFoundError: a path with one of these endings that does not exist.
@@ -63,25 +65,37 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
         if not source.strip():
             raise ValueError("The prompt is empty; give a text or a prompt file.")
         return [_prompt(0, source.strip())]
+    return parse_prompts(source, pathlib.Path(source).read_bytes())
+
+
+def parse_prompts(source: str, data: bytes) -> list[Prompt]:
+    """Returns the prompts of a file, as `read_prompts`.
+
+    Args:
+      source: the address of the file, whose ending says how it is read.
+      data: its content.
+
+    Raises:
+      ValueError: another ending, an empty file or prompt, a missing column or field, an id twice.
+    """
+    suffix = pathlib.Path(source).suffix.lower()
     if suffix not in _READERS:
         allowed = ", ".join(_READERS)
         raise ValueError(f"Prompt file {source!r} ends in {suffix!r}; it must be one of {allowed}.")
     try:
-        # Not splitlines: a prompt may hold other separators that Unicode knows.
-        lines = pathlib.Path(source).read_text(encoding="utf-8-sig").rstrip().split("\n")
+        text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read()
     except UnicodeDecodeError as error:
         raise ValueError(f"Prompt file {source!r} is not UTF-8: {error.reason}.") from error
+    lines = text.rstrip().split("\n")  # not splitlines: a prompt may hold other line separators
     prompts = _READERS[suffix](source, lines) if lines != [""] else []
     if not prompts:
         raise ValueError(f"Prompt file {source!r} holds no prompts; put one on each line.")
-    seen: dict[str, str] = {}
-    for prompt in prompts:
-        if prompt.id in seen:
-            raise ValueError(
-                f"Prompt file {source!r} gives the id {prompt.id!r} twice; leave ids out to have "
-                "them made, or make them unique."
-            )
-        seen[prompt.id] = prompt.text
+    repeated = [name for name, num in collections.Counter(p.id for p in prompts).items() if num > 1]
+    if repeated:
+        raise ValueError(
+            f"Prompt file {source!r} gives the id {repeated[0]!r} twice; leave ids out to have "
+            "them made, or make them unique."
+        )
     return prompts
 
 
@@ -117,7 +131,7 @@ def _exists_as(source: str, kind: Callable[[pathlib.Path], bool]) -> bool:
 
 
 def _prompt(index: int, text: str, **fields: Any) -> Prompt:
-    """Returns a prompt with an id made of its place and text."""
+    """Returns a prompt with an id made of its position and text."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")
     name = f"p{index:05d}-{slug}"[:_MAX_ID].rstrip("-")

@@ -6,7 +6,7 @@ A caption is compared in a form without case, punctuation and spacing. Two capti
 they share most of their runs of five characters: the share is their Jaccard similarity, and the
 share of equal values in two signatures estimates it (Broder, "On the resemblance and containment
 of documents", 1997). Runs of characters, not of words, because captions are short: a word changed
-in the middle of ten leaves a similarity of 0.45 by runs of three words, but 0.7 by these.
+in the middle of ten leaves a similarity of 0.45 by runs of three words, and of 0.7 by these.
 
     first = text_hashes.minhash("A red circle above a blue square.")
     second = text_hashes.minhash("a red circle, above a blue square")
@@ -25,7 +25,7 @@ NUM_HASHES = 64
 # one of 16 does with 1 - (1 - s**4)**16: 0.99 at s = 0.7, 0.9998 at 0.8, 0.12 at 0.3.
 ROWS_PER_BAND = 4
 RUN = 5  # characters
-MAX_CHARACTERS = 4_096  # what follows is not looked at by `minhash`
+MAX_CHARACTERS = 4_096  # `minhash` ignores what follows
 
 # Scripts that are written without spaces: each character counts as a word.
 _UNSPACED = re.compile(
@@ -59,7 +59,7 @@ _FORM_TABLE = _FormTable()
 def caption_form(text: str) -> str:
     """Returns a caption as it is compared: case folded, no punctuation, one space between words.
 
-    Digits, letters of all scripts and emoji stay. A caption of nothing but punctuation is itself.
+    Digits, letters of all scripts and emoji stay. A caption of punctuation alone is itself.
 
     `"Don't  STOP -- it's 5:30!"` becomes `"dont stop its 5 30"`.
     """

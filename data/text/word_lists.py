@@ -54,7 +54,7 @@ class FrequentWords:
       words: [num_words] uint64, sorted hashes. 8 bytes for each, so that the 100 million unigrams
         and bigrams of ALIGN need 0.8 GB.
       pairs: [num_pairs] uint64, sorted hashes of pairs of words; empty if the file has none, and
-        then pairs are not looked at.
+        then pairs are not checked.
     """
 
     words: np.ndarray
@@ -137,6 +137,6 @@ def _absent(known: np.ndarray, entries: list[str]) -> str | None:
     if not entries:
         return None
     hashes = np.array([_hash(entry) for entry in entries], np.uint64)
-    places = np.minimum(np.searchsorted(known, hashes), known.size - 1)
-    missing = np.flatnonzero(known[places] != hashes)
+    indices = np.minimum(np.searchsorted(known, hashes), known.size - 1)
+    missing = np.flatnonzero(known[indices] != hashes)
     return entries[missing[0]] if missing.size else None

@@ -25,8 +25,8 @@ from apache_beam.io import filesystems
 from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
 
-from parti.pipelines.beam import runners
-from parti.stages import flag_parser, progress_line
+from parti.pipelines.beam import beam_internals, runners
+from parti.stages import flag_parser, progress_line, quiet
 
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
@@ -80,33 +80,19 @@ def parse(
       SystemExit: code 2 with one line about a flag that is unknown or has a bad value; code 0
         after --help.
     """
-    beam_parser = _beam_parser()
-    flags, rest = parser.split(list(argv), others=beam_parser._option_string_actions)
-
-    def fail(message: str) -> None:
-        parser.error(message)
-
-    beam_parser.error = fail  # type: ignore[method-assign, assignment]
+    beam_parser = beam_internals.make_flag_parser(parser.error)
+    flags, rest = parser.split(list(argv), others=flag_parser.names(beam_parser))
     _, unknown = beam_parser.parse_known_args(rest)
     if unknown:
         parser.error(parser.unknown(unknown[0]))
     beam_options = pipeline_options.PipelineOptions(rest)
-    filesystems.FileSystems.set_options(beam_options)  # --hdfs_host and such, for data.files
-    if not (flags.verbose or os.environ.get(runners.VERBOSE_VARIABLE)):
-        quiet(beam_options)
+    filesystems.FileSystems.set_options(beam_options)  # --hdfs_host and such, for stages.files
+    if not (flags.verbose or os.environ.get(quiet.VARIABLE)):
+        silence(beam_options)
     return flags, beam_options
 
 
-def _beam_parser() -> argparse.ArgumentParser:
-    """Returns a parser that knows every flag of every PipelineOptions class."""
-    parser = pipeline_options._BeamArgumentParser(allow_abbrev=False, add_help=False)
-    classes = {str(cls): cls for cls in pipeline_options.PipelineOptions.__subclasses__()}
-    for cls in classes.values():
-        cls._add_argparse_args(parser)
-    return parser
-
-
-def quiet(beam_options: pipeline_options.PipelineOptions) -> None:
+def silence(beam_options: pipeline_options.PipelineOptions) -> None:
     """Silences the loggers of a pipeline, here and in workers; `stages.quiet` does the rest."""
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -199,7 +185,7 @@ def run_pipeline(
     build(pipeline)
     with _ticks(progress, total_weight):
         try:
-            result = runners.call(pipeline.run, options)
+            result = runners.run(pipeline, options)
             state = result.wait_until_finish() or result.state
         except Exception as error:
             if progress is not None:

@@ -1,40 +1,36 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which machinery runs a pipeline, and what must hold before it starts.
+"""Which runner runs a pipeline, and what must hold before it starts.
 
 The default is Beam's FnApiRunner: in this process, or in worker processes of this machine
-(`use_all_cores`, or --direct_num_workers=N --direct_running_mode=multi_processing). Beam's own
-default, `DirectRunner`, tries first to fetch the Prism binary from the network; here that name
-means the FnApiRunner too. `--runner=PortableRunner`, `FlinkRunner`, `DataflowRunner`, ... are
-passed on; docs/dataflow.md tells how their workers get this package.
+(`use_all_cores`, or --direct_num_workers=N --direct_running_mode=multi_processing). The name
+`DirectRunner` means the FnApiRunner too. `--runner=PortableRunner`, `FlinkRunner`,
+`DataflowRunner`, ... are passed on; docs/dataflow.md tells how their workers get this package.
 """
 
 import contextlib
 import os
-import re
+import pathlib
+import queue
 import shlex
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import apache_beam as beam
 import grpc
 import psutil
 from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
 
-from parti.stages import files
+from parti.pipelines.beam import beam_internals
+from parti.stages import files, machine, quiet
 
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 # A worker process takes seconds to start; with less input than this for each it is not worth it.
 BYTES_PER_PROCESS = 8 * 2**20
-_WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
-_WORKER_THREAD = "run_worker"  # of Beam, one for each process
-_WORKER_ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
-
-
-# Set by `parti COMMAND --verbose`, which takes the flag out of what it passes on.
-VERBOSE_VARIABLE = "PARTI_VERBOSE"
 
 
 class WorkerDied(RuntimeError):
@@ -57,38 +53,13 @@ def make(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunne
     Raises:
       ValueError: Beam has no such runner, or lacks what it needs.
     """
-    if not is_local(options):
-        given = options.view_as(pipeline_options.StandardOptions).runner
-        try:
-            return beam_runner.create_runner(given)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"--runner={given}: {error}") from error
-    from apache_beam.portability import python_urns
-    from apache_beam.portability.api import beam_provision_api_pb2
-    from apache_beam.runners.portability import portable_runner
-    from apache_beam.runners.portability.fn_api_runner import fn_runner
-
-    class Runner(fn_runner.FnApiRunner):
-        def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:
-            for environment in pipeline_proto.components.environments.values():
-                if environment.urn == python_urns.SUBPROCESS_SDK:
-                    environment.payload = _worker_command().encode()
-            return super().run_via_runner_api(pipeline_proto, options)
-
-    # Workers in other processes read the options from here, as under Beam's DirectRunner.
-    encoded = portable_runner.JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return Runner(provision_info=fn_runner.ExtendedProvisionInfo(info))
-
-
-def _worker_command() -> str:
-    """Returns what starts a worker process, for the shell.
-
-    Ctrl-C reaches a worker too, but this process ends it; what a worker logs comes here anyhow, and
-    its stderr holds only greetings and the tracebacks of its end.
-    """
-    command = f"trap '' INT; exec {shlex.quote(sys.executable)} -m {_WORKER_MODULE}"
-    return command if os.environ.get(VERBOSE_VARIABLE) else f"{command} 2>/dev/null"
+    if is_local(options):
+        return beam_internals.make_local_runner(options)
+    given = options.view_as(pipeline_options.StandardOptions).runner
+    try:
+        return beam_runner.create_runner(given)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--runner={given}: {error}") from error
 
 
 def use_all_cores(options: pipeline_options.PipelineOptions, num_bytes: int) -> int:
@@ -104,24 +75,23 @@ def use_all_cores(options: pipeline_options.PipelineOptions, num_bytes: int) -> 
     direct = options.view_as(pipeline_options.DirectOptions)
     if not is_local(options):
         return 1
-    if not any(
-        flag.startswith("--direct_") for flag in options._flags or ()
-    ):  # defaults count as given
-        count = min(len(os.sched_getaffinity(0)), num_bytes // BYTES_PER_PROCESS)
+    given = beam_internals.given_flags(options)  # defaults count too
+    if not any(flag.startswith("--direct_") for flag in given):
+        count = min(machine.num_cores(), num_bytes // BYTES_PER_PROCESS)
         if count > 1:
             direct.direct_num_workers, direct.direct_running_mode = count, "multi_processing"
     return max(1, direct.direct_num_workers or 1)
 
 
-def check(options: pipeline_options.PipelineOptions, places: Sequence[files.Path]) -> None:
+def check(options: pipeline_options.PipelineOptions, addresses: Sequence[files.Path]) -> None:
     """Refuses a run on Google's machines that cannot work, before anything is read or uploaded.
 
     Args:
       options: of the pipeline.
-      places: inputs and outputs.
+      addresses: inputs and outputs.
 
     Raises:
-      ValueError: a place that only this machine has, workers without this package, or a template.
+      ValueError: an address of this machine alone, workers without this package, or a template.
     """
     if name(options) not in ("dataflowrunner", "dataflow"):
         return
@@ -130,10 +100,10 @@ def check(options: pipeline_options.PipelineOptions, places: Sequence[files.Path
             "--template_location: a template cannot publish the output, which the command does "
             "when the job has ended; leave the flag out"
         )
-    for place in places:
-        if not files.is_remote(place):
+    for address in addresses:
+        if not files.is_remote(address):
             raise ValueError(
-                f"{os.fspath(place)}: workers of Dataflow do not see the files of this machine; "
+                f"{os.fspath(address)}: workers of Dataflow do not see the files of this machine; "
                 "give an address such as gs://bucket/folder"
             )
     setup = options.view_as(pipeline_options.SetupOptions)
@@ -145,48 +115,84 @@ def check(options: pipeline_options.PipelineOptions, places: Sequence[files.Path
         )
 
 
-def call(function: Callable[[], Any], options: pipeline_options.PipelineOptions) -> Any:
-    """Calls what runs a pipeline, and returns its result; a dead worker process ends the wait.
+def run(
+    pipeline: beam.Pipeline, options: pipeline_options.PipelineOptions
+) -> beam_runner.PipelineResult:
+    """Runs a pipeline and returns its result; a dead worker process of this machine is an error.
 
     Beam waits forever for a worker that was killed, for instance by a system without memory.
 
+    Args:
+      pipeline: with a runner from `make`.
+      options: of the pipeline.
+
     Raises:
       WorkerDied: a worker process ended by itself.
-      BaseException: what the function raised.
+      BaseException: what the pipeline raised.
     """
     direct = options.view_as(pipeline_options.DirectOptions)
     if not is_local(options) or direct.direct_running_mode != "multi_processing":
-        return function()
-    outcome: list[Any] = []
-    done = threading.Event()
+        return pipeline.run()
+    outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (result, error); the first one counts
 
     def work() -> None:
         try:
-            outcome.append((function(), None))
+            outcome.put((pipeline.run(), None))
         except BaseException as error:  # noqa: BLE001 - raised again below
-            outcome.append((None, error))
-        done.set()
+            outcome.put((None, error))
 
-    def died(code: int) -> None:
-        outcome.append((None, _death(code)))
-        done.set()
-
-    with _watch_workers(died):
-        threading.Thread(target=work, daemon=True, name="parti-pipeline").start()
-        try:
-            done.wait()
-        finally:
-            if not outcome or isinstance(outcome[0][1], WorkerDied):
-                _end_workers()
-    result, error = outcome[0]
-    if error is not None:
-        raise error
+    with _worker_log() as log:
+        pipeline.runner.worker_command = _worker_command(log)
+        with _watch_workers(lambda code: outcome.put((None, _death(code, log)))):
+            threading.Thread(target=work, daemon=True, name="parti-pipeline").start()
+            error: BaseException | None = WorkerDied()  # until the pipeline ends by itself
+            try:
+                result, error = outcome.get()
+            finally:
+                if isinstance(error, WorkerDied):
+                    _end_workers()
+        if error is not None:
+            raise error
     return result
 
 
-def _death(code: int) -> WorkerDied:
-    why = "it was killed; is there enough memory?" if code in (-9, 137) else f"exit code {code}"
-    return WorkerDied(f"a worker process died: {why} (fewer --direct_num_workers need less)")
+@contextlib.contextmanager
+def _worker_log() -> Iterator[pathlib.Path]:
+    """Yields a file for what worker processes write to stderr; it stays if one of them died."""
+    descriptor, name = tempfile.mkstemp(prefix="parti-workers-", suffix=".log")
+    os.close(descriptor)
+    log, is_kept = pathlib.Path(name), False
+    try:
+        yield log
+    except WorkerDied:
+        is_kept = bool(log.stat().st_size)
+        raise
+    finally:
+        if not is_kept:
+            log.unlink()
+
+
+def _worker_command(log: pathlib.Path) -> str:
+    """Returns what starts a worker process, for the shell.
+
+    Ctrl-C reaches a worker too, but this process ends it. What a worker logs comes here anyhow;
+    its stderr holds greetings, and the traceback or the crash report of its end.
+    """
+    command = f"{shlex.quote(sys.executable)} -X faulthandler -m {beam_internals.WORKER_MODULE}"
+    to_log = "" if os.environ.get(quiet.VARIABLE) else f" 2>>{shlex.quote(str(log))}"
+    return f"trap '' INT; exec {command}{to_log}"
+
+
+def _death(code: int, log: pathlib.Path) -> WorkerDied:
+    lines: list[str] = []
+    with contextlib.suppress(OSError):  # a worker that ends late finds the log removed
+        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    if code in (-9, 137):
+        why = "it was killed; is there enough memory? (fewer --direct_num_workers need less)"
+    else:
+        fatal = [line for line in lines if line.startswith("Fatal Python error")]
+        why = ": ".join([f"exit code {code}", *(fatal or lines)[-1:]])
+    return WorkerDied(f"a worker process died: {why}" + (f"; its stderr is in {log}" * bool(lines)))
 
 
 @contextlib.contextmanager
@@ -195,10 +201,10 @@ def _watch_workers(died: Callable[[int], Any]) -> Iterator[None]:
     before, deaths = threading.excepthook, []
 
     def hook(arguments: Any) -> None:
-        ended = _WORKER_ENDED.search(str(arguments.exc_value))
-        if ended:
-            deaths.append(int(ended.group(1)))
-            died(deaths[-1])
+        code = beam_internals.worker_exit_code(arguments.exc_value)
+        if code is not None:
+            deaths.append(code)
+            died(code)
         elif not isinstance(arguments.exc_value, grpc.RpcError):  # the line to a dead worker
             before(arguments)
 
@@ -214,8 +220,8 @@ def _end_workers() -> None:
     """Ends the worker processes that this process started, and the threads that wait for them."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if _WORKER_MODULE in " ".join(child.cmdline()):
+            if beam_internals.WORKER_MODULE in " ".join(child.cmdline()):
                 child.kill()
     for thread in threading.enumerate():
-        if thread.name == _WORKER_THREAD:
+        if thread.name == beam_internals.WORKER_THREAD:
             thread.join(timeout=5)

@@ -119,7 +119,7 @@ def _decode(
     height: int,
     settings: clean_settings.CleanSettings,
     measures: dict[str, float],
-) -> images.Picture | evaluate.Rejection:
+) -> images.DecodedImage | evaluate.Rejection:
     """Decodes an image unless a rule rejects it, by its header if that is enough.
 
     Raises:
@@ -136,7 +136,7 @@ def _decode(
 def _fingerprint(
     pair: records.ImageTextPair,
     text: str,
-    picture: images.Picture,
+    picture: images.DecodedImage,
     settings: clean_settings.CleanSettings,
 ) -> fingerprints.Fingerprint:
     """Returns the row by which a pair is compared with others."""
@@ -168,7 +168,7 @@ def _split(pair: records.ImageTextPair, settings: clean_settings.CleanSettings) 
 def _output(
     pair: records.ImageTextPair,
     text: str,
-    picture: images.Picture,
+    picture: images.DecodedImage,
     phash: int,
     settings: clean_settings.CleanSettings,
 ) -> records.ImageTextPair:
@@ -192,7 +192,9 @@ def _output(
 
 
 def _output_metadata(
-    metadata: Mapping[str, Any], picture: images.Picture, settings: clean_settings.CleanSettings
+    metadata: Mapping[str, Any],
+    picture: images.DecodedImage,
+    settings: clean_settings.CleanSettings,
 ) -> dict[str, Any]:
     """Returns the metadata with the original size, and with captions repaired."""
     metadata = dict(metadata)

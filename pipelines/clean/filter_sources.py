@@ -18,8 +18,8 @@ from parti.pipelines.beam import options
 from parti.pipelines.clean import filter_pair, intermediate, statistics
 from parti.pipelines.deduplicate import fingerprints
 from parti.pipelines.readers.base import rows
+from parti.pipelines.readers.base.source_files import FOLDER
 from parti.pipelines.readers.http import fetching
-from parti.pipelines.readers.sources import FOLDER
 from parti.stages import files
 
 TAGS = ("ranges", "rejected", "counts", "samples")

@@ -21,7 +21,7 @@ from parti.pipelines import readers
 from parti.pipelines.clean import filter_sources, intermediate, merge_shards, report_schema
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import settings as clean_settings
-from parti.pipelines.readers.sources import FOLDER, TFRECORD
+from parti.pipelines.readers.base.source_files import FOLDER, TFRECORD
 from parti.pipelines.rules import rule
 from parti.stages import files, manifests
 

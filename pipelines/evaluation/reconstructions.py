@@ -119,7 +119,7 @@ def _open_models(source: str) -> tuple[reconstruction_job.Models, dict[str, str]
 
 def run(
     reference: Reference, flags: argparse.Namespace, beam_options: Any
-) -> tuple[output_directory.Staging, dict[str, Any]]:
+) -> tuple[output_directory.OutputDirectory, dict[str, Any]]:
     """Writes a report of nothing but reconstructions; returns its stage and its metrics.
 
     Args:
@@ -131,7 +131,7 @@ def run(
       ValueError: bad output, or no picture could be read.
       options.PipelineError: the job failed.
     """
-    stage = output_directory.Staging(
+    stage = output_directory.OutputDirectory(
         flags.output,
         KIND,
         settings=reference.settings,

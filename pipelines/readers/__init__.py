@@ -7,10 +7,10 @@
 
 A row that cannot be read is a `Rejected` record with its reason (`REASONS`), never an exception.
 
-    sources.py     which files there are, and their formats
+    formats.py     the table of formats: how each is found, split and read
+    sources.py     which files there are, in pieces of work
     reading.py     a source to pairs, and the Beam transform
-    tables.py      rows of a table to pairs, by the names of columns
-    text_tables/   the formats of tables: delimited text, Parquet
+    tables/        tables of captions and images, paths or URLs: delimited text, Parquet
     http/          images by URL
     archives/      the formats that hold images themselves: tars, folders, TFRecord files
     base/          what a row may be, with its bounds and reasons; decompression with a bound
@@ -18,15 +18,11 @@ A row that cannot be read is a `Rejected` record with its reason (`REASONS`), ne
 
 from parti.pipelines.readers.archives.tars import read_tar
 from parti.pipelines.readers.base.rows import REASONS, Rejected, parse_metadata
+from parti.pipelines.readers.base.source_files import Source
+from parti.pipelines.readers.formats import FORMATS
+from parti.pipelines.readers.formats import check as check_format
 from parti.pipelines.readers.reading import ReadPairs, read_source
-from parti.pipelines.readers.sources import (
-    FORMATS,
-    Source,
-    check_columns,
-    check_format,
-    detect_format,
-    find_sources,
-)
+from parti.pipelines.readers.sources import check_columns, detect_format, find_sources
 
 __all__ = [
     "FORMATS",

@@ -246,7 +246,7 @@ def test_preset_none_keeps_what_can_be_used():
         (["--min_side=-1"], "--min_side=-1: give at least 1 pixels, or 0 for no limit"),
         (["--max_aspect_ratio=0.5"], "--max_aspect_ratio=0.5: give at least 1, or 0"),
         (["--num_shards=none"], "--num_shards=none: give auto, or a number"),
-        (["--input_format=zip"], "--input_format=zip: unknown; choose from auto, webdataset"),
+        (["--input_format=zip"], "--input_format=zip: unknown; choose from auto, tfrecord"),
     ],
 )
 def test_bad_values_are_named(raw, tmp_path, flags, message):
@@ -523,7 +523,7 @@ def test_a_row_is_not_taken_for_another_of_its_name_or_key(tmp_path):
 
 
 def test_every_piece_of_a_table_reads_its_own_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers.sources, "ROWS_PER_SOURCE", 3)
+    monkeypatch.setattr(readers.base.source_files, "ROWS_PER_SOURCE", 3)
     table(tmp_path / "raw" / "0.csv", [f"{i}.png" for i in range(8)])
     for i in (0, 2, 6):
         (tmp_path / "raw" / f"{i}.png").write_bytes(picture(i))

@@ -179,3 +179,10 @@ def test_a_misspelt_flag_is_refused(
 def test_a_finished_output_is_kept(output: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="already finished; pass --overwrite"):
         draw_scenes.run(["--output", str(output), *FLAGS])
+
+
+def test_dataflow_is_refused_before_anything_is_drawn(tmp_path: pathlib.Path) -> None:
+    dataflow = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t"]
+    with pytest.raises(ValueError, match="workers of Dataflow do not see the files of this"):
+        draw_scenes.run(["--output", str(tmp_path / "out"), *FLAGS, *dataflow])
+    assert not list(tmp_path.iterdir())

@@ -29,7 +29,7 @@ GERMAN = [
 def write_pairs(folder, order=1):
     """Writes pairs as `parti clean` does; the validation captions hold a letter of their own."""
     texts = [*CAPTIONS, *GERMAN, *["photo"] * 100][::order]
-    with output_directory.Staging(folder, "pairs") as stage:
+    with output_directory.OutputDirectory(folder, "pairs") as stage:
         for shard in range(2):
             rows = [
                 records.ImageTextPair(

@@ -141,7 +141,8 @@ def test_what_a_file_system_lacks_is_passed_on(monkeypatch):
 
 def test_local_files_need_neither_beam_nor_tensorflow(tmp_path):
     code = (
-        "import sys; from parti.data import files, tfrecords; files.write_bytes(sys.argv[1], b'');"
+        "import sys; from parti.data.storage import tfrecords; from parti.stages import files;"
+        "files.write_bytes(sys.argv[1], b'');"
         "list(tfrecords.read_pattern(sys.argv[1]));"
         "sys.exit('apache_beam' in sys.modules or 'tensorflow' in sys.modules)"
     )

@@ -1,11 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Progress lines, the JSON copy, and use from threads and pickles."""
+"""Progress lines, the JSON copy, and use from threads."""
 
 import io
 import json
 import pathlib
-import pickle
 import threading
 import time
 
@@ -55,23 +54,22 @@ def test_json_copy(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["progress.json"]
 
 
-def test_reporter_is_shared_by_threads_and_pickles() -> None:
-    report = progress_line.reporter("threads", 400, "items", stream=io.StringIO(), interval=60)
-    copy = pickle.loads(pickle.dumps(report))
-    assert copy is report
+def test_threads_share_a_report() -> None:
+    stream = io.StringIO()
+    report = progress_line.Progress("threads", 400, "items", stream=stream, interval=0)
 
     def work() -> None:
-        for _ in range(100):
-            progress_line.reporter("threads").add()
+        for index in range(100):
+            report.update(index)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert report.count == 400
     report.done()
-    assert progress_line.reporter("threads", stream=io.StringIO()) is not report
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 401 and all(line.startswith("[threads] ") for line in lines)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (3675.2, "1:01:15")])

@@ -9,20 +9,17 @@ import io
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from parti.pipelines.readers.base import decompression, rows
 
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# Members of one key may lie apart in a tar, but not further than this.
+# Members of one key may be apart in a tar, up to this.
 MAX_PENDING_GROUPS = 256
 MAX_PENDING_BYTES = 64 * 2**20
 _MAX_HEADER_BYTES = 8 * 2**10  # of an extended header: a name of this length is no key anyway
 _MAX_READS_PAST_END = 3  # `tarfile` itself would read on for as long as a header claims
-_LIMITS = {
-    ".txt": (rows.MAX_CAPTION_BYTES, "caption_too_long"),
-    ".json": (rows.MAX_METADATA_BYTES, "metadata_too_large"),
-}
 _EXTENDED = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -39,14 +36,7 @@ _ERRORS = (
 )
 
 
-class Refused(NamedTuple):
-    """Why a file that belongs to a pair is not read; the pair is then rejected."""
-
-    reason: str
-    measure: str = ""
-
-
-Group = dict[str, bytes | Refused]  # the files of one key: {".jpg": ..., ".txt": ...}
+Group = dict[str, bytes | rows.Rejected]  # the files of one key: {".jpg": ..., ".txt": ...}
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -130,7 +120,7 @@ def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
         yield rows.reject(source, "broken_file", rows.one_line(damage), source=source)
 
 
-def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | Refused]]:
+def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | rows.Rejected]]:
     """Yields (name, content) of the members that matter."""
     content: Any = _Stream(decompression.inflated(file)[0])
     # A name that is not UTF-8 is still a key.
@@ -142,13 +132,13 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | Refused]]:
             suffix = posixpath.splitext(name)[1].lower()
             if member.isdir() or suffix not in (*IMAGE_SUFFIXES, ".txt", ".json"):
                 continue
-            limit, reason = _LIMITS.get(suffix, (rows.MAX_IMAGE_BYTES, "member_too_large"))
+            limit, reason = rows.limit_of(suffix)
             if member.name.startswith("/") or ".." in name.split("/"):
-                yield member.name, Refused("unsafe_name")
+                yield member.name, rows.refuse("unsafe_name")
             elif not member.isreg():
-                yield name, Refused("not_a_file")
+                yield name, rows.refuse("not_a_file")
             elif member.size > limit:
-                yield name, Refused(reason, f"{member.size:,} bytes")
+                yield name, rows.refuse(reason, f"{member.size:,} bytes")
             else:
                 data = tar.extractfile(member)
                 yield name, data.read() if data else b""
@@ -157,8 +147,8 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | Refused]]:
 def pair_of_files(key: str, group: Group, source: str) -> rows.Row:
     """Returns the pair that the files of one key make."""
     for part in group.values():
-        if isinstance(part, Refused):
-            return rows.reject(key, *part, source=source)
+        if isinstance(part, rows.Rejected):
+            return part.of(key, source=source)
     content: dict[str, bytes] = group  # type: ignore[assignment]
     text: str | bytes | None = None
     metadata: dict[str, Any] = {}
@@ -182,5 +172,5 @@ def _begins_another(suffix: str, group: Group) -> bool:
     return suffix in group
 
 
-def _size(part: bytes | Refused) -> int:
+def _size(part: bytes | rows.Rejected) -> int:
     return len(part) if isinstance(part, bytes) else 0

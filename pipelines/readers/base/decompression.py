@@ -50,7 +50,7 @@ def inflated(file: IO[bytes]) -> tuple[io.BufferedReader, bool]:
 
 
 class _Counted(io.RawIOBase):
-    """Passes a file's bytes on and counts them; its beginning can be looked at first."""
+    """Passes a file's bytes on and counts them; its beginning can be peeked at first."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._ahead = file, b""

@@ -65,10 +65,10 @@ REASONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """A row that was dropped.
+    """A row that was dropped; also a file, cell or answer that its pair is dropped for.
 
     Attributes:
-      key: the pair's key, or the file's name if the file is at fault.
+      key: the pair's key, or the file's name if the file is at fault; empty until `of`.
       reason: a short name, counted and reported; those of readers are in `REASONS`.
       measure: the value that decided, as text.
       text: the caption, when known; only its beginning if it is long.
@@ -76,7 +76,7 @@ class Rejected:
       group: of a copy, the key of the pair that stays.
       address: of a row that `parti clean` dropped for itself, the address of its file; as written,
         relative to the folder that all input is in.
-      row: its place in that file, from 0; of a file that is damaged, the place of the damage.
+      row: its number in that file, from 0; of a damaged file, the number where the damage begins.
     """
 
     key: str
@@ -87,6 +87,10 @@ class Rejected:
     group: str = ""
     address: str = ""
     row: int = -1
+
+    def of(self, key: str, text: str | bytes | None = "", source: str = "") -> "Rejected":
+        """Returns the row that is dropped for this part of it."""
+        return reject(key, self.reason, self.measure, text=text or "", source=source)
 
     def to_json(self) -> str:
         """Returns one line of JSON."""
@@ -107,18 +111,18 @@ def make_pair(
 
     Args:
       key: the pair's name.
-      image: the encoded picture; None if there is none.
+      image: the encoded image; None if there is none.
       text: the caption, bytes if it is not decoded yet; None if there is none.
       source: the file's name.
       metadata: as `parse_metadata` or `json_safe` made it.
     """
     if text is not None:
         checked = check_caption(text)
-        if isinstance(checked, tuple):
-            return reject(key, *checked, text=text, source=source)
+        if isinstance(checked, Rejected):
+            return checked.of(key, text, source)
         text = checked
     if fault := check_key(key):
-        return reject(key, *fault, text=text or "", source=source)
+        return fault.of(key, text, source)
     if image is None:
         return reject(key, "missing_image", text=text or "", source=source)
     if text is None:
@@ -139,28 +143,43 @@ def reject(
     return Rejected(key, reason, utf8(measure), text, source)
 
 
-def check_key(key: str) -> tuple[str, str] | None:
-    """Returns (reason, measure) if a pair cannot have this key."""
+def limit_of(suffix: str) -> tuple[int, str]:
+    """Returns the most bytes of a pair's file with this ending, and the reason if it has more."""
+    if suffix == ".txt":
+        return MAX_CAPTION_BYTES, "caption_too_long"
+    if suffix == ".json":
+        return MAX_METADATA_BYTES, "metadata_too_large"
+    return MAX_IMAGE_BYTES, "member_too_large"
+
+
+def refuse(reason: str, measure: str = "") -> Rejected:
+    """Returns why a file, cell or answer is not taken; `Rejected.of` adds the pair's key."""
+    return Rejected("", reason, measure)
+
+
+def check_key(key: str) -> Rejected | None:
+    """Returns why a pair cannot have this key; None if it can."""
     size = len(key.encode("utf-8", "replace"))
     if size > MAX_KEY_BYTES:
-        return "unsafe_name", f"{size:,} bytes"
-    return ("unsafe_name", "a NUL") if "\0" in key else None
+        return refuse("unsafe_name", f"{size:,} bytes")
+    return refuse("unsafe_name", "a NUL") if "\0" in key else None
 
 
-def check_caption(text: str | bytes) -> str | tuple[str, str]:
-    """Returns the caption as text, or (reason, measure) if it cannot be one."""
+def check_caption(text: str | bytes) -> str | Rejected:
+    """Returns the caption as text, or why it cannot be one."""
     if len(text) > MAX_CAPTION_BYTES:
-        return "caption_too_long", f"{len(text):,} {'bytes' if bytes is type(text) else 'letters'}"
+        unit = "bytes" if isinstance(text, bytes) else "letters"
+        return refuse("caption_too_long", f"{len(text):,} {unit}")
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         size = len(text.encode("utf-8"))
     except UnicodeError as error:
-        return "broken_caption", one_line(error)
+        return refuse("broken_caption", one_line(error))
     if size > MAX_CAPTION_BYTES:
-        return "caption_too_long", f"{size:,} bytes"
-    place = text.find("\0")
-    return text if place < 0 else ("broken_caption", f"a NUL at character {place}")
+        return refuse("caption_too_long", f"{size:,} bytes")
+    index = text.find("\0")
+    return text if index < 0 else refuse("broken_caption", f"a NUL at character {index}")
 
 
 def parse_metadata(data: bytes) -> dict[str, Any]:

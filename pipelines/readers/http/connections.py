@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections for downloads: only to public addresses, and with an end that no server can delay.
 
-The address that a name stands for is looked at before the connection is made, and the connection
+The address that a name stands for is checked before the connection is made, and the connection
 goes to that address: so a name cannot lead into a private network, not even by changing its answer.
 """
 
@@ -23,7 +23,7 @@ MAX_URL_BYTES = 8192
 
 
 class RefusedError(Exception):
-    """An address that is not asked."""
+    """An address that is not connected to."""
 
 
 _current = threading.local()  # .request: the Request of this thread
@@ -83,6 +83,7 @@ class _Guarded(urllib3.connection.HTTPConnection):
             if not self.allow_private and not is_public(address):
                 what = address if address == self.host else f"{self.host} is {address}"
                 raise RefusedError(f"{what}: a private address; --fetch_private asks it")
+        failure = OSError("the name has no address")
         for address in addresses:
             try:
                 connection = urllib3.util.connection.create_connection(

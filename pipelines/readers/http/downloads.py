@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One request for a picture, with everything bounded that a server decides."""
+"""One request for an image; whatever a server decides has a bound."""
 
 import dataclasses
 import email.utils
@@ -8,10 +8,12 @@ import re
 import time
 import urllib.parse
 from collections.abc import Iterator
+from typing import Any
 
 import urllib3
 import urllib3.exceptions
 
+from parti.pipelines.readers.base import rows
 from parti.pipelines.readers.http import connections
 
 _CHUNK = 2**16
@@ -27,23 +29,23 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came of one request.
+    """What one request gives.
 
     Attributes:
-      data: the body, if all went well.
-      reason: why there is none (see `rows.REASONS`); empty if all went well.
-      measure: the value that decided, as text.
-      redirect: the address to ask instead; empty if none.
+      content: the image, or why there is none (see `rows.REASONS`).
+      redirect: the address to request instead; empty if none.
       again: whether another try may help.
-      retry_after: seconds that the server wants to be left alone.
+      retry_after: seconds that the server wants no request.
     """
 
-    data: bytes = b""
-    reason: str = ""
-    measure: str = ""
+    content: bytes | rows.Rejected
     redirect: str = ""
     again: bool = False
     retry_after: float = 0.0
+
+
+def _rejected(reason: str, measure: str, **more: Any) -> Answer:
+    return Answer(rows.refuse(reason, measure), **more)
 
 
 def get(
@@ -57,7 +59,7 @@ def get(
     user_agent: str,
     respect_opt_out: bool,
 ) -> Answer:
-    """Asks for a picture once. Redirects are not followed but returned.
+    """Requests an image once. Redirects are not followed but returned.
 
     Args:
       pool: from `connections.make_pool`.
@@ -67,7 +69,7 @@ def get(
       total_timeout: seconds for everything.
       max_bytes: of the body, also once it is decompressed.
       user_agent: as the header says it.
-      respect_opt_out: take no picture whose headers say that it is not for machine learning.
+      respect_opt_out: take no image whose headers say that it is not for machine learning.
     """
     headers = {"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.5"}
     headers["Accept-Encoding"] = "identity"
@@ -83,19 +85,26 @@ def get(
                 retries=False,
                 timeout=urllib3.Timeout(connect=connect_timeout, read=read_timeout),
             )
-            answer = _judge(response, url, user_agent, respect_opt_out, max_bytes)
+            answer = _from_headers(response, url, user_agent, respect_opt_out, max_bytes)
             answer = answer or _body(response, max_bytes, request)
         except Exception as error:  # whatever a server makes the libraries raise
             answer = _failure(error, request.is_over, response is not None)
-        if request.is_over and answer.reason != "fetch_timeout":
-            answer = Answer(reason="fetch_timeout", measure=f"{total_timeout:g} s", again=True)
+        if request.is_over and not _is_timeout(answer.content):
+            answer = _rejected("fetch_timeout", f"{total_timeout:g} s", again=True)
     if response is not None:
         # What was read to its end can be used for the next request.
-        response.close() if answer.reason else response.release_conn()
+        if isinstance(answer.content, rows.Rejected):
+            response.close()
+        else:
+            response.release_conn()
     return answer
 
 
-def _judge(
+def _is_timeout(content: bytes | rows.Rejected) -> bool:
+    return isinstance(content, rows.Rejected) and content.reason == "fetch_timeout"
+
+
+def _from_headers(
     response: urllib3.BaseHTTPResponse,
     url: str,
     user_agent: str,
@@ -105,22 +114,22 @@ def _judge(
     """Returns the answer that the headers alone give; None if the body is wanted."""
     status, headers = response.status, response.headers
     if respect_opt_out and (found := opt_out(headers, user_agent)):
-        return Answer(reason="fetch_opt_out", measure=found)
+        return _rejected("fetch_opt_out", found)
     if status in _REDIRECTS:
-        if not (place := headers.get("Location", "")):
-            return Answer(reason="fetch_failed", measure=f"HTTP {status} to nowhere")
-        return Answer(reason="fetch_redirects", redirect=urllib.parse.urljoin(url, place))
+        if not (location := headers.get("Location", "")):
+            return _rejected("fetch_failed", f"HTTP {status} to nowhere")
+        return _rejected("fetch_redirects", "", redirect=urllib.parse.urljoin(url, location))
     if status != 200:
         reason = f"fetch_http_{status if status in _NAMED else 'other'}"
         wait = retry_after(headers.get("Retry-After", ""))
         again = status in _AGAIN
-        return Answer(reason=reason, measure=f"HTTP {status}", again=again, retry_after=wait)
+        return _rejected(reason, f"HTTP {status}", again=again, retry_after=wait)
     kind = headers.get("Content-Type", "").strip().lower()
     if kind and not kind.startswith(_TYPES):
-        return Answer(reason="fetch_not_image", measure=kind[:100])
+        return _rejected("fetch_not_image", kind[:100])
     length = headers.get("Content-Length", "")
     if length.isdecimal() and (len(length) > 18 or int(length) > max_bytes):
-        return Answer(reason="fetch_too_large", measure=f"{length[:30]} bytes")
+        return _rejected("fetch_too_large", f"{length[:30]} bytes")
     return None
 
 
@@ -131,7 +140,7 @@ def _body(
     for chunk in _chunks(response):
         data += chunk
         if len(data) > max_bytes:
-            return Answer(reason="fetch_too_large", measure=f"over {max_bytes:,} bytes")
+            return _rejected("fetch_too_large", f"over {max_bytes:,} bytes")
         if request.is_over:
             break
     return Answer(bytes(data))
@@ -151,25 +160,25 @@ def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
     text = _CONNECTION.sub("", " ".join(str(error).split()))
     measure = text[:200] or type(error).__name__
     if isinstance(error, connections.RefusedError | urllib3.exceptions.LocationValueError):
-        return Answer(reason="fetch_refused", measure=measure)
+        return _rejected("fetch_refused", measure)
     if isinstance(error, urllib3.exceptions.NameResolutionError):
-        return Answer(reason="fetch_no_host", measure=measure)
+        return _rejected("fetch_no_host", measure)
     refused = isinstance(error, urllib3.exceptions.NewConnectionError)  # a kind of time-out there
     slow = isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError)
     if is_over or (slow and not refused):
-        return Answer(reason="fetch_timeout", measure=measure, again=True)
+        return _rejected("fetch_timeout", measure, again=True)
     if isinstance(error, urllib3.exceptions.SSLError):
-        return Answer(reason="fetch_tls", measure=measure)
+        return _rejected("fetch_tls", measure)
     if isinstance(error, urllib3.exceptions.DecodeError):
-        return Answer(reason="fetch_failed", measure=measure)
+        return _rejected("fetch_failed", measure)
     if isinstance(error, urllib3.exceptions.HTTPError | OSError):
         reason = "fetch_truncated" if has_answer else "fetch_connection"
-        return Answer(reason=reason, measure=measure, again=True)
-    return Answer(reason="fetch_failed", measure=f"{type(error).__name__}: {measure}")
+        return _rejected(reason, measure, again=True)
+    return _rejected("fetch_failed", f"{type(error).__name__}: {measure}")
 
 
 def opt_out(headers: urllib3.HTTPHeaderDict, user_agent: str) -> str:
-    """Returns the header by which a server keeps its picture from machine learning, or "".
+    """Returns the header by which a server keeps its image from machine learning, or "".
 
     These are `X-Robots-Tag` with noai, noimageai, noindex, noimageindex or none, for all crawlers
     or for this one, and `TDM-Reservation: 1`.
@@ -205,7 +214,7 @@ def _opt_out_directive(value: str, name: str) -> str:
 
 
 def retry_after(text: str) -> float:
-    """Returns the seconds that a Retry-After header asks for: a number or a date."""
+    """Returns the seconds that a Retry-After header gives: a number or a date."""
     text = text.strip()
     if text.isdecimal():
         return float(text[:9])

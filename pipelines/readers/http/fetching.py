@@ -1,13 +1,14 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures by URL: many at once, few from each host, in the order of the rows.
+"""Images by URL: many at once, few from each host, in the order of the rows.
 
     fetcher = fetching.Fetcher(fetching.FetchSettings())
-    for row, answer in fetcher.fetch_all([("a", "https://example.org/a.jpg")]):
-        answer.data if not answer.reason else answer.measure
+    for row, content in fetcher.fetch_all([("a", "https://example.org/a.jpg")]):
+        content.reason if isinstance(content, rows.Rejected) else len(content)
 
 One `Fetcher` per process: the limits for a host hold for all who use it. Waiting (for a host's
-turn, between two tries) occupies no thread, so a slow host does not hold up the others.
+turn, between two tries) occupies no thread, so a slow host does not hold up the others; that is
+why `urllib3.Retry`, which sleeps in the thread of the request, does not do the retries.
 """
 
 import collections
@@ -20,14 +21,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from parti.pipelines.readers.base import rows
 from parti.pipelines.readers.http import connections, downloads
 from parti.stages.version import VERSION
 
 T = TypeVar("T")
 
-_POLL = 0.05  # seconds until a host is looked at again that others in the process use
+_POLL = 0.05  # seconds until the next try at a host that others in the process use
 _MAX_IDLE_HOSTS = 10_000
 _shared: "dict[FetchSettings, Fetcher]" = {}
 _shared_lock = threading.Lock()
@@ -36,7 +38,7 @@ _PACE = ("threads", "per_host", "delay", "window", "window_bytes")
 
 @dataclasses.dataclass(frozen=True)
 class FetchSettings:
-    """How pictures are fetched. The limits hold in each worker process by itself.
+    """How images are fetched. The limits hold in each worker process by itself.
 
     Attributes:
       threads: requests at a time.
@@ -48,15 +50,15 @@ class FetchSettings:
       retries: further tries after a failure that may pass.
       backoff: seconds before the second try; twice as long before each further one, and up to half
         of it more or less by chance.
-      max_wait: seconds before a try at most; if the server asks for more, the row is rejected.
-      max_bytes: of a picture.
-      max_redirects: followed for one picture.
-      user_agent: says who asks.
+      max_wait: seconds before a try at most; if the server wants more, the row is rejected.
+      max_bytes: of an image.
+      max_redirects: followed for one image.
+      user_agent: the name that servers see.
       respect_opt_out: leave out what the server's headers keep from machine learning.
       allow_private: fetch also from this machine and from private networks.
       window: rows that may be under way or wait for an earlier one.
-      window_bytes: of such rows and their pictures; beyond this no row is taken and no request
-        is begun but for the first.
+      window_bytes: of such rows and their images; beyond this no row is taken, and a request is
+        begun for the first row only.
     """
 
     threads: int = 32
@@ -110,11 +112,11 @@ class _Task:
     tries: int = 0
     redirects: int = 0
     not_before: float = 0.0
-    answer: downloads.Answer | None = None  # the final one
+    content: bytes | rows.Rejected | None = None  # the final one
 
 
 class Fetcher:
-    """Fetches pictures; can be used by several threads of a process."""
+    """Fetches images; can be used by several threads of a process."""
 
     def __init__(self, settings: FetchSettings) -> None:
         self.settings = settings
@@ -130,69 +132,27 @@ class Fetcher:
         self._pool.clear()
 
     def fetch_all(
-        self, rows: Iterable[tuple[T, str]], size: Callable[[T], int] = lambda row: 0
-    ) -> Iterator[tuple[T, downloads.Answer]]:
-        """Yields each row with its answer, in the order of the rows.
+        self, source: Iterable[tuple[T, str]], size: Callable[[T], int] = lambda row: 0
+    ) -> Iterator[tuple[T, bytes | rows.Rejected]]:
+        """Yields each row with its image, or with why there is none, in the order of the rows.
 
         Rows are taken from the iterable as there is room in the window.
 
         Args:
-          rows: (row, URL); a row whose URL is "" passes with an empty answer.
+          source: (row, URL); a row whose URL is "" passes with b"".
           size: the bytes that a row holds, which count for `window_bytes`.
         """
-        window: collections.deque[_Task] = collections.deque()
-        waiting: list[_Task] = []
-        done: queue.SimpleQueue[tuple[_Task, downloads.Answer]] = queue.SimpleQueue()
-        source = iter(rows)
-        held, more = 0, True
-        while more or window:
-            while more and len(window) < self.settings.window and held < self.settings.window_bytes:
-                if (item := next(source, None)) is None:
-                    more = False
-                    break
-                task = _Task(item[0], item[1], size(item[0]))
-                window.append(task)
-                held += task.size
-                if self._enter(task, task.url):
-                    waiting.append(task)
-                elif len(window) == 1:
-                    break  # nothing to wait for: no need to take more rows first
-            if held < self.settings.window_bytes or not window[0].answer:
-                waiting = [t for t in waiting if not self._start(t, done, window[0] is t, held)]
-            while window and window[0].answer is not None:
-                task = window.popleft()
-                held -= task.size
-                yield task.row, task.answer  # type: ignore[misc]
-            if not window:
-                continue
-            with contextlib.suppress(queue.Empty):
-                timeout = self._until_next(waiting)
-                while True:
-                    task, answer = done.get(timeout=timeout)
-                    if self._settle(task, answer):
-                        waiting.append(task)
-                    elif task.answer is not None:
-                        task.size += len(task.answer.data)
-                        held += len(task.answer.data)
-                    timeout = 0.0
+        return _Window(self, iter(source), size).run()
 
-    def _enter(self, task: _Task, url: str) -> bool:
-        """Sets where a task is to ask; returns whether it is to ask at all."""
-        if not url:
-            task.answer = downloads.Answer()
-            return False
-        try:
-            task.url, task.host = url, connections.host_of(url)
-        except ValueError as error:
-            task.answer = downloads.Answer(reason="fetch_refused", measure=str(error))
-        return task.answer is None
+    def start(self, task: _Task, done: "queue.SimpleQueue[Any]") -> bool:
+        """Begins a task's request if its turn has come; returns whether it did.
 
-    def _start(
-        self, task: _Task, done: "queue.SimpleQueue[Any]", is_first: bool, held: int
-    ) -> bool:
-        """Begins a request if its host's turn has come; returns whether it did."""
+        Args:
+          task: that waits.
+          done: takes (task, answer) when the request has ended.
+        """
         now = time.monotonic()
-        if now < task.not_before or (held >= self.settings.window_bytes and not is_first):
+        if now < task.not_before:
             return False
         with self._lock:
             host = self._host(task.host, now)
@@ -201,7 +161,7 @@ class Fetcher:
             host.active += 1
             host.next_start = now + self.settings.delay
             self._free -= 1
-        self._threads.submit(self._ask, task, host, done)
+        self._threads.submit(self._request, task, host, done)
         return True
 
     def _host(self, name: str, now: float) -> _Host:
@@ -211,7 +171,7 @@ class Fetcher:
                 del self._hosts[other]
         return self._hosts.setdefault(name, _Host())
 
-    def _ask(self, task: _Task, host: _Host, done: "queue.SimpleQueue[Any]") -> None:
+    def _request(self, task: _Task, host: _Host, done: "queue.SimpleQueue[Any]") -> None:
         """Makes a request, in a thread of its own."""
         s = self.settings
         try:
@@ -226,7 +186,7 @@ class Fetcher:
                 respect_opt_out=s.respect_opt_out,
             )
         except Exception as error:  # else the row would be waited for, for ever
-            answer = downloads.Answer(reason="fetch_failed", measure=repr(error)[:200])
+            answer = downloads.Answer(rows.refuse("fetch_failed", repr(error)[:200]))
         with self._lock:
             host.active -= 1
             self._free += 1
@@ -234,30 +194,107 @@ class Fetcher:
                 host.next_start = max(host.next_start, time.monotonic() + answer.retry_after)
         done.put((task, answer))
 
+
+class _Window(Generic[T]):
+    """The rows of one call of `fetch_all` that are under way or wait for an earlier one."""
+
+    def __init__(
+        self, fetcher: Fetcher, source: Iterator[tuple[T, str]], size: Callable[[T], int]
+    ) -> None:
+        self._fetcher, self._settings = fetcher, fetcher.settings
+        self._source, self._size = source, size
+        self._is_at_end = False  # of the source
+        self._tasks: collections.deque[_Task] = collections.deque()
+        self._waiting: list[_Task] = []  # those whose next request is not begun
+        self._done: queue.SimpleQueue[tuple[_Task, downloads.Answer]] = queue.SimpleQueue()
+        self._num_bytes = 0
+
+    def run(self) -> Iterator[tuple[T, bytes | rows.Rejected]]:
+        while self._tasks or not self._is_at_end:
+            self._fill()
+            self._start_requests()
+            while self._tasks and (content := self._tasks[0].content) is not None:
+                task = self._tasks.popleft()
+                self._num_bytes -= task.size
+                yield task.row, content
+            if self._tasks:
+                self._take_answers()
+
+    def _is_full(self) -> bool:
+        return self._num_bytes >= self._settings.window_bytes
+
+    def _fill(self) -> None:
+        """Takes rows from the source as long as there is room."""
+        while len(self._tasks) < self._settings.window and not self._is_full():
+            if (item := next(self._source, None)) is None:
+                self._is_at_end = True
+                return
+            task = _Task(item[0], item[1], self._size(item[0]))
+            self._tasks.append(task)
+            self._num_bytes += task.size
+            if _enter(task, task.url):
+                self._waiting.append(task)
+            elif len(self._tasks) == 1:
+                return  # nothing to wait for: no need to take more rows first
+
+    def _start_requests(self) -> None:
+        """Begins the requests whose turn has come; in a full window only that of the first row."""
+
+        def starts(task: _Task) -> bool:
+            may = not self._is_full() or task is self._tasks[0]
+            return may and self._fetcher.start(task, self._done)
+
+        self._waiting = [task for task in self._waiting if not starts(task)]
+
+    def _take_answers(self) -> None:
+        """Waits until a request has ended or another may begin, and takes what has come."""
+        timeout = self._until_next()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                task, answer = self._done.get(timeout=timeout)
+                if self._settle(task, answer):
+                    self._waiting.append(task)
+                elif isinstance(task.content, bytes):
+                    task.size += len(task.content)
+                    self._num_bytes += len(task.content)
+                timeout = 0.0
+
     def _settle(self, task: _Task, answer: downloads.Answer) -> bool:
-        """Takes the answer to a request; returns whether the task is to ask once more."""
+        """Takes the answer to a request; returns whether the task needs another one."""
+        settings = self._settings
         if answer.redirect:
-            if task.redirects >= self.settings.max_redirects:
-                measure = f"over {self.settings.max_redirects}"
-                task.answer = downloads.Answer(reason=answer.reason, measure=measure)
+            if task.redirects >= settings.max_redirects:
+                task.content = rows.refuse("fetch_redirects", f"over {settings.max_redirects}")
                 return False
             task.redirects += 1
-            return self._enter(task, answer.redirect)
-        wait = self.settings.backoff * 2**task.tries * random.uniform(0.5, 1.5)
-        wait = max(min(wait, self.settings.max_wait), answer.retry_after)
-        if not answer.again or task.tries >= self.settings.retries or wait > self.settings.max_wait:
-            task.answer = answer
+            return _enter(task, answer.redirect)
+        wait = settings.backoff * 2**task.tries * random.uniform(0.5, 1.5)
+        wait = max(min(wait, settings.max_wait), answer.retry_after)
+        if not answer.again or task.tries >= settings.retries or wait > settings.max_wait:
+            task.content = answer.content
             return False
         task.tries += 1
         task.not_before = time.monotonic() + wait
         return True
 
-    def _until_next(self, waiting: list[_Task]) -> float | None:
+    def _until_next(self) -> float | None:
         """Returns the seconds until a waiting task may begin; None: when another is done."""
-        if not waiting:
+        if not self._waiting:
             return None
-        rest = min(task.not_before for task in waiting) - time.monotonic()
+        rest = min(task.not_before for task in self._waiting) - time.monotonic()
         return rest if rest > 0 else _POLL
+
+
+def _enter(task: _Task, url: str) -> bool:
+    """Sets the next URL of a task; returns whether it is to be requested at all."""
+    if not url:
+        task.content = b""
+        return False
+    try:
+        task.url, task.host = url, connections.host_of(url)
+    except ValueError as error:
+        task.content = rows.refuse("fetch_refused", str(error))
+    return task.content is None
 
 
 def shared(settings: FetchSettings) -> Fetcher:

@@ -117,8 +117,9 @@ def test_generation_lines() -> None:
 
 def test_no_tensorflow_to_write_records() -> None:
     code = (
-        "import sys; from parti.data import captions, images, prompts, records;"
-        "from parti.data import tfrecords, vocabularies;"
+        "import sys; from parti.data.images import images;"
+        "from parti.data.storage import records, tfrecords;"
+        "from parti.data.text import captions, prompt_files, vocabularies;"
         "records.ReconstructedPair('k', 't', b'', b'').to_example();"
         "sys.exit('tensorflow' in sys.modules or 'seqio' in sys.modules)"
     )

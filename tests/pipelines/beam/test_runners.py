@@ -3,6 +3,8 @@
 """Many processes, other machines: the same result, and no run that waits forever."""
 
 import os
+import sys
+import tempfile
 import time
 
 import apache_beam as beam
@@ -48,6 +50,51 @@ def test_a_killed_worker_ends_the_run_with_one_line(capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def crashing(act):
+    class Work(beam.DoFn):
+        def process(self, element):
+            if element == 5:
+                act()
+            yield element
+
+    return beam.ParDo(Work())
+
+
+def end_with_last_words():
+    print("something first\n\nthe disk is on fire", file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (end_with_last_words, "exit code 3: the disk is on fire"),
+        (os.abort, "exit code -6: Fatal Python error: Aborted"),
+    ],
+    ids=["exit", "crash"],
+)
+def test_the_last_words_of_a_worker_are_kept(act, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(options.PipelineError) as failure:
+        options.run_pipeline(
+            lambda root: root | beam.Create(range(9)) | beam.Reshuffle() | crashing(act),
+            parsed(*PROCESSES),
+        )
+    message = str(failure.value)
+    (log,) = tmp_path.glob("parti-workers-*.log")
+    assert message == f"a worker process died: {words}; its stderr is in {log}"
+    assert words.partition(": ")[2] in log.read_text()
+
+
+def test_the_log_of_workers_that_end_well_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    options.run_pipeline(
+        lambda root: root | beam.Create(range(3)) | beam.Reshuffle() | crashing(os.abort),
+        parsed(*PROCESSES),
+    )
+    assert not list(tmp_path.glob("parti-workers-*"))
+
+
 def test_worker_processes_write_nothing_and_leave_an_interrupt_to_us(capfd):
     def interrupt(element):
         os.kill(os.getpid(), 2)  # Ctrl-C goes to all processes of a terminal
@@ -75,7 +122,9 @@ def test_worker_processes_write_nothing_and_leave_an_interrupt_to_us(capfd):
     ],
 )
 def test_all_cores_unless_the_user_says_otherwise(monkeypatch, flags, cores, num_bytes, expected):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    for linux_only in ("sched_getaffinity", "process_cpu_count"):
+        monkeypatch.delattr(os, linux_only, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     beam_options = parsed(*flags)
     mode = beam_options.view_as(pipeline_options.DirectOptions).direct_running_mode
     assert runners.use_all_cores(beam_options, num_bytes) == expected

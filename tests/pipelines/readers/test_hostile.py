@@ -22,10 +22,9 @@ from pyarrow import parquet as pq
 
 from parti.data.storage import records, tfrecords
 from parti.pipelines import readers
-from parti.pipelines.readers import sources
-from parti.pipelines.readers.archives import tars, tfrecord_files
-from parti.pipelines.readers.base import decompression, rows
-from parti.pipelines.readers.text_tables import columns, delimited, parquet
+from parti.pipelines.readers.archives import tfrecord_files
+from parti.pipelines.readers.base import decompression, rows, source_files
+from parti.pipelines.readers.tables import column_roles, delimited, parquet
 
 PICTURE = b"\x89PNG picture"
 FUZZ = settings(
@@ -303,11 +302,11 @@ def test_fuzz_text_table(tmp_path_factory, name, changes):
     found = readers.find_sources(patterns)
     whole = checked(row for source in found for row in readers.read_source(source))
     # The same rows, whatever the pieces.
-    before, sources.ROWS_PER_SOURCE = sources.ROWS_PER_SOURCE, 3
+    before, source_files.ROWS_PER_SOURCE = source_files.ROWS_PER_SOURCE, 3
     try:
         found = readers.find_sources(patterns)
     finally:
-        sources.ROWS_PER_SOURCE = before
+        source_files.ROWS_PER_SOURCE = before
     assert checked(row for source in found for row in readers.read_source(source)) == whole
     assert "good#0" in {row.key for row in whole}
 
@@ -316,7 +315,7 @@ def test_names_of_columns_do_not_stay_in_memory():
     tracemalloc.start()
     for i in range(50):
         names = tuple(f"{i} {j}" for j in range(2000))
-        assert columns.resolve((*names, "Text", "TEXT"), ()) == {"text": "Text"}
+        assert column_roles.resolve((*names, "Text", "TEXT"), ()) == {"text": "Text"}
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 10**6  # 12 MB if they do
@@ -361,11 +360,13 @@ def test_fuzz_parquet(tmp_path):
     for path in paths[:8]:
         found = []
         try:
-            found = [row for _, row in parquet.read(path, ("text", "image", "tags", "n"), 0, -1)]
+            names = ("text", "image", "tags", "n")
+            source = readers.Source("parquet", (path,), names=names)
+            found = [row for _, row in parquet.read_rows(source)]
         except parquet.BrokenError as error:
             assert str(error)
         assert len(found) <= 50
-        assert all(isinstance(row, dict | tars.Refused) for row in found)
+        assert all(isinstance(row, dict | rows.Rejected) for row in found)
 
 
 def test_a_table_that_changes_between_planning_and_reading(tmp_path):

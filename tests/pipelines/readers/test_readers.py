@@ -220,10 +220,10 @@ def test_find_sources_messages(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file in this folder; check the path"):
         readers.find_sources([str(tmp_path)])
     (tmp_path / "notes.doc").write_text("x")
-    with pytest.raises(ValueError, match="format not recognised; known are webdataset .*tfrecord"):
+    with pytest.raises(ValueError, match="format not recognised; known are tfrecord .*webdataset"):
         readers.find_sources([str(tmp_path)])
     with pytest.raises(
-        ValueError, match="--input_format=zip: unknown; choose from auto, webdataset"
+        ValueError, match="--input_format=zip: unknown; choose from auto, tfrecord, webdataset"
     ):
         readers.find_sources([str(tmp_path)], "zip")
     with pytest.raises(FileNotFoundError, match="no image files"):

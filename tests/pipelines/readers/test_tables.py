@@ -18,10 +18,9 @@ from pyarrow import parquet as pq
 
 from parti.data.storage import records
 from parti.pipelines import readers
-from parti.pipelines.readers import sources
-from parti.pipelines.readers.base import decompression
-from parti.pipelines.readers.text_tables import delimited
-from parti.pipelines.readers.text_tables import parquet as parquet_lib
+from parti.pipelines.readers.base import decompression, source_files
+from parti.pipelines.readers.tables import delimited
+from parti.pipelines.readers.tables import parquet as parquet_lib
 from parti.stages import files
 
 PICTURE = b"\x89PNG picture"
@@ -292,12 +291,12 @@ def pieces(found):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(sources, "ROWS_PER_SOURCE", 10)
+    monkeypatch.setattr(source_files, "ROWS_PER_SOURCE", 10)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "csv.gz", "jsonl.zst"])
 def test_text_is_read_in_pieces(folder, suffix, small_pieces, monkeypatch):
-    monkeypatch.setattr(sources, "_MAX_PIECES_WITHIN", 2)
+    monkeypatch.setattr(source_files, "MAX_PIECES_WITHIN", 2)
     text = ["image_path,text\n"]
     text += [f'img/a.png,"row {i}{chr(10) * (i % 3)}"\n' + "\n" * (i % 2) for i in range(35)]
     if suffix.startswith("tsv"):
@@ -335,7 +334,7 @@ def test_the_rows_of_a_small_table_are_known(folder, suffix):
 
 
 def test_parquet_is_read_in_pieces(tmp_path, small_pieces, monkeypatch):
-    monkeypatch.setattr(sources, "_MAX_PIECES_WITHIN", 3)
+    monkeypatch.setattr(source_files, "MAX_PIECES_WITHIN", 3)
     table = {"image": [PICTURE] * 40, "text": [f"row {i}" for i in range(40)]}
     path = parquet(tmp_path / "t.parquet", table, row_group_size=4)
     assert pieces(readers.find_sources([str(path)]))[:2] == [(0, 8), (8, 16)]
@@ -358,7 +357,7 @@ def test_parquet_is_read_in_pieces(tmp_path, small_pieces, monkeypatch):
     ],
 )
 def test_stops(counts, stops, small_pieces):
-    assert sources._stops(counts) == stops
+    assert parquet_lib._stops(counts) == stops
 
 
 def test_a_row_too_large_is_one_row(folder, monkeypatch):

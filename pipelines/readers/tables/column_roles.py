@@ -3,6 +3,10 @@
 """Which column of a table is what: the names that published data sets use."""
 
 from collections.abc import Mapping
+from typing import Any
+
+from parti.pipelines.readers.base import rows
+from parti.stages import files
 
 IMAGE, URL, TEXT, KEY = "image", "url", "text", "key"
 
@@ -21,6 +25,7 @@ NAMES = {
 _ALIASES = frozenset(alias for aliases in NAMES.values() for alias in aliases)
 
 Given = tuple[tuple[str, str], ...]
+Cells = dict[str, Any]  # of a row, by the names of columns
 
 
 def given(columns: Mapping[str, str] | None) -> Given:
@@ -55,7 +60,7 @@ def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
 
 
 def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
-    """Raises ValueError unless a table has a column of captions, and one of pictures or URLs.
+    """Raises ValueError unless a table has a column of captions, and one of images or URLs.
 
     Args:
       names: of the table's columns.
@@ -77,3 +82,9 @@ def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
                 f"{where}: no column is known to hold {what}, of {listed}; "
                 f"name it with --columns {role}=NAME"
             )
+
+
+def problem(error: ValueError, path: str) -> str:
+    """Returns in one line what is wrong with a table, not where on this machine it is."""
+    text = str(error).removeprefix(f"{path}: ").replace(path, files.name(path))
+    return rows.one_line(ValueError(text))

@@ -3,6 +3,7 @@
 """Parquet tables, decoded in another process (parquet_process.py) that cannot hurt this one."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,11 +11,12 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-from parti.pipelines.readers.archives import tars
-from parti.pipelines.readers.base import rows
+from parti.pipelines.readers.base import rows, source_files
+from parti.pipelines.readers.base.source_files import Found, Source
+from parti.pipelines.readers.tables import column_roles
 from parti.stages import files
 
 MEMORY_BYTES = 2**30  # that decoding may take
@@ -66,7 +68,7 @@ class _Decoder:
                     stream.close()
         self._process.wait()
 
-    def ask(self, path: str, **request: Any) -> Iterator[tuple[bytes, bytes]]:
+    def request(self, path: str, **wanted: Any) -> Iterator[tuple[bytes, bytes]]:
         """Yields the frames `D`, `B` and `L` that answer a request about a file.
 
         Raises:
@@ -74,9 +76,9 @@ class _Decoder:
           OSError: it cannot be read.
         """
         size = files.size(path)
-        request |= {"size": size, "memory": MEMORY_BYTES, "max_row": _MAX_FRAME_BYTES // 2}
+        wanted |= {"size": size, "memory": MEMORY_BYTES, "max_row": _MAX_FRAME_BYTES // 2}
         with files.open(path) as file:
-            self._write(json.dumps(request).encode() + b"\n")
+            self._write(json.dumps(wanted).encode() + b"\n")
             while True:
                 kind, data = self._frame()
                 if kind == b"R":
@@ -146,7 +148,7 @@ def describe(paths: Iterable[str]) -> Iterator[Description | BrokenError]:
         with _Decoder() as decoder:
             while left:
                 try:
-                    ((_, data),) = decoder.ask(left[0], do="describe")
+                    ((_, data),) = decoder.request(left[0], do="describe")
                     yield _description(left[0], json.loads(data))
                 except (BrokenError, OSError) as error:
                     yield BrokenError(rows.one_line(error))
@@ -162,36 +164,83 @@ def _description(path: str, content: dict[str, Any]) -> Description:
     return Description(path, tuple(map(rows.utf8, content["columns"])), groups)
 
 
-def read(
-    path: str, names: tuple[str, ...], start: int, stop: int
-) -> Iterator[tuple[int, dict[str, Any] | tars.Refused]]:
+def split(found: Found) -> list[Source]:
+    """Returns files in pieces: some row groups, or a part of one."""
+    described = describe([entry.path for entry in found.entries])
+    return [
+        source
+        for entry, description in zip(found.entries, described, strict=True)
+        for source in _split_file(found, entry, description)
+    ]
+
+
+def _split_file(
+    found: Found, entry: files.Entry, description: Description | BrokenError
+) -> list[Source]:
+    whole = Source(found.format, (entry.path,), found.root, entry.num_bytes, columns=found.columns)
+    if isinstance(description, BrokenError):
+        return [dataclasses.replace(whole, problem=str(description))]
+    try:
+        column_roles.check(description.names, found.columns, entry.path)
+    except ValueError as error:
+        problem = column_roles.problem(error, entry.path)
+        return [dataclasses.replace(whole, problem=problem, mistake=str(error))]
+    stops = _stops([count for count, _ in description.groups])
+    return [
+        dataclasses.replace(
+            whole,
+            num_bytes=entry.num_bytes * (stop - start) // max(1, stops[-1]),
+            start=start,
+            stop=stop,
+            names=description.names,
+            num_rows=stop - start,
+        )
+        for start, stop in zip([0, *stops], stops)
+    ]
+
+
+def _stops(counts: Sequence[int]) -> list[int]:
+    """Returns where pieces of row groups of these sizes end."""
+    stops: list[int] = []
+    begin = end = 0  # of the row groups gathered so far
+    for count in counts:
+        if end > begin and end + count - begin > source_files.ROWS_PER_SOURCE:
+            stops.append(end)
+            begin = end
+        step = max(source_files.ROWS_PER_SOURCE, -(-count // source_files.MAX_PIECES_WITHIN))
+        while count > step:
+            stops.append(begin + step)
+            begin, count = begin + step, count - step
+            end = begin
+        end += count
+    if end > begin:
+        stops.append(end)
+    return stops
+
+
+def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.Rejected]]:
     """Yields (number of the row, its cells by name or why it cannot be read).
 
     A text that is not UTF-8 comes as bytes.
-
-    Args:
-      path: the file.
-      names: of its columns.
-      start: the first row.
-      stop: the row after the last; -1: all there are.
 
     Raises:
       BrokenError: the file cannot be decoded from here on.
       OSError: it cannot be read.
     """
-    index = start
+    index = source.start
     with _Decoder() as decoder:
-        for kind, data in decoder.ask(path, do="read", start=start, stop=stop):
+        request = {"do": "read", "start": source.start, "stop": source.stop}
+        for kind, data in decoder.request(source.paths[0], **request):
             if kind == b"L":
-                yield index, tars.Refused("row_too_large", f"{int(data):,} bytes")
+                yield index, rows.refuse("row_too_large", f"{int(data):,} bytes")
                 index += 1
                 continue
-            for row in _rows(data, names):
+            for row in _rows(data, source.names):
                 yield index, row
                 index += 1
 
 
-def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[dict[str, Any] | tars.Refused]:
+def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[column_roles.Cells | rows.Rejected]:
     """Yields the rows of an Arrow stream."""
     import pyarrow as pa
 
@@ -206,9 +255,9 @@ def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[dict[str, Any] | tars
         yield from (dict(zip(names, row)) for row in zip(*cells))
 
 
-def _row(cells: list[Any], names: tuple[str, ...]) -> dict[str, Any] | tars.Refused:
+def _row(cells: list[Any], names: tuple[str, ...]) -> column_roles.Cells | rows.Rejected:
     """Returns one row; `cells` are columns of one value."""
     try:
         return {name: cell.to_pylist()[0] for name, cell in zip(names, cells)}
     except Exception as error:  # of what kind depends on the type
-        return tars.Refused("broken_row", rows.one_line(error))
+        return rows.refuse("broken_row", rows.one_line(error))

@@ -8,6 +8,7 @@ empty lines.
 """
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -15,22 +16,26 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, cast
 
-from parti.pipelines.readers.archives import tars
-from parti.pipelines.readers.base import decompression, rows
-from parti.pipelines.readers.text_tables import columns
+from parti.pipelines.readers.base import decompression, rows, source_files
+from parti.pipelines.readers.base.source_files import Found, Source
+from parti.pipelines.readers.tables import column_roles
 from parti.stages import files
 
 CSV, TSV, JSONL = "csv", "tsv", "jsonl"
+SUFFIXES = {
+    name: tuple(ending + pack for ending in endings for pack in ("", *decompression.SUFFIXES))
+    for name, endings in ((CSV, (".csv",)), (TSV, (".tsv",)), (JSONL, (".jsonl", ".ndjson")))
+}
 MAX_ROW_BYTES = 2 * rows.MAX_METADATA_BYTES
-MAX_LINES = 256  # of a row; so many rows are lost where a quote is never closed
+MAX_LINES = 256  # of a row, and the rows that are lost where a quote is never closed
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d{1,40})?([eE][+-]?\d{1,3})?")
 _SKIPPED_BYTES = 2**20
-_FIRST_ROWS = 100  # of jsonl, that are looked at for its columns
+_FIRST_ROWS = 100  # of jsonl, whose names are its columns
 
-RowOrReason = dict[str, Any] | tars.Refused
+CellsOrRejected = column_roles.Cells | rows.Rejected
 
 
-class Piece(NamedTuple):
+class _Piece(NamedTuple):
     """Some rows of a table.
 
     Attributes:
@@ -89,7 +94,7 @@ class _Lines:
         return line.decode(codec, "surrogateescape")
 
 
-def _raw_rows(lines: _Lines, kind: str) -> Iterator[list[str] | str | tars.Refused]:
+def _raw_rows(lines: _Lines, kind: str) -> Iterator[list[str] | str | rows.Rejected]:
     """Yields rows that are not empty: cells for csv, else the line."""
     source: Iterator[Any] = csv.reader(lines) if kind == CSV else lines
     while True:
@@ -102,7 +107,7 @@ def _raw_rows(lines: _Lines, kind: str) -> Iterator[list[str] | str | tars.Refus
             if kind == CSV:
                 source = csv.reader(lines)  # the old one is in the middle of a row
             large = isinstance(error, _TooLargeError) or "limit" in str(error)
-            row = tars.Refused("row_too_large" if large else "broken_row", rows.one_line(error))
+            row = rows.refuse("row_too_large" if large else "broken_row", rows.one_line(error))
         if row and (not isinstance(row, str) or row.strip()):
             yield row
 
@@ -115,18 +120,20 @@ def _tsv_cells(line: str) -> list[str]:
     return cells
 
 
-def _parse(raw: list[str] | str | tars.Refused, kind: str, names: tuple[str, ...]) -> RowOrReason:
+def _parse(
+    raw: list[str] | str | rows.Rejected, kind: str, names: tuple[str, ...]
+) -> CellsOrRejected:
     """Returns the cells of a row by name."""
-    if isinstance(raw, tars.Refused):
+    if isinstance(raw, rows.Rejected):
         return raw
     if kind == JSONL:
         try:
             return rows.parse_metadata(cast(str, raw).encode("utf-8", "surrogateescape"))
         except ValueError as error:
-            return tars.Refused("broken_row", rows.one_line(error))
+            return rows.refuse("broken_row", rows.one_line(error))
     cells = _tsv_cells(raw) if isinstance(raw, str) else raw
     if len(cells) != len(names):
-        return tars.Refused("broken_row", f"{len(cells)} cells for {len(names)} columns")
+        return rows.refuse("broken_row", f"{len(cells)} cells for {len(names)} columns")
     return dict(zip(names, cells))
 
 
@@ -148,7 +155,9 @@ def _open(file: IO[bytes], offset: int) -> _Lines:
     return _Lines(content, offset)
 
 
-def header(path: str, kind: str, chosen: columns.Given) -> tuple[tuple[str, ...], columns.Given]:
+def _header(
+    path: str, kind: str, chosen: column_roles.Given
+) -> tuple[tuple[str, ...], column_roles.Given]:
     """Returns a table's columns, and which are chosen.
 
     A csv or tsv without a header has the columns `#1`, `#2`, ...: if one of these is chosen, or if
@@ -162,21 +171,21 @@ def header(path: str, kind: str, chosen: columns.Given) -> tuple[tuple[str, ...]
         lines = _open(file, 0)
         if kind == JSONL:
             if names := _names_of_first(lines):
-                columns.check(names, chosen, path)
+                column_roles.check(names, chosen, path)
             return (), chosen
         first = next(_raw_rows(lines, kind), "")
-    cells = _tsv_cells(first) if isinstance(first, str) else list(first)
-    if isinstance(first, tars.Refused) or any("\0" in cell for cell in cells):
+    if isinstance(first, rows.Rejected) or any("\0" in cell for cell in first):
         raise ValueError(f"{path}: its first row is not the names of columns")
-    places = tuple(f"#{i + 1}" for i in range(len(cells)))
-    urls = [place for place, cell in zip(places, cells) if cell.startswith(("http://", "https://"))]
+    cells = _tsv_cells(first) if isinstance(first, str) else first
+    numbers = tuple(f"#{i + 1}" for i in range(len(cells)))
+    urls = [name for name, cell in zip(numbers, cells) if cell.startswith(("http://", "https://"))]
     if not chosen and len(cells) == 2 and len(urls) == 1:
-        (other,) = set(places) - set(urls)
-        chosen = columns.given({columns.URL: urls[0], columns.TEXT: other})
+        (other,) = set(numbers) - set(urls)
+        chosen = column_roles.given({column_roles.URL: urls[0], column_roles.TEXT: other})
     names = tuple(rows.utf8(cell.strip()) for cell in cells)
-    if any(name in places and name not in names for _, name in chosen):
-        names = places
-    columns.check(names, chosen, path)
+    if any(name in numbers and name not in names for _, name in chosen):
+        names = numbers
+    column_roles.check(names, chosen, path)
     return names, chosen
 
 
@@ -196,13 +205,63 @@ def _names_of_first(lines: _Lines) -> tuple[str, ...]:
     return tuple(names)
 
 
-def plan(path: str, kind: str, names: tuple[str, ...], rows_per_piece: int) -> list[Piece]:
+def split(found: Found) -> list[Source]:
+    """Returns tables in pieces; one that cannot be read as one piece, with its problem."""
+    return [source for entry in found.entries for source in _split_file(found, entry)]
+
+
+def _split_file(found: Found, entry: files.Entry) -> list[Source]:
+    path, kind = entry.path, found.format
+    whole = Source(kind, (path,), found.root, entry.num_bytes, columns=found.columns)
+    if not entry.num_bytes:
+        return []
+    try:
+        names, chosen = _header(path, kind, found.columns)
+        pieces = _plan(path, kind, names, source_files.ROWS_PER_SOURCE)
+    except decompression.ERRORS as error:
+        return [dataclasses.replace(whole, problem=rows.one_line(error))]
+    except ValueError as error:
+        problem = column_roles.problem(error, path)
+        return [dataclasses.replace(whole, problem=problem, mistake=str(error))]
+    if path.lower().endswith(decompression.SUFFIXES):
+        pieces = _merge(pieces)
+    total = max(1, sum(piece.num_bytes for piece in pieces))
+    return [
+        dataclasses.replace(
+            whole,
+            num_bytes=entry.num_bytes * piece.num_bytes // total,
+            start=piece.start,
+            stop=piece.stop,
+            offset=piece.offset,
+            names=names,
+            columns=chosen,
+            num_rows=piece.num_rows,
+        )
+        for piece in pieces
+    ]
+
+
+def _merge(pieces: list[_Piece]) -> list[_Piece]:
+    """Returns fewer and larger pieces."""
+    size = -(-len(pieces) // source_files.MAX_PIECES_WITHIN)
+    groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
+    return [
+        group[0]._replace(
+            stop=group[-1].stop,
+            num_bytes=sum(piece.num_bytes for piece in group),
+            num_rows=sum(piece.num_rows for piece in group),
+        )
+        for group in groups
+    ]
+
+
+def _plan(path: str, kind: str, names: tuple[str, ...], rows_per_piece: int) -> list[_Piece]:
     """Returns the rows of a table in pieces; the last goes to the end, or to where it is damaged.
 
     Args:
       path: the table.
       kind: csv, tsv or jsonl.
-      names: from `header`.
+      names: from `_header`.
       rows_per_piece: at most.
 
     Raises:
@@ -222,10 +281,10 @@ def plan(path: str, kind: str, names: tuple[str, ...], rows_per_piece: int) -> l
                     starts.append((count, offset))
                 count, offset = count + 1, lines.offset
         except decompression.ERRORS:
-            pass  # whoever reads the last piece will find it
+            pass  # the reader of the last piece finds it
     ends = [*starts[1:], (count, lines.offset)]
     pieces = [
-        Piece(start, stop, offset, end - offset, stop - start)
+        _Piece(start, stop, offset, end - offset, stop - start)
         for (start, offset), (stop, end) in zip(starts, ends)
     ]
     return [*pieces[:-1], pieces[-1]._replace(stop=-1)]
@@ -235,27 +294,17 @@ def _has_header(names: tuple[str, ...]) -> bool:
     return bool(names) and names != tuple(f"#{i + 1}" for i in range(len(names)))
 
 
-def read(
-    path: str, kind: str, names: tuple[str, ...], start: int, stop: int, offset: int
-) -> Iterator[tuple[int, RowOrReason]]:
+def read_rows(source: Source) -> Iterator[tuple[int, CellsOrRejected]]:
     """Yields (number of the row, its cells by name or why it cannot be read).
-
-    Args:
-      path: the table.
-      kind: csv, tsv or jsonl.
-      names: from `header`.
-      start: of a piece.
-      stop: of the piece.
-      offset: of the piece.
 
     Raises:
       OSError: the file cannot be read; also other `decompression.ERRORS`.
     """
-    with files.open(path) as file:
-        raw_rows = _raw_rows(_open(file, offset), kind)
-        if offset == 0 and _has_header(names):
+    with files.open(source.paths[0]) as file:
+        raw_rows = _raw_rows(_open(file, source.offset), source.format)
+        if source.offset == 0 and _has_header(source.names):
             next(raw_rows, None)
-        index = start
-        while index != stop and (raw := next(raw_rows, None)) is not None:
-            yield index, _parse(raw, kind, names)
+        index = source.start
+        while index != source.stop and (raw := next(raw_rows, None)) is not None:
+            yield index, _parse(raw, source.format, source.names)
             index += 1

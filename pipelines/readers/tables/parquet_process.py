@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decodes Parquet for `parquet.py`, in a process of its own.
 
-A page of a few bytes can claim to inflate to gigabytes, and a damaged file can bring a decoder
-down. Here neither can hurt: memory is limited, and the parent sees the end of a process.
+A page of a few bytes can claim to inflate to gigabytes, and a damaged file can crash a decoder.
+`ParquetFile.iter_batches` in the worker itself would take the worker down with it. Here neither can
+hurt: memory is limited (on Linux), and the parent sees the end of a process.
 
 The process opens no file. It is run by its path, imports only pyarrow and what Python brings, and
 talks over its standard streams. Requests are lines of JSON:
@@ -11,7 +12,7 @@ talks over its standard streams. Requests are lines of JSON:
     {"do": "describe", "size": 123, "memory": 456}
     {"do": "read", "size": 123, "memory": 456, "start": 0, "stop": 10, "max_row": 789}
 
-It answers with frames, a letter and a length before each: `R` asks for bytes of the file (offset
+It answers with frames, a letter and a length before each: `R` requests bytes of the file (offset
 and length as two int64; the answer is a length and the bytes), `D` is a description as JSON, `B` is
 some rows as an Arrow stream, `L` a row that is too large (its size), `E` an error, `.` the end.
 """
@@ -49,7 +50,7 @@ class _File(io.RawIOBase):
     """The file, read through the parent."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._place = size, 0
+        self._size, self._offset = size, 0
 
     def readable(self) -> bool:
         return True
@@ -58,29 +59,29 @@ class _File(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._offset
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        self._place = base + offset
-        return self._place
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
+        self._offset = base + offset
+        return self._offset
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._place)
+        left = max(0, self._size - self._offset)
         size = left if size < 0 else min(size, left)
         if not size:
             return b""
-        _send(b"R", RANGE.pack(self._place, size))
+        _send(b"R", RANGE.pack(self._offset, size))
         (length,) = LENGTH.unpack(sys.stdin.buffer.read(LENGTH.size))
         data = sys.stdin.buffer.read(length)
         if length != size:
             raise OSError("the file became shorter")
-        self._place += size
+        self._offset += size
         return data
 
 
 def _limit_memory(num_bytes: int) -> None:
-    """Lets the process take so much more memory than it has."""
+    """Limits the memory that the process may take beyond what it has; only Linux enforces it."""
     if resource is None or not os.path.exists("/proc/self/statm"):
         return
     with open("/proc/self/statm", encoding="ascii") as file:
@@ -122,17 +123,17 @@ def _read_group(
     group = file.metadata.row_group(index)
     row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
     size = max(1, min(_MAX_BATCH_ROWS, _FRAME_BYTES // row_bytes))
-    place = 0
+    begin = 0  # of the batch, in the row group
     for batch in file.iter_batches(size, row_groups=[index], use_threads=False):
-        low = max(0, start - place)
-        high = batch.num_rows if stop < 0 else min(batch.num_rows, stop - place)
+        low = max(0, start - begin)
+        high = batch.num_rows if stop < 0 else min(batch.num_rows, stop - begin)
         if high > low:
             _send_rows(batch.slice(low, high - low), request["max_row"])
-        place += batch.num_rows
-        if 0 <= stop <= place:
+        begin += batch.num_rows
+        if 0 <= stop <= begin:
             return
-    if place != group.num_rows:
-        raise OSError(f"row group {index} has {place} rows, not {group.num_rows}")
+    if begin != group.num_rows:
+        raise OSError(f"row group {index} has {begin} rows, not {group.num_rows}")
 
 
 def _send_rows(batch: pa.RecordBatch, max_row: int) -> None:
@@ -145,7 +146,7 @@ def _send_rows(batch: pa.RecordBatch, max_row: int) -> None:
         _send_rows(batch.slice(half), max_row)
         return
     columns = [c if _is_utf8(c) else c.cast(pa.large_binary()) for c in columns]
-    # By place, not by name: names need not differ, nor be UTF-8.
+    # By position, not by name: names need not differ, nor be UTF-8.
     plain = pa.RecordBatch.from_arrays(columns, names=[str(i) for i in range(len(columns))])
     num_bytes = sum(map(_num_bytes, columns))
     if plain.num_rows == 1 and num_bytes > max_row:
@@ -178,7 +179,7 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def _is_utf8(column: pa.Array) -> bool:
-    """Returns whether a column of texts is what it says; others need not be looked at."""
+    """Returns whether a column of texts is what it says; others need no check."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return True
     try:

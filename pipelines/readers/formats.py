@@ -1,0 +1,160 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The table of input formats: a row says how files of a format are found, split and read."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
+
+from parti.pipelines.readers.archives import folders, tars, tfrecord_files
+from parti.pipelines.readers.base import rows, source_files
+from parti.pipelines.readers.http import fetching
+from parti.pipelines.readers.tables import delimited, pairs, parquet
+from parti.stages import files
+
+Source = source_files.Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """An input format.
+
+    Attributes:
+      name: what --input_format takes.
+      description: what such files are, for messages.
+      suffixes: endings of its files, in lower case.
+      read: yields the pairs and rejected rows of a source; the fetcher is for URLs.
+      split: returns the sources in files of this format.
+      files: what its files are called in messages; "<name> files" if empty.
+      is_certain: whether a folder with these names of files, in lower case, is of this format
+        although files of others are there too; the first certain row of the table counts.
+      is_table: whether a row of it names columns.
+    """
+
+    name: str
+    description: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]
+    split: Callable[[source_files.Found], list[Source]] = source_files.one_for_each_file
+    files: str = ""
+    is_certain: Callable[[Sequence[str]], bool] = lambda names: True
+    is_table: bool = False
+
+    def names_one_of(self, paths: Sequence[str]) -> bool:
+        """Returns whether any of these paths, in lower case, has an ending of this format."""
+        return any(path.endswith(self.suffixes) for path in paths)
+
+
+def _stream(
+    read: Callable[[IO[bytes], str], Iterator[rows.Row]],
+) -> Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]:
+    """Returns the reader of a format whose files are read from beginning to end."""
+
+    def read_source(source: Source, fetcher: fetching.Fetcher) -> Iterator[rows.Row]:
+        name = rows.utf8(files.name(source.paths[0]))
+        try:
+            file = files.open(source.paths[0])
+        except OSError as error:
+            yield rows.reject(name, "broken_file", rows.one_line(error), source=name)
+            return
+        with file:
+            yield from read(file, name)
+
+    return read_source
+
+
+def _table(
+    name: str,
+    description: str,
+    suffixes: tuple[str, ...],
+    split: Callable[[source_files.Found], list[Source]],
+    read_rows: Callable[[Source], Iterator[tuple[int, pairs.Cells | rows.Rejected]]],
+) -> Format:
+    """Returns a format whose rows are cells by the names of columns."""
+    read = functools.partial(pairs.read_table, read_rows=read_rows, suffixes=suffixes)
+    return Format(name, description, suffixes, read, split, is_table=True)
+
+
+_TABLE = (
+    Format(
+        source_files.TFRECORD,
+        "image-text pairs as `parti clean` writes them",
+        (".tfrecord",),
+        _stream(tfrecord_files.read_tfrecord),
+        files="TFRecord files",
+    ),
+    Format(
+        "webdataset",
+        "tar files in img2dataset layout: key.jpg|png|webp, key.txt, key.json",
+        tars.SUFFIXES,
+        _stream(tars.read_tar),
+        files="tar files",
+    ),
+    Format(
+        source_files.FOLDER,
+        "image files with the caption beside each, in a .txt of the same name",
+        tars.IMAGE_SUFFIXES,
+        folders.read_folder,
+        folders.split,
+        files="image files",
+        is_certain=folders.has_captions,  # else a table may hold them
+    ),
+    _table(
+        "parquet",
+        "tables with a caption and a picture's bytes, path or URL",
+        (".parquet",),
+        parquet.split,
+        parquet.read_rows,
+    ),
+    _table(
+        delimited.CSV,
+        "the same as text, separated by commas",
+        delimited.SUFFIXES[delimited.CSV],
+        delimited.split,
+        delimited.read_rows,
+    ),
+    _table(
+        delimited.TSV,
+        "separated by tabs",
+        delimited.SUFFIXES[delimited.TSV],
+        delimited.split,
+        delimited.read_rows,
+    ),
+    _table(
+        delimited.JSONL,
+        "a JSON object in each line",
+        delimited.SUFFIXES[delimited.JSONL],
+        delimited.split,
+        delimited.read_rows,
+    ),
+)
+FORMATS = {row.name: row for row in _TABLE}
+
+
+def check(input_format: str) -> None:
+    """Raises ValueError unless it is a key of `FORMATS`, or "auto"."""
+    if input_format != "auto" and input_format not in FORMATS:
+        raise ValueError(
+            f"--input_format={input_format}: unknown; choose from auto, {', '.join(FORMATS)}"
+        )
+
+
+def detect(pattern: str, paths: Sequence[str]) -> str:
+    """Returns the name of the format of some files.
+
+    Args:
+      pattern: what names them, for the message.
+      paths: of the files.
+
+    Raises:
+      ValueError: the format is not known; the message lists the formats.
+    """
+    names = [path.lower() for path in paths]
+    found = [row for row in FORMATS.values() if row.names_one_of(names)]
+    if not found:
+        known = "; ".join(f"{row.name} ({row.description})" for row in FORMATS.values())
+        raise ValueError(
+            f"{pattern}: format not recognised; known are {known}. Name one with --input_format."
+        )
+    return next((row for row in found if row.is_certain(names)), found[0]).name

@@ -1,3 +1,0 @@
-# Copyright 2026 The Parti Authors.
-# SPDX-License-Identifier: Apache-2.0
-"""Readers of CSV, TSV, JSON lines and Parquet."""

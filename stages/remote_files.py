@@ -1,0 +1,191 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files of remote systems, through Beam: what `files` does with `gs://...` and its like.
+
+Beam's file systems, not fsspec's: workers have them, they take the options of the pipeline
+(`--hdfs_host`, credentials), and an unknown scheme needs no second library. `files` says what each
+function does. Errors of the systems are OSErrors.
+"""
+
+import contextlib
+import importlib
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from apache_beam.io import filesystem, filesystems
+
+from parti.stages.local_files import Entry, Status, partial_name
+
+# A file of these appears when it is closed, never before; a rename there is a copy.
+OBJECT_STORES = ("gs", "s3", "azfs")
+# Scheme -> what Beam's file system imports (where it says so late), and what brings it.
+_EXTRAS = {
+    "gs": ("", "parti[gcp]"),
+    "s3": ("boto3", "apache-beam[aws]"),
+    "azfs": ("azure.storage.blob", "apache-beam[azure]"),
+    "hdfs": ("hdfs", "apache-beam[hadoop]"),
+}
+_MEMORY_BYTES = 64 * 2**20  # of a file being written; beyond, a temporary file holds it
+_BATCH = 100  # files in one request
+
+
+def is_object_store(path: str) -> bool:
+    """Returns whether folders there are only prefixes of names, which no rename moves at once."""
+    return path.partition("://")[0] in OBJECT_STORES or not _system(path).has_dirs()
+
+
+def open(path: str, mode: str) -> Any:
+    """Opens a file; text is UTF-8. Nothing is compressed or decompressed."""
+    system = _system(path)
+    act = system.open if mode.startswith("r") else system.create
+    binary = act(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
+    return binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def replacing(path: str, sync: bool) -> Iterator[BinaryIO]:
+    """Writes a temporary file of this machine, and uploads it when the block ends."""
+    with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as content:
+        yield content  # type: ignore[misc]
+        content.seek(0)
+        _upload(content, path)  # type: ignore[arg-type]
+
+
+def _upload(content: BinaryIO, path: str) -> None:
+    """Writes a remote file so that it appears whole."""
+    written = path if is_object_store(path) else partial_name(path)
+    with open(written, "wb") as file:
+        shutil.copyfileobj(content, file, 2**20)
+    if written != path:
+        remove(path)  # a rename there does not replace
+        rename(written, path)
+
+
+def exists(path: str) -> bool:
+    """Returns whether there is such a file, or folder where the system has folders."""
+    return _system(path).exists(path)
+
+
+def is_dir(path: str) -> bool:
+    """Returns whether it is a folder; on an object store, whether any file is below it."""
+    found = _list(path.rstrip("/"), limit=1)
+    return bool(found) if is_object_store(path) else found is not None and exists(path)
+
+
+def is_empty(folder: str) -> bool:
+    """Returns whether nothing is in a folder, or there is no such folder."""
+    return not _list(folder.rstrip("/"), limit=1)
+
+
+def status(path: str) -> Status:
+    """Returns the size of a file and when it was last written."""
+    found = _system(path).metadata(path)
+    return Status(found.size_in_bytes, found.last_updated_in_seconds or 0.0)
+
+
+def match(pattern: str) -> list[Entry]:
+    """Returns the files that a glob names, sorted."""
+    return _match(pattern)
+
+
+def list_folder(folder: str) -> list[Entry]:
+    """Returns the files in a folder, not those deeper, sorted."""
+    root = folder.rstrip("/") + "/"
+    return [entry for entry in walk(folder) if "/" not in entry.path[len(root) :]]
+
+
+def walk(folder: str) -> list[Entry]:
+    """Returns all files below a folder, sorted."""
+    return sorted(_walk(folder.rstrip("/")))
+
+
+def make_dirs(path: str) -> None:
+    """Makes a folder and those above it; nothing on an object store."""
+    if not exists(path):
+        with contextlib.suppress(FileExistsError):
+            _system(path).mkdirs(path)
+
+
+def rename(source: str, target: str) -> None:
+    """Moves a file, or a folder where the system has folders, to a name that is free."""
+    if is_object_store(source) and not exists(source):
+        raise ValueError(f"{source}: not a file; an object store cannot move a folder")
+    _system(source).rename([source], [target])
+
+
+def copy(sources: Sequence[str], targets: Sequence[str]) -> None:
+    """Copies files to new names of the same system, within it."""
+    for start in range(0, len(sources), _BATCH):
+        batch = slice(start, start + _BATCH)
+        _system(sources[0]).copy(list(sources[batch]), list(targets[batch]))
+
+
+def remove(path: str) -> None:
+    """Deletes a file, if it is there."""
+    if exists(path):
+        _system(path).delete([path])
+
+
+def remove_tree(path: str) -> None:
+    """Deletes a folder with all that is in it, if it is there."""
+    system = _system(path)
+    if system.has_dirs():
+        remove(path)
+        return
+    found = [entry.path for entry in walk(path)]
+    for start in range(0, len(found), _BATCH):
+        system.delete(found[start : start + _BATCH])
+
+
+def _system(path: str) -> Any:
+    """Returns Beam's file system for an address.
+
+    Raises:
+      ValueError: there is none for the scheme, or it lacks a package or an option.
+    """
+    scheme = path.partition("://")[0]
+    extra = _EXTRAS.get(scheme, ("", ""))
+    try:
+        found = filesystems.FileSystems.get_filesystem(path)
+        if extra[0] and type(found).__module__.startswith("apache_beam."):
+            importlib.import_module(extra[0])  # Beam would tell only when it is used
+        return found
+    except (ValueError, ImportError, filesystem.BeamIOError) as error:
+        causes = [error, *(getattr(error, "exception_details", None) or {}).values()]
+        is_missing = any(isinstance(cause, ImportError) for cause in causes)
+        if not is_missing and "Unable to get filesystem" not in str(error):
+            raise ValueError(f"{path}: {causes[-1]}") from error  # --hdfs_host is not set
+        advice = f"; pip install '{extra[1]}'" if extra[1] else f"; known are {', '.join(_EXTRAS)}"
+        raise ValueError(f"{path}: no file system for {scheme}:// is installed{advice}") from error
+
+
+def _match(pattern: str, limit: int | None = None) -> list[Entry]:
+    results = _system(pattern).match([pattern], [limit])
+    found = [Entry(data.path, data.size_in_bytes) for data in results[0].metadata_list]
+    return sorted(set(found))
+
+
+def _list(folder: str, limit: int | None = None) -> list[Entry] | None:
+    """Returns the content of a folder (all depths on an object store); None: not a folder."""
+    depth = "*" if _system(folder).has_dirs() else "**"
+    try:
+        return _match(f"{folder}/{depth}", limit)
+    except OSError:
+        if depth == "**":
+            raise
+        exists(folder)  # raises too if the system cannot be reached: then nothing is known
+        return None
+
+
+def _walk(folder: str) -> Iterator[Entry]:
+    nested = _system(folder).has_dirs()
+    for entry in _list(folder) or []:
+        # Beam does not tell folders from files; a folder has no size.
+        inside = _list(entry.path) if nested and not entry.num_bytes else None
+        if inside is None:
+            yield entry
+        else:
+            yield from _walk(entry.path)
