@@ -141,7 +141,7 @@ def build(
         root
         | "Shards" >> beam.Create(list(shards))
         | "Read" >> beam.ParDo(ReadTokens(**facts))
-        | model_handlers.infer("Decode", model_handlers.Decoder(source))
+        | model_handlers.infer("Decode", model_handlers.DecodeHandler(source))
         | "Write" >> beam.ParDo(_WritePictures(directory))
     )
     names = [shard.name for shard in shards]

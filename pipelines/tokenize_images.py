@@ -105,7 +105,7 @@ def build(
     Returns:
       {"name", "count", "rejected": {key: reason}} of each shard written.
     """
-    handler = model_handlers.Encoder(
+    handler = model_handlers.EncodeHandler(
         settings.model, settings.batches.batch_size, settings.write_reconstructions
     )
     read = (

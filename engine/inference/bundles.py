@@ -192,6 +192,7 @@ class Bundle:
             config=self._config(part),
             name=part,
             trained_on=described["trained_on"],
+            vocabulary=None if base.text_vocab_size(model) is None else self.vocabulary(),
         )
         self._check_fingerprint(part, part, loaded.fingerprint)
         return loaded

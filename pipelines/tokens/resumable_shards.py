@@ -56,7 +56,7 @@ class JoinShard(beam.DoFn):
         rejected = {item["key"]: item["reason"] for item in items if isinstance(item, dict)}
         for folder in self._folders:
             pieces = [piece_path(self._directory, folder, shard, i) for i in range(len(counts))]
-            _join(pieces, self._directory / folder / shard)
+            join(pieces, self._directory / folder / shard)
         report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
         files.write_bytes(_report_path(self._directory, shard), json.dumps(report).encode())
         for folder in self._folders:
@@ -115,12 +115,10 @@ def _report_path(directory: pathlib.Path, shard: str) -> pathlib.Path:
     return directory / _FINISHED / f"{shard}.json"
 
 
-def _join(pieces: Sequence[pathlib.Path], target: pathlib.Path) -> None:
-    """Concatenates files, and shows the result when it is whole."""
+def join(pieces: Iterable[pathlib.Path], target: pathlib.Path) -> None:
+    """Concatenates files; the result appears when it is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with open(partial, "wb") as file:
+    with files.replacing(target) as file:
         for piece in pieces:
             with open(piece, "rb") as source:
                 shutil.copyfileobj(source, file)
-    partial.replace(target)

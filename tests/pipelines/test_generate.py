@@ -93,10 +93,10 @@ def test_pictures_scores_and_tokens_belong_together(
     finished: pathlib.Path, bundle: pathlib.Path
 ) -> None:
     tokens, score, picture = drawn(finished)["a blue square", 1]
-    decoder = model_handlers.Decoder(bundle)
+    decoder = model_handlers.DecodeHandler(bundle)
     small = decoder.predict(np.array([tokens], np.int32), decoder.load_model())
-    scorer = model_handlers.Scorer(bundle)
-    scores = scorer.predict(("a blue square", small), scorer.load_model())
+    reranker = bundles.load_part(bundle, "reranker")
+    scores = model_handlers.score(reranker, "a blue square", small)
     assert scores[0] == pytest.approx(score, abs=1e-5)
     upsampler = bundles.load_part(bundle, "upsampler")
     large = upsampler.call("upsample", images.to_float(small), batch_size=1)
@@ -126,10 +126,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     write = generate._WritePrompt.process
     written: list[str] = []
 
-    def process(self: Any, item: generate.Drawn) -> Iterator[str]:
+    def process(self: Any, item: tuple[Any, model_handlers.Samples]) -> Iterator[str]:
         if len(written) == 3:  # The second prompt of the second batch.
             raise RuntimeError("the machine went away")
-        written.append(item.prompt.id)
+        written.append(item[0].id)
         yield from write(self, item)
 
     output = tmp_path / "out"

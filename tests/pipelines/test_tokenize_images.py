@@ -256,9 +256,9 @@ def test_only_the_half_that_is_used_stays_in_memory(bundle: pathlib.Path) -> Non
     def branches(handler: model_handlers.PartHandler) -> set[str]:
         return set(handler.load_model().variables["params"])
 
-    assert branches(model_handlers.Encoder(bundle, 4)) == {"encoder", "codebook"}
-    assert branches(model_handlers.Decoder(bundle)) == {"codebook", "decoder"}
-    both = model_handlers.Encoder(bundle, 4, reconstruct=True)
+    assert branches(model_handlers.EncodeHandler(bundle, 4)) == {"encoder", "codebook"}
+    assert branches(model_handlers.DecodeHandler(bundle)) == {"codebook", "decoder"}
+    both = model_handlers.EncodeHandler(bundle, 4, reconstruct=True)
     assert branches(both) == {"encoder", "codebook", "decoder"}
 
 
