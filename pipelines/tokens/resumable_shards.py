@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards that are written batch by batch: pieces of a shard, joined in order once all are there.
 
-A batch may be worked on by any worker, and twice; its piece is the same file then. What is known of
-a finished shard is a small JSON file, and a run that goes on leaves such shards alone. Pieces may
-be of any format whose files, one after the other, are a file of the format: TFRecord, JSON lines.
+Any worker may process a batch, and more than once; its piece is the same file. A finished shard has
+a small JSON report, and a resumed run skips it. Pieces may be of any format whose files,
+concatenated, are a file of the format: TFRecord, JSON lines.
 """
 
 import json
@@ -17,20 +17,20 @@ import apache_beam as beam
 
 from parti.stages import files
 
-# Rows that could not be read, beside the shards.
+# In the folder of the shards: rows that could not be read.
 REJECTED_FILE = "rejected.jsonl"
 # Hidden in the folder that is written; `clear` removes them.
 _PIECES, _FINISHED = ".pieces", ".finished"
 
 
 def piece_path(directory: pathlib.Path, folder: str, shard: str, index: int) -> pathlib.Path:
-    """Returns where a batch of `folder`/`shard` is kept until the shard is joined.
+    """Returns the file of a batch of `folder`/`shard`; it is there until the shard is joined.
 
     Args:
       directory: the folder that is written.
       folder: of the shard in it; "" for none.
       shard: file name of the shard.
-      index: place of the batch in the shard.
+      index: number of the batch in the shard, from 0.
     """
     return directory / _PIECES / (folder or "_") / shard / f"{index:06d}"
 

@@ -103,8 +103,8 @@ def test_pictures_are_named_by_row_and_what_is_plain_of_the_key(finished: pathli
     assert paths[1] == "images/train-00000-of-00002/000001-train-1-..-b.png"
     assert len(set(paths)) == 22 == len(list(finished.rglob("*.png")))
     assert all(re.fullmatch(r"images/[\w-]+/\d{6}-[A-Za-z0-9_.-]+\.png", path) for path in paths)
-    assert detokenize.picture_path("tokens-0.tfrecord", 3, "é/..") == "images/tokens-0/000003.png"
-    assert len(detokenize.picture_path("t", 3, "x" * 300)) < 110
+    assert detokenize.image_path("tokens-0.tfrecord", 3, "é/..") == "images/tokens-0/000003.png"
+    assert len(detokenize.image_path("t", 3, "x" * 300)) < 110
 
 
 def test_the_page_shows_picture_caption_and_key(finished: pathlib.Path) -> None:
@@ -122,7 +122,7 @@ def test_the_page_shows_picture_caption_and_key(finished: pathlib.Path) -> None:
 def test_what_is_too_much_for_the_page_is_linked_or_left_out(tmp_path: pathlib.Path) -> None:
     data = images.encode_png(np.zeros((200, 200, 3), np.uint8))
     (tmp_path / "a b.png").write_bytes(data)
-    shown = {"train": [contact_sheet.Picture("k", "t", "a b.png")] * 3}
+    shown = {"train": [contact_sheet.Tile("k", "t", "a b.png")] * 3}
     path = contact_sheet.write(tmp_path, shown, 9, "Sheet", embedded_bytes=2 * len(data))
     page = path.read_text()
     assert page.count('src="data:image/png') == 2 and page.count('src="a%20b.png"') == 1
