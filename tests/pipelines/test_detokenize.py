@@ -19,7 +19,6 @@ from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles, loaded_models
 from parti.pipelines import detokenize, generate
 from parti.pipelines.beam import options
-from parti.pipelines.html import contact_sheet
 from parti.pipelines.tokens import resumable_shards
 from parti.stages import manifests
 
@@ -117,16 +116,6 @@ def test_the_page_shows_picture_caption_and_key(finished: pathlib.Path) -> None:
     assert "<code>valid/2 ../é&amp;&lt;b&gt;</code>" in page
     assert page.index("<h2>train</h2>") < page.index("<h2>validation</h2>")
     assert 'class="wrap px"' in page and "http" not in page
-
-
-def test_what_is_too_much_for_the_page_is_linked_or_left_out(tmp_path: pathlib.Path) -> None:
-    data = images.encode_png(np.zeros((200, 200, 3), np.uint8))
-    (tmp_path / "a b.png").write_bytes(data)
-    shown = {"train": [contact_sheet.Tile("k", "t", "a b.png")] * 3}
-    path = contact_sheet.write(tmp_path, shown, 9, "Sheet", embedded_bytes=2 * len(data))
-    page = path.read_text()
-    assert page.count('src="data:image/png') == 2 and page.count('src="a%20b.png"') == 1
-    assert "The first 3 are shown" in page and "<h2>" not in page and 'px"' not in page
 
 
 def test_a_split_and_a_limit(tokens: pathlib.Path, tmp_path: pathlib.Path) -> None:
