@@ -88,10 +88,8 @@ class _WriteImages(beam.DoFn):
             (self._directory / path).parent.mkdir(parents=True, exist_ok=True)
             files.write_bytes(self._directory / path, images.encode_png(image))
             line = {"key": pair.key, "text": pair.text, "image": path}
-            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-        piece = resumable_shards.piece_path(self._directory, _LINES, batch.shard, batch.index)
-        piece.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(piece, "".join(lines).encode())
+            lines.append(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+        resumable_shards.write_piece(self._directory, _LINES, batch.shard, batch.index, lines)
         options.tick(len(lines))
         yield batch.shard, (batch.index, len(lines))
 

@@ -172,8 +172,8 @@ def run(argv: Sequence[str]) -> int:
             notes.append(f"going on: {finished} of {len(chosen)} prompts are finished")
         for note in notes:
             print(note, flush=True)
-        num_images = (len(chosen) - finished) * settings.num_samples
-        progress = progress_line.Progress("generate", num_images, "images")
+        left = (len(chosen) - finished) * settings.num_samples
+        progress = progress_line.Progress("generate", left, "images")
         if batches:
             options.run_pipeline(
                 lambda root: build(

@@ -41,6 +41,7 @@ METHODS = {
     "upsampler": ("upsample",),
 }
 REQUIRED = ("tokenizer", "generator")
+READ_TEXT = ("generator", "reranker")
 
 
 def write_bundle(
@@ -192,7 +193,7 @@ class Bundle:
             config=self._config(part),
             name=part,
             trained_on=described["trained_on"],
-            vocabulary=None if base.text_vocab_size(model) is None else self.vocabulary(),
+            vocabulary=self.vocabulary() if part in READ_TEXT else None,
         )
         self._check_fingerprint(part, part, loaded.fingerprint)
         return loaded

@@ -192,7 +192,9 @@ class Samples(NamedTuple):
 class Renderer:
     """A bundle's decoder, and its reranker and upsampler where there are any."""
 
-    def __init__(self, source: str | pathlib.Path, num_upsampled: int, window_size: int = 0):
+    def __init__(
+        self, source: str | pathlib.Path, num_upsampled: int, window_size: int = 0
+    ) -> None:
         """Loads the parts.
 
         Args:

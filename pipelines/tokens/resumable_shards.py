@@ -35,6 +35,16 @@ def piece_path(directory: pathlib.Path, folder: str, shard: str, index: int) -> 
     return directory / _PIECES / (folder or "_") / shard / f"{index:06d}"
 
 
+def write_piece(
+    directory: pathlib.Path, folder: str, shard: str, index: int, parts: Iterable[bytes]
+) -> None:
+    """Writes the file of a batch; see `piece_path`."""
+    path = piece_path(directory, folder, shard, index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as file:
+        file.writelines(parts)
+
+
 class JoinShard(beam.DoFn):
     """(shard, items) -> {"name", "count", "rejected": {key: reason}}; writes the shard.
 
