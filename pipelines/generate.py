@@ -75,7 +75,7 @@ class GenerateSettings:
 
     @property
     def sampling(self) -> sampling.SamplingSettings:
-        """How a token is chosen."""
+        """How a token is prompts."""
         return sampling.SamplingSettings(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -143,13 +143,13 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     bundle = bundles.Bundle.open(flags.model)
-    chosen = prompt_files.read_prompts(flags.prompts)[: flags.num_prompts]
+    prompts = prompt_files.read_prompts(flags.prompts)[: flags.num_prompts]
     stage = output_directory.Staging(
         flags.output,
         kind="generations",
         settings={
             **generation_settings(bundle, settings),
-            "prompts_digest": manifests.digest([dataclasses.asdict(prompt) for prompt in chosen]),
+            "prompts_digest": manifests.digest([dataclasses.asdict(prompt) for prompt in prompts]),
         },
         # Another size of batches or windows may round differently; it starts anew.
         inputs={
@@ -161,18 +161,18 @@ def run(argv: Sequence[str]) -> int:
         overwrite=flags.overwrite,
         resume=True,
     )
-    notes = check(bundle, chosen)
+    notes = check(bundle, prompts)
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
     with stage:
-        prompts_per_batch = min(flags.prompts_per_batch, len(chosen))
-        batches = batch_prompts(chosen, prompts_per_batch, stage.path)
-        finished = sum(is_finished(stage.path, prompt) for prompt in chosen)
+        prompts_per_batch = min(flags.prompts_per_batch, len(prompts))
+        batches = batch_prompts(prompts, prompts_per_batch, stage.path)
+        finished = sum(is_finished(stage.path, prompt) for prompt in prompts)
         if finished:
-            notes.append(f"going on: {finished} of {len(chosen)} prompts are finished")
+            notes.append(f"going on: {finished} of {len(prompts)} prompts are finished")
         for note in notes:
             print(note, flush=True)
-        left = (len(chosen) - finished) * settings.num_samples
+        left = (len(prompts) - finished) * settings.num_samples
         progress = progress_line.Progress("generate", left, "images")
         if batches:
             options.run_pipeline(
@@ -188,22 +188,22 @@ def run(argv: Sequence[str]) -> int:
                 beam_options,
                 progress,
             )
-        finish(stage.path, chosen, generation_settings(bundle, settings))
-        num_images = len(chosen) * settings.num_samples
+        finish(stage.path, prompts, generation_settings(bundle, settings))
+        num_images = len(prompts) * settings.num_samples
         stage.publish(
-            counts={"prompts": len(chosen), "images": num_images},
+            counts={"prompts": len(prompts), "images": num_images},
             extra={"fingerprints": bundle.fingerprints},
         )
         progress.done()
     shutil.rmtree(stage.output / _PARTS, ignore_errors=True)
     print(
-        f"{num_images} images of {len(chosen)} prompts in {stage.output}; "
+        f"{num_images} images of {len(prompts)} prompts in {stage.output}; "
         f"open {stage.output / gallery.FILE_NAME}"
     )
     return 0
 
 
-def check(bundle: bundles.Bundle, chosen: Sequence[prompt_files.Prompt]) -> list[str]:
+def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> list[str]:
     """Returns notes for the user before the work starts; loads no parameters.
 
     Raises:
@@ -216,7 +216,7 @@ def check(bundle: bundles.Bundle, chosen: Sequence[prompt_files.Prompt]) -> list
         notes.append("no upsampler in the bundle: images stay at the tokenizer's size")
     text_length = bundle.model("generator").config.text_length
     vocabulary = bundle.vocabulary()
-    texts = [captions.normalize_caption(prompt.text) for prompt in chosen]
+    texts = [captions.normalize_caption(prompt.text) for prompt in prompts]
     cut = sum(vocabulary.encode(text, text_length + 1)[-1] != 0 for text in texts)
     if cut:
         notes.append(f"{cut} prompts are longer than {text_length} tokens and are cut")
@@ -250,10 +250,10 @@ def is_finished(directory: pathlib.Path, prompt: prompt_files.Prompt) -> bool:
 
 
 def batch_prompts(
-    chosen: Sequence[prompt_files.Prompt], size: int, directory: pathlib.Path
+    prompts: Sequence[prompt_files.Prompt], size: int, directory: pathlib.Path
 ) -> list[tuple[prompt_files.Prompt, ...]]:
     """Returns batches, in the order of the file, that hold an unfinished prompt."""
-    batches = [tuple(chosen[start : start + size]) for start in range(0, len(chosen), size)]
+    batches = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
     return [
         batch for batch in batches if not all(is_finished(directory, prompt) for prompt in batch)
     ]
@@ -347,21 +347,21 @@ class _WritePrompt(beam.DoFn):
 
 
 def finish(
-    directory: pathlib.Path, chosen: Sequence[prompt_files.Prompt], settings: Mapping[str, Any]
+    directory: pathlib.Path, prompts: Sequence[prompt_files.Prompt], settings: Mapping[str, Any]
 ) -> None:
     """Joins the parts to manifest and token shards, in the order of the prompts; adds the gallery.
 
     Args:
       directory: that of `build`.
-      chosen: all prompts; each is finished.
+      prompts: all prompts; each is finished.
       settings: of `generation_settings`.
     """
-    lines = (part_path(directory, prompt, _LINES) for prompt in chosen)
+    lines = (part_path(directory, prompt, _LINES) for prompt in prompts)
     resumable_shards.join(lines, directory / MANIFEST_LINES)
     prompts_per_shard = max(_TOKENS_PER_SHARD // settings["num_samples"], 1)
-    starts = range(0, len(chosen), prompts_per_shard)
+    starts = range(0, len(prompts), prompts_per_shard)
     for index, start in enumerate(starts):
-        shard = chosen[start : start + prompts_per_shard]
+        shard = prompts[start : start + prompts_per_shard]
         name = shard_names.shard_name("tokens", index, len(starts))
         tokens = (part_path(directory, prompt, _TOKENS) for prompt in shard)
         resumable_shards.join(tokens, directory / name)
