@@ -27,7 +27,7 @@ def choose(prompts: Iterable[prompt_files.Prompt], num: int) -> list[prompt_file
     """
     different = {prompt.text: prompt for prompt in prompts}
     groups: dict[str, list[prompt_files.Prompt]] = collections.defaultdict(list)
-    for prompt in sorted(different.values(), key=lambda p: _rank(p.text)):
+    for prompt in sorted(different.values(), key=lambda p: _hash(p.text)):
         groups[prompt.challenge].append(prompt)
     turns = [(turn, name) for name, group in groups.items() for turn in range(len(group))]
     chosen = [groups[name][turn] for turn, name in sorted(turns)]
@@ -48,7 +48,7 @@ def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompt_files.Promp
             if "scene" in pair.metadata:
                 metadata["scene"] = pair.metadata["scene"]
             challenge = str(pair.metadata.get("challenge", ""))
-            unique = f"{name}-{_rank(pair.key)[:8]}".strip("-")
+            unique = f"{name}-{_hash(pair.key)[:8]}".strip("-")
             yield prompt_files.Prompt(unique, pair.text, "", challenge, metadata)
 
 
@@ -106,5 +106,5 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise ValueError(f"--num={flags.num}: it must not be negative")
 
 
-def _rank(text: str) -> str:
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

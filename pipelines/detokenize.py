@@ -1,14 +1,13 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`parti detokenize`: image tokens back to pictures, to look at what a text-to-image model sees.
+"""`parti detokenize`: image tokens back to images, to see what a text-to-image model sees.
 
 It reads what `parti tokenize` wrote, or the token shards of `parti generate`, and refuses tokens of
-another image tokenizer. Pictures are `images/<shard>/<row>-<key>.png`; `manifest.jsonl` has a line
-for each, and `index.html` shows the first ones. Shards that an interrupted run had finished are not
-made again, and the bytes do not depend on workers or runner.
+another image tokenizer. Images are `images/<shard>/<row>-<key>.png`; `manifest.jsonl` has a line
+for each, and `index.html` shows the first ones. A resumed run skips the shards that are finished,
+and the bytes do not depend on workers or runner.
 """
 
-import dataclasses
 import itertools
 import json
 import pathlib
@@ -25,6 +24,7 @@ from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.html import contact_sheet
+from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
 from parti.pipelines.tokens import shards as token_shards
 from parti.stages import files, flag_parser, output_directory, progress_line
@@ -35,29 +35,16 @@ _LINES = ".lines"  # the lines of each shard, while the job runs
 _MAX_NAME = 80  # characters of a key in a file name
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Rows that one call of the model takes; the key of a RunInference example.
-
-    Attributes:
-      shard: file name of the shard.
-      index: place of the batch in its shard.
-      rows: (key, caption), in the order of the shard.
-    """
-
-    shard: str
-    index: int
-    rows: tuple[tuple[str, str], ...]
-
-
 class ReadTokens(beam.DoFn):
     """Shard -> (Batch, image tokens [batch, length] int32), in order."""
 
     def __init__(self, num_tokens: int, codebook_size: int) -> None:
-        """Names what a picture's tokens must be."""
+        """Sets what an image's tokens must be."""
         self._num_tokens, self._codebook_size = num_tokens, codebook_size
 
-    def process(self, shard: token_shards.Shard) -> Iterator[tuple[Batch, np.ndarray]]:
+    def process(
+        self, shard: token_shards.TokenShard
+    ) -> Iterator[tuple[token_batches.Batch, np.ndarray]]:
         """Yields the batches of a shard; the last one may be smaller.
 
         Raises:
@@ -66,15 +53,15 @@ class ReadTokens(beam.DoFn):
         rows = itertools.islice(tfrecords.read(shard.path), shard.num_rows)
         for index in itertools.count():
             batch = itertools.islice(rows, model_handlers.IMAGE_BATCH)
-            pairs = [records.TokenizedPair.from_example(data) for data in batch]
+            pairs = tuple(records.TokenizedPair.from_example(data) for data in batch)
             if not pairs:
                 return
             for pair in pairs:
                 self._check(shard, pair)
-            named = tuple((pair.key, pair.text) for pair in pairs)
-            yield Batch(shard.name, index, named), np.stack([pair.image_tokens for pair in pairs])
+            tokens = np.stack([pair.image_tokens for pair in pairs])
+            yield token_batches.Batch(shard.name, index, pairs), tokens
 
-    def _check(self, shard: token_shards.Shard, pair: records.TokenizedPair) -> None:
+    def _check(self, shard: token_shards.TokenShard, pair: records.TokenizedPair) -> None:
         tokens = pair.image_tokens
         if len(tokens) != self._num_tokens or tokens.max() >= self._codebook_size:
             raise ValueError(
@@ -84,32 +71,31 @@ class ReadTokens(beam.DoFn):
             )
 
 
-class _WritePictures(beam.DoFn):
-    """Writes the pictures of a batch and its lines; gives (shard, (index, count))."""
+class _WriteImages(beam.DoFn):
+    """Writes the images of a batch and their lines; gives (shard, (index, count))."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory
 
-    def process(self, element: tuple[Batch, np.ndarray]) -> Iterator[tuple[str, tuple[int, int]]]:
-        batch, pictures = element
+    def process(
+        self, element: tuple[token_batches.Batch, np.ndarray]
+    ) -> Iterator[tuple[str, tuple[int, int]]]:
+        batch, pixels = element
         lines = []
         first = batch.index * model_handlers.IMAGE_BATCH
-        for row, ((key, text), picture) in enumerate(
-            zip(batch.rows, pictures, strict=True), start=first
-        ):
-            path = picture_path(batch.shard, row, key)
+        for row, (pair, image) in enumerate(zip(batch.pairs, pixels, strict=True), start=first):
+            path = image_path(batch.shard, row, pair.key)
             (self._directory / path).parent.mkdir(parents=True, exist_ok=True)
-            files.write_bytes(self._directory / path, images.encode_png(picture))
-            lines.append(json.dumps({"key": key, "text": text, "image": path}, ensure_ascii=False))
-        piece = resumable_shards.piece_path(self._directory, _LINES, batch.shard, batch.index)
-        piece.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(piece, "".join(f"{line}\n" for line in lines).encode())
+            files.write_bytes(self._directory / path, images.encode_png(image))
+            line = {"key": pair.key, "text": pair.text, "image": path}
+            lines.append(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+        resumable_shards.write_piece(self._directory, _LINES, batch.shard, batch.index, lines)
         options.tick(len(lines))
         yield batch.shard, (batch.index, len(lines))
 
 
-def picture_path(shard: str, row: int, key: str) -> str:
-    """Returns where a picture is written, relative to the output.
+def image_path(shard: str, row: int, key: str) -> str:
+    """Returns the path of an image, relative to the output.
 
     The row makes it unique; of the key, which may hold anything, only plain characters are kept.
     """
@@ -120,7 +106,7 @@ def picture_path(shard: str, row: int, key: str) -> str:
 
 def build(
     root: beam.Pipeline,
-    shards: Sequence[token_shards.Shard],
+    shards: Sequence[token_shards.TokenShard],
     source: str,
     facts: dict[str, int],
     directory: pathlib.Path,
@@ -141,8 +127,8 @@ def build(
         root
         | "Shards" >> beam.Create(list(shards))
         | "Read" >> beam.ParDo(ReadTokens(**facts))
-        | model_handlers.infer("Decode", model_handlers.Decoder(source))
-        | "Write" >> beam.ParDo(_WritePictures(directory))
+        | model_handlers.infer("Decode", model_handlers.DecodeHandler(source))
+        | "Write" >> beam.ParDo(_WriteImages(directory))
     )
     names = [shard.name for shard in shards]
     return resumable_shards.gather(root, directory, names, (pieces,), (_LINES,))
@@ -215,9 +201,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _count(
-    tokens: dict[str, Any], shards: Sequence[token_shards.Shard], todo: Sequence[token_shards.Shard]
+    tokens: dict[str, Any],
+    shards: Sequence[token_shards.TokenShard],
+    todo: Sequence[token_shards.TokenShard],
 ) -> int:
-    """Returns about how many pictures are to be made, for the display."""
+    """Returns about how many images are to be made, for the display."""
     known = [shard.num_rows for shard in todo]
     if None not in known:
         return sum(count for count in known if count)
@@ -225,10 +213,10 @@ def _count(
     return total * len(todo) // len(shards)
 
 
-def finish(directory: pathlib.Path, shards: Sequence[token_shards.Shard], source: str) -> int:
-    """Writes the lines of all shards and the page; returns the number of pictures."""
+def finish(directory: pathlib.Path, shards: Sequence[token_shards.TokenShard], source: str) -> int:
+    """Writes the lines of all shards and the page; returns the number of images."""
     count = 0
-    shown: dict[str, list[contact_sheet.Picture]] = {}
+    shown: dict[str, list[contact_sheet.Tile]] = {}
     with open(directory / MANIFEST_LINES, "w", encoding="utf-8") as file:
         for shard in shards:
             section = shown.setdefault(shard.name.split("-")[0], [])
@@ -236,8 +224,8 @@ def finish(directory: pathlib.Path, shards: Sequence[token_shards.Shard], source
                 for line in lines:
                     file.write(line)
                     count += 1
-                    if len(section) < contact_sheet.MAX_PICTURES:
-                        section.append(contact_sheet.Picture(**json.loads(line)))
+                    if len(section) < contact_sheet.MAX_IMAGES:
+                        section.append(contact_sheet.Tile(**json.loads(line)))
     if not count:
         raise ValueError(f"{source}: the token shards hold no rows")
     contact_sheet.write(directory, shown, count, "Pictures from image tokens")

@@ -3,8 +3,8 @@
 """`parti tokenize`: pairs to image tokens, shard by shard, and reconstructions if wanted.
 
 A shard in is a shard out, with the same name and order. Batches are cut from a shard in order, so
-the bytes do not depend on workers or runner, and the last, smaller batch of a shard is kept. Shards
-that an interrupted run had finished are not made again.
+the bytes do not depend on workers or runner, and the last, smaller batch of a shard is kept. A
+resumed run skips the shards that are finished.
 
 docs/tokens.md tells what is in them, and what `--augment` does.
 """
@@ -37,8 +37,8 @@ class TokenizeSettings:
 
     Attributes:
       model: the tokenizer's training directory, or a bundle.
-      batches: which pictures the model takes.
-      write_reconstructions: also write each picture with its reconstruction.
+      batches: which images the model takes.
+      write_reconstructions: also write each image with its reconstruction.
     """
 
     model: str
@@ -57,31 +57,31 @@ class _WriteBatch(beam.DoFn):
     ) -> Iterator[tuple[str, tuple[int, int]]]:
         batch, encoded = element
         tokens = [
-            records.TokenizedPair(pair.key, pair.text, row, pair.metadata).to_example()
+            records.TokenizedPair(pair.key, pair.text, row, pair.metadata)
             for pair, row in zip(batch.pairs, encoded.image_tokens, strict=True)
         ]
-        tfrecords.write(self._piece("", batch), tokens)
+        self._write("", batch, tokens)
         if encoded.reconstructions is not None:
-            rows = zip(batch.pairs, encoded.reconstructions, strict=True)
-            written = [_reconstructed(pair, picture).to_example() for pair, picture in rows]
-            tfrecords.write(self._piece(RECONSTRUCTIONS, batch), written)
+            pairs = zip(batch.pairs, encoded.reconstructions, strict=True)
+            self._write(RECONSTRUCTIONS, batch, [_reconstructed(*pair) for pair in pairs])
         options.tick(len(batch.pairs))
         yield batch.shard, (batch.index, len(batch.pairs))
 
-    def _piece(self, folder: str, batch: token_batches.Batch) -> pathlib.Path:
-        path = resumable_shards.piece_path(self._directory, folder, batch.shard, batch.index)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+    def _write(
+        self, folder: str, batch: token_batches.Batch, rows: Sequence[records.Record]
+    ) -> None:
+        framed = (tfrecords.frame(row.to_example()) for row in rows)
+        resumable_shards.write_piece(self._directory, folder, batch.shard, batch.index, framed)
 
 
 def _reconstructed(
     pair: records.ImageTextPair, reconstruction: np.ndarray
 ) -> records.ReconstructedPair:
-    """Returns the pair's picture, at its stored size, beside its reconstruction, both PNG."""
+    """Returns the pair's image, at its stored size, and its reconstruction, both as PNG."""
     original = pair.image
-    picture = images.decode_image(original)
-    cropped = images.square_crop(picture)
-    if not original.startswith(_PNG_MAGIC) or cropped.shape != picture.shape:
+    image = images.decode_image(original)
+    cropped = images.square_crop(image)
+    if not original.startswith(_PNG_MAGIC) or cropped.shape != image.shape:
         original = images.encode_png(cropped)
     return records.ReconstructedPair(
         pair.key, pair.text, original, images.encode_png(reconstruction)
@@ -105,7 +105,7 @@ def build(
     Returns:
       {"name", "count", "rejected": {key: reason}} of each shard written.
     """
-    handler = model_handlers.Encoder(
+    handler = model_handlers.EncodeHandler(
         settings.model, settings.batches.batch_size, settings.write_reconstructions
     )
     read = (
@@ -176,7 +176,7 @@ def check_size(pairs: dict[str, Any], settings: token_batches.BatchSettings) -> 
       settings: what is read of them.
 
     Raises:
-      ValueError: the pictures are squares no larger than the tokenizer's, so all crops are equal.
+      ValueError: the images are squares no larger than the tokenizer's, so all crops are equal.
     """
     side, size = pairs["settings"].get("image_size"), settings.image_size
     if settings.augment and side is not None and side <= size:

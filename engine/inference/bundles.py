@@ -41,6 +41,7 @@ METHODS = {
     "upsampler": ("upsample",),
 }
 REQUIRED = ("tokenizer", "generator")
+READ_TEXT = ("generator", "reranker")
 
 
 def write_bundle(
@@ -192,6 +193,7 @@ class Bundle:
             config=self._config(part),
             name=part,
             trained_on=described["trained_on"],
+            vocabulary=self.vocabulary() if part in READ_TEXT else None,
         )
         self._check_fingerprint(part, part, loaded.fingerprint)
         return loaded

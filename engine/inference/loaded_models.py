@@ -5,12 +5,13 @@
 import functools
 import pathlib
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from parti.data.text import captions, vocabularies
 from parti.engine.checkpoints import checkpoints
 from parti.engine.config import gin_config, provenance
 from parti.models import base
@@ -28,6 +29,7 @@ class LoadedModel:
       fingerprint: sha256 of the variables and `config`, in hex.
       name: what to call it in messages.
       trained_on: what the training recorded about its data, e.g. `tokenizer_fingerprint`.
+      vocabulary: the text vocabulary, of a bundle's parts that read captions; otherwise None.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class LoadedModel:
         fingerprint: str = "",
         name: str = "model",
         trained_on: Mapping[str, Any] | None = None,
+        vocabulary: vocabularies.TextTokenizer | None = None,
     ) -> None:
         """Puts the variables on the device; computes the fingerprint unless it is given."""
         self.model = model
@@ -47,6 +50,7 @@ class LoadedModel:
         kept = base.used_variables(model, variables)
         self.fingerprint = fingerprint or checkpoints.fingerprint(kept, config)
         self.trained_on = dict(trained_on or {})
+        self.vocabulary = vocabulary
         self.variables = jax.device_put(kept)
         self._jitted: dict[Hashable, Callable[..., Any]] = {}
         self._lock = threading.Lock()
@@ -93,6 +97,15 @@ class LoadedModel:
             config=config,
             name=name or folder.name,
             trained_on=provenance.trained_on(training),
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns [texts, text_length] int32 token ids, made as those of captions in training."""
+        if self.vocabulary is None:
+            raise ValueError(f"{self.name} has no text vocabulary; load it from a bundle")
+        length = self.model.config.text_length
+        return np.stack(
+            [self.vocabulary.encode(captions.normalize_caption(text), length) for text in texts]
         )
 
     def call(self, method: str, *arrays: np.ndarray, batch_size: int, **static: Hashable) -> Any:

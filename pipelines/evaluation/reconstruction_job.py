@@ -155,7 +155,7 @@ def build(
         upsampled = (
             made
             | "To upsample" >> beam.Map(lambda item: (item, item[2].pictures))
-            | model_handlers.infer("Upsample", model_handlers.Upsampler(models.source))
+            | model_handlers.infer("Upsample", model_handlers.UpsampleHandler(models.source))
         )
     else:
         upsampled = made | "Not upsampled" >> beam.Map(lambda item: (item, None))

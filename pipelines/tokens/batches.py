@@ -1,17 +1,17 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Shards of pairs as batches of pictures at the image tokenizer's size, cut in order.
+"""Shards of pairs as batches of images at the image tokenizer's size, cut in order.
 
 With `augment`, a train shard is read that many times, and each time gives one random crop of each
-picture: a row of its own, under a key of its own (`crop_key`). So the crops of a picture lie a
-whole shard apart, and memory holds a batch or two, as without.
+image: a row of its own, under a key of its own (`crop_key`). So the crops of an image are a whole
+shard apart, and memory holds a batch or two, as without.
 """
 
 import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import apache_beam as beam
 import numpy as np
@@ -22,15 +22,15 @@ from parti.data.storage import records, tfrecords
 
 @dataclasses.dataclass(frozen=True)
 class BatchSettings:
-    """What is read of pairs.
+    """How pairs become batches.
 
     Attributes:
-      image_size: of the tokenizer, in pixels; pictures of another size are resized by area.
+      image_size: of the tokenizer, in pixels; images of another size are resized by area.
       batch_size: images a call of the model.
-      augment: random crops of each train picture; 0 takes the middle square, once.
+      augment: random crops of each train image; 0 takes the middle square, once.
       seed: another one gives other random crops.
       crop_pairs: the pairs that travel with a batch hold the same random crop as PNG, at its own
-        resolution, instead of the whole picture.
+        resolution, instead of the whole image.
     """
 
     image_size: int
@@ -40,7 +40,7 @@ class BatchSettings:
     crop_pairs: bool = False
 
     def passes(self, split: str) -> range:
-        """Returns the numbers of the rows that each picture of a split becomes."""
+        """Returns the numbers of the rows that each image of a split becomes."""
         return range(self.augment if self.is_random(split) else 1)
 
     def is_random(self, split: str) -> bool:
@@ -48,39 +48,42 @@ class BatchSettings:
         return bool(self.augment) and split == "train"
 
 
+PairT = TypeVar("PairT", records.ImageTextPair, records.TokenizedPair)
+
+
 @dataclasses.dataclass(frozen=True)
-class Batch:
-    """Pairs that one call of the model takes; the key of a RunInference example.
+class Batch(Generic[PairT]):
+    """Rows of a shard that one call of the model takes; the key of a RunInference example.
 
     Attributes:
       shard: file name of the shard.
-      index: place of the batch in its shard.
+      index: number of the batch in its shard, from 0.
       pairs: in the order of the shard.
     """
 
     shard: str
     index: int
-    pairs: tuple[records.ImageTextPair, ...]
+    pairs: tuple[PairT, ...]
 
 
 class ReadBatches(beam.DoFn):
     """Path of a shard -> (Batch, images [batch, size, size, 3] uint8), and `rejected` rows."""
 
     def __init__(self, settings: BatchSettings, limit: int | None = None) -> None:
-        """Sets how to cut; `limit` is how many records of a shard are read."""
+        """Sets how to cut; `limit` is the number of records read of a shard, None for all."""
         self._settings, self._limit = settings, limit
 
     def process(self, path: str) -> Iterator[Any]:
         """Yields the batches of a shard in order."""
         shard = pathlib.Path(path).name
         pairs: list[records.ImageTextPair] = []
-        pictures: list[np.ndarray] = []
+        pixels: list[np.ndarray] = []
         index = 0
         for number in self._settings.passes(split_of(shard)):
             for serialized in itertools.islice(tfrecords.read(path), self._limit):
                 pair = records.ImageTextPair.from_example(serialized)
                 try:
-                    pair, picture = self._crop(pair, split_of(shard), number)
+                    pair, image = self._crop(pair, split_of(shard), number)
                 except ValueError as error:
                     if number == 0:
                         # For the displays of remote runners; others count what was written.
@@ -89,20 +92,20 @@ class ReadBatches(beam.DoFn):
                         yield beam.pvalue.TaggedOutput("rejected", (shard, row))
                     continue
                 pairs.append(pair)
-                pictures.append(picture)
+                pixels.append(image)
                 if len(pairs) == self._settings.batch_size:
-                    yield Batch(shard, index, tuple(pairs)), np.stack(pictures)
-                    pairs, pictures, index = [], [], index + 1
+                    yield Batch(shard, index, tuple(pairs)), np.stack(pixels)
+                    pairs, pixels, index = [], [], index + 1
         if pairs:
-            yield Batch(shard, index, tuple(pairs)), np.stack(pictures)
+            yield Batch(shard, index, tuple(pairs)), np.stack(pixels)
 
     def _crop(
         self, pair: records.ImageTextPair, split: str, number: int
     ) -> tuple[records.ImageTextPair, np.ndarray]:
-        """Returns the pair as it travels on, and its picture at the tokenizer's size.
+        """Returns the pair as it travels on, and its image at the tokenizer's size.
 
         Raises:
-          ValueError: the picture cannot be read.
+          ValueError: the image cannot be read.
         """
         settings = self._settings
         decoded = images.decode_image(pair.image)

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards that are written batch by batch: pieces of a shard, joined in order once all are there.
 
-A batch may be worked on by any worker, and twice; its piece is the same file then. What is known of
-a finished shard is a small JSON file, and a run that goes on leaves such shards alone. Pieces may
-be of any format whose files, one after the other, are a file of the format: TFRecord, JSON lines.
+Any worker may process a batch, and more than once; its piece is the same file. A finished shard has
+a small JSON report, and a resumed run skips it. Pieces may be of any format whose files,
+concatenated, are a file of the format: TFRecord, JSON lines.
 """
 
 import json
@@ -17,22 +17,32 @@ import apache_beam as beam
 
 from parti.stages import files
 
-# Rows that could not be read, beside the shards.
+# In the folder of the shards: rows that could not be read.
 REJECTED_FILE = "rejected.jsonl"
 # Hidden in the folder that is written; `clear` removes them.
 _PIECES, _FINISHED = ".pieces", ".finished"
 
 
 def piece_path(directory: pathlib.Path, folder: str, shard: str, index: int) -> pathlib.Path:
-    """Returns where a batch of `folder`/`shard` is kept until the shard is joined.
+    """Returns the file of a batch of `folder`/`shard`; it is there until the shard is joined.
 
     Args:
       directory: the folder that is written.
       folder: of the shard in it; "" for none.
       shard: file name of the shard.
-      index: place of the batch in the shard.
+      index: number of the batch in the shard, from 0.
     """
     return directory / _PIECES / (folder or "_") / shard / f"{index:06d}"
+
+
+def write_piece(
+    directory: pathlib.Path, folder: str, shard: str, index: int, parts: Iterable[bytes]
+) -> None:
+    """Writes the file of a batch; see `piece_path`."""
+    path = piece_path(directory, folder, shard, index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as file:
+        file.writelines(parts)
 
 
 class JoinShard(beam.DoFn):
@@ -56,7 +66,7 @@ class JoinShard(beam.DoFn):
         rejected = {item["key"]: item["reason"] for item in items if isinstance(item, dict)}
         for folder in self._folders:
             pieces = [piece_path(self._directory, folder, shard, i) for i in range(len(counts))]
-            _join(pieces, self._directory / folder / shard)
+            join(pieces, self._directory / folder / shard)
         report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
         files.write_bytes(_report_path(self._directory, shard), json.dumps(report).encode())
         for folder in self._folders:
@@ -115,12 +125,10 @@ def _report_path(directory: pathlib.Path, shard: str) -> pathlib.Path:
     return directory / _FINISHED / f"{shard}.json"
 
 
-def _join(pieces: Sequence[pathlib.Path], target: pathlib.Path) -> None:
-    """Concatenates files, and shows the result when it is whole."""
+def join(pieces: Iterable[pathlib.Path], target: pathlib.Path) -> None:
+    """Concatenates files; the result appears when it is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with open(partial, "wb") as file:
+    with files.replacing(target) as file:
         for piece in pieces:
             with open(piece, "rb") as source:
                 shutil.copyfileobj(source, file)
-    partial.replace(target)

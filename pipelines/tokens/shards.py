@@ -16,12 +16,12 @@ _PREFIXES = {"tokens": records.SPLITS, "generations": ("tokens",)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class TokenShard:
     """A token shard to read.
 
     Attributes:
       path: of the TFRecord file of `TokenizedPair`.
-      num_rows: how many of its rows are read; None reads all.
+      num_rows: number of its rows that are read; None reads all.
     """
 
     path: str
@@ -43,7 +43,9 @@ def read_manifest(directory: str) -> dict[str, Any]:
     return manifests.read(directory, found if found in _PREFIXES else "tokens")
 
 
-def find_shards(directory: str, kind: str, split: str | None, limit: int | None) -> list[Shard]:
+def find_shards(
+    directory: str, kind: str, split: str | None, limit: int | None
+) -> list[TokenShard]:
     """Returns what is to be read, in order.
 
     Args:
@@ -60,17 +62,17 @@ def find_shards(directory: str, kind: str, split: str | None, limit: int | None)
     if split and split not in prefixes:
         raise ValueError(f"--split={split}: {directory} holds {kind}, which have no splits")
     paths = shard_names.expand_pattern(directory, "token shards")
-    shards: list[Shard] = []
+    shards: list[TokenShard] = []
     for prefix in (split,) if split else prefixes:
         left = limit
         for path in paths:
             if not pathlib.Path(path).name.startswith(f"{prefix}-"):
                 continue
             if left is None:
-                shards.append(Shard(path))
+                shards.append(TokenShard(path))
             elif left:
                 count = sum(1 for _ in itertools.islice(tfrecords.read(path), left))
-                shards.append(Shard(path, count))
+                shards.append(TokenShard(path, count))
                 left -= count
     if not shards:
         raise FileNotFoundError(f"{directory}: no token shards of {split or ' or '.join(prefixes)}")

@@ -19,7 +19,6 @@ from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles, loaded_models
 from parti.pipelines import detokenize, generate
 from parti.pipelines.beam import options
-from parti.pipelines.html import contact_sheet
 from parti.pipelines.tokens import resumable_shards
 from parti.stages import manifests
 
@@ -103,8 +102,8 @@ def test_pictures_are_named_by_row_and_what_is_plain_of_the_key(finished: pathli
     assert paths[1] == "images/train-00000-of-00002/000001-train-1-..-b.png"
     assert len(set(paths)) == 22 == len(list(finished.rglob("*.png")))
     assert all(re.fullmatch(r"images/[\w-]+/\d{6}-[A-Za-z0-9_.-]+\.png", path) for path in paths)
-    assert detokenize.picture_path("tokens-0.tfrecord", 3, "é/..") == "images/tokens-0/000003.png"
-    assert len(detokenize.picture_path("t", 3, "x" * 300)) < 110
+    assert detokenize.image_path("tokens-0.tfrecord", 3, "é/..") == "images/tokens-0/000003.png"
+    assert len(detokenize.image_path("t", 3, "x" * 300)) < 110
 
 
 def test_the_page_shows_picture_caption_and_key(finished: pathlib.Path) -> None:
@@ -117,16 +116,6 @@ def test_the_page_shows_picture_caption_and_key(finished: pathlib.Path) -> None:
     assert "<code>valid/2 ../é&amp;&lt;b&gt;</code>" in page
     assert page.index("<h2>train</h2>") < page.index("<h2>validation</h2>")
     assert 'class="wrap px"' in page and "http" not in page
-
-
-def test_what_is_too_much_for_the_page_is_linked_or_left_out(tmp_path: pathlib.Path) -> None:
-    data = images.encode_png(np.zeros((200, 200, 3), np.uint8))
-    (tmp_path / "a b.png").write_bytes(data)
-    shown = {"train": [contact_sheet.Picture("k", "t", "a b.png")] * 3}
-    path = contact_sheet.write(tmp_path, shown, 9, "Sheet", embedded_bytes=2 * len(data))
-    page = path.read_text()
-    assert page.count('src="data:image/png') == 2 and page.count('src="a%20b.png"') == 1
-    assert "The first 3 are shown" in page and "<h2>" not in page and 'px"' not in page
 
 
 def test_a_split_and_a_limit(tokens: pathlib.Path, tmp_path: pathlib.Path) -> None:

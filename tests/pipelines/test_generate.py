@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation: what is written, what an image depends on, and going on after an interruption."""
 
+import dataclasses
+import importlib
 import json
 import pathlib
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +15,11 @@ import pytest
 
 from parti.data.images import images
 from parti.data.storage import records, tfrecords
+from parti.data.text import prompt_files
 from parti.engine.inference import bundles
 from parti.pipelines import generate
 from parti.pipelines.beam import model_handlers, options
+from parti.stages import commands
 
 PROMPTS = ("a red circle", "a blue square", "green star", "a red star and more words than fit")
 NUM_SAMPLES = 3
@@ -93,10 +98,10 @@ def test_pictures_scores_and_tokens_belong_together(
     finished: pathlib.Path, bundle: pathlib.Path
 ) -> None:
     tokens, score, picture = drawn(finished)["a blue square", 1]
-    decoder = model_handlers.Decoder(bundle)
+    decoder = model_handlers.DecodeHandler(bundle)
     small = decoder.predict(np.array([tokens], np.int32), decoder.load_model())
-    scorer = model_handlers.Scorer(bundle)
-    scores = scorer.predict(("a blue square", small), scorer.load_model())
+    reranker = bundles.load_part(bundle, "reranker")
+    scores = model_handlers.score(reranker, "a blue square", small)
     assert scores[0] == pytest.approx(score, abs=1e-5)
     upsampler = bundles.load_part(bundle, "upsampler")
     large = upsampler.call("upsample", images.to_float(small), batch_size=1)
@@ -126,10 +131,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     write = generate._WritePrompt.process
     written: list[str] = []
 
-    def process(self: Any, item: generate.Drawn) -> Iterator[str]:
+    def process(self: Any, item: tuple[Any, model_handlers.Samples]) -> Iterator[str]:
         if len(written) == 3:  # The second prompt of the second batch.
             raise RuntimeError("the machine went away")
-        written.append(item.prompt.id)
+        written.append(item[0].id)
         yield from write(self, item)
 
     output = tmp_path / "out"
@@ -200,9 +205,6 @@ def test_a_bundle_without_reranker_and_upsampler(
 
 
 def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
-    from parti.data.text import prompt_files
-    from parti.engine.inference import bundles
-
     chosen = [prompt_files.Prompt("a", "star"), prompt_files.Prompt("b", "a red star " * 9)]
     assert generate.check(bundles.Bundle.open(bundle), chosen) == [
         "1 prompts are longer than 8 tokens and are cut"
@@ -236,3 +238,18 @@ def test_finished_output_and_missing_bundle(
         run(finished, bundle)
     with pytest.raises(FileNotFoundError, match="parti export"):
         run(tmp_path / "out", tmp_path / "nothing")
+
+
+def test_the_page_has_commands_that_parse_and_every_field() -> None:
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "generate.md").read_text()
+    lines = [line.strip() for line in page.splitlines() if line.strip().startswith("parti ")]
+    named = [shlex.split(line)[1:] for line in lines]
+    assert {"generate", "export", "prompts"} <= {words[0] for words in named}
+    for command, *flags in named:
+        module = importlib.import_module(commands.COMMANDS[command][0])
+        parsed = module.make_parser().parse_args(flags)
+        getattr(module, "check_flags", lambda _: None)(parsed)
+    for field in dataclasses.fields(records.Generation):
+        assert f"`{field.name}`" in page
+    for action in generate.make_parser()._actions[1:]:
+        assert action.option_strings[0] in page or action.dest in ("verbose", "model")

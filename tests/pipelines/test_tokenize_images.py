@@ -16,7 +16,7 @@ from parti.data.images import crops, images
 from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles
 from parti.pipelines import tokenize_images
-from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.beam import options
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
 from parti.stages import manifests
@@ -250,16 +250,6 @@ def test_memory_holds_two_batches_and_one_copy_of_the_model(
     run(tmp_path / "tokens", pairs_dir, bundle, "--augment=4", "--batch_size=3")
     # The command reads the tokenizer's sizes and lets it go; then the one of this process.
     assert alive == [0, 0]
-
-
-def test_only_the_half_that_is_used_stays_in_memory(bundle: pathlib.Path) -> None:
-    def branches(handler: model_handlers.PartHandler) -> set[str]:
-        return set(handler.load_model().variables["params"])
-
-    assert branches(model_handlers.Encoder(bundle, 4)) == {"encoder", "codebook"}
-    assert branches(model_handlers.Decoder(bundle)) == {"codebook", "decoder"}
-    both = model_handlers.Encoder(bundle, 4, reconstruct=True)
-    assert branches(both) == {"encoder", "codebook", "decoder"}
 
 
 def test_pictures_that_cannot_be_read_are_counted(

@@ -14,7 +14,6 @@ from parti.data.storage import records, shard_names, tfrecords
 from parti.data.text import captions, vocabularies
 from parti.engine.inference import bundles
 from parti.pipelines import train_vocabulary
-from parti.pipelines.beam import model_handlers
 from parti.stages import files, manifests, output_directory
 
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
@@ -206,8 +205,8 @@ def test_same_ids_in_job_training_and_generation(vocabulary, tmp_path):
         {"tokenizer": tiny_models.part("tokenizer"), "generator": part},
         vocabulary,
     )
-    tokenizer = bundles.Bundle.open(tmp_path / "bundle").vocabulary()
-    generated = model_handlers.encode_texts(tokenizer, RAW, part)
+    bundled = bundles.load_part(tmp_path / "bundle", "generator")
+    generated = bundled.encode_texts(RAW)
     assert generated.shape == (len(RAW), TEXT_LENGTH) and len(np.unique(generated, axis=0)) > 9
 
     picture = images.encode_png(np.zeros((4, 4, 3), np.uint8))
@@ -225,6 +224,6 @@ def test_same_ids_in_job_training_and_generation(vocabulary, tmp_path):
 
     report = json.loads((vocabulary / "report.json").read_text())
     for example in report["examples"]:
-        ids = tokenizer.encode(example["text"], len(example["ids"]) + 1)
+        ids = bundled.vocabulary.encode(example["text"], len(example["ids"]) + 1)
         assert ids.tolist() == [*example["ids"], vocabularies.EOS_ID]
         assert example["num_tokens"] == len(ids)

@@ -8,8 +8,10 @@ import pathlib
 import re
 import shutil
 import subprocess
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from parti.data.images import images
@@ -93,6 +95,20 @@ def test_large_pictures_are_embedded_small(tmp_path: pathlib.Path) -> None:
     page = gallery.write_gallery(tmp_path, made[:1]).read_text()
     assert "data:image/webp" in page and 'class="px"' not in page
     assert page == gallery.write_gallery(tmp_path, made[:1]).read_text()
+
+
+def test_each_file_is_opened_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_generations(tmp_path)
+    opened: list[str] = []
+
+    def opening(file: Any) -> PIL.Image.Image:
+        opened.append(str(pathlib.Path(file.name).relative_to(tmp_path)))
+        return open_image(file)
+
+    open_image = PIL.Image.open
+    monkeypatch.setattr(PIL.Image, "open", opening)
+    gallery.write_gallery(tmp_path, made, embedded_prompts=1)
+    assert sorted(opened) == sorted(item.image for item in made)
 
 
 def test_without_scores_nothing_is_called_best(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,69 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers: what they load, and what they predict without Beam."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from parti.engine.inference import bundles
+from parti.models.text_to_image import sampling
+from parti.pipelines.beam import model_handlers
+
+TEXTS = ["a red circle", "a blue square", "green star"]
+
+
+def sample(bundle: pathlib.Path, texts: list[str], batch_size: int = 2) -> np.ndarray:
+    """Returns [prompts, 3, length] tokens."""
+    settings = sampling.SamplingSettings(guidance_scale=1.5)
+    handler = model_handlers.SampleHandler(bundle, settings, 3, seed=0, batch_size=batch_size)
+    return handler.predict(texts, handler.load_model())
+
+
+def test_only_the_half_that_is_used_stays_in_memory(bundle: pathlib.Path) -> None:
+    def branches(handler: model_handlers.PartHandler) -> set[str]:
+        return set(handler.load_model().variables["params"])
+
+    assert branches(model_handlers.EncodeHandler(bundle, 4)) == {"encoder", "codebook"}
+    assert branches(model_handlers.DecodeHandler(bundle)) == {"codebook", "decoder"}
+    both = model_handlers.EncodeHandler(bundle, 4, reconstruct=True)
+    assert branches(both) == {"encoder", "codebook", "decoder"}
+
+
+def test_samples_depend_on_their_text_only(bundle: pathlib.Path) -> None:
+    whole = sample(bundle, TEXTS)
+    assert whole.shape == (3, 3, 16) and len(np.unique(whole.reshape(9, 16), axis=0)) == 9
+    np.testing.assert_array_equal(sample(bundle, TEXTS[::-1], batch_size=3), whole[::-1])
+    np.testing.assert_array_equal(sample(bundle, TEXTS[1:2]), whole[1:2])
+
+
+def test_the_best_samples_are_upsampled(bundle: pathlib.Path) -> None:
+    [tokens] = sample(bundle, TEXTS[:1])
+    rendered = model_handlers.Renderer(bundle, num_upsampled=1).render(TEXTS[0], tokens)
+    small = model_handlers.decode(bundles.load_part(bundle, "tokenizer"), tokens)
+    scores = model_handlers.score(bundles.load_part(bundle, "reranker"), TEXTS[0], small)
+    np.testing.assert_array_equal(rendered.scores, scores)
+    best, *others = rendered.best_first()
+    assert best == np.argmax(scores) and rendered.images[best].shape == (32, 32, 3)
+    for index in others:
+        np.testing.assert_array_equal(rendered.images[index], small[index])
+
+
+def test_without_reranker_and_upsampler(small_bundle: pathlib.Path) -> None:
+    [tokens] = sample(small_bundle, TEXTS[:1])
+    rendered = model_handlers.Renderer(small_bundle, num_upsampled=3).render(TEXTS[0], tokens)
+    assert rendered.scores is None and rendered.best_first() == [0, 1, 2]
+    assert {image.shape for image in rendered.images} == {(16, 16, 3)}
+
+
+def test_equal_scores_stay_in_sample_order() -> None:
+    scores = np.array([0.5, 0.75, 0.5, 0.75])
+    samples = model_handlers.Samples(np.zeros((4, 16), np.int32), [np.zeros(1)] * 4, scores)
+    assert samples.best_first() == [1, 3, 0, 2]
+
+
+def test_a_tokenizer_has_no_text_vocabulary(bundle: pathlib.Path) -> None:
+    loaded = bundles.load_part(bundle, "tokenizer")
+    with pytest.raises(ValueError, match="tokenizer has no text vocabulary; load it from a bundle"):
+        loaded.encode_texts(TEXTS)
