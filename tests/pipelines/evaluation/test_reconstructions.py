@@ -21,9 +21,9 @@ from parti.pipelines import evaluate
 from parti.pipelines.beam import options
 from parti.pipelines.evaluation import (
     reconstruction_metrics,
-    reconstruction_report,
     reconstruction_samples,
 )
+from parti.pipelines.evaluation import report as evaluation_report
 from parti.pipelines.tokens import resumable_shards
 from parti.stages import manifests
 
@@ -326,10 +326,10 @@ def test_measures_of_a_picture_by_hand() -> None:
     other = original.copy()
     other[:6] += 10
     again, tokens = np.array([1, 2, 9, 4]), np.array([1, 2, 3, 4])
-    row = reconstruction_metrics.picture_row("k", original, other, tokens, again)
+    row = reconstruction_metrics.image_row("k", original, other, tokens, again)
     assert row["psnr"] == pytest.approx(10 * math.log10(255**2 / 50), abs=1e-5)
     assert row["l1"] == 5.0 and row["token_agreement"] == 0.75
-    same = reconstruction_metrics.picture_row("k", original, original, tokens, tokens)
+    same = reconstruction_metrics.image_row("k", original, original, tokens, tokens)
     assert (same["psnr"], same["ssim"], same["l1"], same["token_agreement"]) == (100, 1, 0, 1)
 
 
@@ -366,7 +366,7 @@ def test_the_page_is_bounded_whatever_the_size_and_survives_extremes(
     groups = {name: shown for name in ("worst", "best", "random")}
     only_one = np.array([5000] + [0] * 8191)
     for psnr in (np.array([100.0]), np.array([0.5, 100.0])):
-        reconstruction_report.write(tmp_path, metrics, only_one, psnr, groups)
+        evaluation_report.write_reconstructions(tmp_path, metrics, only_one, psnr, groups)
         page = (tmp_path / "reconstructions.html").read_text()
         assert "nan" not in page.split("<svg", 1)[1].split("</main>")[0].split("data:")[0]
         assert len(page) < 30e6  # noise, the worst for JPEG
