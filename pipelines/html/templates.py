@@ -38,6 +38,11 @@ def percent(part: int, whole: int) -> str:
     return f"{share:.1f}%".replace(".0%", "%")
 
 
+def share(value: float) -> str:
+    """Returns a share in [0, 1] as text; see `percent`."""
+    return percent(round(value * 1_000_000), 1_000_000)
+
+
 def size(num_bytes: int) -> str:
     """Returns a size in bytes as text: 1.2 kB, 910.0 MB, 5.7 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
@@ -105,6 +110,7 @@ def _environment() -> jinja2.Environment:
         "duration": duration,
         "percent": percent,
         "plural": plural,
+        "share": share,
         "size": size,
     }
     return environment

@@ -34,7 +34,7 @@ def test_the_style_is_inside_and_nothing_is_loaded() -> None:
 
 
 def test_a_name_that_is_not_given_is_an_error() -> None:
-    del (given := dict(VALUES))["tables"]
+    given = {name: value for name, value in VALUES.items() if name != "tables"}
     with pytest.raises(jinja2.UndefinedError, match="tables"):
         templates.render("evaluation_report.html", **given)
 
