@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The histograms of `parti clean`: fixed bins, so that counting needs no memory and no second pass.
 
-A worker counts (measure, bin, kept?) with `MEASURES[name].bin(value)`; `histogram` makes of the
-sums what the report shows, without the empty bins at both ends.
+A worker counts (measure, bin, kept?) with `MEASURES[name].bin(value)`; `histogram` turns the sums
+into what the report shows, without the empty bins at both ends.
 """
 
 import bisect
@@ -11,6 +11,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
+
+import numpy as np
 
 
 class Histogram(TypedDict):
@@ -102,7 +104,7 @@ def histogram(
       name: of `MEASURES`.
       before: bin -> pairs, dropped ones included.
       kept: bin -> pairs.
-      limits: thresholds of the rules that look at this measure.
+      limits: thresholds of the rules on this measure.
 
     Raises:
       KeyError: the name is not of `MEASURES`.
@@ -139,20 +141,12 @@ def label(low: float | None, high: float | None, unit: str) -> str:
 
 def median_bin(counts: Sequence[int]) -> int:
     """Returns the index of the bin that holds the lower median; the counts are not all 0."""
-    half, seen = (sum(counts) + 1) // 2, 0
-    for index, count in enumerate(counts):
-        seen += count
-        if seen >= half:
-            return index
-    raise ValueError("nothing was counted")
+    return int(np.searchsorted(np.cumsum(counts), (sum(counts) + 1) // 2))
 
 
 def position(value: float, edges: Sequence[float | None]) -> float | None:
-    """Returns where a value lies on an axis of equally wide bins, in [0, 1]; None if outside."""
-    num_bins = len(edges) - 1
-    for index, (low, high) in enumerate(zip(edges, edges[1:])):
-        if low is not None and value == low:
-            return index / num_bins
-        if low is not None and high is not None and low < value < high:
-            return (index + (value - low) / (high - low)) / num_bins
-    return 1.0 if edges[-1] == value else None
+    """Returns where a value is on an axis of equally wide bins, in [0, 1]; None if outside."""
+    known = [(edge, index) for index, edge in enumerate(edges) if edge is not None]
+    if not known or not known[0][0] <= value <= known[-1][0]:
+        return None
+    return float(np.interp(value, *zip(*known))) / (len(edges) - 1)

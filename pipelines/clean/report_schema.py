@@ -28,7 +28,7 @@ class Rule(TypedDict, total=False):
     """
 
     name: Required[str]  # the reason of the pairs it drops
-    seen: Required[int]  # pairs that came to this rule
+    seen: Required[int]  # pairs that reached this rule
     dropped: Required[int]
     without_value: int  # of those seen, pairs that have no such score: the rule let them pass
     title: str
@@ -95,12 +95,11 @@ class EvaluationSet(TypedDict):
 
 
 class Hit(TypedDict, total=False):
-    """A dropped pair and what of an evaluation set it is like; text or picture may be missing."""
+    """A dropped pair and what of an evaluation set it is like, if that has a text."""
 
     pair: Required[Sample]
     set: Required[str]
     matched: str
-    matched_picture: str
 
 
 class Evaluation(TypedDict):
