@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
 from parti.data.images import images
 from parti.data.scenes import probe as scene_probe
@@ -31,6 +32,7 @@ from parti.stages import files, flag_parser, manifests, output_directory, progre
 METRICS_FILE = "metrics.json"
 ALIGNMENTS_FILE = "alignments.jsonl"
 _FOUND = ".alignments.json"  # what the job collects
+_INPUTS = ("generations", "reference", "model")
 _MIN_SIDE = 32  # pixels that the scene probe needs
 _NUM_REFERENCE = 512  # images, by default, when generations are measured too
 
@@ -130,55 +132,6 @@ def _check_mode(flags: argparse.Namespace) -> None:
         raise ValueError("--split and --num_reference are of --reference, which is not given")
 
 
-@dataclasses.dataclass(frozen=True)
-class Generations:
-    """Images to measure.
-
-    Attributes:
-      directory: what their paths are relative to.
-      fingerprint: of the output of `parti generate`.
-      groups: the images of each prompt, in rank order.
-      with_scene: the groups that can be held against a scene.
-      notes: why the others cannot.
-    """
-
-    directory: pathlib.Path
-    fingerprint: str
-    groups: Sequence[list[records.Generation]]
-    with_scene: Sequence[list[records.Generation]]
-    notes: Sequence[str]
-
-    @classmethod
-    def open(cls, directory: str) -> "Generations":
-        """Opens the output of `parti generate`.
-
-        Raises:
-          FileNotFoundError, ValueError: there is no finished one.
-        """
-        manifest = manifests.read(directory, "generations")
-        root = pathlib.Path(directory).resolve()
-        groups = gallery.group_by_prompt(generate.read_generations(directory))
-        return cls(root, manifest["fingerprint"], groups, *_find_scenes(groups, root))
-
-
-def _find_scenes(
-    groups: Sequence[list[records.Generation]], directory: pathlib.Path
-) -> tuple[list[list[records.Generation]], list[str]]:
-    """Returns the prompts whose images can be held against a scene, and notes on the others."""
-    chosen = [group for group in groups if scene_alignment.scene_of(group[0])]
-    if not chosen:
-        return [], ["no prompt has a `scene` in its metadata: alignment was not measured"]
-    side = len(images.decode_image((directory / chosen[0][0].image).read_bytes()))
-    if side < _MIN_SIDE:
-        return [], [
-            f"the pictures are {side} px wide, the scene probe reads {_MIN_SIDE} px or more: "
-            "alignment was not measured"
-        ]
-    if len(chosen) < len(groups):
-        return chosen, [f"{len(groups) - len(chosen)} of {len(groups)} prompts have no `scene`"]
-    return chosen, []
-
-
 def run(argv: Sequence[str]) -> int:
     """Runs `parti evaluate`; see `make_parser` for its flags.
 
@@ -189,22 +142,30 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
     _check_mode(flags)
-    generations = Generations.open(flags.generations) if flags.generations else None
-    reference = _open_reference(flags) if flags.reference else None
-    with _staging(flags, generations, reference) as stage:
-        metrics: dict[str, Any] = {"notes": []}
-        if generations:
-            metrics, best = measure_generations(generations, stage.path, beam_options)
-        if reference:
+    settings: dict[str, Any] = {}
+    if flags.generations:
+        made = manifests.read(flags.generations, "generations")
+        settings["generations_fingerprint"] = made["fingerprint"]
+        groups = gallery.group_by_prompt(generate.read_generations(flags.generations))
+    if flags.reference:
+        reference = _open_reference(flags)
+        settings |= reference.settings
+    metrics: dict[str, Any] = {"notes": []}
+    with _staging(flags, settings) as stage:
+        if flags.generations:
+            generations_dir = pathlib.Path(flags.generations).resolve()
+            metrics, best = measure_generations(groups, generations_dir, stage.path, beam_options)
+        if flags.reference:
             found = measure_reconstructions(reference, stage.path, beam_options)
             metrics = {**metrics, **found, "notes": metrics["notes"] + found["notes"]}
-        if generations:
-            evaluation_report.write(stage.path, metrics, best, generations.directory)
+        if flags.generations:
+            evaluation_report.write(stage.path, metrics, best, generations_dir)
         text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
         files.write_bytes(stage.path / METRICS_FILE, text.encode())
         stage.publish(_counts(metrics))
     print(evaluation_report.text(metrics))
-    page = evaluation_report.FILE_NAME if generations else evaluation_report.RECONSTRUCTIONS_FILE
+    reconstructions_page = evaluation_report.RECONSTRUCTIONS_FILE
+    page = evaluation_report.FILE_NAME if flags.generations else reconstructions_page
     print(f"\nwritten to {stage.output}: {METRICS_FILE}, {page}")
     return 0
 
@@ -216,24 +177,16 @@ def _open_reference(flags: argparse.Namespace) -> reconstructions.Reference:
     return reconstructions.Reference.open(flags.reference, flags.model, flags.split, number)
 
 
-def _staging(
-    flags: argparse.Namespace,
-    generations: Generations | None,
-    reference: reconstructions.Reference | None,
-) -> output_directory.Staging:
+def _staging(flags: argparse.Namespace, settings: Mapping[str, Any]) -> output_directory.Staging:
     """Returns the output; of reconstructions alone, an interrupted run goes on."""
-    settings = dict(reference.settings) if reference else {}
-    names = ["reference", "model"]
-    if generations:
-        settings["generations_fingerprint"] = generations.fingerprint
-        names.append("generations")
+    names = ("reference", "model") if flags.reconstructions else _INPUTS
     return output_directory.Staging(
         flags.output,
-        "evaluation" if generations else "reconstructions",
+        "reconstructions" if flags.reconstructions else "evaluation",
         settings=settings,
         inputs={name: getattr(flags, name) for name in names},
         overwrite=flags.overwrite,
-        resume=not generations,
+        resume=flags.reconstructions,
     )
 
 
@@ -246,7 +199,10 @@ def _counts(metrics: Mapping[str, Any]) -> dict[str, int]:
 
 
 def measure_generations(
-    generations: Generations, directory: pathlib.Path, beam_options: Any
+    groups: Sequence[list[records.Generation]],
+    generations_dir: pathlib.Path,
+    directory: pathlib.Path,
+    beam_options: Any,
 ) -> tuple[dict[str, Any], list[tuple[records.Generation, float]]]:
     """Runs the Beam job over generations, and writes what each image scores.
 
@@ -256,31 +212,47 @@ def measure_generations(
     Raises:
       options.PipelineError: the job failed.
     """
-    groups = generations.with_scene
-    notes = list(generations.notes)
+    measured, notes = _find_scenes(groups, generations_dir)
     metrics: dict[str, Any] = {
-        "num_prompts": len(generations.groups),
-        "num_images": sum(map(len, generations.groups)),
-        "num_prompts_with_scene": len(groups),
+        "num_prompts": len(groups),
+        "num_images": sum(map(len, groups)),
+        "num_prompts_with_scene": len(measured),
         "notes": notes,
     }
-    if not groups:
+    if not measured:
         return metrics, []
-    progress = progress_line.Progress("evaluate", sum(map(len, groups)), "images")
+    progress = progress_line.Progress("evaluate", sum(map(len, measured)), "images")
     options.run_pipeline(
-        lambda root: build(root, groups, generations.directory, directory), beam_options, progress
+        lambda root: build(root, measured, generations_dir, directory), beam_options, progress
     )
     by_id = {row["prompt_id"]: row for row in sharded_writers.read_collected(directory / _FOUND)}
-    found = [by_id[group[0].prompt_id] for group in groups]
-    _write_alignments(directory, groups, found)
+    found = [by_id[group[0].prompt_id] for group in measured]
+    _write_alignments(directory, measured, found)
     progress.done()
-    if any(item.score is None for group in generations.groups for item in group):
+    if any(item.score is None for group in groups for item in group):
         notes.append("no reranker scored these pictures: best is sample 0")
     best = [
         (group[0], row["alignments"][0][scene_alignment.OVERALL])
-        for group, row in zip(groups, found)
+        for group, row in zip(measured, found)
     ]
-    return metrics | scene_alignment.alignment_metrics(groups, found), best
+    return metrics | scene_alignment.alignment_metrics(measured, found), best
+
+
+def _find_scenes(
+    groups: Sequence[list[records.Generation]], generations_dir: pathlib.Path
+) -> tuple[list[list[records.Generation]], list[str]]:
+    """Returns the prompts whose images can be held against a scene, and notes on the others."""
+    chosen = [group for group in groups if scene_alignment.scene_of(group[0])]
+    if not chosen:
+        return [], ["no prompt has a `scene` in its metadata: alignment was not measured"]
+    side = len(images.decode_image((generations_dir / chosen[0][0].image).read_bytes()))
+    if side < _MIN_SIDE:
+        return [], [
+            f"the pictures are {side} px wide, the scene probe reads {_MIN_SIDE} px or more: "
+            "alignment was not measured"
+        ]
+    missing = len(groups) - len(chosen)
+    return chosen, [f"{missing} of {len(groups)} prompts have no `scene`"] if missing else []
 
 
 def _write_alignments(
@@ -307,11 +279,11 @@ def measure_reconstructions(
       ValueError: no image could be read.
       options.PipelineError: the job failed.
     """
-    measured = reconstructions.measure(reference, directory, beam_options)
-    groups = reconstruction_samples.choose(measured.rows, measured.codes.num_images)
+    metrics, codes = reconstructions.measure(reference, directory, beam_options)
+    rows = reconstructions.Rows(directory, reference.shards)
+    groups = reconstruction_samples.choose(rows, codes.num_images)
     shown = reconstruction_samples.show(groups, reference)
-    evaluation_report.write_reconstructions(
-        directory, measured.metrics, measured.codes.tokens, measured.psnr, shown
-    )
+    psnr = np.array([row["psnr"] for _, row in rows])
+    evaluation_report.write_reconstructions(directory, metrics, codes.tokens, psnr, shown)
     reconstructions.clear(directory)
-    return measured.metrics
+    return metrics

@@ -82,8 +82,8 @@ def upsampled_row(
     return {name: _psnr_and_ssim(image, target) for name, image in candidates.items()}
 
 
-def summarise(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], np.ndarray]:
-    """Returns the estimates over images, and the PSNR of each image in dB.
+def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the estimates over images.
 
     Args:
       rows: of any number of images; only their numbers are held.
@@ -115,7 +115,7 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], np.nda
             name: _compared({kind: values[kind, name] for kind in UPSAMPLERS})
             for name in ("psnr", "ssim")
         }
-    return result, values["psnr",]
+    return result
 
 
 def _compared(values: Mapping[str, np.ndarray]) -> dict[str, Any]:

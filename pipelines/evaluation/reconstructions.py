@@ -250,24 +250,9 @@ class Rows:
                     yield shard, json.loads(line)
 
 
-class Measured(NamedTuple):
-    """What the job found.
-
-    Attributes:
-      metrics: "reference": what was measured; "tokenizer" and "upsampler": as
-        `reconstruction_metrics.summarise` has them; "codebook"; "notes".
-      rows: of every image.
-      codes: how often each code was chosen.
-      psnr: [images], in dB.
-    """
-
-    metrics: dict[str, Any]
-    rows: Rows
-    codes: reconstruction_metrics.CodeCounts
-    psnr: np.ndarray
-
-
-def measure(reference: Reference, directory: pathlib.Path, beam_options: Any) -> Measured:
+def measure(
+    reference: Reference, directory: pathlib.Path, beam_options: Any
+) -> tuple[dict[str, Any], reconstruction_metrics.CodeCounts]:
     """Runs the Beam job and writes rows, counts of codes, and which images could not be read.
 
     Args:
@@ -275,15 +260,19 @@ def measure(reference: Reference, directory: pathlib.Path, beam_options: Any) ->
       directory: where to; shards that are finished there are not measured again.
       beam_options: from `options.parse`.
 
+    Returns:
+      The metrics: "reference", what was measured; "tokenizer" and "upsampler", as
+      `reconstruction_metrics.summarise` has them; "codebook"; "notes". And the counts of codes.
+
     Raises:
       ValueError: no image could be read.
       options.PipelineError: the job failed.
     """
     _run_job(reference, directory, beam_options)
     num_rejected = _write_rejected(directory)
-    rows = Rows(directory, reference.shards)
     codes = _count_codes(reference, directory)
-    metrics, psnr = reconstruction_metrics.summarise(row for _, row in rows)
+    rows = Rows(directory, reference.shards)
+    metrics = reconstruction_metrics.summarise(row for _, row in rows)
     metrics["codebook"] = reconstruction_metrics.codebook_metrics(codes)
     metrics["reference"] = {
         "split": reference.split,
@@ -294,7 +283,7 @@ def measure(reference: Reference, directory: pathlib.Path, beam_options: Any) ->
     }
     metrics["notes"] = _notes(reference, metrics)
     files.write_bytes(directory / CODES_FILE, json.dumps(codes.to_dict()).encode() + b"\n")
-    return Measured(metrics, rows, codes, psnr)
+    return metrics, codes
 
 
 def _run_job(reference: Reference, directory: pathlib.Path, beam_options: Any) -> None:
