@@ -163,7 +163,7 @@ def run(argv: Sequence[str]) -> int:
         text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
         files.write_bytes(stage.path / METRICS_FILE, text.encode())
         stage.publish(_counts(metrics))
-    print(evaluation_report.text(metrics))
+    print(evaluation_report.table(metrics))
     reconstructions_page = evaluation_report.RECONSTRUCTIONS_FILE
     page = evaluation_report.FILE_NAME if flags.generations else reconstructions_page
     print(f"\nwritten to {stage.output}: {METRICS_FILE}, {page}")

@@ -68,24 +68,24 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-def text(metrics: Mapping[str, Any]) -> str:
+def table(metrics: Mapping[str, Any]) -> str:
     """Returns all tables and notes as text for a terminal.
 
     Args:
       metrics: the content of `metrics.json`.
     """
-    blocks = [_format(table) for table in _tables(metrics, narrow=True)]
+    blocks = [_format(one) for one in _tables(metrics, narrow=True)]
     if blocks:
         blocks.append("±: half of the 95% interval, by bootstrap over prompts or pictures")
     blocks += [f"note: {note}" for note in metrics["notes"]]
     return "\n\n".join(blocks)
 
 
-def _format(table: Table) -> str:
-    rows = [table.head, *table.rows]
+def _format(one: Table) -> str:
+    rows = [one.head, *one.rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n  ".join([table.title, *lines])
+    return "\n  ".join([one.title, *lines])
 
 
 def _tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
