@@ -4,6 +4,7 @@
 
 import pathlib
 
+import browser
 import jinja2
 import markupsafe
 import pytest
@@ -75,3 +76,14 @@ def test_sizes_times_and_counts() -> None:
         "1 pair",
         "2,000 pairs",
     ]
+
+
+@browser.needs_chromium
+def test_a_table_of_many_columns_fits_a_phone(tmp_path: pathlib.Path) -> None:
+    head = ["score", "prompts", "best of N", "any sample", "other prompts", "most aligned"]
+    row = ["background", "200", *["0.123 [0.100, 0.146]"] * 4]
+    tables = [{"title": "many", "head": head, "rows": [row, row]}]
+    tables.append({"title": "two", "head": head[:2], "rows": [row[:2]]})
+    tables.append({"title": "three", "head": head[:3], "rows": [row[2:5]]})
+    page = templates.render("evaluation_report.html", **VALUES | {"tables": tables})
+    assert browser.probe(page, tmp_path, 390, 1280) == ["1280 1280 0", "390 390 0"]
