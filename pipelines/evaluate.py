@@ -86,7 +86,7 @@ def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti evaluate",
-        "Measures generations against the scenes of their prompts, and models against pictures.",
+        "Measures generations against the scenes of their prompts, and models against images.",
         "parti evaluate --generations images --output evaluation --reference pairs --model bundle\n"
         "  parti evaluate --reconstructions --reference pairs --model tokenizer --output report",
     )

@@ -1,8 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader sees of `parti clean`: report.json, and report.html that shows the pictures too.
+"""What a reader sees of `parti clean`: report.json, and report.html that shows the images too.
 
-The page is one file: pictures are inside, nothing is loaded, no script is needed. Both files depend
+The page is one file: images are inside, nothing is loaded, no script is needed. Both files depend
 only on `report`; times of a run are shown on the page and written to run.json, never to
 report.json, so that two runs over the same pairs give the same report.json.
 """
@@ -59,7 +59,7 @@ def write(directory: files.Path, report: Mapping[str, Any], run: Run | None = No
     Args:
       directory: where to; local or remote.
       report: see `report_schema.Report`. Texts are cut to 400 characters, lists of examples
-        to what the page shows; report.json has everything but the pictures.
+        to what the page shows; report.json has everything except the images.
       run: times and memory of this run.
 
     Raises:
@@ -77,12 +77,9 @@ def write(directory: files.Path, report: Mapping[str, Any], run: Run | None = No
 def thumbnail(image: bytes) -> str:
     """Returns a small JPEG of an encoded image in base64; empty if it does not open."""
     try:
-        pixels = images.decode_image(image) if image else None
+        small = Image.fromarray(images.decode_image(image))
     except ValueError:
         return ""
-    if pixels is None:
-        return ""
-    small = Image.fromarray(pixels)
     small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=82)
@@ -102,7 +99,7 @@ def page(report: Report, run: Run | None = None) -> str:
         histograms=[_drawing(histogram) for histogram in report["histograms"]],
         copy_names=_COPIES,
         sets=_evaluation_sets(report["evaluation"]),
-        top_captions=_bars(report["captions"]["top"], str),
+        top_captions=_bars(report["captions"]["top"], "{:,}".format),
         settings=[
             (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
             for name, value in sorted(report["settings"].items())
@@ -152,7 +149,7 @@ def _checked(report: Mapping[str, Any]) -> Report:
 
 
 def _shortened(value: Any, name: str = "") -> Any:
-    """Returns a JSON value with its lists cut to what is shown, and its texts, but no picture."""
+    """Returns a JSON value with its lists and texts cut to what is shown."""
     if isinstance(value, Mapping):
         return {key: _shortened(item, key) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -9,7 +9,7 @@ from parti.pipelines.clean import histograms as clean_histograms
 
 
 class Sample(TypedDict, total=False):
-    """A pair to look at: its key and caption, what a rule measured, its picture.
+    """An example of a pair: its key and caption, what a rule measured, its image.
 
     The picture is what `clean_report.thumbnail` returns.
     """
@@ -33,13 +33,13 @@ class Rule(TypedDict, total=False):
     without_value: int  # of those seen, pairs that have no such score: the rule let them pass
     title: str
     explanation: str
-    stage: str  # of the funnel; stages come in the order in which rules first name them
+    stage: str  # of the funnel, whose stages are in the order of the rules
     threshold: float | str | Sequence[str] | None  # None: has none
     unit: str
     source: str  # the paper or practice that the rule comes from; "ours" if none
     dropped_samples: Sequence[Sample]
     near_samples: Sequence[Sample]  # kept, and nearest to the threshold
-    show: Literal["pictures", "captions"]  # what to look at in the samples; by default by the name
+    show: Literal["pictures", "captions"]  # what the samples show; the default depends on the name
 
 
 class NotApplied(TypedDict):
@@ -143,7 +143,7 @@ class Report(TypedDict, total=False):
     num_bytes: Required[int]  # of the written pairs
     settings: Required[Mapping[str, Any]]  # needs image_size, image_format, preset
     inputs: Sequence[str]
-    # Address -> how many of its rows say so; of a folder, which ends in /, how many of its files.
+    # Address -> how many of its rows are broken; of a folder, which ends in /, how many files.
     broken_files: Mapping[str, int]
     extends: Extends
     rules: Required[Sequence[Rule]]  # in the order in which they are applied

@@ -232,8 +232,8 @@ def write_reconstructions(
       directory: where to.
       metrics: what `reconstructions.measure` gives.
       code_tokens: [codes], tokens that are each code.
-      psnr: [pictures], in dB.
-      shown: the pictures, by the names of `reconstruction_samples.choose`.
+      psnr: [images], in dB.
+      shown: the images, by the names of `reconstruction_samples.choose`.
     """
     page = templates.render(
         "reconstruction_report.html",
@@ -250,7 +250,7 @@ def write_reconstructions(
 
 
 def _views(one: reconstruction_samples.Shown) -> dict[str, Any]:
-    """Returns what the page shows of a picture."""
+    """Returns what the page shows of an image."""
     views = {
         "original": one.original,
         "reconstruction": one.reconstruction,
@@ -306,7 +306,7 @@ def _code_plot(code_tokens: np.ndarray) -> dict[str, Any]:
 
 
 def _psnr_plot(psnr: np.ndarray) -> dict[str, Any]:
-    """Returns how many pictures have which PSNR.
+    """Returns how many images have which PSNR.
 
     Returns:
       "plot": for the macro of this name; "median", in dB.

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How well a SentencePiece model fits captions: pieces a word, what it cannot spell, lengths.
+"""How well a SentencePiece model fits captions: pieces a word, characters without one, lengths.
 
 Every figure weighs a caption by how many captions of the data it stands for: it describes the data,
 not the sample.
