@@ -67,22 +67,18 @@ def _steps(low: float, high: float, step: float) -> tuple[float, ...]:
     return tuple(round(low + i * step, 6) for i in range(round((high - low) / step) + 1))
 
 
-def _doubling(low: int, high: int) -> tuple[float, ...]:
-    """Returns whole numbers from `low` to `high`, two to each doubling, without repeats."""
-    halves = range(2 * round(math.log2(high / low)) + 1)
-    return tuple(dict.fromkeys(float(round(low * 2 ** (half / 2))) for half in halves))
-
-
-def _powers(low: int, high: int) -> tuple[float, ...]:
-    return tuple(float(low * 2**i) for i in range(round(math.log2(high / low)) + 1))
+def _powers(low: int, high: int, per_doubling: int = 1) -> tuple[float, ...]:
+    """Returns whole numbers from `low` to `high`, evenly on a logarithmic scale, each once."""
+    steps = range(round(per_doubling * math.log2(high / low)) + 1)
+    return tuple(dict.fromkeys(float(round(low * 2 ** (i / per_doubling))) for i in steps))
 
 
 MEASURES = {
-    "side": Measure("Shorter side of the picture", "px", _doubling(16, 4096), _powers(16, 4096)),
+    "side": Measure("Shorter side of the picture", "px", _powers(16, 4096, 2), _powers(16, 4096)),
     "aspect": Measure("Long side over short side", "", _steps(1, 4, 0.1), _steps(1, 4, 0.5)),
     "kilobytes": Measure("Size of the picture's file", "kB", _powers(1, 16384), _powers(1, 16384)),
-    "words": Measure("Words in the caption", "", _doubling(1, 512), _powers(1, 512)),
-    "characters": Measure("Characters in the caption", "", _doubling(1, 4096), _powers(1, 4096)),
+    "words": Measure("Words in the caption", "", _powers(1, 512, 2), _powers(1, 512)),
+    "characters": Measure("Characters in the caption", "", _powers(1, 4096, 2), _powers(1, 4096)),
     "similarity": Measure(
         "Agreement of picture and caption", "", _steps(-0.5, 1, 0.02), _steps(-0.5, 1, 0.1)
     ),

@@ -7,7 +7,6 @@ the share of its tokens that come back when its reconstruction is encoded; with 
 `upsampled`: {"upsampler", "bicubic", "nearest": {"psnr", "ssim"}}.
 """
 
-import array
 import collections
 import math
 from collections.abc import Iterable, Mapping
@@ -95,9 +94,7 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
       ValueError: there are no rows.
     """
-    columns: dict[tuple[str, ...], array.array[float]] = collections.defaultdict(
-        lambda: array.array("d")
-    )
+    columns: dict[tuple[str, ...], list[float]] = collections.defaultdict(list)
     for row in rows:
         for name in MEASURES:
             columns[(name,)].append(row[name])
