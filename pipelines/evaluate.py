@@ -2,37 +2,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti evaluate`: how well generations agree with their prompts, and how well the models draw.
 
-For prompts that carry their true `scene`, every picture is read by `data/scene_probe`, and the best
-of N is held against any sample, against the scenes of other prompts (chance), and against the best
-there was. With reference pairs and a bundle, tokenizer and upsampler are measured too
-(`reconstructions`), or with --reconstructions they alone. Intervals are 95%, by bootstrap over
-prompts or images.
+For prompts that carry their true `scene`, every image is read by `data.scenes.probe`, and the best
+of N is held against any sample, against images of other prompts (chance), and against the best
+there was (`scene_alignment`). With reference pairs and a bundle, tokenizer and upsampler are
+measured too (`reconstructions`), or with --reconstructions they alone. Intervals are 95%, by
+bootstrap over prompts or images.
 """
 
 import argparse
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
 from parti.data.images import images
 from parti.data.scenes import probe as scene_probe
-from parti.data.scenes import scenes
 from parti.data.storage import records
 from parti.pipelines import generate
 from parti.pipelines.beam import options, sharded_writers
-from parti.pipelines.evaluation import reconstruction_report, reconstructions, scene_alignment
+from parti.pipelines.evaluation import reconstruction_samples, reconstructions, scene_alignment
 from parti.pipelines.evaluation import report as evaluation_report
 from parti.pipelines.html import gallery
-from parti.stages import flag_parser, manifests, output_directory, progress_line
+from parti.stages import files, flag_parser, manifests, output_directory, progress_line
 
+METRICS_FILE = "metrics.json"
 ALIGNMENTS_FILE = "alignments.jsonl"
-_ALIGNMENTS = ".alignments.json"
+_FOUND = ".alignments.json"  # what the job collects
+_INPUTS = ("generations", "reference", "model")
 _MIN_SIDE = 32  # pixels that the scene probe needs
-_NUM_REFERENCE = 512  # pictures beside generations
+_NUM_REFERENCE = 512  # images, by default, when generations are measured too
 
 
 class _ReadSamples(beam.DoFn):
@@ -42,7 +44,8 @@ class _ReadSamples(beam.DoFn):
         self._directory = directory
 
     def process(self, group: list[records.Generation]) -> Any:
-        scene = scenes.Scene.from_dict(group[0].metadata[scene_alignment.SCENE])
+        scene = scene_alignment.scene_of(group[0])
+        assert scene, "groups without a scene are not read"
         paths = [self._directory / item.image for item in group]
         views = [scene_probe.read_scene(images.decode_image(path.read_bytes())) for path in paths]
         options.tick(len(group))
@@ -59,7 +62,7 @@ def build(
     generations_dir: pathlib.Path,
     directory: pathlib.Path,
 ) -> beam.PCollection:
-    """Adds the reading of generated pictures to a pipeline.
+    """Adds the reading of generated images to a pipeline.
 
     Args:
       root: the pipeline.
@@ -73,9 +76,9 @@ def build(
     found = (
         root
         | "Prompts" >> beam.Create(list(groups))
-        | "Read pictures" >> beam.ParDo(_ReadSamples(generations_dir))
+        | "Read images" >> beam.ParDo(_ReadSamples(generations_dir))
     )
-    found | "Alignments" >> sharded_writers.CollectJson(directory / _ALIGNMENTS)
+    found | "Alignments" >> sharded_writers.CollectJson(directory / _FOUND)
     return found
 
 
@@ -83,7 +86,7 @@ def make_parser() -> flag_parser.Parser:
     """Returns the command's flags."""
     parser = options.make_parser(
         "parti evaluate",
-        "Measures generations against the scenes of their prompts, and models against pictures.",
+        "Measures generations against the scenes of their prompts, and models against images.",
         "parti evaluate --generations images --output evaluation --reference pairs --model bundle\n"
         "  parti evaluate --reconstructions --reference pairs --model tokenizer --output report",
     )
@@ -98,7 +101,7 @@ def make_parser() -> flag_parser.Parser:
         "--num_reference",
         type=int,
         metavar="N",
-        help=f"reconstruct about so many; {_NUM_REFERENCE}, or with --reconstructions all",
+        help=f"reconstruct about N images; {_NUM_REFERENCE}, or with --reconstructions all",
     )
     return parser
 
@@ -139,112 +142,109 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
     _check_mode(flags)
-    number = flags.num_reference or (None if flags.reconstructions else _NUM_REFERENCE)
-    if flags.reconstructions:
-        reference = reconstructions.Reference.open(
-            flags.reference, flags.model, flags.split, number
-        )
-        stage, metrics = reconstructions.run(reference, flags, beam_options)
-        page = reconstruction_report.FILE_NAME
-    else:
-        stage, metrics = _run_generations(flags, number, beam_options)
-        page = evaluation_report.FILE_NAME
+    settings: dict[str, Any] = {}
+    if flags.generations:
+        made = manifests.read(flags.generations, "generations")
+        settings["generations_fingerprint"] = made["fingerprint"]
+        groups = gallery.group_by_prompt(generate.read_generations(flags.generations))
+    if flags.reference:
+        reference = _open_reference(flags)
+        settings |= reference.settings
+    metrics: dict[str, Any] = {"notes": []}
+    with _output(flags, settings) as stage:
+        if flags.generations:
+            generations_dir = pathlib.Path(flags.generations).resolve()
+            metrics, best = measure_generations(groups, generations_dir, stage.path, beam_options)
+        if flags.reference:
+            found = measure_reconstructions(reference, stage.path, beam_options)
+            metrics = {**metrics, **found, "notes": metrics["notes"] + found["notes"]}
+        if flags.generations:
+            evaluation_report.write(stage.path, metrics, best, generations_dir)
+        text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
+        files.write_bytes(stage.path / METRICS_FILE, text.encode())
+        stage.publish(_counts(metrics))
     print(evaluation_report.table(metrics))
-    print(f"\nwritten to {stage.output}: {reconstructions.METRICS_FILE}, {page}")
+    reconstructions_page = evaluation_report.RECONSTRUCTIONS_FILE
+    page = evaluation_report.FILE_NAME if flags.generations else reconstructions_page
+    print(f"\nwritten to {stage.output}: {METRICS_FILE}, {page}")
     return 0
 
 
-def _run_generations(
-    flags: argparse.Namespace, num_reference: int | None, beam_options: Any
-) -> tuple[output_directory.OutputDirectory, dict[str, Any]]:
-    """Measures generations, and reconstructions if asked for; returns the stage and the metrics."""
-    made = manifests.read(flags.generations, "generations")
-    generations_dir = pathlib.Path(flags.generations).resolve()
-    groups = gallery.group_by_prompt(generate.read_generations(flags.generations))
-    measured, notes = scene_groups(groups, generations_dir)
-    reference = None
-    if flags.reference:
-        reference = reconstructions.Reference.open(
-            flags.reference, flags.model, flags.split, num_reference
-        )
-    inputs = {name: getattr(flags, name) for name in ("generations", "reference", "model")}
-    settings = {
-        "generations_fingerprint": made["fingerprint"],
-        **(reference.settings if reference else {}),
-    }
-    stage = output_directory.OutputDirectory(
-        flags.output, "evaluation", settings=settings, inputs=inputs, overwrite=flags.overwrite
+def _open_reference(flags: argparse.Namespace) -> reconstructions.Reference:
+    """Returns what is reconstructed."""
+    default = None if flags.reconstructions else _NUM_REFERENCE
+    number = flags.num_reference or default
+    return reconstructions.Reference.open(flags.reference, flags.model, flags.split, number)
+
+
+def _output(
+    flags: argparse.Namespace, settings: Mapping[str, Any]
+) -> output_directory.OutputDirectory:
+    """Returns the output; of reconstructions alone, an interrupted run goes on."""
+    names = ("reference", "model") if flags.reconstructions else _INPUTS
+    return output_directory.OutputDirectory(
+        flags.output,
+        "reconstructions" if flags.reconstructions else "evaluation",
+        settings=settings,
+        inputs={name: getattr(flags, name) for name in names},
+        overwrite=flags.overwrite,
+        resume=flags.reconstructions,
     )
-    with stage:
-        metrics: dict[str, Any] = {
-            "num_prompts": len(groups),
-            "num_images": sum(len(group) for group in groups),
-            "num_prompts_with_scene": len(measured),
-        }
-        if measured:
-            metrics |= measure(measured, generations_dir, stage.path, beam_options)
-        notes += _notes(groups, metrics)
-        if reference:
-            models = reconstructions.measure(reference, stage.path, beam_options)
-            notes += models.pop("notes")
-            metrics |= models
-        metrics["notes"] = notes
-        text = json.dumps(metrics, indent=2, sort_keys=True)
-        (stage.path / reconstructions.METRICS_FILE).write_text(text + "\n", encoding="utf-8")
-        overall = _best_overall(stage.path) if measured else {}
-        evaluation_report.write(stage.path, metrics, measured, generations_dir, overall)
-        stage.publish({"prompts": len(groups), "images": metrics["num_images"]})
-    return stage, metrics
 
 
-def measure(
+def _counts(metrics: Mapping[str, Any]) -> dict[str, int]:
+    """Returns what the manifest counts."""
+    if "num_prompts" in metrics:
+        return {"prompts": metrics["num_prompts"], "images": metrics["num_images"]}
+    about = metrics["reference"]
+    return {"images": about["num_images"], "rejected": about["num_rejected"]}
+
+
+def measure_generations(
     groups: Sequence[list[records.Generation]],
     generations_dir: pathlib.Path,
     directory: pathlib.Path,
     beam_options: Any,
-) -> dict[str, Any]:
-    """Runs the Beam job over generations, writes what each scores, and returns the metrics.
+) -> tuple[dict[str, Any], list[tuple[records.Generation, float]]]:
+    """Runs the Beam job over generations, and writes what each image scores.
+
+    Returns:
+      The metrics, and the best image of each prompt with a scene with its overall agreement.
 
     Raises:
       options.PipelineError: the job failed.
     """
-    progress = progress_line.Progress("evaluate", sum(len(group) for group in groups), "images")
-    options.run_pipeline(
-        lambda root: build(root, groups, generations_dir, directory), beam_options, progress
-    )
-    found = sharded_writers.read_collected(directory / _ALIGNMENTS)
-    lines = [json.dumps(line, sort_keys=True) + "\n" for line in _alignment_lines(groups, found)]
-    (directory / ALIGNMENTS_FILE).write_text("".join(lines), encoding="utf-8")
-    progress.done()
-    return scene_alignment.alignment_metrics(groups, found)
-
-
-def _alignment_lines(
-    groups: Sequence[list[records.Generation]], found: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Returns a line for each picture: which it is, and what it scores."""
-    by_id = {row["prompt_id"]: row["alignments"] for row in found}
-    return [
-        {"image": item.image, "rank": item.rank, "score": item.score, "alignment": alignment}
-        for group in groups
-        for item, alignment in zip(group, by_id[group[0].prompt_id], strict=True)
-    ]
-
-
-def _best_overall(directory: pathlib.Path) -> dict[str, float]:
-    """Returns {path of the best picture: its overall agreement}."""
-    lines = (directory / ALIGNMENTS_FILE).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {
-        row["image"]: row["alignment"][scene_alignment.OVERALL] for row in rows if row["rank"] == 0
+    measured, notes = _find_scenes(groups, generations_dir)
+    metrics: dict[str, Any] = {
+        "num_prompts": len(groups),
+        "num_images": sum(map(len, groups)),
+        "num_prompts_with_scene": len(measured),
+        "notes": notes,
     }
+    if not measured:
+        return metrics, []
+    progress = progress_line.Progress("evaluate", sum(map(len, measured)), "images")
+    options.run_pipeline(
+        lambda root: build(root, measured, generations_dir, directory), beam_options, progress
+    )
+    by_id = {row["prompt_id"]: row for row in sharded_writers.read_collected(directory / _FOUND)}
+    found = [by_id[group[0].prompt_id] for group in measured]
+    _write_alignments(directory, measured, found)
+    progress.done()
+    if any(item.score is None for group in groups for item in group):
+        notes.append("no reranker scored these pictures: best is sample 0")
+    best = [
+        (group[0], row["alignments"][0][scene_alignment.OVERALL])
+        for group, row in zip(measured, found)
+    ]
+    return metrics | scene_alignment.alignment_metrics(measured, found), best
 
 
-def scene_groups(
+def _find_scenes(
     groups: Sequence[list[records.Generation]], generations_dir: pathlib.Path
 ) -> tuple[list[list[records.Generation]], list[str]]:
-    """Returns the prompts whose pictures can be held against a scene, and notes on the others."""
-    chosen = [group for group in groups if _has_scene(group[0])]
+    """Returns the prompts whose images can be held against a scene, and notes on the others."""
+    chosen = [group for group in groups if scene_alignment.scene_of(group[0])]
     if not chosen:
         return [], ["no prompt has a `scene` in its metadata: alignment was not measured"]
     side = len(images.decode_image((generations_dir / chosen[0][0].image).read_bytes()))
@@ -253,22 +253,39 @@ def scene_groups(
             f"the pictures are {side} px wide, the scene probe reads {_MIN_SIDE} px or more: "
             "alignment was not measured"
         ]
-    if len(chosen) < len(groups):
-        return chosen, [f"{len(groups) - len(chosen)} of {len(groups)} prompts have no `scene`"]
-    return chosen, []
+    missing = len(groups) - len(chosen)
+    return chosen, [f"{missing} of {len(groups)} prompts have no `scene`"] if missing else []
 
 
-def _has_scene(item: records.Generation) -> bool:
-    """Returns whether a prompt carries a scene; a user's metadata may hold another `scene`."""
-    try:
-        scenes.Scene.from_dict(item.metadata[scene_alignment.SCENE])
-    except (KeyError, ValueError):
-        return False
-    return True
+def _write_alignments(
+    directory: pathlib.Path,
+    groups: Sequence[Sequence[records.Generation]],
+    found: Sequence[Mapping[str, Any]],
+) -> None:
+    """Writes a line for each image: which it is, and what it scores."""
+    rows = [
+        {"image": item.image, "rank": item.rank, "score": item.score, "alignment": alignment}
+        for group, row in zip(groups, found)
+        for item, alignment in zip(group, row["alignments"], strict=True)
+    ]
+    lines = [json.dumps(row, sort_keys=True) + "\n" for row in rows]
+    files.write_bytes(directory / ALIGNMENTS_FILE, "".join(lines).encode())
 
 
-def _notes(groups: Sequence[list[records.Generation]], metrics: dict[str, Any]) -> list[str]:
-    """Returns what a reader of the numbers must know."""
-    if "alignment" in metrics and any(item.score is None for group in groups for item in group):
-        return ["no reranker scored these pictures: best is sample 0"]
-    return []
+def measure_reconstructions(
+    reference: reconstructions.Reference, directory: pathlib.Path, beam_options: Any
+) -> dict[str, Any]:
+    """Runs the Beam job over reference images, writes their page, and returns the metrics.
+
+    Raises:
+      ValueError: no image could be read.
+      options.PipelineError: the job failed.
+    """
+    metrics, codes = reconstructions.measure(reference, directory, beam_options)
+    rows = reconstructions.Rows(directory, reference.shards)
+    groups = reconstruction_samples.choose(rows, codes.num_images)
+    shown = reconstruction_samples.show(groups, reference)
+    psnr = np.array([row["psnr"] for _, row in rows])
+    evaluation_report.write_reconstructions(directory, metrics, codes.tokens, psnr, shown)
+    reconstructions.clear(directory)
+    return metrics

@@ -3,16 +3,16 @@
 """`parti vocab`: the captions of the training pairs to a SentencePiece model.
 
 A Beam job counts equal captions of the train split (`text`, and `captions` in the metadata) and
-draws a bounded sample by hash, which does not depend on workers or order (`caption_sampling`).
-SentencePiece then learns from that sample on this machine. The captions of the validation split are
-not learnt from; the report says how well the vocabulary fits them.
+draws a bounded sample by hash, which does not depend on workers or order (`vocabulary.sampling`).
+SentencePiece then learns from that sample on this machine. It does not learn from the captions of
+the validation split; the report says how well the vocabulary fits them.
 """
 
 import argparse
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -28,7 +28,7 @@ from parti.stages import files, flag_parser, manifests, output_directory, progre
 MODEL_NAME = "vocabulary.model"
 TEXT_LENGTH = 128  # tokens of a caption that the text encoder sees
 _TRAIN, _HELD_OUT = "train", "held-out"
-_FACTS = "facts.json"
+_COUNTS = "counts.json"
 _FORMATS = ("tfrecord", "webdataset", "folder")
 _MAX_HELD_OUT = 20_000
 _ROWS_PER_SHARD = 100_000
@@ -88,17 +88,18 @@ def find_sources(
         ):
             manifests.read(pattern, "pairs")
         found.update(readers.find_sources([pattern]))
-    train: list[readers.Source] = []
-    held_out: list[readers.Source] = []
-    for source in sorted(found, key=lambda source: source.paths):
+    sources = sorted(found, key=lambda source: source.paths)
+    for source in sources:
         if source.format not in _FORMATS:
             raise ValueError(
                 f"{source.paths[0]}: a table, whose pictures may have to be fetched; make pairs of "
                 "it first, with `parti clean`"
             )
-        is_held_out = files.name(source.paths[0]).startswith("validation-")
-        (held_out if is_held_out else train).append(source)
-    return train, held_out
+    return [s for s in sources if not _is_held_out(s)], [s for s in sources if _is_held_out(s)]
+
+
+def _is_held_out(source: readers.Source) -> bool:
+    return files.name(source.paths[0]).startswith("validation-")
 
 
 def build(
@@ -108,7 +109,7 @@ def build(
     settings: Settings,
     directory: str,
 ) -> None:
-    """Adds the job: writes samples of both kinds of captions, and how many there are.
+    """Adds the job: writes samples of both kinds of captions, and how many there are to learn from.
 
     Args:
       root: the pipeline.
@@ -120,49 +121,42 @@ def build(
     sample = caption_sampling.SampleCaptions(
         settings.max_captions, settings.frequency_power, settings.frequency_cap
     )
-    facts = list(_sample(root, "train", train, sample, settings.max_captions, _TRAIN, directory))
+    texts, written = _write_sample(root, train, sample, _TRAIN, directory)
     if held_out:
         sample = caption_sampling.SampleCaptions(_MAX_HELD_OUT, power=1.0)
-        facts += _sample(root, "held_out", held_out, sample, _MAX_HELD_OUT, _HELD_OUT, directory)
-    facts | beam.Flatten() | sharded_writers.CollectJson(files.join(directory, _FACTS))
+        _write_sample(root, held_out, sample, _HELD_OUT, directory)
+    counts = (
+        texts
+        | "Count captions" >> beam.combiners.Count.Globally()
+        | "Captions" >> beam.Map(lambda count: ["captions", count]),
+        written
+        | "Count lines" >> beam.Map(lambda file: file["count"])
+        | "Sum" >> beam.CombineGlobally(sum)
+        | "Used" >> beam.Map(lambda count: ["used", count]),
+    )
+    counts | beam.Flatten() | sharded_writers.CollectJson(files.join(directory, _COUNTS))
 
 
-def _sample(
+def _write_sample(
     root: beam.Pipeline,
-    name: str,
     sources: Sequence[readers.Source],
     sample: caption_sampling.SampleCaptions,
-    max_rows: int,
     prefix: str,
     directory: str,
-) -> Iterator[beam.PCollection]:
-    """Writes the sample of some sources; yields [name, what, count] facts."""
-    texts = (root | f"Read {name}" >> readers.ReadPairs(sources)).pairs | (
-        f"Captions of {name}" >> beam.FlatMap(caption_sampling.pair_captions)
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Writes the sample of some sources; returns all captions, and the files written."""
+    texts = (root | f"Read {prefix}" >> readers.ReadPairs(sources)).pairs | (
+        f"Captions of {prefix}" >> beam.FlatMap(caption_sampling.pair_captions)
     )
+    num_shards = -(-sample.max_rows // _ROWS_PER_SHARD)
     written = (
         texts
-        | f"Sample {name}" >> sample
-        | f"Languages of {name}" >> beam.Map(_with_language)
-        | f"Lines of {name}" >> beam.Map(lambda row: (row.random_key(), row.to_json()))
-        | f"Write {name}"
-        >> sharded_writers.WriteLines(directory, prefix, -(-max_rows // _ROWS_PER_SHARD))
+        | f"Sample {prefix}" >> sample
+        | f"Languages of {prefix}" >> beam.Map(_with_language)
+        | f"Lines of {prefix}" >> beam.Map(lambda row: (row.random_key(), row.to_json()))
+        | f"Write {prefix}" >> sharded_writers.WriteLines(directory, prefix, num_shards)
     )
-
-    def fact(what: str) -> Callable[[int], list[Any]]:
-        return lambda count: [name, what, count]
-
-    yield (
-        texts
-        | f"Count {name}" >> beam.combiners.Count.Globally()
-        | f"Captions fact of {name}" >> beam.Map(fact("captions"))
-    )
-    yield (
-        written
-        | f"Count files of {name}" >> beam.Map(lambda file: file["count"])
-        | f"Sum {name}" >> beam.CombineGlobally(sum)
-        | f"Used fact of {name}" >> beam.Map(fact("used"))
-    )
+    return texts, written
 
 
 def _with_language(row: caption_sampling.Row) -> caption_sampling.Row:
@@ -174,7 +168,7 @@ def _with_language(row: caption_sampling.Row) -> caption_sampling.Row:
 
 
 def read_sample(directory: str, prefix: str = _TRAIN) -> Iterator[caption_sampling.Row]:
-    """Yields the rows that the job wrote, always in the same order, which says nothing."""
+    """Yields the rows that the job wrote, always in the same random order."""
     for path in files.expand(files.join(directory, f"{prefix}-*.jsonl")):
         with files.open(path, "r") as file:
             for line in file:
@@ -182,7 +176,7 @@ def read_sample(directory: str, prefix: str = _TRAIN) -> Iterator[caption_sampli
 
 
 def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str, dict[str, Any]]:
-    """Learns from the sample in a folder, and measures.
+    """Trains on the sample in a folder, and measures how well the vocabulary fits.
 
     Args:
       directory: what `build` wrote.
@@ -285,13 +279,8 @@ def run(argv: Sequence[str]) -> int:
             progress,
             total_weight=sum(source.num_bytes for source in train + held_out),
         )
-        facts = {
-            (name, what): count
-            for name, what, count in sharded_writers.read_collected(
-                files.join(stage.scratch, _FACTS)
-            )
-        }
-        total, used = facts["train", "captions"], facts["train", "used"]
+        counts = dict(sharded_writers.read_collected(files.join(stage.scratch, _COUNTS)))
+        total, used = counts["captions"], counts["used"]
         if not used:
             where = " ".join(flags.input)
             raise ValueError(f"no captions in {where}; `parti clean` makes pairs with captions")

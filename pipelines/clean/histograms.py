@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The histograms of `parti clean`: fixed bins, so that counting needs no memory and no second pass.
 
-A worker counts (measure, bin, kept?) with `MEASURES[name].bin(value)`; `histogram` makes of the
-sums what the report shows, without the empty bins at both ends.
+A worker counts (measure, bin, kept?) with `MEASURES[name].bin(value)`; `histogram` turns the sums
+into what the report shows, without the empty bins at both ends.
 """
 
 import bisect
@@ -11,6 +11,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
+
+import numpy as np
 
 
 class Histogram(TypedDict):
@@ -65,22 +67,18 @@ def _steps(low: float, high: float, step: float) -> tuple[float, ...]:
     return tuple(round(low + i * step, 6) for i in range(round((high - low) / step) + 1))
 
 
-def _doubling(low: int, high: int) -> tuple[float, ...]:
-    """Returns whole numbers from `low` to `high`, two to each doubling, without repeats."""
-    halves = range(2 * round(math.log2(high / low)) + 1)
-    return tuple(dict.fromkeys(float(round(low * 2 ** (half / 2))) for half in halves))
-
-
-def _powers(low: int, high: int) -> tuple[float, ...]:
-    return tuple(float(low * 2**i) for i in range(round(math.log2(high / low)) + 1))
+def _powers(low: int, high: int, per_doubling: int = 1) -> tuple[float, ...]:
+    """Returns whole numbers from `low` to `high`, evenly on a logarithmic scale, each once."""
+    steps = range(round(per_doubling * math.log2(high / low)) + 1)
+    return tuple(dict.fromkeys(float(round(low * 2 ** (i / per_doubling))) for i in steps))
 
 
 MEASURES = {
-    "side": Measure("Shorter side of the picture", "px", _doubling(16, 4096), _powers(16, 4096)),
+    "side": Measure("Shorter side of the picture", "px", _powers(16, 4096, 2), _powers(16, 4096)),
     "aspect": Measure("Long side over short side", "", _steps(1, 4, 0.1), _steps(1, 4, 0.5)),
     "kilobytes": Measure("Size of the picture's file", "kB", _powers(1, 16384), _powers(1, 16384)),
-    "words": Measure("Words in the caption", "", _doubling(1, 512), _powers(1, 512)),
-    "characters": Measure("Characters in the caption", "", _doubling(1, 4096), _powers(1, 4096)),
+    "words": Measure("Words in the caption", "", _powers(1, 512, 2), _powers(1, 512)),
+    "characters": Measure("Characters in the caption", "", _powers(1, 4096, 2), _powers(1, 4096)),
     "similarity": Measure(
         "Agreement of picture and caption", "", _steps(-0.5, 1, 0.02), _steps(-0.5, 1, 0.1)
     ),
@@ -102,7 +100,7 @@ def histogram(
       name: of `MEASURES`.
       before: bin -> pairs, dropped ones included.
       kept: bin -> pairs.
-      limits: thresholds of the rules that look at this measure.
+      limits: thresholds of the rules on this measure.
 
     Raises:
       KeyError: the name is not of `MEASURES`.
@@ -139,20 +137,12 @@ def label(low: float | None, high: float | None, unit: str) -> str:
 
 def median_bin(counts: Sequence[int]) -> int:
     """Returns the index of the bin that holds the lower median; the counts are not all 0."""
-    half, seen = (sum(counts) + 1) // 2, 0
-    for index, count in enumerate(counts):
-        seen += count
-        if seen >= half:
-            return index
-    raise ValueError("nothing was counted")
+    return int(np.searchsorted(np.cumsum(counts), (sum(counts) + 1) // 2))
 
 
 def position(value: float, edges: Sequence[float | None]) -> float | None:
-    """Returns where a value lies on an axis of equally wide bins, in [0, 1]; None if outside."""
-    num_bins = len(edges) - 1
-    for index, (low, high) in enumerate(zip(edges, edges[1:])):
-        if low is not None and value == low:
-            return index / num_bins
-        if low is not None and high is not None and low < value < high:
-            return (index + (value - low) / (high - low)) / num_bins
-    return 1.0 if edges[-1] == value else None
+    """Returns where a value is on an axis of equally wide bins, in [0, 1]; None if outside."""
+    known = [(edge, index) for index, edge in enumerate(edges) if edge is not None]
+    if not known or not known[0][0] <= value <= known[-1][0]:
+        return None
+    return float(np.interp(value, *zip(*known))) / (len(edges) - 1)

@@ -1,8 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader sees of `parti clean`: report.json, and report.html that shows the pictures too.
+"""What a reader sees of `parti clean`: report.json, and report.html that shows the images too.
 
-The page is one file: pictures are inside, nothing is loaded, no script is needed. Both files depend
+The page is one file: images are inside, nothing is loaded, no script is needed. Both files depend
 only on `report`; times of a run are shown on the page and written to run.json, never to
 report.json, so that two runs over the same pairs give the same report.json.
 """
@@ -10,10 +10,9 @@ report.json, so that two runs over the same pairs give the same report.json.
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from parti.data.images import images
@@ -23,15 +22,26 @@ from parti.pipelines.clean import report_schema
 from parti.pipelines.html import templates
 from parti.stages import files
 
-# How many examples of a rule the page shows; more are left out of both files.
+# How many examples the page shows; more are left out of both files.
 NUM_DROPPED, NUM_NEAR, NUM_KEPT, NUM_GROUPS, NUM_COPIES, NUM_HITS = 12, 6, 24, 12, 5, 12
 NUM_TOP_CAPTIONS, NUM_REPAIRS = 20, 6
-_THUMBNAIL_SIDE = 160
-_MAX_TEXT = 400
+_MOST = {  # key of a list in the report -> items of it at most
+    "dropped_samples": NUM_DROPPED,
+    "near_samples": NUM_NEAR,
+    "kept_samples": NUM_KEPT,
+    "groups": NUM_GROUPS,
+    "dropped": NUM_COPIES,
+    "hits": NUM_HITS,
+    "top": NUM_TOP_CAPTIONS,
+    "examples": NUM_REPAIRS,
+}
+_PICTURE = "picture"  # key of what report.json does not have
+_THUMBNAIL_SIDE = 160  # pixels
+_MAX_TEXT = 400  # characters
 _MAX_TICKS = 8
 _MAX_NAMES = 4
 _CAPTION_RULES = ("near_caption", "contaminated_caption")
-# What a copy is called beside the one that stays.
+# What a copy is called next to the one that stays.
 _COPIES = {
     "duplicate_pair": "equal",
     "duplicate_image": "same picture",
@@ -49,7 +59,7 @@ def write(directory: files.Path, report: Mapping[str, Any], run: Run | None = No
     Args:
       directory: where to; local or remote.
       report: see `report_schema.Report`. Texts are cut to 400 characters, lists of examples
-        to what the page shows; report.json has everything but the pictures.
+        to what the page shows; report.json has everything except the images.
       run: times and memory of this run.
 
     Raises:
@@ -65,19 +75,14 @@ def write(directory: files.Path, report: Mapping[str, Any], run: Run | None = No
 
 
 def thumbnail(image: bytes) -> str:
-    """Returns a small JPEG of an encoded picture in base64; empty if it does not open."""
+    """Returns a small JPEG of an encoded image in base64; empty if it does not open."""
     try:
-        return small_picture(images.decode_image(image)) if image else ""
+        small = Image.fromarray(images.decode_image(image))
     except ValueError:
         return ""
-
-
-def small_picture(pixels: np.ndarray) -> str:
-    """Returns a small JPEG of [height, width, 3] uint8 in base64."""
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82)
+    small.save(buffer, "JPEG", quality=82)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -90,14 +95,17 @@ def page(report: Report, run: Run | None = None) -> str:
         lead=_lead(report),
         funnel=_funnel(report),
         stages=list(dict.fromkeys(rule["stage"] for rule in report["rules"])),
-        histograms=[_drawn(histogram) for histogram in report["histograms"]],
-        settings={
-            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            for name, value in sorted(report["settings"].items())
-        },
         limits={rule["name"]: _limit(rule) for rule in report["rules"]},
+        histograms=[_drawing(histogram) for histogram in report["histograms"]],
         copy_names=_COPIES,
+        sets=_evaluation_sets(report["evaluation"]),
+        top_captions=_bars(report["captions"]["top"], "{:,}".format),
+        settings=[
+            (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            for name, value in sorted(report["settings"].items())
+        ],
         run=run,
+        steps=_steps(run) if run else [],
     )
 
 
@@ -108,8 +116,7 @@ def _json(value: Any) -> str:
 def _without_pictures(value: Any) -> Any:
     """Returns a JSON value without the pictures in it."""
     if isinstance(value, Mapping):
-        names = [name for name in value if name not in ("picture", "matched_picture")]
-        return {name: _without_pictures(value[name]) for name in names}
+        return {name: _without_pictures(value[name]) for name in value if name != _PICTURE}
     if isinstance(value, list | tuple):
         return [_without_pictures(item) for item in value]
     return value
@@ -126,36 +133,28 @@ def _checked(report: Mapping[str, Any]) -> Report:
         "not_applied": [],
         "kept_samples": [],
         "histograms": [],
-        "captions": {"top": []},
-        "copies": {"num_groups": 0, "num_dropped": 0, "groups": []},
         "evaluation": {"sets": [], "hits": []},
         **report,
+        "captions": {"top": [], "repairs": [], **report.get("captions", {})},
+        "copies": {
+            "num_groups": 0,
+            "num_dropped": 0,
+            "groups": [],
+            "skipped": 0,
+            **report.get("copies", {}),
+        },
+        "rules": [_rule(rule) for rule in report["rules"]],
     }
-    content["rules"] = [_rule(rule) for rule in content["rules"]]
-    content["kept_samples"] = list(content["kept_samples"])[:NUM_KEPT]
-    captions = {"repairs": [], **content["captions"]}
-    captions["top"] = list(captions["top"])[:NUM_TOP_CAPTIONS]
-    captions["repairs"] = [
-        {**repair, "examples": repair["examples"][:NUM_REPAIRS]} for repair in captions["repairs"]
-    ]
-    content["captions"] = captions
-    groups = [
-        {**group, "dropped": group["dropped"][:NUM_COPIES]} for group in content["copies"]["groups"]
-    ]
-    content["copies"] = {"skipped": 0, **content["copies"], "groups": groups[:NUM_GROUPS]}
-    hits = list(content["evaluation"]["hits"])[:NUM_HITS]
-    content["evaluation"] = {**content["evaluation"], "hits": hits}
     return _shortened(content)
 
 
-def _shortened(value: Any) -> Any:
-    """Returns a JSON value whose captions are cut; pictures are left alone."""
+def _shortened(value: Any, name: str = "") -> Any:
+    """Returns a JSON value with its lists and texts cut to what is shown."""
     if isinstance(value, Mapping):
-        pictures = ("picture", "matched_picture")
-        return {n: v if n in pictures else _shortened(v) for n, v in value.items()}
+        return {key: _shortened(item, key) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_shortened(item) for item in value]
-    if isinstance(value, str) and len(value) > _MAX_TEXT:
+        return [_shortened(item) for item in value[: _MOST.get(name)]]
+    if isinstance(value, str) and len(value) > _MAX_TEXT and name != _PICTURE:
         return value[: _MAX_TEXT - 1] + "…"
     return value
 
@@ -164,7 +163,7 @@ def _rule(rule: report_schema.Rule) -> dict[str, Any]:
     """Returns a rule with everything the page needs."""
     words = clean_reasons.find(rule["name"])
     about_text = rule["name"].startswith("caption_") or rule["name"] in _CAPTION_RULES
-    filled: dict[str, Any] = {
+    return {
         "title": words.title,
         "explanation": words.explanation,
         "stage": words.stage,
@@ -173,11 +172,10 @@ def _rule(rule: report_schema.Rule) -> dict[str, Any]:
         "source": "",
         "without_value": 0,
         "show": "captions" if about_text else "pictures",
+        "dropped_samples": [],
+        "near_samples": [],
         **rule,
     }
-    filled["dropped_samples"] = list(rule.get("dropped_samples", ()))[:NUM_DROPPED]
-    filled["near_samples"] = list(rule.get("near_samples", ()))[:NUM_NEAR]
-    return filled
 
 
 def _limit(rule: report_schema.Rule) -> str:
@@ -213,49 +211,85 @@ def _lead(report: Report) -> str:
 
 
 def _funnel(report: Report) -> list[dict[str, Any]]:
-    """Returns what was read and what each stage left: {name, left, dropped}."""
+    """Returns the bars of what was read and of what each stage left and dropped."""
     dropped: dict[str, int] = {}
     for rule in report["rules"]:
         dropped[rule["stage"]] = dropped.get(rule["stage"], 0) + rule["dropped"]
-    left = report["read"]
-    rows = [{"name": "Read", "left": left, "dropped": 0}]
-    for name, count in dropped.items():
+    unexplained = report["read"] - sum(dropped.values()) - report["kept"]
+    if unexplained:  # no rule accounts for these: better seen than silently added up
+        dropped["Unexplained"] = unexplained
+    left, whole = report["read"], max(report["read"], 1)
+    bars = []
+    for name, count in {"Read": 0, **dropped}.items():
         left -= count
-        rows.append({"name": name, "left": left, "dropped": count})
-    if left != report["kept"]:
-        # No rule accounts for these: better seen than silently added up.
-        rows.append(
-            {"name": "Unexplained", "left": report["kept"], "dropped": left - report["kept"]}
+        bars.append(
+            {
+                "name": name,
+                "percent": 100 * left / whole,
+                "value": f"{left:,}",
+                "lost_percent": 100 * count / whole,
+                "lost_value": f"−{count:,}" if count else "",
+            }
         )
-    return rows
+    return bars
 
 
-def _drawn(histogram: clean_histograms.Histogram) -> dict[str, Any]:
-    """Returns a histogram with its bars, axis and limits in percent of the drawing."""
-    edges, before, kept = histogram["edges"], histogram["before"], histogram["kept"]
-    most = max(before, default=0) or 1
-    bins = [
-        {
-            "label": clean_histograms.label(low, high, histogram["unit"]),
-            "before": total,
-            "kept": stayed,
-            "height": 100 * total / most,
-            "kept_height": 100 * stayed / most,
-        }
-        for low, high, total, stayed in zip(edges, edges[1:], before, kept)
+def _bars(
+    rows: Sequence[tuple[str, Any]], text: Callable[[Any], str], whole: float = 0
+) -> list[dict[str, Any]]:
+    """Returns the bars of (name, value), as long as the values' shares of `whole` or the most."""
+    whole = whole or max((value for _, value in rows), default=0) or 1
+    return [
+        {"name": name, "percent": 100 * value / whole, "value": text(value)} for name, value in rows
     ]
-    ticks = _places(histogram["ticks"], edges)
-    median = bins[clean_histograms.median_bin(kept)]["label"] if sum(kept) else ""
-    return {
-        "title": histogram["title"],
-        "bins": bins,
-        "median": median,
-        "limits": _places(histogram["limits"], edges),
-        "axis": ticks[:: -(-len(ticks) // _MAX_TICKS) or 1],
+
+
+def _steps(run: Run) -> list[dict[str, Any]]:
+    """Returns the bars of the steps of a run."""
+    rows = [(step["name"], step["seconds"]) for step in run.get("steps", ())]
+    return _bars(rows, templates.duration, run["seconds"])
+
+
+def _evaluation_sets(evaluation: report_schema.Evaluation) -> list[list[Any]]:
+    """Returns the rows of the table of evaluation sets."""
+    return [
+        [
+            row["name"],
+            f"{row['num_captions']:,}",
+            f"{row['num_pictures']:,}",
+            {"text": f"{row['num_hits']:,}", "bad": row["num_hits"] > 0},
+        ]
+        for row in evaluation["sets"]
+    ]
+
+
+def _drawing(histogram: clean_histograms.Histogram) -> dict[str, Any]:
+    """Returns what the page shows of a histogram: the plot, the rows of its table, the median."""
+    edges, before, kept = histogram["edges"], histogram["before"], histogram["kept"]
+    labels = [
+        clean_histograms.label(low, high, histogram["unit"]) for low, high in zip(edges, edges[1:])
+    ]
+    most = max(before, default=0) or 1
+    rows = [(label, f"{b:,}", f"{k:,}") for label, b, k in zip(labels, before, kept)]
+    ticks = _positions(histogram["ticks"], edges)
+    plot = {
+        "columns": [
+            {
+                "label": f"{label}: {b} before, {k} kept",
+                "height": 100 * total / most,
+                "part": 100 * stayed / most,
+            }
+            for (label, b, k), total, stayed in zip(rows, before, kept)
+        ],
+        "x_ticks": ticks[:: -(-len(ticks) // _MAX_TICKS) or 1],
+        "y_ticks": templates.count_ticks(most),
+        "x_lines": _positions(histogram["limits"], edges),
     }
+    median = labels[clean_histograms.median_bin(kept)] if sum(kept) else ""
+    return {"title": histogram["title"], "plot": plot, "rows": rows, "median": median}
 
 
-def _places(values: Sequence[float], edges: Sequence[float | None]) -> list[tuple[float, float]]:
-    """Returns (place in percent of the drawing, value) for those values that lie in it."""
+def _positions(values: Sequence[float], edges: Sequence[float | None]) -> list[tuple[float, str]]:
+    """Returns (position in percent of the drawing, value) for those values that are in it."""
     found = [(clean_histograms.position(value, edges), value) for value in values]
-    return [(100 * place, value) for place, value in found if place is not None]
+    return [(100 * position, f"{value:g}") for position, value in found if position is not None]

@@ -9,7 +9,7 @@ from parti.pipelines.clean import histograms as clean_histograms
 
 
 class Sample(TypedDict, total=False):
-    """A pair to look at: its key and caption, what a rule measured, its picture.
+    """An example of a pair: its key and caption, what a rule measured, its image.
 
     The picture is what `clean_report.thumbnail` returns.
     """
@@ -28,18 +28,18 @@ class Rule(TypedDict, total=False):
     """
 
     name: Required[str]  # the reason of the pairs it drops
-    seen: Required[int]  # pairs that came to this rule
+    seen: Required[int]  # pairs that reached this rule
     dropped: Required[int]
     without_value: int  # of those seen, pairs that have no such score: the rule let them pass
     title: str
     explanation: str
-    stage: str  # of the funnel; stages come in the order in which rules first name them
+    stage: str  # of the funnel, whose stages are in the order of the rules
     threshold: float | str | Sequence[str] | None  # None: has none
     unit: str
     source: str  # the paper or practice that the rule comes from; "ours" if none
     dropped_samples: Sequence[Sample]
     near_samples: Sequence[Sample]  # kept, and nearest to the threshold
-    show: Literal["pictures", "captions"]  # what to look at in the samples; by default by the name
+    show: Literal["pictures", "captions"]  # what the samples show; the default depends on the name
 
 
 class NotApplied(TypedDict):
@@ -95,12 +95,11 @@ class EvaluationSet(TypedDict):
 
 
 class Hit(TypedDict, total=False):
-    """A dropped pair and what of an evaluation set it is like; text or picture may be missing."""
+    """A dropped pair and what of an evaluation set it is like, if that has a text."""
 
     pair: Required[Sample]
     set: Required[str]
     matched: str
-    matched_picture: str
 
 
 class Evaluation(TypedDict):
@@ -144,7 +143,7 @@ class Report(TypedDict, total=False):
     num_bytes: Required[int]  # of the written pairs
     settings: Required[Mapping[str, Any]]  # needs image_size, image_format, preset
     inputs: Sequence[str]
-    # Address -> how many of its rows say so; of a folder, which ends in /, how many of its files.
+    # Address -> how many of its rows are broken; of a folder, which ends in /, how many files.
     broken_files: Mapping[str, int]
     extends: Extends
     rules: Required[Sequence[Rule]]  # in the order in which they are applied

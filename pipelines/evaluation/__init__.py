@@ -1,3 +1,3 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of generated and reconstructed pictures, with intervals, and their reports."""
+"""Measures of generated and reconstructed images, with intervals, and their reports."""

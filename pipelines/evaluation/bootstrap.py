@@ -1,42 +1,20 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Means with bootstrap confidence intervals, and rank correlation; numpy alone."""
+"""Means with bootstrap intervals, rank correlation, and the permutations of a shuffled baseline."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 _NUM_RESAMPLES = 2000
 _SEED = 0
-# Indices held in memory at a time while resampling.
-_CHUNK = 4_000_000
+# Resampled values held in memory at a time.
+_MAX_HELD = 4_000_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A mean and its 95% interval.
-
-    Attributes:
-      mean: of the values.
-      low: 2.5th percentile of the means of resampled values.
-      high: 97.5th percentile.
-      count: number of values.
-    """
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, rounded to six digits after the point."""
-        values = dataclasses.asdict(self)
-        return {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}
-
-
-def bootstrap(values: Sequence[float] | np.ndarray, seed: int = _SEED) -> Estimate:
+def estimate_mean(values: Sequence[float] | np.ndarray, seed: int = _SEED) -> dict[str, Any]:
     """Estimates a mean; the interval is the percentile bootstrap over the values.
 
     Resample whatever is independent: one value for each prompt, not one for each of its samples.
@@ -44,6 +22,10 @@ def bootstrap(values: Sequence[float] | np.ndarray, seed: int = _SEED) -> Estima
     Args:
       values: at least one, finite.
       seed: of the resampling; the same values and seed give the same interval.
+
+    Returns:
+      "mean"; "low" and "high", the ends of its 95% interval; all rounded to six digits after the
+      point; "count", the number of values.
 
     Raises:
       ValueError: there are no values, or one is not finite.
@@ -53,14 +35,20 @@ def bootstrap(values: Sequence[float] | np.ndarray, seed: int = _SEED) -> Estima
         raise ValueError(
             f"{array.size} values of shape {array.shape}: give finite values, 1 or more"
         )
-    rng = np.random.default_rng(seed)
-    per_chunk = max(_CHUNK // array.size, 1)
-    means: list[np.ndarray] = []
-    for start in range(0, _NUM_RESAMPLES, per_chunk):
-        rows = min(per_chunk, _NUM_RESAMPLES - start)
-        means.append(array[rng.integers(0, array.size, (rows, array.size))].mean(axis=1))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return Estimate(float(array.mean()), float(low), float(high), int(array.size))
+    low = high = array.mean()
+    if array.size > 1:  # scipy refuses one, of which there is nothing to resample
+        low, high = scipy.stats.bootstrap(
+            (array,),
+            np.mean,
+            n_resamples=_NUM_RESAMPLES,
+            batch=max(_MAX_HELD // array.size, 1),
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    estimate = {"mean": array.mean(), "low": low, "high": high}
+    return {name: round(float(value), 6) for name, value in estimate.items()} | {
+        "count": array.size
+    }
 
 
 def derangements(size: int, count: int, seed: int = _SEED) -> np.ndarray:
@@ -85,14 +73,6 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
 
     Equal values share the mean of their ranks.
     """
-    first, second = _ranks(a), _ranks(b)
-    if first.std() == 0 or second.std() == 0:
+    if len(set(a)) < 2 or len(set(b)) < 2:
         return None
-    return float(np.corrcoef(first, second)[0, 1])
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    array = np.asarray(values, np.float64)
-    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+    return float(scipy.stats.spearmanr(a, b).statistic)

@@ -1,13 +1,12 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How close reconstructions are to their pictures, and how a codebook is used; pure, no Beam.
+"""How close reconstructions are to their images, and how a codebook is used; pure, no Beam.
 
-A row is what was measured of one picture: `key`, PSNR in dB, SSIM, L1 in levels of 0 to 255, and
+A row is what was measured of one image: `key`, PSNR in dB, SSIM, L1 in levels of 0 to 255, and
 the share of its tokens that come back when its reconstruction is encoded; with an upsampler also
 `upsampled`: {"upsampler", "bicubic", "nearest": {"psnr", "ssim"}}.
 """
 
-import array
 import collections
 import math
 from collections.abc import Iterable, Mapping
@@ -18,28 +17,28 @@ import numpy as np
 from parti.data.images import images
 from parti.pipelines.evaluation import bootstrap
 
-MAX_PSNR = 100.0  # dB; of equal pictures, whose PSNR is infinite
+MAX_PSNR = 100.0  # dB; of equal images, whose PSNR is infinite
 MEASURES = ("psnr", "ssim", "l1", "token_agreement")
 UPSAMPLERS = ("upsampler", "bicubic", "nearest")
-# Pictures of a batch in which the papers count the codes: see `batch_usage`.
+# Images of a batch in which the papers count the codes: see `batch_usage`.
 USAGE_BATCH = 256
 _DIGITS = 6
 
 
-def likeness(picture: np.ndarray, original: np.ndarray) -> dict[str, float]:
-    """Returns PSNR (dB, at most `MAX_PSNR`) and SSIM of two pictures, uint8 of one shape."""
-    psnr = min(images.psnr(picture, original), MAX_PSNR)
-    return {"psnr": round(psnr, _DIGITS), "ssim": round(images.ssim(picture, original), _DIGITS)}
+def _psnr_and_ssim(image: np.ndarray, original: np.ndarray) -> dict[str, float]:
+    """Returns PSNR (dB, at most `MAX_PSNR`) and SSIM of two images, uint8 of one shape."""
+    psnr = min(images.psnr(image, original), MAX_PSNR)
+    return {"psnr": round(psnr, _DIGITS), "ssim": round(images.ssim(image, original), _DIGITS)}
 
 
-def picture_row(
+def image_row(
     key: str,
     original: np.ndarray,
     reconstruction: np.ndarray,
     image_tokens: np.ndarray,
     tokens_again: np.ndarray,
 ) -> dict[str, Any]:
-    """Returns the row of a picture.
+    """Returns the row of an image.
 
     Args:
       key: of the pair.
@@ -51,7 +50,7 @@ def picture_row(
     l1 = np.abs(reconstruction.astype(np.int16) - original).mean()
     return {
         "key": key,
-        **likeness(reconstruction, original),
+        **_psnr_and_ssim(reconstruction, original),
         "l1": round(float(l1), _DIGITS),
         "token_agreement": round(float((image_tokens == tokens_again).mean()), _DIGITS),
     }
@@ -74,30 +73,28 @@ def upsampled_row(
     if len(original) < side:
         return None
     target = images.resize(original, side)
-    pictures = {
+    candidates = {
         "upsampler": upsampled,
         "bicubic": images.resize(reconstruction, side),
         "nearest": reconstruction.repeat(scale, axis=0).repeat(scale, axis=1),
     }
-    return {name: likeness(picture, target) for name, picture in pictures.items()}
+    return {name: _psnr_and_ssim(image, target) for name, image in candidates.items()}
 
 
-def summarise(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], np.ndarray]:
-    """Returns the estimates over pictures, and the PSNR of each picture in dB.
+def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the estimates over images.
 
     Args:
-      rows: of any number of pictures; only their numbers are held.
+      rows: of any number of images; only their numbers are held.
 
     Returns:
-      "tokenizer": {measure: estimate}, and, if pictures were upsampled, "upsampler": {"psnr" and
+      "tokenizer": {measure: estimate}, and, if images were upsampled, "upsampler": {"psnr" and
       "ssim": {name of `UPSAMPLERS`, or "gain_over_bicubic", "gain_over_nearest": estimate}}.
 
     Raises:
       ValueError: there are no rows.
     """
-    columns: dict[tuple[str, ...], array.array[float]] = collections.defaultdict(
-        lambda: array.array("d")
-    )
+    columns: dict[tuple[str, ...], list[float]] = collections.defaultdict(list)
     for row in rows:
         for name in MEASURES:
             columns[(name,)].append(row[name])
@@ -107,13 +104,15 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], np.nda
     values = {name: np.array(column) for name, column in columns.items()}
     if not values:
         raise ValueError("no reference picture could be read; give the output of `parti clean`")
-    result: dict[str, Any] = {"tokenizer": {name: _estimate(values[name,]) for name in MEASURES}}
+    result: dict[str, Any] = {
+        "tokenizer": {name: bootstrap.estimate_mean(values[name,]) for name in MEASURES}
+    }
     if ("upsampler", "psnr") in values:
         result["upsampler"] = {
             name: _compared({kind: values[kind, name] for kind in UPSAMPLERS})
             for name in ("psnr", "ssim")
         }
-    return result, values["psnr",]
+    return result
 
 
 def _compared(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -121,54 +120,50 @@ def _compared(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     gains = {
         f"gain_over_{name}": values["upsampler"] - values[name] for name in ("bicubic", "nearest")
     }
-    return {name: _estimate(column) for name, column in {**values, **gains}.items()}
-
-
-def _estimate(values: np.ndarray) -> dict[str, Any]:
-    return bootstrap.bootstrap(values).to_dict()
+    return {name: bootstrap.estimate_mean(column) for name, column in {**values, **gains}.items()}
 
 
 class CodeCounts:
     """How often each code of a codebook was chosen.
 
     Attributes:
-      num_pictures: counted so far.
+      num_images: counted so far.
       tokens: [codes] int64, tokens that are this code.
-      pictures: [codes] int64, pictures with this code in them.
+      images: [codes] int64, images with this code in them.
     """
 
     def __init__(self, codebook_size: int) -> None:
-        """Begins at nothing."""
-        self.num_pictures = 0
+        """Starts with no image."""
+        self.num_images = 0
         self.tokens = np.zeros(codebook_size, np.int64)
-        self.pictures = np.zeros(codebook_size, np.int64)
+        self.images = np.zeros(codebook_size, np.int64)
 
     def add(self, image_tokens: np.ndarray) -> None:
-        """Counts pictures, [pictures, length] integers in [0, codebook_size)."""
-        self.num_pictures += len(image_tokens)
+        """Counts images, [images, length] integers in [0, codebook_size)."""
+        self.num_images += len(image_tokens)
         self.tokens += np.bincount(image_tokens.ravel(), minlength=self.tokens.size)
         for row in image_tokens:
-            self.pictures[np.unique(row)] += 1
+            self.images[np.unique(row)] += 1
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the counts by code, as JSON."""
         return {
-            "num_pictures": self.num_pictures,
+            "num_pictures": self.num_images,
             "tokens": self.tokens.tolist(),
-            "pictures": self.pictures.tolist(),
+            "pictures": self.images.tolist(),
         }
 
 
 def codebook_metrics(counts: CodeCounts) -> dict[str, Any]:
-    """Returns what the counts say of the codebook.
+    """Returns how much of the codebook is used.
 
     Returns:
-      "size"; "usage": share of the codes that some picture uses; "dead_codes": how many none uses;
+      "size"; "usage": share of the codes that some image uses; "dead_codes": how many none uses;
       "perplexity": exp of the entropy of the tokens, `size` if all codes are as frequent;
-      "batch_usage" in batches of "batch_size" pictures, see `batch_usage`.
+      "batch_usage" in batches of "batch_size" images, see `batch_usage`.
     """
     shares = counts.tokens[counts.tokens > 0] / counts.tokens.sum()
-    batch_size = min(USAGE_BATCH, counts.num_pictures)
+    batch_size = min(USAGE_BATCH, counts.num_images)
     return {
         "size": counts.tokens.size,
         "usage": round(shares.size / counts.tokens.size, _DIGITS),
@@ -180,10 +175,10 @@ def codebook_metrics(counts: CodeCounts) -> dict[str, Any]:
 
 
 def batch_usage(counts: CodeCounts, batch_size: int) -> float:
-    """Returns the share of the codes that a batch of pictures hits, in the mean over all batches.
+    """Returns the share of the codes that a batch of images hits, in the mean over all batches.
 
     All batches that can be drawn without replacement, not one division of the set into batches: the
-    mean is exact, and depends on no order. A code that n of N pictures have is missed by a batch of
+    mean is exact, and depends on no order. A code that n of N images have is missed by a batch of
     B with probability C(N - n, B) / C(N, B), the product over i < B of (N - n - i) / (N - i).
 
     Source: ViT-VQGAN (arXiv 2110.04627), codebook usage: the share in a batch of 256 test images,
@@ -192,10 +187,10 @@ def batch_usage(counts: CodeCounts, batch_size: int) -> float:
     Raises:
       ValueError: the batch is empty or larger than the set.
     """
-    total = counts.num_pictures
+    total = counts.num_images
     if not 1 <= batch_size <= total:
         raise ValueError(f"batch_size={batch_size}: give 1 to the number of pictures, {total}")
-    missed = np.ones(counts.pictures.size)
-    for place in range(batch_size):
-        missed *= np.maximum(total - counts.pictures - place, 0) / (total - place)
+    missed = np.ones(counts.images.size)
+    for drawn in range(batch_size):
+        missed *= np.maximum(total - counts.images - drawn, 0) / (total - drawn)
     return float(1 - missed.mean())

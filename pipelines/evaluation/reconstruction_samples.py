@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures that a report of reconstructions shows: the worst, the best, and some at random."""
+"""The images that a report of reconstructions shows: the worst, the best, and some at random."""
 
 import dataclasses
 import heapq
@@ -13,18 +13,18 @@ from parti.data.images import crops, images
 from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles
 from parti.pipelines.beam import sharded_writers
-from parti.pipelines.evaluation import reconstruction_job
+from parti.pipelines.evaluation import reconstructions
 
 NUM_EACH = 12
-AMPLIFIED = 4  # times; what the difference of two pictures is multiplied with to be seen
+AMPLIFIED = 4  # what the difference of two images is multiplied with to be seen
 
-# Path of a shard, and the row of a picture of it.
+# Path of a shard, and the row of an image of it.
 Row = tuple[str, dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shown:
-    """A picture of the report.
+    """An image of the report.
 
     Attributes:
       row: what was measured.
@@ -45,17 +45,17 @@ class Shown:
         return np.minimum(apart * AMPLIFIED, 255).astype(np.uint8)
 
 
-def choose(rows: Iterable[Row], num_pictures: int) -> dict[str, list[Row]]:
-    """Returns the rows of the pictures to show; of all others nothing is held.
+def choose(rows: Iterable[Row], num_images: int) -> dict[str, list[Row]]:
+    """Returns the rows of the images to show; of all others nothing is held.
 
     Args:
-      rows: can be gone through more than once.
-      num_pictures: how many there are; of few pictures only a third is called worst, or best.
+      rows: of all images; iterated more than once.
+      num_images: how many there are; of few images only a third is called worst, or best.
 
     Returns:
       "worst" and "best" by PSNR, and "random" (by the hash of the key), `NUM_EACH` or fewer.
     """
-    number = min(NUM_EACH, -(-num_pictures // 3))
+    number = min(NUM_EACH, -(-num_images // 3))
 
     def quality(item: Row) -> tuple[float, str]:
         return item[1]["psnr"], item[1]["key"]
@@ -71,26 +71,26 @@ def choose(rows: Iterable[Row], num_pictures: int) -> dict[str, list[Row]]:
 
 
 def show(
-    groups: Mapping[str, Sequence[Row]], models: reconstruction_job.Models
+    groups: Mapping[str, Sequence[Row]], reference: reconstructions.Reference
 ) -> dict[str, list[Shown]]:
-    """Reads the pictures of the rows again, and reconstructs them again."""
-    wanted: dict[str, set[str]] = {}
+    """Reads the images of the rows again, and reconstructs them again."""
+    keys: dict[str, set[str]] = {}
     for shard, row in (item for group in groups.values() for item in group):
-        wanted.setdefault(shard, set()).add(row["key"])
-    found = {
-        (shard, pair.key): pair for shard, keys in wanted.items() for pair in _read(shard, keys)
-    }
-    originals = {
-        place: crops.fit(images.decode_image(pair.image), models.image_size)
-        for place, pair in found.items()
-    }
-    tokenizer = bundles.load_part(models.source, "tokenizer")
-    made = reconstruction_job.reconstruct(np.stack(list(originals.values())), tokenizer)
-    pictures = dict(zip(originals, made.pictures))
+        keys.setdefault(shard, set()).add(row["key"])
+    found = {(shard, pair.key): pair for shard in keys for pair in _read(shard, keys[shard])}
+    originals = np.stack(
+        [
+            crops.fit(images.decode_image(pair.image), reference.image_size)
+            for pair in found.values()
+        ]
+    )
+    tokenizer = bundles.load_part(reference.model, "tokenizer")
+    made = reconstructions.reconstruct(originals, tokenizer).images
+    index = {item: number for number, item in enumerate(found)}
 
     def shown(shard: str, row: dict[str, Any]) -> Shown:
-        place = shard, row["key"]
-        return Shown(row, found[place].text, originals[place], pictures[place])
+        item = shard, row["key"]
+        return Shown(row, found[item].text, originals[index[item]], made[index[item]])
 
     return {name: [shown(*item) for item in group] for name, group in groups.items()}
 

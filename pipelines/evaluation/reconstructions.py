@@ -1,33 +1,36 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`parti evaluate --reconstructions`: pictures through a tokenizer and back, measured and shown.
+"""Reference images through a tokenizer and back: the models, the Beam job, and its numbers.
 
-Every picture of a split is measured by `reconstruction_job`, which keeps none. Those that the page
-shows are chosen from the rows, read again and reconstructed again (`reconstruction_samples`).
+The job writes a row for each image, see `reconstruction_metrics`: JSON lines in the order of the
+pairs, a file for each of their shards. It keeps no image, and does not measure again the shards
+that an interrupted run had finished.
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
-from typing import Any
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
 
 from parti.data.images import images
 from parti.data.storage import shard_names
-from parti.engine.inference import bundles
-from parti.pipelines.beam import options
-from parti.pipelines.evaluation import (
-    reconstruction_job,
-    reconstruction_metrics,
-    reconstruction_report,
-    reconstruction_samples,
-)
+from parti.engine.inference import bundles, loaded_models
+from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.evaluation import reconstruction_metrics
+from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
-from parti.stages import files, manifests, output_directory, progress_line
+from parti.stages import files, manifests, progress_line
 
-KIND = "reconstructions"
 CODES_FILE = "codes.json"
-METRICS_FILE = "metrics.json"
+_ROWS = "reconstructions"  # folder of the rows
+_TOKENS = ".tokens"  # folder of the tokens: int32 without a header, until they are counted
+_TOKEN_TYPE = np.dtype("<i4")
+_BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,119 +40,220 @@ class Reference:
     Attributes:
       shards: TFRecord files of `ImageTextPair`.
       split: which they are of.
-      num_pictures: about so many are measured, the same share of each shard; None for all.
+      num_images: about how many are measured, the same share of each shard; None for all.
       expected: how many that will be, as far as is known.
-      models: what reconstructs.
-      fingerprints: of the pairs and of the models.
+      model: a bundle, or the training of a tokenizer; every worker must reach it.
+      is_bundle: whether it is a bundle.
+      image_size: of the tokenizer, in pixels.
+      grid_size: tokens along a side.
+      codebook_size: entries of the tokenizer's codebook.
+      fingerprints: of the pairs, of the tokenizer and, if there is one, of the upsampler.
     """
 
     shards: tuple[str, ...]
     split: str
-    num_pictures: int | None
+    num_images: int | None
     expected: int
-    models: reconstruction_job.Models
+    model: str
+    is_bundle: bool
+    image_size: int
+    grid_size: int
+    codebook_size: int
     fingerprints: dict[str, str]
 
     @classmethod
-    def open(
-        cls, pairs: str, model: str, split: str | None = None, num_pictures: int | None = None
-    ) -> "Reference":
+    def open(cls, pairs: str, model: str, split: str | None, num_images: int | None) -> "Reference":
         """Opens pairs and models, and checks that they can be measured.
 
         Args:
           pairs: the output of `parti clean`.
           model: a bundle, or the training directory of a tokenizer.
           split: of `records.SPLITS`; None is validation, or train if there is no other.
-          num_pictures: see the class.
+          num_images: see the class.
 
         Raises:
           FileNotFoundError: no finished pairs, or no model there.
-          ValueError: the split is empty, or the tokenizer's pictures are too small to measure.
+          ValueError: the split is empty, or the tokenizer's images are too small to measure.
         """
         manifest = manifests.read(pairs, "pairs")
         counts = manifest["counts"]
         split = split or ("validation" if counts.get("validation") else "train")
         if not counts.get(split):
             raise ValueError(f"{pairs}: the split {split} is empty; choose another --split")
+        tokenizer = bundles.load_part(model, "tokenizer")
+        size = tokenizer.model.image_size
+        if size < images.SSIM_WINDOW:
+            raise ValueError(
+                f"{model}: the tokenizer's pictures have {size} px; SSIM, which is measured too, "
+                f"needs {images.SSIM_WINDOW}"
+            )
+        fingerprints = {"pairs": manifest["fingerprint"], "tokenizer": tokenizer.fingerprint}
+        if is_bundle := (pathlib.Path(model) / bundles.BUNDLE_FILE).is_file():
+            parts = bundles.Bundle.open(model).fingerprints
+            fingerprints |= {name: parts[name] for name in parts if name == "upsampler"}
         pattern = str(pathlib.Path(pairs, f"{split}-*.tfrecord"))
-        models, fingerprints = _open_models(model)
         return cls(
             shards=tuple(shard_names.expand_pattern(pattern, "image-text pairs")),
             split=split,
-            num_pictures=num_pictures,
-            expected=min(counts[split], num_pictures or counts[split]),
-            models=models,
-            fingerprints={"pairs": manifest["fingerprint"], **fingerprints},
+            num_images=num_images,
+            expected=min(counts[split], num_images or counts[split]),
+            model=str(pathlib.Path(model).resolve()),
+            is_bundle=is_bundle,
+            image_size=size,
+            grid_size=tokenizer.model.grid_size,
+            codebook_size=tokenizer.model.codebook_size,
+            fingerprints=fingerprints,
         )
+
+    @property
+    def has_upsampler(self) -> bool:
+        """Whether there is an upsampler, which is measured too."""
+        return "upsampler" in self.fingerprints
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the bytes of the report, for the manifest."""
         return {
             "split": self.split,
-            "num_reference": self.num_pictures,
+            "num_reference": self.num_images,
             "reference_fingerprints": self.fingerprints,
         }
 
 
-def _open_models(source: str) -> tuple[reconstruction_job.Models, dict[str, str]]:
-    """Returns what reconstructs, and the fingerprint of each part."""
-    tokenizer = bundles.load_part(source, "tokenizer")
-    size = tokenizer.model.image_size
-    if size < images.SSIM_WINDOW:
-        raise ValueError(
-            f"{source}: the tokenizer's pictures have {size} px; SSIM, which is measured too, "
-            f"needs {images.SSIM_WINDOW}"
-        )
-    fingerprints = {"tokenizer": tokenizer.fingerprint}
-    if bundled := (pathlib.Path(source) / bundles.BUNDLE_FILE).is_file():
-        prints = bundles.Bundle.open(source).fingerprints
-        if "upsampler" in prints:
-            fingerprints["upsampler"] = prints["upsampler"]
-    models = reconstruction_job.Models(
-        source=str(pathlib.Path(source).resolve()),
-        image_size=size,
-        grid_size=tokenizer.model.grid_size,
-        codebook_size=tokenizer.model.codebook_size,
-        bundled=bundled,
-        has_upsampler="upsampler" in fingerprints,
-    )
-    return models, fingerprints
+class Reconstructed(NamedTuple):
+    """Images as tokens and back.
+
+    Attributes:
+      image_tokens: [batch, length] int32.
+      images: [batch, size, size, 3] uint8, what the tokens decode to.
+      tokens_again: [batch, length] int32, what those images encode to.
+    """
+
+    image_tokens: np.ndarray
+    images: np.ndarray
+    tokens_again: np.ndarray
 
 
-def run(
-    reference: Reference, flags: argparse.Namespace, beam_options: Any
-) -> tuple[output_directory.OutputDirectory, dict[str, Any]]:
-    """Writes a report of nothing but reconstructions; returns its stage and its metrics.
+def reconstruct(originals: np.ndarray, tokenizer: loaded_models.LoadedModel) -> Reconstructed:
+    """Encodes images [batch, size, size, 3] uint8, decodes them, and encodes them again."""
+    tokens = tokenizer.call("encode", images.to_float(originals), batch_size=_BATCH_SIZE)
+    decoded = images.to_uint8(tokenizer.call("decode", tokens, batch_size=_BATCH_SIZE))
+    again = tokenizer.call("encode", images.to_float(decoded), batch_size=_BATCH_SIZE)
+    return Reconstructed(tokens, decoded, again)
+
+
+class _Reconstructor(model_handlers.PartHandler):
+    """Images [batch, size, size, 3] uint8, at the tokenizer's size, to `Reconstructed`."""
+
+    def predict(self, example: np.ndarray, model: loaded_models.LoadedModel) -> Reconstructed:
+        return reconstruct(example, model)
+
+
+class _Measure(beam.DoFn):
+    """((batch, originals, reconstructed), upsampled or None) to a piece of the rows and tokens.
+
+    Gives (shard, (index of the batch, images)).
+    """
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._directory = directory
+
+    def process(self, element: tuple[Any, np.ndarray | None]) -> Iterator[Any]:
+        (batch, originals, made), upsampled = element
+        lines = []
+        for index, (pair, original) in enumerate(zip(batch.pairs, originals, strict=True)):
+            decoded = made.images[index]
+            row = reconstruction_metrics.image_row(
+                pair.key, original, decoded, made.image_tokens[index], made.tokens_again[index]
+            )
+            if upsampled is not None:
+                full = images.square_crop(images.decode_image(pair.image))
+                compared = reconstruction_metrics.upsampled_row(full, decoded, upsampled[index])
+                row |= {"upsampled": compared} if compared else {}
+            lines.append(json.dumps(row, sort_keys=True) + "\n")
+            options.tick()
+        shard, tokens = _rows_name(batch.shard), made.image_tokens.astype(_TOKEN_TYPE)
+        for folder, data in ((_ROWS, "".join(lines).encode()), (_TOKENS, tokens.tobytes())):
+            path = resumable_shards.piece_path(self._directory, folder, shard, batch.index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_bytes(path, data)
+        yield shard, (batch.index, len(lines))
+
+
+def _rows_name(shard: str) -> str:
+    """Returns the name of a shard's file of rows, given the shard's path or file name."""
+    return pathlib.Path(shard).with_suffix(".jsonl").name
+
+
+def build(
+    root: beam.Pipeline, reference: Reference, shards: Sequence[str], directory: pathlib.Path
+) -> beam.PCollection:
+    """Adds the job to a pipeline.
 
     Args:
+      root: the pipeline.
       reference: what to measure.
-      flags: of `parti evaluate`.
-      beam_options: from `options.parse`.
+      shards: those of its shards that are not measured yet.
+      directory: existing folder for the rows; every worker must reach it.
 
-    Raises:
-      ValueError: bad output, or no picture could be read.
-      options.PipelineError: the job failed.
+    Returns:
+      {"name", "count", "rejected": {key: reason}} of each shard measured.
     """
-    stage = output_directory.OutputDirectory(
-        flags.output,
-        KIND,
-        settings=reference.settings,
-        inputs={name: getattr(flags, name) for name in ("reference", "model")},
-        overwrite=flags.overwrite,
-        resume=True,
+    settings = token_batches.BatchSettings(reference.image_size, _BATCH_SIZE)
+    limit = reference.num_images and -(-reference.num_images // len(reference.shards))
+    read = (
+        root
+        | "Shards" >> beam.Create(list(shards))
+        | "Read"
+        >> beam.ParDo(token_batches.ReadBatches(settings, limit)).with_outputs(
+            "rejected", main="batches"
+        )
     )
-    with stage:
-        metrics = measure(reference, stage.path, beam_options)
-        text = json.dumps(metrics, indent=2, sort_keys=True)
-        (stage.path / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
-        numbers = metrics["reference"]
-        stage.publish({"images": numbers["num_images"], "rejected": numbers["num_rejected"]})
-    return stage, metrics
+    made = (
+        read.batches
+        | "Keep originals" >> beam.Map(lambda item: (item, item[1]))
+        | model_handlers.infer("Reconstruct", _Reconstructor(reference.model, "tokenizer"))
+        | "Keep reconstructions" >> beam.Map(lambda item: (*item[0], item[1]))
+    )
+    if reference.has_upsampler:
+        upsampled = (
+            made
+            | "To upsample" >> beam.Map(lambda item: (item, item[2].images))
+            | model_handlers.infer("Upsample", model_handlers.UpsampleHandler(reference.model))
+        )
+    else:
+        upsampled = made | "Not upsampled" >> beam.Map(lambda item: (item, None))
+    measured = upsampled | "Measure" >> beam.ParDo(_Measure(directory))
+    rejected = read.rejected | "Rename" >> beam.MapTuple(
+        lambda shard, row: (_rows_name(shard), row)
+    )
+    names = [_rows_name(shard) for shard in shards]
+    return resumable_shards.gather(root, directory, names, (measured, rejected), (_ROWS, _TOKENS))
 
 
-def measure(reference: Reference, directory: pathlib.Path, beam_options: Any) -> dict[str, Any]:
-    """Runs the Beam job and writes rows, counts of codes, rejected pictures and the page.
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of measured shards, each with the path of its shard; every iteration reads anew.
+
+    Attributes:
+      directory: that of `build`.
+      shards: paths of the shards.
+    """
+
+    directory: pathlib.Path
+    shards: Sequence[str]
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for shard in self.shards:
+            with open(self.directory / _ROWS / _rows_name(shard), encoding="utf-8") as file:
+                for line in file:
+                    yield shard, json.loads(line)
+
+
+def measure(
+    reference: Reference, directory: pathlib.Path, beam_options: Any
+) -> tuple[dict[str, Any], reconstruction_metrics.CodeCounts]:
+    """Runs the Beam job and writes rows, counts of codes, and which images could not be read.
 
     Args:
       reference: what to measure.
@@ -157,58 +261,74 @@ def measure(reference: Reference, directory: pathlib.Path, beam_options: Any) ->
       beam_options: from `options.parse`.
 
     Returns:
-      "reference": what was measured; "tokenizer" and "upsampler": as
-      `reconstruction_metrics.summarise` has them; "codebook"; "notes".
+      The metrics: "reference", what was measured; "tokenizer" and "upsampler", as
+      `reconstruction_metrics.summarise` has them; "codebook"; "notes". And the counts of codes.
 
     Raises:
-      ValueError: no picture could be read.
+      ValueError: no image could be read.
       options.PipelineError: the job failed.
     """
-    models, shards = reference.models, reference.shards
-    _run_shards(reference, directory, beam_options)
+    _run_job(reference, directory, beam_options)
+    num_rejected = _write_rejected(directory)
+    codes = _count_codes(reference, directory)
+    rows = Rows(directory, reference.shards)
+    metrics = reconstruction_metrics.summarise(row for _, row in rows)
+    metrics["codebook"] = reconstruction_metrics.codebook_metrics(codes)
+    metrics["reference"] = {
+        "split": reference.split,
+        "image_size": reference.image_size,
+        "grid_size": reference.grid_size,
+        "num_images": codes.num_images,
+        "num_rejected": num_rejected,
+    }
+    metrics["notes"] = _notes(reference, metrics)
+    files.write_bytes(directory / CODES_FILE, json.dumps(codes.to_dict()).encode() + b"\n")
+    return metrics, codes
+
+
+def _run_job(reference: Reference, directory: pathlib.Path, beam_options: Any) -> None:
+    """Measures the shards that are not measured yet."""
+    done = {report["name"]: report["count"] for report in resumable_shards.reports(directory)}
+    todo = [shard for shard in reference.shards if _rows_name(shard) not in done]
+    total = reference.expected - sum(done.values())
+    progress = progress_line.Progress("reconstruct", max(total, 0), "images")
+    if todo:
+        options.run_pipeline(
+            lambda root: build(root, reference, todo, directory), beam_options, progress
+        )
+    progress.done()
+
+
+def _write_rejected(directory: pathlib.Path) -> int:
+    """Writes which images could not be read, if any, and returns how many."""
     rejected = [
-        {"key": key, "reason": reason}
+        json.dumps({"key": key, "reason": reason}, sort_keys=True) + "\n"
         for report in resumable_shards.reports(directory)
         for key, reason in sorted(report["rejected"].items())
     ]
     if rejected:
-        lines = [json.dumps(row, sort_keys=True) + "\n" for row in rejected]
         path = directory / resumable_shards.REJECTED_FILE
-        files.write_bytes(path, "".join(lines).encode())
-    rows = reconstruction_job.Rows(directory, shards)
-    counts = reconstruction_job.count_codes(directory, shards, models)
-    metrics, psnr = reconstruction_metrics.summarise(row for _, row in rows)
-    metrics["codebook"] = reconstruction_metrics.codebook_metrics(counts)
-    metrics["reference"] = {
-        "split": reference.split,
-        "image_size": models.image_size,
-        "grid_size": models.grid_size,
-        "num_images": counts.num_pictures,
-        "num_rejected": len(rejected),
-    }
-    metrics["notes"] = _notes(reference, metrics)
-    files.write_bytes(directory / CODES_FILE, json.dumps(counts.to_dict()).encode() + b"\n")
-    groups = reconstruction_samples.choose(rows, counts.num_pictures)
-    shown = reconstruction_samples.show(groups, models)
-    reconstruction_report.write(directory, metrics, counts.tokens, psnr, shown)
-    reconstruction_job.clear(directory)
-    return metrics
+        files.write_bytes(path, "".join(rejected).encode())
+    return len(rejected)
 
 
-def _run_shards(reference: Reference, directory: pathlib.Path, beam_options: Any) -> None:
-    """Measures the shards that are not measured yet."""
-    done = {report["name"]: report["count"] for report in resumable_shards.reports(directory)}
-    todo = [s for s in reference.shards if reconstruction_job.rows_name(s) not in done]
-    total = reference.expected - sum(done.values())
-    progress = progress_line.Progress("reconstruct", max(total, 0), "images")
-    if todo:
-        limit = reference.num_pictures and -(-reference.num_pictures // len(reference.shards))
-        options.run_pipeline(
-            lambda root: reconstruction_job.build(root, reference.models, todo, directory, limit),
-            beam_options,
-            progress,
-        )
-    progress.done()
+def _count_codes(
+    reference: Reference, directory: pathlib.Path
+) -> reconstruction_metrics.CodeCounts:
+    """Returns how often each code was chosen in the measured shards."""
+    counts = reconstruction_metrics.CodeCounts(reference.codebook_size)
+    length = reference.grid_size**2
+    for shard in reference.shards:
+        with open(directory / _TOKENS / _rows_name(shard), "rb") as file:
+            while data := file.read(_BATCH_SIZE * length * _TOKEN_TYPE.itemsize):
+                counts.add(np.frombuffer(data, _TOKEN_TYPE).reshape(-1, length))
+    return counts
+
+
+def clear(directory: pathlib.Path) -> None:
+    """Removes what only an unfinished run needs."""
+    resumable_shards.clear(directory)
+    shutil.rmtree(directory / _TOKENS, ignore_errors=True)
 
 
 def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:
@@ -220,9 +340,9 @@ def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:
         notes.append(f"{rejected} of {total} pictures could not be read, see {file}")
     if reference.split == "train":
         notes.append("the pictures are of the train split: a tokenizer may have learnt from them")
-    if reference.models.bundled and "upsampler" not in metrics:
+    if reference.is_bundle and "upsampler" not in metrics:
         why = "the bundle has none"
-        if reference.models.has_upsampler:
+        if reference.has_upsampler:
             why = "the reference pictures are smaller than what it makes"
         notes.append(f"the upsampler was not measured: {why}")
     return notes

@@ -1,24 +1,36 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader sees of an evaluation: a table for the terminal and a small HTML page."""
+"""What a reader sees of an evaluation: tables for the terminal, and a page for each part.
+
+`report.html` is about generations, `reconstructions.html` about the models that drew them. Both are
+of bounded size and load nothing.
+"""
 
 import base64
-import html
+import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import markupsafe
+import numpy as np
 
+from parti.data.images import images
 from parti.data.storage import records
-from parti.pipelines.evaluation import reconstruction_report
+from parti.pipelines.evaluation import reconstruction_metrics, reconstruction_samples
 from parti.pipelines.html import templates
+from parti.stages import files
 
 FILE_NAME = "report.html"
+RECONSTRUCTIONS_FILE = "reconstructions.html"
 _NUM_EXAMPLES = 6
+_MAX_SIDE = 256  # pixels of an image of a page
+_MAX_PNG_SIDE = 128  # larger images are JPEG
+_CODE_COLUMNS = 256
+_PSNR_COLUMNS = 32
+_MAX_DRAWN_PSNR = 60  # dB
 
-# Comparison -> its column heading; see `evaluation_metrics`.
-COLUMNS = {
+# Comparison -> its column heading; see `scene_alignment`.
+_COMPARISONS = {
     "best": "best of N",
     "random": "any sample",
     "shuffled": "other prompts",
@@ -26,136 +38,295 @@ COLUMNS = {
     "best_minus_random": "best - any",
     "best_minus_shuffled": "best - other",
 }
+_MEASURES = {  # name -> what a reader calls it, and digits after the point
+    "psnr": ("PSNR, dB", 2),
+    "ssim": ("SSIM", 3),
+    "l1": ("L1, of 255", 2),
+    "token_agreement": ("tokens that come back", 3),
+}
+_UPSAMPLERS = {
+    "upsampler": "upsampler",
+    "bicubic": "bicubic",
+    "nearest": "nearest",
+    "gain_over_bicubic": "gain over bicubic",
+    "gain_over_nearest": "gain over nearest",
+}
+_GROUPS = {"worst": "The worst", "best": "The best", "random": "At random"}
 
-Table = list[list[str]]
 
+class Table(NamedTuple):
+    """A table of text.
 
-def tables(metrics: Mapping[str, Any], narrow: bool = False) -> list[tuple[str, Table]]:
-    """Returns (title, rows of cells, the first is the heading) of what was measured.
-
-    Args:
-      metrics: the content of `metrics.json`.
-      narrow: give half the width of each interval instead of its ends.
+    Attributes:
+      title: what it is about.
+      head: the names of the columns.
+      rows: cells, as many as there are columns.
     """
 
-    def cell(value: Mapping[str, float], interval: bool = True) -> str:
-        return templates.estimate(value, narrow=narrow) if interval else f"{value['mean']:.3f}"
-
-    found = []
-    if "alignment" in metrics:
-        title = (
-            f"Agreement with the scenes of {metrics['num_prompts_with_scene']} prompts, in [0, 1]"
-        )
-        found.append((title, _alignment_table("score", metrics["alignment"], cell)))
-        rows = metrics["alignment_by_challenge"]
-        found.append(("Overall agreement by challenge", _alignment_table("challenge", rows, cell)))
-    if "rerank_correlation" in metrics:
-        value = cell(metrics["rerank_correlation"])
-        rows = [["measure", "mean and 95% interval"], ["rank correlation with agreement", value]]
-        found.append(("Reranker", rows))
-    return found + reconstruction_report.tables(metrics, narrow)
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """Returns the tables and notes as text for a terminal."""
-    blocks = []
-    for title, rows in tables(metrics, narrow=True):
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows
-        ]
-        blocks.append("\n".join([title, *(f"  {line}" for line in lines)]))
+    """Returns all tables and notes as text for a terminal.
+
+    Args:
+      metrics: the content of `metrics.json`.
+    """
+    blocks = [_format(one) for one in _tables(metrics, narrow=True)]
     if blocks:
         blocks.append("±: half of the 95% interval, by bootstrap over prompts or pictures")
     blocks += [f"note: {note}" for note in metrics["notes"]]
     return "\n\n".join(blocks)
 
 
+def _format(one: Table) -> str:
+    rows = [one.head, *one.rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n  ".join([one.title, *lines])
+
+
+def _tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
+    """Returns everything that was measured; `narrow` is that of `templates.estimate`."""
+    return _alignment_tables(metrics, narrow) + _reconstruction_tables(metrics, narrow)
+
+
+def _alignment_tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
+    """Returns what was measured of generations, if they could be."""
+    tables = []
+    if "alignment" in metrics:
+        title = (
+            f"Agreement with the scenes of {metrics['num_prompts_with_scene']} prompts, in [0, 1]"
+        )
+        tables.append(_alignment_table(title, "score", metrics["alignment"], narrow))
+        title, rows = "Overall agreement by challenge", metrics["alignment_by_challenge"]
+        tables.append(_alignment_table(title, "challenge", rows, narrow))
+    if "rerank_correlation" in metrics:
+        value = templates.estimate(metrics["rerank_correlation"], narrow=narrow)
+        head = ("measure", "mean and 95% interval")
+        tables.append(Table("Reranker", head, [("rank correlation with agreement", value)]))
+    return tables
+
+
+def _alignment_table(
+    title: str, what: str, rows: Mapping[str, Mapping[str, Any]], narrow: bool
+) -> Table:
+    columns = [name for name in _COMPARISONS if any(name in row for row in rows.values())]
+
+    def cell(name: str, value: Mapping[str, Any]) -> str:
+        if name == "oracle":
+            return f"{value['mean']:.3f}"
+        return templates.estimate(value, narrow=narrow)
+
+    cells = [
+        [name, str(row["best"]["count"]), *(cell(column, row[column]) for column in columns)]
+        for name, row in rows.items()
+    ]
+    return Table(title, [what, "prompts", *(_COMPARISONS[name] for name in columns)], cells)
+
+
+def _reconstruction_tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
+    """Returns what was measured of reconstructions, if it was."""
+    if "reference" not in metrics:
+        return []
+    about = metrics["reference"]
+    count = templates.plural(about["num_images"], "picture")
+    rows = [
+        (label, templates.estimate(metrics["tokenizer"][name], digits, narrow))
+        for name, (label, digits) in _MEASURES.items()
+    ]
+    head = ("measure", "mean" if narrow else "mean and 95% interval")
+    tables = [
+        Table(f"Reconstructions of {count}, {about['split']}", head, rows),
+        _codebook_table(metrics["codebook"]),
+    ]
+    if "upsampler" in metrics:
+        tables.append(_upsampler_table(metrics["upsampler"], narrow))
+    return tables
+
+
+def _codebook_table(codebook: Mapping[str, Any]) -> Table:
+    """Returns how the codes are used."""
+    size, dead, batch_size = codebook["size"], codebook["dead_codes"], codebook["batch_size"]
+    rows = [("used by some picture", templates.percent(size - dead, size))]
+    if batch_size == reconstruction_metrics.USAGE_BATCH:  # fewer are not what the papers count
+        rows.append((f"used in a batch of {batch_size} pictures", f"{codebook['batch_usage']:.1%}"))
+    rows += [("dead codes", f"{dead:,}"), ("perplexity", f"{codebook['perplexity']:,.1f}")]
+    return Table(f"Codebook of {size:,}", ("measure", "value"), rows)
+
+
+def _upsampler_table(upsampler: Mapping[str, Any], narrow: bool) -> Table:
+    """Returns how the upsampler compares with interpolation."""
+    rows = [
+        (
+            label,
+            templates.estimate(upsampler["psnr"][name], 2, narrow),
+            templates.estimate(upsampler["ssim"][name], 3, narrow),
+        )
+        for name, label in _UPSAMPLERS.items()
+    ]
+    count = templates.plural(upsampler["psnr"]["upsampler"]["count"], "picture")
+    return Table(f"Upsampled reconstructions of {count}", ("picture", "PSNR, dB", "SSIM"), rows)
+
+
 def write(
     directory: pathlib.Path,
     metrics: Mapping[str, Any],
-    groups: Sequence[Sequence[records.Generation]],
+    best: Sequence[tuple[records.Generation, float]],
     generations_dir: pathlib.Path,
-    overall: Mapping[str, float] | None = None,
 ) -> None:
     """Writes `report.html`.
 
     Args:
       directory: where to.
       metrics: the content of `metrics.json`.
-      groups: prompts with a scene, images in rank order.
+      best: the best image of each prompt with a scene, and its agreement.
       generations_dir: what the paths of the images are relative to.
-      overall: path of a best picture -> its agreement, to show the highest and lowest.
     """
-    parts = [f"<p>{metrics['num_images']} pictures of {metrics['num_prompts']} prompts.</p>"]
-    if "reference" in metrics:
-        page = reconstruction_report.FILE_NAME
-        parts.append(f'<p>How the models reconstruct pictures: <a href="{page}">{page}</a></p>')
-    for note in metrics["notes"]:
-        parts.append(f'<p class="note">{html.escape(note)}</p>')
-    for title, rows in tables(metrics):
-        parts.append(f"<h2>{html.escape(title)}</h2>{_html_table(rows)}")
-    if overall:
-        order = sorted(groups, key=lambda group: (-overall[group[0].image], group[0].image))
-        half = min(_NUM_EXAMPLES, len(order) // 2)
-        for title, chosen in (("Highest", order[:half]), ("Lowest", order[len(order) - half :])):
-            if chosen:
-                figures = "".join(
-                    _figure(group[0], generations_dir, overall[group[0].image]) for group in chosen
-                )
-                parts.append(f"<h2>{title} agreement of a best picture</h2>")
-                parts.append(f'<div class="pictures">{figures}</div>')
+    order = sorted(best, key=lambda item: (-item[1], item[0].image))
+    half = min(_NUM_EXAMPLES, len(order) // 2)
+    groups = {"Highest": order[:half], "Lowest": order[len(order) - half :]}
     page = templates.render(
         "evaluation_report.html",
         title="Parti evaluation",
-        legend=markupsafe.Markup(_legend(metrics)),
-        body=markupsafe.Markup("\n".join(parts)),
+        metrics=metrics,
+        notes=metrics["notes"],
+        tables=_tables(metrics, narrow=False),
+        reconstructions=RECONSTRUCTIONS_FILE if "reference" in metrics else "",
+        groups=[
+            (
+                f"{name} agreement of a best picture",
+                [_example(item, generations_dir, agreement) for item, agreement in chosen],
+            )
+            for name, chosen in groups.items()
+            if chosen
+        ],
     )
-    (directory / FILE_NAME).write_text(page, encoding="utf-8")
+    files.write_bytes(directory / FILE_NAME, page.encode())
 
 
-def _alignment_table(
-    what: str, rows: Mapping[str, Mapping[str, Any]], cell: Callable[..., str]
-) -> Table:
-    columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
-    cells = [
-        [name, str(row["best"]["count"])]
-        + [cell(row[column], interval=column != "oracle") for column in columns]
-        for name, row in rows.items()
-    ]
-    return [[what, "prompts", *(COLUMNS[name] for name in columns)], *cells]
+def _example(
+    item: records.Generation, generations_dir: pathlib.Path, agreement: float
+) -> dict[str, Any]:
+    data = (generations_dir / item.image).read_bytes()
+    return {
+        "prompt": item.prompt,
+        "agreement": agreement,
+        "image": _data_uri(data, "png"),
+        "width": images.read_size(data)[0],
+    }
 
 
-def _html_table(rows: Table) -> str:
-    heading = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in rows[1:]
+def write_reconstructions(
+    directory: pathlib.Path,
+    metrics: Mapping[str, Any],
+    code_tokens: np.ndarray,
+    psnr: np.ndarray,
+    shown: Mapping[str, Sequence[reconstruction_samples.Shown]],
+) -> None:
+    """Writes `reconstructions.html`.
+
+    Args:
+      directory: where to.
+      metrics: what `reconstructions.measure` gives.
+      code_tokens: [codes], tokens that are each code.
+      psnr: [images], in dB.
+      shown: the images, by the names of `reconstruction_samples.choose`.
+    """
+    page = templates.render(
+        "reconstruction_report.html",
+        title="Reconstructions",
+        metrics=metrics,
+        notes=metrics["notes"],
+        tables=_reconstruction_tables(metrics, narrow=True),
+        codes=_code_plot(code_tokens),
+        psnr=_psnr_plot(psnr),
+        groups=[(_GROUPS[name], [_views(one) for one in group]) for name, group in shown.items()],
+        amplified=reconstruction_samples.AMPLIFIED,
     )
-    return (
-        f'<div class="panel scroll"><table><thead><tr>{heading}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    files.write_bytes(directory / RECONSTRUCTIONS_FILE, page.encode())
 
 
-def _figure(item: records.Generation, generations_dir: pathlib.Path, value: float) -> str:
-    data = base64.b64encode((generations_dir / item.image).read_bytes()).decode("ascii")
-    text = html.escape(item.prompt)
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{text}">'
-        f"<figcaption>{text}<br><b>{value:.2f}</b></figcaption></figure>"
-    )
+def _views(one: reconstruction_samples.Shown) -> dict[str, Any]:
+    """Returns what the page shows of an image."""
+    views = {
+        "original": one.original,
+        "reconstruction": one.reconstruction,
+        "difference": one.difference,
+    }
+    return {
+        "images": {name: _embed(view) for name, view in views.items()},
+        "row": one.row,
+        "text": one.text,
+        "width": min(len(one.original), _MAX_SIDE),
+    }
 
 
-def _legend(metrics: Mapping[str, Any]) -> str:
-    if "alignment" not in metrics:
-        return ""
-    return (
-        "<p>Each picture is read back (shapes, colours, places) and held against the scene that "
-        "its prompt describes. <b>Best of N</b> is the picture ranked first; <b>any sample</b> the "
-        "mean over a prompt's samples; <b>other prompts</b> best pictures that were drawn for "
-        "other prompts, which is the level of chance; <b>most aligned</b> what a perfect reranker "
-        "would choose. Differences are paired by prompt; intervals are 95%, by bootstrap over "
-        "prompts.</p>"
-    )
+def _embed(image: np.ndarray) -> str:
+    """Returns a square image as a data URI."""
+    if len(image) > _MAX_SIDE:
+        image = images.resize(image, _MAX_SIDE)
+    if len(image) > _MAX_PNG_SIDE:
+        return _data_uri(images.encode_jpeg(image), "jpeg")
+    return _data_uri(images.encode_png(image), "png")
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _code_plot(code_tokens: np.ndarray) -> dict[str, Any]:
+    """Returns how often codes are used, the most used first, on a logarithmic scale.
+
+    Returns:
+      "plot": for the macro of this name; "most": the use of the most used code, 1 if all codes are
+      as frequent.
+    """
+    use = np.sort(code_tokens)[::-1] / code_tokens.mean()
+    columns = [float(part.mean()) for part in np.array_split(use, min(_CODE_COLUMNS, use.size))]
+    low = math.log10(min(*(c for c in columns if c), 1.0) / 1.5)
+    high = math.log10(columns[0])
+
+    def height(value: float) -> float:
+        return 100 * (math.log10(value) - low) / (high - low)
+
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    plot = {
+        "columns": [
+            {"height": height(column) if column else 0, "label": f"{column:.3g}×"}
+            for column in columns
+        ],
+        "x_ticks": [(0, "most used"), (100, "least used")],
+        "y_ticks": [(height(10.0**power), f"{10.0**power:g}×") for power in powers],
+        "y_lines": [(height(1.0), "all codes alike")],
+    }
+    return {"plot": plot, "most": float(use[0])}
+
+
+def _psnr_plot(psnr: np.ndarray) -> dict[str, Any]:
+    """Returns how many images have which PSNR.
+
+    Returns:
+      "plot": for the macro of this name; "median", in dB.
+    """
+    values = np.minimum(psnr, _MAX_DRAWN_PSNR)
+    high = min(math.floor(values.max()) + 1, _MAX_DRAWN_PSNR)
+    low = min(math.floor(values.min()), high - 1)
+    counts, edges = np.histogram(values, bins=_PSNR_COLUMNS, range=(low, high))
+    median = float(np.median(values))
+    most = int(counts.max())
+    plot = {
+        "columns": [
+            {"height": 100 * count / most, "label": f"{start:.1f} to {end:.1f} dB: {count:,}"}
+            for count, start, end in zip(counts.tolist(), edges, edges[1:])
+        ],
+        "x_ticks": [
+            (0, f"{low} dB"),
+            (100, f"{high} dB and more" if (psnr > high).any() else f"{high} dB"),
+        ],
+        "y_ticks": templates.count_ticks(most),
+        "x_lines": [(100 * (median - low) / (high - low), f"median: {median:.1f} dB")],
+    }
+    return {"plot": plot, "median": median}

@@ -1,10 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From measured pictures to the numbers of an evaluation; pure, no Beam.
+"""How well images agree with the scenes of their prompts: from what was read of them to numbers.
 
-Comparisons, each a mean over prompts with its interval: `best` is the picture of rank 0, `random`
-any sample (the mean over a prompt's samples), `shuffled` the best pictures of other prompts, which
-is chance, `oracle` the sample that agrees most with the scene: what a perfect reranker chooses.
+Comparisons, each a mean over prompts with its interval: `best` is the image of rank 0, `random` any
+sample (the mean over a prompt's samples), `shuffled` the best images of other prompts, which is
+chance, `oracle` the sample that agrees most with the scene: what a perfect reranker chooses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,58 +17,49 @@ from parti.data.scenes import scenes
 from parti.data.storage import records
 from parti.pipelines.evaluation import bootstrap
 
-SCENE = "scene"
 OVERALL = "overall"
+_SCENE = "scene"  # in the metadata of a prompt
 _NUM_PERMUTATIONS = 8
+
+# Score name -> alignment in [0, 1].
+Alignment = Mapping[str, float]
+
+
+def scene_of(item: records.Generation) -> scenes.Scene | None:
+    """Returns the scene that a prompt describes; None if its metadata has none of ours."""
+    try:
+        return scenes.Scene.from_dict(item.metadata[_SCENE])
+    except (KeyError, ValueError):
+        return None
 
 
 def alignment_metrics(
-    groups: Sequence[list[records.Generation]], found: Sequence[Mapping[str, Any]]
+    groups: Sequence[Sequence[records.Generation]], found: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Returns the estimates for prompts with a scene.
 
     Args:
       groups: the images of each prompt, in rank order.
-      found: what `evaluate.build` gave, in any order.
+      found: what `evaluate.build` gives for each prompt, in the same order.
 
     Returns:
       "alignment": {score name: {comparison: estimate}}; "alignment_by_challenge": the same for
       `overall`, by the challenge of the scene; "rerank_correlation": Spearman's between the
       reranker's scores and the alignments of a prompt's samples, if there are scores.
     """
-    by_id = {row["prompt_id"]: row for row in found}
-    rows = [by_id[group[0].prompt_id] for group in groups]
-    truths = [scenes.Scene.from_dict(group[0].metadata[SCENE]) for group in groups]
-    shuffled = _shuffled_alignments([_view(row["best"]) for row in rows], truths)
-    prompts = [_comparisons(row["alignments"], other) for row, other in zip(rows, shuffled)]
-    names = [name for name in (OVERALL, *scene_probe.SCORES) if any(name in p for p in prompts)]
-    result: dict[str, Any] = {
-        "alignment": {
-            name: _estimate([prompt[name] for prompt in prompts if name in prompt])
-            for name in names
-        }
+    truths = [scenes.Scene.from_dict(group[0].metadata[_SCENE]) for group in groups]
+    shuffled = _shuffled_alignments([_view(row["best"]) for row in found], truths)
+    prompts = [_comparisons(row["alignments"], other) for row, other in zip(found, shuffled)]
+    challenges = [truth.challenge for truth in truths]
+    return {
+        "alignment": _by_score(prompts),
+        "alignment_by_challenge": _by_challenge([p[OVERALL] for p in prompts], challenges),
+        **_rerank_correlation(groups, found),
     }
-    challenges = sorted({truth.challenge for truth in truths})
-    result["alignment_by_challenge"] = {
-        challenge: _estimate(
-            [p[OVERALL] for p, t in zip(prompts, truths) if t.challenge == challenge]
-        )
-        for challenge in challenges
-    }
-    correlations = []
-    for group, row in zip(groups, rows):
-        scores = [item.score for item in group if item.score is not None]
-        overall = [alignment[OVERALL] for alignment in row["alignments"]]
-        if len(scores) == len(overall):
-            correlations.append(bootstrap.rank_correlation(scores, overall))
-    known = [value for value in correlations if value is not None]
-    if known:
-        result["rerank_correlation"] = bootstrap.bootstrap(known).to_dict()
-    return result
 
 
 def _comparisons(
-    alignments: Sequence[Mapping[str, float]], shuffled: Mapping[str, float] | None
+    alignments: Sequence[Alignment], shuffled: Alignment | None
 ) -> dict[str, dict[str, float]]:
     """Returns {score name: {comparison: value}} of one prompt, whose images are in rank order."""
     result = {}
@@ -84,17 +75,48 @@ def _comparisons(
     return result
 
 
+def _by_score(prompts: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Returns {score name: {comparison: estimate}}, of the prompts that have the score."""
+    rows = {
+        name: [prompt[name] for prompt in prompts if name in prompt]
+        for name in (OVERALL, *scene_probe.SCORES)
+    }
+    return {name: _estimate(some) for name, some in rows.items() if some}
+
+
+def _by_challenge(
+    prompts: Sequence[Mapping[str, float]], challenges: Sequence[str]
+) -> dict[str, Any]:
+    """Returns {challenge: {comparison: estimate}}."""
+    return {
+        name: _estimate([row for row, challenge in zip(prompts, challenges) if challenge == name])
+        for name in sorted(set(challenges))
+    }
+
+
+def _rerank_correlation(
+    groups: Sequence[Sequence[records.Generation]], found: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Returns {"rerank_correlation": estimate}; {} if no prompt's scores and alignments differ."""
+    correlations = []
+    for group, row in zip(groups, found):
+        scores = [item.score for item in group if item.score is not None]
+        overall = [alignment[OVERALL] for alignment in row["alignments"]]
+        if len(scores) == len(overall):
+            correlations.append(bootstrap.rank_correlation(scores, overall))
+    known = [value for value in correlations if value is not None]
+    return {"rerank_correlation": bootstrap.estimate_mean(known)} if known else {}
+
+
 def _estimate(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Returns {comparison: estimate} over prompts."""
-    return {
-        name: bootstrap.bootstrap([row[name] for row in rows]).to_dict() for name in sorted(rows[0])
-    }
+    return {name: bootstrap.estimate_mean([row[name] for row in rows]) for name in sorted(rows[0])}
 
 
 def _shuffled_alignments(
     views: Sequence[scene_probe.View], truths: Sequence[scenes.Scene]
 ) -> list[dict[str, float] | None]:
-    """Returns what the best pictures of other prompts score against each scene (the mean)."""
+    """Returns what the best images of other prompts score against each scene (the mean)."""
     if len(truths) < 2:
         return [None] * len(truths)
     permutations = bootstrap.derangements(len(truths), _NUM_PERMUTATIONS)

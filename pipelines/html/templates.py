@@ -1,11 +1,14 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The pages that commands write: templates of this folder, filled, with `page.css` inside.
+"""The pages that commands write, from the Jinja templates of this folder.
 
-A page is one file that loads nothing. Every value is escaped unless it is `markupsafe.Markup`.
+`page.html` is the frame of all, with the style `page.css` inside; `report.html` and `report.css`
+are those of reports, `macros.html` has what reports are made of. A page is one file that loads
+nothing. Every value is escaped unless it is `markupsafe.Markup`.
 """
 
 import functools
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +38,11 @@ def percent(part: int, whole: int) -> str:
     return f"{share:.1f}%".replace(".0%", "%")
 
 
+def share(value: float) -> str:
+    """Returns a share in [0, 1] as text; see `percent`."""
+    return percent(round(value * 1_000_000), 1_000_000)
+
+
 def size(num_bytes: int) -> str:
     """Returns a size in bytes as text: 1.2 kB, 910.0 MB, 5.7 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
@@ -60,8 +68,22 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def count_ticks(most: int) -> list[tuple[float, str]]:
+    """Returns the scale of a drawing of counts: 0 and up to four multiples of 1, 2 or 5 times 10^n.
+
+    Args:
+      most: count at the top of the drawing; at least 1.
+
+    Returns:
+      (height in percent of the drawing, count as text).
+    """
+    steps = (factor * 10**power for power in itertools.count() for factor in (1, 2, 5))
+    step = next(step for step in steps if most // step <= 4)
+    return [(100 * count / most, f"{count:,}") for count in range(0, most + 1, step)]
+
+
 def estimate(value: Mapping[str, Any], digits: int = 3, narrow: bool = False) -> str:
-    """Returns an estimate (see `bootstrap.Estimate.to_dict`) as text: 24.31 [24.02, 24.60].
+    """Returns an estimate (see `bootstrap.estimate_mean`) as text: 24.31 [24.02, 24.60].
 
     Args:
       value: the estimate.
@@ -88,6 +110,7 @@ def _environment() -> jinja2.Environment:
         "duration": duration,
         "percent": percent,
         "plural": plural,
+        "share": share,
         "size": size,
     }
     return environment

@@ -5,9 +5,12 @@
     rows = texts | caption_sampling.SampleCaptions(max_rows=2_000_000, power=0.5)
 
 A caption that n pairs have counts w = min(n, cap) ** power, so that the boilerplate of the web does
-not fill the vocabulary. The sample is by threshold: with u in (0, 1] from the hash of the text, the
-texts with w / u of at least t are taken, where t is the least that lets no more than `max_rows` in.
-A text is then taken with probability p = min(1, w / t); w / p and n / p are unbiased estimates.
+not fill the vocabulary. The sample is by threshold: with u in (0, 1] from the hash of the text, it
+takes the texts with w / u of at least t, the least t that takes no more than `max_rows`. A text is
+then taken with probability p = min(1, w / t); w / p and n / p are unbiased estimates.
+
+`beam.combiners.Sample` is uniform and draws anew in each run, and SentencePiece's
+`input_sentence_size` needs all captions on one machine: neither weighs, neither bounds memory.
 
 Source: N. Duffield, C. Lund, M. Thorup, "Priority sampling for estimation of arbitrary subset
 sums" (JACM 2007), with a threshold on a fixed scale: it needs a histogram, no sorting.
@@ -45,7 +48,7 @@ class Row(NamedTuple):
     language: str = ""
 
     def random_key(self) -> str:
-        """Returns what puts rows into an order that says nothing of them."""
+        """Returns a key that puts rows into a random order, the same in every run."""
         return f"{sharded_writers.hash_fraction(self.text, 'order'):.15f}"
 
     def to_json(self) -> bytes:
@@ -74,10 +77,10 @@ def weight(occurrences: int, power: float, cap: int) -> float:
 
 
 class SampleCaptions(beam.PTransform):
-    """Captions (str) to at most `max_rows` rows of distinct ones, each with its chance in mind."""
+    """Captions (str) to at most `max_rows` rows of distinct ones, weighted by their chance."""
 
     def __init__(self, max_rows: int, power: float, cap: int = 0) -> None:
-        """Sets how many, and how often a repeated caption counts.
+        """Sets the size of the sample, and how often a repeated caption counts.
 
         Args:
           max_rows: rows at most.
@@ -85,11 +88,11 @@ class SampleCaptions(beam.PTransform):
           cap: occurrences of a caption that count at most; 0 for all.
         """
         super().__init__()
-        self._max_rows, self._power, self._cap = max_rows, power, cap
+        self.max_rows, self._power, self._cap = max_rows, power, cap
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Returns the rows, without their language."""
-        max_rows, power, cap = self._max_rows, self._power, self._cap
+        max_rows, power, cap = self.max_rows, self._power, self._cap
         counted = pcoll | "Count equal" >> beam.combiners.Count.PerElement()
         threshold = (
             counted

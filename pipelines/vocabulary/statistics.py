@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How well a SentencePiece model fits captions: pieces a word, what it cannot spell, lengths.
+"""How well a SentencePiece model fits captions: pieces a word, characters without one, lengths.
 
-Every figure weighs a caption by how many captions of the data it stands for, so that it tells of
-the data and not of the sample.
+Every figure weighs a caption by how many captions of the data it stands for: it describes the data,
+not the sample.
 """
 
 import collections
@@ -18,10 +18,10 @@ ROWS_PER_LANGUAGE = 2_000  # captions of a language that are measured
 MIN_ROWS = 20  # a language with fewer has no figures of its own
 OTHER = "other"  # the languages with fewer, together
 PERCENTILES = (50, 90, 99, 100)
-NUM_BARS = 16  # of the histogram up to the length of the encoder; one more is for what is over it
+NUM_BARS = 16  # of the histogram up to the length of the encoder; one more is for longer captions
 _NUM_EXAMPLES = 3  # for each language
 _NUM_LONG = 6
-_NUM_STRANGE = 48
+_NUM_UNCOVERED = 48
 _EXAMPLE_TOKENS = 200
 # Languages that write no spaces between words: pieces per word say nothing.
 _WITHOUT_SPACES = frozenset(("bo", "dz", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"))
@@ -32,7 +32,7 @@ def bounded(rows: Iterable[caption_sampling.Row]) -> list[caption_sampling.Row]:
     """Returns the first `ROWS_PER_LANGUAGE` rows of each language, which then stand for all of it.
 
     Args:
-      rows: in an order that says nothing; read once.
+      rows: in random order; read once.
     """
     totals: collections.Counter[str] = collections.Counter()
     groups: dict[str, list[caption_sampling.Row]] = collections.defaultdict(list)
@@ -84,11 +84,7 @@ class Measured:
           unknown_rate (shares of all pieces), length_percentiles ({"50": tokens with the end mark,
           ...}), over_length_rate (share of the captions longer than `text_length`).
         """
-        part = (
-            self._languages == language
-            if language is not None
-            else np.ones(len(self.rows), dtype=bool)
-        )
+        part = np.full(len(self.rows), True) if language is None else self._languages == language
         if not part.any():
             return None
         weights, lengths = self._weights[part], self._pieces[part] + 1
@@ -112,20 +108,20 @@ class Measured:
         }
 
     def histogram(self) -> list[float]:
-        """Returns shares of captions by length: `NUM_BARS` even steps up to `text_length`, over."""
+        """Returns shares of captions by length: `NUM_BARS` equal bins to `text_length`, longer."""
         bars = np.minimum(self._pieces * NUM_BARS // self.text_length, NUM_BARS)
         counts = np.bincount(bars, self._weights, NUM_BARS + 1)
         return [round(float(count / counts.sum()), 6) for count in counts]
 
-    def strange(self) -> list[tuple[str, int]]:
-        """Returns characters without a piece, and in how many of a million captions they are."""
+    def uncovered(self) -> list[tuple[str, int]]:
+        """Returns characters without a piece, and how many of a million captions have them."""
         found: collections.Counter[str] = collections.Counter()
         for index in np.flatnonzero(self._bytes + self._unknown):
             for character in set(self._spelled(self.rows[index].text)):
                 found[character] += self._weights[index]
         scale = 1e6 / self._weights.sum()
         counts = [(character, round(value * scale)) for character, value in found.items()]
-        return sorted(counts, key=lambda item: (-item[1], item[0]))[:_NUM_STRANGE]
+        return sorted(counts, key=lambda item: (-item[1], item[0]))[:_NUM_UNCOVERED]
 
     def _spelled(self, text: str) -> Iterator[str]:
         """Yields the characters of a text that are bytes or unknown to the model."""
@@ -164,7 +160,10 @@ class Measured:
 
 
 def percentile(values: np.ndarray, weights: np.ndarray, share: float) -> int:
-    """Returns the least value that at least `share` of the weight does not exceed."""
+    """Returns the least value that at least `share` of the weight does not exceed.
+
+    Rounding of the sums does not move it, as it would in `numpy.quantile` with weights.
+    """
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
     index = np.searchsorted(reached, share * reached[-1] * (1 - 1e-12))
@@ -205,15 +204,15 @@ def report(
     Args:
       model: a SentencePieceProcessor.
       num_symbols: how many symbols it has, with `<mask>`.
-      train: the rows that it learnt from; at least one, in an order that says nothing; read once.
+      train: the rows that it learnt from; at least one, in random order; read once.
       held_out: rows of captions that it has not seen, likewise; may be none.
       text_length: tokens that the encoder sees.
 
     Returns:
       text_length; pieces (how many of each kind); train and held_out (figures, or None);
       languages (figures with `language`, most captions first; "" where it is not clear, "other"
-      for those with under `MIN_ROWS` captions); histogram, strange, examples and long_examples as
-      `Measured` returns them, of the captions to learn from.
+      for those with under `MIN_ROWS` captions); and of the captions to learn from histogram,
+      strange (`uncovered`), examples and long_examples, as `Measured` returns them.
     """
     seen = Measured(model, bounded(train), text_length)
     unseen = Measured(model, bounded(held_out), text_length)
@@ -224,7 +223,7 @@ def report(
         "held_out": unseen.figures(),
         "languages": [{"language": n} | (seen.figures(n) or {}) for n in seen.languages()],
         "histogram": seen.histogram(),
-        "strange": [list(item) for item in seen.strange()],
+        "strange": [list(item) for item in seen.uncovered()],
         "examples": seen.examples(),
         "long_examples": seen.long_examples(),
     }

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation of planted generations, whose agreement with their prompts is known."""
 
-import dataclasses
 import json
 import pathlib
 import random
@@ -16,7 +15,6 @@ from parti.data.scenes import scenes
 from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles
 from parti.pipelines import evaluate
-from parti.pipelines.evaluation import bootstrap
 from parti.stages import manifests
 
 NUM_PROMPTS, SIZE = 12, 64
@@ -167,36 +165,3 @@ def test_user_mistakes(tmp_path: pathlib.Path, pairs_dir: pathlib.Path) -> None:
         run(plant(tmp_path / "made"), tmp_path / "out", f"--reference={pairs_dir}")
     with pytest.raises(ValueError, match="holds pairs, not generations"):
         run(pairs_dir, tmp_path / "out")
-
-
-def test_the_interval_of_a_mean() -> None:
-    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
-    found = bootstrap.bootstrap(values)
-    error = 1.96 * values.std() / 20
-    assert found.mean == pytest.approx(values.mean()) and found.count == 400
-    assert found.low == pytest.approx(values.mean() - error, abs=0.03)
-    assert found.high == pytest.approx(values.mean() + error, abs=0.03)
-    assert found == bootstrap.bootstrap(values) != bootstrap.bootstrap(values, seed=1)
-    constant = bootstrap.bootstrap([2.0, 2.0])
-    assert dataclasses.astuple(constant) == (2.0, 2.0, 2.0, 2)
-    for bad in ([], [1.0, float("nan")], [[1.0]]):
-        with pytest.raises(ValueError, match="give finite values"):
-            bootstrap.bootstrap(bad)  # type: ignore[arg-type]
-
-
-def test_derangements_move_everything() -> None:
-    rows = bootstrap.derangements(5, 50)
-    assert (np.sort(rows, axis=1) == np.arange(5)).all() and (rows != np.arange(5)).all()
-    assert len({tuple(row) for row in rows}) > 10
-    assert bootstrap.derangements(2, 1).tolist() == [[1, 0]]
-    with pytest.raises(ValueError, match="at least 2"):
-        bootstrap.derangements(1, 1)
-
-
-def test_rank_correlation_by_hand() -> None:
-    assert bootstrap.rank_correlation([1, 2, 3], [10, 20, 90]) == pytest.approx(1.0)
-    assert bootstrap.rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
-    # Ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4: covariance 4.5, variances 4.5 and 5.
-    found = bootstrap.rank_correlation([0, 5, 5, 9], [1, 2, 3, 4])
-    assert found == pytest.approx(4.5 / np.sqrt(4.5 * 5))
-    assert bootstrap.rank_correlation([1, 1, 1], [1, 2, 3]) is None

@@ -5,7 +5,6 @@
 import html.parser
 import itertools
 import json
-import math
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -21,9 +20,9 @@ from parti.pipelines import evaluate
 from parti.pipelines.beam import options
 from parti.pipelines.evaluation import (
     reconstruction_metrics,
-    reconstruction_report,
     reconstruction_samples,
 )
+from parti.pipelines.evaluation import report as evaluation_report
 from parti.pipelines.tokens import resumable_shards
 from parti.stages import manifests
 
@@ -291,71 +290,6 @@ def test_user_mistakes(
         run(tmp_path / "out", broken, bundle)
 
 
-def test_the_use_in_a_batch_is_the_mean_over_all_batches() -> None:
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 12, (7, 4)) // rng.integers(1, 4, (7, 4))
-    counts = reconstruction_metrics.CodeCounts(13)
-    counts.add(tokens[:5])
-    counts.add(tokens[5:])
-    for size in (1, 3, 7):
-        shares = [
-            len(np.unique(tokens[list(batch)])) / 13
-            for batch in itertools.combinations(range(7), size)
-        ]
-        assert reconstruction_metrics.batch_usage(counts, size) == pytest.approx(np.mean(shares))
-    for size in (0, 8):
-        with pytest.raises(ValueError, match="give 1 to the number of pictures, 7"):
-            reconstruction_metrics.batch_usage(counts, size)
-
-
-def test_codebook_metrics_by_hand() -> None:
-    # Codes 0 and 1 in 300 pictures each, 2 in half of them; 3 never.
-    tokens = np.array([[0, 0, 1, 1], [0, 0, 1, 2]] * 150)
-    counts = reconstruction_metrics.CodeCounts(4)
-    counts.add(tokens)
-    found = reconstruction_metrics.codebook_metrics(counts)
-    shares = np.array([4, 3, 1]) / 8
-    assert found["perplexity"] == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
-    assert (found["usage"], found["dead_codes"], found["size"]) == (0.75, 1, 4)
-    # Code 2 is in 150 of 300 pictures, so each batch of 256 has it.
-    assert (found["batch_usage"], found["batch_size"]) == (0.75, 256)
-
-
-def test_measures_of_a_picture_by_hand() -> None:
-    original = np.full((12, 12, 3), 100, np.uint8)
-    other = original.copy()
-    other[:6] += 10
-    again, tokens = np.array([1, 2, 9, 4]), np.array([1, 2, 3, 4])
-    row = reconstruction_metrics.picture_row("k", original, other, tokens, again)
-    assert row["psnr"] == pytest.approx(10 * math.log10(255**2 / 50), abs=1e-5)
-    assert row["l1"] == 5.0 and row["token_agreement"] == 0.75
-    same = reconstruction_metrics.picture_row("k", original, original, tokens, tokens)
-    assert (same["psnr"], same["ssim"], same["l1"], same["token_agreement"]) == (100, 1, 0, 1)
-
-
-def test_a_few_pictures_are_chosen_of_many() -> None:
-    values = np.random.default_rng(0).permutation(1000)
-    every = [("shard", {"key": f"{value:04d}", "psnr": float(value)}) for value in values]
-    chosen = reconstruction_samples.choose(every, 1000)
-    assert [row["psnr"] for _, row in chosen["worst"]] == list(range(12))
-    assert [row["psnr"] for _, row in chosen["best"]] == list(range(999, 987, -1))
-    assert len({row["key"] for _, row in chosen["random"]}) == 12
-    spread = [row["psnr"] for _, row in chosen["random"]]
-    assert max(spread) > 600 and min(spread) < 400
-    one = reconstruction_samples.choose(every[:1], 1)
-    assert [len(group) for group in one.values()] == [1, 1, 1]
-
-
-def test_the_difference_is_amplified_and_clipped() -> None:
-    first, second = np.full((2, 2, 3), 10, np.uint8), np.full((2, 2, 3), 13, np.uint8)
-    second[0, 0] = 250
-    shown = reconstruction_samples.Shown({}, "", first, second)
-    assert shown.difference.dtype == np.uint8
-    assert (
-        shown.difference[0, 0].tolist() == [255] * 3 and shown.difference[1, 1].tolist() == [12] * 3
-    )
-
-
 def test_the_page_is_bounded_whatever_the_size_and_survives_extremes(
     tmp_path: pathlib.Path, report: pathlib.Path
 ) -> None:
@@ -366,7 +300,7 @@ def test_the_page_is_bounded_whatever_the_size_and_survives_extremes(
     groups = {name: shown for name in ("worst", "best", "random")}
     only_one = np.array([5000] + [0] * 8191)
     for psnr in (np.array([100.0]), np.array([0.5, 100.0])):
-        reconstruction_report.write(tmp_path, metrics, only_one, psnr, groups)
+        evaluation_report.write_reconstructions(tmp_path, metrics, only_one, psnr, groups)
         page = (tmp_path / "reconstructions.html").read_text()
         assert "nan" not in page.split("<svg", 1)[1].split("</main>")[0].split("data:")[0]
         assert len(page) < 30e6  # noise, the worst for JPEG

@@ -4,13 +4,21 @@
 
 import pathlib
 
+import browser
 import jinja2
 import markupsafe
 import pytest
 
 from parti.pipelines.html import templates
 
-VALUES = {"title": "a <b>bold</b> page", "legend": "<i>", "body": markupsafe.Markup("<hr>")}
+VALUES = {
+    "title": "a <b>bold</b> page",
+    "metrics": {"num_images": 2, "num_prompts": 1},
+    "notes": ["<i>", markupsafe.Markup("<hr>")],
+    "reconstructions": "",
+    "tables": [],
+    "groups": [],
+}
 
 
 def test_values_are_escaped_unless_marked() -> None:
@@ -27,8 +35,9 @@ def test_the_style_is_inside_and_nothing_is_loaded() -> None:
 
 
 def test_a_name_that_is_not_given_is_an_error() -> None:
-    with pytest.raises(jinja2.UndefinedError, match="legend"):
-        templates.render("evaluation_report.html", title="", body="")
+    given = {name: value for name, value in VALUES.items() if name != "tables"}
+    with pytest.raises(jinja2.UndefinedError, match="tables"):
+        templates.render("evaluation_report.html", **given)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +47,21 @@ def test_a_name_that_is_not_given_is_an_error() -> None:
 )
 def test_shares(part: int, whole: int, text: str) -> None:
     assert templates.percent(part, whole) == text
+
+
+@pytest.mark.parametrize(
+    ("most", "texts"),
+    [
+        (1, ["0", "1"]),
+        (4, ["0", "1", "2", "3", "4"]),
+        (5, ["0", "2", "4"]),
+        (1_999, ["0", "500", "1,000", "1,500"]),
+    ],
+)
+def test_a_scale_of_counts(most: int, texts: list[str]) -> None:
+    ticks = templates.count_ticks(most)
+    assert [text for _, text in ticks] == texts and ticks[0][0] == 0
+    assert ticks[-1][0] == pytest.approx(100 * int(texts[-1].replace(",", "")) / most)
 
 
 def test_sizes_times_and_counts() -> None:
@@ -52,3 +76,14 @@ def test_sizes_times_and_counts() -> None:
         "1 pair",
         "2,000 pairs",
     ]
+
+
+@browser.needs_chromium
+def test_a_table_of_many_columns_fits_a_phone(tmp_path: pathlib.Path) -> None:
+    head = ["score", "prompts", "best of N", "any sample", "other prompts", "most aligned"]
+    row = ["background", "200", *["0.123 [0.100, 0.146]"] * 4]
+    tables = [{"title": "many", "head": head, "rows": [row, row]}]
+    tables.append({"title": "two", "head": head[:2], "rows": [row[:2]]})
+    tables.append({"title": "three", "head": head[:3], "rows": [row[2:5]]})
+    page = templates.render("evaluation_report.html", **VALUES | {"tables": tables})
+    assert browser.probe(page, tmp_path, 390, 1280) == ["1280 1280 0", "390 390 0"]
