@@ -116,12 +116,8 @@ def compile_train_step(
     Raises:
       ValueError: the experiment does not fit the devices (their number, not their memory).
     """
-    program = train_step.prepare(experiment, spec, target.devices, described=target.described)
-
-    def trace() -> jax.stages.Traced:
-        return program.step.func.trace(*program.step_arguments())  # type: ignore[attr-defined]
-
-    report = _report(TRAIN, program, trace, device_memory.state(program), target)
+    program = train_step.make_program(experiment, spec, target.devices, described=target.described)
+    report = _report(TRAIN, program, program.trace_step, device_memory.state(program), target)
     report = dataclasses.replace(report, memory=device_memory.with_gradients(report.memory))
     advice: Sequence[str] = ()
     if report.available and report.fits is False:
@@ -152,12 +148,12 @@ def compile_generation(
             f"--program generate: {type(model).__name__} draws no images; take --program train, or "
             "an experiment of a text-to-image model"
         )
-    program = train_step.prepare(experiment, spec, target.devices, described=target.described)
+    program = train_step.make_program(experiment, spec, target.devices, described=target.described)
     text_length = spec["encoder_input_tokens"].shape[1]
     arguments, kinds = _generation_arguments(program, generation, text_length)
     draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
     report = _report(GENERATE, program, lambda: draw.trace(*arguments), kinds, target)
-    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_CHIPS]
+    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_DEVICES]
     return dataclasses.replace(
         report,
         batch=generation.num_prompts * generation.num_samples,
@@ -172,20 +168,21 @@ def _generation_arguments(
 
     Prompts are divided as a batch is, parameters as in training.
     """
-    place = partitioning.batch_sharding(program.mesh, program.rules)
+    sharding = program.batch_sharding
     prompts, samples = generation.num_prompts, generation.num_samples
-    partitioning.check_divisible("--num_prompts: a batch", (prompts,), place.spec, program.mesh)
+    partitioning.check_divisible("--num_prompts: a batch", (prompts,), sharding.spec, program.mesh)
     batch = (
         jax.ShapeDtypeStruct((prompts, text_length), jnp.int32),
         jax.ShapeDtypeStruct((prompts, samples, 2), jnp.uint32),
     )
     params = {"params": program.abstract.params}
-    places = {"params": program.shardings.params}
+    shardings = {"params": program.shardings.params}
     kinds = {
-        device_memory.PARAMETERS: device_memory.per_device(params, places),
-        device_memory.BATCH: device_memory.per_device(batch, place),
+        device_memory.PARAMETERS: device_memory.per_device(params, shardings),
+        device_memory.BATCH: device_memory.per_device(batch, sharding),
     }
-    return (train_state.placed(params, places), *train_state.placed(batch, place)), kinds
+    placed = train_state.placed(params, shardings)
+    return (placed, *train_state.placed(batch, sharding)), kinds
 
 
 def _report(
@@ -253,7 +250,7 @@ def _memory(
     output = stats.output_size_in_bytes - stats.alias_size_in_bytes
     temporaries = stats.temp_size_in_bytes
     if target.described:
-        # libtpu holds the peak against the chip's memory: the sizes of temporaries add up to more
+        # libtpu holds the peak against the TPU's memory: the sizes of temporaries add up to more
         # than ever is in use. The other compilers' peak leaves temporaries out.
         temporaries = stats.peak_memory_in_bytes - stats.argument_size_in_bytes - output
     return {

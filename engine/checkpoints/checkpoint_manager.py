@@ -25,7 +25,7 @@ from parti.engine.distributed import multihost
 _WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
-class Store:
+class CheckpointManager:
     """Saves and restores the checkpoints of a directory."""
 
     def __init__(
@@ -103,7 +103,7 @@ class Store:
 
         Raises:
           ValueError: the checkpoint is of another model or optimizer, or none is whole.
-          corruption.OutOfReachError: a checkpoint cannot be read at the moment.
+          corruption.UnavailableCheckpointError: a checkpoint cannot be read at the moment.
         """
         found = self._steps()
         multihost.check_equal(f"which checkpoints are in {self.directory}", str(found))
@@ -112,7 +112,7 @@ class Store:
             folder = checkpoints.step_path(self.directory, step)
             try:
                 tree = _restore(folder, want)
-            except corruption.DamagedError as error:
+            except corruption.CorruptCheckpointError as error:
                 multihost.log(f"[train] {folder.name} is damaged ({error.reason})")
                 damaged.append(step)
                 continue
@@ -151,7 +151,7 @@ def _restore(folder: pathlib.Path, want: Tree) -> Tree:
 
     Raises:
       ValueError: it is of another model or optimizer.
-      corruption.DamagedError, corruption.OutOfReachError: see `corruption.readable_by_all`.
+      CorruptCheckpointError, UnavailableCheckpointError: see `corruption.readable_by_all`.
     """
     with corruption.readable_by_all(folder):
         checksums.verify(folder, multihost.index(), multihost.count())

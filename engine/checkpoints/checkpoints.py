@@ -108,7 +108,7 @@ def load_params(
     Raises:
       FileNotFoundError: no checkpoint there.
       ValueError: it is damaged, lacks the subtree, or keeps no average while `ema` is True.
-      corruption.OutOfReachError: it cannot be read at the moment.
+      corruption.UnavailableCheckpointError: it cannot be read at the moment.
     """
     folder = find(path, step)
     with corruption.readable(folder):

@@ -22,7 +22,7 @@ _DETAILS = " [tensorstore_spec="
 _STATUS = re.compile(r"([A-Z]+(?:_[A-Z]+)*): ")
 
 
-class DamagedError(ValueError):
+class CorruptCheckpointError(ValueError):
     """A checkpoint is there, but incomplete or damaged; `reason` is what showed it."""
 
     def __init__(self, folder: pathlib.Path, reason: str) -> None:
@@ -33,7 +33,7 @@ class DamagedError(ValueError):
         self.reason = reason
 
 
-class OutOfReachError(RuntimeError):
+class UnavailableCheckpointError(RuntimeError):
     """A checkpoint could not be read for a `reason` that lies outside of it."""
 
     def __init__(self, folder: pathlib.Path, reason: str) -> None:
@@ -49,8 +49,8 @@ def readable(folder: pathlib.Path) -> Iterator[None]:
     """Turns the many ways of failing to read a checkpoint into two.
 
     Raises:
-      DamagedError: the block failed since something is missing or wrong in the checkpoint.
-      OutOfReachError: it failed for another reason.
+      CorruptCheckpointError: something is missing or wrong in the checkpoint.
+      UnavailableCheckpointError: it failed for another reason.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def readable(folder: pathlib.Path) -> Iterator[None]:
         # Orbax wraps TensorStore's errors; the innermost says most.
         reason = str(causes[-1]).split(_DETAILS)[0].strip() or type(causes[-1]).__name__
         damaged = all(map(_is_damage, causes))
-        kind = DamagedError if damaged else OutOfReachError
+        kind = CorruptCheckpointError if damaged else UnavailableCheckpointError
         raise kind(folder, reason.splitlines()[0].replace(f"{folder}/", "")) from error
 
 
@@ -68,19 +68,19 @@ def readable_by_all(folder: pathlib.Path) -> Iterator[None]:
     """`readable`, ending alike in every process; nothing inside may wait for the others.
 
     Raises:
-      OutOfReachError: so it was here or in another process.
-      DamagedError: so it was here or in another process, and out of reach in none.
+      UnavailableCheckpointError: so it was here or in another process.
+      CorruptCheckpointError: so it was here or in another process, and out of reach in none.
     """
     failure: Exception | None = None
     try:
         with readable(folder):
             yield
-    except (DamagedError, OutOfReachError) as error:
+    except (CorruptCheckpointError, UnavailableCheckpointError) as error:
         failure = error
         if not multihost.is_first():  # The first says it itself.
             text = f"[train] process {multihost.index()}: {folder.name}: {error.reason}"
             print(text, file=sys.stderr, flush=True)
-    for kind in (OutOfReachError, DamagedError):
+    for kind in (UnavailableCheckpointError, CorruptCheckpointError):
         if not multihost.all_agree(not isinstance(failure, kind)):
             raise failure if isinstance(failure, kind) else kind(folder, "see the other logs")
 

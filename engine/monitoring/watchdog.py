@@ -74,9 +74,9 @@ class Watchdog:
     def finished(self, step: int) -> None:
         """Notes that the loop has come past a step."""
         self._step, self._stage = step, RUNNING
-        self.alive()
+        self.heartbeat()
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Notes that the stage goes on: a part of it is done."""
         self._seen.add(self._stage)
         self._enter(self._stage)

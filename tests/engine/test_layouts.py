@@ -95,7 +95,9 @@ class Training:
 
     def __init__(self, experiment: experiments.Experiment, num_devices: int) -> None:
         data = experiment.data_source.open(datasets.TRAIN, BATCH, 0, experiment.model)
-        program = train_step.prepare(experiment, data.element_spec, jax.devices()[:num_devices])
+        program = train_step.make_program(
+            experiment, data.element_spec, jax.devices()[:num_devices]
+        )
         init_rng, step_rng = train_step.initial_rngs(0)
         with program.context():
             self.state = program.init(init_rng, {})
@@ -165,7 +167,7 @@ def test_advised_numbers_of_parts_can_be_taken(
     settings = (*layout, "BATCH_SIZE=64")
     experiment = load(gin_file, *settings)
     spec = experiment.data_source.open(datasets.TRAIN, 64, 0, experiment.model).element_spec
-    program = train_step.prepare(experiment, spec)
+    program = train_step.make_program(experiment, spec)
     kinds = device_memory.with_gradients(
         {**device_memory.state(program), device_memory.ACTIVATIONS: 10**9}
     )
@@ -176,7 +178,7 @@ def test_advised_numbers_of_parts_can_be_taken(
     ]
     assert len(advised) == (2 if "NUM_STAGES=4" in layout else 1)
     for binding in advised:
-        train_step.prepare(load(gin_file, *settings, binding), spec)
+        train_step.make_program(load(gin_file, *settings, binding), spec)
 
 
 # Sizes of the paper, on its meshes; only shapes.
@@ -277,4 +279,4 @@ def test_misfits_are_refused_before_anything_runs(
         datasets.TRAIN, experiment.batch_size, 0, experiment.model
     ).element_spec
     with pytest.raises(ValueError, match=message):
-        train_step.prepare(experiment, spec)
+        train_step.make_program(experiment, spec)

@@ -267,7 +267,7 @@ def test_experiment_builds(
         input_types={name: leaf.dtype for name, leaf in spec.items()},
         partitioner=partitioner,
     )
-    program = train_step.prepare(experiment, spec)
+    program = train_step.make_program(experiment, spec)
     pairs = (
         (program.abstract, built.global_train_state_shape),
         (program.specs, built.train_state_axes),

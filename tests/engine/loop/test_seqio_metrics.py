@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import seqio
 import tiny_models
 
 from parti.data.images import images
@@ -19,9 +20,7 @@ from parti.engine.input import datasets
 from parti.engine.loop import seqio_metrics
 from parti.engine.step import train_step
 from parti.models import base
-
-seqio = pytest.importorskip("seqio")
-from parti.tasks import contrastive, text_to_image  # noqa: E402
+from parti.tasks import contrastive, text_to_image
 
 NUM, SIZE, LENGTH = 13, 24, 6
 
@@ -62,7 +61,7 @@ def training(source: datasets.SeqioSource, model: base.Model) -> train_step.Prog
         batch_size=8,
     )
     spec = compile_step.element_spec(experiment, source.task_feature_lengths)
-    return train_step.prepare(experiment, spec, jax.devices()[:2])
+    return train_step.make_program(experiment, spec, jax.devices()[:2])
 
 
 def validation(source: datasets.SeqioSource, model: base.Model) -> dict[str, np.ndarray]:
@@ -77,9 +76,9 @@ def test_the_retrieval_of_a_reranker(source: datasets.SeqioSource) -> None:
     with program.context():
         state = program.init(jax.random.PRNGKey(0), {})
     measure = seqio_metrics.TaskMetrics(source, model, program, 8, num_examples=1_000)
-    alive: list[int] = []
-    found = measure.evaluate(5, state, lambda: alive.append(1))
-    assert len(alive) == 2  # 8 and 5 of 13
+    heartbeat: list[int] = []
+    found = measure.evaluate(5, state, lambda: heartbeat.append(1))
+    assert len(heartbeat) == 2  # 8 and 5 of 13
 
     batch = validation(source, model)
     variables = {"params": jax.device_get(state.params)}
