@@ -16,7 +16,7 @@ from parti.engine.distributed import multihost
 from parti.engine.experiment import experiments, warm_start
 from parti.engine.input import datasets
 from parti.engine.loop import sample_grids, seqio_metrics
-from parti.engine.monitoring import telemetry, watchdog
+from parti.engine.monitoring import summary_writer, telemetry, watchdog
 from parti.engine.step import eval_step, train_step
 
 
@@ -61,6 +61,7 @@ def open_training(
     Raises:
       ValueError, OSError: something does not fit or is not there; nothing was written.
     """
+    summary_writer.check_installed(experiment.tensorboard)
     monitor = monitor or watchdog.Watchdog(0)
     open_split = functools.partial(
         experiment.data_source.open,
