@@ -41,9 +41,9 @@ _PIXELS = FeatureSpec(dtype=tf.float32, rank=3)
 
 
 class _RenamingConverter(seqio.FeatureConverter):
-    """Gives the task features the names of the batch; nothing is packed.
+    """Renames task features to batch features; packs nothing.
 
-    What has not its full length is cut or padded. There are no checks of lengths besides: seqio's
+    Features without their full length are cut or padded. seqio's checks of lengths are off: they
     are two calls for each example.
     """
 
@@ -57,7 +57,7 @@ class _RenamingConverter(seqio.FeatureConverter):
         """Takes seqio's options.
 
         Raises:
-          ValueError: `pack` or `use_custom_packing_ops`: a picture fills its sequence.
+          ValueError: `pack` or `use_custom_packing_ops`: an image fills its sequence.
         """
         if pack or use_custom_packing_ops:
             raise ValueError(f"{type(self).__name__} does not pack; set pack=False.")
@@ -104,17 +104,17 @@ class _RenamingConverter(seqio.FeatureConverter):
         return {new: features[old] for new, old in self.RENAMED.items()}
 
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
-        """Returns the length of each batch feature (of pictures: the height)."""
+        """Returns the length of each batch feature (of images: the height)."""
         return {new: task_feature_lengths[old] for new, old in self.RENAMED.items()}
 
     def get_batch_shapes(
         self, task_feature_lengths: Mapping[str, int], batch_size: int
     ) -> dict[str, tuple[int, ...]]:
-        """Returns the shape of each batch feature, without any data; pictures are square."""
+        """Returns the shape of each batch feature, without any data; images are square."""
         lengths = self.get_model_feature_lengths(task_feature_lengths)
-        is_picture = {name: spec.rank == 3 for name, spec in self.MODEL_FEATURES.items()}
+        is_image = {name: spec.rank == 3 for name, spec in self.MODEL_FEATURES.items()}
         return {
-            name: (batch_size, *((length, length, 3) if is_picture[name] else (length,)))
+            name: (batch_size, *((length, length, 3) if is_image[name] else (length,)))
             for name, length in lengths.items()
         }
 
@@ -150,7 +150,7 @@ class TextToImageConverter(_RenamingConverter):
 
 
 class ImageTextConverter(_RenamingConverter):
-    """Batches of `contrastive`: pictures and their captions."""
+    """Batches of `contrastive`: images and their captions."""
 
     TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {
         preprocessors.INPUTS: _IDS,
@@ -164,7 +164,7 @@ class ImageTextConverter(_RenamingConverter):
 
 
 class ImageConverter(_RenamingConverter):
-    """Batches of `images`: pictures."""
+    """Batches of `images`: images."""
 
     TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {records.IMAGE: _PIXELS}
     MODEL_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {"images": _PIXELS}
@@ -172,7 +172,7 @@ class ImageConverter(_RenamingConverter):
 
 
 class SuperResolutionConverter(_RenamingConverter):
-    """Batches of `super_resolution`: pictures and what the image tokenizer made of them."""
+    """Batches of `super_resolution`: images and what the image tokenizer made of them."""
 
     TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {
         records.IMAGE: _PIXELS,

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles an experiment ahead of time, for devices that need not be there, and reports on it.
 
-Shapes go in, a report comes out: memory of a device by kind, FLOPs, collectives, seconds. Neither
-data nor vocabulary is read, and nothing is computed.
+Shapes go in, a report comes out: memory of a device by kind, FLOPs, collectives, seconds. It reads
+neither data nor vocabulary and computes nothing.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What compiling told.
+    """The report of a compiled program.
 
     Attributes:
       program: 'train' or 'generate'.
@@ -49,8 +49,8 @@ class Report:
       num_microbatches: of a step.
       num_params: parameters of the model.
       memory: kind -> bytes on one device (see `device_memory`).
-      available: bytes of a device that a program may use, None if there is no limit to speak of.
-      fits: whether it does; None if there is no limit.
+      available: bytes of a device that a program may use, None without a known limit.
+      fits: whether it does; None without a known limit.
       advice: what to change if it does not fit.
       model_flops: of the whole mesh, without what is computed again to save memory.
       program_flops: of the whole mesh, with that, and with what a pipeline computes idly.

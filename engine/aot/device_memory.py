@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a program keeps in the memory of a device, by kind; what to change if it is too much."""
+"""Estimates the memory of a device by kind, and advises what to change if it is too much."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ PADDING = "padding of these"
 GRADIENTS, ACTIVATIONS = "gradients", "activations, temporaries"
 OUTPUT, CODE = "output", "program"
 MORE_DEVICES = "more devices, or more of them on the last axis of MESH_SHAPE"
-# What is there at any time of a training, from shapes and shardings alone.
+# In memory during the whole training; known from shapes and shardings alone.
 STATE = (PARAMETERS, OPTIMIZER, OTHER_STATE, CONSTANTS, BATCH)
 
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics that a seqio task names (`metric_fns`, `metric_objs`), computed by `seqio.Evaluator`.
 
-`engine/step/eval_step.py` averages what a model says of batches; these are of the whole split: each
-example counts once, in its order, however many batches it takes.
+`eval_step` averages the model's own metrics over batches; these are of the whole split, and count
+each example once.
 """
 
 import functools
@@ -66,7 +66,7 @@ class TaskMetrics:
             datasets.VALIDATION,
             sequence_length=dict(self._source.task_feature_lengths),
             num_examples=self._num_examples,
-            use_memory_cache=False,  # pictures of a split may not fit
+            use_memory_cache=False,  # images of a split may not fit
             async_compute_metrics=False,
         )
 

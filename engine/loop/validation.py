@@ -18,7 +18,7 @@ from parti.engine.step import eval_step, train_state
 
 
 class Validation:
-    """The evaluations and samples of a run."""
+    """Evaluates a training and draws its samples."""
 
     def __init__(
         self, training: setup.Training, log: metrics_log.RunLog, monitor: watchdog.Watchdog
@@ -51,7 +51,7 @@ class Validation:
         return self.draws_at(step) and not self._log.has_shown(step, sample_grids.NAME)
 
     def evaluate(self, step: int, state: train_state.TrainState) -> Mapping[str, float]:
-        """Evaluates, and shows the model on the first batch, at each evaluation the same.
+        """Evaluates, and writes the model's summaries of the first batch.
 
         Returns:
           The metrics, which are logged.
@@ -71,14 +71,14 @@ class Validation:
             # As many rows as training holds gradients of at a time.
             rows = experiment.batch_size // experiment.num_microbatches
             first = {name: x[:rows] for name, x in head[0].items()}
-            shown = jax.device_get(program.summarize(state, program.place(first)))
-            values |= {name: float(value) for name, value in shown.scalars.items()}
+            summaries = jax.device_get(program.summarize(state, program.place(first)))
+            values |= {name: float(value) for name, value in summaries.scalars.items()}
             if task_metrics := self._training.task_metrics:
                 values |= task_metrics.evaluate(step, state, self._monitor.heartbeat)
             eval_step.check_best_metric(experiment.best_metric, values)
             self._log.write(step, datasets.VALIDATION, values)
             if multihost.is_first():
-                self._log.writer.show(step, datasets.VALIDATION, shown)
+                self._log.writer.show(step, datasets.VALIDATION, summaries)
         self._last = (step, values)
         return values
 

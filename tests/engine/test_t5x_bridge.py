@@ -221,9 +221,7 @@ def assert_equal_checkpoints(one: pathlib.Path, other: pathlib.Path, step: int) 
     restored = []
     for folder in (one, other):
         path = checkpoints.step_path(folder, step)
-        found = checkpoints.leaves(path)
-        args = {k: checkpoints._restore_args(leaf, None) for k, leaf in found.items()}
-        restored.append(checkpoints._restore(path, found, args))
+        restored.append(checkpoints.read_leaves(path, checkpoints.leaves(path)))
     assert restored[0].keys() == restored[1].keys()
     for key, leaf in restored[0].items():
         assert leaf.dtype == restored[1][key].dtype, key

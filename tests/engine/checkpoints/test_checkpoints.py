@@ -81,7 +81,7 @@ def test_load_params(saved: pathlib.Path) -> None:
     assert isinstance(params["scale"], np.ndarray)
     np.testing.assert_array_equal(params["encoder"]["kernel"], np.full((2, 3), 3.0))
     np.testing.assert_array_equal(mutables["stats"]["usage"], np.arange(4.0))
-    part, _, step = checkpoints.load_params(saved, "encoder", step=2, ema=False)
+    part, _, step = checkpoints.load_params(checkpoints.find(saved, 2), "encoder", ema=False)
     assert (list(part), step) == (["kernel"], 2)
     np.testing.assert_array_equal(part["kernel"], np.full((2, 3), 2.0))
     one = checkpoints.load_params(saved / "checkpoint_2", ema=False)
@@ -102,7 +102,7 @@ def test_load_params_mistakes(saved: pathlib.Path, tmp_path: pathlib.Path) -> No
     with pytest.raises(FileNotFoundError, match="holds no checkpoint_<N> folder"):
         checkpoints.load_params(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7; it has \[2, 3\]"):
-        checkpoints.load_params(saved, step=7)
+        checkpoints.find(saved, step=7)
     with pytest.raises(ValueError, match="under 'decoder'; it has encoder, scale"):
         checkpoints.load_params(saved, "decoder", ema=False)
 
