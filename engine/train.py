@@ -81,10 +81,10 @@ def train(
         if not _needs_training(experiment, overwrite):
             return 0
         training = setup.open_training(experiment, devices, monitor)
-        given: Mapping[str, Any] = {}
+        initial: Mapping[str, Any] = {}
         if overwrite or not checkpoints.steps(experiment.model_dir):
             with monitor.stage(watchdog.INITIAL):
-                given = setup.load_initial(experiment, training.program)
+                initial = setup.load_initial(experiment, training.program)
         multihost.wait_for_all("nothing is refused")
         if overwrite and multihost.is_first():
             run_directory.clear(experiment)
@@ -96,7 +96,7 @@ def train(
                 preemption.stop_request() as request,
                 multihost.ending_if_one_is_lost(),  # Before the manager waits for the others.
             ):
-                code = _train_to_the_end(training, manager, request, monitor, given)
+                code = _train_to_the_end(training, manager, request, monitor, initial)
         except BaseException:
             with contextlib.suppress(Exception):  # What failed first is what is told.
                 manager.close()
@@ -133,19 +133,19 @@ def _train_to_the_end(
     manager: checkpoint_manager.CheckpointManager,
     request: preemption.StopRequest,
     monitor: watchdog.Watchdog,
-    given: Mapping[str, Any],
+    initial: Mapping[str, Any],
 ) -> int:
-    """Trains from the last checkpoint, or from the start, however often it goes back.
+    """Trains from the last checkpoint, or from the start, however often it rolls back.
 
     Returns:
       The exit code.
 
     Raises:
       ValueError: the checkpoint does not fit; nothing was trained.
-      TrainingFailedError: bad input met on the way.
+      TrainingFailedError: a file or value was bad while training ran.
     """
     experiment = training.experiment
-    state, start, record = _restore(training, manager, monitor, given)
+    state, start, record = _restore(training, manager, monitor, initial)
     if start and (difference := run_directory.config_difference(experiment)):
         multihost.log(f"[train] configuration changed: {difference}")
     multihost.wait_for_all("directory is read")
@@ -157,7 +157,7 @@ def _train_to_the_end(
             try:
                 return loop.run(state, training.batches)
             except nan_recovery.RollBack:
-                pass  # Out of here, so that nothing holds the state that is left behind.
+                pass  # Restore below, where nothing holds the old state any more.
             state, start, record = _restore(training, manager, monitor, {})
     except (OSError, ValueError) as error:
         with contextlib.suppress(Exception):
@@ -173,13 +173,13 @@ def _restore(
     training: setup.Training,
     manager: checkpoint_manager.CheckpointManager,
     monitor: watchdog.Watchdog,
-    given: Mapping[str, Any],
+    initial: Mapping[str, Any],
 ) -> tuple[train_state.TrainState, int, nan_recovery.Record]:
-    """Returns the state to go on from, its step, and the bad steps before; moves the data there."""
+    """Returns the state to go on from, its step and the bad steps before; moves the data there."""
     experiment = training.experiment
     with monitor.stage(watchdog.RESTORING):
         state, start = restore_or_init(
-            experiment, training.program, manager, training.batches, given
+            experiment, training.program, manager, training.batches, initial
         )
     record = nan_recovery.Record(experiment.model_dir, start)
     with monitor.stage(watchdog.READING):
@@ -194,17 +194,17 @@ def restore_or_init(
     program: train_step.Program,
     manager: checkpoint_manager.CheckpointManager,
     batches: datasets.Batches,
-    given: Mapping[str, Any],
+    initial: Mapping[str, Any],
 ) -> tuple[train_state.TrainState, int]:
-    """Returns the state to start from and its step; moves the data to the same place.
+    """Returns the state to start from and its step; moves the data to that step.
 
-    `given` is what step 0 starts from, as far as it is not the model's own start.
+    `initial` are the variables of INITIAL, which step 0 has instead of the model's own.
     """
     trees = (train_state.to_tree(state) for state in (program.abstract, program.shardings))
     restored = manager.restore(train_state.placed(*trees))
     if restored is None:
         init_rng, _ = train_step.initial_rngs(experiment.random_seed)
-        return program.init(init_rng, program.place_variables(given)), 0
+        return program.init(init_rng, program.place_variables(initial)), 0
     tree, step, position = restored
     if not position.is_dir():
         raise ValueError(

@@ -69,15 +69,10 @@ class _RenamingConverter(seqio.FeatureConverter):
     ) -> tf.data.Dataset:
         """Returns the batches of a task's examples, without an incomplete last one.
 
-        They are those of seqio, which converts each example and then batches. Here a whole batch is
-        converted at once: to call a function takes longer than to convert an example.
-
         Raises:
           ValueError: names, dtypes or ranks are not those of TASK_FEATURES.
         """
-        self(examples, task_feature_lengths)  # seqio's checks; nothing is read.
-        examples = self._to_full_lengths(examples, task_feature_lengths)
-        return examples.batch(batch_size, drop_remainder=True).map(self._convert)
+        return self(examples, task_feature_lengths).batch(batch_size, drop_remainder=True)
 
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
@@ -138,6 +133,17 @@ class TextToImageConverter(_RenamingConverter):
         "decoder_target_tokens": preprocessors.TARGETS,
         "decoder_loss_weights": preprocessors.TARGETS,
     }
+
+    def to_batches(
+        self, examples: tf.data.Dataset, task_feature_lengths: Mapping[str, int], batch_size: int
+    ) -> tf.data.Dataset:
+        """Returns the same batches as seqio, but converts each as a whole.
+
+        To call a function takes longer than to convert an example.
+        """
+        self(examples, task_feature_lengths)  # seqio's checks; nothing is read.
+        examples = self._to_full_lengths(examples, task_feature_lengths)
+        return examples.batch(batch_size, drop_remainder=True).map(self._convert)
 
     def _convert(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         targets = features[preprocessors.TARGETS]
