@@ -54,8 +54,11 @@ class Loop:
         if self._experiment.nan_policy == nan_policies.ROLL_BACK and self._start == 0:
             self._save_start(state, batches)
         prefetcher = prefetch.Prefetcher(
-            *(batches, self._program.place, self._start, self._experiment.train_steps),
-            keep_position=self._saves_at,
+            batches,
+            self._program.place,
+            self._start,
+            self._experiment.train_steps,
+            self._saves_at,
         )
         try:
             with self._profiler.listening():

@@ -210,7 +210,7 @@ def make_program(
     train_state.check_divisible(abstract, specs, mesh)
     shardings = train_state.shardings(specs, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())  # Each process can read it.
-    put = train_state.placed if described else jax.device_put
+    put: Callable[..., Any] = train_state.placed if described else jax.device_put
     constants = put(model.constants, replicated)
 
     def jit(function: Callable, out_shardings: Any, **options: Any) -> functools.partial:
@@ -218,7 +218,10 @@ def make_program(
         return functools.partial(jitted, constants)
 
     step = functools.partial(
-        *(train_step, model, optimizer, experiment.num_microbatches),
+        train_step,
+        model,
+        optimizer,
+        experiment.num_microbatches,
         nan_policy=experiment.nan_policy,
     )
     program = Program(

@@ -4,6 +4,7 @@
 
 import functools
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -100,12 +101,13 @@ class Training:
         )
         init_rng, step_rng = train_step.initial_rngs(0)
         with program.context():
-            self.state = program.init(init_rng, {})
+            # The partitioner does the same, the generated code is slower.
+            quickly = {"xla_backend_optimization_level": 0}
+            init: Any = program.init
+            self.state = init.lower(init_rng, {}).compile(quickly)(init_rng, {})
             jitted, constants = program.step.func, program.step.args
             batch = program.place(next(data))
-            lowered = jitted.lower(*constants, self.state, batch, step_rng)
-            # The partitioner does the same, the generated code is slower.
-            step = lowered.compile({"xla_backend_optimization_level": 0})
+            step = jitted.lower(*constants, self.state, batch, step_rng).compile(quickly)
             self.hlo, self.losses, self.grad_norms = step.as_text(), [], []
             for _ in range(experiment.train_steps):
                 self.state, metrics = step(*constants, self.state, batch, step_rng)
