@@ -57,13 +57,13 @@ def prepare(model: Any, images: np.ndarray) -> train_step.Program:
             batch_size=len(images),
         )
         spec = {"images": jax.ShapeDtypeStruct(images.shape, images.dtype)}
-        return train_step.prepare(experiment, spec, jax.devices()[:1])
+        return train_step.make_program(experiment, spec, jax.devices()[:1])
 
 
 def lower(program: train_step.Program) -> Any:
     """Returns the lowered training step."""
     with program.context():
-        return program.step.func.lower(*program.step_arguments())
+        return program.trace_step().lower()
 
 
 def r1_flops(model: Any, program: train_step.Program, images: np.ndarray) -> float:

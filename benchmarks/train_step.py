@@ -40,7 +40,7 @@ from parti.engine.config import gin_config
 from parti.engine.experiment import experiments
 from parti.engine.hardware import flops
 from parti.engine.input import datasets
-from parti.engine.loop import training_loop
+from parti.engine.loop import step_metrics
 from parti.engine.step import train_step
 
 NUM_RECORDS, NUM_SHARDS = 4096, 4
@@ -83,21 +83,21 @@ class Turns:
         self.seconds: dict[str, list[float]] = {name: [] for name in ("loop", *others)}
         self._others, self._steps = others, steps
         self._began: float | None = None  # The first turn compiles.
-        self._write_log = training_loop.Loop._write_log
+        self._write = step_metrics.StepMetrics.write
 
     def run(self, experiment: experiments.Experiment) -> None:
         """Trains from the beginning."""
 
-        def logged(training: training_loop.Loop, step: int) -> None:
-            self._write_log(training, step)
+        def logged(metrics: step_metrics.StepMetrics, step: int) -> None:
+            self._write(metrics, step)
             if self._began is not None and step % self._steps == 0:
                 self.seconds["loop"].append((time.perf_counter() - self._began) / self._steps)
                 for name, turn in self._others.items():
                     self.seconds[name].append(turn(self._steps))
-            training._telemetry.restart()
+            metrics.restart_clock()
             self._began = time.perf_counter()
 
-        with unittest.mock.patch.object(training_loop.Loop, "_write_log", logged):
+        with unittest.mock.patch.object(step_metrics.StepMetrics, "write", logged):
             code = train.train(experiment, overwrite=True, devices=jax.devices()[:1])
         assert code == 0, code
 
@@ -124,7 +124,7 @@ def open_batches(experiment: experiments.Experiment) -> datasets.Batches:
 def bare_turns(experiment: experiments.Experiment) -> Callable[[int], float]:
     """Returns a function that takes steps in a bare loop; it gives seconds per step."""
     batches = open_batches(experiment)
-    program = train_step.prepare(experiment, batches.element_spec, jax.devices()[:1])
+    program = train_step.make_program(experiment, batches.element_spec, jax.devices()[:1])
     rng, batch = jax.random.PRNGKey(1), program.place(next(batches))
     with program.context():
         state = program.init(jax.random.PRNGKey(0), {})

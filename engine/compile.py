@@ -43,7 +43,7 @@ def make_parser() -> flag_parser.Parser:
     )
     add("--num_prompts", type=int, metavar="N", help="of generation; default: one per data shard")
     add("--num_samples", type=int, default=16, metavar="N", help="of each prompt (default: 16)")
-    add("--memory", type=float, metavar="GIB", help="of a device; default: what the chip has")
+    add("--memory", type=float, metavar="GIB", help="of a device; default: all it has")
     add("--json", type=pathlib.Path, metavar="FILE", help="also writes the report there")
     return parser
 
@@ -156,7 +156,7 @@ def _traffic(report: compile_step.Report) -> list[str]:
         return ["no collectives"]
     lines = ["collectives of a device            count        size"]
     lines += [
-        f"  {kind:<24}  {traffic.count:>12,}  {device_memory.readable(traffic.num_bytes):>10}"
+        f"  {kind:<24}  {traffic.count:>12,}  {device_memory.format_bytes(traffic.num_bytes):>10}"
         for kind, traffic in report.collectives.items()
     ]
     if not report.is_exact:

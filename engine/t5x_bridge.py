@@ -113,7 +113,7 @@ class Model:
     @functools.cached_property
     def optimizer_def(self) -> "Optimizer":
         """OPTIMIZER, with the moving average, and off the frozen parameters."""
-        return Optimizer(train_step.whole_optimizer(self.experiment))
+        return Optimizer(train_step.make_optimizer(self.experiment))
 
     def get_initial_variables(
         self,
@@ -140,6 +140,26 @@ class Model:
         """Returns the loss and the metrics, without dropout."""
         loss, metrics = self._model.eval_fn(unfreeze(params), batch, *mutables)
         return loss, dict(metrics)
+
+
+def get_dataset(
+    cfg: utils.DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    feature_converter_cls: Any,
+    num_epochs: int | None = None,
+    continue_from_last_checkpoint: bool = False,
+) -> Any:
+    """Returns T5X's share of the training batches, read as the embedded engine reads them."""
+    del num_epochs, continue_from_last_checkpoint  # T5X's `train` gives neither.
+    source = datasets.SeqioSource(cfg.mixture_or_task_name, cfg.task_feature_lengths)
+    return source.dataset(
+        cfg.split,
+        cfg.batch_size // num_shards,
+        cfg.seed,
+        feature_converter_cls,
+        (shard_id, num_shards),
+    )
 
 
 class Optimizer(optimizers.OptaxWrapper):

@@ -3,8 +3,8 @@
 """`parti train`: an experiment, trained to TRAIN_STEPS, whatever interrupts it.
 
 The same command goes on from where an interrupted run stood, bit for bit: parameters, optimizer,
-mutable collections, data position and random numbers. `program.train_step` is one step, `loop.Loop`
-their sequence.
+mutable collections, data position and random numbers. `train_step` is one step,
+`training_loop.Loop` their sequence.
 """
 
 import argparse
@@ -50,7 +50,7 @@ example: parti train --gin_file=t5x_configs/experiments/tokenizer_tiny.gin \\
 
 
 class TrainingFailedError(RuntimeError):
-    """A file or a value was bad in the midst of a training: no mistake of the command."""
+    """A file or a value was bad while training ran: no mistake of the command."""
 
 
 def train(
@@ -76,37 +76,37 @@ def train(
         preemption.handled(signal.SIGUSR1, signal.SIG_IGN),
         contextlib.closing(
             watchdog.Watchdog(experiment.watchdog_seconds, experiment.watchdog_abort)
-        ) as dog,
+        ) as monitor,
     ):
-        if not _is_to_train(experiment, overwrite):
+        if not _needs_training(experiment, overwrite):
             return 0
-        training = setup.prepare(experiment, devices, dog)
-        given: Mapping[str, Any] = {}
+        training = setup.open_training(experiment, devices, monitor)
+        initial: Mapping[str, Any] = {}
         if overwrite or not checkpoints.steps(experiment.model_dir):
-            with dog.stage(watchdog.INITIAL):
-                given = setup.initial_values(experiment, training.program)
+            with monitor.stage(watchdog.INITIAL):
+                initial = setup.load_initial(experiment, training.program)
         multihost.wait_for_all("nothing is refused")
         if overwrite and multihost.is_first():
             run_directory.clear(experiment)
         multihost.wait_for_all("directory is ours")
-        store = checkpoint_manager.Store(experiment.model_dir, experiment.retention)
+        manager = checkpoint_manager.CheckpointManager(experiment.model_dir, experiment.retention)
         try:
             with (
                 training.program.context(),
                 preemption.stop_request() as request,
-                multihost.ending_if_one_is_lost(),  # Before the store waits for the others.
+                multihost.ending_if_one_is_lost(),  # Before the manager waits for the others.
             ):
-                code = _to_the_end(training, store, request, dog, given)
+                code = _train_to_the_end(training, manager, request, monitor, initial)
         except BaseException:
             with contextlib.suppress(Exception):  # What failed first is what is told.
-                store.close()
+                manager.close()
             raise
-        store.close()
+        manager.close()
         return code
 
 
-def _is_to_train(experiment: experiments.Experiment, overwrite: bool) -> bool:
-    """Checks the directory and what lies behind the settings; returns whether anything is to do.
+def _needs_training(experiment: experiments.Experiment, overwrite: bool) -> bool:
+    """Checks the directory and the data; returns whether the training is not finished yet.
 
     Raises:
       ValueError: the directory is not this training's, or the processes have not the same.
@@ -128,24 +128,24 @@ def _is_to_train(experiment: experiments.Experiment, overwrite: bool) -> bool:
     return True
 
 
-def _to_the_end(
+def _train_to_the_end(
     training: setup.Training,
-    store: checkpoint_manager.Store,
+    manager: checkpoint_manager.CheckpointManager,
     request: preemption.StopRequest,
-    dog: watchdog.Watchdog,
-    given: Mapping[str, Any],
+    monitor: watchdog.Watchdog,
+    initial: Mapping[str, Any],
 ) -> int:
-    """Trains from the last checkpoint, or from the start, however often it goes back.
+    """Trains from the last checkpoint, or from the start, however often it rolls back.
 
     Returns:
       The exit code.
 
     Raises:
       ValueError: the checkpoint does not fit; nothing was trained.
-      TrainingFailedError: bad input met on the way.
+      TrainingFailedError: a file or value was bad while training ran.
     """
     experiment = training.experiment
-    state, start, record = _restore(training, store, dog, given)
+    state, start, record = _restore(training, manager, monitor, initial)
     if start and (difference := run_directory.config_difference(experiment)):
         multihost.log(f"[train] configuration changed: {difference}")
     multihost.wait_for_all("directory is read")
@@ -153,15 +153,15 @@ def _to_the_end(
         if multihost.is_first():
             run_directory.start(experiment, start)
         while True:
-            loop = training_loop.Loop(training, store, record, request, dog)
+            loop = training_loop.Loop(training, manager, record, request, monitor, start)
             try:
-                return loop.run(state, start, training.batches)
+                return loop.run(state, training.batches)
             except nan_recovery.RollBack:
-                pass  # Out of here, so that nothing holds the state that is left behind.
-            state, start, record = _restore(training, store, dog, {})
+                pass  # Restore below, where nothing holds the old state any more.
+            state, start, record = _restore(training, manager, monitor, {})
     except (OSError, ValueError) as error:
         with contextlib.suppress(Exception):
-            store.wait()  # The newest checkpoint may not have its name yet.
+            manager.wait()  # The newest checkpoint may not have its name yet.
         steps = checkpoints.steps(experiment.model_dir)
         where = f"goes on from checkpoint_{steps[-1]} of" if steps else "begins again in"
         raise TrainingFailedError(
@@ -171,38 +171,40 @@ def _to_the_end(
 
 def _restore(
     training: setup.Training,
-    store: checkpoint_manager.Store,
-    dog: watchdog.Watchdog,
-    given: Mapping[str, Any],
+    manager: checkpoint_manager.CheckpointManager,
+    monitor: watchdog.Watchdog,
+    initial: Mapping[str, Any],
 ) -> tuple[train_state.TrainState, int, nan_recovery.Record]:
-    """Returns the state to go on from, its step, and the bad steps before; moves the data there."""
+    """Returns the state to go on from, its step and the bad steps before; moves the data there."""
     experiment = training.experiment
-    with dog.stage(watchdog.RESTORING):
-        state, start = restore_or_init(experiment, training.program, store, training.batches, given)
+    with monitor.stage(watchdog.RESTORING):
+        state, start = restore_or_init(
+            experiment, training.program, manager, training.batches, initial
+        )
     record = nan_recovery.Record(experiment.model_dir, start)
-    with dog.stage(watchdog.READING):
+    with monitor.stage(watchdog.READING):
         for _ in range(record.batches_past(start)):
             next(training.batches)
-            dog.alive()
+            monitor.heartbeat()
     return state, start, record
 
 
 def restore_or_init(
     experiment: experiments.Experiment,
     program: train_step.Program,
-    store: checkpoint_manager.Store,
+    manager: checkpoint_manager.CheckpointManager,
     batches: datasets.Batches,
-    given: Mapping[str, Any],
+    initial: Mapping[str, Any],
 ) -> tuple[train_state.TrainState, int]:
-    """Returns the state to start from and its step; moves the data to the same place.
+    """Returns the state to start from and its step; moves the data to that step.
 
-    `given` is what step 0 starts from, as far as it is not the model's own start.
+    `initial` are the variables of INITIAL, which step 0 has instead of the model's own.
     """
     trees = (train_state.to_tree(state) for state in (program.abstract, program.shardings))
-    restored = store.restore(train_state.placed(*trees))
+    restored = manager.restore(train_state.placed(*trees))
     if restored is None:
         init_rng, _ = train_step.initial_rngs(experiment.random_seed)
-        return program.init(init_rng, program.place_variables(given)), 0
+        return program.init(init_rng, program.place_variables(initial)), 0
     tree, step, position = restored
     if not position.is_dir():
         raise ValueError(
@@ -235,8 +237,8 @@ def main(argv: Sequence[str]) -> int:
 
 def dry_run(experiment: experiments.Experiment) -> int:
     """Prints the configuration, the parameters with their sharding, and the memory they take."""
-    program = setup.prepare(experiment).program
-    setup.initial_values(experiment, program)
+    program = setup.open_training(experiment).program
+    setup.load_initial(experiment, program)
     spec = program.element_spec
     print(experiment.config)
     for name, leaf in spec.items():

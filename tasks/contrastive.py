@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and their captions: what the text encoder's contrastive stage and CoCa train on.
+"""Images and their captions: what CoCa trains on.
 
 Features: `image`, [image_size, image_size, 3] float32 in [-1, 1]; `inputs`, [up to length] int32,
 the caption's ids with an EOS. Batches: `ImageTextConverter`.
@@ -21,8 +21,8 @@ def add_task(
 ) -> str:
     """Registers the task once and returns its name.
 
-    In training one of a pair's captions is drawn at random, and the picture is moved by up to
-    `max_shift` pixels; in validation the caption is the first, and the picture as it is.
+    In training one of a pair's captions is drawn at random, and the image is moved by up to
+    `max_shift` pixels; in validation the caption is the first, and the image as it is.
 
     Args:
       pairs_dir: the output of `parti clean`; without `validation-*` shards the task has no

@@ -25,7 +25,7 @@ Example: task features `inputs` [7, 8, 1] and `targets` [5, 3, 9] with lengths 5
     decoder_loss_weights   [1, 1, 1]
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import seqio
@@ -40,19 +40,10 @@ _IDS = FeatureSpec(dtype=tf.int32)
 _PIXELS = FeatureSpec(dtype=tf.float32, rank=3)
 
 
-def _have_full_lengths(dataset: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> bool:
-    """Returns whether each feature is known to have its length, as in the tasks of this package."""
-    spec = dataset.element_spec
-    return all(
-        name in spec and spec[name].shape.rank and spec[name].shape[0] == length
-        for name, length in task_feature_lengths.items()
-    )
-
-
 class _RenamingConverter(seqio.FeatureConverter):
-    """Gives the task features the names of the batch; nothing is packed.
+    """Renames task features to batch features; packs nothing.
 
-    What has not its full length is cut or padded. There are no checks of lengths besides: seqio's
+    Features without their full length are cut or padded. seqio's checks of lengths are off: they
     are two calls for each example.
     """
 
@@ -66,38 +57,59 @@ class _RenamingConverter(seqio.FeatureConverter):
         """Takes seqio's options.
 
         Raises:
-          ValueError: `pack` or `use_custom_packing_ops`: a picture fills its sequence.
+          ValueError: `pack` or `use_custom_packing_ops`: an image fills its sequence.
         """
         if pack or use_custom_packing_ops:
             raise ValueError(f"{type(self).__name__} does not pack; set pack=False.")
         options["apply_length_check"] = False
         super().__init__(pack=False, use_custom_packing_ops=False, **options)
 
+    def to_batches(
+        self, examples: tf.data.Dataset, task_feature_lengths: Mapping[str, int], batch_size: int
+    ) -> tf.data.Dataset:
+        """Returns the batches of a task's examples, without an incomplete last one.
+
+        Raises:
+          ValueError: names, dtypes or ranks are not those of TASK_FEATURES.
+        """
+        return self(examples, task_feature_lengths).batch(batch_size, drop_remainder=True)
+
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
-        if not _have_full_lengths(ds, task_feature_lengths):
-            ds = self._pack_or_pad(ds, task_feature_lengths)
-        return self._map(ds, self._convert)
+        """Converts single examples, for seqio's and T5X's own callers."""
+        examples = self._to_full_lengths(ds, task_feature_lengths)
+        return examples.map(self._convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _to_full_lengths(
+        self, examples: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+    ) -> tf.data.Dataset:
+        """Cuts or pads what is not known to have its full length, as in a user's own task."""
+        shapes = {name: spec.shape for name, spec in examples.element_spec.items()}
+        if all(shape.is_fully_defined() for shape in shapes.values()) and all(
+            name in shapes and shapes[name].rank and shapes[name][0] == length
+            for name, length in task_feature_lengths.items()
+        ):
+            return examples
+        padded = self._pack_or_pad(examples, task_feature_lengths)
+        return padded.map(lambda features: {name: features[name] for name in self.TASK_FEATURES})
 
     def _convert(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Converts an example, or a batch of them."""
         return {new: features[old] for new, old in self.RENAMED.items()}
 
-    def _map(self, ds: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
-        return ds.map(function, num_parallel_calls=tf.data.AUTOTUNE)
-
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
-        """Returns the length of each batch feature (of pictures: the height)."""
+        """Returns the length of each batch feature (of images: the height)."""
         return {new: task_feature_lengths[old] for new, old in self.RENAMED.items()}
 
     def get_batch_shapes(
         self, task_feature_lengths: Mapping[str, int], batch_size: int
     ) -> dict[str, tuple[int, ...]]:
-        """Returns the shape of each batch feature, without any data; pictures are square."""
+        """Returns the shape of each batch feature, without any data; images are square."""
         lengths = self.get_model_feature_lengths(task_feature_lengths)
-        is_picture = {name: spec.rank == 3 for name, spec in self.MODEL_FEATURES.items()}
+        is_image = {name: spec.rank == 3 for name, spec in self.MODEL_FEATURES.items()}
         return {
-            name: (batch_size, *((length, length, 3) if is_picture[name] else (length,)))
+            name: (batch_size, *((length, length, 3) if is_image[name] else (length,)))
             for name, length in lengths.items()
         }
 
@@ -122,20 +134,29 @@ class TextToImageConverter(_RenamingConverter):
         "decoder_loss_weights": preprocessors.TARGETS,
     }
 
-    def _map(self, ds: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
-        chunks = ds.batch(preprocessors.CHUNK)
-        return chunks.map(function, num_parallel_calls=preprocessors.PARALLEL_CHUNKS).unbatch()
+    def to_batches(
+        self, examples: tf.data.Dataset, task_feature_lengths: Mapping[str, int], batch_size: int
+    ) -> tf.data.Dataset:
+        """Returns the same batches as seqio, but converts each as a whole.
+
+        To call a function takes longer than to convert an example.
+        """
+        self(examples, task_feature_lengths)  # seqio's checks; nothing is read.
+        examples = self._to_full_lengths(examples, task_feature_lengths)
+        return examples.batch(batch_size, drop_remainder=True).map(self._convert)
 
     def _convert(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         targets = features[preprocessors.TARGETS]
         return super()._convert(features) | {
-            "decoder_input_tokens": tf.pad(targets[:, :-1], [[0, 0], [1, 0]]),
+            "decoder_input_tokens": tf.concat(
+                [tf.zeros_like(targets[..., :1]), targets[..., :-1]], axis=-1
+            ),
             "decoder_loss_weights": seqio.non_padding_position(targets, tf.float32),
         }
 
 
 class ImageTextConverter(_RenamingConverter):
-    """Batches of `contrastive`: pictures and their captions."""
+    """Batches of `contrastive`: images and their captions."""
 
     TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {
         preprocessors.INPUTS: _IDS,
@@ -149,7 +170,7 @@ class ImageTextConverter(_RenamingConverter):
 
 
 class ImageConverter(_RenamingConverter):
-    """Batches of `images`: pictures."""
+    """Batches of `images`: images."""
 
     TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {records.IMAGE: _PIXELS}
     MODEL_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {"images": _PIXELS}
@@ -157,7 +178,7 @@ class ImageConverter(_RenamingConverter):
 
 
 class SuperResolutionConverter(_RenamingConverter):
-    """Batches of `super_resolution`: pictures and what the image tokenizer made of them."""
+    """Batches of `super_resolution`: images and what the image tokenizer made of them."""
 
     TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {
         records.IMAGE: _PIXELS,

@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""seqio preprocessors of pictures: from encoded bytes to pixels, one example at a time.
+"""seqio preprocessors of images: from encoded bytes to pixels, one example at a time.
 
 The random ones draw from seqio's seed (`num_seeds=1`), so a run can be repeated exactly, and act in
-the train split only. Only the image tokenizer's own pictures are flipped: the text in them would
+the train split only. Only the image tokenizer's own images are flipped: the text in them would
 turn.
 """
 
@@ -17,14 +17,14 @@ from parti.tasks.preprocessors import Features
 
 
 def image_feature() -> seqio.Feature:
-    """Returns the seqio feature of a picture: [height, width, 3] float32 in [-1, 1]."""
+    """Returns the seqio feature of an image: [height, width, 3] float32 in [-1, 1]."""
     return seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.float32, rank=3)
 
 
 def decode_image(name: str, size: int) -> Callable:
-    """Returns the preprocessor that turns the encoded picture `name` into pixels.
+    """Returns the preprocessor that turns the encoded image `name` into pixels.
 
-    The middle square is taken and resized by area, unless it has the size already. Pictures come
+    The middle square is taken and resized by area, unless it has the size already. Images come
     from `parti clean`, so they are PNG or JPEG, upright and RGB.
 
     Args:
@@ -45,11 +45,11 @@ def decode_image(name: str, size: int) -> Callable:
 
 
 def decode_random_crop(name: str, size: int) -> Callable:
-    """Returns the preprocessor that crops the picture `name` at random in training.
+    """Returns the preprocessor that crops the image `name` at random in training.
 
     Of the short side s: a square of s anywhere, resized by area to a side from min(s, 9/8 `size`)
     to min(s, 3/2 `size`), of which a square of `size` is cropped anywhere, and flipped left to
-    right every second time; each as likely. A picture with a shorter side under `size` grows to it.
+    right every second time; each as likely. An image with a shorter side under `size` grows to it.
     Outside training this is `decode_image`.
 
     Args:
@@ -90,18 +90,18 @@ def _random_crop(pixels: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
 
     height, width = tf.unstack(tf.shape(pixels)[:2])
     short = tf.minimum(height, width)
-    place = [draw(0, 0, height - short), draw(1, 0, width - short), 0]
-    square = tf.slice(pixels, place, [short, short, 3])
+    offset = [draw(0, 0, height - short), draw(1, 0, width - short), 0]
+    square = tf.slice(pixels, offset, [short, short, 3])
     least, most = (tf.minimum(short, round(size * ratio)) for ratio in (9 / 8, 3 / 2))
     side = draw(2, tf.maximum(least, size), tf.maximum(most, size))
     resized = tf.image.resize(square, [side, side], method="area")
-    place = [draw(3, 0, side - size), draw(4, 0, side - size), 0]
-    crop = tf.slice(resized, place, [size, size, 3])
+    offset = [draw(3, 0, side - size), draw(4, 0, side - size), 0]
+    crop = tf.slice(resized, offset, [size, size, 3])
     return tf.cond(shares[5] < 0.5, lambda: tf.reverse(crop, [1]), lambda: crop)
 
 
 def _decoded(data: tf.Tensor) -> tf.Tensor:
-    """Returns [height, width, 3] uint8 of an encoded picture."""
+    """Returns [height, width, 3] uint8 of an encoded image."""
     pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
     pixels.set_shape([None, None, 3])
     return pixels
@@ -127,7 +127,7 @@ def _square(pixels: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def shift_image(name: str, max_shift: int) -> Callable:
-    """Returns the preprocessor that moves the picture `name` in training by a few pixels.
+    """Returns the preprocessor that moves the image `name` in training by a few pixels.
 
     Each axis by its own random number, from -max_shift to max_shift, each as likely; what comes
     into view repeats the edge.
@@ -159,6 +159,6 @@ def shift_image(name: str, max_shift: int) -> Callable:
 
 
 def check_size(size: int) -> None:
-    """Raises ValueError if a picture cannot have this side."""
+    """Raises ValueError if an image cannot have this side."""
     if size < 1:
         raise ValueError(f"Image size {size}: it must be at least 1 pixel.")

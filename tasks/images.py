@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures alone: what the image tokenizer trains on.
+"""Images alone: what the image tokenizer trains on.
 
 Feature: `image`, [image_size, image_size, 3] float32 in [-1, 1]. Batches: `ImageConverter`.
 """

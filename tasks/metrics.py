@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""seqio metrics: what is measured of a whole validation split, not batch by batch.
+"""seqio metrics of a whole validation split.
 
 A task names them in `metric_objs`. The embedded engine computes them at each evaluation
 (engine/loop/seqio_metrics.py), seqio's `Evaluator` wherever it is used.

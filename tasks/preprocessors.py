@@ -1,11 +1,11 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From serialized records to captions and tokens, a chunk of records at a time.
+"""seqio preprocessors of records: parse them, choose and tokenize captions, shift image tokens.
 
-`in_chunks` makes one seqio preprocessor of several steps. tf.data takes longer to call a function
-than these steps take for one record, so each call has a chunk of records. A step gets and returns
-features whose first axis is the chunk's. The random steps draw from the seed of the chunk: chunks
-are the same in every run, so a run can be repeated exactly. They act in the train split only.
+`in_chunks` makes one seqio preprocessor of several steps, which work on chunks of records: tf.data
+takes longer to call a function than the steps take for one record. A step gets and returns features
+whose first axis is the chunk's. Random steps draw from the chunk's seed: chunks are the same in
+every run, so a run can be repeated exactly. They act in the train split only.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ PARALLEL_CHUNKS = 4
 
 Features = dict[str, tf.Tensor]
 
-# The features that captions and pictures become.
+# The features of captions and images.
 INPUTS = "inputs"  # the caption's ids
 TARGETS = "targets"  # the image tokens' ids
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a step knows beside the features; N records are in the chunk.
+    """The context of a chunk of N records.
 
     Attributes:
       seed: [2] int32, another for each chunk and step.
@@ -48,7 +48,7 @@ Step = Callable[[Features, Context], Features]
 
 
 def in_chunks(*steps: Step) -> Callable:
-    """Returns the preprocessor that takes chunks of CHUNK elements through `steps`, in order.
+    """Returns the preprocessor that applies `steps`, in order, to chunks of CHUNK elements.
 
     It takes and gives single elements; a ragged feature has its own length in each.
     """
@@ -171,7 +171,7 @@ def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Step:
 
     Args:
       codebook_size: an index outside [0, codebook_size) stops the run.
-      num_tokens: of each picture; TASK_FEATURE_LENGTHS must say the same.
+      num_tokens: of each image; TASK_FEATURE_LENGTHS must say the same.
     """
     vocabulary = vocabularies.ImageTokenVocabulary(codebook_size)
 

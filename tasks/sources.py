@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From the directory of a stage to a registered seqio task: what every `add_task` shares."""
+"""Registers seqio tasks over the output directory of a stage; all `add_task` share it."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ SHUFFLE_BUFFER = 1_000
 class RecordSource(seqio.FileDataSource):
     """Serialized records of TFRecord files, shuffled before anything is decoded.
 
-    seqio shuffles what the preprocessors return. Of pictures that would be floats: at 256 px a
+    seqio shuffles what the preprocessors return. Of images that would be floats: at 256 px a
     buffer of 1,000 is 0.8 GB. Here the buffer holds the encoded records.
 
     A saved position is exact: files are read in one order in all epochs, because TensorFlow

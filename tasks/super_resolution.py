@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and the image tokenizer's reconstructions of them: what the upsampler trains on.
+"""Images and the image tokenizer's reconstructions of them: what the upsampler trains on.
 
 Features: `image`, [image_size, image_size, 3], and `reconstruction`, [reconstruction_size,
 reconstruction_size, 3], float32 in [-1, 1]. Batches: `SuperResolutionConverter`.

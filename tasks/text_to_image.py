@@ -73,7 +73,7 @@ def add_task(
 
 
 def _num_tokens(files: list[str], codebook_size: int) -> int:
-    """Returns the number of tokens of a picture, from the first record.
+    """Returns the number of tokens of an image, from the first record.
 
     Raises:
       ValueError: an index past the codebook.

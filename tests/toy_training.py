@@ -60,11 +60,7 @@ def run(experiment: experiments.Experiment, **options: Any) -> int:
 def everything(directory: pathlib.Path) -> list[np.ndarray]:
     """Returns all leaves of the newest checkpoint."""
     folder = checkpoints.find(directory)
-    found = checkpoints.leaves(folder)
-    want = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in found.items()}
-    tree = checkpoints._restore(
-        folder, want, {k: checkpoints._restore_args(v, None) for k, v in found.items()}
-    )
+    tree = checkpoints.read_leaves(folder, checkpoints.leaves(folder))
     return [tree[key] for key in sorted(tree)]
 
 

@@ -95,7 +95,7 @@ def experiment(settings: Settings) -> experiments.Experiment:
     )
 
 
-class _LateStore(checkpoint_manager.Store):
+class _LateCheckpointManager(checkpoint_manager.CheckpointManager):
     seconds = 0.0
 
     def delete_after(self, step: int) -> None:
@@ -108,8 +108,8 @@ def main() -> int:
     settings = Settings(**json.loads(sys.argv[1]))
     multihost.HEARTBEAT_SECONDS = 10
     multihost.SHARED_SECONDS = 1.0
-    _LateStore.seconds = settings.late_seconds
-    checkpoint_manager.Store = _LateStore  # type: ignore[misc]
+    _LateCheckpointManager.seconds = settings.late_seconds
+    checkpoint_manager.CheckpointManager = _LateCheckpointManager  # type: ignore[misc]
     multihost.connect(settings.coordinator_address, settings.num_processes, settings.process_id)
     return train.train(experiment(settings))
 

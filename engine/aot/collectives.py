@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program sends between devices, read from its text (XLA's HLO)."""
+"""Counts the collectives of a compiled program: it parses XLA's HLO text."""
 
 import dataclasses
 import math

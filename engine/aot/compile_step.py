@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles an experiment ahead of time, for devices that need not be there, and reports on it.
 
-Shapes go in, a report comes out: memory of a device by kind, FLOPs, collectives, seconds. Neither
-data nor vocabulary is read, and nothing is computed.
+Shapes go in, a report comes out: memory of a device by kind, FLOPs, collectives, seconds. It reads
+neither data nor vocabulary and computes nothing.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What compiling told.
+    """The report of a compiled program.
 
     Attributes:
       program: 'train' or 'generate'.
@@ -49,8 +49,8 @@ class Report:
       num_microbatches: of a step.
       num_params: parameters of the model.
       memory: kind -> bytes on one device (see `device_memory`).
-      available: bytes of a device that a program may use, None if there is no limit to speak of.
-      fits: whether it does; None if there is no limit.
+      available: bytes of a device that a program may use, None without a known limit.
+      fits: whether it does; None without a known limit.
       advice: what to change if it does not fit.
       model_flops: of the whole mesh, without what is computed again to save memory.
       program_flops: of the whole mesh, with that, and with what a pipeline computes idly.
@@ -116,12 +116,8 @@ def compile_train_step(
     Raises:
       ValueError: the experiment does not fit the devices (their number, not their memory).
     """
-    program = train_step.prepare(experiment, spec, target.devices, described=target.described)
-
-    def trace() -> jax.stages.Traced:
-        return program.step.func.trace(*program.step_arguments())  # type: ignore[attr-defined]
-
-    report = _report(TRAIN, program, trace, device_memory.state(program), target)
+    program = train_step.make_program(experiment, spec, target.devices, described=target.described)
+    report = _report(TRAIN, program, program.trace_step, device_memory.state(program), target)
     report = dataclasses.replace(report, memory=device_memory.with_gradients(report.memory))
     advice: Sequence[str] = ()
     if report.available and report.fits is False:
@@ -152,12 +148,12 @@ def compile_generation(
             f"--program generate: {type(model).__name__} draws no images; take --program train, or "
             "an experiment of a text-to-image model"
         )
-    program = train_step.prepare(experiment, spec, target.devices, described=target.described)
+    program = train_step.make_program(experiment, spec, target.devices, described=target.described)
     text_length = spec["encoder_input_tokens"].shape[1]
     arguments, kinds = _generation_arguments(program, generation, text_length)
     draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
     report = _report(GENERATE, program, lambda: draw.trace(*arguments), kinds, target)
-    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_CHIPS]
+    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_DEVICES]
     return dataclasses.replace(
         report,
         batch=generation.num_prompts * generation.num_samples,
@@ -172,20 +168,21 @@ def _generation_arguments(
 
     Prompts are divided as a batch is, parameters as in training.
     """
-    place = partitioning.batch_sharding(program.mesh, program.rules)
+    sharding = program.batch_sharding
     prompts, samples = generation.num_prompts, generation.num_samples
-    partitioning.check_divisible("--num_prompts: a batch", (prompts,), place.spec, program.mesh)
+    partitioning.check_divisible("--num_prompts: a batch", (prompts,), sharding.spec, program.mesh)
     batch = (
         jax.ShapeDtypeStruct((prompts, text_length), jnp.int32),
         jax.ShapeDtypeStruct((prompts, samples, 2), jnp.uint32),
     )
     params = {"params": program.abstract.params}
-    places = {"params": program.shardings.params}
+    shardings = {"params": program.shardings.params}
     kinds = {
-        device_memory.PARAMETERS: device_memory.per_device(params, places),
-        device_memory.BATCH: device_memory.per_device(batch, place),
+        device_memory.PARAMETERS: device_memory.per_device(params, shardings),
+        device_memory.BATCH: device_memory.per_device(batch, sharding),
     }
-    return (train_state.placed(params, places), *train_state.placed(batch, place)), kinds
+    placed = train_state.placed(params, shardings)
+    return (placed, *train_state.placed(batch, sharding)), kinds
 
 
 def _report(
@@ -253,7 +250,7 @@ def _memory(
     output = stats.output_size_in_bytes - stats.alias_size_in_bytes
     temporaries = stats.temp_size_in_bytes
     if target.described:
-        # libtpu holds the peak against the chip's memory: the sizes of temporaries add up to more
+        # libtpu holds the peak against the TPU's memory: the sizes of temporaries add up to more
         # than ever is in use. The other compilers' peak leaves temporaries out.
         temporaries = stats.peak_memory_in_bytes - stats.argument_size_in_bytes - output
     return {

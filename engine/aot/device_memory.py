@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a program keeps in the memory of a device, by kind; what to change if it is too much."""
+"""Estimates the memory of a device by kind, and advises what to change if it is too much."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ CONSTANTS, BATCH = "constants", "batch"
 PADDING = "padding of these"
 GRADIENTS, ACTIVATIONS = "gradients", "activations, temporaries"
 OUTPUT, CODE = "output", "program"
-MORE_CHIPS = "more chips, or more of them on the last axis of MESH_SHAPE"
-# What is there at any time of a training, from shapes and shardings alone.
+MORE_DEVICES = "more devices, or more of them on the last axis of MESH_SHAPE"
+# In memory during the whole training; known from shapes and shardings alone.
 STATE = (PARAMETERS, OPTIMIZER, OTHER_STATE, CONSTANTS, BATCH)
 
 
@@ -31,11 +31,11 @@ def per_device(tree: Any, shardings: Any) -> int:
       shardings: tree like it, or one sharding for all its leaves.
     """
     leaves = jax.tree.leaves(tree)
-    places = jax.tree.leaves(shardings)
-    places = places * len(leaves) if len(places) == 1 else places
+    each = jax.tree.leaves(shardings)
+    each = each * len(leaves) if len(each) == 1 else each
     return sum(
-        math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf, place in zip(leaves, places, strict=True)
+        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, sharding in zip(leaves, each, strict=True)
     )
 
 
@@ -55,9 +55,7 @@ def state(program: train_step.Program) -> dict[str, int]:
             (abstract.step, abstract.mutables), (shardings.step, shardings.mutables)
         ),
         CONSTANTS: _whole(constants),
-        BATCH: per_device(
-            program.element_spec, partitioning.batch_sharding(program.mesh, program.rules)
-        ),
+        BATCH: per_device(program.element_spec, program.batch_sharding),
     }
 
 
@@ -78,14 +76,14 @@ def with_gradients(kinds: Mapping[str, int]) -> dict[str, int]:
 def estimate(program: train_step.Program) -> str:
     """Returns what `parti train --dry_run` says of memory."""
     kinds = state(program)
-    parts = ", ".join(f"{kind} {readable(size)}" for kind, size in kinds.items() if size)
+    parts = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in kinds.items() if size)
     return (
-        f"memory of a device: {readable(sum(kinds.values()))} ({parts}) besides gradients and "
+        f"memory of a device: {format_bytes(sum(kinds.values()))} ({parts}) besides gradients and "
         "activations, which `parti compile` tells"
     )
 
 
-def readable(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Returns a number of bytes with its unit."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= 0.1 * unit:
@@ -96,9 +94,9 @@ def readable(size: int) -> str:
 def table(kinds: Mapping[str, int], available: int | None) -> list[str]:
     """Returns a line for each kind and for their sum."""
     width = max(len(kind) for kind in kinds)
-    lines = [f"  {kind:<{width}}  {readable(size):>11}" for kind, size in kinds.items() if size]
-    limit = f" of {readable(available)}" if available else ""
-    return [*lines, f"  {'total':<{width}}  {readable(sum(kinds.values())):>11}{limit}"]
+    lines = [f"  {kind:<{width}}  {format_bytes(size):>11}" for kind, size in kinds.items() if size]
+    limit = f" of {format_bytes(available)}" if available else ""
+    return [*lines, f"  {'total':<{width}}  {format_bytes(sum(kinds.values())):>11}{limit}"]
 
 
 def advice(
@@ -125,9 +123,9 @@ def advice(
         lines.append(
             "--gin_file=t5x_configs/layouts/fully_sharded.gin after the experiment: parameters and "
             f"optimizer state over all {program.mesh.size} devices, about "
-            f"{readable((kinds[PARAMETERS] + kinds[OPTIMIZER]) * whole // sharded)} on each"
+            f"{format_bytes((kinds[PARAMETERS] + kinds[OPTIMIZER]) * whole // sharded)} on each"
         )
-    return [*lines, MORE_CHIPS]
+    return [*lines, MORE_DEVICES]
 
 
 def _fewer_activations(
@@ -163,9 +161,7 @@ def _smaller_parts(
     program: train_step.Program,
 ) -> Sequence[str]:
     """Returns how many microbatches would leave enough room, if any number would."""
-    shards = partitioning.num_shards(
-        program.mesh, partitioning.batch_sharding(program.mesh, program.rules).spec[0]
-    )
+    shards = partitioning.num_shards(program.mesh, program.batch_sharding.spec[0])
     rows, now = experiment.batch_size // shards, experiment.num_microbatches
     config: Any = getattr(experiment.model, "config", None)
     pipeline_microbatches = getattr(config, "pipeline_microbatches", 1)
@@ -178,7 +174,7 @@ def _smaller_parts(
         if divides and needed < 0.85 * room:
             return [
                 f"--gin.NUM_MICROBATCHES={parts}: {rows // parts} rows of a device at a time, "
-                f"about {readable(needed)} for activations and gradients"
+                f"about {format_bytes(needed)} for activations and gradients"
             ]
     return []
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoints of one training directory: saved in the background, restored, the chosen kept.
+"""Saves the checkpoints of a training directory in the background, restores and deletes them.
 
 All processes of a training save and restore together. A checkpoint gets its final name once it is
-whole and its checksums lie in it; so whatever ends a process, those that are there can be checked.
+whole and holds its checksums: whatever ends a process, every checkpoint can be verified.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ from parti.engine.distributed import multihost
 _WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
-class Store:
+class CheckpointManager:
     """Saves and restores the checkpoints of a directory."""
 
     def __init__(
         self, directory: str | pathlib.Path, policy: retention.Retention | None = None
     ) -> None:
-        """Opens a directory, made if it is missing; all checkpoints stay without a policy."""
+        """Opens a directory and creates it if missing; without a policy all checkpoints stay."""
         self.directory = pathlib.Path(directory).absolute()
         self._state = _StateHandler()
         options = ocp.CheckpointManagerOptions(
             step_prefix=checkpoints.STEP_PREFIX,
             preservation_policy=policy or retention.Retention(),
-            best_fn=lambda metrics: 0.0,  # Orbax keeps metrics if there is one, and asks only us.
+            best_fn=lambda metrics: 0.0,  # Makes Orbax keep metrics; the policy decides.
             cleanup_tmp_directories=True,
             # Called in the first process, when all have written, before the folder is renamed.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._state.sum_checkpoint),
@@ -86,14 +86,14 @@ class Store:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and lets go of the directory."""
+        """Waits, then closes the directory."""
         self.wait()
         self._manager.close()
 
     def restore(self, want: Tree) -> tuple[Tree, int, pathlib.Path] | None:
-        """Reads the newest checkpoint that is whole; says so if it is not the newest of all.
+        """Reads the newest checkpoint that is not corrupt; logs those that are.
 
-        Damaged ones are renamed to `damaged-checkpoint_<N>`, once a whole one is found.
+        Corrupt ones are renamed to `damaged-checkpoint_<N>`, once a whole one is found.
 
         Args:
           want: the state tree as `jax.ShapeDtypeStruct`s with shardings.
@@ -102,25 +102,25 @@ class Store:
           (tree, step, folder of the data position), or None if there is no checkpoint.
 
         Raises:
-          ValueError: the checkpoint is of another model or optimizer, or none is whole.
-          corruption.OutOfReachError: a checkpoint cannot be read at the moment.
+          ValueError: the checkpoint is of another model or optimizer, or all are corrupt.
+          corruption.UnavailableCheckpointError: a checkpoint cannot be read at the moment.
         """
         found = self._steps()
         multihost.check_equal(f"which checkpoints are in {self.directory}", str(found))
-        damaged: list[int] = []
+        corrupt: list[int] = []
         for step in reversed(found):
             folder = checkpoints.step_path(self.directory, step)
             try:
                 tree = _restore(folder, want)
-            except corruption.DamagedError as error:
+            except corruption.CorruptCheckpointError as error:
                 multihost.log(f"[train] {folder.name} is damaged ({error.reason})")
-                damaged.append(step)
+                corrupt.append(step)
                 continue
-            self._put_aside(damaged)
-            if damaged:
+            self._rename_corrupt(corrupt)
+            if corrupt:
                 multihost.log(f"[train] going on from {folder.name} instead")
             return tree, step, folder / checkpoints.DATASET_ITEM
-        if damaged:
+        if corrupt:
             raise ValueError(
                 f"no checkpoint in {self.directory} can be read; --overwrite trains from the start"
             )
@@ -129,16 +129,16 @@ class Store:
     def _steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, oldest first.
 
-        From memory, in which the processes agree: on disk one may be deleting while another looks.
+        From memory, in which the processes agree: on disk one may delete while another lists.
         """
         return sorted(self._manager.all_steps())
 
-    def _put_aside(self, damaged: Sequence[int]) -> None:
-        """Renames damaged checkpoints, once for all processes."""
-        if not damaged:
+    def _rename_corrupt(self, corrupt: Sequence[int]) -> None:
+        """Renames corrupt checkpoints, once for all processes."""
+        if not corrupt:
             return
         if multihost.is_first():
-            for step in damaged:
+            for step in corrupt:
                 path = checkpoints.step_path(self.directory, step)
                 path.rename(_free_name(path.with_name(f"{checkpoints.DAMAGED_PREFIX}{path.name}")))
         multihost.wait_for_all("damaged checkpoints are put aside")
@@ -151,7 +151,7 @@ def _restore(folder: pathlib.Path, want: Tree) -> Tree:
 
     Raises:
       ValueError: it is of another model or optimizer.
-      corruption.DamagedError, corruption.OutOfReachError: see `corruption.readable_by_all`.
+      CorruptCheckpointError, UnavailableCheckpointError: see `corruption.readable_by_all`.
     """
     with corruption.readable_by_all(folder):
         checksums.verify(folder, multihost.index(), multihost.count())
@@ -194,7 +194,7 @@ def _describe(leaf: Any) -> str:
 
 
 class _StateHandler(ocp.PyTreeCheckpointHandler):
-    """Orbax item: a tree of arrays. Each process sums the files it has written, as it has them."""
+    """Orbax item: a tree of arrays. Each process sums the files it has written."""
 
     async def async_save(self, directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Starts to save; `directory` has its temporary name, and so has the one around it."""

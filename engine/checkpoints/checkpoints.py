@@ -1,10 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints in T5X's layout: `<dir>/checkpoint_<N>/state`, read by either engine.
+"""Reads checkpoints in T5X's layout: `<dir>/checkpoint_<N>/state`.
 
 The tree is `{'target': params, 'state': {'step', 'param_states'}[, 'flax_mutables': collections]}`,
-where `param_states` is the state dict of the optimizer. Beside `state`, `dataset` holds the
-position in the training data after step N. `checkpoint_store` writes checkpoints; this reads them.
+where `param_states` is the state dict of the optimizer. The folder `dataset` beside `state` holds
+the position in the training data after step N. `checkpoint_manager` writes checkpoints.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from flax import traverse_util
 from parti.engine.checkpoints import checksums, corruption
 
 STEP_PREFIX = "checkpoint"
-# Before the name of a checkpoint that was put aside.
+# Before the name of a corrupt checkpoint.
 DAMAGED_PREFIX = "damaged-"
 STATE_ITEM = "state"
 DATASET_ITEM = "dataset"
@@ -32,7 +32,11 @@ EMA_KEY = "averaged_params"
 
 _STEP_FOLDER = re.compile(rf"{STEP_PREFIX}_(\d+)")
 
+_STEP = ("state", "step")
+
 Tree = dict[str, Any]
+Key = tuple[str, ...]
+Leaves = Mapping[Key, Any]  # path -> metadata with `shape` and `dtype`
 
 
 def steps(directory: str | pathlib.Path) -> list[int]:
@@ -82,7 +86,6 @@ def is_checkpoint(path: str | pathlib.Path) -> bool:
 def load_params(
     path: str | pathlib.Path,
     subtree: str | None = None,
-    step: int | None = None,
     *,
     ema: bool | None = None,
     shardings: Tree | None = None,
@@ -91,9 +94,9 @@ def load_params(
     """Reads the parameters of a checkpoint written by this engine or by T5X.
 
     Args:
-      path: a training directory, or one of its `checkpoint_<N>` folders.
+      path: a `checkpoint_<N>` folder, or a training directory, whose newest one is read (`find`
+        gives those of other steps).
       subtree: path of a part of the parameters, such as 'decoder/layers'; all by default.
-      step: which checkpoint of a training directory; the newest by default.
       ema: True for the moving average of the parameters, False for the parameters themselves; by
         default the average where the run kept one (of frozen parameters it keeps none: they stay).
       shardings: tree of `jax.sharding.Sharding` like the parameters read: they come back as
@@ -107,31 +110,24 @@ def load_params(
 
     Raises:
       FileNotFoundError: no checkpoint there.
-      ValueError: it is damaged, lacks the subtree, or keeps no average while `ema` is True.
-      corruption.OutOfReachError: it cannot be read at the moment.
+      ValueError: it is corrupt, lacks the subtree, or keeps no average while `ema` is True.
+      corruption.UnavailableCheckpointError: it cannot be read at the moment.
     """
-    folder = find(path, step)
+    folder = find(path)
     with corruption.readable(folder):
         if verify:
             checksums.verify(folder, below=STATE_ITEM)
-        flat = leaves(folder)
-    prefix = tuple(subtree.split("/")) if subtree else ()
-    keys = _params_keys(flat, folder, ema)
-    keys = {name[len(prefix) :]: k for name, k in keys.items() if name[: len(prefix)] == prefix}
-    if not keys:
-        parts = sorted({k[1] for k in flat if k[0] == "target"})
-        raise ValueError(f"{folder} has no parameters under {subtree!r}; it has {', '.join(parts)}")
-    mutables = {k: v for k, v in flat.items() if k[0] == "flax_mutables"}
-    counter = {k: v for k, v in flat.items() if k == ("state", "step")}
-    flat_shardings = traverse_util.flatten_dict(shardings) if shardings else {}
-    shardings_by_key = {key: flat_shardings.get(name) for name, key in keys.items()}
-    wanted = {key: flat[key] for key in keys.values()} | mutables | counter
-    restore_args = {k: _restore_args(leaf, shardings_by_key.get(k)) for k, leaf in wanted.items()}
+        found = leaves(folder)
+    keys = _below(subtree, _params_keys(found, folder, ema), folder)
+    mutables = [key for key in found if key[0] == "flax_mutables"]
+    wanted = {key: found[key] for key in (*keys.values(), *mutables, _STEP)}
+    flat = traverse_util.flatten_dict(shardings or {})
     with corruption.readable(folder):
-        got = _restore(folder, wanted, restore_args)
-    params = traverse_util.unflatten_dict({name: got[key] for name, key in keys.items()})
-    others = traverse_util.unflatten_dict({k[1:]: got[k] for k in mutables})
-    return params, others, int(got[("state", "step")])
+        got = read_leaves(folder, wanted, {keys[name]: flat[name] for name in flat if name in keys})
+    params = {name: got[key] for name, key in keys.items()}
+    others = {key[1:]: got[key] for key in mutables}
+    unflatten = traverse_util.unflatten_dict
+    return unflatten(params), unflatten(others), int(got[_STEP])
 
 
 def fingerprint(params: Mapping[str, Any], config: str) -> str:
@@ -144,7 +140,7 @@ def fingerprint(params: Mapping[str, Any], config: str) -> str:
     return digest.hexdigest()
 
 
-def leaves(folder: pathlib.Path) -> dict[tuple[str, ...], Any]:
+def leaves(folder: pathlib.Path) -> Leaves:
     """Returns {path: metadata with `shape` and `dtype`} of the leaves of a checkpoint."""
     with _reader() as reader:
         return traverse_util.flatten_dict(reader.metadata(folder / STATE_ITEM).tree)
@@ -163,6 +159,27 @@ def read_tree(folder: pathlib.Path, want: Tree) -> Tree:
         return reader.restore(folder / STATE_ITEM, args=args)
 
 
+def read_leaves(
+    folder: pathlib.Path, want: Leaves, shardings: Mapping[Key, jax.sharding.Sharding] | None = None
+) -> dict[Key, Any]:
+    """Reads some leaves of a checkpoint.
+
+    Args:
+      folder: the checkpoint.
+      want: {path: metadata}, of `leaves`.
+      shardings: {path: sharding} of those that are read as `jax.Array`, the others as numpy.
+    """
+    shardings = shardings or {}
+    restore_args = {key: _restore_args(leaf, shardings.get(key)) for key, leaf in want.items()}
+    args = ocp.args.PyTreeRestore(
+        item=traverse_util.unflatten_dict(dict(want)),
+        restore_args=traverse_util.unflatten_dict(restore_args),
+        partial_restore=True,
+    )
+    with _reader() as reader:
+        return traverse_util.flatten_dict(reader.restore(folder / STATE_ITEM, args=args))
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences Orbax's log below errors: it reports every step of every save."""
@@ -175,39 +192,36 @@ def quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _params_keys(
-    flat: dict[tuple[str, ...], Any], folder: pathlib.Path, ema: bool | None
-) -> dict[tuple[str, ...], tuple[str, ...]]:
+def _params_keys(found: Leaves, folder: pathlib.Path, ema: bool | None) -> dict[Key, Key]:
     """Returns {path of a parameter: path in the checkpoint}, of its average where there is one.
 
     Frozen parameters have none.
     """
-    keys = {k[1:]: k for k in flat if k[0] == "target"}
-    roots = {k[: k.index(EMA_KEY) + 1] for k in flat if k[0] == "state" and EMA_KEY in k}
+    keys = {key[1:]: key for key in found if key[0] == "target"}
+    roots = {key[: key.index(EMA_KEY) + 1] for key in found if key[0] == "state" and EMA_KEY in key}
     if ema and not roots:
         raise ValueError(f"{folder} keeps no moving average; train with EMA_DECAY above 0")
     if roots and ema is not False:
         root = min(roots, key=len)
-        keys |= {k[len(root) :]: k for k in flat if k[: len(root)] == root}
+        keys |= {key[len(root) :]: key for key in found if key[: len(root)] == root}
     return keys
+
+
+def _below(subtree: str | None, keys: Mapping[Key, Key], folder: pathlib.Path) -> dict[Key, Key]:
+    """Returns the keys of a subtree, from there on; raises ValueError if there are none."""
+    prefix = tuple(subtree.split("/")) if subtree else ()
+    size = len(prefix)
+    below = {name[size:]: key for name, key in keys.items() if name[:size] == prefix}
+    if not below:
+        parts = ", ".join(sorted({name[0] for name in keys}))
+        raise ValueError(f"{folder} has no parameters under {subtree!r}; it has {parts}")
+    return below
 
 
 def _restore_args(leaf: Any, sharding: jax.sharding.Sharding | None) -> ocp.RestoreArgs:
     if sharding is None:
         return ocp.RestoreArgs(restore_type=np.ndarray)
     return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
-
-
-def _restore(
-    folder: pathlib.Path, item: dict[tuple[str, ...], Any], restore_args: dict[tuple[str, ...], Any]
-) -> dict[tuple[str, ...], Any]:
-    args = ocp.args.PyTreeRestore(
-        item=traverse_util.unflatten_dict(item),
-        restore_args=traverse_util.unflatten_dict(restore_args),
-        partial_restore=True,
-    )
-    with _reader() as reader:
-        return traverse_util.flatten_dict(reader.restore(folder / STATE_ITEM, args=args))
 
 
 @contextlib.contextmanager

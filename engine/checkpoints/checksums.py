@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Size and crc32 of every file of a checkpoint, so that one that has changed is not trusted.
+"""Checksums of a checkpoint: size and crc32 of every file.
 
 `checksums.json` is `{path below its folder: [size in bytes, crc32]}`. Each process sums the files
-it wrote, in their folder; the first one puts these together and adds the sums of all other files.
+it wrote, in their folder; the first process merges these and adds the sums of all other files.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ Sums = dict[str, tuple[int, int]]
 def write(folder: pathlib.Path, without: Collection[str] = ()) -> None:
     """Writes the checksums of a folder.
 
-    Sums of folders in it are taken over, and their files of sums deleted.
+    Those of folders in it are merged into its own and deleted.
 
     Args:
       folder: a checkpoint, or one process's part of it.

@@ -1,9 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a checkpoint is damaged, or whole but out of reach at the moment.
+"""Tells a corrupt checkpoint from one that is unavailable at the moment.
 
-A damaged one is put aside for an older one. So nothing counts as damage that may be over when the
-same command runs again: a full memory, a lost file server, too many open files, a lost process.
+A training passes over a corrupt one to an older one. So no failure counts as corruption that may be
+over when the same command runs again: full memory, a lost file server, too many open files, a lost
+process.
 """
 
 import contextlib
@@ -16,14 +17,14 @@ import jax
 
 from parti.engine.distributed import multihost
 
-# The statuses by which TensorStore says that what it read is wrong, or is not there.
-_DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
+# TensorStore's statuses for data that are wrong or missing.
+_CORRUPT = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 _DETAILS = " [tensorstore_spec="
 _STATUS = re.compile(r"([A-Z]+(?:_[A-Z]+)*): ")
 
 
-class DamagedError(ValueError):
-    """A checkpoint is there, but incomplete or damaged; `reason` is what showed it."""
+class CorruptCheckpointError(ValueError):
+    """A checkpoint is incomplete or corrupt; `reason` says what is wrong."""
 
     def __init__(self, folder: pathlib.Path, reason: str) -> None:
         super().__init__(
@@ -33,8 +34,8 @@ class DamagedError(ValueError):
         self.reason = reason
 
 
-class OutOfReachError(RuntimeError):
-    """A checkpoint could not be read for a `reason` that lies outside of it."""
+class UnavailableCheckpointError(RuntimeError):
+    """A checkpoint could not be read for a `reason` outside of it."""
 
     def __init__(self, folder: pathlib.Path, reason: str) -> None:
         super().__init__(
@@ -46,11 +47,11 @@ class OutOfReachError(RuntimeError):
 
 @contextlib.contextmanager
 def readable(folder: pathlib.Path) -> Iterator[None]:
-    """Turns the many ways of failing to read a checkpoint into two.
+    """Turns any failure to read a checkpoint into one of two errors.
 
     Raises:
-      DamagedError: the block failed since something is missing or wrong in the checkpoint.
-      OutOfReachError: it failed for another reason.
+      CorruptCheckpointError: something is missing or wrong in the checkpoint.
+      UnavailableCheckpointError: reading failed for another reason.
     """
     try:
         yield
@@ -58,29 +59,29 @@ def readable(folder: pathlib.Path) -> Iterator[None]:
         causes = _causes(error)
         # Orbax wraps TensorStore's errors; the innermost says most.
         reason = str(causes[-1]).split(_DETAILS)[0].strip() or type(causes[-1]).__name__
-        damaged = all(map(_is_damage, causes))
-        kind = DamagedError if damaged else OutOfReachError
+        corrupt = all(map(_is_corruption, causes))
+        kind = CorruptCheckpointError if corrupt else UnavailableCheckpointError
         raise kind(folder, reason.splitlines()[0].replace(f"{folder}/", "")) from error
 
 
 @contextlib.contextmanager
 def readable_by_all(folder: pathlib.Path) -> Iterator[None]:
-    """`readable`, ending alike in every process; nothing inside may wait for the others.
+    """`readable`, with one outcome in all processes; nothing inside may wait for the others.
 
     Raises:
-      OutOfReachError: so it was here or in another process.
-      DamagedError: so it was here or in another process, and out of reach in none.
+      UnavailableCheckpointError: in this or another process.
+      CorruptCheckpointError: in this or another process, and unavailable in none.
     """
     failure: Exception | None = None
     try:
         with readable(folder):
             yield
-    except (DamagedError, OutOfReachError) as error:
+    except (CorruptCheckpointError, UnavailableCheckpointError) as error:
         failure = error
         if not multihost.is_first():  # The first says it itself.
             text = f"[train] process {multihost.index()}: {folder.name}: {error.reason}"
             print(text, file=sys.stderr, flush=True)
-    for kind in (OutOfReachError, DamagedError):
+    for kind in (UnavailableCheckpointError, CorruptCheckpointError):
         if not multihost.all_agree(not isinstance(failure, kind)):
             raise failure if isinstance(failure, kind) else kind(folder, "see the other logs")
 
@@ -93,10 +94,10 @@ def _causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _is_damage(error: BaseException) -> bool:
+def _is_corruption(error: BaseException) -> bool:
     if isinstance(error, FileNotFoundError):
         return True
     if isinstance(error, OSError | MemoryError | jax.errors.JaxRuntimeError):
         return False
     status = _STATUS.match(str(error))
-    return status is None or status[1] in _DAMAGE
+    return status is None or status[1] in _CORRUPT

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoints of a training stay on disk; the others are deleted once a newer one is whole.
+"""The preservation policy: which checkpoints stay; others are deleted once a newer one is whole.
 
 CHECKPOINTS_TO_KEEP, KEEP_CHECKPOINT_PERIOD, BEST_METRIC and BEST_MODE decide, each by itself: a
 checkpoint goes only if none of them wants it.
@@ -20,9 +20,9 @@ Metrics = Mapping[str, float]
 class Retention:
     """An Orbax preservation policy.
 
-    Orbax's own would count a checkpoint that a signal made among the last k. Then an interruption
-    would push out one of the regular ones, and NAN_POLICY 'rollback' go back to another step than
-    in a run that nothing interrupted.
+    Orbax's own `LatestN` would count a checkpoint that a signal made among the last k. Then an
+    interruption would push out a regular one, and NAN_POLICY 'rollback' go back to another step
+    than in a run that nothing interrupted.
 
     Attributes:
       keep: how many stay: the newest, and before it the last that are multiples of `period`; None
@@ -79,7 +79,7 @@ class Retention:
         return min(finite, key=lambda step: (sign * finite[step], step))
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Answers Orbax: for each of its checkpoint infos, in order, whether it stays."""
+        """Returns, for each of Orbax's checkpoint infos in order, whether it stays."""
         del context  # Orbax has nothing in it yet.
         stay = self.kept({info.step: info.metrics for info in checkpoints})
         return [info.step in stay for info in checkpoints]

@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 HEARTBEAT_SECONDS = 60
 # How long a file of one process may take to be seen by the others.
 SHARED_SECONDS = 30.0
-# How the runtime says that another process does not answer; gloo and NCCL do it in their own words,
+# Errors of the runtime when another process does not answer; gloo and NCCL have words of their own,
 # under codes that other errors have, too.
 _LOST_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
 _LOST_WORDS = ("gloo", "remote process exited", "connection closed", "connection reset")
@@ -91,7 +91,7 @@ def log(text: str) -> None:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come to the place of this name."""
+    """Returns when every process has come to the barrier of this name."""
     if count() > 1:
         multihost_utils.sync_global_devices(name)
 

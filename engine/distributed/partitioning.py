@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Device meshes, and which logical axis of an array lies on which mesh axis.
+"""Device meshes, and how logical axes of arrays are divided over mesh axes.
 
 A layout is three settings: MESH_SHAPE and MESH_AXES arrange the devices, LOGICAL_AXIS_RULES divide
 arrays over them. `t5x_configs/layouts/` holds the named ones, docs/partitioning.md their meaning.
@@ -8,7 +8,7 @@ arrays over them. `t5x_configs/layouts/` holds the named ones, docs/partitioning
 Rules stand in order of precedence, as in T5X: an array's axis takes the first rule of its name
 whose mesh axes no other axis of the array has taken. So one name serves parameters and activations:
 with ('batch', 'data'), ('mlp', 'model'), ('embed', 'model'), ('embed', 'data') an activation
-[batch, length, embed] lies on (data, -, model), and a kernel [embed, mlp] on (data, model).
+[batch, length, embed] is divided as (data, -, model), a kernel [embed, mlp] as (data, model).
 """
 
 import difflib
@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
@@ -175,7 +174,7 @@ def check_divisible(
     """Checks that an array can be divided evenly.
 
     Raises:
-      ValueError: a dimension does not divide by the devices that it lies on.
+      ValueError: a dimension does not divide by the devices along its mesh axes.
     """
     for dimension, axis in zip(shape, tuple(partition)):
         parts = num_shards(mesh, axis)
@@ -184,11 +183,3 @@ def check_divisible(
                 f"{what} of shape {tuple(shape)} is divided as {partition}, but {dimension} does "
                 f"not divide by {parts}; change its size, MESH_SHAPE or LOGICAL_AXIS_RULES"
             )
-
-
-def place(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Puts the parts of a global batch on the devices of this process that they belong to."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array, global_shape=array.shape)
-        for name, array in batch.items()
-    }

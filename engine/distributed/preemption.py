@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGINT: a training saves and stops, all its processes at one step.
+"""Preemption: at SIGTERM or SIGINT a training saves and stops, all its processes at one step.
 
 One process notes the signal itself. With many, jax listens for SIGTERM and tells the others; SIGINT
 is handed to it as SIGTERM.

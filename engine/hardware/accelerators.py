@@ -1,9 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerators: their peak rates; and those to compile for, described TPUs, CPU devices, the GPU.
+"""Accelerators: peak rates, and targets to compile for (described TPUs, CPU devices, the GPU).
 
-Nothing here asks for a device before `devices` is called: what it needs of jax must be set before
-jax starts.
+Only `target` asks jax for devices: it sets options that jax reads when it starts.
 """
 
 import dataclasses
@@ -31,38 +30,38 @@ FORMS = "v4:4x4x4, v5p:4x4x8, v5e:8x8, v6e:8x8 (chips along each side), cpu-8, o
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-    """A kind of TPU.
+class Tpu:
+    """A TPU generation.
 
     Attributes:
-      hbm: bytes of a chip's memory that a program may use.
+      memory: bytes of a device's memory (HBM) that a program may use.
       peak_flops: bfloat16 operations a second.
-      sides: how many dimensions a topology has.
-      torus: chips along a side from which on its ends are connected; of a side that is not a
+      dimensions: of a topology.
+      torus: devices along a side from which on its ends are connected; of a side that is not a
         multiple of it they are not.
       options: what jax's `get_topology_desc` needs besides.
     """
 
-    hbm: int
+    memory: int
     peak_flops: float
-    sides: int
+    dimensions: int
     torus: int
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # Peak rates: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, which give 32, 16, 95 and 32 GB of HBM;
-# `hbm` is what libtpu 0.0.42's compiler says it has of them.
+# `memory` is what libtpu 0.0.42's compiler says it has of them.
 TPUS = {
-    # A v4 chip's two cores are one device, with all of the chip's memory.
-    "v4": Chip(int(30.75 * GIB), 275e12, 3, 4, {"chip_config_name": "megacore"}),
-    "v5p": Chip(int(95.74 * GIB), 459e12, 3, 4),
-    "v5e": Chip(int(15.75 * GIB), 197e12, 2, 16),
-    "v6e": Chip(int(31.25 * GIB), 918e12, 2, 16),
+    # The two cores of a v4 chip are one device, with all of the chip's memory.
+    "v4": Tpu(int(30.75 * GIB), 275e12, 3, 4, {"chip_config_name": "megacore"}),
+    "v5p": Tpu(int(95.74 * GIB), 459e12, 3, 4),
+    "v5e": Tpu(int(15.75 * GIB), 197e12, 2, 16),
+    "v6e": Tpu(int(31.25 * GIB), 918e12, 2, 16),
 }
 
-# What jax calls a device (`device_kind`, the whole of it) -> operations a second of matrix products
-# in bfloat16 and in float32, which jax multiplies in bfloat16 on a TPU and in TF32 on a GPU, if not
-# told otherwise. Of GPUs: NVIDIA's data sheets, without sparsity.
+# jax's `device_kind` -> operations a second of matrix products in bfloat16 and in float32, which
+# jax multiplies by default in bfloat16 on a TPU and in TF32 on a GPU. GPUs: NVIDIA's data sheets,
+# without sparsity.
 _TPU_KINDS = {
     "TPU v4": "v4",
     "TPU v5": "v5p",
@@ -102,9 +101,9 @@ class Target:
 
     Attributes:
       name: as given, such as 'v4:4x4x4'.
-      devices: one per chip.
-      described: the devices are descriptions; there is nothing to run on.
-      memory: bytes of a device that a program may use; None if there is no limit to speak of.
+      devices: of the topology.
+      described: the devices are descriptions that no program can run on.
+      memory: bytes of a device that a program may use; None without a known limit.
       peak_flops: bfloat16 operations a second of a device; None if not known.
     """
 
@@ -116,7 +115,7 @@ class Target:
 
 
 def target(name: str) -> Target:
-    """Returns what a name stands for; call it before anything else asks jax for a device.
+    """Returns the target of a name; call it before anything else asks jax for a device.
 
     Args:
       name: one of `FORMS`.
@@ -135,8 +134,8 @@ def target(name: str) -> Target:
 
 
 def _tpu(name: str, kind: str, shape: tuple[int, ...]) -> Target:
-    chip = TPUS.get(kind)
-    if chip is None or len(shape) != chip.sides:
+    tpu = TPUS.get(kind)
+    if tpu is None or len(shape) != tpu.dimensions:
         raise ValueError(f"--topology {name!r} is none of {FORMS}")
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
@@ -152,18 +151,18 @@ def _tpu(name: str, kind: str, shape: tuple[int, ...]) -> Target:
     options = {
         "chips_per_host_bounds": (*(min(2, side) for side in shape[:2]), 1),
         "num_slices": 1,
-        "wrap": (*(side % chip.torus == 0 for side in shape), *[False] * (3 - len(shape))),
-        **chip.options,
+        "wrap": (*(side % tpu.torus == 0 for side in shape), *[False] * (3 - len(shape))),
+        **tpu.options,
     }
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"--topology {name}: libtpu says: {error}") from error
-    return Target(name, tuple(description.devices), True, chip.hbm, chip.peak_flops)
+    return Target(name, tuple(description.devices), True, tpu.memory, tpu.peak_flops)
 
 
 def _on_cpu() -> None:
-    """Keeps jax from looking for accelerators; what it computes itself is next to nothing."""
+    """Keeps jax from looking for accelerators: it compiles and computes almost nothing."""
     jax.config.update("jax_platforms", "cpu")
 
 

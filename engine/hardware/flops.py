@@ -31,7 +31,7 @@ def train_step(model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]) -> 
       element_spec: shape and dtype of each feature of a global batch.
     """
     model = model.without_pipeline
-    # Inside of jax.set_mesh, an array would lie on the mesh's devices, which may be descriptions.
+    # Inside jax.set_mesh an array would be on the mesh's devices, which may be descriptions.
     rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
     mutables = _abstract_variables(model, element_spec, rng)
     params = mutables.pop("params")
@@ -59,10 +59,16 @@ def of(function: Callable[..., Any], *args: Any) -> int:
 
 def of_jaxpr(closed: core.ClosedJaxpr) -> int:
     """Returns the operations of a traced program, such as `jax.stages.Traced.jaxpr`."""
-    jaxpr = closed.jaxpr
-    # What no result depends on, such as the gradient of an input, is not computed either.
-    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
-    return _count(jaxpr)
+    return _count(without_dead_code(closed.jaxpr))
+
+
+def without_dead_code(jaxpr: core.Jaxpr) -> core.Jaxpr:
+    """Leaves out what no result depends on, such as the gradient of an input.
+
+    `partial_eval` is no public API of jax.
+    """
+    kept, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+    return kept
 
 
 def _abstract_variables(

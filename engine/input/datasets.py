@@ -5,7 +5,7 @@
 A `Source` opens a split; what it opens is an iterator of batches (`Batches`) whose position can be
 saved after any batch and restored. `prefetch.Prefetcher` reads ahead and keeps that exactness.
 
-Every process reads the whole global batches and its devices take their parts (`mesh.place`). So
+Every process reads the whole global batches and its devices take their parts (`Program.place`). So
 the order of the data and their position do not depend on how many processes there are.
 """
 
@@ -208,34 +208,50 @@ class SeqioSource:
           ValueError: the model has too few embeddings for the vocabulary.
         """
         self.check_vocabulary(model)
-        if split == TRAIN:
-            dataset = self._examples(split, seed, model, num_epochs=None)
-        else:
-            once, again = (self._examples(split, seed, model, epochs) for epochs in (1, None))
-            dataset = once.concatenate(again.take(batch_size - 1))
-        return TfDataset(dataset.batch(batch_size, drop_remainder=True))
+        return TfDataset(self.dataset(split, batch_size, seed, model.FEATURE_CONVERTER_CLS))
 
-    def _examples(self, split: str, seed: int, model: Any, num_epochs: int | None) -> Any:
-        """Returns the `tf.data.Dataset` of a split, through the model's feature converter.
+    def dataset(
+        self,
+        split: str,
+        batch_size: int,
+        seed: int,
+        converter_class: Any,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Any:
+        """Returns the `tf.data.Dataset` of a split's batches.
 
-        The converter cuts what is too long, if anything is: for token shards another call for each
-        example would take longer than all else. T5X must build the same, or neither engine could
-        go on from the other's position (t5x_configs/runs/t5x/train.gin).
+        T5X reads this too: a position is one of a pipeline, and each engine goes on from the
+        other's (`t5x_bridge.get_dataset`).
+
+        Args:
+          split: 'train' or 'validation'; see `open`.
+          batch_size: examples of a batch.
+          seed: of the order and of random preprocessors.
+          converter_class: the model's feature converter.
+          shard: which part of the examples to read, of how many.
         """
         import seqio
 
-        return seqio.get_dataset(
-            mixture_or_task_name=self.mixture_or_task_name,
-            task_feature_lengths=dict(self.task_feature_lengths),
-            dataset_split=split,
-            shuffle=split == TRAIN,
-            num_epochs=num_epochs,
-            feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
-            shard_info=seqio.ShardInfo(index=0, num_shards=1),
-            use_cached=False,
-            seed=seed,
-            trim_output_features=False,
-        )
+        task = seqio.get_mixture_or_task(self.mixture_or_task_name)
+        lengths = dict(self.task_feature_lengths)
+
+        def examples(num_epochs: int | None) -> Any:
+            return task.get_dataset(
+                lengths,
+                split=split,
+                shuffle=split == TRAIN,
+                num_epochs=num_epochs,
+                shard_info=seqio.ShardInfo(*shard),
+                use_cached=False,
+                seed=seed,
+                trim_output_features=False,  # The converter does, if anything is too long.
+            )
+
+        if split == TRAIN:
+            dataset = examples(None)
+        else:
+            dataset = examples(1).concatenate(examples(None).take(batch_size - 1))
+        return converter_class(pack=False).to_batches(dataset, lengths, batch_size)
 
     def check_vocabulary(self, model: Any) -> None:
         """Checks that the model has an embedding for each piece of the text vocabulary.

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading ahead: batches are read and placed in a thread, and positions stay exact."""
+"""Prefetching: a thread reads batches and puts them on the devices; positions stay exact."""
 
 import contextlib
 import pathlib
@@ -14,7 +14,7 @@ from parti.engine.input import datasets
 
 
 class Prefetcher:
-    """Reads and places batches in a thread, ahead of the steps that take them.
+    """Reads batches and puts them on the devices in a thread, ahead of the steps that take them.
 
     The position of the data is kept at the steps where a checkpoint will be saved, by the thread
     itself and before it reads on, so what is read ahead never enters a checkpoint. To stop at any
@@ -65,7 +65,7 @@ class Prefetcher:
         It is always the same number of steps later, whatever this process has read already, so that
         all processes of a training end together.
         """
-        # In the queue, and one that waits for its place there.
+        # The batches in the queue, and one that waits to enter it.
         self._stop = min(self._stop, step + self._depth + 1)
 
     def position(self, step: int) -> pathlib.Path:

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""NAN_POLICY: what becomes of a step whose loss or gradient is not a finite number.
+"""NAN_POLICY: how a training recovers from a loss or gradient that is not a finite number.
 
 'stop' ends the training; the checkpoints before that step are good. 'skip' leaves everything but
 the step's number as it was, and ends the training only after more than MAX_SKIPPED_STEPS skipped
@@ -8,8 +8,8 @@ steps in a row: the device decides (`nan_policies`) without the host in between.
 back to a checkpoint at least ROLLBACK_STEPS before the step, and past all data that were read
 since, so that the bad batch is not seen again; at most MAX_ROLLBACKS times.
 
-The host (`Watch`) reads what became of a step when it logs, and keeps a `Record` in the run
-directory: a training that is killed and started again does the same as one that is not.
+The host (`NanRecovery`) applies the policy when it logs, and keeps a `Record` in the run directory:
+a training that is killed and started again does the same as one that is not.
 """
 
 import json
@@ -116,15 +116,17 @@ class Record:
                 file.write(_line(entry))
 
 
-class Watch:
-    """Reads the metrics of finished steps: counts those skipped, ends what cannot go on."""
+class NanRecovery:
+    """Applies NAN_POLICY to the metrics of finished steps."""
 
-    def __init__(self, experiment: Any, store: checkpoint_manager.Store, record: Record) -> None:
+    def __init__(
+        self, experiment: Any, manager: checkpoint_manager.CheckpointManager, record: Record
+    ) -> None:
         """Takes an `experiments.Experiment` for its settings."""
-        self._experiment, self._store, self._record = experiment, store, record
+        self._experiment, self._manager, self._record = experiment, manager, record
 
-    def taken(self, first: int, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Returns the metrics of the steps that were taken, without `nan_policies.SKIPPED`.
+    def apply(self, first: int, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Returns the metrics of the steps that count, without `nan_policies.SKIPPED`.
 
         Args:
           first: the number of the first step.
@@ -171,9 +173,9 @@ class Watch:
                 f"{_describe(step, metrics)} after {most} rollbacks (MAX_ROLLBACKS); "
                 f"{self._last_good()}. Lower LEARNING_RATE or look at the data, then run again"
             )
-        self._store.wait()
+        self._manager.wait()
         latest = step - self._experiment.rollback_steps
-        good = [c for c in checkpoints.steps(self._store.directory) if c <= latest]
+        good = [c for c in checkpoints.steps(self._manager.directory) if c <= latest]
         if not good:
             raise NotFiniteError(
                 f"{_describe(step, metrics)}, and there is no checkpoint of step {latest} or "
@@ -187,15 +189,15 @@ class Watch:
             f"up to here (rollback {self._record.num_rollbacks + 1}, MAX_ROLLBACKS {most})"
         )
         # In this order: killed in between, the run comes to this step again and decides the same.
-        self._store.delete_after(checkpoint)
+        self._manager.delete_after(checkpoint)
         self._record.add_rollback(step, checkpoint)
         raise RollBack(step, checkpoint)
 
     def _last_good(self) -> str:
-        self._store.wait()
-        good = checkpoints.steps(self._store.directory)
+        self._manager.wait()
+        good = checkpoints.steps(self._manager.directory)
         where = f"checkpoint_{good[-1]} is the last good one" if good else "no checkpoint yet"
-        return f"{where} in {self._store.directory}"
+        return f"{where} in {self._manager.directory}"
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a few fixed prompts while a text-to-image model trains: always the same keys.
+"""Draws a few fixed prompts while a text-to-image model trains, always with the same keys.
 
-SAMPLES = @sample_settings.SampleSettings() draws them. `<model_dir>/pictures/samples-<step>.png`
+SAMPLES = @sample_settings.SampleSettings() turns it on. `<model_dir>/pictures/samples-<step>.png`
 has a row per prompt, `samples.txt` beside it the prompts in that order; TensorBoard shows the grid
 too. Drawing reads the parameters, changes nothing and uses no random number of the training.
 """
@@ -74,11 +74,11 @@ class Sampler:
 
         Args:
           params: of the model, divided as they are in training.
-          after_batch: called when the pictures of a few prompts are done.
+          after_batch: called when the images of a few prompts are done.
         """
         num_samples = self._keys.shape[1]
         size = min(len(self.texts), max(_AT_ONCE // num_samples, 1))
-        pictures = []
+        drawn = []
         for start in range(0, len(self.texts), size):
             batch = (self._text_tokens, self._keys)
             text, keys = (
@@ -90,12 +90,12 @@ class Sampler:
                 if multihost.is_first():
                     with jax.set_mesh(self._here):
                         rows = tokens.reshape(-1, tokens.shape[-1])
-                        pictures.append(jax.device_get(self._decode(self._variables, rows)))
+                        drawn.append(jax.device_get(self._decode(self._variables, rows)))
             after_batch()
-        if not pictures:
+        if not drawn:
             return None
-        shape = pictures[0].shape[1:]
-        return np.concatenate(pictures).reshape(-1, num_samples, *shape)[: len(self.texts)]
+        shape = drawn[0].shape[1:]
+        return np.concatenate(drawn).reshape(-1, num_samples, *shape)[: len(self.texts)]
 
     def show(
         self,
@@ -105,9 +105,9 @@ class Sampler:
         after_batch: Callable[[], None] = lambda: None,
     ) -> None:
         """Draws and writes the grid of a step."""
-        pictures = self.draw(params, after_batch)
-        if pictures is not None:
-            grid = base.Summaries(pictures={NAME: jnp.asarray(pictures)})
+        drawn = self.draw(params, after_batch)
+        if drawn is not None:
+            grid = base.Summaries(pictures={NAME: jnp.asarray(drawn)})
             writer.show(step, datasets.VALIDATION, grid)
             writer.note(f"{NAME}.txt", "".join(f"{text}\n" for text in self.texts))
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics that a seqio task names (`metric_fns`, `metric_objs`), computed by `seqio.Evaluator`.
 
-`engine/step/eval_step.py` averages what a model says of batches; these are of the whole split: each
-example counts once, in its order, however many batches it takes.
+`eval_step` averages the model's own metrics over batches; these are of the whole split, and count
+each example once.
 """
 
 import functools
@@ -66,25 +66,25 @@ class TaskMetrics:
             datasets.VALIDATION,
             sequence_length=dict(self._source.task_feature_lengths),
             num_examples=self._num_examples,
-            use_memory_cache=False,  # pictures of a split may not fit
+            use_memory_cache=False,  # images of a split may not fit
             async_compute_metrics=False,
         )
 
     def evaluate(
-        self, step: int, state: TrainState, alive: Callable[[], None] = lambda: None
+        self, step: int, state: TrainState, heartbeat: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
         """Returns {metric: value}; with several tasks `task/metric`.
 
         Args:
           step: of the training.
           state: its state.
-          alive: called after each batch.
+          heartbeat: called after each batch.
         """
 
         import seqio
 
         def runner(method: str) -> Callable[[Any], Any]:
-            return lambda dataset: self._run(method, state, dataset, alive)
+            return lambda dataset: self._run(method, state, dataset, heartbeat)
 
         kinds = seqio.metrics.ModelOutputType
         model_fns = {
@@ -102,7 +102,7 @@ class TaskMetrics:
         }
 
     def _run(
-        self, method: str, state: TrainState, dataset: Any, alive: Callable[[], None]
+        self, method: str, state: TrainState, dataset: Any, heartbeat: Callable[[], None]
     ) -> Outputs | tuple[Outputs, Mapping[str, list]]:
         """Returns (index, output) of each example, and the auxiliary outputs if there are any."""
         indices: list[int] = []
@@ -113,7 +113,7 @@ class TaskMetrics:
             found = jax.device_get(self._outputs(method, state, self._program.place(full)))
             indices += numbers.tolist()
             rows += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(numbers))]
-            alive()
+            heartbeat()
         if method != "predict_batch_with_aux":
             return list(zip(indices, rows, strict=True))
         outputs, auxiliary = zip(*rows, strict=True)

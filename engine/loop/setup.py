@@ -1,8 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a training needs before it may touch its directory: all that can be refused of it is here.
+"""Opens and checks a training: all that can be refused of it is refused here.
 
-Made once, however often the training goes back to a checkpoint.
+Done once, before the run directory is touched, however often the training rolls back.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from parti.engine.distributed import multihost
 from parti.engine.experiment import experiments, warm_start
 from parti.engine.input import datasets
 from parti.engine.loop import sample_grids, seqio_metrics
-from parti.engine.monitoring import telemetry, watchdog
+from parti.engine.monitoring import summary_writer, telemetry, watchdog
 from parti.engine.step import eval_step, train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A training that was checked.
+    """A checked training.
 
     Attributes:
       experiment: its settings.
@@ -46,42 +46,43 @@ class Training:
         return telemetry.model_flops(self.experiment.model, self.program.element_spec)
 
 
-def prepare(
+def open_training(
     experiment: experiments.Experiment,
     devices: Sequence[jax.Device] | None = None,
-    dog: watchdog.Watchdog | None = None,
+    monitor: watchdog.Watchdog | None = None,
 ) -> Training:
     """Opens the data, builds the program, and checks settings, devices, SAMPLES and BEST_METRIC.
 
     Args:
       experiment: what to train.
       devices: the devices to use; all by default.
-      dog: is told what goes on.
+      monitor: watches for stalls.
 
     Raises:
       ValueError, OSError: something does not fit or is not there; nothing was written.
     """
-    dog = dog or watchdog.Watchdog(0)
+    summary_writer.check_installed(experiment.tensorboard)
+    monitor = monitor or watchdog.Watchdog(0)
     open_split = functools.partial(
         experiment.data_source.open,
         batch_size=experiment.batch_size,
         seed=experiment.data_seed,
         model=experiment.model,
     )
-    with dog.stage(watchdog.OPENING):
+    with monitor.stage(watchdog.OPENING):
         batches = open_split(datasets.TRAIN)
         if experiment.eval_period:
             open_split(datasets.VALIDATION)
-    with dog.stage(watchdog.PREPARING):
-        program = train_step.prepare(experiment, batches.element_spec, devices)
+    with monitor.stage(watchdog.PREPARING):
+        program = train_step.make_program(experiment, batches.element_spec, devices)
         sampler = None
         if drawn := experiment.samples:
             sampler = sample_grids.Sampler(drawn, experiment.model, experiment.config, program.mesh)
-        measures = _task_metrics(experiment, program)
-        if experiment.best_metric and not measures:
+        task_metrics = _task_metrics(experiment, program)
+        if experiment.best_metric and not task_metrics:
             with program.context():
                 eval_step.check_metric(experiment.best_metric, program)
-    return Training(experiment, program, batches, open_split, sampler, measures)
+    return Training(experiment, program, batches, open_split, sampler, task_metrics)
 
 
 def _task_metrics(
@@ -96,10 +97,8 @@ def _task_metrics(
     )
 
 
-def initial_values(
-    experiment: experiments.Experiment, program: train_step.Program
-) -> dict[str, Any]:
-    """Returns what INITIAL gives the first step, on the host; says so in the log.
+def load_initial(experiment: experiments.Experiment, program: train_step.Program) -> dict[str, Any]:
+    """Returns the variables that INITIAL gives the first step, on the host; logs them.
 
     Raises:
       ValueError: it does not fit, or leaves a frozen branch at its random start.

@@ -1,8 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is looked at while a model trains: metrics on the validation split, pictures, samples.
+"""Validation while a model trains: metrics on the validation split, summaries, samples.
 
-Nothing here changes the state or takes a random number of the training.
+It changes neither the state nor the random numbers of the training.
 """
 
 import itertools
@@ -18,13 +18,13 @@ from parti.engine.step import eval_step, train_state
 
 
 class Validation:
-    """The evaluations and samples of a run."""
+    """Evaluates a training and draws its samples."""
 
     def __init__(
-        self, training: setup.Training, log: metrics_log.RunLog, dog: watchdog.Watchdog
+        self, training: setup.Training, log: metrics_log.RunLog, monitor: watchdog.Watchdog
     ) -> None:
-        """Takes what is trained, and who is told of it."""
-        self._training, self._log, self._dog = training, log, dog
+        """Takes the training and its logs."""
+        self._training, self._log, self._monitor = training, log, monitor
         self._last: tuple[int, dict[str, float]] = (0, {})
 
     def is_due(self, step: int) -> bool:
@@ -51,13 +51,13 @@ class Validation:
         return self.draws_at(step) and not self._log.has_shown(step, sample_grids.NAME)
 
     def evaluate(self, step: int, state: train_state.TrainState) -> Mapping[str, float]:
-        """Evaluates, and shows the model on the first batch, at each evaluation the same.
+        """Evaluates, and writes the model's summaries of the first batch.
 
         Returns:
           The metrics, which are logged.
         """
         experiment, program = self._training.experiment, self._training.program
-        with self._dog.stage(watchdog.EVALUATING):
+        with self._monitor.stage(watchdog.EVALUATING):
             batches = iter(self._training.open_split(datasets.VALIDATION))
             head = list(itertools.islice(batches, 1))
             values = eval_step.evaluate(
@@ -66,27 +66,27 @@ class Validation:
                 itertools.chain(head, batches),
                 experiment.eval_steps,
                 program.place,
-                self._dog.alive,
+                self._monitor.heartbeat,
             )
             # As many rows as training holds gradients of at a time.
             rows = experiment.batch_size // experiment.num_microbatches
             first = {name: x[:rows] for name, x in head[0].items()}
-            shown = jax.device_get(program.summarize(state, program.place(first)))
-            values |= {name: float(value) for name, value in shown.scalars.items()}
-            if measures := self._training.task_metrics:
-                values |= measures.evaluate(step, state, self._dog.alive)
+            summaries = jax.device_get(program.summarize(state, program.place(first)))
+            values |= {name: float(value) for name, value in summaries.scalars.items()}
+            if task_metrics := self._training.task_metrics:
+                values |= task_metrics.evaluate(step, state, self._monitor.heartbeat)
             eval_step.check_best_metric(experiment.best_metric, values)
             self._log.write(step, datasets.VALIDATION, values)
             if multihost.is_first():
-                self._log.writer.show(step, datasets.VALIDATION, shown)
+                self._log.writer.show(step, datasets.VALIDATION, summaries)
         self._last = (step, values)
         return values
 
     def draw(self, step: int, state: train_state.TrainState) -> None:
         """Draws the samples."""
         if sampler := self._training.sampler:
-            with self._dog.stage(watchdog.SAMPLING):
-                sampler.show(step, state.params, self._log.writer, self._dog.alive)
+            with self._monitor.stage(watchdog.SAMPLING):
+                sampler.show(step, state.params, self._log.writer, self._monitor.heartbeat)
 
     def _at(self, step: int, period: int) -> bool:
         last = step == self._training.experiment.train_steps

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a run writes down of its metrics, and what it says of alarms among them."""
+"""metrics.jsonl: the log of a run's metrics; and the alarms among them."""
 
 import json
 import pathlib
@@ -50,10 +50,10 @@ class MetricsLog:
 
 
 class RunLog:
-    """All that a run writes for people: metrics.jsonl, TensorBoard, pictures; in one process.
+    """All logs of a run, written by the first process: metrics.jsonl, TensorBoard, grids of images.
 
     Attributes:
-      writer: of TensorBoard and pictures.
+      writer: of TensorBoard and grids.
     """
 
     def __init__(self, experiment: Any, step: int) -> None:
@@ -72,7 +72,7 @@ class RunLog:
         return multihost.all_agree(self._log is None or self._log.has(step, split))
 
     def has_shown(self, step: int, name: str) -> bool:
-        """Returns, in all processes alike, whether the pictures of a step are there."""
+        """Returns, in all processes alike, whether a step's grid is there."""
         return multihost.all_agree(self._log is None or self.writer.has_shown(step, name))
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -87,7 +87,7 @@ class RunLog:
 
 
 def warn(directory: str, step: int, values: Mapping[str, float]) -> None:
-    """Says which alarms of the model, metrics called `..._alarm`, rang since the last log."""
+    """Reports the model's alarms, metrics called `..._alarm`, that rang since the last log."""
     for name, share in values.items():
         if name.endswith("_alarm") and share > 0:
             multihost.log(

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Profiler traces of a few steps of a training: PROFILE_STEPS, or SIGUSR1 while it runs.
 
-A trace lies in `<model_dir>/profile/plugins/profile/<time>/`: `tensorboard --logdir
+A trace is in `<model_dir>/profile/plugins/profile/<time>/`: `tensorboard --logdir
 <model_dir>/profile` (with its profile plugin) and xprof read it. Each process writes its own.
 """
 

@@ -1,13 +1,13 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a run shows: scalars and what a model shows of itself, in TensorBoard and as pictures.
+"""Writes summaries: scalars and histograms for TensorBoard, grids of images also as files.
 
 `<model_dir>/<split>/`: TensorBoard files. `<model_dir>/pictures/<name>-<step>.png`: grids of
-pictures at each evaluation; the model's `summaries` says what their rows are.
+images at each evaluation; the model's `summaries` says what their rows are.
 """
 
+import importlib.util
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,39 +19,52 @@ from parti.models import base
 from parti.stages import files
 
 PICTURES = "pictures"
-_GAP = 2  # pixels between the pictures of a grid
+_GAP = 2  # pixels between the images of a grid
 
 
-def grid(pictures: np.ndarray) -> np.ndarray:
-    """Lays pictures out in rows and columns, on white.
+def check_installed(tensorboard: bool) -> None:
+    """Checks, without importing it, that what writes TensorBoard files is installed.
+
+    Raises:
+      ValueError: TENSORBOARD is True and TensorFlow is not installed.
+    """
+    if tensorboard and importlib.util.find_spec("tensorflow") is None:
+        raise ValueError(
+            "TENSORBOARD is True, but TensorFlow, which writes its files, is not installed: "
+            "pip install tensorflow (a plain install of Parti has it), or set TENSORBOARD = False"
+        )
+
+
+def grid(images_of_rows: np.ndarray) -> np.ndarray:
+    """Lays images out in rows and columns, on white.
 
     Args:
-      pictures: [rows, columns, height, width, 3] in [-1, 1]; clipped here.
+      images_of_rows: [rows, columns, height, width, 3] in [-1, 1]; clipped here.
 
     Returns:
       [rows * (height + 2) + 2, columns * (width + 2) + 2, 3] uint8.
     """
-    rows, columns, height, width, _ = pictures.shape
+    rows, columns, height, width, _ = images_of_rows.shape
     size = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
     page = np.full(size, 255, np.uint8)
     for i in range(rows):
         for j in range(columns):
             top, left = i * (height + _GAP) + _GAP, j * (width + _GAP) + _GAP
-            page[top : top + height, left : left + width] = images.to_uint8(pictures[i, j])
+            page[top : top + height, left : left + width] = images.to_uint8(images_of_rows[i, j])
     return page
 
 
 class Writer:
-    """Writes TensorBoard files, a folder per split, and pictures.
+    """Writes TensorBoard files, a folder per split, and grids of images.
 
-    TensorFlow is imported at the first write; where it is not installed there are only pictures.
+    TensorFlow is imported at the first write, if TENSORBOARD is True.
     """
 
     def __init__(self, directory: str, tensorboard: bool, start: int = 0) -> None:
         """Takes the run's directory, and the step that it goes on from.
 
-        `tensorboard` False writes no such files. TensorBoard is told to drop the later steps of
-        earlier files, of a run that was cut off.
+        `tensorboard` False writes no such files. New files tell TensorBoard to drop the later steps
+        of earlier ones, of an interrupted run.
         """
         self._directory, self._tensorboard = pathlib.Path(directory), tensorboard
         self._start = start
@@ -63,7 +76,7 @@ class Writer:
             writer.write_scalars(step, values)
 
     def show(self, step: int, split: str, summaries: base.Summaries) -> None:
-        """Writes histograms and grids of pictures; the scalars are `write`'s."""
+        """Writes histograms and grids of images; `write` writes the scalars."""
         grids = {name: grid(np.asarray(value)) for name, value in summaries.pictures.items()}
         for name, page in grids.items():
             path = self._picture(step, name)
@@ -78,7 +91,7 @@ class Writer:
         return self._picture(step, name).is_file()
 
     def note(self, name: str, text: str) -> None:
-        """Writes a text beside the pictures."""
+        """Writes a text file beside the grids."""
         path = self._directory / PICTURES / name
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, text.encode("utf-8"))
@@ -92,14 +105,10 @@ class Writer:
         return self._directory / PICTURES / f"{name}-{step:08d}.png"
 
     def _writer(self, split: str) -> Any:
-        """Returns the writer of a split; None where there is to be none."""
+        """Returns the writer of a split; None with TENSORBOARD = False."""
         if self._tensorboard and split not in self._writers:
-            try:
-                from clu import metric_writers
-            except ImportError as error:
-                self._tensorboard = False
-                print(f"[train] no TensorBoard files: {error}", file=sys.stderr)
-                return None
+            from clu import metric_writers
+
             writer = metric_writers.SummaryWriter(str(self._directory / split))
             _drop_after(self._start, writer)
             self._writers[split] = metric_writers.AsyncWriter(writer)
@@ -107,11 +116,17 @@ class Writer:
 
 
 def _drop_after(step: int, writer: Any) -> None:
-    """Writes first into a new event file that what earlier files have after a step is void."""
+    """Voids, in a new event file, what earlier files have after a step."""
     import tensorflow as tf
 
     session = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
     event = tf.compat.v1.Event(step=step + 1, wall_time=time.time(), session_log=session)
-    # TensorFlow's and clu's public writers take summaries alone.
-    resource = writer._summary_writer._resource
-    tf.raw_ops.ImportEvent(writer=resource, event=event.SerializeToString())
+    tf.raw_ops.ImportEvent(writer=event_resource(writer), event=event.SerializeToString())
+
+
+def event_resource(writer: Any) -> Any:
+    """Returns the resource that TensorFlow's ops write the events of clu's writer to.
+
+    It is private in clu and in TensorFlow, whose public writers take summaries alone.
+    """
+    return writer._summary_writer._resource

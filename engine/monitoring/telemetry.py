@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How well a training uses its devices and its time; logged with the metrics, a line per log.
+"""Telemetry of a training: throughput, utilisation, memory and goodput, logged with the metrics.
 
 Nothing here waits for a device: times are those between two logs, when the loop fetches the metrics
-anyhow. The first step of a process, which compiles, evaluations and saving are not among them.
+anyway. They leave out a process's first step, which compiles, evaluations and saving.
 """
 
 import json
@@ -72,7 +72,7 @@ class Telemetry:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets the steps since the last log: what comes now is to be timed."""
+        """Forgets the steps since the last log and restarts the clock."""
         self._steps, self._waited, self._clock = 0, 0.0, time.perf_counter()
 
     def step(self) -> None:

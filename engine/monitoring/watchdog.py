@@ -1,10 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Says which process hangs, and where, when a training makes no progress.
+"""A watchdog: reports which process of a training stalls, and where.
 
-It watches a training from its start to its end, also what lies before and after the steps. On a pod
-one host that waits for its data or its disk holds up all others: the log of each says what it was
-doing itself, so the culprit is the one that does not wait for a device.
+It watches a training from its start to its end. On a pod one host that waits for its data or its
+disk holds up all others: the log of each says what it was doing, so the culprit is the one that
+does not wait for a device. `faulthandler.dump_traceback_later` knows neither steps nor stages.
 """
 
 import os
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from parti.engine.distributed import multihost
 
-# What a training does between two signs of life.
+# What a training does between two heartbeats.
 STARTING, OPENING, PREPARING, INITIAL, RESTORING, FINISHING = (
     "starting",
     "opening the data",
@@ -41,10 +41,10 @@ EXIT_CODE = 75
 
 
 class Watchdog:
-    """A thread that reports once when nothing has moved for too long, and again at a next stall."""
+    """A thread that reports each stall once."""
 
     def __init__(self, seconds: float, abort: bool = False) -> None:
-        """Starts to watch.
+        """Starts the thread.
 
         Args:
           seconds: how long a stage may take, WATCHDOG_SECONDS; its first time at least an hour. 0
@@ -62,7 +62,7 @@ class Watchdog:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Says what the caller does inside; costs no more than noting the time."""
+        """Names what the caller does inside."""
         before = self._stage
         self._enter(name)
         try:
@@ -72,12 +72,12 @@ class Watchdog:
             self._enter(before)
 
     def finished(self, step: int) -> None:
-        """Notes that the loop has come past a step."""
+        """Notes that a step is done."""
         self._step, self._stage = step, RUNNING
-        self.alive()
+        self.heartbeat()
 
-    def alive(self) -> None:
-        """Notes that the stage goes on: a part of it is done."""
+    def heartbeat(self) -> None:
+        """Notes that a part of the stage is done."""
         self._seen.add(self._stage)
         self._enter(self._stage)
 

@@ -46,7 +46,7 @@ def create(
       optimizer: turns gradients into updates.
       rng: PRNG key of the initial parameters.
       element_spec: shape and dtype of each feature of a global batch.
-      given: {collection: part of its tree} that takes the place of what the model would start from;
+      given: {collection: part of its tree} that replaces the model's own start;
         see `warm_start.WarmStart`.
     """
     variables = _initial_variables(model, rng, element_spec)
@@ -85,7 +85,7 @@ def placed(tree: Any, shardings: Any) -> Any:
         everywhere = shardings
         shardings = jax.tree.map(lambda _: everywhere, tree)
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,
         shardings,
     )

@@ -127,7 +127,7 @@ def gradients(
 
 @dataclasses.dataclass
 class Program:
-    """An experiment ready to run: mesh, shardings, and functions, compiled when first called."""
+    """An experiment ready to run: mesh, shardings, functions that compile at their first call."""
 
     mesh: jax.sharding.Mesh
     rules: partitioning.Rules
@@ -140,7 +140,6 @@ class Program:
     step: functools.partial[tuple[TrainState, dict[str, Any]]]  # (state, batch, rng), jitted
     eval: Callable[[TrainState, Any], Mapping[str, Any]]
     summarize: Callable[[TrainState, Any], base.Summaries]
-    place: Callable[[datasets.Batch], Any]
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -148,13 +147,23 @@ class Program:
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
             yield
 
-    def step_arguments(self) -> tuple[Any, ...]:
-        """Returns what `step.func` takes, as shapes with shardings, to trace or compile it."""
+    @functools.cached_property
+    def batch_sharding(self) -> NamedSharding:
+        """How a batch is divided."""
+        return partitioning.batch_sharding(self.mesh, self.rules)
+
+    def place(self, batch: datasets.Batch) -> dict[str, jax.Array]:
+        """Puts the parts of a global batch on the devices of this process that they belong to."""
+        put = jax.make_array_from_process_local_data
+        return {k: put(self.batch_sharding, x, global_shape=x.shape) for k, x in batch.items()}
+
+    def trace_step(self) -> jax.stages.Traced:
+        """Traces the train step, from shapes and shardings alone, to be lowered and compiled."""
         state = train_state.placed(self.abstract, self.shardings)
-        batch = train_state.placed(
-            self.element_spec, partitioning.batch_sharding(self.mesh, self.rules)
-        )
-        return *self.step.args, state, batch, jax.eval_shape(lambda: jax.random.PRNGKey(0))
+        batch = train_state.placed(self.element_spec, self.batch_sharding)
+        jitted: Any = self.step.func
+        with self.context():
+            return jitted.trace(*self.step.args, state, batch, _abstract_rng())
 
     def place_variables(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Puts a part of the variables, {collection: part of its tree}, where the state has it."""
@@ -165,7 +174,7 @@ class Program:
         return traverse_util.unflatten_dict(placed)
 
 
-def prepare(
+def make_program(
     experiment: experiments.Experiment,
     element_spec: Mapping[str, jax.ShapeDtypeStruct],
     devices: Sequence[jax.Device] | None = None,
@@ -181,7 +190,7 @@ def prepare(
       element_spec: shape and dtype of each feature of a batch.
       devices: the devices to use; all by default.
       described: the devices are only descriptions, for which programs can be compiled but not run
-        (see `aot`); the constants stay shapes.
+        (see `compile_step`); the constants stay shapes.
 
     Raises:
       ValueError: batch, mesh, rules or parameter sizes do not fit one another, or the model's loss
@@ -189,15 +198,24 @@ def prepare(
     """
     model = experiment.model
     _check_loss_is_mean(model)
-    mesh = partitioning.make_mesh(experiment.mesh_shape, experiment.mesh_axes, devices)
-    rules = partitioning.axis_rules(experiment.logical_axis_rules, mesh)
-    sharding = partitioning.batch_sharding(mesh, rules)
-    part = (experiment.batch_size // experiment.num_microbatches,)
-    partitioning.check_divisible("a batch (or microbatch)", part, sharding.spec, mesh)
-    optimizer = whole_optimizer(experiment)
+    mesh, rules = _make_mesh(experiment, devices)
+    optimizer = make_optimizer(experiment)
 
     def init(rng: jax.Array, given: Mapping[str, Any]) -> TrainState:
         return train_state.create(model, optimizer, rng, element_spec, given)
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        abstract = jax.eval_shape(init, _abstract_rng(), {})
+    specs = train_state.partition(model, abstract, element_spec, rules)
+    train_state.check_divisible(abstract, specs, mesh)
+    shardings = train_state.shardings(specs, mesh)
+    replicated = NamedSharding(mesh, PartitionSpec())  # Each process can read it.
+    put: Callable[..., Any] = train_state.placed if described else jax.device_put
+    constants = put(model.constants, replicated)
+
+    def jit(function: Callable, out_shardings: Any, **options: Any) -> functools.partial:
+        jitted = jax.jit(function, out_shardings=out_shardings, **options)
+        return functools.partial(jitted, constants)
 
     step = functools.partial(
         train_step,
@@ -206,22 +224,6 @@ def prepare(
         experiment.num_microbatches,
         nan_policy=experiment.nan_policy,
     )
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-        abstract = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.PRNGKey(0)), {})
-    specs = train_state.partition(model, abstract, element_spec, rules)
-    train_state.check_divisible(abstract, specs, mesh)
-    shardings = train_state.shardings(specs, mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())  # Each process can read it.
-    constants = (
-        train_state.placed(model.constants, everywhere)
-        if described
-        else jax.device_put(model.constants, everywhere)
-    )
-
-    def jitted(function: Callable, out_shardings: Any, **options: Any) -> functools.partial:
-        jit = jax.jit(function, out_shardings=out_shardings, **options)
-        return functools.partial(jit, constants)
-
     program = Program(
         mesh=mesh,
         rules=rules,
@@ -231,15 +233,32 @@ def prepare(
         specs=specs,
         shardings=shardings,
         init=jax.jit(init, donate_argnums=1, out_shardings=shardings),
-        step=jitted(step, (shardings, everywhere), donate_argnums=1),
-        eval=jitted(functools.partial(eval_step.eval_step, model), everywhere),
-        summarize=jitted(functools.partial(eval_step.summarize, model), everywhere),
-        place=functools.partial(partitioning.place, sharding=sharding),
+        step=jit(step, (shardings, replicated), donate_argnums=1),
+        eval=jit(functools.partial(eval_step.eval_step, model), replicated),
+        summarize=jit(functools.partial(eval_step.summarize, model), replicated),
     )
-    with program.context():
-        # What does not fit fails here, before anything runs; jit keeps the trace for the step.
-        program.step.func.eval_shape(*program.step_arguments())  # type: ignore[attr-defined]
+    program.trace_step()  # What does not fit fails here; jit keeps the trace.
     return program
+
+
+def make_optimizer(experiment: experiments.Experiment) -> optax.GradientTransformation:
+    """Returns OPTIMIZER with the average of EMA_DECAY; it leaves frozen parameters unchanged."""
+    optimizer = experiment.optimizer
+    if experiment.ema_decay:
+        optimizer = optimizers.with_ema(optimizer, experiment.ema_decay)
+    return optimizers.freeze(optimizer, experiment.model.frozen)
+
+
+def _make_mesh(
+    experiment: experiments.Experiment, devices: Sequence[jax.Device] | None
+) -> tuple[jax.sharding.Mesh, partitioning.Rules]:
+    """Returns the mesh and the axis rules; raises ValueError if a batch does not fit them."""
+    mesh = partitioning.make_mesh(experiment.mesh_shape, experiment.mesh_axes, devices)
+    rules = partitioning.axis_rules(experiment.logical_axis_rules, mesh)
+    microbatch = (experiment.batch_size // experiment.num_microbatches,)
+    spec = partitioning.batch_sharding(mesh, rules).spec
+    partitioning.check_divisible("a batch (or microbatch)", microbatch, spec, mesh)
+    return mesh, rules
 
 
 def _check_loss_is_mean(model: Any) -> None:
@@ -250,9 +269,5 @@ def _check_loss_is_mean(model: Any) -> None:
         )
 
 
-def whole_optimizer(experiment: experiments.Experiment) -> optax.GradientTransformation:
-    """Returns the optimizer with the moving average, and off the frozen parameters."""
-    optimizer = experiment.optimizer
-    if experiment.ema_decay:
-        optimizer = optimizers.with_ema(optimizer, experiment.ema_decay)
-    return optimizers.freeze(optimizer, experiment.model.frozen)
+def _abstract_rng() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.PRNGKey(0))

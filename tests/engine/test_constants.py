@@ -50,7 +50,7 @@ def test_constants_are_arguments_of_the_step_and_lie_on_every_device(tmp_path) -
         "x": jax.ShapeDtypeStruct((BATCH, 4), "float32"),
         "y": jax.ShapeDtypeStruct((BATCH, 8), "float32"),
     }
-    program = train_step.prepare(make(tmp_path, model), spec)
+    program = train_step.make_program(make(tmp_path, model), spec)
     constants = program.step.args[0]
     assert constants["shift"].sharding.is_fully_replicated
     assert len(constants["shift"].sharding.device_set) == len(jax.devices()) == 8

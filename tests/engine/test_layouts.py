@@ -4,6 +4,7 @@
 
 import functools
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -95,15 +96,18 @@ class Training:
 
     def __init__(self, experiment: experiments.Experiment, num_devices: int) -> None:
         data = experiment.data_source.open(datasets.TRAIN, BATCH, 0, experiment.model)
-        program = train_step.prepare(experiment, data.element_spec, jax.devices()[:num_devices])
+        program = train_step.make_program(
+            experiment, data.element_spec, jax.devices()[:num_devices]
+        )
         init_rng, step_rng = train_step.initial_rngs(0)
         with program.context():
-            self.state = program.init(init_rng, {})
+            # The partitioner does the same, the generated code is slower.
+            quickly = {"xla_backend_optimization_level": 0}
+            init: Any = program.init
+            self.state = init.lower(init_rng, {}).compile(quickly)(init_rng, {})
             jitted, constants = program.step.func, program.step.args
             batch = program.place(next(data))
-            lowered = jitted.lower(*constants, self.state, batch, step_rng)
-            # The partitioner does the same, the generated code is slower.
-            step = lowered.compile({"xla_backend_optimization_level": 0})
+            step = jitted.lower(*constants, self.state, batch, step_rng).compile(quickly)
             self.hlo, self.losses, self.grad_norms = step.as_text(), [], []
             for _ in range(experiment.train_steps):
                 self.state, metrics = step(*constants, self.state, batch, step_rng)
@@ -165,7 +169,7 @@ def test_advised_numbers_of_parts_can_be_taken(
     settings = (*layout, "BATCH_SIZE=64")
     experiment = load(gin_file, *settings)
     spec = experiment.data_source.open(datasets.TRAIN, 64, 0, experiment.model).element_spec
-    program = train_step.prepare(experiment, spec)
+    program = train_step.make_program(experiment, spec)
     kinds = device_memory.with_gradients(
         {**device_memory.state(program), device_memory.ACTIVATIONS: 10**9}
     )
@@ -176,7 +180,7 @@ def test_advised_numbers_of_parts_can_be_taken(
     ]
     assert len(advised) == (2 if "NUM_STAGES=4" in layout else 1)
     for binding in advised:
-        train_step.prepare(load(gin_file, *settings, binding), spec)
+        train_step.make_program(load(gin_file, *settings, binding), spec)
 
 
 # Sizes of the paper, on its meshes; only shapes.
@@ -277,4 +281,4 @@ def test_misfits_are_refused_before_anything_runs(
         datasets.TRAIN, experiment.batch_size, 0, experiment.model
     ).element_spec
     with pytest.raises(ValueError, match=message):
-        train_step.prepare(experiment, spec)
+        train_step.make_program(experiment, spec)

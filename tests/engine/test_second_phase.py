@@ -116,7 +116,7 @@ def test_encoder_and_codebook_stay_bitwise(first: pathlib.Path, second: pathlib.
     for ema in (None, True, False):
         assert_bitwise(exported(second, ema)[0], before)
     averaged, raw = exported(second)[1], exported(second, ema=False)[1]
-    start = train_step.prepare(
+    start = train_step.make_program(
         experiment := load(FIRST + SECOND, first.parent / "x", source(first)), spec_of(experiment)
     ).init(train_step.initial_rngs(0)[0], {})
     decoder = {("params", *k): v for k, v in traverse_util.flatten_dict(start.params).items()}
@@ -213,8 +213,8 @@ def test_decoder_goes_on_as_pixels(first: pathlib.Path, tmp_path: pathlib.Path, 
     converters = "{'decoder/head_pixels/kernel': @image_tokenizer_network.pixel_head}"
     changes = f"warm_start.WarmStart.converters = {converters}\n"
     experiment = load(FIRST + SECOND + RGB + changes, tmp_path / "run", source(first))
-    program = train_step.prepare(experiment, spec_of(experiment))
-    given = setup.initial_values(experiment, program)
+    program = train_step.make_program(experiment, spec_of(experiment))
+    given = setup.load_initial(experiment, program)
     assert "decoder/head_pixels/kernel is converted by pixel_head" in capsys.readouterr().err
     state = program.init(train_step.initial_rngs(0)[0], program.place_variables(given))
     kernel = ("params", "decoder", "head_pixels", "kernel")

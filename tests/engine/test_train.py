@@ -342,7 +342,7 @@ def test_mesh_does_not_change_the_losses(straight: pathlib.Path, tmp_path: pathl
         losses = [[r["loss"] for r in log(d, split)] for d in (straight, tmp_path / "run")]
         np.testing.assert_allclose(*losses, rtol=1e-5)
     spec = experiment.data_source.open("train", 8, 0, experiment.model).element_spec
-    program = train_step.prepare(experiment, spec)
+    program = train_step.make_program(experiment, spec)
     kernel = program.shardings.params["dense"]["kernel"]
     assert kernel.shard_shape((4, 8)) == (4, 4)
     adam = program.shardings.opt_state.inner[0].mu["dense"]["kernel"]
@@ -446,7 +446,6 @@ def test_misfits_are_refused_first(tmp_path: pathlib.Path, changes: dict, messag
 
 
 def test_tensorboard_files(tmp_path: pathlib.Path) -> None:
-    pytest.importorskip("tensorflow")
     run(make(tmp_path / "run", tensorboard=True, train_steps=2))
     for split in ("train", "validation"):
         assert list((tmp_path / "run" / split).glob("events.out.tfevents.*"))

@@ -113,3 +113,27 @@ def test_batch_shapes_are_those_of_the_data(converter: type[seqio.FeatureConvert
     got = convert(converter(), features, lengths)
     shapes = converter().get_batch_shapes(lengths, 1)
     assert shapes == {name: (1, *value.shape) for name, value in got.items()}
+
+
+def test_batches_are_checked_as_examples_are() -> None:
+    features = {"inputs": [1, 0], "targets": tf.constant([2], tf.int64)}
+    converter = feature_converters.TextToImageConverter()
+    with pytest.raises(ValueError, match="incorrect type for feature 'targets'"):
+        converter.to_batches(tf.data.Dataset.from_tensors(features), {"inputs": 2, "targets": 1}, 4)
+
+
+def test_batches_leave_out_what_has_no_shape() -> None:
+    """Another feature of a user's task, of another length in each example."""
+    rows = tf.data.Dataset.from_generator(
+        lambda: ({"inputs": [7, 1], "targets": [5, 3], "notes": [0] * i} for i in range(4)),
+        output_signature={
+            "inputs": tf.TensorSpec([2], tf.int32),
+            "targets": tf.TensorSpec([2], tf.int32),
+            "notes": tf.TensorSpec([None], tf.int32),
+        },
+    )
+    batches = feature_converters.TextToImageConverter().to_batches(
+        rows, {"inputs": 2, "targets": 2}, 4
+    )
+    (batch,) = batches.as_numpy_iterator()
+    np.testing.assert_array_equal(batch["decoder_input_tokens"], [[0, 5]] * 4)

@@ -51,7 +51,7 @@ def spec(batch_size: int = 64) -> dict[str, jax.ShapeDtypeStruct]:
 
 @pytest.mark.parametrize("layout", [{}, FULLY_SHARDED], ids=["whole", "sharded"])
 def test_what_a_device_keeps_is_what_arrays_on_it_take(layout: dict[str, object]) -> None:
-    program = train_step.prepare(regressor(**layout), spec())
+    program = train_step.make_program(regressor(**layout), spec())
     kinds = device_memory.state(program)
     with program.context():
         state = program.init(jax.random.PRNGKey(0), {})
@@ -90,7 +90,7 @@ def test_microbatches_do_the_same_work() -> None:
 def advice(memory: int, **changes: object) -> list[str]:
     """Returns what is said of a training whose activations take 800 bytes, in `memory` bytes."""
     experiment = regressor(**changes)
-    program = train_step.prepare(experiment, spec())
+    program = train_step.make_program(experiment, spec())
     kinds = device_memory.with_gradients(
         {**device_memory.state(program), device_memory.ACTIVATIONS: 1_000_000}
     )
@@ -99,7 +99,7 @@ def advice(memory: int, **changes: object) -> list[str]:
 
 def test_advice_names_the_number_of_microbatches_that_fits() -> None:
     # The state takes 24 kB, so two parts of 500 kB, and gradients of 5 kB, are too many for 500.
-    program = train_step.prepare(regressor(), spec())
+    program = train_step.make_program(regressor(), spec())
     split = device_memory.with_gradients(
         {**device_memory.state(program), device_memory.ACTIVATIONS: 9_000}
     )
@@ -115,13 +115,13 @@ def test_no_part_of_a_batch_is_advised_where_examples_are_compared() -> None:
     assert any("MICROBATCHES" in line for line in advice(500_000))
     model = fake_training.Regressor(outputs=256)
     model.compares_examples = True
-    assert advice(500_000, model=model) == [device_memory.MORE_CHIPS]
+    assert advice(500_000, model=model) == [device_memory.MORE_DEVICES]
 
 
 def test_advice_shards_what_is_whole_on_each_device() -> None:
     assert any("fully_sharded" in line for line in advice(10_000))
     assert not any("MICROBATCHES" in line for line in advice(10_000))
-    assert advice(1_000, **FULLY_SHARDED) == [device_memory.MORE_CHIPS]
+    assert advice(1_000, **FULLY_SHARDED) == [device_memory.MORE_DEVICES]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -56,10 +56,10 @@ def position(folder: pathlib.Path, text: str) -> pathlib.Path:
 
 @pytest.fixture
 def saved(tmp_path: pathlib.Path) -> pathlib.Path:
-    store = checkpoint_manager.Store(tmp_path / "run", retention.Retention(keep=2))
+    manager = checkpoint_manager.CheckpointManager(tmp_path / "run", retention.Retention(keep=2))
     for step in (1, 2, 3):
-        store.save(step, tree(step), position(tmp_path / str(step), str(step)))
-    store.close()
+        manager.save(step, tree(step), position(tmp_path / str(step), str(step)))
+    manager.close()
     return tmp_path / "run"
 
 
@@ -81,7 +81,7 @@ def test_load_params(saved: pathlib.Path) -> None:
     assert isinstance(params["scale"], np.ndarray)
     np.testing.assert_array_equal(params["encoder"]["kernel"], np.full((2, 3), 3.0))
     np.testing.assert_array_equal(mutables["stats"]["usage"], np.arange(4.0))
-    part, _, step = checkpoints.load_params(saved, "encoder", step=2, ema=False)
+    part, _, step = checkpoints.load_params(checkpoints.find(saved, 2), "encoder", ema=False)
     assert (list(part), step) == (["kernel"], 2)
     np.testing.assert_array_equal(part["kernel"], np.full((2, 3), 2.0))
     one = checkpoints.load_params(saved / "checkpoint_2", ema=False)
@@ -102,7 +102,7 @@ def test_load_params_mistakes(saved: pathlib.Path, tmp_path: pathlib.Path) -> No
     with pytest.raises(FileNotFoundError, match="holds no checkpoint_<N> folder"):
         checkpoints.load_params(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7; it has \[2, 3\]"):
-        checkpoints.load_params(saved, step=7)
+        checkpoints.find(saved, step=7)
     with pytest.raises(ValueError, match="under 'decoder'; it has encoder, scale"):
         checkpoints.load_params(saved, "decoder", ema=False)
 
@@ -128,19 +128,19 @@ def test_every_file_but_orbaxs_last_ones_has_a_checksum(saved: pathlib.Path) -> 
 
 def test_a_checkpoint_has_its_checksums_from_its_first_moment(tmp_path: pathlib.Path) -> None:
     """As `kill -9` leaves it that comes while the newest checkpoint gets its name."""
-    store = checkpoint_manager.Store(tmp_path / "run")
+    manager = checkpoint_manager.CheckpointManager(tmp_path / "run")
     where = position(tmp_path / "position", "x")
-    store.save(1, tree(1), where)
-    store.save(2, tree(2), where)
+    manager.save(1, tree(1), where)
+    manager.save(2, tree(2), where)
     while 2 not in checkpoints.steps(tmp_path / "run"):
         time.sleep(0.001)
     shutil.copytree(tmp_path / "run", tmp_path / "killed")
     flip(tmp_path / "killed" / "checkpoint_2" / "dataset" / "position.json")
-    again = checkpoint_manager.Store(tmp_path / "killed")
+    again = checkpoint_manager.CheckpointManager(tmp_path / "killed")
     state, step, _ = again.restore(want())
     assert step == int(state["state"]["step"]) == 1
     assert (tmp_path / "killed" / "damaged-checkpoint_2").is_dir()
-    store.close()
+    manager.close()
     again.close()
 
 
@@ -155,26 +155,26 @@ def test_damaged_newest_is_passed_over(saved: pathlib.Path, capsys, harm: str) -
         path.unlink()
     with pytest.raises(ValueError, match="checkpoint_3 is incomplete or damaged"):
         checkpoints.load_params(saved)
-    store = checkpoint_manager.Store(saved)
-    state, step, where = store.restore(want())
+    manager = checkpoint_manager.CheckpointManager(saved)
+    state, step, where = manager.restore(want())
     assert (step, where.parent.name) == (2, "checkpoint_2")
     np.testing.assert_array_equal(state["target"]["encoder"]["kernel"], np.full((2, 3), 2.0))
     assert "going on from checkpoint_2 instead" in capsys.readouterr().err
     assert checkpoints.steps(saved) == [2]
     assert (saved / "damaged-checkpoint_3").is_dir()
-    store.save(3, tree(3), saved.parent / "3")
-    store.close()
+    manager.save(3, tree(3), saved.parent / "3")
+    manager.close()
     assert checkpoints.load_params(saved, ema=False)[2] == 3
 
 
 def test_the_same_step_may_be_damaged_again(saved: pathlib.Path) -> None:
     for _ in range(3):
         biggest_file(saved / "checkpoint_3").unlink()
-        store = checkpoint_manager.Store(saved)
-        restored = store.restore(want())
+        manager = checkpoint_manager.CheckpointManager(saved)
+        restored = manager.restore(want())
         assert restored and restored[1] == 2
-        store.save(3, tree(3), saved.parent / "3")
-        store.close()
+        manager.save(3, tree(3), saved.parent / "3")
+        manager.close()
     names = {path.name for path in saved.glob("damaged-*")}
     assert names == {f"damaged-checkpoint_3{number}" for number in ("", "-2", "-3")}
     experiment = make(saved)
@@ -190,16 +190,18 @@ def test_what_cannot_be_read_now_is_no_damage(saved: pathlib.Path, with_checksum
     path = biggest_file(saved / "checkpoint_3")
     aside = path.rename(saved.parent / "aside")
     path.symlink_to(path)  # "Too many levels of symbolic links"
-    store = checkpoint_manager.Store(saved)
-    with pytest.raises(corruption.OutOfReachError, match="Too many levels.*run the same"):
-        store.restore(want())
-    with pytest.raises(corruption.OutOfReachError, match="Too many levels"):
+    manager = checkpoint_manager.CheckpointManager(saved)
+    with pytest.raises(
+        corruption.UnavailableCheckpointError, match="Too many levels.*run the same"
+    ):
+        manager.restore(want())
+    with pytest.raises(corruption.UnavailableCheckpointError, match="Too many levels"):
         checkpoints.load_params(saved, ema=False)
     assert checkpoints.steps(saved) == [2, 3], "nothing is renamed"
     aside.rename(path)
-    restored = store.restore(want())
+    restored = manager.restore(want())
     assert restored and restored[1] == 3
-    store.close()
+    manager.close()
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT])
@@ -209,14 +211,14 @@ def test_a_failing_file_server_is_no_damage(
     def fail(path: pathlib.Path) -> Any:
         raise OSError(number, "no such luck", str(path))
 
-    store = checkpoint_manager.Store(saved)
+    manager = checkpoint_manager.CheckpointManager(saved)
     with monkeypatch.context() as patched:
         patched.setattr(checksums, "_sum", fail)
-        with pytest.raises(corruption.OutOfReachError, match="no such luck"):
-            store.restore(want())
-    restored = store.restore(want())
+        with pytest.raises(corruption.UnavailableCheckpointError, match="no such luck"):
+            manager.restore(want())
+    restored = manager.restore(want())
     assert restored and restored[1] == 3
-    store.close()
+    manager.close()
 
 
 def another_process(answers: list[bool]) -> Any:
@@ -234,22 +236,24 @@ def test_processes_go_back_together(
     saved: pathlib.Path, monkeypatch: pytest.MonkeyPatch, before: list[bool]
 ) -> None:
     """Here checkpoint 3 is whole, but another process finds it damaged."""
-    store = checkpoint_manager.Store(saved)
+    manager = checkpoint_manager.CheckpointManager(saved)
     monkeypatch.setattr(multihost, "all_agree", another_process([*before, True, False]))
-    restored = store.restore(want())
+    restored = manager.restore(want())
     assert restored and restored[1] == int(restored[0]["state"]["step"]) == 2
-    store.close()
+    manager.close()
 
 
 @pytest.mark.parametrize("before", [[], FINE], ids=["checking", "reading"])
 def test_processes_give_up_together(
     saved: pathlib.Path, monkeypatch: pytest.MonkeyPatch, before: list[bool]
 ) -> None:
-    store = checkpoint_manager.Store(saved)
+    manager = checkpoint_manager.CheckpointManager(saved)
     monkeypatch.setattr(multihost, "all_agree", another_process([*before, False]))
-    with pytest.raises(corruption.OutOfReachError, match="checkpoint_3 could not be read"):
-        store.restore(want())
-    store.close()
+    with pytest.raises(
+        corruption.UnavailableCheckpointError, match="checkpoint_3 could not be read"
+    ):
+        manager.restore(want())
+    manager.close()
     assert checkpoints.steps(saved) == [2, 3]
 
 
@@ -258,7 +262,7 @@ def test_load_params_checks_what_it_reads(saved: pathlib.Path) -> None:
     assert checkpoints.load_params(saved)[2] == 3
     flip(saved / "checkpoint_3" / "state" / "commit_success.txt")
     with pytest.raises(
-        corruption.DamagedError, match="content of state/commit_success.txt has changed"
+        corruption.CorruptCheckpointError, match="content of state/commit_success.txt has changed"
     ):
         checkpoints.load_params(saved)
     assert checkpoints.load_params(saved, verify=False)[2] == 3
@@ -297,13 +301,13 @@ def test_half_written_newest_is_passed_over(
             (folder / "state" / "_METADATA").unlink()
         else:
             shutil.rmtree(folder / "state" / "d")
-    store = checkpoint_manager.Store(saved, retention.Retention(keep=2))
-    state, step, _ = store.restore(want())
+    manager = checkpoint_manager.CheckpointManager(saved, retention.Retention(keep=2))
+    state, step, _ = manager.restore(want())
     assert step == 3
     np.testing.assert_array_equal(state["target"]["encoder"]["kernel"], np.full((2, 3), 3.0))
     assert "checkpoint_4 is damaged" in capsys.readouterr().err
-    store.save(4, tree(4), tmp_path / "3")
-    store.close()
+    manager.save(4, tree(4), tmp_path / "3")
+    manager.close()
     assert checkpoints.steps(saved) == [3, 4]
     assert checkpoints.load_params(saved, ema=False)[2] == 4
 
@@ -311,29 +315,29 @@ def test_half_written_newest_is_passed_over(
 def test_no_whole_checkpoint(saved: pathlib.Path) -> None:
     for step in (2, 3):
         biggest_file(saved / f"checkpoint_{step}").unlink()
-    store = checkpoint_manager.Store(saved)
+    manager = checkpoint_manager.CheckpointManager(saved)
     with pytest.raises(ValueError, match="no checkpoint in .* can be read; --overwrite"):
-        store.restore(want())
-    store.close()
+        manager.restore(want())
+    manager.close()
     assert checkpoints.steps(saved) == [2, 3], "nothing is renamed"
 
 
 def test_other_model_names_the_first_leaf(saved: pathlib.Path) -> None:
-    store = checkpoint_manager.Store(saved)
+    manager = checkpoint_manager.CheckpointManager(saved)
     message = r"target/encoder/kernel is float32\[2, 3\] there and float32\[2, 5\] in this"
     with pytest.raises(ValueError, match=message):
-        store.restore(want(width=5))
+        manager.restore(want(width=5))
     other = want()
     del other["state"]["param_states"]["inner"]
     with pytest.raises(ValueError, match="inner/mu/encoder/kernel is .* there and absent"):
-        store.restore(other)
-    store.close()
+        manager.restore(other)
+    manager.close()
 
 
 def test_empty_directory(tmp_path: pathlib.Path) -> None:
-    store = checkpoint_manager.Store(tmp_path / "new")
-    assert store.restore(want()) is None
-    store.close()
+    manager = checkpoint_manager.CheckpointManager(tmp_path / "new")
+    assert manager.restore(want()) is None
+    manager.close()
 
 
 def test_fingerprint_depends_on_values_names_and_config() -> None:

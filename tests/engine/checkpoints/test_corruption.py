@@ -35,7 +35,7 @@ def caused(cause: Exception) -> Exception:
 def test_what_may_be_over_is_no_damage(error: Exception) -> None:
     message = "checkpoint_1 could not be read .* nothing was renamed or lost: run the same command"
     with (
-        pytest.raises(corruption.OutOfReachError, match=message) as caught,
+        pytest.raises(corruption.UnavailableCheckpointError, match=message) as caught,
         corruption.readable(pathlib.Path("checkpoint_1")),
     ):
         raise error
@@ -55,7 +55,9 @@ def test_what_may_be_over_is_no_damage(error: Exception) -> None:
 )
 def test_what_stays_wrong_is_damage(error: Exception) -> None:
     with (
-        pytest.raises(corruption.DamagedError, match="checkpoint_1 is incomplete or") as caught,
+        pytest.raises(
+            corruption.CorruptCheckpointError, match="checkpoint_1 is incomplete or"
+        ) as caught,
         corruption.readable(pathlib.Path("checkpoint_1")),
     ):
         raise error

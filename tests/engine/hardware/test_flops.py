@@ -158,3 +158,17 @@ def test_a_loop_of_unknown_length_is_refused() -> None:
 
     with pytest.raises(ValueError, match="fixed bounds"):
         flops.of(loop, jnp.ones((2, 2)))
+
+
+def test_private_api_of_jax() -> None:
+    """`jax.interpreters.partial_eval.dce_jaxpr`."""
+
+    def function(x: jax.Array) -> jax.Array:
+        _ = x @ x  # dead
+        return x + 1.0
+
+    jaxpr = jax.make_jaxpr(function)(jnp.ones((3, 3))).jaxpr
+    kept = flops.without_dead_code(jaxpr)
+    assert [str(equation.primitive) for equation in jaxpr.eqns] == ["dot_general", "add"]
+    assert [str(equation.primitive) for equation in kept.eqns] == ["add"]
+    assert len(kept.invars) == 1 and len(kept.outvars) == 1

@@ -8,9 +8,16 @@ import types
 
 import numpy as np
 import pytest
+import seqio
+import tensorflow as tf
 import tiny_models
 
+from parti.data.images import images
+from parti.data.storage import records, shard_names, tfrecords
+from parti.data.text import vocabularies
 from parti.engine.input import datasets
+from parti.tasks import feature_converters, preprocessors, sources, text_to_image
+from parti.tasks import images as image_tasks
 
 ARRAYS = {"x": np.arange(10, dtype=np.int32)}
 
@@ -41,7 +48,6 @@ def test_bad_arrays() -> None:
 
 
 def tf_batches() -> datasets.TfDataset:
-    tf = pytest.importorskip("tensorflow")
     dataset = tf.data.Dataset.range(50).shuffle(20, seed=3, reshuffle_each_iteration=True)
     dataset = dataset.repeat().map(lambda x: {"x": x}).batch(4, drop_remainder=True)
     return datasets.TfDataset(dataset)
@@ -59,7 +65,6 @@ def test_tf_position(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_position_of_another_pipeline_is_refused(tmp_path: pathlib.Path) -> None:
-    tf = pytest.importorskip("tensorflow")
     batches = tf_batches()
     take(batches, 3)
     batches.save(tmp_path)
@@ -76,12 +81,6 @@ def test_positions_of_several_processes_are_refused(tmp_path: pathlib.Path) -> N
 
 def test_seqio_source(tmp_path: pathlib.Path) -> None:
     """A registered task, through its model's converter: shuffled train, ordered validation."""
-    pytest.importorskip("seqio")
-    from parti.data.images import images
-    from parti.data.storage import records, shard_names, tfrecords
-    from parti.tasks import feature_converters
-    from parti.tasks import images as image_tasks
-
     for split, count in (("train", 12), ("validation", 5)):
         grey = (np.full((8, 8, 3), 10 * i, np.uint8) for i in range(count))
         pairs = (
@@ -119,21 +118,47 @@ def test_seqio_source(tmp_path: pathlib.Path) -> None:
     assert levels(again, 7) == rest
 
 
-def test_seqio_source_gives_what_seqio_gives(tmp_path: pathlib.Path) -> None:
-    """Whether a task's features come at their full lengths or not."""
-    seqio = pytest.importorskip("seqio")
-    import tensorflow as tf
-
-    from parti.data.storage import records, shard_names, tfrecords
-    from parti.tasks import feature_converters, text_to_image
-
-    vocabulary = tiny_models.write_vocabulary(tmp_path / "v.model")
+def add_token_task(folder: pathlib.Path) -> str:
+    """Registers a task of 90 token records and returns its name."""
+    vocabulary = tiny_models.write_vocabulary(folder / "v.model")
     rows = (
         records.TokenizedPair(f"{i}", "red " * (i % 9), np.arange(4) + i).to_example()
         for i in range(90)
     )
-    tfrecords.write(tmp_path / shard_names.shard_name("train", 0, 1), rows)
-    full = text_to_image.add_task(tmp_path, vocabulary, codebook_size=100)
+    tfrecords.write(folder / shard_names.shard_name("train", 0, 1), rows)
+    return text_to_image.add_task(folder, vocabulary, codebook_size=100)
+
+
+@pytest.mark.parametrize(("buffer", "chunk"), [(5, 3), (20, 64), (1_000, 64)])
+def test_positions_of_tokens_are_exact(
+    buffer: int, chunk: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle and at the end of epochs (90 records, so 11.25 batches, each)."""
+    monkeypatch.setattr(sources, "SHUFFLE_BUFFER", buffer)
+    monkeypatch.setattr(preprocessors, "CHUNK", chunk)
+    source = datasets.SeqioSource(add_token_task(tmp_path), {"inputs": 6, "targets": 4})
+    model = types.SimpleNamespace(FEATURE_CONVERTER_CLS=feature_converters.TextToImageConverter)
+
+    def open_batches() -> datasets.Batches:
+        return source.open(datasets.TRAIN, 8, 3, model)
+
+    expected = list(itertools.islice(open_batches(), 40))
+    saved = open_batches()
+    for taken in range(1, 24):
+        next(saved)
+        if taken in (1, 11, 12, 23):
+            (tmp_path / f"{taken}").mkdir()
+            saved.save(tmp_path / f"{taken}")
+            restored = open_batches()
+            restored.restore(tmp_path / f"{taken}")
+            for got, want in zip(restored, expected[taken:], strict=False):
+                for name, values in want.items():
+                    np.testing.assert_array_equal(got[name], values, err_msg=f"{taken}, {name}")
+
+
+def test_seqio_source_gives_what_seqio_gives(tmp_path: pathlib.Path) -> None:
+    """Whether a task's features come at their full lengths or not."""
+    full = add_token_task(tmp_path)
 
     def shorten(dataset: tf.data.Dataset) -> tf.data.Dataset:
         def trimmed(x: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -177,9 +202,6 @@ def test_a_vocabulary_past_the_models_embeddings_is_refused(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its ids would be embedded as NaN."""
-    seqio = pytest.importorskip("seqio")
-    from parti.data.text import vocabularies
-
     path = tiny_models.write_vocabulary(tmp_path / "v.model")
     vocabulary = vocabularies.seqio_text_vocabulary(path)
 
@@ -192,11 +214,11 @@ def test_a_vocabulary_past_the_models_embeddings_is_refused(
             "targets": seqio.Feature(seqio.PassThroughVocabulary(10**6)),
         }
 
-    def get_dataset(**_: object) -> None:
-        raise Opened
+        @staticmethod
+        def get_dataset(*_: object, **__: object) -> None:
+            raise Opened
 
     monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: Task)
-    monkeypatch.setattr(seqio, "get_dataset", get_dataset)
     source = datasets.SeqioSource("task", {"inputs": 8, "targets": 8})
 
     def model(**config: int) -> types.SimpleNamespace:

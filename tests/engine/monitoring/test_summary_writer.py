@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run shows: grids as files, everything in TensorBoard, alarms in the log."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -12,12 +13,17 @@ import fake_training
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
+import tensorflow as tf
+from clu import metric_writers
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 from tensorboard.util import tensor_util
+from toy_training import make, run
 
 from parti.data.images import images
 from parti.engine import train
 from parti.engine.experiment import experiments
+from parti.engine.loop import setup
 from parti.engine.monitoring import metrics_log, summary_writer
 from parti.models import base
 
@@ -72,6 +78,32 @@ def test_a_training_writes_pictures_histograms_and_scalars(
     assert {"first", "weights", "shades", "loss"} <= tags
     assert [event.step for event in events.Tensors("shades")] == [2, 4]
     assert "bell_alarm at 50% of the steps up to 2" in capsys.readouterr().err
+
+
+def test_private_apis_of_clu_and_tensorflow(tmp_path: pathlib.Path) -> None:
+    """clu's `SummaryWriter._summary_writer`, TensorFlow's `_ResourceSummaryWriter._resource`."""
+    writer = metric_writers.SummaryWriter(str(tmp_path))
+    resource = summary_writer.event_resource(writer)
+    assert resource.dtype == tf.resource
+    event = tf.compat.v1.Event(step=7, file_version="ours")
+    tf.raw_ops.ImportEvent(writer=resource, event=event.SerializeToString())
+    writer.close()
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    read = [tf.compat.v1.Event.FromString(x.numpy()) for x in tf.data.TFRecordDataset(str(path))]
+    assert (7, "ours") in [(found.step, found.file_version) for found in read]
+
+
+def test_tensorboard_without_tensorflow_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name)
+    )
+    with pytest.raises(ValueError, match="pip install tensorflow .* or set TENSORBOARD = False"):
+        run(make(tmp_path / "run", tensorboard=True))
+    assert not (tmp_path / "run").exists()
+    setup.open_training(make(tmp_path / "run", tensorboard=False))
 
 
 def test_what_a_run_lost_is_dropped(tmp_path: pathlib.Path) -> None:

@@ -24,12 +24,12 @@ def hang(seconds: float) -> None:
 
 def test_each_stall_is_reported_once_with_its_place(capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(watchdog, "FIRST_TIME_SECONDS", 0.0)
-    dog = watchdog.Watchdog(0.2)
+    monitor = watchdog.Watchdog(0.2)
     for step in (7, 8):
-        with dog.stage(watchdog.READING):
+        with monitor.stage(watchdog.READING):
             hang(0.7)
-        dog.finished(step)
-    dog.close()
+        monitor.finished(step)
+    monitor.close()
     text = capsys.readouterr().err
     assert text.count("no progress for 0 s after step 0, while reading data") == 1
     assert text.count("no progress for 0 s after step 7, while reading data") == 1
@@ -39,25 +39,25 @@ def test_each_stall_is_reported_once_with_its_place(capsys: Any, monkeypatch: An
 
 
 def test_progress_is_no_stall_and_a_first_time_may_take_long(capsys: Any) -> None:
-    dog = watchdog.Watchdog(0.2)
-    with dog.stage(watchdog.EVALUATING):
+    monitor = watchdog.Watchdog(0.2)
+    with monitor.stage(watchdog.EVALUATING):
         hang(0.5)  # It compiles.
     for step in range(10):
         hang(0.05)
-        dog.finished(step)
+        monitor.finished(step)
     assert capsys.readouterr().err == ""
-    with dog.stage(watchdog.EVALUATING):
+    with monitor.stage(watchdog.EVALUATING):
         hang(0.5)
-    dog.close()
+    monitor.close()
     assert capsys.readouterr().err.count("while evaluating") == 1
 
 
 def test_nothing_is_watched_with_0(capsys: Any) -> None:
-    dog = watchdog.Watchdog(0)
-    dog.finished(1)
-    with dog.stage(watchdog.SAVING):
+    monitor = watchdog.Watchdog(0)
+    monitor.finished(1)
+    with monitor.stage(watchdog.SAVING):
         hang(0.3)
-    dog.close()
+    monitor.close()
     assert capsys.readouterr().err == ""
 
 
@@ -65,8 +65,8 @@ def test_abort_ends_the_process() -> None:
     code = (
         "import time\n"
         "from parti.engine.monitoring import watchdog\n"
-        "dog = watchdog.Watchdog(0.2, abort=True)\n"
-        "dog.finished(3)\n"
+        "monitor = watchdog.Watchdog(0.2, abort=True)\n"
+        "monitor.finished(3)\n"
         "time.sleep(60)\n"
     )
     root = pathlib.Path(__file__).parents[3]
