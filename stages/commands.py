@@ -24,11 +24,15 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "All of it": {
         "workflow": (
-            "parti.workflow.demo",
+            "parti.workflow.run_workflow",
             "workflow",
             "run every stage of a workflow file that is stale",
         ),
-        "demo": ("parti.workflow.demo", "demo", "the whole workflow, tiny, on this machine"),
+        "demo": (
+            "parti.workflow.run_workflow",
+            "demo",
+            "the whole workflow, tiny, on this machine",
+        ),
     },
 }
 COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}
