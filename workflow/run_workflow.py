@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import yaml
 
@@ -203,36 +202,19 @@ def _run(folder: pathlib.Path, draft: pathlib.Path, tool: scheduler.Scheduler, a
 
 def _watch(process: "subprocess.Popen[bytes]", view: display.View) -> bool:
     """Shows a run until it ends; returns whether it was stopped by Ctrl-C or SIGTERM."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with _terminated_as_interrupt():
-            while process.poll() is None:
-                view.update()
-                time.sleep(0.25)
+        while process.poll() is None:
+            view.update()
+            time.sleep(0.25)
     except KeyboardInterrupt:
         view.note("stopping: the stages at work save what they have")
         scheduler.stop(process)
         return True
     finally:
         view.update()
-    return False
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Makes SIGTERM end a run as Ctrl-C does."""
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
         signal.signal(signal.SIGTERM, before)
+    return False
 
 
 def _print_failure(folder: pathlib.Path, since: float, log: pathlib.Path, again: str) -> None:
