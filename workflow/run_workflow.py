@@ -100,6 +100,8 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: li
             "folder (or change its settings)"
         )
     folder = pathlib.Path(workdir).resolve()
+    if "://" in workdir:
+        raise ValueError(f"--workdir {workdir}: must be a folder of this machine")
     if folder.is_file():
         raise NotADirectoryError(f"--workdir {workdir}: is a file; it must be a folder")
     again += [] if options.jobs is None else ["--jobs", str(options.jobs)]

@@ -67,6 +67,11 @@ def test_flags_of_beam_reach_every_stage_that_runs_on_it(tmp_path, capsys):
     assert "--direct_num_workers=2" not in config_files.stage_flags(config, "export")
 
 
+def test_the_working_folder_is_local():
+    with pytest.raises(ValueError, match="must be a folder of this machine"):
+        run_workflow.workflow(["scenes-tiny", "--workdir", "gs://bucket/runs", "--dry_run"])
+
+
 def test_a_refused_workflow_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.delenv("PARTI_COMMAND", raising=False)
     workdir = tmp_path / "work"
