@@ -1,6 +1,12 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The table of commands: where each lives, as text; only the chosen one is imported."""
+"""The table of commands: the module and function of each, as text; only the chosen is imported.
+
+A function takes the arguments after the command's name, and returns the exit code. The module of a
+stage of a workflow also has `make_parser()`, which returns its `flag_parser.Parser`; and, where
+flags can be wrong in other ways, `check_flags(flags)`, which raises ValueError. With these
+`parti.workflow.preflight` checks a stage before it runs.
+"""
 
 # Command -> (module, function, help line), grouped by the order of the workflow.
 GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
