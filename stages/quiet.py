@@ -61,6 +61,8 @@ def install() -> None:
         logging.getLogger().addHandler(handler)
     if not sys.warnoptions:
         warnings.filterwarnings("default", module=r"parti(\.|$)")
+        # About damaged metadata: what the pictures of others are like is for the reports.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 

@@ -53,6 +53,7 @@ logging.getLogger("absl").warning("'logger_cls' is empty so seqio.Evaluator will
 logging.warning("the disk is full")
 logging.getLogger("library").warning("slow")
 warnings.warn_explicit("odd shape", UserWarning, "x.py", 1, module="library")
+warnings.warn_explicit("Truncated File Read", UserWarning, "t.py", 1, module="PIL.TiffImagePlugin")
 warnings.warn_explicit("old name", DeprecationWarning, "y.py", 1, module="library")
 warnings.warn_explicit("our old name", DeprecationWarning, "z.py", 1, module="parti.data")
 """
@@ -65,7 +66,7 @@ warnings.warn_explicit("our old name", DeprecationWarning, "z.py", 1, module="pa
     assert ended.returncode == 0
     for shown in ("the disk is full", "slow", "UserWarning: odd shape", "our old name"):
         assert shown in ended.stderr
-    for dropped in ("apitools", "logger_cls", "y.py"):
+    for dropped in ("apitools", "logger_cls", "Truncated", "y.py"):
         assert dropped not in ended.stderr
 
 
