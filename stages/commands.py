@@ -1,6 +1,12 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The table of commands: where each lives, as text; only the chosen one is imported."""
+"""The table of commands: the module and function of each, as text; only the chosen is imported.
+
+A function takes the arguments after the command's name, and returns the exit code. The module of a
+stage of a workflow also has `make_parser()`, which returns its `flag_parser.Parser`; and, where
+flags can be wrong in other ways, `check_flags(flags)`, which raises ValueError. With these
+`parti.workflow.preflight` checks a stage before it runs.
+"""
 
 # Command -> (module, function, help line), grouped by the order of the workflow.
 GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
@@ -24,11 +30,15 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "All of it": {
         "workflow": (
-            "parti.workflow.demo",
+            "parti.workflow.run_workflow",
             "workflow",
             "run every stage of a workflow file that is stale",
         ),
-        "demo": ("parti.workflow.demo", "demo", "the whole workflow, tiny, on this machine"),
+        "demo": (
+            "parti.workflow.run_workflow",
+            "demo",
+            "the whole workflow, tiny, on this machine",
+        ),
     },
 }
 COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}

@@ -1,10 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the start-up talk of third-party libraries off the terminal.
+"""Keeps known start-up messages of third-party libraries off the terminal; all others are shown.
 
-TensorFlow's C++ side writes to stderr while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says, for
-its log is not set up then. An import hook holds stderr back for that time, and passes on what is
-not such talk.
+TensorFlow's C++ side writes to stderr while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says:
+its log is not set up by then. An import hook holds stderr back for that time, drops the lines that
+are known, and passes on the rest.
 """
 
 import contextlib
@@ -30,11 +30,23 @@ _VARIABLES = {
     "ABSL_MIN_LOG_LEVEL": "3",
 }
 _LOUD = ("tensorflow", "tensorflow_text")
-_TALK = re.compile(rb"^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:)")
+# What they write: the header of absl's log, its lines of level INFO, and two warnings of every
+# TensorFlow that finds a GPU.
+_KNOWN_LINES = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog|I\d{4} \d\d:\d\d:|"
+    rb"[WE]\d{4} .*(Unable to register cu\w+ factory|computation placer already registered)"
+)
+# Log messages of Beam without Google's libraries, and of seqio's Evaluator, which gets no logger
+# here because the engine logs its metrics, and lengths that this package states on purpose.
+_KNOWN_RECORDS = re.compile(
+    r"apitools not found, and bigquery client libraries are not available|"
+    r"'logger_cls' is empty so seqio.Evaluator will not log|"
+    r"Given sequence lengths \*may be\* insufficient for some evaluation inputs"
+)
 
 
 def install() -> None:
-    """Silences what is imported from now on; warnings about our own code stay.
+    """Drops known start-up messages of what is imported from now on, and shows our own warnings.
 
     Does nothing where the environment has `VARIABLE`. The loggers of a running pipeline are for
     `parti.pipelines.beam.options`, which knows Beam and its workers.
@@ -43,18 +55,25 @@ def install() -> None:
         return
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
-    # Beam warns through the root logger that it has no Google Cloud libraries.
-    logging.getLogger().setLevel(logging.ERROR)
+    if (handler := logging.lastResort) is not None:
+        handler.addFilter(_is_news)
+        # As a handler of its own, so that `logging.warning` of others does not set one up.
+        logging.getLogger().addHandler(handler)
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=r"parti(\.|$)")
+        # About damaged metadata: what the pictures of others are like is for the reports.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    return not _KNOWN_RECORDS.match(record.getMessage())
+
+
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Holds file descriptor 2 back, then passes on its lines that are not start-up talk."""
+    """Holds file descriptor 2 back, then passes on its lines that are not `_KNOWN_LINES`."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         try:
@@ -70,7 +89,7 @@ def held_back() -> Iterator[None]:
             os.dup2(kept, 2)
             held.seek(0)
             for line in held:
-                if not _TALK.match(line):
+                if not _KNOWN_LINES.match(line):
                     os.write(kept, line)
             os.close(kept)
 

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the package from a copy of the tree, so that nothing is left in it."""
 
+import ast
 import contextlib
 import importlib.metadata
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +14,9 @@ import sysconfig
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDERS = (
-    *("parti", "stages", "data", "tasks", "models", "engine", "pipelines"),
-    *("workflow", "t5x_configs"),
-)
+# As setup.py lists them, which cannot be imported.
+(_LISTED,) = re.findall(r"^FOLDERS = (\(.+?\))$", (ROOT / "setup.py").read_text(), re.M | re.S)
+FOLDERS = ("parti", *ast.literal_eval(_LISTED))
 FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -42,13 +43,13 @@ def build_wheel(source: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     return built
 
 
-def install(wheel: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
+def install(wheel: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Makes an environment with this package from a wheel; returns its Python.
 
-    What the package depends on is that of the environment of the tests.
+    Its dependencies are those of the environment that runs the tests.
     """
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
-    python = place / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
     find = "import sysconfig; print(sysconfig.get_path('purelib'))"
     ran = subprocess.run([python, "-c", find], check=True, capture_output=True, text=True)
     packages = pathlib.Path(ran.stdout.strip())

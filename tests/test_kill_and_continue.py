@@ -22,7 +22,7 @@ from parti.engine.inference import bundles
 pytestmark = pytest.mark.slow
 
 TIMEOUT = 600.0
-# What a clock or a folder's name has a part in.
+# What depends on the clock or on the folder's name.
 CLOCKED = (
     *("examples_per_second", "step_seconds", "data_wait_share"),
     *("model_tflops_per_second", "productive_seconds", "goodput"),
@@ -59,7 +59,7 @@ def kill_in_the_middle(
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the sha256 of each file of a finished stage, but of those that tell its time."""
+    """Returns the sha256 of each file of a finished stage, except those that tell its time."""
     assert (folder / "manifest.json").is_file()
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -125,7 +125,7 @@ def training(folder: pathlib.Path, pairs: pathlib.Path, **numbers: int) -> list[
 
 
 def assert_same_training(whole: pathlib.Path, killed: pathlib.Path) -> None:
-    """Compares the parameters, and all that was logged but times."""
+    """Compares the parameters, and all that was logged except times."""
 
     def lines(folder: pathlib.Path) -> list[dict]:
         rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
@@ -139,6 +139,7 @@ def assert_same_training(whole: pathlib.Path, killed: pathlib.Path) -> None:
     assert lines(whole) == lines(killed)
 
 
+@pytest.mark.ci
 def test_a_killed_training_ends_with_the_same_parameters(
     made: dict[str, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:

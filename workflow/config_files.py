@@ -1,13 +1,13 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Workflow files: reading and checking them, and making the stages' flags of them.
+"""Workflow files: reads and checks them, and makes the stages' commands of them.
 
 A workflow file is YAML. Its sections are named after the stages, and hold that command's flags:
 
     source: scenes              # or: pairs, which needs `input`
     jobs: 2                     # stages at work at once
     scenes: {num: 12000}        # -> parti scenes --num=12000
-    beam: {}                    # flags of every stage that runs on Beam
+    beam: {}                    # flags of every stage that runs on Beam (BEAM_STAGES)
     train_generator:
       experiment: t5x_configs/experiments/text_to_image_tiny.gin
       gin: {TRAIN_STEPS: 2000}  # -> parti train --gin_file=... --gin.TRAIN_STEPS=2000
@@ -42,6 +42,8 @@ FLAG_SECTIONS = (
     "generate",
     "evaluate",
 )
+# The stages that get the flags in `beam` too.
+BEAM_STAGES = ("scenes", "clean", "vocab", "tokenize", "generate", "evaluate")
 # What a training reads; `@/` is the working folder.
 TRAINING_INPUTS = {
     "tokenizer": {"PAIRS_DIR": "@/pairs"},
@@ -49,9 +51,9 @@ TRAINING_INPUTS = {
     "reranker": {"PAIRS_DIR": "@/pairs", "VOCABULARY": "@/vocabulary/vocabulary.model"},
     "upsampler": {"RECONSTRUCTIONS_DIR": "@/tokens/reconstructions"},
 }
-# Flags of the stages that say where things are, or would undo what is finished.
-_PLACES = ("input", "output", "model", "prompts", "workdir", "generations", "reference")
-_NOT_TO_SET = (*_PLACES, "overwrite")
+# Flags of the stages that name folders, or would undo what is finished.
+_PATHS = ("input", "output", "model", "prompts", "workdir", "generations", "reference")
+_NOT_TO_SET = (*_PATHS, "overwrite")
 KEYS = ("description", "source", "input", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
 
 Config = dict[str, Any]
@@ -59,9 +61,7 @@ Config = dict[str, Any]
 
 def folder() -> pathlib.Path:
     """Returns the folder of the Snakefile, in a clone and in an installed package."""
-    from parti import workflow
-
-    return pathlib.Path(next(iter(workflow.__path__)))
+    return pathlib.Path(__file__).parent
 
 
 def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
@@ -110,15 +110,15 @@ def _set(config: Config, change: str) -> None:
         raise ValueError(f"--set {change!r}: write key=value, e.g. generate.num_samples=4")
     before, is_gin, name = key.partition(".gin.")  # names in gin have dots of their own
     *parents, last = [*before.split("."), "gin", name] if is_gin else key.split(".")
-    place = config
+    section = config
     for parent in parents:
-        if place.get(parent) is None:
-            place[parent] = {}
-        place = place[parent]
-        if not isinstance(place, dict):
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
             raise ValueError(f"--set {change!r}: {parent!r} is a value, not a section")
     try:
-        place[last] = yaml.safe_load(text)
+        section[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {change!r}: the value is not YAML: {error}") from error
 
@@ -179,7 +179,7 @@ def _check_training(section: Config, where: str) -> None:
 
 
 def _in_package(name: str) -> pathlib.Path | None:
-    """Returns the place of `t5x_configs/...` in the package or clone, if there is one."""
+    """Returns the path of `t5x_configs/...` in the package or clone, or None."""
     if os.path.isabs(name):
         return None
     for root in parti.__path__:
@@ -196,6 +196,17 @@ def _absolute(value: Any) -> list[str]:
         for item in (str(item).strip() for item in items)
         if item
     ]
+
+
+def verb(stage: str) -> str:
+    """Returns the command of `parti` that a stage runs."""
+    return {"choose_prompts": "prompts"}.get(stage, stage)
+
+
+def stage_flags(config: Mapping[str, Any], stage: str) -> list[str]:
+    """Returns the flags of a stage in a workflow file: its own section wins over `beam`."""
+    shared = config.get("beam") or {} if stage in BEAM_STAGES else {}
+    return flags({**shared, **(config.get(stage) or {})})
 
 
 def flags(section: Mapping[str, Any]) -> list[str]:

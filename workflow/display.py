@@ -1,11 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The stages at work: a table that is redrawn on a terminal, plain lines anywhere else."""
+"""Shows the stages at work: a table that is redrawn on a terminal, plain lines anywhere else."""
 
 import abc
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -18,7 +17,7 @@ import rich.live
 import rich.table
 import rich.text
 
-from parti.stages import progress_line
+from parti.stages import manifests, progress_line
 from parti.workflow import stage
 
 _LINE_SECONDS = 10.0
@@ -86,7 +85,7 @@ class Row:
 
 
 def read_rows(names: Sequence[str], workdir: pathlib.Path, since: float) -> list[Row]:
-    """Returns a row per stage; what was recorded before the time `since` (epoch) is old."""
+    """Returns a row per stage; one that has not started since `since` (epoch) waits."""
     rows = []
     for name in names:
         record = stage.read_record(workdir, name)
@@ -97,18 +96,10 @@ def read_rows(names: Sequence[str], workdir: pathlib.Path, since: float) -> list
         end = time.time() if running else record["updated"]
         state = "unchanged" if record.get("reused") else record["state"]
         output = short_path(workdir / record["output"])
-        reported = _read_progress(stage.progress_path(workdir, name))
+        progress = manifests.read_json(stage.progress_path(workdir, name))
         seconds = max(end - record["started"], 0.0)
-        rows.append(Row(name, record["what"], state, seconds, output, reported))
+        rows.append(Row(name, record["what"], state, seconds, output, progress))
     return rows
-
-
-def _read_progress(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class View(abc.ABC):
@@ -131,43 +122,41 @@ class View(abc.ABC):
 
 
 class Lines(View):
-    """A line when a stage starts, now and then while it works, and when it ends."""
+    """Prints a line when a stage starts, every ten seconds while it works, and when it ends."""
 
     def __init__(self, names: Sequence[str], workdir: pathlib.Path, since: float) -> None:
         super().__init__(names, workdir, since)
         self._states: dict[str, str] = {}
-        self._spoken: dict[str, float] = {}
+        self._printed: dict[str, float] = {}  # when a stage's last line was, by time.monotonic
 
     def show(self, rows: Sequence[Row]) -> None:
         """Prints what is new."""
         for number, row in enumerate(rows, start=1):
+            title = f"[{number}/{len(rows)}] {row.name}"
             before = self._states.get(row.name, "waiting")
-            place = f"[{number}/{len(rows)}] {row.name}"
-            now = time.monotonic()
             if row.state != "waiting" and before == "waiting":
-                self._print(f"{place}: {row.what} -> {row.output}")
-                self._spoken[row.name] = now
-            if row.state != before and row.state not in ("running", "waiting"):
+                self._print(row, f"{title}: {row.what} -> {row.output}")
+            if row.state == "running":
+                if time.monotonic() - self._printed[row.name] >= _LINE_SECONDS:
+                    eta = f"ETA {row.eta()}" if row.eta() else ""
+                    parts = (clock(row.seconds), row.counted(), row.rate(), eta, row.fields())
+                    self._print(row, f"{title}: {'  '.join(filter(None, parts))}")
+            elif row.state != before:
                 about = "  ".join(filter(None, (row.counted(), row.fields())))
-                self._print(f"{place}: {row.state} in {clock(row.seconds)}  {about}".rstrip())
-            elif row.state == "running" and now - self._spoken[row.name] >= _LINE_SECONDS:
-                self._spoken[row.name] = now
-                eta = f"ETA {row.eta()}" if row.eta() else ""
-                parts = (clock(row.seconds), row.counted(), row.rate(), eta, row.fields())
-                self._print(f"{place}: {'  '.join(filter(None, parts))}")
+                self._print(row, f"{title}: {row.state} in {clock(row.seconds)}  {about}".rstrip())
             self._states[row.name] = row.state
 
     def note(self, text: str) -> None:
         """Prints a message."""
-        self._print(text)
+        print(text, flush=True)
 
-    @staticmethod
-    def _print(text: str) -> None:
+    def _print(self, row: Row, text: str) -> None:
+        self._printed[row.name] = time.monotonic()
         print(text, flush=True)
 
 
 class Table(View):
-    """A table with a row per stage, redrawn in place."""
+    """Redraws a table with a row per stage in place."""
 
     def __init__(
         self, names: Sequence[str], workdir: pathlib.Path, since: float, live: rich.live.Live
@@ -223,7 +212,7 @@ class Table(View):
 
 @contextlib.contextmanager
 def view(names: Sequence[str], workdir: pathlib.Path, since: float) -> Iterator[View]:
-    """Yields the view that suits where stdout goes.
+    """Yields a table if stdout is a terminal, else lines.
 
     Args:
       names: the stages of this run, in order.

@@ -1,23 +1,23 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Would every stage of a workflow accept its flags and its gin macros? Asked before the first runs.
+"""Checks the flags and gin macros of every stage of a workflow, before the first one runs.
 
     python -m parti.workflow.preflight WORKFLOW.yaml
 
 It is a program of its own because it imports all stages, and Beam, TensorFlow and JAX with them.
 """
 
+import argparse
 import importlib
 import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import yaml
 
-from parti.stages import commands, quiet
+from parti.stages import commands, flag_parser, quiet
 from parti.workflow import config_files, stage
 
 
@@ -28,7 +28,7 @@ def check(config_path: pathlib.Path, environment: Mapping[str, str]) -> None:
 
     Args:
       config_path: a file that `config_files.load` has accepted.
-      environment: of the process that looks.
+      environment: of the process that checks.
 
     Raises:
       ValueError: a stage would refuse what is set for it; one line.
@@ -50,7 +50,7 @@ def check(config_path: pathlib.Path, environment: Mapping[str, str]) -> None:
 
 
 def main(config_path: str) -> int:
-    """Checks every section; at the first mistake a line on stderr and 2, returned or as exit."""
+    """Checks every section; at the first mistake prints a line and returns, or exits with, 2."""
     config = yaml.safe_load(pathlib.Path(config_path).read_text(encoding="utf-8"))
     section = ""
     try:
@@ -59,7 +59,7 @@ def main(config_path: str) -> int:
                 _check_training(config_files.train_command(part, config[section]))
         for section in config_files.FLAG_SECTIONS:
             if section != "beam":
-                _check_flags(section, config["beam"], config[section])
+                _check_flags(section, config_files.stage_flags(config, section))
     except (ValueError, OSError) as error:
         print(f"{section}: {error}", file=sys.stderr)
         return 2
@@ -75,23 +75,36 @@ def _check_training(command: Sequence[str]) -> None:
     )
 
 
-def _check_flags(name: str, beam: Mapping[str, Any], section: Mapping[str, Any]) -> None:
-    command = {"choose_prompts": "prompts"}.get(name, name)
-    module = importlib.import_module(commands.COMMANDS[command][0])
+def _check_flags(name: str, argv: Sequence[str]) -> None:
+    """Parses a stage's flags as its command will; `check_flags`, where it has one, checks more."""
+    module = importlib.import_module(commands.COMMANDS[config_files.verb(name)][0])
     parser = module.make_parser()
     parser.prog = name
     parser.require_nothing()
-    if uses_beam := hasattr(module, "build"):
-        section = {**beam, **section}
-    argv = config_files.flags(section)
-    if uses_beam:
-        from parti.pipelines.beam import options
-
-        flags, _ = options.parse(parser, argv)
+    if name in config_files.BEAM_STAGES:
+        flags = _parse_beam_flags(parser, argv)
     else:
         flags = parser.parse_args(argv)
     if hasattr(module, "check_flags"):
         module.check_flags(flags)
+
+
+def _parse_beam_flags(parser: flag_parser.Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """Returns a stage's own flags.
+
+    Raises:
+      ValueError: the workers of the runner would not see the workflow's folders.
+    """
+    from parti.pipelines.beam import options, runners
+
+    flags, beam_options = options.parse(parser, argv)
+    if runners.name(beam_options) in ("dataflow", "dataflowrunner"):
+        raise ValueError(
+            "runner: DataflowRunner cannot work here: the folders of a workflow are on this "
+            "machine, and Dataflow's workers do not see them; remove it (docs/dataflow.md tells "
+            "what runs there)"
+        )
+    return flags
 
 
 if __name__ == "__main__":

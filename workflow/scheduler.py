@@ -8,7 +8,6 @@ ends: after a `kill -9` nothing of a run stays behind (stages stop themselves, `
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
 import re
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import parti
 from parti.workflow import config_files, stage
@@ -59,18 +58,18 @@ class Scheduler:
 
     def plan(self) -> list[Planned]:
         """Returns the stages that would run now, in the order in which they can."""
-        return parse_plan(self._output(["--dry-run"], self.extra))
+        return parse_plan(self._ask("--dry-run", *self.extra))
 
     def dot(self) -> str:
         """Returns the graph of all stages in Graphviz's language."""
-        text = self._output(["--rulegraph", "dot"], ())
+        text = self._ask("--rulegraph", "dot")
         return text[text.index("digraph") :].strip() + "\n"
 
     def start(self, log: pathlib.Path, lock: int) -> "subprocess.Popen[bytes]":
-        """Starts a run in its own session; its talk goes to `log`, and it inherits the lock."""
+        """Starts a run in its own session; its output goes to `log`, and it inherits the lock."""
         with open(log, "ab") as file:
             return subprocess.Popen(
-                self._command((), self.extra),
+                self._command(*self.extra),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -79,7 +78,7 @@ class Scheduler:
                 start_new_session=True,
             )
 
-    def _command(self, arguments: Sequence[str], extra: Sequence[str]) -> list[str]:
+    def _command(self, *arguments: str) -> list[str]:
         return [
             *(sys.executable, "-P", "-m", "parti.workflow.scheduler"),
             *("--snakefile", str(config_files.folder() / "Snakefile")),
@@ -90,12 +89,17 @@ class Scheduler:
             *("--scheduler", "greedy"),
             *("--rerun-incomplete", "--nocolor"),
             *arguments,
-            *extra,
         ]
 
-    def _output(self, arguments: Sequence[str], extra: Sequence[str]) -> str:
+    def _ask(self, *arguments: str) -> str:
+        """Returns what Snakemake prints.
+
+        Raises:
+          ValueError: Snakemake does not know a flag.
+          RuntimeError: anything else that it refuses.
+        """
         ended = subprocess.run(
-            self._command([*arguments, "--nolock"], extra),
+            self._command("--nolock", *arguments),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -127,13 +131,10 @@ def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
     """
     (workdir / stage.FOLDER).mkdir(parents=True, exist_ok=True)
     with open(workdir / stage.FOLDER / "run.lock", "a+", encoding="utf-8") as lock:
-        end = time.monotonic() + patience  # what a killed run left behind ends within seconds
-        while not _locked(lock.fileno()):
-            if time.monotonic() > end:
-                lock.seek(0)
-                owner = lock.read().strip() or "unknown"
-                raise ValueError(f"{workdir}: another run is at work here (process {owner})")
-            time.sleep(0.2)
+        if not stage.take_lock(lock, patience):
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise ValueError(f"{workdir}: another run is at work here (process {owner})")
         if others := _foreign_snakemakes(workdir):
             raise ValueError(f"{workdir}: Snakemake is at work here (process {others[0]})")
         for left in (workdir / ".snakemake" / "locks").glob("*"):
@@ -142,16 +143,6 @@ def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock.fileno()
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _foreign_snakemakes(workdir: pathlib.Path) -> list[int]:
@@ -167,21 +158,16 @@ def _foreign_snakemakes(workdir: pathlib.Path) -> list[int]:
     return found
 
 
-def stop(process: "subprocess.Popen[bytes]", workdir: pathlib.Path, patience: float = 70.0) -> None:
-    """Ends a run: its stages save what they have, and Snakemake cancels what it submitted."""
-    signalled = set()
-    end = time.monotonic() + patience
+def stop(process: "subprocess.Popen[bytes]", patience: float = 70.0) -> None:
+    """Ends a run as Ctrl-C in a terminal does: Snakemake and the stages on this machine hear of it.
+
+    The stages save what they have, and Snakemake cancels what it submitted elsewhere.
+    """
     with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
-    while process.poll() is None and time.monotonic() < end:
-        for record in stage.read_records(workdir).values():
-            if record.get("state") == "running" and record["pid"] not in signalled:
-                signalled.add(record["pid"])
-                if record["host"] == stage.host():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(record["pid"], signal.SIGTERM)
-        time.sleep(0.1)
-    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
@@ -199,20 +185,11 @@ def parse_plan(text: str) -> list[Planned]:
 
 def _in_words(reason: str) -> str:
     """Returns Snakemake's reason in the words of this project."""
-    found = []
     for pattern, words in _REASONS:
         if match := re.search(pattern, reason):
             files = match.group(1).partition(";")[0] if match.groups() else ""
-            found.append(words.format(", ".join(re.findall(r"(\w+)\.done", files))))
-    return found[0] if found else reason
-
-
-def parse_graph(dot: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Returns (stages, edges) of the output of `snakemake --rulegraph dot`."""
-    names = dict(re.findall(r'^\s*(\d+)\[label = "(\w+)"', dot, re.MULTILINE))
-    pairs = re.findall(r"^\s*(\d+) -> (\d+)", dot, re.MULTILINE)
-    edges = [(names[a], names[b]) for a, b in pairs if names[b] != "all"]
-    return [name for name in names.values() if name != "all"], edges
+            return words.format(", ".join(re.findall(r"(\w+)\.done", files)))
+    return reason
 
 
 def environment() -> dict[str, str]:

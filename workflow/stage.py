@@ -1,19 +1,19 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One stage of a workflow: what makes it stale, resumable or done (called by workflow/Snakefile).
+"""Runs one stage of a workflow: continues, restores or replaces its output (see the Snakefile).
 
     python -m parti.workflow.stage --name clean --output pairs --inputs .stages/scenes.done
         -- clean --x=1
 
-Snakemake decides the order and what is stale; it sees only marker files, `.stages/<name>.done`,
-because it deletes the outputs of a job that starts or fails, and a training folder must survive
-both. This module keeps the folders behind the markers honest:
+Snakemake decides which stages run, and in what order. It sees only marker files,
+`.stages/<name>.done`: it deletes the output of a job that starts or fails, and a training folder
+must survive both. What Snakemake cannot do for the folders behind the markers is done here:
 
-- The *request* of a stage is the digest of its command and of its inputs' markers. It is recorded
-  when the stage starts. The same request again: what is there is continued (or already done).
-  Another request: what is there is moved to `.stages/replaced/`, and deleted when the new one is
-  finished; asking for the old request before that brings the old folder back.
-- A marker holds the fingerprint of the output's manifest. Before each run `reconcile` drops the
+- The *request* of a stage is the digest of its command and of its inputs' fingerprints. It is
+  recorded when the stage starts. The same request again: the output is continued, or already done.
+  Another request: the output is moved to `.stages/replaced/`, and deleted when the new one is
+  finished; the old request, asked for before that, brings the old output back.
+- A marker holds the fingerprint in the output's manifest. Before each run `reconcile` drops the
   markers of outputs that are gone or incomplete, and renews those whose manifest was changed by
   hand, so that what depends on them runs again.
 - A stage holds a lock, which its command inherits; it stops its command when Snakemake dies.
@@ -29,12 +29,11 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from parti.stages import manifests, progress_line
@@ -60,14 +59,14 @@ def progress_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
     return workdir / "logs" / f"{name}.progress.json"
 
 
-def host() -> str:
-    """Returns this machine's name, beside the process ids in records."""
-    return socket.gethostname()
+def record_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the record of a stage's last start: request, output, state, times."""
+    return workdir / FOLDER / f"{name}.json"
 
 
 def read_record(workdir: pathlib.Path, name: str) -> dict[str, Any]:
-    """Returns what is recorded about a stage's last start: request, output, state, times."""
-    return manifests.read_json(workdir / FOLDER / f"{name}.json")
+    """Returns what is recorded about a stage's last start; {} if it never started."""
+    return manifests.read_json(record_path(workdir, name))
 
 
 def read_records(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -84,12 +83,11 @@ def reconcile(workdir: pathlib.Path) -> None:
             continue
         output = workdir / record["output"]
         fingerprint = _fingerprint(output)
-        if fingerprint is None:
-            marker.unlink(missing_ok=True)
-        elif fingerprint != manifests.read_json(marker).get("fingerprint"):
-            _finish(workdir, name, record)  # made by hand in the meantime: take it as it is
-        elif not _is_whole(output, record):
-            marker.unlink(missing_ok=True)
+        changed = fingerprint != manifests.read_json(marker).get("fingerprint")
+        if fingerprint and changed:
+            _finish(workdir, record)  # made by hand in the meantime: take it as it is
+        elif fingerprint is None or not _is_whole(output, record.get("files", {})):
+            marker.unlink()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     workdir = pathlib.Path.cwd()
     (workdir / FOLDER).mkdir(exist_ok=True)
     with open(workdir / FOLDER / f"{options.name}.lock", "a+") as lock:
-        if not _wait_for_lock(lock, stop):
+        if not take_lock(lock, _GRACE_SECONDS + 10, stop.wanted):
             print(f"{options.name}: still at work in {workdir}, from an earlier run; wait for it")
             return 1
         return _Stage(workdir, options, stop).run(lock)
@@ -131,44 +129,49 @@ class _Stage:
             "what": options.what,
             "output": options.output,
             "command": options.command,
-            "request": _digest([options.command, inputs, options.digest]),
-            "host": host(),
-            "pid": os.getpid(),
+            "request": manifests.digest([options.command, inputs, options.digest]),
+            "started": time.time(),
         }
 
     def run(self, lock: IO[str]) -> int:
         """Continues, restores or starts over; returns the command's exit code."""
         (self.workdir / "logs").mkdir(exist_ok=True)
         progress_path(self.workdir, self.name).unlink(missing_ok=True)
-        same = self.before.get("request") == self.record["request"]
+        counts = self.before.get("files", {})
         # Without a record the output was put here by hand: it is taken as it is.
-        if self.before and not same:
+        if self.before and self.before.get("request") != self.record["request"]:
             self._move_aside()
             self._restore()
+            counts = {}
         if _fingerprint(self.output) is not None:
-            if _is_whole(self.output, self.record | {"files": self._files_before(same)}):
-                self._write_record("done", started=time.time(), reused=True)
-                _finish(self.workdir, self.name, read_record(self.workdir, self.name))
+            if _is_whole(self.output, counts):
+                self._write_record("done", reused=True)
+                _finish(self.workdir, self.record)
                 return 0
             self._reopen()
-        return self._call(lock)
-
-    def _files_before(self, same: bool) -> dict[str, list[int]]:
-        return self.before.get("files", {}) if same else {}
+        self._write_record("running")
+        code = self._run_command(lock)
+        if code == 0 and _fingerprint(self.output) is None:
+            self._log(f"ended without an error, but wrote no {self.output / manifests.FILE_NAME}")
+            code = 1
+        state = "done" if code == 0 else "stopped" if code in (130, 143) else "failed"
+        self._write_record(state)
+        if code == 0:
+            _finish(self.workdir, self.record)
+            for slot in self._replaced("").parent.glob(f"{self.name}-*"):
+                shutil.rmtree(slot)
+        return code
 
     def _replaced(self, request: str) -> pathlib.Path:
         return self.workdir / FOLDER / "replaced" / f"{self.name}-{request[:16]}"
 
     def _move_aside(self) -> None:
-        """Moves away what another request has made, finished or not."""
-        slot = self._replaced(self.before["request"])
-        unfinished = self.output.with_name(self.output.name + ".unfinished")
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
+        """Moves away what another request has made; what it has not finished is deleted."""
+        slot = self._replaced(self.before.get("request", ""))
+        _remove(self.output.with_name(self.output.name + manifests.UNFINISHED_SUFFIX))
         if self.output.exists():
             slot.parent.mkdir(exist_ok=True)
-            if slot.exists():
-                shutil.rmtree(slot)
+            _remove(slot)
             self.output.rename(slot)
 
     def _restore(self) -> None:
@@ -183,23 +186,13 @@ class _Stage:
         else:
             self._move_aside()
 
-    def _call(self, lock: IO[str]) -> int:
-        started = time.time()
-        self._write_record("running", started=started)
-        code = self._run_command(lock)
-        if code == 0 and _fingerprint(self.output) is None:
-            with open(log_path(self.workdir, self.name), "a", encoding="utf-8") as log:
-                log.write(
-                    f"\nended without an error, but wrote no {self.output / manifests.FILE_NAME}\n"
-                )
-            code = 1
-        state = "done" if code == 0 else "stopped" if code in (130, 143) else "failed"
-        self._write_record(state, started=started, exit_code=code)
-        if code == 0:
-            _finish(self.workdir, self.name, read_record(self.workdir, self.name))
-            for slot in (self.workdir / FOLDER / "replaced").glob(f"{self.name}-*"):
-                shutil.rmtree(slot)
-        return code
+    def _write_record(self, state: str, **fields: Any) -> None:
+        self.record |= {"state": state, "updated": time.time()} | fields
+        manifests.write_json(record_path(self.workdir, self.name), self.record)
+
+    def _log(self, message: str) -> None:
+        with open(log_path(self.workdir, self.name), "a", encoding="utf-8") as log:
+            log.write(f"\n{message}\n")
 
     def _run_command(self, lock: IO[str]) -> int:
         """Runs the command with its output in the log; stops it when this process must stop."""
@@ -224,16 +217,12 @@ class _Stage:
                 if self.stop.wanted():
                     _stop(child)
                 time.sleep(_POLL_SECONDS)
-            if code < 0 and not self.stop.wanted():
-                reason = " (the system does that when memory is full)" if code == -9 else ""
-                log.write(f"\nended by signal {-code}{reason}\n".encode())
         if self.stop.wanted():
             return 143
+        if code < 0:
+            reason = " (the system does that when memory is full)" if code == -9 else ""
+            self._log(f"ended by signal {-code}{reason}")
         return code if code >= 0 else 128 - code
-
-    def _write_record(self, state: str, **fields: Any) -> None:
-        record = self.record | {"state": state, "updated": time.time()} | fields
-        manifests.write_json(self.workdir / FOLDER / f"{self.name}.json", record)
 
 
 class _StopRequest:
@@ -266,13 +255,21 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _wait_for_lock(lock: IO[str], stop: _StopRequest) -> bool:
-    """Waits for the command of an interrupted run to end; returns whether it did."""
-    end = time.monotonic() + _GRACE_SECONDS + 10
-    while time.monotonic() < end and not stop.wanted():
+def take_lock(lock: IO[str], patience: float, stop: Callable[[], bool] = lambda: False) -> bool:
+    """Takes a lock file's lock; returns whether it was free in time.
+
+    Args:
+      lock: the open file; whoever inherits it holds the lock too.
+      patience: seconds to wait: what an interrupted run left behind ends by itself.
+      stop: ends the wait when it returns True.
+    """
+    end = time.monotonic() + patience
+    while not stop():
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if time.monotonic() > end:
+                return False
             time.sleep(_POLL_SECONDS)
         except OSError:  # a file system without locks
             return True
@@ -281,11 +278,11 @@ def _wait_for_lock(lock: IO[str], stop: _StopRequest) -> bool:
     return False
 
 
-def _finish(workdir: pathlib.Path, name: str, record: dict[str, Any]) -> None:
-    """Writes a stage's marker, and records how many files belong to its output."""
-    output = workdir / record["output"]
-    record = record | {"files": _count_files(output, record)}
-    manifests.write_json(workdir / FOLDER / f"{name}.json", record)
+def _finish(workdir: pathlib.Path, record: dict[str, Any]) -> None:
+    """Records how many files belong to a stage's output, and writes its marker."""
+    output, name = workdir / record["output"], record["name"]
+    files = _count_files(output, top_only=record["command"][0] == "train")
+    manifests.write_json(record_path(workdir, name), record | {"files": files})
     content = {"stage": name, "fingerprint": _fingerprint(output)}
     manifests.write_json(marker_path(workdir, name), content)
 
@@ -302,10 +299,12 @@ def _fingerprint(output: pathlib.Path) -> str | None:
         return hashlib.sha256(content).hexdigest()
 
 
-def _count_files(output: pathlib.Path, record: dict[str, Any]) -> dict[str, list[int]]:
+def _count_files(output: pathlib.Path, top_only: bool) -> dict[str, list[int]]:
     """Returns {folder: [files, bytes]} of an output, for "." and each folder directly in it.
 
-    Of a training only ".": old checkpoints may be deleted. There may be millions of files.
+    Args:
+      output: the folder; there may be millions of files in it.
+      top_only: only for "."; so for a training, whose old checkpoints may be deleted.
     """
     counts: dict[str, list[int]] = {}
     for folder, below, names in os.walk(output):
@@ -313,28 +312,29 @@ def _count_files(output: pathlib.Path, record: dict[str, Any]) -> dict[str, list
         count = counts.setdefault(first[0] if first else ".", [0, 0])
         count[0] += len(names)
         count[1] += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
-        if record["command"][0] == "train":
+        if top_only:
             below.clear()
     return counts
 
 
-def _is_whole(output: pathlib.Path, record: dict[str, Any]) -> bool:
+def _is_whole(output: pathlib.Path, counts: dict[str, list[int]]) -> bool:
     """Returns whether an output still has at least the files and bytes that belonged to it."""
-    present = _count_files(output, record)
+    present = _count_files(output, top_only=set(counts) <= {"."})
     return all(
         now >= before
-        for folder, counted in record.get("files", {}).items()
+        for folder, counted in counts.items()
         for now, before in zip(present.get(folder, [0, 0]), counted, strict=True)
     )
+
+
+def _remove(folder: pathlib.Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _quoted(word: str) -> str:
     """Returns a word for a shell, `"--gin.X='a'"` rather than `'--gin.X='"'"'a'"'"''`."""
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import rich.console
 import rich.live
 
-from parti.workflow import display, graph, scheduler, stage
+from parti.workflow import display, scheduler, stage
 
 NAMES = ["clean", "train_generator", "export"]
 
@@ -81,7 +81,7 @@ def test_short_path(monkeypatch, tmp_path: pathlib.Path) -> None:
     assert display.short_path(tmp_path.parent) == str(tmp_path.parent)
 
 
-def test_plan_and_graph_are_read_from_what_snakemake_prints() -> None:
+def test_the_plan_is_read_from_what_snakemake_prints() -> None:
     text = """
 rule clean:
     output: .stages/clean.done
@@ -96,8 +96,3 @@ rule all:
         scheduler.Planned("clean", "its settings changed"),
         scheduler.Planned("export", "clean, vocab runs before it"),
     ]
-    dot = '0[label = "all", x]\n1[label = "b", x]\n2[label = "a", x]\n1 -> 0\n2 -> 1\n'
-    names, edges = scheduler.parse_graph(dot)
-    assert (names, edges) == (["b", "a"], [("a", "b")])
-    drawing = graph.svg(names, edges)
-    assert drawing.index(">a<") and drawing.count("<rect") == 3 and drawing.count("url(#a)") == 1

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 import yaml
 
-from parti.workflow import config_files, demo, preflight
+from parti.workflow import config_files, preflight, run_workflow
 
 
 def message(
@@ -47,6 +47,8 @@ def test_the_workflows_that_come_with_the_package_are_accepted(name, tmp_path, c
         ("evaluate.num_reference=0", "evaluate: --num_reference=0: give at least 1"),
         ("export.foo=1", "export: unknown flag --foo"),
         ("beam.runnner=x", "unknown flag --runnner; did you mean --runner?"),
+        ("beam.runner=DataflowRunner", "scenes: runner: DataflowRunner cannot work here: "),
+        ("clean.runner=dataflow", "clean: runner: DataflowRunner cannot work here: "),
         ("train_generator.gin.TRAIN_STEP=3", "train_generator: --gin.TRAIN_STEP: no gin file"),
         ("train_tokenizer.gin.BATCH_SIZE=0", "train_tokenizer: BATCH_SIZE must be a whole number"),
         ("train_reranker.gin.TRAIN_STEPS=20", "train_reranker: warmup_steps must lie in [0, tot"),
@@ -57,13 +59,26 @@ def test_a_mistake_names_stage_and_remedy(change, expected, tmp_path, capsys):
     assert expected in message(tmp_path, capsys, change)
 
 
+def test_flags_of_beam_reach_every_stage_that_runs_on_it(tmp_path, capsys):
+    changes = ("beam.direct_num_workers=2", "clean.direct_running_mode=multi_processing")
+    assert message(tmp_path, capsys, *changes) == ""
+    config = config_files.load("scenes-tiny", changes)
+    assert config_files.stage_flags(config, "clean")[0] == "--direct_num_workers=2"
+    assert "--direct_num_workers=2" not in config_files.stage_flags(config, "export")
+
+
+def test_the_working_folder_is_local():
+    with pytest.raises(ValueError, match="must be a folder of this machine"):
+        run_workflow.workflow(["scenes-tiny", "--workdir", "gs://bucket/runs", "--dry_run"])
+
+
 def test_a_refused_workflow_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.delenv("PARTI_COMMAND", raising=False)
     workdir = tmp_path / "work"
     arguments = ["scenes-tiny", "--workdir", str(workdir)]
     with pytest.raises(ValueError, match="did you mean --num_samples"):
-        demo.workflow([*arguments, "--set", "generate.num_sample=4"])
+        run_workflow.workflow([*arguments, "--set", "generate.num_sample=4"])
     monkeypatch.setenv("PARTI_COMMAND", "true")  # stages of another installation check themselves
     with pytest.raises(ValueError, match="Snakemake: .*--no_such_flag"):
-        demo.workflow([*arguments, "--set", "generate.num_sample=4", "--no_such_flag"])
+        run_workflow.workflow([*arguments, "--set", "generate.num_sample=4", "--no_such_flag"])
     assert not workdir.exists()

@@ -5,19 +5,19 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree
 from collections.abc import Callable
 
 import pytest
 import yaml
 
-from parti.workflow import config_files, demo, scheduler
+from parti.workflow import config_files, run_workflow, scheduler
 
 FAKE = pathlib.Path(__file__).parents[1] / "fake_parti.py"
 ROOT = FAKE.parents[2]
@@ -47,7 +47,7 @@ class Lab:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment(**variables).items():
                 patch.setenv(name, value)
-            return demo.workflow(self.arguments(*more))
+            return run_workflow.workflow(self.arguments(*more))
 
     def start(self, *more: str, **variables: str) -> subprocess.Popen[bytes]:
         """Starts a run and returns when a stage hangs in the middle of its work."""
@@ -247,16 +247,25 @@ def test_one_run_at_a_time(tmp_path: pathlib.Path) -> None:
             second.__enter__()
 
 
-def test_graph(finished: Lab, tmp_path: pathlib.Path) -> None:
-    for suffix in ("svg", "dot"):
-        assert finished.run("--graph", str(tmp_path / f"stages.{suffix}")) == 0
-    text = "{http://www.w3.org/2000/svg}text"
-    drawing = xml.etree.ElementTree.parse(tmp_path / "stages.svg")
-    names = {element.text for element in drawing.iter(text)}
+def test_graph(finished: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert finished.run("--graph", str(tmp_path / "stages.dot")) == 0
+    text = (tmp_path / "stages.dot").read_text()
+    names = set(re.findall(r'label = "(\w+)"', text)) - {"all"}
     assert {"scenes", "train_generator", "evaluate"} <= names and len(names) == len(OUTPUTS)
-    assert (tmp_path / "stages.dot").read_text().startswith("digraph")
-    with pytest.raises(ValueError, match=".svg, .dot"):
+    assert text.startswith("digraph")
+    with pytest.raises(ValueError, match=".dot, .svg"):
         finished.run("--graph", str(tmp_path / "stages.gif"))
+    monkeypatch.setattr(run_workflow.shutil, "which", lambda program: None)
+    with pytest.raises(ValueError, match="svg needs Graphviz .*; install it, or write .dot"):
+        finished.run("--graph", str(tmp_path / "stages.svg"))
+    # A stand-in for Graphviz's program, which writes down how it was called.
+    program = tmp_path / "dot"
+    program.write_text('#!/bin/sh\n{ echo "$1"; cat; } > "$3"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(run_workflow.shutil, "which", lambda name: str(program))
+    assert finished.run("--graph", str(tmp_path / "new" / "stages.svg")) == 0
+    drawn = (tmp_path / "new" / "stages.svg").read_text().splitlines()
+    assert drawn[0] == "-Tsvg" and sorted(drawn[1:]) == sorted(text.splitlines())
 
 
 def test_a_wrong_snakemake_flag_is_one_line(finished: Lab) -> None:
@@ -331,7 +340,7 @@ def test_a_mistake_on_the_command_line_is_one_line(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        demo.workflow(["--dry_run"])
+        run_workflow.workflow(["--dry_run"])
     assert capsys.readouterr().err == (
         "parti workflow: the following arguments are required: config\n"
     )
@@ -339,7 +348,7 @@ def test_a_mistake_on_the_command_line_is_one_line(
     file.touch()
     for flag in ("--dry_run", "--dry-run", "-n"):
         with pytest.raises(NotADirectoryError, match="is a file; it must be a folder"):
-            demo.workflow(["scenes-tiny", "--workdir", str(file), flag])
+            run_workflow.workflow(["scenes-tiny", "--workdir", str(file), flag])
 
 
 def test_a_stage_that_was_stopped_has_not_failed(
@@ -349,7 +358,7 @@ def test_a_stage_that_was_stopped_has_not_failed(
     for name, state in (("tokenizer", "stopped"), ("generator", "failed"), ("pairs", "done")):
         record = {"name": name, "state": state, "updated": 2.0}
         (tmp_path / ".stages" / f"{name}.json").write_text(json.dumps(record))
-    demo._print_failure(tmp_path, 1.0, tmp_path / "log", "parti demo")
+    run_workflow._print_failure(tmp_path, 1.0, tmp_path / "log", "parti demo")
     titles = [line for line in capsys.readouterr().err.splitlines() if "; the end of" in line]
     assert [title.split(";")[0] for title in titles] == [
         "generator failed",

@@ -4,23 +4,26 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import pathlib
 import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import yaml
 
 from parti.pipelines.evaluation import report as evaluation_report
 from parti.stages import flag_parser
-from parti.workflow import config_files, display, graph, preflight, scheduler, stage
+from parti.workflow import config_files, display, preflight, scheduler, stage
 
 _DEMO = "scenes-tiny"
+_NOTHING = "nothing to do: every stage is up to date"
 # Flags of Snakemake that a stage would not obey (see `workflow/stage.py`).
 _FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
 _EXAMPLES = """examples:
@@ -80,7 +83,9 @@ def _parser(program: str, description: str, epilog: str) -> flag_parser.Parser:
     parser.add_argument(
         "--dry-run", "--dryrun", "-n", dest="dry_run", action="store_true", help=hidden
     )
-    parser.add_argument("--graph", metavar="FILE", help="only draw the stages: .svg, .dot, .png")
+    parser.add_argument(
+        "--graph", metavar="FILE", help="only draw the stages: .dot; by Graphviz .svg, .png"
+    )
     return parser
 
 
@@ -95,41 +100,65 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: li
             "folder (or change its settings)"
         )
     folder = pathlib.Path(workdir).resolve()
+    if "://" in workdir:
+        raise ValueError(f"--workdir {workdir}: must be a folder of this machine")
     if folder.is_file():
         raise NotADirectoryError(f"--workdir {workdir}: is a file; it must be a folder")
-    if options.graph:
-        with _scratch(folder, config, jobs, (), keep=False) as tool:
-            graph.write(pathlib.Path(options.graph), tool.dot())
-        print(f"wrote {options.graph}")
-        return 0
-    if options.dry_run:
-        _check_stages(folder, config)
-        with _scratch(folder, config, jobs, tuple(extra), keep=folder.is_dir()) as tool:
-            _print_plan(tool.plan())
-        return 0
     again += [] if options.jobs is None else ["--jobs", str(options.jobs)]
     again += [word for change in options.set for word in ("--set", change)]
-    return _run(folder, config, jobs, tuple(extra), shlex.join([*again, *extra]))
-
-
-@contextlib.contextmanager
-def _scratch(
-    folder: pathlib.Path, config: config_files.Config, jobs: int, extra: tuple, keep: bool
-) -> Iterator[scheduler.Scheduler]:
-    """Yields a scheduler to ask, which leaves nothing behind; `keep`: ask about `folder`."""
     with tempfile.TemporaryDirectory(prefix="parti-") as temporary:
-        path = pathlib.Path(temporary) / "workflow.yaml"
-        _write_config(path, config)
-        yield scheduler.Scheduler(folder if keep else path.parent, path, jobs, extra)
+        # Until all is checked nothing is written to `folder`.
+        draft = pathlib.Path(temporary) / "workflow.yaml"
+        draft.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        kept = folder.is_dir() and not options.graph
+        tool = scheduler.Scheduler(folder if kept else draft.parent, draft, jobs, tuple(extra))
+        if options.graph:
+            _draw(pathlib.Path(options.graph), tool.dot())
+            return 0
+        _check_stages(folder, draft)
+        if options.dry_run:
+            _print_plan(tool.plan())
+            return 0
+        if not folder.is_dir():
+            tool.plan()  # refuses an unknown flag of Snakemake
+        return _run(folder, draft, tool, shlex.join([*again, *extra]))
 
 
-def _write_config(path: pathlib.Path, config: config_files.Config) -> None:
-    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+def _draw(path: pathlib.Path, dot: str) -> None:
+    """Writes the graph of the stages; `path` ends in .dot, or in a format that Graphviz draws.
+
+    Raises:
+      ValueError: another ending, or Graphviz is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".dot", ".svg", ".png", ".pdf"):
+        raise ValueError(f"{path}: cannot draw {suffix or 'that'}; use .dot, .svg, .png or .pdf")
+    program = shutil.which("dot")
+    if suffix != ".dot" and program is None:
+        raise ValueError(f"{path}: {suffix} needs Graphviz (`dot`); install it, or write .dot")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".dot":
+        path.write_text(dot, encoding="utf-8")
+    else:
+        command = [str(program), f"-T{suffix[1:]}", "-o", str(path)]
+        subprocess.run(command, input=dot, text=True, check=True)
+    print(f"wrote {path}")
+
+
+def _check_stages(folder: pathlib.Path, draft: pathlib.Path) -> None:
+    """Checks the flags and macros of all stages, unless this folder has run with the same ones.
+
+    Raises:
+      ValueError: see `preflight.check`.
+    """
+    known = folder / draft.name
+    if not known.is_file() or known.read_bytes() != draft.read_bytes():
+        preflight.check(draft, scheduler.environment())
 
 
 def _print_plan(plan: Sequence[scheduler.Planned]) -> None:
     if not plan:
-        print("nothing to do: every stage is up to date")
+        print(_NOTHING)
         return
     width = max(len(planned.name) for planned in plan)
     print(f"{len(plan)} stages would run:")
@@ -137,45 +166,34 @@ def _print_plan(plan: Sequence[scheduler.Planned]) -> None:
         print(f"  {planned.name:<{width}}  {planned.reason}")
 
 
-def _run(
-    folder: pathlib.Path,
-    config: config_files.Config,
-    jobs: int,
-    extra: tuple[str, ...],
-    again: str,
-) -> int:
-    """Plans and runs; returns 0 when all is up to date, 1 when a stage failed."""
+def _run(folder: pathlib.Path, draft: pathlib.Path, tool: scheduler.Scheduler, again: str) -> int:
+    """Plans and runs; returns 0 when all is up to date, 1 when a stage failed, 130 when stopped.
+
+    Args:
+      folder: the working folder; it need not exist.
+      draft: the workflow file with all changes made.
+      tool: Snakemake with its flags.
+      again: the command that goes on, for messages.
+    """
     began = time.monotonic()
-    _check_stages(folder, config)
-    if not folder.is_dir():
-        with _scratch(folder, config, jobs, extra, keep=False) as tool:
-            tool.plan()  # an unknown flag of Snakemake leaves nothing behind
     with scheduler.only_run(folder) as lock:
-        tool = scheduler.Scheduler(folder, folder / "workflow.yaml", jobs, extra)
-        _write_config(tool.config_path, config)
+        shutil.copyfile(draft, folder / draft.name)
+        tool = dataclasses.replace(tool, workdir=folder, config_path=folder / draft.name)
         plan = tool.plan()
         if not plan:
-            print("nothing to do: every stage is up to date")
+            print(_NOTHING)
             _print_results(folder)
             return 0
-        print(f"{len(plan)} stages to run in {display.short_path(folder)}, {jobs} at once")
+        print(f"{len(plan)} stages to run in {display.short_path(folder)}, {tool.jobs} at once")
         (folder / "logs").mkdir(exist_ok=True)
         log = folder / "logs" / "snakemake.log"
         since = time.time()
         process = tool.start(log, lock)
         with display.view([planned.name for planned in plan], folder, since) as view:
-            try:
-                with _terminated_as_interrupt():
-                    while process.poll() is None:
-                        view.update()
-                        time.sleep(0.25)
-            except KeyboardInterrupt:
-                view.note("stopping: the stages at work save what they have")
-                scheduler.stop(process, folder)
-                view.update()
-                print(f"stopped; to go on: {again}", file=sys.stderr)
-                return 130
-            view.update()
+            stopped = _watch(process, view)
+    if stopped:
+        print(f"stopped; to go on: {again}", file=sys.stderr)
+        return 130
     if process.returncode:
         _print_failure(folder, since, log, again)
         return 1
@@ -184,36 +202,21 @@ def _run(
     return 0
 
 
-def _check_stages(folder: pathlib.Path, config: config_files.Config) -> None:
-    """Checks the flags and macros of all stages, unless this folder has run with the same ones.
-
-    Raises:
-      ValueError: see `preflight.check`.
-    """
-    known = folder / "workflow.yaml"
-    with tempfile.TemporaryDirectory(prefix="parti-") as temporary:
-        path = pathlib.Path(temporary) / "workflow.yaml"
-        _write_config(path, config)
-        if not known.is_file() or known.read_bytes() != path.read_bytes():
-            preflight.check(path, scheduler.environment())
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Makes SIGTERM end a run as Ctrl-C does."""
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+def _watch(process: "subprocess.Popen[bytes]", view: display.View) -> bool:
+    """Shows a run until it ends; returns whether it was stopped by Ctrl-C or SIGTERM."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
+        while process.poll() is None:
+            view.update()
+            time.sleep(0.25)
+    except KeyboardInterrupt:
+        view.note("stopping: the stages at work save what they have")
+        scheduler.stop(process)
+        return True
     finally:
+        view.update()
         signal.signal(signal.SIGTERM, before)
+    return False
 
 
 def _print_failure(folder: pathlib.Path, since: float, log: pathlib.Path, again: str) -> None:
@@ -231,13 +234,11 @@ def _print_failure(folder: pathlib.Path, since: float, log: pathlib.Path, again:
 
 
 def _print_tail(title: str, path: pathlib.Path, count: int = 15) -> None:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
+    exists = path.is_file()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if exists else []
     print(f"\n{title}; the end of {display.short_path(path)}:", file=sys.stderr)
-    last = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
-    for line in lines[last + 1 :][-count:]:  # of the last attempt only
+    attempt = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
+    for line in lines[attempt + 1 :][-count:]:
         print(f"  {line[:240]}", file=sys.stderr)
 
 
@@ -247,11 +248,11 @@ def _print_results(folder: pathlib.Path) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError):  # an output of another version
         metrics = json.loads((evaluation / "metrics.json").read_bytes())
         print(f"\n{evaluation_report.table(metrics)}\n")
-    places = {
+    results = {
         "gallery": folder / "generations" / "gallery.html",
         "evaluation": evaluation / evaluation_report.FILE_NAME,
         "bundle": folder / "bundle",
     }
-    for name, path in places.items():
+    for name, path in results.items():
         if path.exists():
             print(f"{name:<10} {display.short_path(path)}")
