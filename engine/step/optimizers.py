@@ -32,13 +32,9 @@ def warmup_cosine(
             "WARMUP_STEPS lower, or train for more steps"
         )
 
-    def schedule(step: Any) -> Any:
-        ramp = step / max(warmup_steps, 1)
-        progress = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-        return peak * jnp.where(step < warmup_steps, ramp, final_ratio + (1 - final_ratio) * cosine)
-
-    return schedule
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup_steps, total_steps, end_value=final_ratio * peak
+    )
 
 
 def linear_ramp_exponential_decay(
@@ -64,12 +60,16 @@ def linear_ramp_exponential_decay(
             f"{warmup_steps}, {decay_start}, {decay_end}, {final_ratio}"
         )
 
-    def schedule(step: Any) -> Any:
-        ramp = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else 1.0
-        progress = jnp.clip((step - decay_start) / (decay_end - decay_start), 0.0, 1.0)
-        return peak * ramp * final_ratio**progress
-
-    return schedule
+    # optax's own linear ramp, (0 - peak) * (1 - t / warmup_steps) + peak, rounds its first steps.
+    ramp_per_step = peak / max(warmup_steps, 1)
+    decay = optax.exponential_decay(
+        peak,
+        transition_steps=decay_end - decay_start,
+        decay_rate=final_ratio,
+        transition_begin=decay_start - warmup_steps,
+        end_value=final_ratio * peak,
+    )
+    return optax.join_schedules([lambda step: ramp_per_step * step, decay], [warmup_steps])
 
 
 def _check_rate(learning_rate: Any) -> None:
@@ -192,28 +192,24 @@ def freeze(
     """
     if not branches:
         return optimizer
-    optimizer = optax.with_extra_args_support(optimizer)
 
-    def trained(tree: Any) -> Any:
-        return None if tree is None else {k: v for k, v in tree.items() if k not in branches}
-
-    def init(params: Any) -> Any:
+    def labels(params: Any) -> dict[str, str]:
         unknown = sorted(set(branches) - set(params))
-        if unknown or not trained(params):
+        if unknown or not set(params) - set(branches):
             what = f"{unknown[0]!r}, which is none of them" if unknown else "all of them"
             raise ValueError(
                 f"parameters have the branches {', '.join(sorted(params))}; the model's `frozen` "
                 f"names {what}: name some of them, and leave some to train"
             )
-        return optimizer.init(trained(params))
+        return {branch: "frozen" if branch in branches else "trained" for branch in params}
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        new, state = optimizer.update(trained(updates), state, trained(params), **extra)
-        # -0, since x + -0 is x for every x; -0 + 0 is 0.
-        still = {k: jax.tree.map(lambda x: jnp.full_like(x, -0.0), updates[k]) for k in branches}
-        return {**new, **still}, state
+    return optax.partition({"trained": optimizer, "frozen": optax.stateless(_no_update)}, labels)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+
+def _no_update(updates: Any, params: Any) -> Any:
+    """Returns -0 everywhere: x + -0 is x for every x, but -0 + 0, with optax's zeros, is 0."""
+    del params
+    return jax.tree.map(lambda update: jnp.full_like(update, -0.0), updates)
 
 
 def _clip(norm: float) -> optax.GradientTransformation:
