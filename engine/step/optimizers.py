@@ -31,10 +31,8 @@ def warmup_cosine(
             f"warmup_steps must lie in [0, total_steps {total_steps}), got {warmup_steps}; set "
             "WARMUP_STEPS lower, or train for more steps"
         )
-
-    return optax.warmup_cosine_decay_schedule(
-        0.0, peak, warmup_steps, total_steps, end_value=final_ratio * peak
-    )
+    decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=final_ratio)
+    return _after_warmup(peak, warmup_steps, decay)
 
 
 def linear_ramp_exponential_decay(
@@ -59,9 +57,6 @@ def linear_ramp_exponential_decay(
             "need 0 <= warmup_steps <= decay_start < decay_end and 0 < final_ratio <= 1; got "
             f"{warmup_steps}, {decay_start}, {decay_end}, {final_ratio}"
         )
-
-    # optax's own linear ramp, (0 - peak) * (1 - t / warmup_steps) + peak, rounds its first steps.
-    ramp_per_step = peak / max(warmup_steps, 1)
     decay = optax.exponential_decay(
         peak,
         transition_steps=decay_end - decay_start,
@@ -69,7 +64,17 @@ def linear_ramp_exponential_decay(
         transition_begin=decay_start - warmup_steps,
         end_value=final_ratio * peak,
     )
-    return optax.join_schedules([lambda step: ramp_per_step * step, decay], [warmup_steps])
+    return _after_warmup(peak, warmup_steps, decay)
+
+
+def _after_warmup(peak: float, warmup_steps: int, decay: Schedule) -> Schedule:
+    """Puts a linear ramp to `peak` before a schedule.
+
+    `optax.linear_schedule` computes it as (0 - peak) * (1 - t / warmup_steps) + peak, which rounds
+    the first of many steps away: after 50,000 to peak, by 4 in 10,000.
+    """
+    peak_per_step = peak / max(warmup_steps, 1)
+    return optax.join_schedules([lambda step: peak_per_step * step, decay], [warmup_steps])
 
 
 def _check_rate(learning_rate: Any) -> None:
