@@ -7,7 +7,6 @@ the first state, metrics of a step. `t5x_configs/runs/t5x/train.gin` binds it al
 how to install and launch T5X, and what it does otherwise than the embedded engine.
 """
 
-import dataclasses
 import functools
 import importlib.resources
 import math
@@ -26,42 +25,13 @@ from flax.core import freeze, unfreeze
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x import gin_utils, optimizers, partitioning, train_state, trainer, utils
 
-from parti.engine.config import gin_errors
+from parti.engine.config import gin_errors, gin_text
 from parti.engine.distributed import partitioning as meshes
-from parti.engine.experiment import experiments, warm_start
+from parti.engine.experiment import experiments, settings, warm_start
 from parti.engine.input import datasets
 from parti.engine.loop import nan_recovery, run_directory
 from parti.engine.step import train_state as train_states
 from parti.engine.step import train_step
-
-# Settings of an `Experiment` that T5X follows. It would ignore the others: of them only the default
-# is accepted.
-HONOURED = frozenset(
-    {
-        "model",
-        "data_source",
-        "optimizer",
-        "model_dir",
-        "train_steps",
-        "batch_size",
-        "learning_rate",
-        "random_seed",
-        "data_seed",
-        "num_microbatches",
-        "ema_decay",
-        "mesh_shape",
-        "mesh_axes",
-        "logical_axis_rules",
-        "checkpoint_period",
-        "checkpoints_to_keep",
-        "eval_period",
-        "eval_steps",
-        "log_period",
-        "initial",
-    }
-)
-# What was read, no settings.
-_TEXTS = ("config", "model_config")
 
 
 def check(experiment: experiments.Experiment) -> None:
@@ -71,16 +41,16 @@ def check(experiment: experiments.Experiment) -> None:
       ValueError: nothing uses a macro; a setting is one that T5X has nothing for, or asks for; the
         data are not a seqio task's; or MODEL_DIR is not a training's.
     """
-    run_files = importlib.resources.files("parti.t5x_configs.runs")
-    macros = run_files.joinpath("embedded", "train.gin").read_text(encoding="utf-8")
-    standard = set(gin_errors.MACRO_LINE.findall(macros))
+    run_file = importlib.resources.files("parti.t5x_configs.runs").joinpath("embedded", "train.gin")
+    standard = {name.upper() for name in settings.of(experiment)}
+    standard |= gin_text.macros(run_file.read_text(encoding="utf-8")).keys()
     gin_errors.check_macros(gin_utils.get_gin_config_str(), standard)
-    for field in dataclasses.fields(experiment):
-        value = getattr(experiment, field.name)
-        if field.name not in HONOURED.union(_TEXTS) and value != field.default:
+    for name, setting in settings.of(experiment).items():
+        value = getattr(experiment, name)
+        if not setting.t5x and value != setting.default:
             raise ValueError(
-                f"{field.name.upper()} = {value!r}: T5X has nothing for it; leave it at "
-                f"{field.default!r}, or train with `parti train`"
+                f"{name.upper()} = {value!r}: T5X has nothing for it; leave it at "
+                f"{setting.default!r}, or train with `parti train`"
             )
     if experiment.learning_rate is None:
         raise ValueError(

@@ -72,6 +72,11 @@ def add_task(
     )
 
 
+def num_tokens(grid_size: int) -> int:
+    """Returns how many tokens an image of grid_size x grid_size codes has."""
+    return grid_size**2
+
+
 def _num_tokens(files: list[str], codebook_size: int) -> int:
     """Returns the number of tokens of an image, from the first record.
 

@@ -3,11 +3,13 @@
 """Every experiment file parses, finds its data, and makes a model of the size in its name."""
 
 import dataclasses
+import math
 import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -21,8 +23,38 @@ from parti.workflow import config_files
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "t5x_configs" / "experiments").glob("*.gin"))
 WORKFLOWS = sorted((ROOT / "workflow" / "config").glob("*.yaml"))
-# Parameters in millions of one side of a tokenizer or of an upsampler, or of a whole model.
+# Millions of parameters of a model that is called tiny.
 TINY = 10
+# Millions of parameters of each branch, those below 0.01 left out. tests/models/ holds them against
+# the papers' counts.
+TOKENIZER_SMALL = {"encoder": 25.33, "codebook": 0.26, "decoder": 27.07, "discriminator": 28.86}
+SIZES = {
+    "coca_base": {
+        "image_encoder": 85.74,
+        "image_pooler": 2.36,
+        "image_projection": 0.39,
+        "text_decoder": 97.36,
+        "text_projection": 0.39,
+    },
+    "coca_tiny": {"image_encoder": 0.42, "image_pooler": 0.07, "text_decoder": 0.33},
+    "parti_20b": {"encoder": 3287.56, "decoder": 17249.87},
+    "parti_20b_pipeline": {"encoder": 3287.56, "decoder": 17249.87},
+    "parti_350m": {"encoder": 167.56, "decoder": 218.51},
+    "parti_3b": {"encoder": 637.11, "decoder": 2450.58},
+    "parti_750m": {"encoder": 167.56, "decoder": 621.31},
+    "text_to_image_tiny": {"encoder": 0.46, "decoder": 1.15},
+    "tokenizer_64": {"encoder": 0.28, "codebook": 0.02, "decoder": 0.31},
+    "tokenizer_base": TOKENIZER_SMALL | {"encoder": 85.19, "decoder": 88.59},
+    "tokenizer_large": TOKENIZER_SMALL | {"encoder": 587.74, "decoder": 596.01},
+    "tokenizer_small": TOKENIZER_SMALL,
+    "tokenizer_small_large": TOKENIZER_SMALL | {"decoder": 595.03},
+    "tokenizer_small_rgb": TOKENIZER_SMALL | {"decoder": 26.67},
+    "tokenizer_tiny": {"encoder": 0.27, "decoder": 0.31},
+    "tokenizer_tiny_large": {"encoder": 0.27, "decoder": 2.26},
+    "wdsr_tiny": {"stage_0": 0.08},
+    "wdsr_x2": {"stage_0": 14.19, "discriminator": 28.98},
+    "wdsr_x4": {"stage_0": 14.19, "stage_1": 14.19, "discriminator": 29.01},
+}
 TOKENS = {"tiny": 8 * 8, "paper": 32 * 32}
 
 
@@ -70,19 +102,57 @@ def test_experiment(path: pathlib.Path, stages: dict[str, str]) -> None:
     spec = experiment.data_source.open(datasets.TRAIN, 1, 0, experiment.model).element_spec
     shapes = {name: tuple(leaf.shape) for name, leaf in spec.items()}
     millions = experiment.model.num_params(shapes) / 1e6
-    print(path.stem, f"{millions:.1f}M")
+    branches = branch_sizes(experiment.model, shapes)
+    assert sum(branches.values()) == pytest.approx(millions)
+    seen = {branch: size for branch, size in branches.items() if size >= 0.01}
+    assert seen == pytest.approx(SIZES[path.stem], abs=0.0051)
     if "tiny" in path.stem:
         assert millions < TINY
     elif named := re.search(r"_(\d+)([mb])$", path.stem):
         expected = float(named.group(1)) * (1000 if named.group(2) == "b" else 1)
         # The paper's names leave out the embeddings, a tenth of the smallest model.
         assert millions == pytest.approx(expected, rel=0.12)
+    elif named := re.search(r"wdsr_x(\d)$", path.stem):
+        assert experiment.model.config.scale**experiment.model.config.num_stages == int(named[1])
+    elif named := re.search(r"tokenizer_(\d+)$", path.stem):
+        assert experiment.model.config.image_size == int(named[1])
+
+
+def branch_sizes(model: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, float]:
+    """Returns {top-level branch: millions of parameters}."""
+    params = jax.eval_shape(
+        lambda: model.get_initial_variables(jax.random.PRNGKey(0), shapes)["params"]
+    )
+    return {
+        branch: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) / 1e6
+        for branch, tree in params.items()
+    }
+
+
+def test_each_experiment_has_a_size() -> None:
+    assert SIZES.keys() == {path.stem for path in EXPERIMENTS}
+
+
+def test_tokens_of_an_image_follow_from_the_grid(stages: dict[str, str]) -> None:
+    name = "t5x_configs/experiments/text_to_image_tiny.gin"
+    given = [f"{macro}='{stages[macro]}'" for macro in ("MODEL_DIR", "VOCABULARY")]
+    given.append("TOKENS_DIR='none'")
+    for grid, tokens in ((8, 64), (16, 256)):
+        changed = [*given, f"GRID_SIZE={grid}"]
+        experiment, lengths = experiments.load_without_data([name], changed)
+        assert lengths == {"inputs": 24, "targets": tokens}
+        assert experiment.model.config.grid_size == grid
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_header_says_how_to_run_it(path: pathlib.Path) -> None:
     header = "".join(re.findall(r"^#.*\n", path.read_text(encoding="utf-8"), re.MULTILINE))
     assert "Must be set: MODEL_DIR" in header
+    asked = re.findall(r"[A-Z_]{4,}", header.partition("Must be set:")[2].partition(".")[0])
+    command = header.partition("#   parti train ")[2].partition("# Run: ")[0]
+    assert command.startswith(f"--gin_file=t5x_configs/experiments/{path.name} ")
+    assert re.findall(r"--gin\.([A-Z_]+)=\"'", command) == asked
+    assert "# Run: " in header, "hardware, time and result, or that there was no run"
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

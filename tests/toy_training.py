@@ -46,6 +46,7 @@ def make(directory: pathlib.Path, **changes: Any) -> experiments.Experiment:
         batch_size=8,
         checkpoint_period=4,
         eval_period=5,
+        eval_steps=1,
         log_period=2,
         ema_decay=0.9,
         tensorboard=False,

@@ -10,21 +10,20 @@ win.
 import importlib.util  # noqa: F401  isort: skip
 
 import copy
+import functools
 import logging
 import pathlib
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import gin
 
-from parti.engine.config import gin_errors
+from parti.engine.config import gin_errors, gin_text
 
 _lock = threading.RLock()
-_UNSET_LINE = re.compile(r"^(\w+) = %gin\.REQUIRED$", re.MULTILINE)
-_IMPORT_LINE = re.compile(r"^(?:from [\w.]+ )?import ([\w.]+)(?: as (\w+))?$")
 
 
 def model_from_config(config: str | pathlib.Path) -> Any:
@@ -48,13 +47,16 @@ def empty() -> Iterator[None]:
     """Holds gin's global configuration, empty at entry and exit."""
     with _lock:
         gin.clear_config()
-        root = str(config_root())
-        if root not in gin.config._LOCATION_PREFIXES:  # gin has no public way to ask.
-            gin.add_config_file_search_path(root)
+        _search_config_root()
         try:
             yield
         finally:
             gin.clear_config()
+
+
+@functools.cache  # gin would search a folder as often as it was added.
+def _search_config_root() -> None:
+    gin.add_config_file_search_path(str(config_root()))
 
 
 def config_root() -> pathlib.Path:
@@ -75,14 +77,14 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
     standard: set[str] | None = None
     for path in gin_files:
         _check_file(path)
-        logging.disable(logging.ERROR)  # gin logs each place where it looks for an include.
+        logging.disable(logging.ERROR)  # gin logs each folder in which it looks for an include.
         try:
             gin.parse_config_file(path)
         finally:
             logging.disable(logging.NOTSET)
         if standard is None:  # Those of the run file, some of which a model may not have.
-            standard = set(gin_errors.MACRO_LINE.findall(gin.config_str()))
-    known = set(gin_errors.MACRO_LINE.findall(gin.config_str()))
+            standard = set(gin_text.macros(gin.config_str()))
+    known = set(gin_text.macros(gin.config_str()))
     gin_errors.check_macros(gin.config_str(), standard or set())
     for binding in bindings:
         name, equals, value = (part.strip() for part in binding.partition("="))
@@ -113,14 +115,23 @@ def _check_file(path: str) -> None:
 
 
 def evaluate_macro(name: str) -> Any:
-    """Returns the value of a macro; raises ValueError where it is not set."""
-    with no_unset_macros():
+    """Returns the value of a macro; raises ValueError if it is not set."""
+    return evaluate_macros([name])[name]
+
+
+def evaluate_macros(names: Iterable[str]) -> dict[str, Any]:
+    """Returns {name: value} of macros.
+
+    Raises:
+      ValueError: one of them, or a macro that its value uses, is not set.
+    """
+    with _no_unset_macros():
         # Copying a reference evaluates it; that is how gin itself does it.
-        return copy.deepcopy(gin.config.parse_value(f"%{name}"))
+        return {name: copy.deepcopy(gin.config.parse_value(f"%{name}")) for name in names}
 
 
 @contextmanager
-def no_unset_macros() -> Iterator[None]:
+def _no_unset_macros() -> Iterator[None]:
     """Refuses macros still `%gin.REQUIRED` among those that the block evaluates."""
     failure: Exception | None = None
     try:
@@ -131,8 +142,9 @@ def no_unset_macros() -> Iterator[None]:
         failure = error
     except Exception as error:
         failure = error
-    if unset := _UNSET_LINE.findall(gin.operative_config_str()):
-        raise ValueError(_unset(unset[0])) from failure
+    for name, value in gin_text.macros(gin.operative_config_str()).items():
+        if value == gin_text.UNSET:
+            raise ValueError(_unset(name)) from failure
     if failure is not None:
         raise failure
 
@@ -144,20 +156,3 @@ def _unset(name: str) -> str:
 def _read(config: str | pathlib.Path) -> str:
     is_path = isinstance(config, pathlib.Path) or ("\n" not in config and config.endswith(".gin"))
     return pathlib.Path(config).read_text(encoding="utf-8") if is_path else str(config)
-
-
-def without_unused_imports(text: str) -> str:
-    """Drops the imports that nothing in a configuration names, such as those of data tasks."""
-    lines = text.splitlines()
-    body = "\n".join(line for line in lines if not _IMPORT_LINE.match(line))
-
-    def used(line: str) -> bool:
-        match = _IMPORT_LINE.match(line)
-        if not match or line.startswith("from __gin__"):
-            return True
-        return (
-            re.search(rf"(?<![\w.]){re.escape(match.group(2) or match.group(1))}\.", body)
-            is not None
-        )
-
-    return "\n".join(line for line in lines if used(line)).strip() + "\n"

@@ -12,8 +12,7 @@ from typing import Any
 
 import gin
 
-MACRO_LINE = re.compile(r"^(\w+) = ", re.MULTILINE)
-_SELECTOR_LINE = re.compile(r"^# Parameters for (?:[\w/]+/)?([\w.]+):$", re.MULTILINE)
+from parti.engine.config import gin_text
 
 
 @contextmanager
@@ -62,7 +61,7 @@ def _suggest_for(message: str) -> str:
     if match := re.search(r"'?(\w+)'? was not provided by an import", message):
         return f"; add `from ... import {match.group(1)}` at the top of the file"
     if match := re.search(r"No configurable matching '([\w.]+)'", message):
-        return suggest(match.group(1), set(_SELECTOR_LINE.findall(gin.config_str())))
+        return suggest(match.group(1), gin_text.functions(gin.config_str()))
     return ""
 
 
@@ -88,9 +87,8 @@ def check_macros(config: str, known: set[str]) -> None:
     Raises:
       ValueError: a macro that nothing reads.
     """
-    used = set(re.findall(r"%(\w+)", config))
-    macros = set(MACRO_LINE.findall(config))
-    for name in sorted(macros - used - known):
+    used = gin_text.used_macros(config)
+    for name in sorted(gin_text.macros(config).keys() - used - known):
         others = (used | known) - {name}
         raise ValueError(f"nothing uses the macro {name}{suggest(name, others)}")
 

@@ -2,17 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training was made of: the fingerprints of the data that its configuration names."""
 
-import ast
 import pathlib
-import re
 from typing import Any
 
 from parti.data.text import vocabularies
+from parti.engine.config import gin_text
 from parti.stages import files, manifests
 
 CONFIG = "config.gin"  # all of a training's configuration
 MODEL_CONFIG = "model.gin"  # what its MODEL alone needs
-DATA = "data.json"  # what its data were when it began (`run_data`)
+DATA = "data.json"  # what its data were when it began (`data_lineage`)
 
 _FOLDERS = ("TOKENS_DIR", "PAIRS_DIR", "RECONSTRUCTIONS_DIR")
 
@@ -75,35 +74,19 @@ def data_files(config: str) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-def statements(config: str) -> list[str]:
-    """Returns the statements of a gin text, `NAME = VALUE` or an import, one a line."""
-    lines = (" ".join(line.split()) for line in config.replace("\\\n", " ").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
-
-
 def _data_manifest(config: str, macro: str, or_above: bool = False) -> dict[str, Any]:
     """Returns the manifest of the folder that a macro names; empty if there is none."""
     folder = _text_macro(config, macro)
     if not folder:
         return {}
-    for place in [pathlib.Path(folder), *([pathlib.Path(folder).parent] if or_above else [])]:
-        if (place / manifests.FILE_NAME).is_file():
-            return manifests.read_json(place / manifests.FILE_NAME)
+    path = pathlib.Path(folder)
+    for candidate in [path, *([path.parent] if or_above else [])]:
+        if (candidate / manifests.FILE_NAME).is_file():
+            return manifests.read_json(candidate / manifests.FILE_NAME)
     return {}
 
 
 def _text_macro(config: str, name: str) -> str | None:
-    """Returns the text that a gin configuration gives to a macro, or None.
-
-    gin itself would import everything that the configuration names, TensorFlow with it.
-    """
-    # gin puts a long value on a line of its own, and a longer one in parentheses over several.
-    statement = rf"^{name} =[ \t]*(?:\\\n[ \t]*)?(.*(?:\n[ \t]+\S.*)*)"
-    match = re.search(statement, config, re.MULTILINE)
-    if not match:
-        return None
-    try:
-        value = ast.literal_eval(match.group(1).strip())
-    except (ValueError, SyntaxError):  # A reference, such as %gin.REQUIRED.
-        return None
+    """Returns the string that a gin text gives to a macro; None if it gives none."""
+    value = gin_text.macros(config).get(name)
     return value if isinstance(value, str) else None

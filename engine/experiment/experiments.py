@@ -12,62 +12,152 @@ from typing import Any
 import gin
 
 from parti.engine.checkpoints import retention
-from parti.engine.config import gin_config, gin_errors
-from parti.engine.experiment import checks as experiment_checks
-from parti.engine.experiment import nan_policies, sample_settings, warm_start
+from parti.engine.config import gin_config, gin_errors, gin_text
+from parti.engine.experiment import checks, nan_policies, sample_settings, settings, warm_start
+from parti.engine.experiment.settings import setting, whole_number
 from parti.engine.input import datasets
 
 RUN_FILE = "t5x_configs/runs/embedded/train.gin"
 
+_PATH = settings.Allowed("a path in quotes", lambda value: isinstance(value, str) and value != "")
+_BELOW_1 = settings.Allowed("in [0, 1)", lambda value: 0 <= value < 1)
+_NOT_NEGATIVE = settings.Allowed("0 or more", lambda value: value >= 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What to train, on what, for how long; macros of the gin files fill it.
+    """What to train, on what, for how long: a field for each engine setting; macros fill it.
 
-    `learning_rate` (a number or a schedule) is only logged: the optimizer has its own. `initial` is
-    what the first step starts from instead of the model's own start. `nan_policy`: see
-    `nan_policies`; `checkpoints_to_keep` to `best_mode`: see `retention`.
+    `nan_policy`: see `nan_policies`; `checkpoints_to_keep` to `best_mode`: see `retention`.
     `config` and `model_config` are gin texts: everything, and what MODEL alone needs.
     """
 
-    model: Any
-    data_source: datasets.Source
-    optimizer: Any
-    model_dir: str
-    train_steps: int
-    batch_size: int
-    learning_rate: float | Callable[[int], Any] | None = None
-    random_seed: int = 0
-    data_seed: int = 0
-    num_microbatches: int = 1
-    ema_decay: float = 0.0
-    mesh_shape: Sequence[int] | None = None
-    mesh_axes: Sequence[str] = ("data", "model")
-    logical_axis_rules: Sequence[tuple[str, Any]] | None = None
-    checkpoint_period: int = 1000
-    checkpoints_to_keep: int | None = 2
-    keep_checkpoint_period: int = 0
-    best_metric: str = ""
-    best_mode: str = "min"
-    eval_period: int = 0
-    eval_steps: int = 1
-    log_period: int = 50
-    tensorboard: bool = True
-    initial: warm_start.WarmStart | None = None
-    samples: sample_settings.SampleSettings | None = None
-    nan_policy: str = nan_policies.STOP
-    max_skipped_steps: int = 10
-    rollback_steps: int = 1
-    max_rollbacks: int = 10
-    watchdog_seconds: float = 1800.0
-    watchdog_abort: bool = False
-    profile_steps: Sequence[int] | None = None
+    model: Any = setting("the model; a file of models/ sets it", t5x=True)
+    data_source: datasets.Source = setting("runs/ makes it a seqio task's", t5x=True)
+    optimizer: Any = setting("an optax transformation", t5x=True)
+    model_dir: str = setting("where the training is kept", allowed=_PATH, immaterial=True, t5x=True)
+    train_steps: int = setting("of the whole run", allowed=whole_number(1), t5x=True)
+    batch_size: int = setting(
+        "examples a step, over all devices", allowed=whole_number(1), t5x=True
+    )
+    learning_rate: float | Callable[[int], Any] | None = setting(
+        "the schedule OPTIMIZER uses, named again so that it is logged", None, t5x=True
+    )
+    random_seed: int = setting("of initialization and dropout", 0, t5x=True)
+    data_seed: int = setting("of shuffling", 0, t5x=True)
+    num_microbatches: int = setting(
+        "parts of a batch over which gradients are averaged",
+        1,
+        allowed=whole_number(1),
+        t5x=True,
+    )
+    ema_decay: float = setting(
+        "moving average of the parameters; 0: none", 0.0, allowed=_BELOW_1, t5x=True
+    )
+    mesh_shape: Sequence[int] | None = setting(
+        "devices along each axis, -1: what is left; None: all on the first",
+        None,
+        t5x=True,
+    )
+    mesh_axes: Sequence[str] = setting(
+        "these three are a layout; t5x_configs/layouts/ has named ones",
+        ("data", "model"),
+        t5x=True,
+    )
+    logical_axis_rules: Sequence[tuple[str, Any]] | None = setting(
+        "in order of precedence; None: those of engine/distributed/partitioning.py",
+        None,
+        t5x=True,
+    )
+    checkpoint_period: int = setting(
+        "steps; there is always one at the end",
+        1000,
+        allowed=whole_number(1),
+        immaterial=True,
+        t5x=True,
+    )
+    checkpoints_to_keep: int | None = setting(
+        "the newest and those before it; None: all",
+        2,
+        allowed=whole_number(1, or_none=True),
+        immaterial=True,
+        t5x=True,
+    )
+    eval_period: int = setting(
+        "steps; 0: never", 1000, allowed=whole_number(0), immaterial=True, t5x=True
+    )
+    eval_steps: int = setting("batches", 10, allowed=whole_number(1), immaterial=True, t5x=True)
+    log_period: int = setting("steps", 50, allowed=whole_number(1), immaterial=True, t5x=True)
+    initial: warm_start.WarmStart | None = setting(
+        "@warm_start.WarmStart(): branches that a finished training gives",
+        None,
+        allowed=settings.none_or(
+            warm_start.WarmStart,
+            "warm_start.WarmStart",
+            "name the training with warm_start.WarmStart.path",
+        ),
+        t5x=True,
+    )
+    keep_checkpoint_period: int = setting(
+        "those at multiples of it stay for good; 0: none does",
+        0,
+        allowed=whole_number(0),
+        immaterial=True,
+    )
+    best_metric: str = setting(
+        "the checkpoint with its best validation value stays; '': none", "", immaterial=True
+    )
+    best_mode: str = setting("whether the best is the 'min' or the 'max'", "min", immaterial=True)
+    tensorboard: bool = setting("also writes TensorBoard files", True, immaterial=True)
+    samples: sample_settings.SampleSettings | None = setting(
+        "@sample_settings.SampleSettings(): pictures of fixed prompts at evaluations",
+        None,
+        allowed=settings.none_or(
+            sample_settings.SampleSettings,
+            "sample_settings.SampleSettings",
+            "give the captions with sample_settings.SampleSettings.prompts",
+        ),
+        immaterial=True,
+    )
+    nan_policy: str = setting(
+        "at a loss or gradient that is not finite; or 'skip', 'rollback'",
+        nan_policies.STOP,
+        allowed=settings.one_of(nan_policies.POLICIES),
+    )
+    max_skipped_steps: int = setting(
+        "'skip': more of them in a row stop the training",
+        10,
+        allowed=whole_number(0),
+        immaterial=True,
+    )
+    rollback_steps: int = setting(
+        "'rollback': go back at least this many steps, past the data since",
+        1,
+        allowed=whole_number(1),
+        immaterial=True,
+    )
+    max_rollbacks: int = setting(
+        "'rollback': one more in the whole run stops it",
+        10,
+        allowed=whole_number(1),
+        immaterial=True,
+    )
+    watchdog_seconds: float = setting(
+        "longer without progress: the log says which host hangs where; 0: never",
+        1800.0,
+        allowed=_NOT_NEGATIVE,
+        immaterial=True,
+    )
+    watchdog_abort: bool = setting("and the process ends with exit code 75", False, immaterial=True)
+    profile_steps: Sequence[int] | None = setting(
+        "(first, last): a trace of these steps; SIGUSR1: of the next 5", None, immaterial=True
+    )
     config: str = ""
     model_config: str = ""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a value that is not allowed; see `experiment_checks`."""
-        experiment_checks.check(self)
+        """Raises ValueError for a value that is not allowed; see `checks`."""
+        checks.check(self)
 
     @property
     def retention(self) -> retention.Retention:
@@ -97,14 +187,26 @@ def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> E
         gin_config.parse([RUN_FILE, *gin_files], bindings)
         config = gin.config_str()
         model = gin_config.evaluate_macro("MODEL")
-        model_config = gin_config.without_unused_imports(gin.operative_config_str())
-        with gin_config.no_unset_macros():
-            experiment = gin.get_configurable(Experiment)(model=model)
-        return dataclasses.replace(experiment, config=config, model_config=model_config)
+        model_config = gin_text.without_unused_imports(gin.operative_config_str())
+        return from_macros(model=model, config=config, model_config=model_config)
+
+
+def from_macros(**given: Any) -> Experiment:
+    """Returns what gin's present configuration describes.
+
+    Args:
+      **given: fields, in place of what their macros say.
+
+    Raises:
+      ValueError: a macro is not set, or its value is not allowed.
+    """
+    names = {name.upper(): name for name in settings.of(Experiment) if name not in given}
+    values = gin_config.evaluate_macros(names)
+    return Experiment(**given, **{names[macro]: value for macro, value in values.items()})
 
 
 def check_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
-    """Checks what `load_experiment` would read, but for its data, which need not be there yet.
+    """Checks what `load_experiment` would read, except its data, which need not be there yet.
 
     Raises:
       ValueError, FileNotFoundError: see `load_experiment`.
@@ -116,7 +218,7 @@ def check_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> 
 def load_without_data(
     gin_files: Sequence[str], bindings: Sequence[str] = ()
 ) -> tuple[Experiment, dict[str, int]]:
-    """Reads an experiment but for its data, which need not be there.
+    """Reads an experiment except its data, which need not be there.
 
     Returns:
       The experiment, with None as its data source, and TASK_FEATURE_LENGTHS.
@@ -131,7 +233,9 @@ def load_without_data(
 
 def _read_without_data(gin_files: Sequence[str], bindings: Sequence[str]) -> Experiment:
     gin_config.parse([RUN_FILE, *gin_files], bindings)
-    model = gin_config.evaluate_macro("MODEL")
-    with gin_config.no_unset_macros():
-        # gin evaluates what it knows of arguments given by name, but not by position.
-        return gin.get_configurable(Experiment)(model, None)
+    return from_macros(data_source=None)
+
+
+def macros_text() -> str:
+    """Returns `t5x_configs/runs/settings.gin`."""
+    return settings.gin_text(Experiment)

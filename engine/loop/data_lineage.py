@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from parti.engine.checkpoints import checkpoints
-from parti.engine.config import provenance
+from parti.engine.config import gin_text, provenance
 from parti.engine.experiment import experiments
 from parti.stages import manifests
 from parti.stages.version import VERSION
@@ -74,7 +74,7 @@ def check(experiment: experiments.Experiment) -> None:
 
 
 def inputs(experiment: experiments.Experiment) -> dict[str, str]:
-    """Returns {what: text}: beside the configuration, what all processes of a training share."""
+    """Returns {what: text} of what all processes of a training share, with the configuration."""
     started = bool(checkpoints.steps(experiment.model_dir))
     data = {
         "fingerprints": fingerprints(experiment, with_initial=not started),
@@ -99,10 +99,8 @@ def fingerprints(experiment: experiments.Experiment, with_initial: bool = True) 
 def _order(experiment: experiments.Experiment) -> dict[str, Any]:
     """Returns the settings that the order of the data depends on."""
     order = {"BATCH_SIZE": experiment.batch_size, "DATA_SEED": experiment.data_seed}
-    statements = dict(
-        line.split(" = ", 1) for line in provenance.statements(experiment.config) if " = " in line
-    )
-    return order | {name: statements[name] for name in _SOURCES if name in statements}
+    macros = gin_text.macros(experiment.config)
+    return order | {name: repr(macros[name]) for name in _SOURCES if name in macros}
 
 
 def _read(experiment: experiments.Experiment) -> dict[str, Any]:

@@ -15,7 +15,6 @@ manifest.json     written last: without it the training is unfinished
 ```
 """
 
-import difflib
 import json
 import pathlib
 import shutil
@@ -23,8 +22,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from parti.engine.checkpoints import checkpoints
-from parti.engine.config import provenance
-from parti.engine.experiment import experiments
+from parti.engine.config import gin_text, provenance
+from parti.engine.experiment import experiments, settings
 from parti.engine.loop import data_lineage, nan_recovery
 from parti.engine.monitoring import metrics_log, profiling, summary_writer, telemetry
 from parti.models import base
@@ -56,29 +55,8 @@ _LEFTOVERS = (
     f"{checkpoints.STEP_PREFIX}_*",
     f"{checkpoints.DAMAGED_PREFIX}{checkpoints.STEP_PREFIX}_*",
 )
-# A finished training stays finished whatever these say.
-_IMMATERIAL = (
-    "MODEL_DIR",
-    "CHECKPOINT_PERIOD",
-    "CHECKPOINTS_TO_KEEP",
-    "KEEP_CHECKPOINT_PERIOD",
-    "BEST_METRIC",
-    "BEST_MODE",
-    "EVAL_PERIOD",
-    "EVAL_STEPS",
-    "LOG_PERIOD",
-    "MAX_SKIPPED_STEPS",
-    "ROLLBACK_STEPS",
-    "MAX_ROLLBACKS",
-    "WATCHDOG_SECONDS",
-    "WATCHDOG_ABORT",
-    "PROFILE_STEPS",
-    "SAMPLES",
-    "TENSORBOARD",
-)
-
-# Lines by which the run file hands macros on, and what is drawn beside the training.
-_WIRING = ("experiments.Experiment.", "sample_settings.SampleSettings.", "import ", "from ")
+# What is drawn while a training runs does not change it.
+_IMMATERIAL_FUNCTION = "sample_settings.SampleSettings"
 
 
 def check_ours(experiment: experiments.Experiment) -> None:
@@ -144,14 +122,12 @@ def config_difference(experiment: experiments.Experiment) -> str:
     path = pathlib.Path(experiment.model_dir) / CONFIG
     if not path.is_file():
         return ""
-    old, new = (_settings(t) for t in (path.read_text(encoding="utf-8"), experiment.config))
-    changed = [line for line in difflib.ndiff(old, new) if line[:2] in ("- ", "+ ")]
-    if not changed:
-        return ""
-    name = changed[0][2:].split(" = ")[0]
-    before = next((line for line in old if line.split(" = ")[0] == name), f"no {name}")
-    after = next((line for line in new if line.split(" = ")[0] == name), f"no {name}")
-    return f"{before}, now {after}"
+    before, now = _material(path.read_text(encoding="utf-8")), _material(experiment.config)
+    for name in (*before, *now):
+        old, new = (f"{name} = {b[name]!r}" if name in b else f"no {name}" for b in (before, now))
+        if old != new:
+            return f"{old}, now {new}"
+    return ""
 
 
 def start(experiment: experiments.Experiment, step: int = 0) -> None:
@@ -234,10 +210,12 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _settings(config: str) -> list[str]:
-    """Returns the statements of a gin text that decide what is trained, one a line."""
-    return [
-        line
-        for line in provenance.statements(config)
-        if not line.startswith(_WIRING) and line.split(" = ")[0] not in _IMMATERIAL
-    ]
+def _material(config: str) -> dict[str, Any]:
+    """Returns the bindings of a gin text that decide what is trained."""
+    stated = settings.of(experiments.Experiment)
+    immaterial = {name.upper() for name, setting in stated.items() if setting.immaterial}
+    return {
+        name: value
+        for name, value in gin_text.bindings(config).items()
+        if name not in immaterial and name.rpartition(".")[0] != _IMMATERIAL_FUNCTION
+    }

@@ -31,14 +31,8 @@ def warmup_cosine(
             f"warmup_steps must lie in [0, total_steps {total_steps}), got {warmup_steps}; set "
             "WARMUP_STEPS lower, or train for more steps"
         )
-
-    def schedule(step: Any) -> Any:
-        ramp = step / max(warmup_steps, 1)
-        progress = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-        return peak * jnp.where(step < warmup_steps, ramp, final_ratio + (1 - final_ratio) * cosine)
-
-    return schedule
+    decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=final_ratio)
+    return _after_warmup(peak, warmup_steps, decay)
 
 
 def linear_ramp_exponential_decay(
@@ -63,13 +57,24 @@ def linear_ramp_exponential_decay(
             "need 0 <= warmup_steps <= decay_start < decay_end and 0 < final_ratio <= 1; got "
             f"{warmup_steps}, {decay_start}, {decay_end}, {final_ratio}"
         )
+    decay = optax.exponential_decay(
+        peak,
+        transition_steps=decay_end - decay_start,
+        decay_rate=final_ratio,
+        transition_begin=decay_start - warmup_steps,
+        end_value=final_ratio * peak,
+    )
+    return _after_warmup(peak, warmup_steps, decay)
 
-    def schedule(step: Any) -> Any:
-        ramp = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else 1.0
-        progress = jnp.clip((step - decay_start) / (decay_end - decay_start), 0.0, 1.0)
-        return peak * ramp * final_ratio**progress
 
-    return schedule
+def _after_warmup(peak: float, warmup_steps: int, decay: Schedule) -> Schedule:
+    """Puts a linear ramp to `peak` before a schedule.
+
+    `optax.linear_schedule` computes it as (0 - peak) * (1 - t / warmup_steps) + peak, which rounds
+    the first of many steps away: after 50,000 to peak, by 4 in 10,000.
+    """
+    peak_per_step = peak / max(warmup_steps, 1)
+    return optax.join_schedules([lambda step: peak_per_step * step, decay], [warmup_steps])
 
 
 def _check_rate(learning_rate: Any) -> None:
@@ -192,28 +197,24 @@ def freeze(
     """
     if not branches:
         return optimizer
-    optimizer = optax.with_extra_args_support(optimizer)
 
-    def trained(tree: Any) -> Any:
-        return None if tree is None else {k: v for k, v in tree.items() if k not in branches}
-
-    def init(params: Any) -> Any:
+    def labels(params: Any) -> dict[str, str]:
         unknown = sorted(set(branches) - set(params))
-        if unknown or not trained(params):
+        if unknown or not set(params) - set(branches):
             what = f"{unknown[0]!r}, which is none of them" if unknown else "all of them"
             raise ValueError(
                 f"parameters have the branches {', '.join(sorted(params))}; the model's `frozen` "
                 f"names {what}: name some of them, and leave some to train"
             )
-        return optimizer.init(trained(params))
+        return {branch: "frozen" if branch in branches else "trained" for branch in params}
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        new, state = optimizer.update(trained(updates), state, trained(params), **extra)
-        # -0, since x + -0 is x for every x; -0 + 0 is 0.
-        still = {k: jax.tree.map(lambda x: jnp.full_like(x, -0.0), updates[k]) for k in branches}
-        return {**new, **still}, state
+    return optax.partition({"trained": optimizer, "frozen": optax.stateless(_no_update)}, labels)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+
+def _no_update(updates: Any, params: Any) -> Any:
+    """Returns -0 everywhere: x + -0 is x for every x, but -0 + 0, with optax's zeros, is 0."""
+    del params
+    return jax.tree.map(lambda update: jnp.full_like(update, -0.0), updates)
 
 
 def _clip(norm: float) -> optax.GradientTransformation:

@@ -40,6 +40,7 @@ def make(directory: Any, model: Any, train_steps: int = 300) -> experiments.Expe
         train_steps=train_steps,
         batch_size=BATCH,
         checkpoint_period=train_steps,
+        eval_period=0,
         tensorboard=False,
     )
 

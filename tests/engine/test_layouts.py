@@ -40,7 +40,7 @@ network.TextToImageConfig:
   mlp_dim = 32
   num_encoder_layers = 4
   num_decoder_layers = 8
-TASK_FEATURE_LENGTHS = {'inputs': %TEXT_LENGTH, 'targets': %IMAGE_LENGTH}
+TASK_FEATURE_LENGTHS = {'inputs': %TEXT_LENGTH, 'targets': 16}
 DATA_SOURCE = @test_layouts.pairs()
 OPTIMIZER = @test_layouts.optimizer()
 TRAIN_STEPS = 2

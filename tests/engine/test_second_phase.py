@@ -217,8 +217,9 @@ def test_decoder_goes_on_as_pixels(first: pathlib.Path, tmp_path: pathlib.Path, 
     given = setup.load_initial(experiment, program)
     assert "decoder/head_pixels/kernel is converted by pixel_head" in capsys.readouterr().err
     state = program.init(train_step.initial_rngs(0)[0], program.place_variables(given))
+    averaged = state.opt_state.inner_states["trained"].inner_state.averaged_params
     kernel = ("params", "decoder", "head_pixels", "kernel")
-    for params in (state.params, state.opt_state.averaged_params):
+    for params in (state.params, averaged):
         found = {("params", *k): v for k, v in traverse_util.flatten_dict(params).items()}
         for key, leaf in exported(first)[1].items():
             if key != kernel:

@@ -295,6 +295,7 @@ def make_experiment(directory, **changes) -> experiments.Experiment:
         num_microbatches=2,
         checkpoint_period=20,
         eval_period=20,
+        eval_steps=1,
         log_period=1,
         tensorboard=False,
         model_config=NETWORK + ALL_LOSSES,

@@ -148,8 +148,8 @@ def test_too_many_in_a_row_stop(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nan_policy": "ignore"}, "NAN_POLICY must be one of stop, skip, rollback; got 'ignore'"),
-        ({"nan_policy": None}, "NAN_POLICY must be one of stop, skip, rollback; got None"),
+        ({"nan_policy": "ignore"}, "NAN_POLICY must be 'stop', 'skip' or 'rollback', got 'ignore'"),
+        ({"nan_policy": None}, "NAN_POLICY must be 'stop', 'skip' or 'rollback', got None"),
         ({"max_skipped_steps": -1}, "MAX_SKIPPED_STEPS must be a whole number of at least 0"),
     ],
 )

@@ -63,6 +63,7 @@ def test_a_training_writes_pictures_histograms_and_scalars(
         train_steps=4,
         batch_size=8,
         eval_period=2,
+        eval_steps=1,
         log_period=2,
     )
     assert train.train(experiment) == 0

@@ -1,0 +1,115 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""gin text as parsed statements: nothing that it names is imported or called.
+
+gin's own parser reads it, with references and macros left as they are written.
+"""
+
+import dataclasses
+import tokenize
+from collections.abc import Iterator
+from typing import Any
+
+from gin import config_parser
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Reference:
+    """A value that gin would look up: '@module.function', '@module.function()' or '%MACRO'."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        """Returns the reference as gin text has it."""
+        return self.text
+
+
+UNSET = Reference("%gin.REQUIRED")
+
+
+class _Unevaluated(config_parser.ParserDelegate):
+    """Makes a `Reference` of each reference and macro."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        return Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
+
+    def macro(self, macro_name: str) -> Reference:
+        return Reference(f"%{macro_name}")
+
+
+def bindings(text: str) -> dict[str, Any]:
+    """Returns {'MACRO' or 'scope/module.function.argument': value}; of two, the later one.
+
+    Includes are not followed.
+
+    Raises:
+      ValueError: this is no gin text.
+    """
+    return {
+        _key(statement): statement.value
+        for statement in _statements(text)
+        if isinstance(statement, config_parser.BindingStatement)
+    }
+
+
+def macros(text: str) -> dict[str, Any]:
+    """Returns {NAME: value} of the macros; see `bindings`."""
+    return {name: value for name, value in bindings(text).items() if name.isidentifier()}
+
+
+def used_macros(text: str) -> set[str]:
+    """Returns the macros that a value names."""
+    references = (r.text for value in bindings(text).values() for r in _references(value))
+    return {reference[1:] for reference in references if reference.startswith("%")}
+
+
+def functions(text: str) -> set[str]:
+    """Returns the functions with an argument in a gin text, as 'module.function'."""
+    keys = (key.rpartition("/")[2] for key in bindings(text))
+    return {key.rpartition(".")[0] for key in keys if "." in key}
+
+
+def without_unused_imports(text: str) -> str:
+    """Drops the imports that nothing in a gin text names, such as those of data tasks."""
+    named = functions(text)
+    for value in bindings(text).values():
+        named |= {r.text.strip("@%()").rpartition("/")[2] for r in _references(value)}
+
+    def is_used(statement: config_parser.ImportStatement) -> bool:
+        name = statement.bound_name() if statement.is_from else statement.alias or statement.module
+        return statement.module.startswith("__gin__.") or any(
+            function.startswith(f"{name}.") for function in named
+        )
+
+    unused = {
+        statement.location.line_num
+        for statement in _statements(text)
+        if isinstance(statement, config_parser.ImportStatement) and not is_used(statement)
+    }
+    kept = [line for i, line in enumerate(text.splitlines(), start=1) if i not in unused]
+    return "\n".join(kept).strip() + "\n"
+
+
+def _statements(text: str) -> list[Any]:
+    try:
+        return list(config_parser.ConfigParser(text, _Unevaluated()))
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise ValueError(f"not gin text: {str(error).splitlines()[0]}") from error
+
+
+def _key(statement: config_parser.BindingStatement) -> str:
+    scope = f"{statement.scope}/" if statement.scope else ""
+    argument = f".{statement.arg_name}" if statement.arg_name else ""
+    return f"{scope}{statement.selector}{argument}"
+
+
+def _references(value: Any) -> Iterator[Reference]:
+    """Returns the references in a value, however deep."""
+    if isinstance(value, Reference):
+        yield value
+    elif isinstance(value, dict):
+        for item in (*value.keys(), *value.values()):
+            yield from _references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _references(item)
