@@ -44,7 +44,7 @@ class LoadedModel:
         self.model = model
         self.config = config
         self.name = name
-        kept = base.used_variables(model, variables)
+        kept = base.without_branches(variables, model.training_only)
         self.fingerprint = fingerprint or checkpoints.fingerprint(kept, config)
         self.trained_on = dict(trained_on or {})
         self.variables = jax.device_put(kept)

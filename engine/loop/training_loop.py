@@ -93,7 +93,7 @@ class Loop:
             experiment.batch_size,
             step_flops,
             self.program.mesh.devices,
-            getattr(getattr(experiment.model, "config", None), "dtype", "float32"),
+            experiment.model.dtype,
             self._log.last.get(f"{datasets.TRAIN}/{telemetry.PRODUCTIVE}", 0.0),
         )
         self._report = progress_line.Progress(

@@ -199,6 +199,10 @@ def prepare(
     def init(rng: jax.Array, given: Mapping[str, Any]) -> TrainState:
         return train_state.create(model, optimizer, rng, element_spec, given)
 
+    def place(batch: datasets.Batch) -> dict[str, jax.Array]:
+        model.check_batch(batch)
+        return partitioning.place(batch, sharding)
+
     step = functools.partial(
         train_step,
         model,
@@ -234,7 +238,7 @@ def prepare(
         step=jitted(step, (shardings, everywhere), donate_argnums=1),
         eval=jitted(functools.partial(eval_step.eval_step, model), everywhere),
         summarize=jitted(functools.partial(eval_step.summarize, model), everywhere),
-        place=functools.partial(partitioning.place, sharding=sharding),
+        place=place,
     )
     with program.context():
         # What does not fit fails here, before anything runs; jit keeps the trace for the step.
@@ -242,8 +246,8 @@ def prepare(
     return program
 
 
-def _check_loss_is_mean(model: Any) -> None:
-    if not getattr(model, "loss_is_mean", True):
+def _check_loss_is_mean(model: base.Model) -> None:
+    if not model.loss_is_mean:
         raise ValueError(
             f"the loss of {type(model).__name__} is a sum over the batch (loss_is_mean is False); "
             "this engine averages gradients: make the loss a mean, or train with T5X"

@@ -40,7 +40,7 @@ class PartHandler(abc.ABC, inference.ModelHandler[Any, Any, loaded_models.Loaded
 
         Args:
           source: a bundle, or the part's training directory; every worker must reach it.
-          part: a key of `bundles.METHODS`.
+          part: a key of `bundles.PARTS`.
           unused: top-level branches of its variables that `predict` does not read; they do not
             stay in memory.
         """
@@ -178,7 +178,7 @@ class Scorer(PartHandler):
         self._text_tokenizer = self._text_tokenizer or _vocabulary(self._source)
         text_tokens = encode_texts(self._text_tokenizer, [text], model)
         text_embedding = model.call("text_embeddings", text_tokens, batch_size=1)
-        size = model.model.config.image_size
+        size = model.model.image_size
         resized = np.stack([images.resize(picture, size) for picture in pictures])
         embeddings = model.call(
             "image_embeddings", images.to_float(resized), batch_size=IMAGE_BATCH
@@ -210,7 +210,7 @@ def encode_texts(
     model: loaded_models.LoadedModel,
 ) -> np.ndarray:
     """Returns [texts, text_length] int32 as the model's training saw captions."""
-    length = model.model.config.text_length
+    length = model.model.text_length
     return np.stack(
         [text_tokenizer.encode(captions.normalize_caption(text), length) for text in texts]
     )
