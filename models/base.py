@@ -1,19 +1,34 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of every trained thing, and the one bridge from Flax axis names to T5X's.
+"""The contract of every trained model, and the one bridge from Flax axis names to T5X's.
 
-Method names, arguments and results are those that T5X calls (t5x: t5x/trainer.py), so the embedded
-engine and real T5X take the same object. A model holds no optimizer and no parameters.
+`Model` is what an engine trains. Its method names, arguments and results are those that T5X calls
+(t5x: t5x/trainer.py), so the embedded engine and real T5X take the same object. A model holds no
+optimizer and no parameters.
+
+`ImageTokenizer`, `Generator`, `Reranker` and `Upsampler` are the roles of a trained model in a
+bundle: what the rest of the system calls and reads, and no more.
+
+Variables are passed in two ways:
+
+- Training and evaluation, as T5X does, take `params` and, apart from them, the mutable collections
+  as `flax_mutables`: `loss_fn`, `eval_fn`, `summaries`, `predict_batch`, `predict_batch_with_aux`,
+  `score_batch`. Models without mutable collections are called without `flax_mutables`.
+- Use takes one `variables`, `{'params': ..., **mutable collections}`, and arrays: `encode`,
+  `decode`, `sample`, `image_embeddings`, `text_embeddings`, `score`, `upsample`.
+
+`join_variables(params, flax_mutables)` makes the second of the first.
 """
 
 import abc
 import copy
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from clu import metrics as clu_metrics
 from flax import traverse_util
 from flax.core import FrozenDict, freeze, meta, unfreeze
@@ -23,6 +38,7 @@ Array = jax.Array
 Batch = Mapping[str, Array]
 Metrics = dict[str, clu_metrics.Metric]
 PyTree = Any
+Variables = Mapping[str, PyTree]  # {collection: tree}, `params` among them
 
 
 def split_boxes(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -72,9 +88,12 @@ def new_mutables(old: PyTree, stats: Mapping[str, Any]) -> PyTree:
     return freeze(new) if isinstance(old, FrozenDict) else new
 
 
-def without_branches(
-    variables: Mapping[str, Mapping[str, Any]], names: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def join_variables(params: PyTree, flax_mutables: PyTree | None = None) -> dict[str, PyTree]:
+    """Returns `{'params': params, **flax_mutables}`."""
+    return {"params": params, **(flax_mutables or {})}
+
+
+def without_branches(variables: Variables, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns collections without the top-level branches of these names; nothing is copied.
 
     Args:
@@ -111,12 +130,60 @@ def check_images(images: Array, size: int | None = None, name: str = "images") -
         )
 
 
+def check_tokens(tokens: Array, length: int, name: str, *, padded: bool = True) -> None:
+    """Checks the shape and the type of a batch of token ids; see `check_token_range` for values.
+
+    Args:
+      tokens: [batch, length].
+      length: Of the model's sequences.
+      name: Of the array, for the error message.
+      padded: Whether the model pads what is shorter; otherwise all sequences have `length`.
+
+    Raises:
+      ValueError: The ids have another shape, or are not integers.
+    """
+    fits = tokens.ndim == 2 and (tokens.shape[1] == length or padded and tokens.shape[1] < length)
+    if not fits:
+        takes = f"[batch, length] of at most {length}" if padded else f"[batch, {length}]"
+        raise ValueError(
+            f"{name} have shape {tuple(tokens.shape)}; this model takes {takes} tokens: "
+            + ("truncate them" if padded else "they are of a model of another size")
+        )
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"{name} are {tokens.dtype}; give integers")
+
+
+def check_token_range(tokens: np.ndarray, num_ids: int, name: str) -> None:
+    """Checks token ids on the host, before they go to a device.
+
+    A device raises no error: `jnp.take` fills NaN for an id past the table and wraps a negative
+    one.
+
+    Args:
+      tokens: [...], integers.
+      num_ids: How many ids the model knows: 0 to `num_ids - 1`.
+      name: Of the array, for the error message.
+
+    Raises:
+      ValueError: An id is out of range; names it, and where it is.
+    """
+    tokens = np.asarray(tokens)
+    wrong = np.argwhere((tokens < 0) | (tokens >= num_ids))
+    if len(wrong):
+        place = tuple(wrong[0].tolist())
+        raise ValueError(
+            f"{name}{list(place)} is {tokens[place]}, but this model knows 0 to {num_ids - 1}: "
+            "the data were made with another vocabulary or image tokenizer, or still have the "
+            "offset of 1 of an image token's id; make them with those of this model"
+        )
+
+
 class Summaries(NamedTuple):
     """What a model shows of itself on a batch.
 
     Attributes:
-      scalars: name -> scalar; too dear to compute at each step.
-      histograms: name -> [n], values whose distribution tells something.
+      scalars: name -> scalar; too expensive to compute at each step.
+      histograms: name -> [n], values whose distribution matters.
       pictures: name -> [rows, columns, height, width, 3] in [-1, 1], clipped when shown.
     """
 
@@ -126,7 +193,7 @@ class Summaries(NamedTuple):
 
 
 class Model(abc.ABC):
-    """What an engine needs of a trained thing.
+    """What an engine needs of a model in training.
 
     Class attributes:
       feature_converter: Name of a class in `parti.tasks.feature_converters`.
@@ -137,7 +204,8 @@ class Model(abc.ABC):
       compares_examples: Whether the loss compares the examples of a batch with each other, as a
         contrastive loss does. The mean over microbatches would then be another loss.
       training_only: Top-level branches of the variables that only training reads, such as a
-        discriminator; what is loaded or exported for use comes without them.
+        discriminator. What is loaded or exported for use comes without them, and fingerprints are
+        of the rest: a training, its bundle and tokens made with either agree.
 
     Attributes:
       has_mutables: True if there are collections besides `params`. Then the methods take and return
@@ -145,6 +213,12 @@ class Model(abc.ABC):
         (loss, (metrics, new_mutables))` and `eval_fn(params, batch, flax_mutables)`.
       frozen: Top-level branches of `params` that training leaves bitwise as they are. The loss
         gives them no gradient; an engine keeps its optimizer, which may decay weights, off them.
+      text_vocab_size: How many text ids the model has embeddings for; None if it reads no text.
+      num_ids: Batch feature of token ids -> how many ids the model knows; `check_batch` reads it.
+      dtype: Of the computation; the peak FLOPs of a device depend on it.
+      remat: Which activations the backward pass keeps (`layers.transformer.StackConfig.remat`);
+        None if the model has no such choice.
+      pipeline_stages, pipeline_microbatches: Of a pipeline through the layers; 1 is none.
     """
 
     feature_converter: ClassVar[str]
@@ -155,6 +229,12 @@ class Model(abc.ABC):
 
     has_mutables: bool = False
     frozen: tuple[str, ...] = ()
+    text_vocab_size: int | None = None
+    num_ids: Mapping[str, int] = {}
+    dtype: str = "float32"
+    remat: str | None = None
+    pipeline_stages: int = 1
+    pipeline_microbatches: int = 1
     _constants: PyTree = None
 
     @property
@@ -237,31 +317,74 @@ class Model(abc.ABC):
             result[collection], result[f"{collection}_axes"] = split_boxes(tree)
         return result
 
+    def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Checks the token ids of a batch on the host.
+
+        Raises:
+          ValueError: An id is out of the model's range.
+        """
+        for name, num_ids in self.num_ids.items():
+            check_token_range(batch[name], num_ids, name)
+
     @abc.abstractmethod
     def loss_fn(
-        self, params: PyTree, batch: Batch, dropout_rng: Array | None, *flax_mutables: PyTree
+        self,
+        params: PyTree,
+        batch: Batch,
+        dropout_rng: Array | None,
+        flax_mutables: PyTree | None = None,
     ) -> tuple[Array, Any]:
-        """Returns the mean loss and the metrics of a batch; no dropout if the rng is None."""
+        """Computes the loss of a batch.
 
-    def eval_fn(self, params: PyTree, batch: Batch, *flax_mutables: PyTree) -> tuple[Array, Any]:
+        Args:
+          params: The parameters.
+          batch: The features of `feature_types`.
+          dropout_rng: None is no dropout, and leaves the mutable collections as they are.
+          flax_mutables: {collection: tree}; None if the model has none.
+
+        Returns:
+          (mean loss, metrics); with mutable collections (mean loss, (metrics, new flax_mutables of
+          the type that was given)).
+        """
+
+    def eval_fn(
+        self, params: PyTree, batch: Batch, flax_mutables: PyTree | None = None
+    ) -> tuple[Array, Metrics]:
         """Returns the mean loss and the metrics of a batch, without dropout."""
-        return self.loss_fn(params, batch, None, *flax_mutables)
+        if flax_mutables is None:
+            return self.loss_fn(params, batch, None)
+        loss, (metrics, _) = self.loss_fn(params, batch, None, flax_mutables)
+        return loss, metrics
 
-    def summaries(self, params: PyTree, batch: Batch, *flax_mutables: PyTree) -> Summaries:
+    def summaries(
+        self, params: PyTree, batch: Batch, flax_mutables: PyTree | None = None
+    ) -> Summaries:
         """Returns what an engine shows at each evaluation, of its first batch; nothing here."""
         return Summaries()
 
-    def predict_batch(self, params: PyTree, batch: Batch, rng: Array | None = None) -> PyTree:
+    def predict_batch(
+        self,
+        params: PyTree,
+        batch: Batch,
+        rng: Array | None = None,
+        flax_mutables: PyTree | None = None,
+    ) -> PyTree:
         """Returns the model's outputs for a batch (the family's module says which)."""
         raise NotImplementedError(f"{type(self).__name__} has no predictions")
 
     def predict_batch_with_aux(
-        self, params: PyTree, batch: Batch, rng: Array | None = None
+        self,
+        params: PyTree,
+        batch: Batch,
+        rng: Array | None = None,
+        flax_mutables: PyTree | None = None,
     ) -> tuple[PyTree, dict[str, PyTree]]:
         """Returns `predict_batch` and an empty dict of auxiliary outputs."""
-        return self.predict_batch(params, batch, rng), {}
+        return self.predict_batch(params, batch, rng, flax_mutables), {}
 
-    def score_batch(self, params: PyTree, batch: Batch) -> Array:
+    def score_batch(
+        self, params: PyTree, batch: Batch, flax_mutables: PyTree | None = None
+    ) -> Array:
         """Returns one score per example, [batch]; higher is better."""
         raise NotImplementedError(f"{type(self).__name__} has no scores")
 
@@ -272,14 +395,98 @@ class Model(abc.ABC):
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def used_variables(model: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the variables that a trained model is used with, such as no discriminator's.
+@runtime_checkable
+class ImageTokenizer(Protocol):
+    """Turns images into tokens and back.
 
-    Fingerprints are of these, so that a training, its bundle and tokens made with either agree.
+    Attributes:
+      image_size: Height and width of an image, in pixels.
+      grid_size: Tokens along one side of an image; an image is `grid_size ** 2` tokens.
+      codebook_size: Tokens are in [0, codebook_size).
+      encoding_branches: Top-level branches of the variables that `encode` reads.
+      encoding_settings: What tokens depend on besides those; tokenizers that agree in both make
+        the same tokens.
     """
-    return without_branches(variables, getattr(model, "training_only", ()))
+
+    image_size: int
+    grid_size: int
+    codebook_size: int
+    encoding_branches: tuple[str, ...]
+
+    @property
+    def encoding_settings(self) -> dict[str, Any]:
+        """See the class; values that JSON can hold."""
+
+    def encode(self, variables: Variables, images: Array) -> Array:
+        """Maps [batch, height, width, 3] in [-1, 1] to [batch, length] int32, raster order."""
+
+    def decode(self, variables: Variables, image_tokens: Array) -> Array:
+        """Maps [batch, length] integers to images [batch, height, width, 3] in [-1, 1]."""
 
 
-def text_vocab_size(model: Any) -> int | None:
-    """Returns how many text ids a model has embeddings for; None if it reads no text."""
-    return getattr(getattr(model, "config", None), "text_vocab_size", None)
+@runtime_checkable
+class Generator(Protocol):
+    """Draws image tokens for captions.
+
+    Attributes:
+      text_vocab_size: Text ids are in [0, text_vocab_size).
+      text_length: Tokens of a caption, padding included.
+      grid_size, codebook_size: Of the image tokenizer whose tokens it draws.
+    """
+
+    text_vocab_size: int | None
+    text_length: int
+    grid_size: int
+    codebook_size: int
+
+    def sample(
+        self, variables: Variables, text_tokens: Array, sample_keys: Array, settings: Any = None
+    ) -> Array:
+        """Draws samples.
+
+        Args:
+          variables: `{'params': ...}`.
+          text_tokens: [prompts, text_length] int32, 0 is padding.
+          sample_keys: [prompts, samples, 2] uint32, a key per image.
+          settings: How a token is chosen, hashable; None is the model's own.
+
+        Returns:
+          [prompts, samples, grid_size ** 2] int32 in [0, codebook_size), raster order.
+        """
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Embeds images and texts in one space; the cosine says how well they fit.
+
+    Attributes:
+      image_size: Height and width of an image, in pixels.
+      text_vocab_size: Text ids are in [0, text_vocab_size).
+      text_length: The longest text, in tokens.
+    """
+
+    image_size: int
+    text_vocab_size: int | None
+    text_length: int
+
+    def image_embeddings(self, variables: Variables, images: Array) -> Array:
+        """Maps [batch, height, width, 3] in [-1, 1] to [batch, embed], unit norm."""
+
+    def text_embeddings(self, variables: Variables, text_tokens: Array) -> Array:
+        """Maps [batch, length] int32, 0 is padding, to [batch, embed], unit norm."""
+
+
+@runtime_checkable
+class Upsampler(Protocol):
+    """Enlarges images.
+
+    Attributes:
+      scale: The factor between the sides of the output and the input.
+      config: The `super_resolution.network.SuperResolutionConfig` that `tiling` takes.
+    """
+
+    scale: int
+    config: Any
+
+    def upsample(self, variables: Variables, images: Array) -> Array:
+        """Maps [batch, height, width, 3] to [batch, s height, s width, 3], both in [-1, 1]."""

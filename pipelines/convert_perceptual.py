@@ -20,8 +20,9 @@ def make_parser() -> flag_parser.Parser:
         "parti perceptual",
         "Converts published VGG16 weights, and LPIPS heads, for the perceptual loss.\n"
         "docs/perceptual.md says which files are meant.",
-        "example:\n  parti perceptual --input vgg16-397923af.pth lpips/weights/v0.1/vgg.pth "
-        "--output perceptual.safetensors",
+        "example:\n  parti perceptual --input vgg16.safetensors lpips_vgg.safetensors "
+        "--output perceptual.safetensors\n\n"
+        f"PyTorch's .pth become .safetensors with\n  {weights.PYTORCH_COMMAND}",
     )
     add = parser.add_argument
     add(
@@ -30,7 +31,7 @@ def make_parser() -> flag_parser.Parser:
         required=True,
         metavar="FILE",
         help=f"VGG16, and the heads if they are in a file of their own "
-        f"({' '.join(weights.PUBLISHED_SUFFIXES)})",
+        f"({' '.join(weights.SUFFIXES)})",
     )
     add(
         "--sha256",
@@ -59,7 +60,7 @@ def check_flags(flags: argparse.Namespace) -> None:
     for digest in flags.sha256:
         if len(digest) != SHA256_LENGTH or set(digest.lower()) - set("0123456789abcdef"):
             raise ValueError(f"--sha256 {digest}: give all {SHA256_LENGTH} hexadecimal digits")
-    weights.check_output(flags.output)
+    weights.check_suffix(flags.output)
     if files.exists(flags.output) and not flags.overwrite:
         raise FileExistsError(f"{flags.output} is there already; --overwrite replaces it")
 

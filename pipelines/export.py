@@ -22,9 +22,9 @@ def make_parser() -> flag_parser.Parser:
     add = parser.add_argument
     add("--workdir", default=".", metavar="DIR", help="where the parts are (default: here)")
     add("--output", required=True, metavar="BUNDLE", help="the folder to write")
-    names = list(bundles.METHODS)
+    names = list(bundles.PARTS)
     add("--parts", nargs="+", default=names, choices=names, help="default: all there are")
-    for part in bundles.METHODS:
+    for part in bundles.PARTS:
         note = "" if part in bundles.REQUIRED else "; left out if there is none"
         add(
             f"--{part}",
@@ -105,7 +105,7 @@ def summary(
 ) -> str:
     """Returns what the user reads at the end."""
     lines = [f"bundle {output}:"]
-    for part in bundles.METHODS:
+    for part in bundles.PARTS:
         if part in counts:
             note = parts[part].fingerprint[:12]
             lines.append(f"  {part:<10} {counts[part]:>14,} parameters  {note}")

@@ -214,7 +214,7 @@ def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> lis
         notes.append("no reranker in the bundle: samples are not scored, rank is sample order")
     if "upsampler" not in bundle.parts:
         notes.append("no upsampler in the bundle: images stay at the tokenizer's size")
-    text_length = bundle.model("generator").config.text_length
+    text_length = bundle.model("generator").text_length
     vocabulary = bundle.vocabulary()
     texts = [captions.normalize_caption(prompt.text) for prompt in prompts]
     cut = sum(vocabulary.encode(text, text_length + 1)[-1] != 0 for text in texts)

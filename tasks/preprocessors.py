@@ -189,6 +189,7 @@ def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Step:
             tf.debugging.assert_less(
                 tokens.flat_values, tf.constant(codebook_size, tf.int64), message
             ),
+            tf.debugging.assert_non_negative(tokens.flat_values, message),
         ]
         with tf.control_dependencies(checks):
             targets = vocabulary.to_ids(tf.cast(tokens.flat_values, tf.int32))

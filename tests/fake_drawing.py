@@ -9,7 +9,6 @@ import fake_training
 import jax.numpy as jnp
 import tiny_models
 
-from parti.engine.config import gin_config
 from parti.engine.experiment import sample_settings
 from parti.engine.inference import bundles
 
@@ -17,15 +16,16 @@ PROMPTS = ("a red circle", "a blue star")
 
 
 class Draws:
-    """Adds `sample` to a regressor."""
+    """Makes a `base.Generator` of a regressor."""
 
-    config = gin_config.model_from_config(tiny_models.config("generator")).config  # no device
+    text_length, text_vocab_size = tiny_models.TEXT_LENGTH, tiny_models.TEXT_VOCAB_SIZE
+    grid_size, codebook_size = tiny_models.GRID_SIZE, tiny_models.CODEBOOK_SIZE
 
     def sample(self, variables: Any, text_tokens: Any, keys: Any, settings: Any) -> Any:
         own = jnp.abs(100 * jnp.sum(variables["params"]["dense"]["bias"])).astype(jnp.uint32)
         rows = keys[..., :1] + text_tokens[:, :1, None].astype(jnp.uint32) + own
-        tokens = rows + jnp.arange(self.config.image_length, dtype=jnp.uint32)
-        return (tokens % self.config.codebook_size).astype(jnp.int32)
+        tokens = rows + jnp.arange(self.grid_size**2, dtype=jnp.uint32)
+        return (tokens % self.codebook_size).astype(jnp.int32)
 
 
 class Drawing(Draws, fake_training.PlainRegressor):

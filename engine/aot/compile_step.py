@@ -21,6 +21,7 @@ from parti.engine.distributed import partitioning
 from parti.engine.experiment import experiments
 from parti.engine.hardware import accelerators, flops
 from parti.engine.step import train_state, train_step
+from parti.models import base
 
 TRAIN, GENERATE = "train", "generate"
 
@@ -143,7 +144,7 @@ def compile_generation(
       ValueError: the model draws no images, or the experiment does not fit the devices.
     """
     model = experiment.model
-    if not hasattr(model, "sample"):
+    if not isinstance(model, base.Generator):
         raise ValueError(
             f"--program generate: {type(model).__name__} draws no images; take --program train, or "
             "an experiment of a text-to-image model"

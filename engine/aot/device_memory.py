@@ -136,20 +136,19 @@ def _fewer_activations(
 ) -> Sequence[str]:
     lines = []
     batch_size = experiment.batch_size // experiment.num_microbatches
-    config: Any = getattr(experiment.model, "config", None)
-    remat = getattr(config, "remat", "full")
-    if remat != "full":
+    model = experiment.model
+    if model.remat not in (None, "full"):
         lines.append(
-            f"remat='full' in the model's configuration (it is {remat!r}; of Parti "
+            f"remat='full' in the model's configuration (it is {model.remat!r}; of Parti "
             "--gin.REMAT=\"'full'\"): a layer's activations are computed again, not kept"
         )
-    if getattr(config, "num_stages", 1) > 1:
-        now, stages = config.pipeline_microbatches, config.num_stages
+    if model.pipeline_stages > 1:
+        now, stages = model.pipeline_microbatches, model.pipeline_stages
         for parts in range(now + stages, batch_size + 1, stages):
-            if _divides(program, batch_size, config, parts):
+            if _divides(program, batch_size, stages, parts):
                 lines.append(f"--gin.PIPELINE_MICROBATCHES={parts}: they are {now}")
                 break
-    if not experiment.model.compares_examples:
+    if not model.compares_examples:
         lines += _smaller_parts(kinds, room, experiment, program)
     return lines
 
@@ -163,13 +162,15 @@ def _smaller_parts(
     """Returns how many microbatches would leave enough room, if any number would."""
     shards = partitioning.num_shards(program.mesh, program.batch_sharding.spec[0])
     rows, now = experiment.batch_size // shards, experiment.num_microbatches
-    config: Any = getattr(experiment.model, "config", None)
-    pipeline_microbatches = getattr(config, "pipeline_microbatches", 1)
+    model = experiment.model
     for parts in range(now + 1, rows + 1):
         # Gradients are added up beside those of a part; and not all shrinks with the rows.
         needed = kinds[ACTIVATIONS] * now // parts + 2 * kinds[GRADIENTS]
         divides = rows % parts == 0 and _divides(
-            program, experiment.batch_size // parts, config, pipeline_microbatches
+            program,
+            experiment.batch_size // parts,
+            model.pipeline_stages,
+            model.pipeline_microbatches,
         )
         if divides and needed < 0.85 * room:
             return [
@@ -180,14 +181,14 @@ def _smaller_parts(
 
 
 def _divides(
-    program: train_step.Program, batch_size: int, config: Any, pipeline_microbatches: int
+    program: train_step.Program, batch_size: int, num_stages: int, num_microbatches: int
 ) -> bool:
     """Returns whether a pipeline of the model, if it has one, takes a batch of this size."""
-    if getattr(config, "num_stages", 1) == 1:
+    if num_stages == 1:
         return True
     try:
         with program.context():
-            pipeline.check_devices(batch_size, config.num_stages, pipeline_microbatches)
+            pipeline.check_devices(batch_size, num_stages, num_microbatches)
     except ValueError:
         return False
     return True

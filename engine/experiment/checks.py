@@ -29,7 +29,7 @@ def check(experiment: Any) -> None:
             f"BATCH_SIZE {experiment.batch_size} does not divide into NUM_MICROBATCHES "
             f"{experiment.num_microbatches} equal parts"
         )
-    if experiment.num_microbatches > 1 and getattr(experiment.model, "compares_examples", False):
+    if experiment.num_microbatches > 1 and experiment.model.compares_examples:
         raise ValueError(
             f"NUM_MICROBATCHES is {experiment.num_microbatches}, but the loss of "
             f"{type(experiment.model).__name__} compares all examples of a batch with each other: "

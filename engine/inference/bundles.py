@@ -33,12 +33,12 @@ VOCABULARY_FILE = "vocabulary.model"
 CONFIG_FILE = "config.gin"
 PARAMS_FILE = "params.safetensors"
 
-# Part -> the methods that generation calls.
-METHODS = {
-    "tokenizer": ("encode", "decode"),
-    "generator": ("sample",),
-    "reranker": ("image_embeddings", "text_embeddings"),
-    "upsampler": ("upsample",),
+# Part -> the role that its model has in generation.
+PARTS: Mapping[str, type] = {
+    "tokenizer": base.ImageTokenizer,
+    "generator": base.Generator,
+    "reranker": base.Reranker,
+    "upsampler": base.Upsampler,
 }
 REQUIRED = ("tokenizer", "generator")
 READ_TEXT = ("generator", "reranker")
@@ -68,7 +68,7 @@ def write_bundle(
     check_parts(parts, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     described = {}
-    for name in METHODS:
+    for name in PARTS:
         if name not in parts:
             continue
         part = parts[name]
@@ -148,7 +148,7 @@ class Bundle:
     @property
     def parts(self) -> tuple[str, ...]:
         """The names of the parts inside."""
-        return tuple(name for name in METHODS if name in self.content["parts"])
+        return tuple(name for name in PARTS if name in self.content["parts"])
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -226,15 +226,15 @@ def check_parts(
         image vocabulary than the tokenizer; or a part was trained with another vocabulary, or has
         too few embeddings for it.
     """
-    unknown = sorted(set(parts) - set(METHODS))
+    unknown = sorted(set(parts) - set(PARTS))
     missing = sorted(set(REQUIRED) - set(parts))
     if unknown or missing:
         raise ValueError(f"parts of a bundle: {missing} missing, {unknown} unknown")
     for name, part in parts.items():
-        check_methods(name, part)
+        check_role(name, part)
     tokenizer, generator = parts["tokenizer"], parts["generator"]
     for field in ("codebook_size", "grid_size"):
-        theirs, ours = (_image_vocabulary(part.model)[field] for part in (tokenizer, generator))
+        theirs, ours = (getattr(part.model, field) for part in (tokenizer, generator))
         if theirs != ours:
             raise ValueError(
                 f"the generator {generator.name!r} has {field} {ours}, the tokenizer "
@@ -255,7 +255,7 @@ def check_parts(
                 f"the {name} {part.name!r} was trained with the vocabulary {trained_with[:12]}, "
                 f"not {text_tokenizer.fingerprint[:12]}; give its own with --vocabulary"
             )
-        size = base.text_vocab_size(part.model)
+        size = part.model.text_vocab_size
         if size is not None and size < text_tokenizer.vocab_size:
             raise ValueError(
                 f"the {name} {part.name!r} has TEXT_VOCAB_SIZE {size}, the vocabulary has "
@@ -274,31 +274,22 @@ def load_part(source: str | pathlib.Path, part: str) -> loaded_models.LoadedMode
     if (folder / BUNDLE_FILE).is_file():
         return Bundle.open(folder).load(part)
     loaded = loaded_models.LoadedModel.from_train_dir(folder)
-    check_methods(part, loaded)
+    check_role(part, loaded)
     return loaded
 
 
-def check_methods(name: str, part: loaded_models.LoadedModel) -> None:
-    """Checks that a model can do what the part of this name is for.
+def check_role(name: str, part: loaded_models.LoadedModel) -> None:
+    """Checks that a model has the role of the part of this name.
 
     Raises:
-      ValueError: it has none of the methods; it is another kind of model.
+      ValueError: it is another kind of model.
     """
-    absent = [method for method in METHODS[name] if not hasattr(part.model, method)]
-    if absent:
+    role = PARTS[name]
+    if not isinstance(part.model, role):
         raise ValueError(
-            f"{part.name!r} is a {type(part.model).__name__}, which cannot "
-            f"{' or '.join(absent)}; give the training directory of a {name}"
+            f"{part.name!r} is a {type(part.model).__name__}, and no {role.__name__} "
+            f"(parti.models.base); give the training directory of a {name}"
         )
-
-
-def _image_vocabulary(model: Any) -> dict[str, int]:
-    """Returns codebook_size and grid_size of a tokenizer or generator."""
-    config = getattr(model, "config", None)
-    return {
-        field: getattr(model, field) if hasattr(model, field) else getattr(config, field)
-        for field in ("codebook_size", "grid_size")
-    }
 
 
 def _check_size(path: pathlib.Path) -> None:

@@ -47,7 +47,7 @@ class LoadedModel:
         self.model = model
         self.config = config
         self.name = name
-        kept = base.used_variables(model, variables)
+        kept = base.without_branches(variables, model.training_only)
         self.fingerprint = fingerprint or checkpoints.fingerprint(kept, config)
         self.trained_on = dict(trained_on or {})
         self.vocabulary = vocabulary
@@ -103,7 +103,7 @@ class LoadedModel:
         """Returns [texts, text_length] int32 token ids, made as those of captions in training."""
         if self.vocabulary is None:
             raise ValueError(f"{self.name} has no text vocabulary; load it from a bundle")
-        length = self.model.config.text_length
+        length = self.model.text_length
         return np.stack(
             [self.vocabulary.encode(captions.normalize_caption(text), length) for text in texts]
         )

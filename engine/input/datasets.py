@@ -253,7 +253,7 @@ class SeqioSource:
             dataset = examples(1).concatenate(examples(None).take(batch_size - 1))
         return converter_class(pack=False).to_batches(dataset, lengths, batch_size)
 
-    def check_vocabulary(self, model: Any) -> None:
+    def check_vocabulary(self, model: base.Model) -> None:
         """Checks that the model has an embedding for each piece of the text vocabulary.
 
         Raises:
@@ -261,7 +261,7 @@ class SeqioSource:
         """
         import seqio
 
-        size = base.text_vocab_size(model)
+        size = model.text_vocab_size
         task = seqio.get_mixture_or_task(self.mixture_or_task_name)
         for name, feature in task.output_features.items():
             vocabulary = feature.vocabulary

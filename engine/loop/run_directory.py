@@ -179,7 +179,9 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
             "ema_decay": experiment.ema_decay,
         },
         "fingerprint": checkpoints.fingerprint(
-            base.used_variables(experiment.model, {"params": params, **mutables}),
+            base.without_branches(
+                base.join_variables(params, mutables), experiment.model.training_only
+            ),
             experiment.model_config,
         ),
         "metrics": metrics,

@@ -118,7 +118,7 @@ def _encode(texts: Sequence[str], path: str, model: Any, config: str) -> np.ndar
     Raises:
       ValueError: the model draws nothing, or was not trained with this vocabulary.
     """
-    if not all(hasattr(model, name) for name in bundles.METHODS["generator"]):
+    if not isinstance(model, base.Generator):
         raise ValueError(
             f"SAMPLES draws from text-to-image models, and {type(model).__name__} is none; set "
             "SAMPLES = None"
@@ -126,20 +126,20 @@ def _encode(texts: Sequence[str], path: str, model: Any, config: str) -> np.ndar
     vocabulary = vocabularies.TextTokenizer(path)
     trained_with = provenance.data_fingerprints(config).get("vocabulary_fingerprint")
     other = trained_with and trained_with != vocabulary.fingerprint
-    if other or vocabulary.vocab_size > model.config.text_vocab_size:
+    if other or vocabulary.vocab_size > model.text_vocab_size:
         raise ValueError(
             f"sample_settings.SampleSettings.vocabulary {path} is not what this training reads; "
             "write sample_settings.SampleSettings.vocabulary = %VOCABULARY"
         )
-    length = model.config.text_length
+    length = model.text_length
     return np.stack([vocabulary.encode(captions.normalize_caption(text), length) for text in texts])
 
 
 def _check_tokenizer(tokenizer: loaded_models.LoadedModel, model: Any, config: str) -> None:
     """Raises ValueError if a tokenizer cannot decode a model's tokens, or did not make them."""
-    bundles.check_methods("tokenizer", tokenizer)
+    bundles.check_role("tokenizer", tokenizer)
     for field in ("codebook_size", "grid_size"):
-        theirs, ours = getattr(tokenizer.model, field), getattr(model.config, field)
+        theirs, ours = getattr(tokenizer.model, field), getattr(model, field)
         if theirs != ours:
             raise ValueError(
                 f"SAMPLES: the tokenizer {tokenizer.name!r} has {field} {theirs}, the model has "

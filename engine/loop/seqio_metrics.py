@@ -126,9 +126,8 @@ class TaskMetrics:
 
             def call(constants: Any, state: TrainState, batch: Any) -> Any:
                 model = self._model.with_constants(constants)
-                variables = {"params": state.params, **state.mutables}
-                given = variables if model.has_mutables else state.params
-                return getattr(model, method)(given, batch)
+                mutables = {"flax_mutables": state.mutables} if state.mutables else {}
+                return getattr(model, method)(state.params, batch, **mutables)
 
             self._jitted[method] = jax.jit(call, out_shardings=everywhere)
         with self._program.context():

@@ -45,7 +45,7 @@ class StepMetrics:
             experiment.batch_size,
             step_flops,
             training.program.mesh.devices,
-            getattr(getattr(experiment.model, "config", None), "dtype", "float32"),
+            experiment.model.dtype,
             log.last.get(f"{datasets.TRAIN}/{telemetry.PRODUCTIVE}", 0.0),
         )
         self.report = progress_line.Progress(

@@ -140,6 +140,7 @@ class Program:
     step: functools.partial[tuple[TrainState, dict[str, Any]]]  # (state, batch, rng), jitted
     eval: Callable[[TrainState, Any], Mapping[str, Any]]
     summarize: Callable[[TrainState, Any], base.Summaries]
+    check_batch: Callable[[datasets.Batch], None]
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -153,7 +154,12 @@ class Program:
         return partitioning.batch_sharding(self.mesh, self.rules)
 
     def place(self, batch: datasets.Batch) -> dict[str, jax.Array]:
-        """Puts the parts of a global batch on the devices of this process that they belong to."""
+        """Puts the parts of a global batch on the devices of this process that they belong to.
+
+        Raises:
+          ValueError: a token id is out of the model's range.
+        """
+        self.check_batch(batch)
         put = jax.make_array_from_process_local_data
         return {k: put(self.batch_sharding, x, global_shape=x.shape) for k, x in batch.items()}
 
@@ -236,6 +242,7 @@ def make_program(
         step=jit(step, (shardings, replicated), donate_argnums=1),
         eval=jit(functools.partial(eval_step.eval_step, model), replicated),
         summarize=jit(functools.partial(eval_step.summarize, model), replicated),
+        check_batch=model.check_batch,
     )
     program.trace_step()  # What does not fit fails here; jit keeps the trace.
     return program
@@ -261,8 +268,8 @@ def _make_mesh(
     return mesh, rules
 
 
-def _check_loss_is_mean(model: Any) -> None:
-    if not getattr(model, "loss_is_mean", True):
+def _check_loss_is_mean(model: base.Model) -> None:
+    if not model.loss_is_mean:
         raise ValueError(
             f"the loss of {type(model).__name__} is a sum over the batch (loss_is_mean is False); "
             "this engine averages gradients: make the loss a mean, or train with T5X"

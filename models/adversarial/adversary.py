@@ -18,7 +18,7 @@ generator none. What it means to share an optimizer:
   step, shortens the step of the other. The paper's experiments do not clip.
 
 Back-off. A discriminator that wins too fast teaches artefacts and destroys what the other losses
-have learned. So the reconstruction error is watched: if its moving average is more than
+have learned. So the reconstruction error is monitored: if its moving average is more than
 `max_psnr_drop` dB above the lowest that it has had, the generator's loss counts for half as much
 after every further `BACKOFF_STEPS` steps, and `adversarial_alarm` is 1; once the error is back, the
 loss regains its weight ten times as slowly. The weight falls to no less than LEAST_STRENGTH of what
@@ -46,7 +46,7 @@ BACKOFF_STEPS = 50  # in which the weight of the generator's loss halves during 
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialConfig:
-    """When and how hard generator and discriminator play; steps are training calls of `loss_fn`.
+    """The schedule and weights of adversarial training; steps are training calls of `loss_fn`.
 
     With NUM_MICROBATCHES above 1 each microbatch is a call, and counts.
 
@@ -79,7 +79,7 @@ class AdversarialConfig:
             raise ValueError(f"r1_interval is {self.r1_interval}; give at least 1 step")
 
     def ramp(self, steps: jax.Array) -> jax.Array:
-        """Returns the share of the adversarial weight, in [0, 1], after so many steps."""
+        """Returns the share of the adversarial weight at a step, in [0, 1]."""
         risen = (steps - self.adversarial_start + 1) / max(self.adversarial_ramp, 1)
         return jnp.clip(risen, 0.0, 1.0)
 
@@ -90,16 +90,16 @@ class AdversarialConfig:
         return error > best_error * 10.0 ** (self.max_psnr_drop / 10.0)
 
     def r1_is_due(self, steps: jax.Array) -> jax.Array:
-        """Returns whether the R1 penalty is computed after so many steps."""
+        """Returns whether a step computes the R1 penalty."""
         return steps % self.r1_interval == 0
 
     def r1_weight(self, steps: jax.Array) -> jax.Array:
-        """Returns the factor of the R1 penalty after so many steps; 0 where it is left out."""
+        """Returns the factor of the R1 penalty at a step; 0 where it is left out."""
         return jnp.where(self.r1_is_due(steps), 0.5 * self.r1_gamma * self.r1_interval, 0.0)
 
 
 class AdversarialOutput(NamedTuple):
-    """What a batch gives.
+    """The losses, metrics and state of a batch.
 
     Attributes:
       losses: name -> scalar, weighted, to be added to the generator's other losses.
@@ -124,7 +124,7 @@ def initial_stats() -> Stats:
 
 
 class Adversary:
-    """A discriminator, and what it and the generator have to say about each other.
+    """A discriminator, its losses and the generator's, and the schedule of both.
 
     Its state:
       steps: training calls so far.
@@ -145,7 +145,7 @@ class Adversary:
         """Builds the discriminator.
 
         Args:
-          config: when and how hard they play.
+          config: schedule and weights.
           discriminator_config: sizes.
           weight: of the generator's loss after the ramp.
           image_size: height and width of the images, in pixels.
@@ -178,7 +178,7 @@ class Adversary:
         images: jax.Array,
         training: bool,
     ) -> AdversarialOutput:
-        """Plays one batch.
+        """Computes the losses of one batch.
 
         Args:
           params: of the discriminator.
@@ -212,7 +212,7 @@ class Adversary:
         if training:
             r1_penalty = self._lazy_r1_penalty(params, stats, images)
             weighted["r1_penalty"] = self.config.r1_weight(steps) * r1_penalty
-            stats = self._watch(stats, jnp.mean(jnp.square(stop(reconstructions) - images)))
+            stats = self._back_off(stats, jnp.mean(jnp.square(stop(reconstructions) - images)))
             stats = {**stats, "steps": steps + 1, "r1_penalty": stop(r1_penalty)}
         metrics["r1_penalty"] = stats["r1_penalty"]
         metrics["adversarial_alarm"] = self._is_alarming(stats).astype(jnp.float32)
@@ -230,7 +230,7 @@ class Adversary:
 
         return optax.tree.norm(jax.grad(weighted)(params))
 
-    def _watch(self, stats: Stats, error: jax.Array) -> Stats:
+    def _back_off(self, stats: Stats, error: jax.Array) -> Stats:
         """Returns the state after a batch of this mean squared error; see the module's back-off."""
         decay = jnp.minimum(ERROR_DECAY, stats["steps"] / (stats["steps"] + 1.0))
         error = decay * stats["error"] + (1.0 - decay) * error

@@ -109,7 +109,7 @@ def activate(x: jax.Array) -> jax.Array:
 
 
 class ResidualBlock(nn.Module):
-    """Halves the resolution: two 3x3 convolutions beside a 1x1 one, added and divided by sqrt(2).
+    """Halves the resolution: two 3x3 convolutions plus a 1x1 one, divided by sqrt(2).
 
     Both ways blur before they drop every other pixel, and are padded so that an output is centred
     on the 2 x 2 pixels that it stands for.

@@ -7,21 +7,21 @@ Batch: `images` [batch, height, width, 3] float32 in [-1, 1]; `text_tokens` [bat
 sharded.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from parti.models import base, losses
 from parti.models.coca import network
 
-Variables = Mapping[str, Any]
-
 
 class CocaModel(base.Model):
-    """The contrastive part of CoCa."""
+    """The contrastive part of CoCa, a `base.Reranker`.
+
+    Attributes:
+      config: the network's sizes.
+      image_size: height and width of an image, in pixels.
+      text_length: the longest text, in tokens.
+    """
 
     feature_converter = "ImageTextConverter"
     feature_types = {"images": "float32", "text_tokens": "int32"}
@@ -31,30 +31,28 @@ class CocaModel(base.Model):
         """Builds the network."""
         self.config = config
         self.network = network.Coca(config)
+        self.image_size, self.text_length = config.image_size, config.text_length
+        self.text_vocab_size = config.text_vocab_size
+        self.num_ids = {"text_tokens": config.text_vocab_size}
+        self.dtype, self.remat = config.dtype, config.remat
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of an image, in pixels."""
-        return self.config.image_size
-
-    @property
-    def text_length(self) -> int:
-        """The longest text, in tokens."""
-        return self.config.text_length
-
-    def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
+    def init_variables(self, rng: jax.Array, batch: base.Batch) -> base.Variables:
         """Returns the network's boxed `params`."""
         base.check_images(batch["images"], self.image_size)
-        self._check_tokens(batch["text_tokens"])
+        base.check_tokens(batch["text_tokens"], self.text_length, "text_tokens")
         return self.network.init(rng, batch["images"], batch["text_tokens"])
 
     def loss_fn(
-        self, params: base.PyTree, batch: base.Batch, dropout_rng: jax.Array | None
+        self,
+        params: base.PyTree,
+        batch: base.Batch,
+        dropout_rng: jax.Array | None,
+        flax_mutables: base.PyTree | None = None,
     ) -> tuple[jax.Array, base.Metrics]:
         """Returns the contrastive loss and metrics; no dropout if the rng is None."""
         images, text_tokens = batch["images"], batch["text_tokens"]
         base.check_images(images, self.image_size)
-        self._check_tokens(text_tokens)
+        base.check_tokens(text_tokens, self.text_length, "text_tokens")
         image_embeddings, text_embeddings, logit_scale = self.network.apply(
             {"params": params},
             images,
@@ -68,7 +66,7 @@ class CocaModel(base.Model):
         metrics = {name: base.per_example(value, size) for name, value in measures.items()}
         return result.loss, metrics
 
-    def image_embeddings(self, variables: Variables, images: jax.Array) -> jax.Array:
+    def image_embeddings(self, variables: base.Variables, images: jax.Array) -> jax.Array:
         """Embeds images.
 
         Args:
@@ -85,7 +83,7 @@ class CocaModel(base.Model):
         variables = {"params": variables["params"]}
         return self.network.apply(variables, images, method="embed_images")
 
-    def text_embeddings(self, variables: Variables, text_tokens: jax.Array) -> jax.Array:
+    def text_embeddings(self, variables: base.Variables, text_tokens: jax.Array) -> jax.Array:
         """Embeds texts.
 
         Args:
@@ -97,14 +95,15 @@ class CocaModel(base.Model):
           [batch, embedding_dim], unit norm.
 
         Raises:
-          ValueError: the tokens have the wrong shape or type, or are out of range (which cannot be
-            seen under jit).
+          ValueError: the tokens have the wrong shape or type.
         """
-        self._check_tokens(text_tokens)
+        base.check_tokens(text_tokens, self.text_length, "text_tokens")
         variables = {"params": variables["params"]}
         return self.network.apply(variables, text_tokens, method="embed_texts")
 
-    def score(self, variables: Variables, images: jax.Array, text_tokens: jax.Array) -> jax.Array:
+    def score(
+        self, variables: base.Variables, images: jax.Array, text_tokens: jax.Array
+    ) -> jax.Array:
         """Returns how well each image fits its text: their cosine, [batch], in [-1, 1]."""
         images, texts = (
             self.image_embeddings(variables, images),
@@ -112,18 +111,28 @@ class CocaModel(base.Model):
         )
         return jnp.sum(images * texts, axis=-1)
 
-    def score_batch(self, params: base.PyTree, batch: base.Batch) -> jax.Array:
+    def score_batch(
+        self, params: base.PyTree, batch: base.Batch, flax_mutables: base.PyTree | None = None
+    ) -> jax.Array:
         """Returns the cosine of each pair, [batch]."""
         return self.score({"params": params}, batch["images"], batch["text_tokens"])
 
     def predict_batch(
-        self, params: base.PyTree, batch: base.Batch, rng: jax.Array | None = None
+        self,
+        params: base.PyTree,
+        batch: base.Batch,
+        rng: jax.Array | None = None,
+        flax_mutables: base.PyTree | None = None,
     ) -> jax.Array:
         """Returns the cosine of each pair, [batch]."""
         return self.score_batch(params, batch)
 
     def predict_batch_with_aux(
-        self, params: base.PyTree, batch: base.Batch, rng: jax.Array | None = None
+        self,
+        params: base.PyTree,
+        batch: base.Batch,
+        rng: jax.Array | None = None,
+        flax_mutables: base.PyTree | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns the cosines, [batch], and both embeddings, [batch, embedding_dim] each."""
         variables = {"params": params}
@@ -131,22 +140,3 @@ class CocaModel(base.Model):
         texts = self.text_embeddings(variables, batch["text_tokens"])
         embeddings = {"image_embeddings": images, "text_embeddings": texts}
         return jnp.sum(images * texts, axis=-1), embeddings
-
-    def _check_tokens(self, text_tokens: jax.Array) -> None:
-        vocab_size, length = self.config.text_vocab_size, self.config.text_length
-        if text_tokens.ndim != 2 or text_tokens.shape[1] > length:
-            raise ValueError(
-                f"text_tokens have shape {tuple(text_tokens.shape)}; this model takes "
-                f"[batch, length] with at most {length} tokens: truncate the texts"
-            )
-        if not jnp.issubdtype(text_tokens.dtype, jnp.integer):
-            raise ValueError(f"text_tokens are {text_tokens.dtype}; give integers")
-        if isinstance(text_tokens, jax.core.Tracer) or not text_tokens.size:
-            return
-        values = np.asarray(text_tokens)  # jnp would trace even known values under jit
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= vocab_size:
-            raise ValueError(
-                f"text_tokens span {low} to {high}; this model's vocabulary has 0 to "
-                f"{vocab_size - 1}: tokenize with the vocabulary it was trained with"
-            )

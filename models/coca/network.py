@@ -14,58 +14,44 @@ import jax
 import jax.numpy as jnp
 
 from parti.data.text import vocabularies
-from parti.models.layers import masks, norms, patches, positions, transformer
+from parti.models.layers import dense, masks, norms, positions, transformer, vision_transformer
 
 
 @dataclasses.dataclass(frozen=True)
-class CocaConfig:
+class CocaConfig(vision_transformer.VisionTransformerConfig):
     """Sizes of the reranker; the defaults are CoCa-Base with Parti's text vocabulary.
 
+    The sizes of the blocks are those of both sides.
+
     Attributes:
-      image_size: height and width of an image, in pixels.
-      patch_size: side of a patch, in pixels.
       text_vocab_size: ids of the text vocabulary, padding included.
       text_length: the longest text, in tokens.
-      emb_dim, num_heads, head_dim, mlp_dim: of the blocks of both sides.
       num_image_layers, num_text_layers: blocks of either side.
       embedding_dim: of the space in which images and texts are compared.
       max_logit_scale: the learned 1 / temperature is clipped to this.
-      dropout_rate: of both sides.
-      dtype: of the computation, 'float32' or 'bfloat16'; parameters and embeddings are float32.
-      scan_layers, remat: see `transformer.StackConfig`.
     """
 
     image_size: int = 288
     patch_size: int = 18
-    text_vocab_size: int = 16000
-    text_length: int = 128
     emb_dim: int = 768
     num_heads: int = 12
-    head_dim: int = 64
     mlp_dim: int = 3072
+    text_vocab_size: int = 16000
+    text_length: int = 128
     num_image_layers: int = 12
     num_text_layers: int = 12
     embedding_dim: int = 512
     max_logit_scale: float = 100.0
-    dropout_rate: float = 0.0
-    dtype: str = "float32"
-    scan_layers: bool = True
-    remat: str = "none"
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that do not fit together."""
-        _ = self.grid_size  # checks that patches fit
+        super().__post_init__()
         if min(self.text_vocab_size, self.text_length, self.embedding_dim) < 1:
             raise ValueError(
                 f"text_vocab_size {self.text_vocab_size}, text_length {self.text_length} and "
                 f"embedding_dim {self.embedding_dim} must all be at least 1"
             )
         _ = self.image_stack, self.text_stack  # they check their own sizes
-
-    @property
-    def grid_size(self) -> int:
-        """Patches along one side of an image."""
-        return patches.grid_size(self.image_size, self.patch_size)
 
     @property
     def text_table_size(self) -> int:
@@ -106,11 +92,9 @@ class ImageEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """Maps [batch, height, width, 3] in [-1, 1] to [batch, length, embed]."""
-        config, grid = self.config, (self.config.grid_size, self.config.grid_size)
-        x = patches.patchify(images, config.patch_size)
-        x = transformer.dense(config.emb_dim, (None, "embed"), config.dtype, "patch_projection")(x)
-        x = x + positions.ImagePositions(grid, config.emb_dim, config.dtype, name="positions")()
-        return transformer.Stack(config.image_stack, name="stack")(x, deterministic=deterministic)
+        return vision_transformer.encode(
+            images, self.config, self.config.image_stack, deterministic
+        )
 
 
 class TextDecoder(nn.Module):
@@ -151,9 +135,9 @@ class Coca(nn.Module):
             1, config.emb_dim, config.num_heads, config.head_dim, config.dtype
         )
         axes = ("embed", None)
-        self.image_projection = transformer.dense(config.embedding_dim, axes, config.dtype)
+        self.image_projection = dense.matrix(config.embedding_dim, axes, config.dtype)
         self.text_decoder = TextDecoder(config)
-        self.text_projection = transformer.dense(config.embedding_dim, axes, config.dtype)
+        self.text_projection = dense.matrix(config.embedding_dim, axes, config.dtype)
         self.log_logit_scale = self.param(
             "log_logit_scale", nn.initializers.constant(math.log(1.0 / 0.07)), ()
         )

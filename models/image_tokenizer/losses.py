@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from parti.models import losses as shared_losses
 
-# The logit-laplace density lives on (0, 1); pixels are kept this far from its ends.
+# The logit-laplace density is on (0, 1); pixels are kept this far from its ends.
 LOGIT_LAPLACE_EPSILON = 0.1
 
 

@@ -4,20 +4,19 @@
 
 Batch: `images` [batch, height, width, 3] float32 in [-1, 1].
 
-The network has a mutable collection, `stats` (where revived codes live; see `codebook`). So what is
-used after training takes `variables`, `{'params': ..., 'stats': ...}`, and not `params` alone.
+The network has a mutable collection, `stats`, which holds the offsets of revived codes (see
+`codebook`); `encode` and `decode` need it too.
 
 With a weight of the adversarial loss both collections have a branch `discriminator`, which only
 training reads (see `parti.models.adversarial`). With one of the perceptual loss the perceptual
 network's variables are the model's `constants`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from parti.models import base
@@ -26,11 +25,9 @@ from parti.models.adversarial import adversary, discriminator
 from parti.models.image_tokenizer import codebook, losses, network
 from parti.models.perceptual import perceptual as perceptual_networks
 
-Variables = Mapping[str, Any]
-
 
 class _Outcome(NamedTuple):
-    """What a batch gives: weighted losses by name, measures, new `stats`, reconstructions."""
+    """Of a batch: weighted losses by name, measures, new `stats`, reconstructions."""
 
     losses: dict[str, jax.Array]
     measures: dict[str, jax.Array]
@@ -39,13 +36,20 @@ class _Outcome(NamedTuple):
 
 
 class ImageTokenizerModel(perceptual_networks.PerceptualModel):
-    """A ViT-VQGAN trained with reconstruction, perceptual, quantiser and adversarial losses."""
+    """A ViT-VQGAN trained with reconstruction, perceptual, quantiser and adversarial losses.
+
+    It is a `base.ImageTokenizer`.
+
+    Attributes:
+      config: sizes.
+      image_size, grid_size, codebook_size, encoding_branches: see `base.ImageTokenizer`.
+    """
 
     feature_converter = "ImageConverter"
     feature_types = {"images": "float32"}
     has_mutables = True
     training_only = (adversary.BRANCH,)
-    encoding_branches = ("encoder", "codebook")  # of the variables: what `encode` reads
+    encoding_branches = ("encoder", "codebook")
 
     def __init__(
         self,
@@ -64,7 +68,7 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
           perceptual: the perceptual network, where that loss has a weight; None is the in-house
             filters.
           discriminator_config: sizes of the discriminator; None is the defaults.
-          adversarial_config: when and how hard the two play; None is the defaults.
+          adversarial_config: schedule and weights of the two; None is the defaults.
           freeze_encoder: train only the decoder (and the discriminator): encoder and codebook stay
             bitwise what they were, so tokens made before still fit. Source: Parti's second phase
             (arXiv 2206.10789) section 2.1 and appendix H.
@@ -74,6 +78,9 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
             discriminator takes no images of this size.
         """
         self.config = config
+        self.image_size, self.grid_size = config.image_size, config.grid_size
+        self.codebook_size = config.codebook_size
+        self.dtype, self.remat = config.dtype, config.remat
         self.loss_weights = loss_weights or losses.LossWeights()
         if (self.loss_weights.logit_laplace > 0) != (config.output == "logit_laplace"):
             raise ValueError(
@@ -93,27 +100,12 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
 
     @property
     def encoding_settings(self) -> dict[str, Any]:
-        """What tokens depend on besides `encoding_branches`; no decoder's, no training's."""
+        """The settings that tokens depend on; none of the decoder's, none of the training's."""
         sizes = ("emb_dim", "num_heads", "head_dim", "mlp_dim", "num_encoder_layers")
         names = ("image_size", "patch_size", *sizes, "codebook_size", "codebook_dim", "dtype")
         return {name: getattr(self.config, name) for name in names}
 
-    @property
-    def codebook_size(self) -> int:
-        """Entries of the codebook."""
-        return self.config.codebook_size
-
-    @property
-    def grid_size(self) -> int:
-        """Tokens along one side of an image; an image is `grid_size ** 2` tokens."""
-        return self.config.grid_size
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of an image, in pixels."""
-        return self.config.image_size
-
-    def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
+    def init_variables(self, rng: jax.Array, batch: base.Batch) -> base.Variables:
         """Returns the boxed `params` and `stats` of the network and of the discriminator."""
         images = batch["images"]
         base.check_images(images, self.image_size)
@@ -127,7 +119,7 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         params: base.PyTree,
         batch: base.Batch,
         dropout_rng: jax.Array | None,
-        *flax_mutables: base.PyTree,
+        flax_mutables: base.PyTree | None = None,
     ) -> tuple[jax.Array, tuple[base.Metrics, base.PyTree]]:
         """Computes the loss, and the new statistics of the codebook and of the discriminator.
 
@@ -136,7 +128,7 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
           batch: `images`.
           dropout_rng: also draws the latents onto which unused codes move; None neither drops out
             nor changes the statistics.
-          *flax_mutables: one, `{'stats': ...}`.
+          flax_mutables: `{'stats': ...}`.
 
         Returns:
           (mean loss, (metrics, new flax_mutables of the type that was given)).
@@ -144,27 +136,25 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         Raises:
           ValueError: the images have the wrong size or type, or the statistics are missing.
         """
-        (mutables,) = flax_mutables or ({},)
-        outcome = self._play(params, batch, dropout_rng, mutables)
+        outcome = self._compute(params, batch, dropout_rng, flax_mutables)
         size = batch["images"].shape[0]
         metrics = {name: base.per_example(x, size) for name, x in outcome.measures.items()}
         if dropout_rng is not None:
-            mutables = base.new_mutables(mutables, outcome.stats)
-        return outcome.measures["loss"], (metrics, mutables)
+            flax_mutables = base.new_mutables(flax_mutables, outcome.stats)
+        return outcome.measures["loss"], (metrics, flax_mutables)
 
-    def _play(
+    def _compute(
         self,
         params: base.PyTree,
         batch: base.Batch,
         dropout_rng: jax.Array | None,
-        mutables: base.PyTree,
+        flax_mutables: base.PyTree | None,
     ) -> _Outcome:
-        """Reconstructs a batch and judges it; see `loss_fn`."""
+        """Reconstructs a batch and computes its losses; see `loss_fn`."""
         images = batch["images"]
         base.check_images(images, self.image_size)
-        reconstruction, quantized, stats = self._reconstruct(
-            {"params": params, **mutables}, images, dropout_rng
-        )
+        variables = base.join_variables(params, flax_mutables)
+        reconstruction, quantized, stats = self._reconstruct(variables, images, dropout_rng)
         terms = self._terms(reconstruction, quantized, images)
         weighted = self.loss_weights.weigh(terms)
         measures = {
@@ -176,7 +166,7 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         }
         if self.adversary is not None:
             played = self.adversary(
-                *adversary.branches(params, mutables["stats"]),
+                *adversary.branches(params, variables["stats"]),
                 reconstruction.images,
                 images,
                 training=dropout_rng is not None,
@@ -193,7 +183,7 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         quantized: codebook.CodebookOutput,
         images: jax.Array,
     ) -> dict[str, jax.Array]:
-        """Returns the losses but the adversarial ones, unweighted; each is a scalar."""
+        """Returns all losses except the adversarial ones, unweighted; each is a scalar."""
         terms = {"l2_loss": shared_losses.l2_loss(reconstruction.images, images)}
         if not self.frozen:
             terms["codebook_loss"] = quantized.codebook_loss
@@ -204,9 +194,9 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         return terms | self.perceptual_terms(reconstruction.images, images)
 
     def _reconstruct(
-        self, variables: Variables, images: jax.Array, dropout_rng: jax.Array | None
+        self, variables: base.Variables, images: jax.Array, dropout_rng: jax.Array | None
     ) -> tuple[network.Reconstruction, codebook.CodebookOutput, dict[str, Any]]:
-        """Returns what the decoder made, what the codebook gave, and the network's new `stats`."""
+        """Returns the decoder's output, the codebook's output, and the network's new `stats`."""
         variables = _network_variables(variables)
         if dropout_rng is None:
             made = self.network.apply(variables, images, freeze_encoder=bool(self.frozen))
@@ -222,46 +212,35 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         )
         return reconstruction, quantized, dict(mutables["stats"])
 
-    def eval_fn(
-        self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree
-    ) -> tuple[jax.Array, base.Metrics]:
-        """Returns the mean loss and the metrics of a batch; no dropout, no statistics."""
-        loss, (metrics, _) = self.loss_fn(params, batch, None, *flax_mutables)
-        return loss, metrics
-
     def summaries(
-        self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree
+        self, params: base.PyTree, batch: base.Batch, flax_mutables: base.PyTree | None = None
     ) -> base.Summaries:
-        """Shows how far each loss pulls, how even the codes are used, and reconstructions.
+        """Shows how strong each loss is, how evenly the codes are used, and reconstructions.
 
         Returns:
           scalars `gradient_<loss>`: the norm of the gradient of each weighted loss to all
           parameters; a backward pass each (the R1 penalty's weight is its mean over steps).
           Histogram `codebook_share`, [codebook]: each code's moving-average share of the
-          assignments, 1 being an even share. Pictures
-          `reconstructions`: up to 8 originals over their reconstructions.
+          assignments, 1 being an even share. Pictures `reconstructions`: up to 8 originals over
+          their reconstructions.
         """
-        (mutables,) = flax_mutables or ({},)
+        stats = base.join_variables(params, flax_mutables)["stats"]
 
-        def weighted(params: base.PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
-            outcome = self._play(params, batch, None, mutables)
+        def weighted_losses(params: base.PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
+            outcome = self._compute(params, batch, None, flax_mutables)
             return outcome.losses, outcome.reconstructions
 
-        values, backward, reconstructions = jax.vjp(weighted, params, has_aux=True)
-        zeros = jax.tree.map(jnp.zeros_like, values)
-        scalars = {}
-        for name in values:
-            (gradient,) = backward({**zeros, name: jnp.ones_like(zeros[name])})
-            scalars[f"gradient_{name}"] = optax.tree.norm(gradient)
+        norms, reconstructions = _gradient_norms(weighted_losses, params)
         if self.adversary is not None:
-            player, _ = adversary.branches(params, mutables["stats"])
-            norm = self.adversary.r1_gradient_norm(player, batch["images"])
-            scalars["gradient_r1_penalty"] = norm
-        share = mutables["stats"]["codebook"]["share"] * self.codebook_size
+            discriminator_params, _ = adversary.branches(params, stats)
+            norms["gradient_r1_penalty"] = self.adversary.r1_gradient_norm(
+                discriminator_params, batch["images"]
+            )
+        share = stats["codebook"]["share"] * self.codebook_size
         pictures = jnp.stack([batch["images"][:8], reconstructions[:8]])
-        return base.Summaries(scalars, {"codebook_share": share}, {"reconstructions": pictures})
+        return base.Summaries(norms, {"codebook_share": share}, {"reconstructions": pictures})
 
-    def encode(self, variables: Variables, images: jax.Array) -> jax.Array:
+    def encode(self, variables: base.Variables, images: jax.Array) -> jax.Array:
         """Turns images into tokens.
 
         Args:
@@ -277,7 +256,7 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         base.check_images(images, self.image_size)
         return self.network.apply(_network_variables(variables), images, method="encode")
 
-    def decode(self, variables: Variables, image_tokens: jax.Array) -> jax.Array:
+    def decode(self, variables: base.Variables, image_tokens: jax.Array) -> jax.Array:
         """Turns tokens into images.
 
         Args:
@@ -288,48 +267,54 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
           images [batch, image_size, image_size, 3] in [-1, 1].
 
         Raises:
-          ValueError: the tokens have the wrong shape or type, or are out of range. Under jit the
-            range cannot be seen: a token that is too large gives NaN.
+          ValueError: the tokens have the wrong shape or type. Their range is checked on the host
+            (`base.check_token_range`): here a token that is too large gives NaN.
         """
-        self._check_tokens(image_tokens)
+        base.check_tokens(image_tokens, self.grid_size**2, "image_tokens", padded=False)
         images = self.network.apply(_network_variables(variables), image_tokens, method="decode")
         return jnp.clip(images, -1.0, 1.0)
 
     def predict_batch(
-        self, variables: Variables, batch: base.Batch, rng: jax.Array | None = None
+        self,
+        params: base.PyTree,
+        batch: base.Batch,
+        rng: jax.Array | None = None,
+        flax_mutables: base.PyTree | None = None,
     ) -> jax.Array:
-        """Returns the tokens of a batch; takes variables, as `encode` does."""
-        return self.encode(variables, batch["images"])
+        """Returns the tokens of a batch, as `encode`."""
+        return self.encode(base.join_variables(params, flax_mutables), batch["images"])
 
-    def score_batch(self, variables: Variables, batch: base.Batch) -> jax.Array:
-        """Returns the PSNR of each image's reconstruction, [batch], in dB; takes variables."""
+    def score_batch(
+        self, params: base.PyTree, batch: base.Batch, flax_mutables: base.PyTree | None = None
+    ) -> jax.Array:
+        """Returns the PSNR of each image's reconstruction, [batch], in dB."""
         images = batch["images"]
         base.check_images(images, self.image_size)
-        reconstruction, _ = self.network.apply(_network_variables(variables), images)
+        variables = base.join_variables(params, flax_mutables)
+        reconstruction, _, _ = self._reconstruct(variables, images, None)
         return shared_losses.psnr(reconstruction.images, images)
 
-    def _check_tokens(self, image_tokens: jax.Array) -> None:
-        length, num_codes = self.grid_size**2, self.codebook_size
-        if image_tokens.ndim != 2 or image_tokens.shape[1] != length:
-            raise ValueError(
-                f"image_tokens have shape {tuple(image_tokens.shape)}; this tokenizer takes "
-                f"[batch, {length}], a grid of {self.grid_size} x {self.grid_size}"
-            )
-        if not jnp.issubdtype(image_tokens.dtype, jnp.integer):
-            raise ValueError(f"image_tokens are {image_tokens.dtype}; give integers")
-        if isinstance(image_tokens, jax.core.Tracer) or not image_tokens.size:
-            return
-        values = np.asarray(image_tokens)  # jnp would trace even known values under jit
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= num_codes:
-            raise ValueError(
-                f"image_tokens span {low} to {high}; this codebook has 0 to {num_codes - 1}: the "
-                "tokens are of another tokenizer, or still carry the vocabulary's offset of 1"
-            )
+
+def _gradient_norms(
+    losses_fn: Callable[[base.PyTree], tuple[dict[str, jax.Array], Any]], params: base.PyTree
+) -> tuple[dict[str, jax.Array], Any]:
+    """Returns {`gradient_<loss>`: norm of the loss's gradient to all parameters}, and the rest.
+
+    Args:
+      losses_fn: params -> ({loss: scalar}, anything else), computed once.
+      params: the parameters; each loss takes one backward pass.
+    """
+    values, backward, rest = jax.vjp(losses_fn, params, has_aux=True)
+    zeros = jax.tree.map(jnp.zeros_like, values)
+    norms = {}
+    for name in values:
+        (gradient,) = backward({**zeros, name: jnp.ones_like(zeros[name])})
+        norms[f"gradient_{name}"] = optax.tree.norm(gradient)
+    return norms, rest
 
 
-def _network_variables(variables: Variables) -> dict[str, Any]:
-    """Returns the variables of the network, without the discriminator's.
+def _network_variables(variables: base.Variables) -> dict[str, Any]:
+    """Returns the network's variables, without the discriminator's.
 
     Raises:
       ValueError: a collection is missing.

@@ -15,19 +15,19 @@ import jax
 import jax.numpy as jnp
 
 from parti.models.image_tokenizer import codebook, losses
-from parti.models.layers import patches, positions, transformer
+from parti.models.layers import dense, patches, transformer, vision_transformer
 
 OUTPUTS = ("rgb", "logit_laplace")
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageTokenizerConfig:
+class ImageTokenizerConfig(vision_transformer.VisionTransformerConfig):
     """Sizes of the image tokenizer; the defaults are Parti's Small, about 30M on either side.
 
+    The sizes of `VisionTransformerConfig` are the encoder's; `grid_size` is the number of tokens
+    along one side of an image.
+
     Attributes:
-      image_size: height and width of an image, in pixels.
-      patch_size: side of the square that one token stands for, in pixels.
-      emb_dim, num_heads, head_dim, mlp_dim: of the encoder's blocks.
       num_encoder_layers, num_decoder_layers: blocks on either side.
       decoder_emb_dim, decoder_num_heads, decoder_head_dim, decoder_mlp_dim: of the decoder's
         blocks; None is the encoder's value.
@@ -36,17 +36,8 @@ class ImageTokenizerConfig:
       codebook_decay, usage_threshold, revival_interval: see `codebook.Codebook`.
       output: what the decoder emits for each colour of a pixel: 'rgb', its value (Parti's fix), or
         'logit_laplace', mu and ln b of that density (ViT-VQGAN; see `losses.logit_laplace_loss`).
-      dropout_rate: of both sides.
-      dtype: of the computation, 'float32' or 'bfloat16'; parameters and codes are float32.
-      scan_layers, remat: see `transformer.StackConfig`.
     """
 
-    image_size: int = 256
-    patch_size: int = 8
-    emb_dim: int = 512
-    num_heads: int = 8
-    head_dim: int = 64
-    mlp_dim: int = 2048
     num_encoder_layers: int = 8
     num_decoder_layers: int = 8
     decoder_emb_dim: int | None = None
@@ -59,14 +50,10 @@ class ImageTokenizerConfig:
     usage_threshold: float = 0.03
     revival_interval: int = 10
     output: str = "rgb"
-    dropout_rate: float = 0.0
-    dtype: str = "float32"
-    scan_layers: bool = True
-    remat: str = "none"
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that do not fit together."""
-        _ = self.grid_size  # checks that patches fit
+        super().__post_init__()
         if self.codebook_size < 2 or self.codebook_dim < 1:
             raise ValueError(
                 f"codebook_size is {self.codebook_size} and codebook_dim {self.codebook_dim}; "
@@ -81,11 +68,6 @@ class ImageTokenizerConfig:
         if self.output not in OUTPUTS:
             raise ValueError(f"output is {self.output!r}; choose one of {', '.join(OUTPUTS)}")
         _ = self.encoder_stack, self.decoder_stack  # they check their own sizes
-
-    @property
-    def grid_size(self) -> int:
-        """Tokens along one side of an image."""
-        return patches.grid_size(self.image_size, self.patch_size)
 
     @property
     def num_outputs(self) -> int:
@@ -110,21 +92,17 @@ class ImageTokenizerConfig:
         )
 
 
-class Encoder(nn.Module):
-    """Images to latents: patches, linear, positions, blocks, LayerNorm, linear."""
+class ImageEncoder(nn.Module):
+    """Images to latents: a Vision Transformer, LayerNorm, linear."""
 
     config: ImageTokenizerConfig
 
     @nn.compact
     def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """Maps [batch, height, width, 3] in [-1, 1] to [batch, length, codebook_dim]."""
-        config, stack = self.config, self.config.encoder_stack
-        x = patches.patchify(images, config.patch_size)
-        x = transformer.dense(stack.emb_dim, (None, "embed"), config.dtype, "patch_projection")(x)
-        grid = (config.grid_size, config.grid_size)
-        x = x + positions.ImagePositions(grid, stack.emb_dim, config.dtype, name="positions")()
-        x = transformer.Stack(stack, name="stack")(x, deterministic=deterministic)
-        return transformer.dense(
+        config = self.config
+        x = vision_transformer.encode(images, config, config.encoder_stack, deterministic)
+        return dense.matrix(
             config.codebook_dim, ("embed", None), config.dtype, "codebook_projection"
         )(x)
 
@@ -133,7 +111,7 @@ class Reconstruction(NamedTuple):
     """What the decoder makes of codes.
 
     Attributes:
-      images: [batch, height, width, 3], pixels that for a good decoder lie in [-1, 1]; not clipped.
+      images: [batch, height, width, 3], pixels, of a good decoder in [-1, 1]; not clipped.
       distribution: of the mapped pixels, of the shape of `images`; None where the decoder emits
         pixels.
     """
@@ -142,7 +120,7 @@ class Reconstruction(NamedTuple):
     distribution: losses.LogitLaplace | None = None
 
 
-class Decoder(nn.Module):
+class ImageDecoder(nn.Module):
     """Codes to images: linear, positions, blocks, LayerNorm, two matrices with tanh between."""
 
     config: ImageTokenizerConfig
@@ -153,11 +131,11 @@ class Decoder(nn.Module):
         config, stack = self.config, self.config.decoder_stack
         dtype, depth = config.dtype, config.num_outputs * config.patch_size**2
         grid = (config.grid_size, config.grid_size)
-        x = transformer.dense(stack.emb_dim, (None, "embed"), dtype, "codebook_projection")(codes)
-        x = x + positions.ImagePositions(grid, stack.emb_dim, dtype, name="positions")()
+        x = dense.matrix(stack.emb_dim, (None, "embed"), dtype, "codebook_projection")(codes)
+        x = x + vision_transformer.image_positions(config, stack)()
         x = transformer.Stack(stack, name="stack")(x, deterministic=deterministic)
-        x = nn.tanh(transformer.dense(stack.mlp_dim, ("embed", "mlp"), dtype, "head_hidden")(x))
-        x = transformer.dense(depth, ("mlp", None), dtype, "head_pixels")(x)
+        x = nn.tanh(dense.matrix(stack.mlp_dim, ("embed", "mlp"), dtype, "head_hidden")(x))
+        x = dense.matrix(depth, ("mlp", None), dtype, "head_pixels")(x)
         x = patches.unpatchify(x.astype(jnp.float32), grid, config.patch_size)
         if config.output == "rgb":
             return Reconstruction(x)
@@ -189,7 +167,7 @@ class ImageTokenizer(nn.Module):
     def setup(self) -> None:
         """Declares the three parts."""
         config = self.config
-        self.encoder = Encoder(config)
+        self.encoder = ImageEncoder(config)
         self.codebook = codebook.Codebook(
             num_codes=config.codebook_size,
             dim=config.codebook_dim,
@@ -197,7 +175,7 @@ class ImageTokenizer(nn.Module):
             usage_threshold=config.usage_threshold,
             revival_interval=config.revival_interval,
         )
-        self.decoder = Decoder(config)
+        self.decoder = ImageDecoder(config)
 
     def __call__(
         self, images: jax.Array, deterministic: bool = True, freeze_encoder: bool = False

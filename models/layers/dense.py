@@ -62,3 +62,10 @@ class Dense(nn.Module):
         matrix = kernel.astype(self.dtype).reshape(math.prod(in_shape), -1)
         outputs = matmul(inputs.astype(self.dtype).reshape(*leading, -1), matrix)
         return outputs.reshape(*leading, *self.features)
+
+
+def matrix(
+    features: int, axes: tuple[str | None, str | None], dtype: str, name: str | None = None
+) -> Dense:
+    """Returns a layer whose kernel is [in, features], with axes of these logical names."""
+    return Dense((features,), axes, dtype=dtype, name=name)

@@ -18,7 +18,7 @@ stage for S = 3, R = 2 and M = 3 (a, b, c), a dot where it idles:
 
 Two rings turn against each other. The first moves activations to the next stage, and from the last
 to the first. The second holds a microbatch for each stage: those that wait for stage 0 move towards
-it, and what leaves the last stage after its last round takes the places that become free.
+it, and what leaves the last stage after its last round takes the slots that become free.
 
 Data parallel replicas of a pipeline are a second vectorised axis, with a copy of the weights each:
 their gradients add up once, after the loop, and not in each iteration.
@@ -76,7 +76,7 @@ def circular(
       apply_layer: one layer on some rows.
       layers: tree of [layers, ...], such as parameters; layer l is in stage l mod `num_stages`.
       x: [batch, ...].
-      context: tree of [batch, ...], what each layer needs beside x.
+      context: tree of [batch, ...], what each layer needs besides x.
       num_stages: S.
       num_microbatches: M, of batch / M rows each.
       policy: what the backward pass keeps of an iteration; see `jax.checkpoint`. An iteration's
@@ -179,7 +179,7 @@ def _by_stage(leaf: Array, num_stages: int, num_replicas: int) -> Array:
 def _split(leaf: Array, sizes: tuple[int, int, int, int]) -> Array:
     """[batch, ...] -> [groups, stage, replica, rows, ...]; sizes: (replica, rows, stage, groups).
 
-    A batch lies on replicas and then on stages: in this order most of it stays where it is.
+    A batch is divided over replicas and then stages: in this order most of it stays where it is.
     """
     leaf = jnp.moveaxis(leaf.reshape(*sizes, *leaf.shape[1:]), (3, 2), (0, 1))
     return _constrained(leaf, None, "stage", "batch")
@@ -222,13 +222,13 @@ def _constrained(x: Array, *names: str | None) -> Array:
 
 
 def _mesh_axes(name: str, in_stage: bool = False) -> tuple[str, ...]:
-    """Returns the mesh axes of an axis of this name, alone or beside an axis `stage`."""
+    """Returns the mesh axes of an axis of this name, alone or together with an axis `stage`."""
     rules = _rules_without("stage") if in_stage else nn.get_logical_axis_rules()
     return _axes(nn.logical_to_mesh_axes((name,), rules)[0])
 
 
 def _rules_without(*names: str) -> Rules:
-    """Returns the rules for arrays that lie beside axes of these names."""
+    """Returns the rules for arrays that also have axes of these names."""
     rules = nn.get_logical_axis_rules()
     taken = {axis for entry in nn.logical_to_mesh_axes(names, rules) for axis in _axes(entry)}
     return [(name, entry) for name, entry in rules if not taken & set(_axes(entry))]

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from parti.models.layers import attention, pipeline
-from parti.models.layers import dense as dense_lib
+from parti.models.layers import attention, dense, pipeline
 
 Array = jax.Array
 
@@ -111,13 +110,6 @@ def layer_norm(dtype: str, name: str | None = None) -> nn.LayerNorm:
     )
 
 
-def dense(
-    features: int, axes: tuple[str | None, str | None], dtype: str, name: str | None = None
-) -> dense_lib.Dense:
-    """Returns a matrix [in, features] without bias whose axes have these logical names."""
-    return dense_lib.Dense((features,), axes, dtype=dtype, name=name)
-
-
 class Mlp(nn.Module):
     """Two matrices around a GELU."""
 
@@ -127,12 +119,12 @@ class Mlp(nn.Module):
     def __call__(self, x: Array, deterministic: bool = True) -> Array:
         """Maps [..., embed] to [..., embed]."""
         config = self.config
-        x = dense(config.mlp_dim, ("embed", "mlp"), config.dtype, "wi")(x)
+        x = dense.matrix(config.mlp_dim, ("embed", "mlp"), config.dtype, "wi")(x)
         x = nn.gelu(x)
         if x.ndim == 3:
             x = nn.with_logical_constraint(x, ("batch", "length", "mlp"))
         x = nn.Dropout(config.dropout_rate, broadcast_dims=_DROPOUT_BROADCAST)(x, deterministic)
-        return dense(config.emb_dim, ("mlp", "embed"), config.dtype, "wo")(x)
+        return dense.matrix(config.emb_dim, ("mlp", "embed"), config.dtype, "wo")(x)
 
 
 class Layer(nn.Module):

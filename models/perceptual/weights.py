@@ -6,8 +6,9 @@ Layout: a .safetensors or .npz file of float32 arrays, `conv1_1.kernel` [3, 3, i
 `conv1_1.bias` [out] to `conv5_3`, and `head1.weight` [64] to `head5.weight` [512], all or none of
 the heads. Shapes are those of `network.shapes()`.
 
-Read for conversion are .safetensors, .npz, and PyTorch's .pth, .pt and .bin, with these names
-(anything may stand before them; kernels are [out, in, 3, 3]):
+Conversion reads .safetensors and .npz with these names (any prefix before them; kernels are
+[out, in, 3, 3]). PyTorch's own files are pickles, which may run anything, and are not read:
+PYTORCH_COMMAND makes a .safetensors of one.
 
     features.N.weight, features.N.bias    torchvision and timm; also N.weight alone
     net.sliceM.N.weight, ....bias         the whole of the lpips or torchmetrics package's LPIPS
@@ -26,14 +27,21 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from parti.models.perceptual import network, torch_files
+from parti.models.perceptual import network
 from parti.stages import files
 
 Path = str | os.PathLike[str]
 Layers = dict[str, dict[str, np.ndarray]]
 
 SUFFIXES = (".safetensors", ".npz")
-PUBLISHED_SUFFIXES = (*SUFFIXES, ".pth", ".pt", ".bin")
+# Where PyTorch is installed: what `torch.save` wrote to a file that this module reads.
+PYTORCH_COMMAND = (
+    'python -c "import sys, torch, safetensors.torch as s; '
+    "s.save_file({k: v.clone().contiguous() for k, v in "
+    "torch.load(sys.argv[1], 'cpu', weights_only=True).items()}, sys.argv[2])\" "
+    "FILE.pth FILE.safetensors"
+)
+_PYTORCH_SUFFIXES = (".pth", ".pt", ".bin")
 _FEATURE = re.compile(r"(?:^|\.)(?:features|slice\d)\.(\d+)\.(weight|bias)$|^(\d+)\.(weight|bias)$")
 _HEAD = re.compile(r"(?:^|\.)lins?\.?(\d)\.model\.[01]\.weight$")
 _HINT = "`parti perceptual --help` says how to make one"
@@ -77,7 +85,7 @@ def read(path: Path) -> Weights:
       OSError: the file cannot be read.
       ValueError: it is not a weights file, or an array is missing or wrong.
     """
-    _check_suffix(path, SUFFIXES)
+    check_suffix(path)
     try:
         data = files.read_bytes(path)
     except FileNotFoundError as error:
@@ -105,7 +113,7 @@ def write(path: Path, layers: Mapping[str, Mapping[str, np.ndarray]]) -> str:
       ValueError: the suffix is neither .safetensors nor .npz, or an array is missing or wrong.
       OSError: it cannot be written.
     """
-    check_output(path)
+    check_suffix(path)
     checked = check(layers, "what is to be written")
     arrays = {f"{layer}.{key}": a for layer, keys in checked.items() for key, a in keys.items()}
     if _suffix(path) == ".npz":
@@ -118,13 +126,14 @@ def write(path: Path, layers: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_output(path: Path) -> None:
-    """Checks that a path is one that `write` takes.
+def check_suffix(path: Path) -> None:
+    """Checks that a path has the suffix of a file of arrays.
 
     Raises:
       ValueError: its suffix is another.
     """
-    _check_suffix(path, SUFFIXES)
+    if _suffix(path) not in SUFFIXES:
+        raise ValueError(f"{path}: a file of weights ends with {' or '.join(SUFFIXES)}; {_HINT}")
 
 
 def read_published(path: Path, sha256: str = "") -> Published:
@@ -138,7 +147,9 @@ def read_published(path: Path, sha256: str = "") -> Published:
       OSError: the file cannot be read.
       ValueError: it has another sha256, is damaged, or is of no known format.
     """
-    _check_suffix(path, PUBLISHED_SUFFIXES)
+    if _suffix(path) in _PYTORCH_SUFFIXES:
+        raise ValueError(f"{path} is a PyTorch file; convert it with: {PYTORCH_COMMAND}")
+    check_suffix(path)
     data = files.read_bytes(path)
     found = hashlib.sha256(data).hexdigest()
     if sha256 and sha256.lower() != found:
@@ -164,15 +175,15 @@ def convert(published: Sequence[Published]) -> Layers:
     sources: dict[tuple[str, str], str] = {}
     for file in published:
         for name, array in file.tensors.items():
-            place = _place(name, file.path)
-            if place is None:
+            target = _target(name, file.path)
+            if target is None:
                 continue
-            source, (layer, key) = f"{name} of {file.path}", place
-            converted = _to_layout(array, place, source)
-            if place in sources and not np.array_equal(layers[layer][key], converted):
-                raise ValueError(f"{source} differs from {sources[place]}; give only one of them")
+            source, (layer, key) = f"{name} of {file.path}", target
+            converted = _to_layout(array, target, source)
+            if target in sources and not np.array_equal(layers[layer][key], converted):
+                raise ValueError(f"{source} differs from {sources[target]}; give only one of them")
             layers.setdefault(layer, {})[key] = converted
-            sources[place] = source
+            sources[target] = source
     return check(layers, " and ".join(file.path for file in published))
 
 
@@ -212,17 +223,10 @@ def _parse(path: Path, data: bytes) -> dict[str, np.ndarray]:
     try:
         if _suffix(path) == ".safetensors":
             return safetensors.numpy.load(data)
-        if _suffix(path) == ".npz":
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        return torch_files.load(data)
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
     except Exception as error:  # each library has its own
         raise ValueError(f"{path}: {error or type(error).__name__}") from error
-
-
-def _check_suffix(path: Path, suffixes: Sequence[str]) -> None:
-    if _suffix(path) not in suffixes:
-        raise ValueError(f"{path}: a file of weights ends with {' or '.join(suffixes)}; {_HINT}")
 
 
 def _suffix(path: Path) -> str:
@@ -240,7 +244,7 @@ def _indices() -> dict[int, str]:
     return result
 
 
-def _place(name: str, path: str) -> tuple[str, str] | None:
+def _target(name: str, path: str) -> tuple[str, str] | None:
     """Returns the layer and key of a published name; None if it is none of ours."""
     if match := _HEAD.search(name):
         layer = f"head{int(match[1]) + 1}"
@@ -266,9 +270,9 @@ def _published_name(layer: str, key: str) -> str:
     return f"features.{index}.{'weight' if key == 'kernel' else key}"
 
 
-def _to_layout(array: np.ndarray, place: tuple[str, str], source: str) -> np.ndarray:
+def _to_layout(array: np.ndarray, target: tuple[str, str], source: str) -> np.ndarray:
     """Returns a published array with our order of axes."""
-    layer, key = place
+    layer, key = target
     shape = network.shapes()[layer][key]
     expected: tuple[int, ...]
     order: tuple[int, ...]

@@ -11,7 +11,6 @@ images. With one of the perceptual loss the perceptual network's variables are t
 `constants`. Without either there are `params` alone, and images may have any size.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,12 +22,19 @@ from parti.models.adversarial import adversary, discriminator
 from parti.models.perceptual import perceptual as perceptual_networks
 from parti.models.super_resolution import losses, network
 
-Variables = Mapping[str, Any]
 RECONSTRUCTION_LOSSES = ("l2", "l1")
 
 
 class SuperResolutionModel(perceptual_networks.PerceptualModel):
-    """A WDSR network trained with reconstruction, perceptual and adversarial losses."""
+    """A WDSR network trained with reconstruction, perceptual and adversarial losses.
+
+    It is a `base.Upsampler`.
+
+    Attributes:
+      config: sizes.
+      scale: the factor between the sides of the output and the input.
+      image_size: height and width of the low-resolution image, in pixels.
+    """
 
     feature_converter = "SuperResolutionConverter"
     feature_types = {"images": "float32", "low_resolution_images": "float32"}
@@ -51,12 +57,12 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
           perceptual: the perceptual network, where that loss has a weight; None is the in-house
             filters.
           discriminator_config: sizes of the discriminator; None is the defaults.
-          adversarial_config: when and how hard the two play; None is the defaults.
+          adversarial_config: schedule and weights of the two; None is the defaults.
           reconstruction_loss: 'l2' (mean squared error, Parti's) or 'l1' (mean absolute error): the
             loss, of weight 1, where there are no `loss_weights`.
 
         Raises:
-          ValueError: there is no such loss, or there are `loss_weights` beside 'l1'; or the
+          ValueError: there is no such loss, or there are `loss_weights` as well as 'l1'; or the
             discriminator takes no images of the enlarged size.
         """
         if reconstruction_loss not in RECONSTRUCTION_LOSSES:
@@ -69,7 +75,8 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
                 f"reconstruction_loss is {reconstruction_loss!r} and there are {loss_weights}; "
                 "set the weights alone"
             )
-        self.config = config
+        self.config, self.dtype = config, config.dtype
+        self.scale, self.image_size = config.total_scale, config.image_size
         self.loss_weights = loss_weights or losses.LossWeights(
             **{"l2": 0.0, reconstruction_loss: 1.0}
         )
@@ -83,17 +90,7 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
         )
         self.has_mutables = self.adversary is not None
 
-    @property
-    def scale(self) -> int:
-        """The factor between the sides of the output and the input."""
-        return self.config.total_scale
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the low-resolution image, in pixels."""
-        return self.config.image_size
-
-    def init_variables(self, rng: jax.Array, batch: base.Batch) -> Variables:
+    def init_variables(self, rng: jax.Array, batch: base.Batch) -> base.Variables:
         """Returns the network's boxed `params`; with a discriminator its `params` and `stats`."""
         self._check_batch(batch)
         variables = self.network.init(rng, batch["low_resolution_images"])
@@ -106,7 +103,7 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
         params: base.PyTree,
         batch: base.Batch,
         dropout_rng: jax.Array | None,
-        *flax_mutables: base.PyTree,
+        flax_mutables: base.PyTree | None = None,
     ) -> tuple[jax.Array, Any]:
         """Computes the loss, and the discriminator's new statistics if there is one.
 
@@ -114,7 +111,7 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
           params: the parameters.
           batch: `images` and `low_resolution_images`.
           dropout_rng: None leaves the statistics as they are; a WDSR has no dropout.
-          *flax_mutables: one with a discriminator, `{'stats': ...}`, else none.
+          flax_mutables: `{'stats': ...}` with a discriminator, else None.
 
         Returns:
           (mean loss, metrics), among them the PSNR of plain interpolation; with a discriminator
@@ -125,7 +122,7 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
         """
         self._check_batch(batch)
         images, low = batch["images"], batch["low_resolution_images"]
-        (mutables,) = flax_mutables or ({},)
+        mutables = {} if flax_mutables is None else flax_mutables
         upsampled = self.network.apply({"params": params}, low)
         terms = self._terms(upsampled, images)
         weighted = self.loss_weights.weigh(terms)
@@ -147,7 +144,7 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
         return loss, (metrics, mutables) if self.has_mutables else metrics
 
     def _terms(self, upsampled: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns the losses but the adversarial ones, unweighted; each is a scalar."""
+        """Returns all losses except the adversarial ones, unweighted; each is a scalar."""
         terms = {}
         if self.loss_weights.l2 > 0:
             terms["l2_loss"] = shared_losses.l2_loss(upsampled, images)
@@ -156,22 +153,15 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
         return terms | self.perceptual_terms(upsampled, images)
 
     def summaries(
-        self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree
+        self, params: base.PyTree, batch: base.Batch, flax_mutables: base.PyTree | None = None
     ) -> base.Summaries:
-        """Shows up to 8 pictures: bicubic interpolation, what the network makes, the original."""
+        """Shows up to 8 images: bicubic interpolation, what the network makes, the original."""
         images, low = (batch[k][:8] for k in ("images", "low_resolution_images"))
         bicubic = jax.image.resize(low, images.shape, "bicubic")
         upsampled = self.network.apply({"params": params}, low)
         return base.Summaries(pictures={"upsampled": jnp.stack([bicubic, upsampled, images])})
 
-    def eval_fn(
-        self, params: base.PyTree, batch: base.Batch, *flax_mutables: base.PyTree
-    ) -> tuple[jax.Array, base.Metrics]:
-        """Returns the mean loss and the metrics of a batch; no statistics."""
-        loss, aux = self.loss_fn(params, batch, None, *flax_mutables)
-        return loss, aux[0] if self.has_mutables else aux
-
-    def upsample(self, variables: Variables, images: jax.Array) -> jax.Array:
+    def upsample(self, variables: base.Variables, images: jax.Array) -> jax.Array:
         """Enlarges images.
 
         Args:
@@ -190,12 +180,18 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
         return jnp.clip(upsampled, -1.0, 1.0)
 
     def predict_batch(
-        self, params: base.PyTree, batch: base.Batch, rng: jax.Array | None = None
+        self,
+        params: base.PyTree,
+        batch: base.Batch,
+        rng: jax.Array | None = None,
+        flax_mutables: base.PyTree | None = None,
     ) -> jax.Array:
         """Returns the enlarged `low_resolution_images`."""
         return self.upsample({"params": params}, batch["low_resolution_images"])
 
-    def score_batch(self, params: base.PyTree, batch: base.Batch) -> jax.Array:
+    def score_batch(
+        self, params: base.PyTree, batch: base.Batch, flax_mutables: base.PyTree | None = None
+    ) -> jax.Array:
         """Returns the PSNR of each enlarged image, [batch], in dB."""
         return shared_losses.psnr(self.predict_batch(params, batch), batch["images"])
 
@@ -214,7 +210,7 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
 
 
 def _psnrs(upsampled: jax.Array, low: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
-    """Returns the mean PSNR in dB of the upsampled images, and of plain interpolation beside it."""
+    """Returns the mean PSNR in dB of the upsampled images, and of plain interpolation."""
     measures = {"psnr": jnp.mean(shared_losses.psnr(upsampled, images))}
     for method in ("nearest", "bicubic"):
         baseline = jax.image.resize(low, images.shape, method)

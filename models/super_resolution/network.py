@@ -53,7 +53,7 @@ class SuperResolutionConfig:
 class WeightNormConv(nn.Module):
     """A convolution (SAME, stride 1) whose kernel is gain * direction / ||direction||.
 
-    The norm is over all axes but the output channels. Source: arXiv 1602.07868, equation 2.
+    The norm is over all axes except the output channels. Source: arXiv 1602.07868, equation 2.
 
     Attributes:
       num_channels: output channels.

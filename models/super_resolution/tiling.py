@@ -121,5 +121,5 @@ def upsample(
 
 
 def _kept(span: Span, origin: int, scale: int) -> slice:
-    """Returns where the kept pixels lie in an enlarged image that begins at `origin`."""
+    """Returns the slice of the kept pixels in an enlarged image that begins at `origin`."""
     return slice((span.keep_from - origin) * scale, (span.keep_to - origin) * scale)

@@ -13,18 +13,18 @@ import jax
 import jax.numpy as jnp
 
 from parti.models import base, losses
-from parti.models.text_to_image import network as network_lib
-from parti.models.text_to_image import sampling
+from parti.models.text_to_image import network, sampling
 
 Array = jax.Array
 PyTree = Any
 
 
 class TextToImageModel(base.Model):
-    """Parti's stage two.
+    """Parti's stage two, a `base.Generator`.
 
     Attributes:
       config: The network's sizes.
+      text_length, grid_size, codebook_size: See `base.Generator`.
       z_loss: Factor of the penalty on log-partition functions; the paper names none.
       settings: How `predict_batch` samples.
     """
@@ -39,16 +39,27 @@ class TextToImageModel(base.Model):
 
     def __init__(
         self,
-        config: network_lib.TextToImageConfig,
+        config: network.TextToImageConfig,
         z_loss: float = 0.0,
         settings: sampling.SamplingSettings | None = None,
     ) -> None:
         self.config = config
         self.z_loss = z_loss
         self.settings = settings or sampling.SamplingSettings()
-        self.network = network_lib.PartiTransformer(config.unpipelined)
+        self.text_length, self.text_vocab_size = config.text_length, config.text_vocab_size
+        self.grid_size, self.codebook_size = config.grid_size, config.codebook_size
+        num_image_ids = config.codebook_size + 1  # 0 is padding and start
+        self.num_ids = {
+            "encoder_input_tokens": config.text_vocab_size,
+            "decoder_input_tokens": num_image_ids,
+            "decoder_target_tokens": num_image_ids,
+        }
+        self.dtype, self.remat = config.dtype, config.remat
+        self.pipeline_stages = config.num_stages
+        self.pipeline_microbatches = config.pipeline_microbatches
+        self.network = network.PartiTransformer(config.unpipelined)
         # Only training has batches that are large and of one size, which a pipeline needs.
-        self._training_network = network_lib.PartiTransformer(config)
+        self._training_network = network.PartiTransformer(config)
 
     @property
     def without_pipeline(self) -> "TextToImageModel":
@@ -66,7 +77,11 @@ class TextToImageModel(base.Model):
         return _logits(self.network, params, batch, dropout_rng)
 
     def loss_fn(
-        self, params: PyTree, batch: base.Batch, dropout_rng: Array | None, *_: PyTree
+        self,
+        params: PyTree,
+        batch: base.Batch,
+        dropout_rng: Array | None,
+        flax_mutables: PyTree | None = None,
     ) -> tuple[Array, base.Metrics]:
         """Returns the cross-entropy averaged over image positions, and metrics.
 
@@ -84,21 +99,30 @@ class TextToImageModel(base.Model):
         }
         return loss.mean, metrics
 
-    def score_batch(self, params: PyTree, batch: base.Batch) -> Array:
+    def score_batch(
+        self, params: PyTree, batch: base.Batch, flax_mutables: PyTree | None = None
+    ) -> Array:
         """Returns the log-probability of each example's image tokens in nats, [batch]."""
         log_probs = losses.token_log_probs(
             self.logits(params, batch), batch["decoder_target_tokens"]
         )
         return jnp.sum(log_probs * batch["decoder_loss_weights"], axis=-1)
 
-    def predict_batch(self, params: PyTree, batch: base.Batch, rng: Array | None = None) -> Array:
+    def predict_batch(
+        self,
+        params: PyTree,
+        batch: base.Batch,
+        rng: Array | None = None,
+        flax_mutables: PyTree | None = None,
+    ) -> Array:
         """Draws one image per caption: [batch, image_length] int32 codebook indices.
 
         Args:
           params: Parameters.
           batch: Only `encoder_input_tokens` is read.
-          rng: PRNG key; a fixed one if None. An image depends on its place in the batch here; use
+          rng: PRNG key; a fixed one if None. An image depends on its row of the batch here; use
             `sample` with keys from `sampling.image_keys` where it must not.
+          flax_mutables: Not read.
         """
         text_tokens = batch["encoder_input_tokens"]
         rng = jax.random.PRNGKey(0) if rng is None else rng
@@ -108,7 +132,7 @@ class TextToImageModel(base.Model):
 
     def sample(
         self,
-        variables: Mapping[str, PyTree],
+        variables: base.Variables,
         text_tokens: Array,
         sample_keys: Array,
         settings: sampling.SamplingSettings | None = None,
@@ -121,13 +145,13 @@ class TextToImageModel(base.Model):
 
 
 def _logits(
-    network: network_lib.PartiTransformer,
+    transformer: network.PartiTransformer,
     params: PyTree,
     batch: base.Batch,
     dropout_rng: Array | None,
 ) -> Array:
     """Returns [batch, image_length, vocab] float32 with teacher forcing."""
-    return network.apply(
+    return transformer.apply(
         {"params": params},
         batch["encoder_input_tokens"],
         batch["decoder_input_tokens"],

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from parti.data.text import vocabularies
-from parti.models.text_to_image import network as network_lib
+from parti.models.text_to_image import network
 
 Array = jax.Array
 PyTree = Any
@@ -156,7 +156,7 @@ def choose_tokens(logits: Array, uniform: Array, settings: SamplingSettings) -> 
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = filter_logits(logits / settings.temperature, settings.top_k, settings.top_p)
     probs = jax.nn.softmax(logits, axis=-1)
-    # A parallel prefix sum may grow by rounding where the probability is 0, so look at both.
+    # A parallel prefix sum may grow by rounding where the probability is 0, so compare both.
     cumulative = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0.0)
     target = uniform * jnp.max(cumulative, axis=-1)
     return jnp.argmax(cumulative > target[:, None], axis=-1).astype(jnp.int32)
@@ -178,13 +178,13 @@ def _uniforms(sample_keys: Array, length: int) -> Array:
 
 
 def _prepare_captions(
-    network: network_lib.PartiTransformer, params: PyTree, text_tokens: Array, guided: bool
+    transformer: network.PartiTransformer, params: PyTree, text_tokens: Array, guided: bool
 ) -> tuple[list[Any], list[Array]]:
     """Returns cross-attention keys and values and masks: the prompts' part, the null caption's."""
     num_prompts, length = text_tokens.shape
     if guided:
         text_tokens = jnp.concatenate([text_tokens, null_caption(length)])
-    prepared = network.apply({"params": params}, text_tokens, method="prepare")
+    prepared = transformer.apply({"params": params}, text_tokens, method="prepare")
     visible = text_tokens != 0
     parts = [slice(0, num_prompts)] + [slice(num_prompts, None)] * guided
     cross = [jax.tree.map(lambda x: x[..., part, :, :, :], prepared) for part in parts]  # noqa: B023
@@ -192,16 +192,16 @@ def _prepare_captions(
 
 
 def sample(
-    network: network_lib.PartiTransformer,
+    transformer: network.PartiTransformer,
     params: PyTree,
     text_tokens: Array,
     sample_keys: Array,
     settings: SamplingSettings,
 ) -> Array:
-    """Draws images for prompts; pure, and `jax.jit`-able with static network and settings.
+    """Draws images for prompts; pure, and `jax.jit`-able with static transformer and settings.
 
     Args:
-      network: The network.
+      transformer: The network.
       params: Its parameters.
       text_tokens: [prompts, text_length] int32, each ending in EOS and padded with 0.
       sample_keys: [prompts, samples, 2] uint32, from `image_keys`.
@@ -213,7 +213,7 @@ def sample(
     Raises:
       ValueError: The shapes do not go together.
     """
-    config = network.config
+    config = transformer.config
     text_tokens, sample_keys = jnp.asarray(text_tokens), jnp.asarray(sample_keys)
     num_prompts, num_samples = sample_keys.shape[:2]
     if text_tokens.ndim != 2 or sample_keys.shape != (len(text_tokens), num_samples, 2):
@@ -223,7 +223,7 @@ def sample(
         )
     guided = settings.guidance_scale != 1.0
     params = _in_compute_dtype(params, config.dtype)
-    cross, cross_masks = _prepare_captions(network, params, text_tokens, guided)
+    cross, cross_masks = _prepare_captions(transformer, params, text_tokens, guided)
     ids = jnp.arange(config.image_vocab_size)
     vocabulary = vocabularies.ImageTokenVocabulary(config.codebook_size)
     is_code = (ids >= vocabulary.to_ids(0)) & (ids < vocabulary.to_ids(config.codebook_size))
@@ -232,7 +232,7 @@ def sample(
         tokens, cache = carry
         position, uniform = inputs
         rows = jnp.concatenate([tokens, tokens]) if guided else tokens
-        logits, cache = network.apply(
+        logits, cache = transformer.apply(
             {"params": params}, rows, position, cache, cross, cross_masks, method="decode_step"
         )
         if guided:
@@ -243,7 +243,7 @@ def sample(
         return (tokens, cache), tokens
 
     num_images = num_prompts * num_samples
-    cache = network_lib.empty_cache(config, num_images * (2 if guided else 1))
+    cache = network.empty_cache(config, num_images * (2 if guided else 1))
     inputs = (jnp.arange(config.image_length), _uniforms(sample_keys, config.image_length))
     start = (jnp.zeros(num_images, jnp.int32), cache)
     _, tokens = lax.scan(step, start, inputs)

@@ -259,7 +259,7 @@ def score(reranker: loaded_models.LoadedModel, text: str, pixels: np.ndarray) ->
     Source: Parti (arXiv 2206.10789) section 2.4, reranking with CoCa's contrastive branch.
     """
     text_embedding = reranker.call("text_embeddings", reranker.encode_texts([text]), batch_size=1)
-    size = reranker.model.config.image_size
+    size = reranker.model.image_size
     resized = images.to_float(np.stack([images.resize(image, size) for image in pixels]))
     embeddings = reranker.call("image_embeddings", resized, batch_size=IMAGE_BATCH)
     return (embeddings.astype(np.float64) @ text_embedding[0].astype(np.float64)).round(6)

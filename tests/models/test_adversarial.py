@@ -184,11 +184,11 @@ def test_before_the_start_only_the_discriminator_learns(game):
 def test_the_loss_is_weakened_while_reconstructions_are_bad_and_regains_its_weight():
     config = adversarial.AdversarialConfig(max_psnr_drop=3.0)
     adversary = adversarial.Adversary(config, DISCRIMINATOR, 0.5, 8)
-    watch = jax.jit(adversary._watch)
+    back_off = jax.jit(adversary._back_off)
 
     def after(stats, error, num):
         for _ in range(num):
-            stats = watch(stats, jnp.asarray(error))
+            stats = back_off(stats, jnp.asarray(error))
             stats = {**stats, "steps": stats["steps"] + 1}
         return stats
 

@@ -149,7 +149,8 @@ def test_mistakes_are_named(model, batch, variables):
         model.image_embeddings(variables, jnp.zeros((1, 8, 8, 3), jnp.uint8))
     with pytest.raises(ValueError, match="at most 6"):
         model.text_embeddings(variables, jnp.zeros((1, 7), jnp.int32))
-    with pytest.raises(ValueError, match="0 to 31"):
-        model.text_embeddings(variables, jnp.full((1, 6), 32))
+    for wrong in (-1, 32):
+        with pytest.raises(ValueError, match=rf"text_tokens\[0, 0\] is {wrong}, .* 0 to 31"):
+            model.check_batch({**batch, "text_tokens": np.full((1, 6), wrong)})
     with pytest.raises(ValueError, match="patch_size"):
         network.CocaConfig(image_size=100, patch_size=18)

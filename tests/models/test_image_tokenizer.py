@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from parti.engine.config import gin_config
+from parti.models import base
 from parti.models.image_tokenizer import losses, network
 from parti.models.image_tokenizer import model as image_tokenizer
 
@@ -38,8 +39,8 @@ def smooth_images(num: int, seed: int) -> jax.Array:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:8, 0:8] / 7.0
     slopes = rng.uniform(-0.3, 0.3, (num, 2, 1, 1, 3))
-    base = rng.uniform(-0.7, 0.7, (num, 1, 1, 3))
-    images = base + slopes[:, 0] * (x - 0.5)[..., None] + slopes[:, 1] * (y - 0.5)[..., None]
+    ground = rng.uniform(-0.7, 0.7, (num, 1, 1, 3))
+    images = ground + slopes[:, 0] * (x - 0.5)[..., None] + slopes[:, 1] * (y - 0.5)[..., None]
     centres, radius = rng.uniform(0.2, 0.8, (num, 2, 1, 1)), rng.uniform(0.2, 0.4, (num, 1, 1))
     inside = np.hypot(x - centres[:, 0], y - centres[:, 1]) < radius
     images = np.where(inside[..., None], rng.uniform(-1, 1, (num, 1, 1, 3)), images)
@@ -235,9 +236,11 @@ def test_decode_is_what_training_reconstructs(trained, record_property):
     # Measured, not required: how many tokens survive a round through pixels.
     again = encode(trained.variables, decoded)
     record_property("round_trip_agreement", float(jnp.mean(again == tokens)))
-    np.testing.assert_allclose(
-        trained.model.score_batch(trained.variables, {"images": decoded}).shape, (8,)
-    )
+    params, mutables = trained.variables["params"], {"stats": trained.variables["stats"]}
+    scores = trained.model.score_batch(params, {"images": decoded}, mutables)
+    assert scores.shape == (8,)
+    predicted = trained.model.predict_batch(params, {"images": decoded}, flax_mutables=mutables)
+    np.testing.assert_array_equal(predicted, again)
 
 
 def test_eight_devices_agree_with_one():
@@ -291,7 +294,7 @@ def test_mistakes_are_named(trained):
         model.decode(variables, jnp.zeros((1, 15), jnp.int32))
     for wrong in (-1, 32):
         with pytest.raises(ValueError, match="0 to 31"):
-            model.decode(variables, jnp.full((1, 16), wrong))
+            base.check_token_range(np.full((1, 16), wrong), model.codebook_size, "image_tokens")
     with pytest.raises(ValueError, match="stats"):
         model.encode({"params": variables["params"]}, jnp.zeros((1, 8, 8, 3)))
     with pytest.raises(ValueError, match="multiple of patch_size"):

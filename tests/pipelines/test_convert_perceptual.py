@@ -79,6 +79,7 @@ def test_vgg_alone_is_enough(
         (["--output", "out.pth"], "ends with .safetensors or .npz"),
         (["--output", "{folder}/vgg.safetensors"], "--overwrite replaces it"),
         (["--input", "missing.npz"], "missing.npz: No such file"),
+        (["--input", "vgg.pth"], "vgg.pth is a PyTorch file; convert it with: python -c "),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(

@@ -52,7 +52,7 @@ def test_finished_trainings_become_a_bundle(
 def test_parts_can_be_named(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     upsampler = tiny_models.write_train_dir(tmp_path / "up", tiny_models.part("upsampler"))
     output = run(workdir, tmp_path / "bundle", f"--upsampler={upsampler}")
-    assert bundles.Bundle.open(output).parts == tuple(bundles.METHODS)
+    assert bundles.Bundle.open(output).parts == tuple(bundles.PARTS)
 
 
 def test_a_part_can_be_left_out(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -124,3 +124,8 @@ def test_codebook_indices_become_ids() -> None:
     for wrong in ([0, 10, 4], [0, 1], [0, 1, 2, 3]):
         with pytest.raises(tf.errors.InvalidArgumentError, match="another image tokenizer"):
             targets([0, 9, 4], wrong)
+    # Records of ours have none: a negative index would be padding, or a row from the table's end.
+    negative = {records.IMAGE_TOKENS: tf.ragged.constant([[0, -1, 4]], dtype=tf.int64)}
+    context = preprocessors.Context(tf.zeros(2, tf.int32), {}, {})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="another image tokenizer"):
+        preprocessors.image_tokens_to_targets(10, 3)(negative, context)

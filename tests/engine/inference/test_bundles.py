@@ -52,9 +52,7 @@ def test_a_bundle_is_plain_files_and_deterministic(
     written: pathlib.Path, tmp_path: pathlib.Path, vocabulary: pathlib.Path
 ) -> None:
     files = {str(p.relative_to(written)) for p in written.rglob("*") if p.is_file()}
-    parts = [
-        f"{part}/{f}" for part in bundles.METHODS for f in ("config.gin", "params.safetensors")
-    ]
+    parts = [f"{part}/{f}" for part in bundles.PARTS for f in ("config.gin", "params.safetensors")]
     assert files == {"bundle.json", "vocabulary.model", *parts}
     bundles.write_bundle(tmp_path / "again", tiny_models.parts(), vocabulary)
     for name in files:
@@ -156,11 +154,11 @@ def test_models_that_do_not_fit_are_refused(
 
     refused("codebook_size 64", generator=tiny_models.part("generator", codebook_size=64))
     refused("grid_size 2", generator=tiny_models.part("generator", grid_size=2))
-    refused("TextToImageModel, which cannot encode", tokenizer=parts["generator"])
+    refused("TextToImageModel, and no ImageTokenizer", tokenizer=parts["generator"])
     for name in ("generator", "reranker"):
         few = tiny_models.part(name, text_vocab_size=100)
         refused(f"the {name} {name!r} has TEXT_VOCAB_SIZE 100, the vocabulary has", **{name: few})
-    refused("CocaModel, which cannot upsample", upsampler=tiny_models.part("reranker"))
+    refused("CocaModel, and no Upsampler", upsampler=tiny_models.part("reranker"))
     other = tiny_models.part("tokenizer", seed=1).fingerprint
     refused(
         "was trained on tokens of the encoder",

@@ -221,9 +221,9 @@ def test_a_vocabulary_past_the_models_embeddings_is_refused(
     monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: Task)
     source = datasets.SeqioSource("task", {"inputs": 8, "targets": 8})
 
-    def model(**config: int) -> types.SimpleNamespace:
+    def model(text_vocab_size: int | None = None) -> types.SimpleNamespace:
         return types.SimpleNamespace(
-            config=types.SimpleNamespace(**config), FEATURE_CONVERTER_CLS=lambda pack: None
+            text_vocab_size=text_vocab_size, FEATURE_CONVERTER_CLS=lambda pack: None
         )
 
     size = vocabulary.vocab_size

@@ -123,10 +123,10 @@ def test_what_does_not_fit_is_refused(bundle: pathlib.Path, tmp_path: pathlib.Pa
             sample_grids.Sampler(drawn(bundle), model, config, mesh)
 
     class Small(Drawing):
-        config = dataclasses.replace(Drawing.config, codebook_size=16)
+        codebook_size = 16
 
     class Wordless(Drawing):
-        config = dataclasses.replace(Drawing.config, text_vocab_size=100)
+        text_vocab_size = 100
 
     refused(Small(), "has codebook_size 32, the model has 16")
     refused(Wordless(), "write sample_settings.SampleSettings.vocabulary = %VOCABULARY")

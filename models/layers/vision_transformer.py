@@ -1,0 +1,79 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A Vision Transformer: an image as a sequence of patches through Transformer blocks.
+
+Source: ViT (arXiv 2010.11929) section 3.1, with learned row and column positions and no [CLS].
+"""
+
+import dataclasses
+
+import jax
+
+from parti.models.layers import dense, patches, positions, transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTransformerConfig:
+    """The sizes and choices that all image encoders have; a family's configuration adds its own.
+
+    Attributes:
+      image_size: Height and width of an image, in pixels.
+      patch_size: Side of the square that one token stands for, in pixels.
+      emb_dim, num_heads, head_dim, mlp_dim: Of the blocks.
+      dropout_rate: Of attention weights, hidden layers and residual branches.
+      dtype: Of the computation, 'float32' or 'bfloat16'; parameters are float32.
+      scan_layers, remat: See `transformer.StackConfig`.
+    """
+
+    image_size: int = 256
+    patch_size: int = 8
+    emb_dim: int = 512
+    num_heads: int = 8
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    scan_layers: bool = True
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an image that does not divide into patches."""
+        _ = self.grid_size
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side of an image."""
+        return patches.grid_size(self.image_size, self.patch_size)
+
+
+def encode(
+    images: jax.Array,
+    config: VisionTransformerConfig,
+    stack: transformer.StackConfig,
+    deterministic: bool,
+) -> jax.Array:
+    """Maps images to one vector per patch; call it inside a compact module.
+
+    The module gets the parts `patch_projection`, `positions` and `stack`.
+
+    Args:
+      images: [batch, height, width, 3] in [-1, 1].
+      config: Of the images and patches.
+      stack: Of the blocks.
+      deterministic: No dropout; otherwise the rng `dropout` is needed.
+
+    Returns:
+      [batch, length, embed].
+    """
+    x = patches.patchify(images, config.patch_size)
+    x = dense.matrix(stack.emb_dim, (None, "embed"), stack.dtype, "patch_projection")(x)
+    x = x + image_positions(config, stack)()
+    return transformer.Stack(stack, name="stack")(x, deterministic=deterministic)
+
+
+def image_positions(
+    config: VisionTransformerConfig, stack: transformer.StackConfig
+) -> positions.ImagePositions:
+    """Returns the learned positions of a square grid of patches, a module named `positions`."""
+    grid = (config.grid_size, config.grid_size)
+    return positions.ImagePositions(grid, stack.emb_dim, stack.dtype, name="positions")
