@@ -4,56 +4,38 @@
 
 `gs://`, `s3://`, `hdfs://`, `azfs://` and any scheme registered with Beam are for `remote_files`,
 which is imported only then (install `parti[gcp]`, or Beam's extra for the scheme). A local path,
-also as `file:///...`, is for `local_files`, which needs neither Beam nor TensorFlow. Another kind
-of storage is another such file. Nothing here compresses or decompresses. Remote errors are
-OSErrors, as local ones.
+also as `file:///...`, needs neither Beam nor TensorFlow. Nothing here compresses or decompresses.
+Remote errors are OSErrors, as local ones.
 """
 
+import builtins
 import contextlib
+import glob
 import os
 import posixpath
-from collections.abc import Sequence
-from typing import Any, BinaryIO, Literal, Protocol, TextIO, overload
+import shutil
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Literal, TextIO, overload
 
-from parti.stages import local_files
-from parti.stages.local_files import Entry, Status
+from parti.stages import file_entries
+from parti.stages.file_entries import Entry, Status
 
-PARTIAL_SUFFIX = local_files.PARTIAL_SUFFIX
 Path = str | os.PathLike[str]
 
+PARTIAL_SUFFIX = file_entries.PARTIAL_SUFFIX
 _LOCAL_SCHEME = "file://"
-
-
-class _Storage(Protocol):
-    """What `local_files` and `remote_files` have in common."""
-
-    def open(self, path: str, mode: str) -> Any: ...
-    def replacing(self, path: str, sync: bool) -> contextlib.AbstractContextManager[BinaryIO]: ...
-    def exists(self, path: str) -> bool: ...
-    def is_dir(self, path: str) -> bool: ...
-    def is_empty(self, folder: str) -> bool: ...
-    def status(self, path: str) -> Status: ...
-    def match(self, pattern: str) -> list[Entry]: ...
-    def list_folder(self, folder: str) -> list[Entry]: ...
-    def walk(self, folder: str) -> list[Entry]: ...
-    def make_dirs(self, path: str) -> None: ...
-    def rename(self, source: str, target: str) -> None: ...
-    def copy(self, sources: Sequence[str], targets: Sequence[str]) -> None: ...
-    def remove(self, path: str) -> None: ...
-    def remove_tree(self, path: str) -> None: ...
-
-
-def _storage(path: Path) -> tuple[_Storage, str]:
-    """Returns where an address is stored, and the address as that storage takes it."""
-    if not is_remote(path):
-        return local_files, _local(path)
-    from parti.stages import remote_files
-
-    return remote_files, os.fspath(path)
 
 
 def _local(path: Path) -> str:
     return os.fspath(path).removeprefix(_LOCAL_SCHEME)
+
+
+def _remote() -> types.ModuleType:
+    """Returns `remote_files`, which imports Beam."""
+    from parti.stages import remote_files
+
+    return remote_files
 
 
 def is_remote(path: Path) -> bool:
@@ -64,11 +46,7 @@ def is_remote(path: Path) -> bool:
 
 def is_object_store(path: Path) -> bool:
     """Returns whether folders there are only prefixes of names, which no rename moves at once."""
-    if not is_remote(path):
-        return False
-    from parti.stages import remote_files
-
-    return remote_files.is_object_store(os.fspath(path))
+    return is_remote(path) and _remote().is_object_store(os.fspath(path))
 
 
 def absolute(path: Path) -> str:
@@ -121,11 +99,13 @@ def open(path: Path, mode: str = "rb") -> Any:
     """
     if mode not in ("rb", "wb", "r", "w"):
         raise ValueError(f"mode {mode!r}: choose rb, wb, r or w")
-    storage, address = _storage(path)
-    return storage.open(address, mode)
+    if is_remote(path):
+        return _remote().open(os.fspath(path), mode)
+    return builtins.open(_local(path), mode, encoding=None if "b" in mode else "utf-8")
 
 
-def replacing(path: Path, sync: bool = False) -> contextlib.AbstractContextManager[BinaryIO]:
+@contextlib.contextmanager
+def replacing(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
     """Writes a file that appears whole when the block ends, and not at all if the block fails.
 
     What was at `path` before is replaced. Safe when two workers write the same file: one wins.
@@ -134,11 +114,25 @@ def replacing(path: Path, sync: bool = False) -> contextlib.AbstractContextManag
       path: the file; the folder must exist if the file system has folders.
       sync: wait until a local file is on the disk, so that it also survives a power cut.
 
-    Returns:
-      A context of a binary file to write. For a remote file it is a temporary one on this machine.
+    Yields:
+      A binary file to write. For a remote file it is a temporary one on this machine.
     """
-    storage, address = _storage(path)
-    return storage.replacing(address, sync)
+    if is_remote(path):
+        with _remote().replacing(os.fspath(path)) as file:
+            yield file
+        return
+    partial = file_entries.partial_name(_local(path))
+    try:
+        with builtins.open(partial, "wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, _local(path))
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
 
 
 def read_bytes(path: Path) -> bytes:
@@ -159,20 +153,23 @@ def write_bytes(path: Path, data: bytes, sync: bool = False) -> None:
 
 def exists(path: Path) -> bool:
     """Returns whether there is such a file, or folder where the file system has folders."""
-    storage, address = _storage(path)
-    return storage.exists(address)
+    if is_remote(path):
+        return _remote().exists(os.fspath(path))
+    return os.path.exists(_local(path))
 
 
 def is_dir(path: Path) -> bool:
     """Returns whether it is a folder; on an object store, whether any file is below it."""
-    storage, address = _storage(path)
-    return storage.is_dir(address)
+    if is_remote(path):
+        return _remote().is_dir(os.fspath(path))
+    return os.path.isdir(_local(path))
 
 
 def is_empty(folder: Path) -> bool:
     """Returns whether nothing is in a folder, or there is no such folder."""
-    storage, address = _storage(folder)
-    return storage.is_empty(address)
+    if is_remote(folder):
+        return _remote().is_empty(os.fspath(folder))
+    return not os.path.isdir(_local(folder)) or not os.listdir(_local(folder))
 
 
 def size(path: Path) -> int:
@@ -190,8 +187,10 @@ def status(path: Path) -> Status:
     Raises:
       OSError: there is no such file.
     """
-    storage, address = _storage(path)
-    return storage.status(address)
+    if is_remote(path):
+        return _remote().status(os.fspath(path))
+    found = os.stat(_local(path))
+    return Status(found.st_size, found.st_mtime)
 
 
 def match(pattern: Path) -> list[Entry]:
@@ -200,8 +199,11 @@ def match(pattern: Path) -> list[Entry]:
     Raises:
       OSError: a remote listing failed.
     """
-    storage, address = _storage(pattern)
-    return storage.match(address)
+    if is_remote(pattern):
+        return _remote().match(os.fspath(pattern))
+    text = _local(pattern)
+    paths = [text] if os.path.isfile(text) else glob.iglob(text, recursive=True)
+    return sorted(Entry(path, os.path.getsize(path)) for path in paths if os.path.isfile(path))
 
 
 def expand(pattern: Path) -> list[str]:
@@ -211,8 +213,9 @@ def expand(pattern: Path) -> list[str]:
 
 def list_folder(folder: Path) -> list[Entry]:
     """Returns the files in a folder, not those deeper, sorted; [] if there is no such folder."""
-    storage, address = _storage(folder)
-    return storage.list_folder(address)
+    if is_remote(folder):
+        return _remote().list_folder(os.fspath(folder))
+    return match(os.path.join(glob.escape(_local(folder)), "*"))
 
 
 def walk(folder: Path) -> list[Entry]:
@@ -221,14 +224,27 @@ def walk(folder: Path) -> list[Entry]:
     Raises:
       OSError: a folder in it cannot be listed.
     """
-    storage, address = _storage(folder)
-    return storage.walk(address)
+    if is_remote(folder):
+        return _remote().walk(os.fspath(folder))
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    paths = (
+        os.path.join(directory, name)
+        for directory, _, names in os.walk(_local(folder), onerror=fail)
+        for name in names
+    )
+    return sorted(Entry(path, os.path.getsize(path)) for path in paths if os.path.isfile(path))
 
 
 def make_dirs(path: Path) -> None:
     """Makes a folder and those above it, if they are not there; nothing on an object store."""
-    storage, address = _storage(path)
-    storage.make_dirs(address)
+    if is_remote(path):
+        _remote().make_dirs(os.fspath(path))
+    else:
+        os.makedirs(_local(path), exist_ok=True)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -238,28 +254,36 @@ def rename(source: Path, target: Path) -> None:
       OSError: the rename failed.
       ValueError: a folder of an object store, which cannot be moved at once: copy its files.
     """
-    storage, address = _storage(source)
-    storage.rename(address, _storage(target)[1])
+    if is_remote(source):
+        _remote().rename(os.fspath(source), os.fspath(target))
+    else:
+        os.rename(_local(source), _local(target))
 
 
 def copy(sources: Sequence[Path], targets: Sequence[Path]) -> None:
     """Copies files to new names of the same file system, in the system itself where it can."""
-    if len(sources) != len(targets):
-        raise ValueError(f"{len(sources)} files to copy to {len(targets)} names")
-    if sources:
-        storage, _ = _storage(sources[0])
-        from_, to = ([_storage(path)[1] for path in paths] for paths in (sources, targets))
-        storage.copy(from_, to)
+    from_to = list(zip(sources, targets, strict=True))
+    if from_to and is_remote(sources[0]):
+        _remote().copy([os.fspath(path) for path in sources], [os.fspath(path) for path in targets])
+        return
+    for source, target in from_to:
+        shutil.copyfile(_local(source), _local(target))
 
 
 def remove(*paths: Path) -> None:
     """Deletes files; those that are not there are no error."""
     for path in paths:
-        storage, address = _storage(path)
-        storage.remove(address)
+        if is_remote(path):
+            _remote().remove(os.fspath(path))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_local(path))
 
 
 def remove_tree(path: Path) -> None:
     """Deletes a folder with all that is in it; one that is not there is no error."""
-    storage, address = _storage(path)
-    storage.remove_tree(address)
+    if is_remote(path):
+        _remote().remove_tree(os.fspath(path))
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(_local(path))

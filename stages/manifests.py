@@ -143,16 +143,24 @@ def read_json(path: Path, remedy: str = "remove it or put a copy in its place") 
     Raises:
       ValueError: the file is there, and cannot be read or holds something else.
     """
+    name = os.fspath(path)
     try:
         value = json.loads(files.read_bytes(path))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, OSError) and not files.exists(path):
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) or _is_absent(path):
             return {}
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(f"{os.fspath(path)}: damaged ({why}); {remedy}") from error
+        why = error.strerror or error
+        raise ValueError(f"{name}: cannot be read ({why}); {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: damaged ({error}); {remedy}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{os.fspath(path)}: damaged (not a JSON object); {remedy}")
+        raise ValueError(f"{name}: damaged (not a JSON object); {remedy}")
     return value
+
+
+def _is_absent(path: Path) -> bool:
+    """Returns whether a remote file is not there, which its system reports as any OSError."""
+    return files.is_remote(path) and not files.exists(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from apache_beam.io import filesystem, filesystems
 
-from parti.stages.local_files import Entry, Status, partial_name
+from parti.stages.file_entries import Entry, Status, partial_name
 
 # A file of these appears when it is closed, never before; a rename there is a copy.
 OBJECT_STORES = ("gs", "s3", "azfs")
@@ -46,7 +46,7 @@ def open(path: str, mode: str) -> Any:
 
 
 @contextlib.contextmanager
-def replacing(path: str, sync: bool) -> Iterator[BinaryIO]:
+def replacing(path: str) -> Iterator[BinaryIO]:
     """Writes a temporary file of this machine, and uploads it when the block ends."""
     with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as content:
         yield content  # type: ignore[misc]

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two vocabularies: SentencePiece text, and the image tokens shifted past the padding id.
 
-Text ids: 0 padding, 1 end of text, 2 unknown, 3 `<mask>` (for the BERT objective), then the user's
-symbols, the sentinels, 256 bytes (unless there is no byte fallback) and the pieces.
+Text ids: 0 padding, 1 end of text, 2 unknown, 3 `<mask>`, then the user's symbols, the sentinels,
+256 bytes (unless there is no byte fallback) and the pieces. `<mask>` and the sentinels are reserved
+for masked objectives and span corruption; no task of this project uses them yet.
 Image ids: 0 padding (and the start of decoding); codebook index c is id c + 1.
 """
 
@@ -54,7 +55,7 @@ class SentencePieceSettings:
         without it, it is the unknown piece, and lost.
       symbols: pieces that no caption is split over and that training objectives may use: ids from
         4 on, after `<mask>`. Each is `<name>`; `normalize_caption` takes such marks out of text.
-      num_sentinels: adds the symbols `<extra_id_0>`, `<extra_id_1>`, ... for span corruption.
+      num_sentinels: adds the symbols `<extra_id_0>`, `<extra_id_1>`, ..., as T5 names them.
     """
 
     vocab_size: int = 16_000

@@ -28,7 +28,7 @@ def make_flag_parser(error: Callable[[str], NoReturn]) -> argparse.ArgumentParse
     classes = {str(cls): cls for cls in pipeline_options.PipelineOptions.__subclasses__()}
     for cls in classes.values():
         cls._add_argparse_args(parser)
-    parser.error = error  # type: ignore[method-assign, assignment]
+    parser.error = error  # type: ignore[method-assign]
     return parser
 
 

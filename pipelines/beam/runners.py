@@ -142,7 +142,8 @@ def run(
             outcome.put((None, error))
 
     with _worker_log() as log:
-        pipeline.runner.worker_command = _worker_command(log)
+        runner: Any = pipeline.runner
+        runner.worker_command = _worker_command(log)
         with _watch_workers(lambda code: outcome.put((None, _death(code, log)))):
             threading.Thread(target=work, daemon=True, name="parti-pipeline").start()
             error: BaseException | None = WorkerDied()  # until the pipeline ends by itself

@@ -61,9 +61,12 @@ class _ReadPairs(beam.DoFn):
     def process(self, source: Source) -> Iterator[Any]:
         rest = source.num_bytes
         for row in read_source(source, self._fetcher):
-            is_rejected = isinstance(row, rows.Rejected)
-            size = 0 if is_rejected else min(len(row.image), rest)
+            if isinstance(row, rows.Rejected):
+                options.tick(1)
+                yield beam.pvalue.TaggedOutput("rejected", row)
+                continue
+            size = min(len(row.image), rest)
             rest -= size
             options.tick(1, size)
-            yield beam.pvalue.TaggedOutput("rejected", row) if is_rejected else row
+            yield row
         options.tick(0, rest)

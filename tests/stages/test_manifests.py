@@ -31,7 +31,7 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path, content):
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
     (tmp_path / "manifest.json").mkdir()
-    with pytest.raises(ValueError, match=r"damaged \(Is a directory\)"):
+    with pytest.raises(ValueError, match=r"cannot be read \(Is a directory\); remove it"):
         manifests.read_json(tmp_path / "manifest.json")
 
 

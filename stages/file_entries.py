@@ -1,0 +1,37 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `files` and `remote_files` say of a file."""
+
+import uuid
+from typing import NamedTuple
+
+PARTIAL_SUFFIX = ".partial"  # of a file that is being written
+
+
+class Entry(NamedTuple):
+    """A file that a pattern or a folder holds.
+
+    Attributes:
+      path: its address, as `files.open` takes it.
+      num_bytes: its size.
+    """
+
+    path: str
+    num_bytes: int
+
+
+class Status(NamedTuple):
+    """Tells whether a file is still what it was.
+
+    Attributes:
+      num_bytes: its size.
+      modified: when it was last written, in seconds since 1970; 0.0 if its system does not say.
+    """
+
+    num_bytes: int
+    modified: float
+
+
+def partial_name(path: str) -> str:
+    """Returns another name on each call, so that two writers never share a file."""
+    return f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}"
