@@ -142,7 +142,8 @@ def median_bin(counts: Sequence[int]) -> int:
 
 def position(value: float, edges: Sequence[float | None]) -> float | None:
     """Returns where a value is on an axis of equally wide bins, in [0, 1]; None if outside."""
-    known = [(edge, index) for index, edge in enumerate(edges) if edge is not None]
-    if not known or not known[0][0] <= value <= known[-1][0]:
+    known = {index: edge for index, edge in enumerate(edges) if edge is not None}
+    values = list(known.values())
+    if not values or not values[0] <= value <= values[-1]:
         return None
-    return float(np.interp(value, *zip(*known))) / (len(edges) - 1)
+    return float(np.interp(value, values, list(known))) / (len(edges) - 1)
