@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One process of a small training: `train_process.py '<JSON of Settings>'`; see test_processes."""
+"""One process of a small training: `train_process.py '<JSON of Settings>'`; see test_multihost."""
 
 import dataclasses
 import json
