@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hands an experiment to T5X, an optional second engine; only this module imports it.
 
-T5X calls our models as they are. This module adds what it asks for besides: an optimizer, a mesh,
-the first state, metrics of a step. `t5x_configs/runs/t5x/train.gin` binds it all; docs/t5x.md says
+T5X calls our models as they are. This module adds what else it needs: an optimizer, a mesh, the
+first state, metrics of a step. `t5x_configs/runs/t5x/train.gin` binds it all; docs/t5x.md says
 how to install and launch T5X, and what it does otherwise than the embedded engine.
 """
 
@@ -38,8 +38,8 @@ def check(experiment: experiments.Experiment) -> None:
     """Checks that T5X can train an experiment as it is meant.
 
     Raises:
-      ValueError: nothing uses a macro; a setting is one that T5X has nothing for, or asks for; the
-        data are not a seqio task's; or MODEL_DIR is not a training's.
+      ValueError: nothing uses a macro; T5X has nothing for a setting, or lacks one that it needs;
+        the data are not a seqio task's; or MODEL_DIR is not a training's.
     """
     run_file = importlib.resources.files("parti.t5x_configs.runs").joinpath("embedded", "train.gin")
     standard = {name.upper() for name in settings.of(experiment)}
@@ -150,7 +150,7 @@ class Optimizer(optimizers.OptaxWrapper):
         return freeze(params), state
 
     def derive_logical_axes(self, optimizer: Any, param_logical_axes: Any) -> Any:
-        """Returns the optimizer with the logical axes of each parameter in its place.
+        """Returns the optimizer with each parameter replaced by its logical axes.
 
         Its state has none: see `MeshPartitioner.get_mesh_axes`.
         """
@@ -178,7 +178,7 @@ class MeshPartitioner(partitioning.PjitPartitioner):
         return InMesh(super().partition(*args, **options), self.mesh)
 
     def get_mesh_axes(self, train_state: Any) -> Any:
-        """Returns a train state with the `PartitionSpec` of each leaf in its place.
+        """Returns a train state with each leaf replaced by its `PartitionSpec`.
 
         The optimizer's state is divided as its parameters are, counters not at all, which T5X would
         otherwise restore as float32.

@@ -14,7 +14,6 @@ import gin
 from parti.engine.checkpoints import retention
 from parti.engine.config import gin_config, gin_errors, gin_text
 from parti.engine.experiment import checks, nan_policies, sample_settings, settings, warm_start
-from parti.engine.experiment.settings import setting, whole_number
 from parti.engine.input import datasets
 
 RUN_FILE = "t5x_configs/runs/embedded/train.gin"
@@ -32,63 +31,65 @@ class Experiment:
     `config` and `model_config` are gin texts: everything, and what MODEL alone needs.
     """
 
-    model: Any = setting("the model; a file of models/ sets it", t5x=True)
-    data_source: datasets.Source = setting("runs/ makes it a seqio task's", t5x=True)
-    optimizer: Any = setting("an optax transformation", t5x=True)
-    model_dir: str = setting("where the training is kept", allowed=_PATH, immaterial=True, t5x=True)
-    train_steps: int = setting("of the whole run", allowed=whole_number(1), t5x=True)
-    batch_size: int = setting(
-        "examples a step, over all devices", allowed=whole_number(1), t5x=True
+    model: Any = settings.field("the model; a file of models/ sets it", t5x=True)
+    data_source: datasets.Source = settings.field("runs/ makes it a seqio task's", t5x=True)
+    optimizer: Any = settings.field("an optax transformation", t5x=True)
+    model_dir: str = settings.field(
+        "where the training is kept", allowed=_PATH, immaterial=True, t5x=True
     )
-    learning_rate: float | Callable[[int], Any] | None = setting(
+    train_steps: int = settings.field(
+        "of the whole run", allowed=settings.whole_number(1), t5x=True
+    )
+    batch_size: int = settings.field(
+        "examples a step, over all devices", allowed=settings.whole_number(1), t5x=True
+    )
+    learning_rate: float | Callable[[int], Any] | None = settings.field(
         "the schedule OPTIMIZER uses, named again so that it is logged", None, t5x=True
     )
-    random_seed: int = setting("of initialization and dropout", 0, t5x=True)
-    data_seed: int = setting("of shuffling", 0, t5x=True)
-    num_microbatches: int = setting(
+    random_seed: int = settings.field("of initialization and dropout", 0, t5x=True)
+    data_seed: int = settings.field("of shuffling", 0, t5x=True)
+    num_microbatches: int = settings.field(
         "parts of a batch over which gradients are averaged",
         1,
-        allowed=whole_number(1),
+        allowed=settings.whole_number(1),
         t5x=True,
     )
-    ema_decay: float = setting(
+    ema_decay: float = settings.field(
         "moving average of the parameters; 0: none", 0.0, allowed=_BELOW_1, t5x=True
     )
-    mesh_shape: Sequence[int] | None = setting(
-        "devices along each axis, -1: what is left; None: all on the first",
-        None,
-        t5x=True,
+    mesh_shape: Sequence[int] | None = settings.field(
+        "devices along each axis, -1: what is left; None: all on the first", None, t5x=True
     )
-    mesh_axes: Sequence[str] = setting(
-        "these three are a layout; t5x_configs/layouts/ has named ones",
-        ("data", "model"),
-        t5x=True,
+    mesh_axes: Sequence[str] = settings.field(
+        "these three are a layout; t5x_configs/layouts/ has named ones", ("data", "model"), t5x=True
     )
-    logical_axis_rules: Sequence[tuple[str, Any]] | None = setting(
-        "in order of precedence; None: those of engine/distributed/partitioning.py",
-        None,
-        t5x=True,
+    logical_axis_rules: Sequence[tuple[str, Any]] | None = settings.field(
+        "in order of precedence; None: those of engine/distributed/partitioning.py", None, t5x=True
     )
-    checkpoint_period: int = setting(
+    checkpoint_period: int = settings.field(
         "steps; there is always one at the end",
         1000,
-        allowed=whole_number(1),
+        allowed=settings.whole_number(1),
         immaterial=True,
         t5x=True,
     )
-    checkpoints_to_keep: int | None = setting(
+    checkpoints_to_keep: int | None = settings.field(
         "the newest and those before it; None: all",
         2,
-        allowed=whole_number(1, or_none=True),
+        allowed=settings.whole_number(1, or_none=True),
         immaterial=True,
         t5x=True,
     )
-    eval_period: int = setting(
-        "steps; 0: never", 1000, allowed=whole_number(0), immaterial=True, t5x=True
+    eval_period: int = settings.field(
+        "steps; 0: never", 1000, allowed=settings.whole_number(0), immaterial=True, t5x=True
     )
-    eval_steps: int = setting("batches", 10, allowed=whole_number(1), immaterial=True, t5x=True)
-    log_period: int = setting("steps", 50, allowed=whole_number(1), immaterial=True, t5x=True)
-    initial: warm_start.WarmStart | None = setting(
+    eval_steps: int = settings.field(
+        "batches", 10, allowed=settings.whole_number(1), immaterial=True, t5x=True
+    )
+    log_period: int = settings.field(
+        "steps", 50, allowed=settings.whole_number(1), immaterial=True, t5x=True
+    )
+    initial: warm_start.WarmStart | None = settings.field(
         "@warm_start.WarmStart(): branches that a finished training gives",
         None,
         allowed=settings.none_or(
@@ -98,18 +99,20 @@ class Experiment:
         ),
         t5x=True,
     )
-    keep_checkpoint_period: int = setting(
+    keep_checkpoint_period: int = settings.field(
         "those at multiples of it stay for good; 0: none does",
         0,
-        allowed=whole_number(0),
+        allowed=settings.whole_number(0),
         immaterial=True,
     )
-    best_metric: str = setting(
+    best_metric: str = settings.field(
         "the checkpoint with its best validation value stays; '': none", "", immaterial=True
     )
-    best_mode: str = setting("whether the best is the 'min' or the 'max'", "min", immaterial=True)
-    tensorboard: bool = setting("also writes TensorBoard files", True, immaterial=True)
-    samples: sample_settings.SampleSettings | None = setting(
+    best_mode: str = settings.field(
+        "whether the best is the 'min' or the 'max'", "min", immaterial=True
+    )
+    tensorboard: bool = settings.field("also writes TensorBoard files", True, immaterial=True)
+    samples: sample_settings.SampleSettings | None = settings.field(
         "@sample_settings.SampleSettings(): pictures of fixed prompts at evaluations",
         None,
         allowed=settings.none_or(
@@ -119,37 +122,39 @@ class Experiment:
         ),
         immaterial=True,
     )
-    nan_policy: str = setting(
+    nan_policy: str = settings.field(
         "at a loss or gradient that is not finite; or 'skip', 'rollback'",
         nan_policies.STOP,
         allowed=settings.one_of(nan_policies.POLICIES),
     )
-    max_skipped_steps: int = setting(
+    max_skipped_steps: int = settings.field(
         "'skip': more of them in a row stop the training",
         10,
-        allowed=whole_number(0),
+        allowed=settings.whole_number(0),
         immaterial=True,
     )
-    rollback_steps: int = setting(
+    rollback_steps: int = settings.field(
         "'rollback': go back at least this many steps, past the data since",
         1,
-        allowed=whole_number(1),
+        allowed=settings.whole_number(1),
         immaterial=True,
     )
-    max_rollbacks: int = setting(
+    max_rollbacks: int = settings.field(
         "'rollback': one more in the whole run stops it",
         10,
-        allowed=whole_number(1),
+        allowed=settings.whole_number(1),
         immaterial=True,
     )
-    watchdog_seconds: float = setting(
+    watchdog_seconds: float = settings.field(
         "longer without progress: the log says which host hangs where; 0: never",
         1800.0,
         allowed=_NOT_NEGATIVE,
         immaterial=True,
     )
-    watchdog_abort: bool = setting("and the process ends with exit code 75", False, immaterial=True)
-    profile_steps: Sequence[int] | None = setting(
+    watchdog_abort: bool = settings.field(
+        "and the process ends with exit code 75", False, immaterial=True
+    )
+    profile_steps: Sequence[int] | None = settings.field(
         "(first, last): a trace of these steps; SIGUSR1: of the next 5", None, immaterial=True
     )
     config: str = ""

@@ -1,25 +1,26 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""SAMPLES: which pictures a training draws of itself, and when."""
+"""SAMPLES: the images that a text-to-image training draws of fixed prompts, and when."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from parti.data.text import prompt_files
+from parti.engine.experiment import settings
 from parti.models.text_to_image import sampling
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
-    """What to draw.
+    """What to draw, from which prompts, how often.
 
     Attributes:
       prompts: the captions, or a file of them that `parti generate` reads.
-      tokenizer: what turns tokens into pictures: a bundle, or the training of an image tokenizer.
+      tokenizer: what decodes tokens to images: a bundle, or the training of an image tokenizer.
       vocabulary: the SentencePiece model of the training.
-      num_samples: pictures of each prompt.
+      num_samples: images of each prompt.
       period: steps between two grids; 0: one at each evaluation.
-      seed: of the pictures.
+      seed: of the sampling.
       settings: temperature, guidance and so on; None: the model's own.
     """
 
@@ -32,14 +33,10 @@ class SampleSettings:
     settings: sampling.SamplingSettings | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values that mean nothing."""
+        """Raises ValueError for a number out of range, or without prompts."""
         for name, least in (("num_samples", 1), ("period", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"sample_settings.SampleSettings.{name} must be a whole number of at least "
-                    f"{least}, got {value!r}"
-                )
+            allowed = settings.whole_number(least)
+            allowed.check(f"sample_settings.SampleSettings.{name}", getattr(self, name))
         if not self.prompts:
             raise ValueError(
                 "sample_settings.SampleSettings.prompts is empty; give captions, or a file of them"

@@ -3,7 +3,7 @@
 """One setting of a training, stated in one place: as a field of `experiments.Experiment`.
 
 ```
-max_rollbacks: int = settings.setting(
+max_rollbacks: int = settings.field(
     "'rollback': one more in the whole run stops it", 10, allowed=settings.whole_number(1),
     immaterial=True,
 )
@@ -66,7 +66,7 @@ class Setting(NamedTuple):
     t5x: bool = False
 
 
-def setting(
+def field(
     doc: str,
     default: Any = dataclasses.MISSING,
     *,
@@ -105,9 +105,9 @@ def none_or(kind: type, reference: str, hint: str) -> Allowed:
 def of(dataclass: Any) -> dict[str, Setting]:
     """Returns {field: setting} of a dataclass, in order; fields that are none are left out."""
     return {
-        field.name: field.metadata[_METADATA]
-        for field in dataclasses.fields(dataclass)
-        if _METADATA in field.metadata
+        member.name: member.metadata[_METADATA]
+        for member in dataclasses.fields(dataclass)
+        if _METADATA in member.metadata
     }
 
 

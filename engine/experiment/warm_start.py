@@ -1,11 +1,11 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""INITIAL: branches of the variables that the first step takes over from a finished training.
+"""INITIAL: a warm start; step 0 takes branches of its variables from a finished training.
 
-A branch is a path below the collections: 'codebook' means `params/codebook` and `stats/codebook`,
+A branch is a path below the collections: 'codebook' is `params/codebook` and `stats/codebook`,
 'decoder/stack' a part of the decoder. It is taken whole or not at all: a leaf that only one side
-has, or has in another shape or dtype, is refused, so nothing starts at random unnoticed. Only step
-0 reads the source; a training that goes on never does.
+has, or has in another shape or dtype, is an error, so that nothing starts at random unnoticed. Only
+step 0 reads the source; a training that goes on does not need it.
 
 ```
 INITIAL = @warm_start.WarmStart()
@@ -52,7 +52,7 @@ class WarmStart:
     converters: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises ValueError unless there is a path, and branches that do not overlap."""
+        """Raises ValueError without a path or branches, and for branches that overlap."""
         if not isinstance(self.path, str) or not self.path:
             raise ValueError(
                 f"warm_start.WarmStart.path must be a path in quotes, got {self.path!r}"
@@ -72,7 +72,7 @@ class WarmStart:
             for path in paths:
                 if not any(path != b and _is_below(path, b) for b in self.branches):
                     raise ValueError(
-                        f"warm_start.WarmStart.{name} names {path!r}, which lies in none of the "
+                        f"warm_start.WarmStart.{name} names {path!r}, which is in none of the "
                         f"branches {', '.join(self.branches)}"
                     )
 
@@ -80,7 +80,7 @@ class WarmStart:
         """Returns the source's fingerprint; '' if it is not there (any more)."""
         folder = pathlib.Path(self.path)
         try:
-            if _is_part(folder):
+            if _is_bundle_part(folder):
                 return bundles.Bundle.open(folder.parent).fingerprints[folder.name]
             if checkpoints.is_checkpoint(folder):
                 return checkpoints.fingerprint(_read(folder), "")
@@ -151,8 +151,8 @@ class WarmStart:
     ) -> list[str]:
         """Adds a branch to `taken`; returns what does not fit. Keys are relative to the branch."""
         missing = [
-            f"{path} names nothing {place}"
-            for path, leaves, place in ((here, want, "here"), (there, found, "there"))
+            f"{path} names nothing {side}"
+            for path, leaves, side in ((here, want, "here"), (there, found, "there"))
             if not leaves
         ]
         if missing:
@@ -176,7 +176,7 @@ class WarmStart:
 def check_frozen(
     frozen: Sequence[str], wanted: Mapping[str, Any], taken: Mapping[str, Any]
 ) -> None:
-    """Checks that what training never changes does not start at random.
+    """Checks that no frozen parameter starts at random.
 
     Args:
       frozen: `Model.frozen`.
@@ -199,12 +199,12 @@ def check_frozen(
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:
     """Returns {collection: tree of arrays} of a source."""
-    if _is_part(folder):
+    if _is_bundle_part(folder):
         return jax.device_get(bundles.Bundle.open(folder.parent).load(folder.name).variables)
     return loaded_models.read_variables(folder)
 
 
-def _is_part(folder: pathlib.Path) -> bool:
+def _is_bundle_part(folder: pathlib.Path) -> bool:
     return (folder / bundles.PARAMS_FILE).is_file()
 
 
@@ -213,7 +213,7 @@ def _flatten(variables: Mapping[str, Any]) -> Leaves:
 
 
 def _below(leaves: Leaves, path: str) -> Leaves:
-    """Returns {(collection, path from there): leaf} below a path, of every collection."""
+    """Returns {(collection, *path below `path`): leaf}, of every collection."""
     names = tuple(path.split("/"))
     end = 1 + len(names)
     return {(k[0], *k[end:]): leaf for k, leaf in leaves.items() if k[1:end] == names}

@@ -106,7 +106,7 @@ def is_finished(experiment: experiments.Experiment) -> bool:
             f"{folder} holds a finished training of another configuration ({difference}); choose "
             "another MODEL_DIR, or --overwrite to train again"
         )
-    # The data of a finished training may be gone, but not be others.
+    # The data of a finished training may be gone, but not have changed.
     if made_again := [row for row in data_lineage.differing(experiment) if row[2]]:
         what, before, after = made_again[0]
         raise ValueError(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parti.engine.step import adafactor as adafactors
+from parti.engine.step import adafactor as adafactor_step
 
 Schedule = Callable[[Any], Any]
 
@@ -28,7 +28,7 @@ def warmup_cosine(
     """
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
-            f"warmup_steps must lie in [0, total_steps {total_steps}), got {warmup_steps}; set "
+            f"warmup_steps must be in [0, total_steps {total_steps}), got {warmup_steps}; set "
             "WARMUP_STEPS lower, or train for more steps"
         )
     decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=final_ratio)
@@ -130,7 +130,7 @@ def adafactor(
 
     return optax.chain(
         _clip(clip_norm),
-        adafactors.scale_by_adafactor(learning_rate, b1, b2, moment_dtype=moment_dtype),
+        adafactor_step.scale_by_adafactor(learning_rate, b1, b2, moment_dtype=moment_dtype),
         optax.add_decayed_weights(negative_decay, decay_mask),
     )
 
@@ -212,7 +212,7 @@ def freeze(
 
 
 def _no_update(updates: Any, params: Any) -> Any:
-    """Returns -0 everywhere: x + -0 is x for every x, but -0 + 0, with optax's zeros, is 0."""
+    """Returns -0 everywhere: x + -0 is x, also for x = -0, where optax's zeros would give 0."""
     del params
     return jax.tree.map(lambda update: jnp.full_like(update, -0.0), updates)
 

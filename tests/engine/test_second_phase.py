@@ -311,8 +311,8 @@ def test_misfits_are_refused_before_training(
         ({"branches": "encoder"}, "are lists of paths"),
         ({"branches": ()}, "are lists of paths"),
         ({"branches": ("a", "a/b")}, "names 'a/b' and 'a', which holds it"),
-        ({"branches": ("a",), "fresh": ("b/c",)}, "fresh names 'b/c', which lies in none"),
-        ({"branches": ("a",), "converters": {"b": abs}}, "converters names 'b', which lies in"),
+        ({"branches": ("a",), "fresh": ("b/c",)}, "fresh names 'b/c', which is in none"),
+        ({"branches": ("a",), "converters": {"b": abs}}, "converters names 'b', which is in"),
     ],
 )
 def test_settings_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:

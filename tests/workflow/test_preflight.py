@@ -51,7 +51,7 @@ def test_the_workflows_that_come_with_the_package_are_accepted(name, tmp_path, c
         ("clean.runner=dataflow", "clean: runner: DataflowRunner cannot work here: "),
         ("train_generator.gin.TRAIN_STEP=3", "train_generator: --gin.TRAIN_STEP: no gin file"),
         ("train_tokenizer.gin.BATCH_SIZE=0", "train_tokenizer: BATCH_SIZE must be a whole number"),
-        ("train_reranker.gin.TRAIN_STEPS=20", "train_reranker: warmup_steps must lie in [0, tot"),
+        ("train_reranker.gin.TRAIN_STEPS=20", "train_reranker: warmup_steps must be in [0, tot"),
         ("train_tokenizer.experiment=t5x_configs/experiments/wdsr_x2.gin", "--gin.PAIRS_DIR: no"),
     ],
 )

@@ -22,15 +22,15 @@ UPDATE = (
 class Oven:
     """A few settings, and a field that is none."""
 
-    recipe: str = settings.setting("what to bake", t5x=True)
-    degrees: float = settings.setting(
+    recipe: str = settings.field("what to bake", t5x=True)
+    degrees: float = settings.field(
         "Celsius", 180.0, allowed=settings.Allowed("below 250", lambda value: value < 250)
     )
-    minutes: int = settings.setting("in the oven", 30, allowed=settings.whole_number(1), t5x=True)
-    rounds: int | None = settings.setting(
+    minutes: int = settings.field("in the oven", 30, allowed=settings.whole_number(1), t5x=True)
+    rounds: int | None = settings.field(
         "None: all", None, allowed=settings.whole_number(0, or_none=True), immaterial=True
     )
-    fan: str = settings.setting("its speed", "off", allowed=settings.one_of(("off", "on")))
+    fan: str = settings.field("its speed", "off", allowed=settings.one_of(("off", "on")))
     note: str = ""
 
 
