@@ -8,6 +8,7 @@ written | sharded_writers.CollectJson(stage.path / ".files.json")
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,11 +16,12 @@ import apache_beam as beam
 import xxhash
 
 from parti.data.storage import shard_names
-from parti.pipelines.beam import disk_group_by_key, external_sort
+from parti.pipelines.beam import disk_group_by_key
 from parti.stages import files
 
-# A worker sorts one shard in memory, so shards are kept small.
+# A worker sorts one shard in memory, so shards are kept small; above the limit through a file.
 TARGET_SHARD_BYTES = 32 * 2**20
+_MEMORY_BYTES = 64 * 2**20
 MIN_AUTO_SHARDS = 4
 MAX_SHARDS = 99_999
 
@@ -56,7 +58,7 @@ def parse_num_shards(value: str, num_bytes: int) -> int:
 class WriteLines(beam.PTransform):
     """Writes (key, line) as `prefix-0000i-of-0000N.jsonl`; every shard exists, even if empty.
 
-    A shard's lines are sorted by key (`external_sort`).
+    A shard's lines are sorted by key.
     """
 
     def __init__(self, directory: files.Path, prefix: str, num_shards: int) -> None:
@@ -104,22 +106,50 @@ class _WriteLinesOfShard(beam.DoFn):
     ) -> Iterator[dict[str, Any]]:
         shard, items = group
         name = shard_names.shard_name(self._prefix, int(shard), self._num_shards, ".jsonl")
-        with external_sort.ExternalSort() as lines:
+        with SortedFile() as lines:
             for key, line in filter(None, items):
                 lines.add((key, xxhash.xxh3_64_intdigest(line)), line + b"\n")
-            written = write_file(files.join(self._directory, name), lines.sorted())
-            yield {**written, "count": len(lines)}
+            yield lines.write(files.join(self._directory, name))
 
 
-def write_file(path: files.Path, parts: Iterable[bytes]) -> dict[str, Any]:
-    """Writes a file that appears whole; returns {name, num_bytes, sha256} of it."""
-    digest, num_bytes = hashlib.sha256(), 0
-    with files.replacing(path) as file:
-        for part in parts:
-            file.write(part)
-            digest.update(part)
-            num_bytes += len(part)
-    return {"name": files.name(path), "num_bytes": num_bytes, "sha256": digest.hexdigest()}
+class SortedFile:
+    """Pieces of bytes in any order, written to a file in the order of their keys.
+
+    An external sort: pieces beyond `_MEMORY_BYTES` are in a spill file, and only their keys in
+    memory. A context manager, which removes the spill file.
+    """
+
+    def __init__(self) -> None:
+        self._spill = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
+        self._pieces: list[tuple[Any, int, int]] = []
+
+    def __enter__(self) -> "SortedFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._spill.close()
+
+    def add(self, key: Any, piece: bytes) -> None:
+        """Adds a piece; of equal keys the one that was added first comes first."""
+        self._pieces.append((key, self._spill.tell(), len(piece)))
+        self._spill.write(piece)
+
+    def write(self, path: files.Path) -> dict[str, Any]:
+        """Writes the file, which appears whole; returns {name, count, num_bytes, sha256} of it."""
+        digest, total = hashlib.sha256(), 0
+        with files.replacing(path) as file:
+            for _, offset, num_bytes in sorted(self._pieces):
+                self._spill.seek(offset)
+                piece = self._spill.read(num_bytes)
+                file.write(piece)
+                digest.update(piece)
+                total += num_bytes
+        return {
+            "name": files.name(path),
+            "count": len(self._pieces),
+            "num_bytes": total,
+            "sha256": digest.hexdigest(),
+        }
 
 
 class CollectJson(beam.PTransform):

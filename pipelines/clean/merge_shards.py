@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from parti.data.storage import records, shard_names, tfrecords
-from parti.pipelines.beam import disk_group_by_key, external_sort, sharded_writers
+from parti.pipelines.beam import disk_group_by_key, sharded_writers
 from parti.pipelines.clean import intermediate
 from parti.pipelines.deduplicate import fingerprints
 from parti.stages import files
@@ -110,7 +110,7 @@ class _MergeShard(beam.DoFn):
         decisions = {item.id: item for item in found if isinstance(item, fingerprints.Decision)}
         ranges = [item for item in found if isinstance(item, intermediate.Range)]
         counts: collections.Counter[Any] = collections.Counter()
-        with external_sort.ExternalSort() as pairs, external_sort.ExternalSort() as rows:
+        with sharded_writers.SortedFile() as pairs, sharded_writers.SortedFile() as rows:
             for row, serialized in intermediate.read_ranges(self._intermediate_dir, ranges):
                 decision = decisions.get(row.id)
                 pair = records.ImageTextPair.from_example(serialized)
@@ -124,11 +124,8 @@ class _MergeShard(beam.DoFn):
                     pairs.add(rank, tfrecords.frame(serialized))
                     rows.add(rank, row.to_json(without=_OF_THE_RUN).encode() + b"\n")
             count = self._num_shards[split]
-            yield self._write(shard_names.shard_name(split, int(index), count), pairs)
+            name = shard_names.shard_name(split, int(index), count)
+            yield pairs.write(files.join(self._directory, name))
             name = shard_names.shard_name(f"{HASHES}-{split}", int(index), count, ".jsonl")
-            yield self._write(name, rows)
+            yield rows.write(files.join(self._directory, name))
         yield from (beam.pvalue.TaggedOutput(COUNTS, item) for item in counts.items())
-
-    def _write(self, name: str, pieces: external_sort.ExternalSort) -> dict[str, Any]:
-        path = files.join(self._directory, name)
-        return {**sharded_writers.write_file(path, pieces.sorted()), "count": len(pieces)}

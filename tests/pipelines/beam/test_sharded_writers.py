@@ -3,6 +3,7 @@
 """Shards depend on keys alone."""
 
 import hashlib
+import random
 
 import apache_beam as beam
 import pytest
@@ -65,6 +66,25 @@ def test_files_are_reported(written):
 def test_empty_shards_exist_and_nothing_is_left_over(written):
     assert sorted(map(len, read(written, "few", 2))) == [0, 1]
     assert not list(written.glob("*partial*"))
+
+
+@pytest.mark.parametrize("memory", [10, 2**20])
+def test_pieces_are_sorted_by_key(memory, tmp_path, monkeypatch):
+    """In memory and through a spill file."""
+    monkeypatch.setattr(sharded_writers, "_MEMORY_BYTES", memory)
+    pieces = {(i // 3, str(i)): bytes([i]) * (i % 7) for i in range(100)}
+    keys = list(pieces)
+    random.Random(0).shuffle(keys)
+    with sharded_writers.SortedFile() as file:
+        for key in keys:
+            file.add(key, pieces[key])
+        for piece in (b"b", b"a", b"c"):  # of equal keys the first comes first
+            file.add((99, ""), piece)
+        written = file.write(tmp_path / "sorted")
+    data = (tmp_path / "sorted").read_bytes()
+    assert data == b"".join(pieces[key] for key in sorted(pieces)) + b"bac"
+    digest = hashlib.sha256(data).hexdigest()
+    assert written == {"name": "sorted", "count": 103, "num_bytes": len(data), "sha256": digest}
 
 
 def test_num_shards():
