@@ -118,7 +118,7 @@ def initial_stats() -> Stats:
         "steps": jnp.zeros((), jnp.int32),
         "r1_penalty": jnp.zeros(()),
         "error": jnp.zeros(()),
-        "best_error": jnp.full((), jnp.inf),
+        "best_error": jnp.full((), jnp.inf, jnp.float32),
         "strength": jnp.ones(()),
     }
 
