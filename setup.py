@@ -65,7 +65,7 @@ setuptools.setup(
         "pyyaml",
         "rich",
         "safetensors",
-        "scipy",
+        "scipy>=1.15",
         # Newer releases ship protos generated for a protobuf that TensorFlow does not accept.
         "sentencepiece>=0.2.0,<=0.2.1",
         "seqio>=0.0.20",

@@ -171,7 +171,9 @@ def _free_name(path: pathlib.Path) -> pathlib.Path:
 
 
 def _check_same(
-    found: dict[tuple[str, ...], Any], want: dict[tuple[str, ...], Any], folder: pathlib.Path
+    found: Mapping[tuple[str, ...], Any],
+    want: Mapping[tuple[str, ...], Any],
+    folder: pathlib.Path,
 ) -> None:
     """Compares the leaves of a checkpoint with those of this experiment.
 

@@ -126,7 +126,7 @@ def _encode(texts: Sequence[str], path: str, model: Any, config: str) -> np.ndar
     vocabulary = vocabularies.TextTokenizer(path)
     trained_with = provenance.data_fingerprints(config).get("vocabulary_fingerprint")
     other = trained_with and trained_with != vocabulary.fingerprint
-    if other or vocabulary.vocab_size > model.text_vocab_size:
+    if other or vocabulary.vocab_size > (model.text_vocab_size or 0):
         raise ValueError(
             f"sample_settings.SampleSettings.vocabulary {path} is not what this training reads; "
             "write sample_settings.SampleSettings.vocabulary = %VOCABULARY"
