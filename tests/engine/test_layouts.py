@@ -24,7 +24,7 @@ NUM_PAIRS, BATCH, TEXT_LENGTH, IMAGE_LENGTH = 64, 16, 6, 16
 GIN = """
 from __gin__ import dynamic_registration
 from parti.models.text_to_image import network
-import test_layouts
+from tests.engine import test_layouts
 include 't5x_configs/models/parti.gin'
 TEXT_VOCAB_SIZE = 32
 TEXT_LENGTH = 6
