@@ -73,6 +73,7 @@ def ours(folder: pathlib.Path, kind: str) -> Iterator[dict[str, np.ndarray]]:
 
     class Model:
         FEATURE_CONVERTER_CLS = converter
+        text_vocab_size = None
 
     source = datasets.SeqioSource(name, lengths)
     return iter(source.open(datasets.TRAIN, BATCH_SIZE, 0, Model()))

@@ -434,7 +434,7 @@ class Generator(Protocol):
       grid_size, codebook_size: Of the image tokenizer whose tokens it draws.
     """
 
-    text_vocab_size: int | None
+    text_vocab_size: int
     text_length: int
     grid_size: int
     codebook_size: int
@@ -466,7 +466,7 @@ class Reranker(Protocol):
     """
 
     image_size: int
-    text_vocab_size: int | None
+    text_vocab_size: int
     text_length: int
 
     def image_embeddings(self, variables: Variables, images: Array) -> Array:

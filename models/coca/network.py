@@ -84,19 +84,6 @@ def text_mask(text_tokens: jax.Array) -> jax.Array:
     return masks.padding_mask(keys) & masks.causal_mask(keys.shape[1])
 
 
-class ImageEncoder(nn.Module):
-    """A Vision Transformer."""
-
-    config: CocaConfig
-
-    @nn.compact
-    def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Maps [batch, height, width, 3] in [-1, 1] to [batch, length, embed]."""
-        return vision_transformer.encode(
-            images, self.config, self.config.image_stack, deterministic
-        )
-
-
 class TextDecoder(nn.Module):
     """The unimodal half of CoCa's decoder: causal, with a learned [CLS] at the end."""
 
@@ -130,7 +117,7 @@ class Coca(nn.Module):
     def setup(self) -> None:
         """Declares both sides."""
         config = self.config
-        self.image_encoder = ImageEncoder(config)
+        self.image_encoder = vision_transformer.VisionTransformer(config, config.image_stack)
         self.image_pooler = transformer.AttentionalPooler(
             1, config.emb_dim, config.num_heads, config.head_dim, config.dtype
         )

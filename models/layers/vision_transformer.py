@@ -8,6 +8,7 @@ Source: ViT (arXiv 2010.11929) section 3.1, with learned row and column position
 import dataclasses
 
 import jax
+from flax import linen as nn
 
 from parti.models.layers import dense, patches, positions, transformer
 
@@ -77,3 +78,15 @@ def image_positions(
     """Returns the learned positions of a square grid of patches, a module named `positions`."""
     grid = (config.grid_size, config.grid_size)
     return positions.ImagePositions(grid, stack.emb_dim, stack.dtype, name="positions")
+
+
+class VisionTransformer(nn.Module):
+    """A Vision Transformer as a module of its own; see `encode`."""
+
+    config: VisionTransformerConfig
+    blocks: transformer.StackConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Maps [batch, height, width, 3] in [-1, 1] to [batch, length, embed]."""
+        return encode(images, self.config, self.blocks, deterministic)

@@ -133,7 +133,7 @@ class TextEncoder(nn.Module):
         return stack(x, masks.padding_mask(tokens), deterministic=deterministic)
 
 
-class ImageDecoder(nn.Module):
+class ImageTokenDecoder(nn.Module):
     """Earlier image tokens and an encoded caption to logits of the next image token."""
 
     config: TextToImageConfig
@@ -231,7 +231,7 @@ class PartiTransformer(nn.Module):
     def setup(self) -> None:
         """Declares encoder and decoder."""
         self.encoder = TextEncoder(self.config)
-        self.decoder = ImageDecoder(self.config)
+        self.decoder = ImageTokenDecoder(self.config)
 
     def encode(self, text_tokens: Array, deterministic: bool = True) -> Array:
         """Maps caption tokens [batch, text_length] int32 to [batch, text_length, embed]."""

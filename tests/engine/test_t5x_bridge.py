@@ -256,7 +256,7 @@ def test_experiment_builds(
     arguments = run(experiment_file(path.stem), given, dict)
     model, partitioner = arguments["model"], arguments["partitioner"]
     experiment = model.experiment
-    source = experiment.data_source.open(datasets.TRAIN, experiment.batch_size, 0, model)
+    source = experiment.data_source.open(datasets.TRAIN, experiment.batch_size, 0, experiment.model)
     spec = source.element_spec
     built = arguments["train_state_initializer_cls"](
         optimizer_def=model.optimizer_def,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from quick_jit import once
 
 from parti.models.adversarial import adversary as adversarial
 from parti.models.adversarial import discriminator
@@ -101,7 +102,7 @@ def largest(tree) -> float:
 def grads_of(game: Game, term, **config):
     """Returns the gradients of a term to the discriminator and to the reconstructions."""
     play = lambda *args: term(game.play(*args, **config))  # noqa: E731
-    return jax.jit(jax.grad(play, argnums=(0, 1)))(game.params, game.fakes)
+    return once(jax.grad(play, argnums=(0, 1)))(game.params, game.fakes)
 
 
 def test_the_generator_loss_moves_no_weight_of_the_discriminator(game):
@@ -123,7 +124,7 @@ def test_r1_reaches_the_discriminator_and_nothing_else(game):
     np.testing.assert_array_equal(with_r1[1], without[1])
     r1 = jax.tree.map(lambda a, b: a - b, with_r1[0], without[0])
 
-    @jax.jit
+    @once
     def penalty(params):
         played = game.play(params, game.fakes)
         return 0.5 * 10.0 * 16 * played.metrics["r1_penalty"]
@@ -140,12 +141,12 @@ def test_r1_reaches_the_discriminator_and_nothing_else(game):
     assert float(slope) == pytest.approx(size, rel=0.02)
     # What summaries show is the mean over the 16 steps.
     adversary = adversarial.Adversary(adversarial.AdversarialConfig(), DISCRIMINATOR, 0.5, 8)
-    shown = jax.jit(adversary.r1_gradient_norm)(game.params, game.reals)
+    shown = once(adversary.r1_gradient_norm)(game.params, game.reals)
     assert float(shown) == pytest.approx(size / 16, rel=1e-3)
 
 
 def test_r1_is_lazy(game):
-    play = jax.jit(lambda step: game.play(game.params, game.fakes, step, r1_interval=4))
+    play = once(lambda step: game.play(game.params, game.fakes, step, r1_interval=4))
     plain = play(1).metrics
     base_loss = plain["adversarial_weight"] * plain["generator_loss"] + plain["discriminator_loss"]
     for step in (0, 1, 3, 4):
@@ -177,7 +178,7 @@ def test_before_the_start_only_the_discriminator_learns(game):
     params, fakes = grads_of(game, lambda played: sum(played.losses.values()), **config)
     assert largest(fakes) == 0.0
     assert largest(params) > 0.0
-    play = jax.jit(lambda step: game.play(game.params, game.fakes, step, **config))
+    play = once(lambda step: game.play(game.params, game.fakes, step, **config))
     assert [float(play(s).metrics["adversarial_weight"]) for s in (4, 5)] == [0.0, 0.5]
 
 
@@ -211,7 +212,7 @@ def test_the_loss_is_weakened_while_reconstructions_are_bad_and_regains_its_weig
 
 
 def test_a_weakened_loss_has_its_share_of_the_gradient(game):
-    play = jax.jit(lambda strength: game.play(game.params, game.fakes, strength=strength).metrics)
+    play = once(lambda strength: game.play(game.params, game.fakes, strength=strength).metrics)
     full, half = play(1.0), play(0.5)
     assert [float(m["adversarial_weight"]) for m in (full, half)] == [0.5, 0.25]
     assert float(full["adversarial_alarm"]) == 0.0
@@ -230,7 +231,7 @@ def test_a_discriminator_only_where_the_loss_has_a_weight():
     assert set(with_it["stats"]) == {"codebook", "discriminator"}
     # The tokenizer starts as it does without.
     first, second = (
-        jax.jit(lambda key, m=m: m.get_initial_variables(key, shapes)["params"]["codebook"])(key)
+        once(lambda key, m=m: m.get_initial_variables(key, shapes)["params"]["codebook"])(key)
         for m in (plain, model)
     )
     np.testing.assert_array_equal(first["embedding"], second["embedding"])
@@ -241,7 +242,7 @@ def test_one_step_of_the_model():
     variables = variables_of(model)
     mutables = flax.core.freeze({"stats": variables["stats"]})
     batch, rng = {"images": images_of(4, 2)}, jax.random.PRNGKey(1)
-    value_and_grad = jax.jit(jax.value_and_grad(model.loss_fn, has_aux=True))
+    value_and_grad = once(jax.value_and_grad(model.loss_fn, has_aux=True))
     (loss, (metrics, new)), grads = value_and_grad(variables["params"], batch, rng, mutables)
     values = {name: float(metric.compute()) for name, metric in metrics.items()}
     terms = {n: values[n] for n in ("l2_loss", "codebook_loss", "commitment_loss")}
@@ -256,7 +257,7 @@ def test_one_step_of_the_model():
     assert int(new["stats"]["codebook"]["steps"]) == 1
     # The penalty's gradient to the tokenizer is zero: without it the rest is the same, bit for bit.
     quiet = make_model(r1_gamma=0.0)
-    (_, _), without = jax.jit(jax.value_and_grad(quiet.loss_fn, has_aux=True))(
+    (_, _), without = once(jax.value_and_grad(quiet.loss_fn, has_aux=True))(
         variables["params"], batch, rng, mutables
     )
     for part in ("encoder", "codebook", "decoder"):
@@ -273,7 +274,7 @@ def test_evaluation_leaves_the_counter_alone():
     variables = variables_of(model)
     mutables = {"stats": variables["stats"]}
     batch = {"images": images_of(4, 2)}
-    _, (metrics, after) = jax.jit(
+    _, (metrics, after) = once(
         lambda params, batch, mutables: model.loss_fn(params, batch, None, mutables)
     )(variables["params"], batch, mutables)
     jax.tree.map(np.testing.assert_array_equal, after, mutables)
@@ -288,9 +289,10 @@ def test_what_is_used_after_training_needs_no_discriminator():
         for collection, tree in variables.items()
     }
     images = images_of(4, 3)
-    tokens = model.encode(bare, images)
-    np.testing.assert_array_equal(tokens, model.encode(variables, images))
-    np.testing.assert_array_equal(model.decode(bare, tokens), model.decode(variables, tokens))
+    encode, decode = once(model.encode), once(model.decode)
+    tokens = encode(bare, images)
+    np.testing.assert_array_equal(tokens, encode(variables, images))
+    np.testing.assert_array_equal(decode(bare, tokens), decode(variables, tokens))
     with pytest.raises(ValueError, match="there is no discriminator in params"):
         model.loss_fn(bare["params"], {"images": images}, None, {"stats": bare["stats"]})
 
@@ -307,10 +309,10 @@ def test_eight_devices_agree_with_one():
         return loss, grads, new["stats"]
 
     images = images_of(16, 2)
-    alone = jax.jit(loss_and_grads)(variables["params"], variables["stats"], images)
+    alone = once(loss_and_grads)(variables["params"], variables["stats"], images)
     mesh = Mesh(jax.devices()[:8], ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    together = jax.jit(loss_and_grads)(
+    together = once(loss_and_grads)(
         jax.device_put(variables["params"], everywhere),
         jax.device_put(variables["stats"], everywhere),
         jax.device_put(images, NamedSharding(mesh, PartitionSpec("data"))),

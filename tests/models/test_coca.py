@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from quick_jit import once
 
 from parti.models.coca import model as coca
 from parti.models.coca import network
@@ -51,7 +52,8 @@ def batch() -> dict[str, jax.Array]:
 @pytest.fixture(scope="module")
 def variables(model, batch) -> dict:
     shapes = {name: value.shape for name, value in batch.items()}
-    return model.get_initial_variables(jax.random.PRNGKey(0), shapes)
+    initial = functools.partial(model.get_initial_variables, input_shapes=shapes)
+    return once(initial)(jax.random.PRNGKey(0))
 
 
 def test_base_size():
@@ -79,22 +81,23 @@ def test_mask_by_hand():
 
 
 def test_embeddings_have_unit_norm_and_score_is_their_cosine(model, batch, variables):
-    images = model.image_embeddings(variables, batch["images"])
-    texts = model.text_embeddings(variables, batch["text_tokens"])
+    images = once(model.image_embeddings)(variables, batch["images"])
+    texts = once(model.text_embeddings)(variables, batch["text_tokens"])
     assert images.shape == texts.shape == (8, 8)
     np.testing.assert_allclose(jnp.linalg.norm(images, axis=-1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(jnp.linalg.norm(texts, axis=-1), 1.0, rtol=1e-5)
-    score = model.score(variables, batch["images"], batch["text_tokens"])
+    score = once(model.score)(variables, batch["images"], batch["text_tokens"])
     np.testing.assert_allclose(score, jnp.sum(images * texts, -1), rtol=1e-5)
 
 
 def test_padding_makes_no_difference_but_every_token_does(model, variables):
     text = jnp.asarray([[5, 6, 1]])
-    embedding = model.text_embeddings(variables, text)
-    padded = model.text_embeddings(variables, jnp.pad(text, ((0, 0), (0, 3))))
+    embed = once(functools.partial(model.text_embeddings, variables))
+    embedding = embed(text)
+    padded = embed(jnp.pad(text, ((0, 0), (0, 3))))
     np.testing.assert_allclose(embedding, padded, atol=1e-6)
     for i in range(3):
-        other = model.text_embeddings(variables, text.at[0, i].set(20))
+        other = embed(text.at[0, i].set(20))
         assert np.abs(other - embedding).max() > 1e-4
 
 
@@ -108,21 +111,22 @@ def test_learns_to_match_pairs(model, batch, variables):
         return optax.apply_updates(params, updates), state, metrics
 
     params, state = variables["params"], optimizer.init(variables["params"])
-    first = model.eval_fn(params, batch)[1]
+    first = once(model.eval_fn)(params, batch)[1]
     assert float(first["logit_scale"].compute()) == pytest.approx(1 / 0.07, rel=1e-5)
     for _ in range(100):
         params, state, metrics = train_step(params, state)
+    # Measured with six seeds: 0.0003 to 0.005 of it, and both accuracies 1 from step 60 on.
     assert float(metrics["loss"].compute()) < 0.2 * float(first["loss"].compute())
     assert float(metrics["image_to_text_accuracy"].compute()) == 1.0
     assert float(metrics["text_to_image_accuracy"].compute()) == 1.0
-    scores = np.asarray(model.score_batch(params, batch))
+    score = once(model.score_batch)
     swapped = {**batch, "text_tokens": batch["text_tokens"][::-1]}
-    assert (scores > np.asarray(model.score_batch(params, swapped))).all()
+    assert (np.asarray(score(params, batch)) > np.asarray(score(params, swapped))).all()
 
 
 def test_logit_scale_is_clipped(model, batch, variables):
     params = {**variables["params"], "log_logit_scale": jnp.asarray(50.0)}
-    _, metrics = model.eval_fn(params, batch)
+    _, metrics = once(model.eval_fn)(params, batch)
     assert float(metrics["logit_scale"].compute()) == pytest.approx(100.0, rel=1e-5)
 
 
@@ -132,11 +136,11 @@ def test_eight_devices_agree_with_one(model, batch, variables):
     def loss_and_grads(params, batch):
         return jax.value_and_grad(lambda p: model.loss_fn(p, batch, None)[0])(params)
 
-    alone = jax.jit(loss_and_grads)(variables["params"], batch)
+    alone = once(loss_and_grads)(variables["params"], batch)
     mesh = Mesh(jax.devices()[:8], ("data",))
     sharded = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
     params = jax.device_put(variables["params"], NamedSharding(mesh, PartitionSpec()))
-    together = jax.jit(loss_and_grads)(params, sharded)
+    together = once(loss_and_grads)(params, sharded)
     np.testing.assert_allclose(alone[0], together[0], rtol=1e-5)
     compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     jax.tree.map(compare, alone[1], together[1])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from quick_jit import once
 
 from parti.models.adversarial import discriminator
 from parti.models.layers import convolutions
@@ -83,7 +84,7 @@ def test_the_network_equals_numpy():
     model = discriminator.Discriminator(TINY)
     images = random_images(8, 16)
     params = draw_params(model, images)
-    logits = jax.jit(model.apply)({"params": params}, images)
+    logits = once(model.apply)({"params": params}, images)
     assert logits.shape == (8,)
     assert logits.dtype == jnp.float32
     expected = np_discriminator(params, np.asarray(images, np.float64), group=4)
@@ -194,9 +195,9 @@ def test_eight_devices_agree_with_one(batch):
         grads, logits = jax.grad(loss, has_aux=True)(params)
         return logits, grads
 
-    alone = jax.jit(logits_and_grads)(params, images)
+    alone = once(logits_and_grads)(params, images)
     mesh = Mesh(jax.devices()[:8], ("data",))
-    together = jax.jit(logits_and_grads)(
+    together = once(logits_and_grads)(
         jax.device_put(params, NamedSharding(mesh, PartitionSpec())),
         jax.device_put(images, NamedSharding(mesh, PartitionSpec("data"))),
     )

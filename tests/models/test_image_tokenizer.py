@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from quick_jit import once
 
 from parti.engine.config import gin_config
 from parti.models import base
@@ -57,9 +58,15 @@ class Trained:
     history: list[dict]
 
 
+def start(model: image_tokenizer.ImageTokenizerModel, batch_size: int) -> dict:
+    shapes = {"images": (batch_size, 8, 8, 3)}
+    initial = functools.partial(model.get_initial_variables, input_shapes=shapes)
+    return once(initial)(jax.random.PRNGKey(0))
+
+
 def train(model: image_tokenizer.ImageTokenizerModel, steps: int) -> Trained:
     images = smooth_images(512, 0)
-    first = model.get_initial_variables(jax.random.PRNGKey(0), {"images": (32, 8, 8, 3)})
+    first = start(model, 32)
     params, mutables = first["params"], flax.core.freeze({"stats": first["stats"]})
     optimizer = optax.adam(3e-3, b2=0.99)
 
@@ -165,9 +172,9 @@ def test_logit_laplace_adds_three_channels_and_its_loss():
     shapes = {"images": (2, 8, 8, 3)}
     added = 3 * TINY.patch_size**2 * TINY.mlp_dim  # three more values for each pixel of a patch
     assert model.num_params(shapes) == rgb.num_params(shapes) + added
-    variables = model.get_initial_variables(jax.random.PRNGKey(0), shapes)
+    variables = start(model, 2)
     mutables, images = {"stats": variables["stats"]}, smooth_images(2, 3)
-    loss_fn = jax.value_and_grad(model.loss_fn, has_aux=True)
+    loss_fn = once(jax.value_and_grad(model.loss_fn, has_aux=True))
     (loss, (metrics, _)), grads = loss_fn(variables["params"], {"images": images}, None, mutables)
     terms = {name: float(m.compute()) for name, m in metrics.items() if name.endswith("_loss")}
     assert set(terms) == {"l2_loss", "codebook_loss", "commitment_loss", "logit_laplace_loss"}
@@ -175,10 +182,10 @@ def test_logit_laplace_adds_three_channels_and_its_loss():
     head = grads["decoder"]["head_pixels"]["kernel"].reshape(-1, TINY.patch_size**2, 6)
     assert (np.abs(head).max((0, 1)) > 0).all(), "mu and ln b of every colour are trained"
     variables = {"params": variables["params"], **mutables}
-    reconstruction, quantized = model.network.apply(variables, images)
+    reconstruction, quantized = once(model.network.apply)(variables, images)
     expected = 2.5 / (1 + np.exp(-np.asarray(reconstruction.distribution.mean))) - 1.25
     np.testing.assert_allclose(reconstruction.images, expected, atol=1e-6)
-    decoded = model.decode(variables, quantized.image_tokens)
+    decoded = once(model.decode)(variables, quantized.image_tokens)
     np.testing.assert_allclose(decoded, expected.clip(-1, 1), atol=1e-5)
 
 
@@ -192,11 +199,9 @@ def test_loss_is_the_weighted_sum_of_its_metrics(trained):
 
 def test_training_raises_psnr_and_keeps_the_codebook_in_use(trained):
     batch = {"images": smooth_images(64, seed=9)}  # pictures it never saw
-    psnr = []
+    evaluate, psnr = once(trained.model.eval_fn), []
     for variables in (trained.first, trained.variables):
-        _, metrics = trained.model.eval_fn(
-            variables["params"], batch, {"stats": variables["stats"]}
-        )
+        _, metrics = evaluate(variables["params"], batch, {"stats": variables["stats"]})
         psnr.append(float(metrics["psnr"].compute()))
     assert psnr[1] > psnr[0] + 8.0
     assert psnr[1] > 18.0
@@ -228,25 +233,26 @@ def test_decode_is_what_training_reconstructs(trained, record_property):
     images = smooth_images(8, seed=4)
     encode = jax.jit(trained.model.encode)
     tokens = encode(trained.variables, images)
-    decoded = trained.model.decode(trained.variables, tokens)
+    decoded = once(trained.model.decode)(trained.variables, tokens)
     assert decoded.shape == images.shape
     assert np.abs(decoded).max() <= 1.0
-    reconstruction, _ = trained.model.network.apply(trained.variables, images)
+    reconstruction, _ = once(trained.model.network.apply)(trained.variables, images)
     np.testing.assert_allclose(decoded, reconstruction.images.clip(-1, 1), atol=1e-5)
     # Measured, not required: how many tokens survive a round through pixels.
     again = encode(trained.variables, decoded)
     record_property("round_trip_agreement", float(jnp.mean(again == tokens)))
     params, mutables = trained.variables["params"], {"stats": trained.variables["stats"]}
-    scores = trained.model.score_batch(params, {"images": decoded}, mutables)
+    scores = once(trained.model.score_batch)(params, {"images": decoded}, mutables)
     assert scores.shape == (8,)
-    predicted = trained.model.predict_batch(params, {"images": decoded}, flax_mutables=mutables)
+    predict = jax.jit(trained.model.predict_batch)
+    predicted = predict(params, {"images": decoded}, flax_mutables=mutables)
     np.testing.assert_array_equal(predicted, again)
 
 
 def test_eight_devices_agree_with_one():
     """Loss, gradients and the revived codes: the draw of latents sees the global batch."""
     model = image_tokenizer.ImageTokenizerModel(TINY)
-    variables = model.get_initial_variables(jax.random.PRNGKey(0), {"images": (16, 8, 8, 3)})
+    variables = start(model, 16)
     stats = variables["stats"]
     # A later step at which a revival is due, of the half of the codes that nothing used.
     stats["codebook"]["steps"] = jnp.asarray(TINY.revival_interval)
@@ -259,10 +265,10 @@ def test_eight_devices_agree_with_one():
         return loss, grads, new["stats"]
 
     images = smooth_images(16, seed=2)
-    alone = jax.jit(loss_and_grads)(variables["params"], stats, images)
+    alone = once(loss_and_grads)(variables["params"], stats, images)
     mesh = Mesh(jax.devices()[:8], ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    together = jax.jit(loss_and_grads)(
+    together = once(loss_and_grads)(
         jax.device_put(variables["params"], everywhere),
         jax.device_put(stats, everywhere),
         jax.device_put(images, NamedSharding(mesh, PartitionSpec("data"))),
@@ -276,7 +282,7 @@ def test_eight_devices_agree_with_one():
 
 def test_variables_have_axes_for_t5x():
     model = image_tokenizer.ImageTokenizerModel(TINY)
-    variables = model.get_initial_variables(jax.random.PRNGKey(0), {"images": (1, 8, 8, 3)})
+    variables = start(model, 1)
     assert set(variables) == {"params", "params_axes", "stats", "stats_axes"}
     axes = variables["stats_axes"]["codebook"]
     assert axes["offset_axes"].names == ("codebook", None)

@@ -15,6 +15,7 @@ import pytest
 import tiny_models
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from quick_jit import once
 
 from parti.engine import train
 from parti.engine.checkpoints import checkpoints
@@ -66,6 +67,13 @@ def new_batch(scale: int = 2, num: int = 4) -> dict[str, jax.Array]:
 def start(model: super_resolution.SuperResolutionModel, batch: dict) -> dict:
     shapes = {name: value.shape for name, value in batch.items()}
     return model.get_initial_variables(jax.random.PRNGKey(0), shapes)
+
+
+@functools.cache
+def initial_params() -> dict:
+    """Returns what a training of `TINY` starts from."""
+    model = super_resolution.SuperResolutionModel(TINY)
+    return once(functools.partial(start, model))(new_batch())["params"]
 
 
 @pytest.mark.parametrize(("num_stages", "millions"), [(1, 14.2), (2, 28.4)])
@@ -131,7 +139,8 @@ def test_untrained_it_is_nearest_neighbour(num_stages):
     config = network.SuperResolutionConfig(num_channels=4, num_blocks=1, num_stages=num_stages)
     model = super_resolution.SuperResolutionModel(config)
     batch = new_batch(config.total_scale, num=2)
-    upsampled = model.upsample(start(model, batch), batch["low_resolution_images"])
+    variables = once(functools.partial(start, model))(batch)
+    upsampled = once(model.upsample)(variables, batch["low_resolution_images"])
     nearest = jax.image.resize(batch["low_resolution_images"], upsampled.shape, "nearest")
     np.testing.assert_allclose(upsampled, nearest, atol=1e-5)
 
@@ -140,25 +149,30 @@ def test_untrained_it_is_nearest_neighbour(num_stages):
 def test_training_beats_interpolation(loss):
     model = super_resolution.SuperResolutionModel(TINY, reconstruction_loss=loss)
     batch = new_batch()
-    params = start(model, batch)["params"]
     optimizer = optax.adam(3e-3)
 
     @jax.jit
-    def train_step(params, state):
-        grads, metrics = jax.grad(model.loss_fn, has_aux=True)(params, batch, None)
-        updates, state = optimizer.update(grads, state)
-        return optax.apply_updates(params, updates), state, metrics
+    def train(params):
+        def step(carry, _):
+            params, state = carry
+            grads, metrics = jax.grad(model.loss_fn, has_aux=True)(params, batch, None)
+            updates, state = optimizer.update(grads, state)
+            return (optax.apply_updates(params, updates), state), metrics
 
-    state = optimizer.init(params)
-    for _ in range(200):
-        params, state, metrics = train_step(params, state)
-    values = {name: float(metric.compute()) for name, metric in metrics.items()}
+        (params, _), history = jax.lax.scan(step, (params, optimizer.init(params)), length=100)
+        return params, jax.tree.map(lambda values: values[-1], history)
+
+    params, metrics = train(initial_params())
+    # Measured with five seeds: 6.6 to 8.6 dB better.
+    values = values_of(metrics)
     assert values["psnr"] > max(values["psnr_nearest"], values["psnr_bicubic"]) + 1.0
-    upsampled = model.upsample({"params": params}, batch["low_resolution_images"])
+    upsampled = once(model.upsample)({"params": params}, batch["low_resolution_images"])
     assert upsampled.shape == batch["images"].shape
     assert np.abs(upsampled).max() <= 1.0
-    scores = model.score_batch(params, batch)
-    np.testing.assert_allclose(np.mean(scores), model.eval_fn(params, batch)[1]["psnr"].compute())
+    scores, (_, metrics) = once(lambda *a: (model.score_batch(*a), model.eval_fn(*a)))(
+        params, batch
+    )
+    np.testing.assert_allclose(np.mean(scores), metrics["psnr"].compute())
 
 
 def make_model(weights=WEIGHTS, **config) -> super_resolution.SuperResolutionModel:
@@ -198,9 +212,9 @@ def grads_with(**weights: float) -> tuple[dict, dict[str, float]]:
     params, mutables = drawn()
     if model.has_mutables:
         grad_fn = jax.grad(model.loss_fn, has_aux=True)
-        grads, (metrics, _) = jax.jit(grad_fn)(params, new_batch(), jax.random.PRNGKey(1), mutables)
+        grads, (metrics, _) = once(grad_fn)(params, new_batch(), jax.random.PRNGKey(1), mutables)
     else:
-        grads, metrics = jax.jit(jax.grad(model.loss_fn, has_aux=True))(params, new_batch(), None)
+        grads, metrics = once(jax.grad(model.loss_fn, has_aux=True))(params, new_batch(), None)
     return grads, values_of(metrics)
 
 
@@ -247,7 +261,7 @@ def test_l2_and_l1_by_hand():
 
 def test_statistics_change_in_training_only():
     model, (params, mutables), batch = make_model(), drawn(), new_batch()
-    step = jax.jit(model.loss_fn)
+    step = once(model.loss_fn)
     frozen = flax.core.freeze(mutables)
     _, (_, after) = step(params, batch, jax.random.PRNGKey(0), frozen)
     assert isinstance(after, flax.core.FrozenDict), "T5X wants back what it gave"
@@ -267,7 +281,7 @@ def test_mutables_only_with_a_discriminator():
     assert plain.notes and not super_resolution.SuperResolutionModel(TINY).notes
     # It starts as it does without a discriminator.
     first, second = (
-        jax.jit(lambda m=m: start(m, new_batch())["params"]["stage_0"]["skip"]["direction"])()
+        once(lambda m=m: start(m, new_batch())["params"]["stage_0"]["skip"]["direction"])()
         for m in (plain, make_model())
     )
     np.testing.assert_array_equal(first, second)
@@ -368,10 +382,10 @@ def test_eight_devices_agree_with_one():
         (loss, (_, new)), grads = grad_fn(params, batch, jax.random.PRNGKey(3), mutables)
         return loss, grads, new["stats"]
 
-    alone = jax.jit(loss_and_grads)(params, mutables, batch)
+    alone = once(loss_and_grads)(params, mutables, batch)
     mesh = Mesh(jax.devices()[:8], ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    together = jax.jit(loss_and_grads)(
+    together = once(loss_and_grads)(
         jax.device_put(params, everywhere),
         jax.device_put(mutables, everywhere),
         jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data"))),
@@ -385,7 +399,7 @@ def test_eight_devices_agree_with_one():
 def test_mistakes_are_named():
     model = super_resolution.SuperResolutionModel(TINY)
     batch = new_batch()
-    variables = start(model, batch)
+    variables = {"params": initial_params()}
     with pytest.raises(ValueError, match="factor of 2"):
         model.loss_fn(variables["params"], {**batch, "images": batch["images"][:, :8]}, None)
     with pytest.raises(ValueError, match="uint8"):

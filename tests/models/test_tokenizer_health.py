@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick_jit import once
 
 from parti.data.images import images as image_lib
 from parti.data.scenes import scenes
@@ -111,9 +112,7 @@ def make_model(weights: losses.LossWeights | None = None, **config: Any) -> Any:
 def start(model: Any) -> dict[str, Any]:
     shapes = {"images": (BATCH, 8, 8, 3)}
     initial = functools.partial(model.get_initial_variables, input_shapes=shapes)
-    # Runs once: compiling it well would take four times as long.
-    quick = {"xla_backend_optimization_level": 0}
-    variables = jax.jit(initial, compiler_options=quick)(jax.random.PRNGKey(0))
+    variables = once(initial)(jax.random.PRNGKey(0))
     return {"params": variables["params"], "stats": variables["stats"]}
 
 
@@ -245,8 +244,7 @@ def test_summaries_say_how_far_each_loss_pulls(pictures):
     variables = start(model)
     batch = {"images": pictures[:4]}
     mutables = {"stats": variables["stats"]}
-    quick = {"xla_backend_optimization_level": 0}  # Runs once.
-    shown = jax.jit(model.summaries, compiler_options=quick)(variables["params"], batch, mutables)
+    shown = once(model.summaries)(variables["params"], batch, mutables)
     assert set(shown.scalars) == {
         f"gradient_{name}_loss"
         for name in ("l2", "codebook", "commitment", "perceptual", "generator", "discriminator")
@@ -254,9 +252,7 @@ def test_summaries_say_how_far_each_loss_pulls(pictures):
     # The l2 loss alone has the same gradient.
     alone = make_model(losses.LossWeights(codebook=0.0, commitment=0.0))
     network_only = {k: v for k, v in variables["params"].items() if k != "discriminator"}
-    gradient = jax.jit(
-        jax.grad(lambda params: alone.eval_fn(params, batch, mutables)[0]), compiler_options=quick
-    )
+    gradient = once(jax.grad(lambda params: alone.eval_fn(params, batch, mutables)[0]))
     squares = [float(jnp.sum(jnp.square(x))) for x in jax.tree.leaves(gradient(network_only))]
     assert float(shown.scalars["gradient_l2_loss"]) == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
     assert shown.pictures["reconstructions"].shape == (2, 4, 8, 8, 3)

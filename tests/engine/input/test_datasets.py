@@ -94,6 +94,7 @@ def test_seqio_source(tmp_path: pathlib.Path) -> None:
 
     class Model:
         FEATURE_CONVERTER_CLS = feature_converters.ImageConverter
+        text_vocab_size = None
 
     source = datasets.SeqioSource(image_tasks.add_task(tmp_path, 8), {"image": 8})
 
@@ -178,6 +179,7 @@ def test_seqio_source_gives_what_seqio_gives(tmp_path: pathlib.Path) -> None:
 
     class Model:
         FEATURE_CONVERTER_CLS = feature_converters.TextToImageConverter
+        text_vocab_size = None
 
     lengths = {"inputs": 6, "targets": 4}
     for name in (full, of_any_length):
