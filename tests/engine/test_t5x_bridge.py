@@ -374,7 +374,7 @@ def test_a_step_that_is_not_finite_stops_before_it_is_saved(
     with pytest.raises(nan_recovery.NotFiniteError, match="`parti train` and NAN_POLICY = .skip"):
         run(
             experiment_file("wdsr_tiny"),
-            [*given, "optimizers.warmup_cosine.peak = 1e38", "TRAIN_STEPS = 8"],
+            [*given, "LEARNING_RATE_PEAK = 1e38", "TRAIN_STEPS = 8"],
         )
     params, _, _ = checkpoints.load_params(tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
