@@ -38,6 +38,7 @@ def regressor(**changes: object) -> experiments.Experiment:
         "model_dir": "unused",
         "train_steps": 1,
         "batch_size": 64,
+        "eval_period": 0,
     }
     return experiments.Experiment(**{**settings, **changes})
 

@@ -138,7 +138,9 @@ def test_positions_of_tokens_are_exact(
     monkeypatch.setattr(sources, "SHUFFLE_BUFFER", buffer)
     monkeypatch.setattr(preprocessors, "CHUNK", chunk)
     source = datasets.SeqioSource(add_token_task(tmp_path), {"inputs": 6, "targets": 4})
-    model = types.SimpleNamespace(FEATURE_CONVERTER_CLS=feature_converters.TextToImageConverter)
+    model = types.SimpleNamespace(
+        FEATURE_CONVERTER_CLS=feature_converters.TextToImageConverter, text_vocab_size=None
+    )
 
     def open_batches() -> datasets.Batches:
         return source.open(datasets.TRAIN, 8, 3, model)

@@ -357,7 +357,7 @@ def test_rows_that_wait_are_bounded_with_their_metadata(site, tmp_path, monkeypa
     prepare = pairs._prepare
     monkeypatch.setattr(pairs, "_prepare", lambda *args: taken.append(1) or prepare(*args))
     settings = dataclasses.replace(
-        SETTINGS, retries=0, read_timeout=0.3, total_timeout=0.5, window_bytes=3 * 10**6
+        SETTINGS, retries=0, read_timeout=2, total_timeout=30, window_bytes=3 * 10**6
     )
     fetcher = fetching.Fetcher(settings)
     found = readers.read_source(source, fetcher)
