@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import parti
 from parti.workflow import config_files, stage
@@ -32,9 +33,8 @@ _REASONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """A stage that will run."""
+class Planned(NamedTuple):
+    """A stage that will run, and why."""
 
     name: str
     reason: str
@@ -92,12 +92,7 @@ class Scheduler:
         ]
 
     def _ask(self, *arguments: str) -> str:
-        """Returns what Snakemake prints.
-
-        Raises:
-          ValueError: Snakemake does not know a flag.
-          RuntimeError: anything else that it refuses.
-        """
+        """Returns what Snakemake prints; ValueError for an unknown flag, else RuntimeError."""
         ended = subprocess.run(
             self._command("--nolock", *arguments),
             stdin=subprocess.DEVNULL,
@@ -109,9 +104,8 @@ class Scheduler:
         if ended.returncode == 0:
             return ended.stdout
         lines = (ended.stderr.strip() or ended.stdout.strip()).splitlines()
-        usage_error = [line for line in lines if "error: " in line]
-        if usage_error:
-            message = usage_error[-1].partition("error: ")[2]
+        if usage_errors := [line for line in lines if "error: " in line]:
+            message = usage_errors[-1].partition("error: ")[2]
             if "--executor" in message:
                 message += "; others come with `pip install snakemake-executor-plugin-NAME`"
             if "unrecognized arguments" in message:
@@ -135,7 +129,7 @@ def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
             raise ValueError(f"{workdir}: another run is at work here (process {owner})")
-        if others := _foreign_snakemakes(workdir):
+        if others := _processes_of_snakemake(workdir):
             raise ValueError(f"{workdir}: Snakemake is at work here (process {others[0]})")
         for left in (workdir / ".snakemake" / "locks").glob("*"):
             left.unlink(missing_ok=True)
@@ -145,8 +139,7 @@ def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
         yield lock.fileno()
 
 
-def _foreign_snakemakes(workdir: pathlib.Path) -> list[int]:
-    """Returns the processes of Snakemake in a folder that somebody started without `parti`."""
+def _processes_of_snakemake(workdir: pathlib.Path) -> list[int]:
     import psutil
 
     found = []
@@ -184,7 +177,6 @@ def parse_plan(text: str) -> list[Planned]:
 
 
 def _in_words(reason: str) -> str:
-    """Returns Snakemake's reason in the words of this project."""
     for pattern, words in _REASONS:
         if match := re.search(pattern, reason):
             files = match.group(1).partition(";")[0] if match.groups() else ""
@@ -202,16 +194,16 @@ def environment() -> dict[str, str]:
     return environment
 
 
-def _end_with_parent() -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(0.3)
-    os._exit(143)
-
-
 def main() -> None:
     """Is Snakemake, until the process that started it ends."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent = os.getppid()
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        os._exit(143)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     from snakemake import cli
 
     cli.main(sys.argv[1:])
