@@ -25,21 +25,10 @@ def make_parser() -> flag_parser.Parser:
         f"PyTorch's .pth become .safetensors with\n  {weights.PYTORCH_COMMAND}",
     )
     add = parser.add_argument
-    add(
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help=f"VGG16, and the heads if they are in a file of their own "
-        f"({' '.join(weights.SUFFIXES)})",
-    )
-    add(
-        "--sha256",
-        nargs="+",
-        metavar="HEX",
-        default=[],
-        help="what each input must have, in the order of --input",
-    )
+    help_text = f"VGG16, and the heads if in a file of their own ({' '.join(weights.SUFFIXES)})"
+    add("--input", nargs="+", required=True, metavar="FILE", help=help_text)
+    help_text = "what each input must have, in the order of --input"
+    add("--sha256", nargs="+", metavar="HEX", default=[], help=help_text)
     add("--output", required=True, metavar="FILE", help="a .safetensors or .npz file to write")
     add("--overwrite", action="store_true", help="replace the output")
     return parser
@@ -66,11 +55,7 @@ def check_flags(flags: argparse.Namespace) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti perceptual`; returns the exit code.
-
-    Raises:
-      ValueError, OSError: a flag or an input is wrong.
-    """
+    """Runs `parti perceptual`."""
     flags = make_parser().parse_args(list(argv))
     check_flags(flags)
     digests = flags.sha256 or [""] * len(flags.input)

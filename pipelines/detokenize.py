@@ -45,11 +45,7 @@ class ReadTokens(beam.DoFn):
     def process(
         self, shard: token_shards.TokenShard
     ) -> Iterator[tuple[token_batches.Batch, np.ndarray]]:
-        """Yields the batches of a shard; the last one may be smaller.
-
-        Raises:
-          ValueError: a row that the tokenizer cannot have made.
-        """
+        """Yields the batches of a shard; ValueError for a row that no such tokenizer makes."""
         rows = itertools.islice(tfrecords.read(shard.path), shard.num_rows)
         for index in itertools.count():
             batch = itertools.islice(rows, model_handlers.IMAGE_BATCH)
@@ -121,7 +117,7 @@ def build(
       directory: existing folder to write into; every worker must reach it.
 
     Returns:
-      {"name", "count", "rejected": {}} of each shard written.
+      What `resumable_shards.gather` gives; nothing is rejected.
     """
     pieces = (
         root
@@ -144,23 +140,15 @@ def make_parser() -> flag_parser.Parser:
     add = parser.add_argument
     add("--input", required=True, metavar="DIR", help="of `parti tokenize` or `parti generate`")
     add("--output", required=True, metavar="DIR", help="the folder to write")
-    add(
-        "--model",
-        metavar="DIR",
-        help="the tokenizer's training, or a bundle (default: the one that made the tokens)",
-    )
+    help_text = "the tokenizer's training, or a bundle (default: the one that made the tokens)"
+    add("--model", metavar="DIR", help=help_text)
     add("--split", choices=records.SPLITS, help="one split of the tokens (default: both)")
     add("--limit", type=int, metavar="N", help="only the first N pictures of each split")
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti detokenize`; see `make_parser` for its flags.
-
-    Raises:
-      ValueError, FileNotFoundError: bad flags or input, or tokens of another tokenizer.
-      options.PipelineError: the job failed; run it again and it goes on.
-    """
+    """Runs `parti detokenize`."""
     flags, beam_options = options.parse(make_parser(), argv)
     if flags.limit is not None and flags.limit < 1:
         raise ValueError(f"--limit={flags.limit}: give at least 1, or leave it out for all")
@@ -206,9 +194,9 @@ def _count(
     todo: Sequence[token_shards.TokenShard],
 ) -> int:
     """Returns about how many images are to be made, for the display."""
-    known = [shard.num_rows for shard in todo]
-    if None not in known:
-        return sum(count for count in known if count)
+    known = [shard.num_rows for shard in todo if shard.num_rows is not None]
+    if len(known) == len(todo):
+        return sum(known)
     total = sum(tokens["counts"].get(name, 0) for name in (*records.SPLITS, "images"))
     return total * len(todo) // len(shards)
 

@@ -97,25 +97,16 @@ def make_parser() -> flag_parser.Parser:
     add("--reference", metavar="DIR", help="pairs to reconstruct; needs --model")
     add("--model", metavar="DIR", help="a bundle, or the training of a tokenizer")
     add("--split", choices=records.SPLITS, help="of the pairs: validation, if there is one")
-    add(
-        "--num_reference",
-        type=int,
-        metavar="N",
-        help=f"reconstruct about N images; {_NUM_REFERENCE}, or with --reconstructions all",
-    )
+    help_text = f"reconstruct about N images; {_NUM_REFERENCE}, or with --reconstructions all"
+    add("--num_reference", type=int, metavar="N", help=help_text)
     return parser
 
 
 def check_flags(flags: argparse.Namespace) -> None:
-    """Checks the values.
-
-    Raises:
-      ValueError: a value out of range, or half of what belongs together.
-    """
+    """Raises ValueError for a value out of range, or half of what belongs together."""
     if bool(flags.reference) != bool(flags.model):
-        given, missing = "--reference", "--model"
-        if flags.model:
-            given, missing = missing, given
+        names = ("--model", "--reference") if flags.model else ("--reference", "--model")
+        given, missing = names
         others = "" if flags.reconstructions else f", or leave out {given}"
         raise ValueError(f"{given} needs {missing}: give it too{others}")
     if flags.num_reference is not None and flags.num_reference < 1:
@@ -123,7 +114,6 @@ def check_flags(flags: argparse.Namespace) -> None:
 
 
 def _check_mode(flags: argparse.Namespace) -> None:
-    """Raises ValueError unless the flags name something to measure, and all are of use."""
     if bool(flags.generations) == flags.reconstructions:
         raise ValueError("give --generations DIR or --reconstructions, one of them")
     if flags.reconstructions and not flags.reference:
@@ -133,12 +123,7 @@ def _check_mode(flags: argparse.Namespace) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti evaluate`; see `make_parser` for its flags.
-
-    Raises:
-      ValueError, FileNotFoundError: bad flags or input.
-      options.PipelineError: the job failed.
-    """
+    """Runs `parti evaluate`."""
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
     _check_mode(flags)
@@ -148,7 +133,10 @@ def run(argv: Sequence[str]) -> int:
         settings["generations_fingerprint"] = made["fingerprint"]
         groups = gallery.group_by_prompt(generate.read_generations(flags.generations))
     if flags.reference:
-        reference = _open_reference(flags)
+        default = None if flags.reconstructions else _NUM_REFERENCE
+        reference = reconstructions.Reference.open(
+            flags.reference, flags.model, flags.split, flags.num_reference or default
+        )
         settings |= reference.settings
     metrics: dict[str, Any] = {"notes": []}
     with _output(flags, settings) as stage:
@@ -170,13 +158,6 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _open_reference(flags: argparse.Namespace) -> reconstructions.Reference:
-    """Returns what is reconstructed."""
-    default = None if flags.reconstructions else _NUM_REFERENCE
-    number = flags.num_reference or default
-    return reconstructions.Reference.open(flags.reference, flags.model, flags.split, number)
-
-
 def _output(
     flags: argparse.Namespace, settings: Mapping[str, Any]
 ) -> output_directory.OutputDirectory:
@@ -193,7 +174,6 @@ def _output(
 
 
 def _counts(metrics: Mapping[str, Any]) -> dict[str, int]:
-    """Returns what the manifest counts."""
     if "num_prompts" in metrics:
         return {"prompts": metrics["num_prompts"], "images": metrics["num_images"]}
     about = metrics["reference"]
@@ -210,9 +190,6 @@ def measure_generations(
 
     Returns:
       The metrics, and the best image of each prompt with a scene with its overall agreement.
-
-    Raises:
-      options.PipelineError: the job failed.
     """
     measured, notes = _find_scenes(groups, generations_dir)
     metrics: dict[str, Any] = {
@@ -262,25 +239,19 @@ def _write_alignments(
     groups: Sequence[Sequence[records.Generation]],
     found: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Writes a line for each image: which it is, and what it scores."""
     rows = [
         {"image": item.image, "rank": item.rank, "score": item.score, "alignment": alignment}
         for group, row in zip(groups, found)
         for item, alignment in zip(group, row["alignments"], strict=True)
     ]
-    lines = [json.dumps(row, sort_keys=True) + "\n" for row in rows]
-    files.write_bytes(directory / ALIGNMENTS_FILE, "".join(lines).encode())
+    lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+    files.write_bytes(directory / ALIGNMENTS_FILE, lines.encode())
 
 
 def measure_reconstructions(
     reference: reconstructions.Reference, directory: pathlib.Path, beam_options: Any
 ) -> dict[str, Any]:
-    """Runs the Beam job over reference images, writes their page, and returns the metrics.
-
-    Raises:
-      ValueError: no image could be read.
-      options.PipelineError: the job failed.
-    """
+    """Runs the Beam job over reference images, writes their page, and returns the metrics."""
     metrics, codes = reconstructions.measure(reference, directory, beam_options)
     rows = reconstructions.Rows(directory, reference.shards)
     groups = reconstruction_samples.choose(rows, codes.num_images)

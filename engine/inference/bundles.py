@@ -68,10 +68,7 @@ def write_bundle(
     check_parts(parts, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     described = {}
-    for name in PARTS:
-        if name not in parts:
-            continue
-        part = parts[name]
+    for name, part in ((name, parts[name]) for name in PARTS if name in parts):
         _write_part(folder / name, part)
         described[name] = {
             "fingerprint": part.fingerprint,
@@ -97,15 +94,10 @@ def write_bundle(
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """An opened bundle; parts are loaded when asked for.
-
-    Attributes:
-      path: the folder.
-      content: what `bundle.json` says.
-    """
+    """An opened bundle; parts are loaded when asked for."""
 
     path: pathlib.Path
-    content: dict[str, Any]
+    content: dict[str, Any]  # of `bundle.json`
 
     @classmethod
     def open(cls, directory: str | pathlib.Path) -> "Bundle":
@@ -119,10 +111,8 @@ class Bundle:
         folder = pathlib.Path(directory)
         path = folder / BUNDLE_FILE
         if not path.is_file():
-            raise FileNotFoundError(
-                f"no bundle at {folder}; make one with "
-                f"`parti export --workdir DIR --output {folder}`"
-            )
+            command = f"parti export --workdir DIR --output {folder}"
+            raise FileNotFoundError(f"no bundle at {folder}; make one with `{command}`")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -174,8 +164,11 @@ class Bundle:
         Raises:
           ValueError: the bundle has no such part, or its configuration builds no such model.
         """
-
-        self._check_part(part)
+        if part not in self.parts:
+            raise ValueError(
+                f"{self.path} has no {part}; it has {', '.join(self.parts)}. Train one and "
+                f"export again with --{part} DIR"
+            )
         return gin_config.model_from_config(self._config(part))
 
     def load(self, part: str) -> loaded_models.LoadedModel:
@@ -200,13 +193,6 @@ class Bundle:
 
     def _config(self, part: str) -> str:
         return (self.path / part / CONFIG_FILE).read_text(encoding="utf-8")
-
-    def _check_part(self, part: str) -> None:
-        if part not in self.content["parts"]:
-            raise ValueError(
-                f"{self.path} has no {part}; it has {', '.join(self.parts)}. Train one and "
-                f"export again with --{part} DIR"
-            )
 
     def _check_fingerprint(self, name: str, files: str, found: str) -> None:
         if found != self.fingerprints[name]:
@@ -279,11 +265,7 @@ def load_part(source: str | pathlib.Path, part: str) -> loaded_models.LoadedMode
 
 
 def check_role(name: str, part: loaded_models.LoadedModel) -> None:
-    """Checks that a model has the role of the part of this name.
-
-    Raises:
-      ValueError: it is another kind of model.
-    """
+    """Raises ValueError unless a model has the role of the part of this name."""
     role = PARTS[name]
     if not isinstance(part.model, role):
         raise ValueError(

@@ -154,9 +154,6 @@ class LoadedModel:
 def read_variables(directory: str | pathlib.Path) -> dict[str, Any]:
     """Returns {collection: tree of arrays} of a finished training, or of one of its checkpoints.
 
-    Args:
-      directory: as `LoadedModel.from_train_dir` takes it.
-
     Raises:
       FileNotFoundError: no such training, or it has not finished.
       ValueError: its checkpoint cannot be read.
@@ -169,7 +166,5 @@ def read_variables(directory: str | pathlib.Path) -> dict[str, Any]:
 
 def pad_rows(array: np.ndarray, num_rows: int) -> np.ndarray:
     """Returns `array` ([rows, ...]) with copies of its last row up to `num_rows` rows."""
-    missing = num_rows - len(array)
-    if missing <= 0:
-        return np.asarray(array)
+    missing = max(num_rows - len(array), 0)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

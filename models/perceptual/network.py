@@ -95,11 +95,7 @@ def unit_norm(x: jax.Array) -> jax.Array:
 
 
 def check_pairs(images: jax.Array, others: jax.Array, min_size: int) -> None:
-    """Checks two batches of images that are to be compared.
-
-    Raises:
-      ValueError: they are not images, differ in shape, or have a side below `min_size` pixels.
-    """
+    """Raises ValueError unless two batches are images of one shape, `min_size` pixels or more."""
     base.check_images(images)
     base.check_images(others, name="others")
     if images.shape != others.shape:

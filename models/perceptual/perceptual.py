@@ -51,12 +51,8 @@ class PerceptualNetwork:
 
     def __init__(self, load: Callable[[], Loaded], distance: Distance) -> None:
         """Takes what reads the variables, called at most once, and the distance."""
-        self._load = load
+        self._load = functools.cache(load)
         self.distance = distance
-
-    @functools.cached_property
-    def _loaded(self) -> Loaded:
-        return self._load()
 
     @property
     def name(self) -> str:
@@ -65,16 +61,12 @@ class PerceptualNetwork:
         Raises:
           OSError, ValueError: the file cannot be read or is not a weights file.
         """
-        return self._loaded.name
+        return self._load().name
 
     @property
     def variables(self) -> Mapping[str, Any]:
-        """Float32 numpy arrays; `distance` lets no gradient through to them.
-
-        Raises:
-          OSError, ValueError: the file cannot be read or is not a weights file.
-        """
-        return self._loaded.variables
+        """Float32 numpy arrays, read as `name` is; `distance` lets no gradient through to them."""
+        return self._load().variables
 
 
 def make(path: str | os.PathLike[str] | None = None) -> PerceptualNetwork:
@@ -88,7 +80,8 @@ def make(path: str | os.PathLike[str] | None = None) -> PerceptualNetwork:
       path: what `parti perceptual` wrote; None is the in-house filters.
     """
     if path is None:
-        return PerceptualNetwork(_load_filters, filters.distance)
+        own = Loaded(filters.NAME, filters.make_variables())
+        return PerceptualNetwork(lambda: own, filters.distance)
     return PerceptualNetwork(functools.partial(_load_lpips, path), network.distance)
 
 
@@ -118,18 +111,12 @@ class PerceptualModel(base.Model):
     def perceptual_terms(self, images: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
         """Returns `perceptual_loss`, the mean distance of two batches of images, if there is one.
 
-        Args:
-          images: [batch, height, width, 3] in [-1, 1].
-          others: the same shape.
+        Both are [batch, height, width, 3] in [-1, 1].
         """
         if self.perceptual is None:
             return {}
         distances = self.perceptual.distance(self.constants, images, others)
         return {"perceptual_loss": jnp.mean(distances)}
-
-
-def _load_filters() -> Loaded:
-    return Loaded(filters.NAME, filters.make_variables())
 
 
 def _load_lpips(path: str | os.PathLike[str]) -> Loaded:

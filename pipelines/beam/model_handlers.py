@@ -14,10 +14,11 @@ where a bundle ends; these do not, so neither do the compiled shapes, nor the by
 import abc
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import jax
 import numpy as np
 from apache_beam.ml.inference import base as inference
 
@@ -55,7 +56,7 @@ class Handler(abc.ABC, inference.ModelHandler[Any, Any, Any]):
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
         """Returns the size of the arrays in a batch; pickling them to measure would be slow."""
-        return sum(array.nbytes for array in _arrays(batch))
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(batch) if isinstance(leaf, np.ndarray))
 
     def get_metrics_namespace(self) -> str:
         """Returns the name of the Beam metrics."""
@@ -66,11 +67,11 @@ class PartHandler(Handler):
     """Loads one part; subclasses define `predict`."""
 
     def __init__(self, source: str | pathlib.Path, part: str, unused: Sequence[str] = ()) -> None:
-        """Names the part.
+        """Names the part, of `bundles.PARTS`.
 
         Args:
           source: a bundle, or the part's training directory; every worker must reach it.
-          part: "tokenizer", "generator", "reranker" or "upsampler".
+          part: its name.
           unused: top-level branches of its variables that `predict` does not read; they do not
             stay in memory.
         """
@@ -90,15 +91,10 @@ def infer(label: str, handler: Handler) -> beam.PTransform:
 
 
 class Encoded(NamedTuple):
-    """Images as tokens.
+    """Images as tokens."""
 
-    Attributes:
-      image_tokens: [batch, length] int32.
-      reconstructions: [batch, height, width, 3] uint8, or None if not asked for.
-    """
-
-    image_tokens: np.ndarray
-    reconstructions: np.ndarray | None
+    image_tokens: np.ndarray  # [batch, length] int32
+    reconstructions: np.ndarray | None  # [batch, height, width, 3] uint8, if asked for
 
 
 class EncodeHandler(PartHandler):
@@ -170,23 +166,17 @@ class SampleHandler(PartHandler):
 
 
 class Samples(NamedTuple):
-    """The samples of one prompt.
+    """The samples of one prompt."""
 
-    Attributes:
-      image_tokens: [samples, length] int32.
-      images: one [height, width, 3] uint8 each; upsampled ones are larger.
-      scores: [samples] float64, cosines in [-1, 1]; None without a reranker.
-    """
-
-    image_tokens: np.ndarray
-    images: list[np.ndarray]
-    scores: np.ndarray | None
+    image_tokens: np.ndarray  # [samples, length] int32
+    images: list[np.ndarray]  # one [height, width, 3] uint8 each; upsampled ones are larger
+    scores: np.ndarray | None  # [samples] float64, cosines in [-1, 1]; None without a reranker
 
     def best_first(self) -> list[int]:
         """Returns the sample indices, best first; equal scores, or none, in sample order."""
         if self.scores is None:
             return list(range(len(self.images)))
-        return [int(index) for index in np.argsort(-self.scores, kind="stable")]
+        return np.argsort(-self.scores, kind="stable").tolist()
 
 
 class Renderer:
@@ -195,7 +185,7 @@ class Renderer:
     def __init__(
         self, source: str | pathlib.Path, num_upsampled: int, window_size: int = 0
     ) -> None:
-        """Loads the parts.
+        """Loads the parts of a bundle.
 
         Args:
           source: the bundle.
@@ -251,10 +241,7 @@ def decode(
 def score(reranker: loaded_models.LoadedModel, text: str, pixels: np.ndarray) -> np.ndarray:
     """Returns the cosines of a text's embedding and images', [batch] float64 in [-1, 1].
 
-    Args:
-      reranker: of a bundle.
-      text: the prompt.
-      pixels: [batch, height, width, 3] uint8; resized to what the reranker takes.
+    The pixels, [batch, height, width, 3] uint8, are resized to what the reranker takes.
 
     Source: Parti (arXiv 2206.10789) section 2.4, reranking with CoCa's contrastive branch.
     """
@@ -268,23 +255,12 @@ def score(reranker: loaded_models.LoadedModel, text: str, pixels: np.ndarray) ->
 def upsample(
     upsampler: loaded_models.LoadedModel, pixels: np.ndarray, window_size: int = 0
 ) -> np.ndarray:
-    """Returns larger images, uint8.
+    """Returns larger images of pixels [batch, height, width, 3] uint8.
 
-    Args:
-      upsampler: of a bundle.
-      pixels: [batch, height, width, 3] uint8.
-      window_size: 0 upsamples images whole; otherwise one window of one image at a time.
+    With a window size one window of one image is upsampled at a time.
     """
     small = images.to_float(pixels)
     if not window_size:
         return images.to_uint8(upsampler.call("upsample", small, batch_size=IMAGE_BATCH))
     call = functools.partial(upsampler.call, "upsample", batch_size=1)
     return images.to_uint8(tiling.upsample(call, small, upsampler.model.config, window_size))
-
-
-def _arrays(value: Any) -> Iterator[np.ndarray]:
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _arrays(item)

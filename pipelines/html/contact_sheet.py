@@ -25,17 +25,11 @@ _PIXELATED_BELOW = 128
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """An image of the sheet, with what stands below it.
-
-    Attributes:
-      key: of the image.
-      text: its caption; may be empty.
-      image: path of the PNG, relative to the page.
-    """
+    """An image of the sheet, with what stands below it: its key and caption."""
 
     key: str
     text: str
-    image: str
+    image: str  # path of the PNG, relative to the page
 
 
 def write(
@@ -52,7 +46,7 @@ def write(
       sections: heading -> its images, in order.
       total: number of images, shown or not.
       title: heading of the page.
-      embedded_bytes: size of all embedded images together, before base64.
+      embedded_bytes: of all embedded images together, before base64.
     """
     budget, width = embedded_bytes, 0
     shown: dict[str, list[dict[str, Any]]] = {}

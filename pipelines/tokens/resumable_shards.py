@@ -24,14 +24,7 @@ _PIECES, _FINISHED = ".pieces", ".finished"
 
 
 def piece_path(directory: pathlib.Path, folder: str, shard: str, index: int) -> pathlib.Path:
-    """Returns the file of a batch of `folder`/`shard`; it is there until the shard is joined.
-
-    Args:
-      directory: the folder that is written.
-      folder: of the shard in it; "" for none.
-      shard: file name of the shard.
-      index: number of the batch in the shard, from 0.
-    """
+    """Returns the file of batch `index` of `directory`/`folder`/`shard`, until that is joined."""
     return directory / _PIECES / (folder or "_") / shard / f"{index:06d}"
 
 
@@ -70,8 +63,7 @@ class JoinShard(beam.DoFn):
         report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
         files.write_bytes(_report_path(self._directory, shard), json.dumps(report).encode())
         for folder in self._folders:
-            pieces_folder = piece_path(self._directory, folder, shard, 0).parent
-            shutil.rmtree(pieces_folder, ignore_errors=True)
+            shutil.rmtree(piece_path(self._directory, folder, shard, 0).parent, ignore_errors=True)
         yield report
 
 

@@ -17,15 +17,10 @@ _PREFIXES = {"tokens": records.SPLITS, "generations": ("tokens",)}
 
 @dataclasses.dataclass(frozen=True)
 class TokenShard:
-    """A token shard to read.
+    """A token shard to read."""
 
-    Attributes:
-      path: of the TFRecord file of `TokenizedPair`.
-      num_rows: number of its rows that are read; None reads all.
-    """
-
-    path: str
-    num_rows: int | None = None
+    path: str  # of the TFRecord file of `TokenizedPair`
+    num_rows: int | None = None  # that are read; None reads all
 
     @property
     def name(self) -> str:
@@ -46,13 +41,9 @@ def read_manifest(directory: str) -> dict[str, Any]:
 def find_shards(
     directory: str, kind: str, split: str | None, limit: int | None
 ) -> list[TokenShard]:
-    """Returns what is to be read, in order.
+    """Returns what is to be read of a folder of "tokens" or "generations", in order.
 
-    Args:
-      directory: the folder.
-      kind: what it holds, "tokens" or "generations".
-      split: only this one.
-      limit: rows of each split; None is all.
+    `limit` is the number of rows of each split; None is all.
 
     Raises:
       FileNotFoundError: there are no shards.
@@ -97,11 +88,7 @@ def model_of(directory: str, tokens: dict[str, Any]) -> str:
 def check_tokenizer(
     directory: str, tokens: dict[str, Any], source: str, tokenizer: loaded_models.LoadedModel
 ) -> None:
-    """Checks that tokens are of a tokenizer's encoder and codebook; its decoder may be another.
-
-    Raises:
-      ValueError: they are of others.
-    """
+    """Raises ValueError unless tokens are of a tokenizer's encoder and codebook."""
     if tokens["kind"] == "tokens":
         theirs = tokens["tokenizer_fingerprint"]
     else:
