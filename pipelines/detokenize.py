@@ -35,59 +35,48 @@ _LINES = ".lines"  # the lines of each shard, while the job runs
 _MAX_NAME = 80  # characters of a key in a file name
 
 
-class ReadTokens(beam.DoFn):
-    """Shard -> (Batch, image tokens [batch, length] int32), in order."""
+def _read_tokens(
+    shard: token_shards.TokenShard, num_tokens: int, codebook_size: int
+) -> Iterator[tuple[token_batches.Batch, np.ndarray]]:
+    """Yields (Batch, image tokens [batch, length] int32) of a shard, in order.
 
-    def __init__(self, num_tokens: int, codebook_size: int) -> None:
-        """Sets what an image's tokens must be."""
-        self._num_tokens, self._codebook_size = num_tokens, codebook_size
-
-    def process(
-        self, shard: token_shards.TokenShard
-    ) -> Iterator[tuple[token_batches.Batch, np.ndarray]]:
-        """Yields the batches of a shard; ValueError for a row that no such tokenizer makes."""
-        rows = itertools.islice(tfrecords.read(shard.path), shard.num_rows)
-        for index in itertools.count():
-            batch = itertools.islice(rows, model_handlers.IMAGE_BATCH)
-            pairs = tuple(records.TokenizedPair.from_example(data) for data in batch)
-            if not pairs:
-                return
-            for pair in pairs:
-                self._check(shard, pair)
-            tokens = np.stack([pair.image_tokens for pair in pairs])
-            yield token_batches.Batch(shard.name, index, pairs), tokens
-
-    def _check(self, shard: token_shards.TokenShard, pair: records.TokenizedPair) -> None:
-        tokens = pair.image_tokens
-        if len(tokens) != self._num_tokens or tokens.max() >= self._codebook_size:
-            raise ValueError(
-                f"{shard.path}: {pair.key!r} has {len(tokens)} tokens up to "
-                f"{max(tokens, default=0)}; the tokenizer makes {self._num_tokens} under "
-                f"{self._codebook_size}; write the shard again"
-            )
+    Raises:
+      ValueError: a row that the tokenizer cannot have made.
+    """
+    rows = itertools.islice(tfrecords.read(shard.path), shard.num_rows)
+    for index in itertools.count():
+        batch = itertools.islice(rows, model_handlers.IMAGE_BATCH)
+        pairs = tuple(records.TokenizedPair.from_example(data) for data in batch)
+        if not pairs:
+            return
+        for pair in pairs:
+            tokens = pair.image_tokens
+            if len(tokens) != num_tokens or tokens.max() >= codebook_size:
+                raise ValueError(
+                    f"{shard.path}: {pair.key!r} has {len(tokens)} tokens up to "
+                    f"{max(tokens, default=0)}; the tokenizer makes {num_tokens} under "
+                    f"{codebook_size}; write the shard again"
+                )
+        tokens = np.stack([pair.image_tokens for pair in pairs])
+        yield token_batches.Batch(shard.name, index, pairs), tokens
 
 
-class _WriteImages(beam.DoFn):
-    """Writes the images of a batch and their lines; gives (shard, (index, count))."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-
-    def process(
-        self, element: tuple[token_batches.Batch, np.ndarray]
-    ) -> Iterator[tuple[str, tuple[int, int]]]:
-        batch, pixels = element
-        lines = []
-        first = batch.index * model_handlers.IMAGE_BATCH
-        for row, (pair, image) in enumerate(zip(batch.pairs, pixels, strict=True), start=first):
-            path = image_path(batch.shard, row, pair.key)
-            (self._directory / path).parent.mkdir(parents=True, exist_ok=True)
-            files.write_bytes(self._directory / path, images.encode_png(image))
-            line = {"key": pair.key, "text": pair.text, "image": path}
-            lines.append(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
-        resumable_shards.write_piece(self._directory, _LINES, batch.shard, batch.index, lines)
-        options.tick(len(lines))
-        yield batch.shard, (batch.index, len(lines))
+def _write_images(
+    element: tuple[token_batches.Batch, np.ndarray], directory: pathlib.Path
+) -> tuple[str, tuple[int, int]]:
+    """Writes the images of a batch and their lines; returns (shard, (index, count))."""
+    batch, pixels = element
+    lines = []
+    first = batch.index * model_handlers.IMAGE_BATCH
+    for row, (pair, image) in enumerate(zip(batch.pairs, pixels, strict=True), start=first):
+        path = image_path(batch.shard, row, pair.key)
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(directory / path, images.encode_png(image))
+        line = {"key": pair.key, "text": pair.text, "image": path}
+        lines.append(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+    resumable_shards.write_piece(directory, _LINES, batch.shard, batch.index, lines)
+    options.tick(len(lines))
+    return batch.shard, (batch.index, len(lines))
 
 
 def image_path(shard: str, row: int, key: str) -> str:
@@ -122,9 +111,9 @@ def build(
     pieces = (
         root
         | "Shards" >> beam.Create(list(shards))
-        | "Read" >> beam.ParDo(ReadTokens(**facts))
-        | model_handlers.infer("Decode", model_handlers.DecodeHandler(source))
-        | "Write" >> beam.ParDo(_WriteImages(directory))
+        | "Read" >> beam.FlatMap(_read_tokens, **facts)
+        | model_handlers.infer("Decode", model_handlers.decode_handler(source))
+        | "Write" >> beam.Map(_write_images, directory)
     )
     names = [shard.name for shard in shards]
     return resumable_shards.gather(root, directory, names, (pieces,), (_LINES,))

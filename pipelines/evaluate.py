@@ -37,23 +37,18 @@ _MIN_SIDE = 32  # pixels that the scene probe needs
 _NUM_REFERENCE = 512  # images, by default, when generations are measured too
 
 
-class _ReadSamples(beam.DoFn):
-    """Images of a prompt (in rank order) -> what they score, and what the best one shows."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-
-    def process(self, group: list[records.Generation]) -> Any:
-        scene = scene_alignment.scene_of(group[0])
-        assert scene, "groups without a scene are not read"
-        paths = [self._directory / item.image for item in group]
-        views = [scene_probe.read_scene(images.decode_image(path.read_bytes())) for path in paths]
-        options.tick(len(group))
-        yield {
-            "prompt_id": group[0].prompt_id,
-            "alignments": [scene_probe.compare(view, scene) for view in views],
-            "best": dataclasses.asdict(views[0]),
-        }
+def _read_samples(group: list[records.Generation], directory: pathlib.Path) -> dict[str, Any]:
+    """Returns what the images of a prompt (in rank order) score, and what the best one shows."""
+    scene = scene_alignment.scene_of(group[0])
+    assert scene, "groups without a scene are not read"
+    paths = [directory / item.image for item in group]
+    views = [scene_probe.read_scene(images.decode_image(path.read_bytes())) for path in paths]
+    options.tick(len(group))
+    return {
+        "prompt_id": group[0].prompt_id,
+        "alignments": [scene_probe.compare(view, scene) for view in views],
+        "best": dataclasses.asdict(views[0]),
+    }
 
 
 def build(
@@ -76,7 +71,7 @@ def build(
     found = (
         root
         | "Prompts" >> beam.Create(list(groups))
-        | "Read images" >> beam.ParDo(_ReadSamples(generations_dir))
+        | "Read images" >> beam.Map(_read_samples, generations_dir)
     )
     found | "Alignments" >> sharded_writers.CollectJson(directory / _FOUND)
     return found

@@ -248,10 +248,10 @@ def build(
     source = str(bundle.path.resolve())
     texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
     (directory / _PARTS).mkdir(exist_ok=True)
-    sample = model_handlers.SampleHandler(
+    sample = model_handlers.sample_handler(
         source, settings.sampling, settings.num_samples, settings.seed, prompts_per_batch
     )
-    render = model_handlers.RenderHandler(source, settings.num_upsampled, upsample_tile)
+    render = model_handlers.render_handler(source, settings.num_upsampled, upsample_tile)
     return (
         root
         | "Batches" >> beam.Create(texts)

@@ -99,7 +99,7 @@ def build(
     Returns:
       What `resumable_shards.gather` gives.
     """
-    handler = model_handlers.EncodeHandler(
+    handler = model_handlers.encode_handler(
         settings.model, settings.batches.batch_size, settings.write_reconstructions
     )
     read = (

@@ -75,7 +75,7 @@ def show(
     decoded = (images.decode_image(pair.image) for pair in found.values())
     originals = np.stack([crops.fit(image, reference.image_size) for image in decoded])
     tokenizer = bundles.load_part(reference.model, "tokenizer")
-    made = reconstructions.reconstruct(originals, tokenizer).images
+    made = reconstructions.reconstruct(tokenizer, originals).images
     index = {item: number for number, item in enumerate(found)}
 
     def shown(shard: str, row: dict[str, Any]) -> Shown:

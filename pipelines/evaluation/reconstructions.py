@@ -114,7 +114,7 @@ class Reconstructed(NamedTuple):
     tokens_again: np.ndarray  # [batch, length] int32, what those images encode to
 
 
-def reconstruct(originals: np.ndarray, tokenizer: loaded_models.LoadedModel) -> Reconstructed:
+def reconstruct(tokenizer: loaded_models.LoadedModel, originals: np.ndarray) -> Reconstructed:
     """Encodes images [batch, size, size, 3] uint8, decodes them, and encodes them again."""
     tokens = tokenizer.call("encode", images.to_float(originals), batch_size=_BATCH_SIZE)
     decoded = images.to_uint8(tokenizer.call("decode", tokens, batch_size=_BATCH_SIZE))
@@ -122,40 +122,30 @@ def reconstruct(originals: np.ndarray, tokenizer: loaded_models.LoadedModel) -> 
     return Reconstructed(tokens, decoded, again)
 
 
-class _Reconstructor(model_handlers.PartHandler):
-    """Images [batch, size, size, 3] uint8, at the tokenizer's size, to `Reconstructed`."""
+def _measure_batch(
+    element: tuple[Any, np.ndarray | None], directory: pathlib.Path
+) -> tuple[str, tuple[int, int]]:
+    """Writes the rows and tokens of ((batch, originals, reconstructed), upsampled or None).
 
-    def predict(self, example: np.ndarray, model: loaded_models.LoadedModel) -> Reconstructed:
-        return reconstruct(example, model)
-
-
-class _Measure(beam.DoFn):
-    """((batch, originals, reconstructed), upsampled or None) to a piece of the rows and tokens.
-
-    Gives (shard, (index of the batch, images)).
+    Returns (shard, (index of the batch, images)).
     """
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-
-    def process(self, element: tuple[Any, np.ndarray | None]) -> Iterator[Any]:
-        (batch, originals, made), upsampled = element
-        lines = []
-        for index, (pair, original) in enumerate(zip(batch.pairs, originals, strict=True)):
-            decoded = made.images[index]
-            row = reconstruction_metrics.image_row(
-                pair.key, original, decoded, made.image_tokens[index], made.tokens_again[index]
-            )
-            if upsampled is not None:
-                full = images.square_crop(images.decode_image(pair.image))
-                compared = reconstruction_metrics.upsampled_row(full, decoded, upsampled[index])
-                row |= {"upsampled": compared} if compared else {}
-            lines.append(json.dumps(row, sort_keys=True) + "\n")
-            options.tick()
-        shard, tokens = _rows_name(batch.shard), made.image_tokens.astype(_TOKEN_TYPE)
-        for folder, data in ((_ROWS, "".join(lines).encode()), (_TOKENS, tokens.tobytes())):
-            resumable_shards.write_piece(self._directory, folder, shard, batch.index, [data])
-        yield shard, (batch.index, len(lines))
+    (batch, originals, made), upsampled = element
+    lines = []
+    for index, (pair, original) in enumerate(zip(batch.pairs, originals, strict=True)):
+        decoded = made.images[index]
+        row = reconstruction_metrics.image_row(
+            pair.key, original, decoded, made.image_tokens[index], made.tokens_again[index]
+        )
+        if upsampled is not None:
+            full = images.square_crop(images.decode_image(pair.image))
+            compared = reconstruction_metrics.upsampled_row(full, decoded, upsampled[index])
+            row |= {"upsampled": compared} if compared else {}
+        lines.append(json.dumps(row, sort_keys=True) + "\n")
+        options.tick()
+    shard, tokens = _rows_name(batch.shard), made.image_tokens.astype(_TOKEN_TYPE)
+    for folder, data in ((_ROWS, "".join(lines).encode()), (_TOKENS, tokens.tobytes())):
+        resumable_shards.write_piece(directory, folder, shard, batch.index, [data])
+    return shard, (batch.index, len(lines))
 
 
 def _rows_name(shard: str) -> str:
@@ -186,21 +176,25 @@ def build(
             "rejected", main="batches"
         )
     )
+    tokenizer = model_handlers.part_handler(reference.model, "tokenizer", reconstruct)
     made = (
         read.batches
         | "Keep originals" >> beam.Map(lambda item: (item, item[1]))
-        | model_handlers.infer("Reconstruct", _Reconstructor(reference.model, "tokenizer"))
+        | model_handlers.infer("Reconstruct", tokenizer)
         | "Keep reconstructions" >> beam.Map(lambda item: (*item[0], item[1]))
     )
     if reference.has_upsampler:
+        upsampler = model_handlers.part_handler(
+            reference.model, "upsampler", model_handlers.upsample
+        )
         upsampled = (
             made
             | "To upsample" >> beam.Map(lambda item: (item, item[2].images))
-            | model_handlers.infer("Upsample", model_handlers.UpsampleHandler(reference.model))
+            | model_handlers.infer("Upsample", upsampler)
         )
     else:
         upsampled = made | "Not upsampled" >> beam.Map(lambda item: (item, None))
-    measured = upsampled | "Measure" >> beam.ParDo(_Measure(directory))
+    measured = upsampled | "Measure" >> beam.Map(_measure_batch, directory)
     rejected = read.rejected | "Rename" >> beam.MapTuple(
         lambda shard, row: (_rows_name(shard), row)
     )

@@ -6,7 +6,6 @@
 of bounded size and load nothing.
 """
 
-import base64
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -193,7 +192,7 @@ def _example(item: records.Generation, agreement: float, directory: pathlib.Path
     return {
         "prompt": item.prompt,
         "agreement": agreement,
-        "image": _data_uri(data, "png"),
+        "image": templates.data_uri(data, "png"),
         "width": images.read_size(data)[0],
     }
 
@@ -242,12 +241,8 @@ def _embed(image: np.ndarray) -> str:
     if len(image) > _MAX_SIDE:
         image = images.resize(image, _MAX_SIDE)
     if len(image) > _MAX_PNG_SIDE:
-        return _data_uri(images.encode_jpeg(image), "jpeg")
-    return _data_uri(images.encode_png(image), "png")
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        return templates.data_uri(images.encode_jpeg(image), "jpeg")
+    return templates.data_uri(images.encode_png(image), "png")
 
 
 def _code_plot(code_tokens: np.ndarray) -> dict[str, Any]:

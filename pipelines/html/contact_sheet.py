@@ -6,7 +6,6 @@ Images are written into the page as data URIs until a budget of bytes is spent; 
 from the page's folder. The same images give the same bytes.
 """
 
-import base64
 import dataclasses
 import pathlib
 import urllib.parse
@@ -56,9 +55,8 @@ def write(
             data = (root / tile.image).read_bytes()
             width = width or images.read_size(data)[0]
             budget -= len(data)
-            source = urllib.parse.quote(tile.image)
-            if budget >= 0:
-                source = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+            link = urllib.parse.quote(tile.image)
+            source = templates.data_uri(data, "png") if budget >= 0 else link
             shown[heading].append({"tile": tile, "source": source})
     page = templates.render(
         "contact_sheet.html",

@@ -7,7 +7,6 @@ data URIs until a budget of bytes is spent; the others are linked to `images/`. 
 give the same bytes.
 """
 
-import base64
 import dataclasses
 import io
 import pathlib
@@ -119,8 +118,7 @@ def _read_images(
             if budget >= 0 and number < len(best) + len(samples):
                 kind, data = _embeddable(image, file)
                 budget -= len(data)
-                if budget >= 0:
-                    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+                source = templates.data_uri(data, kind) if budget >= 0 else ""
         link = urllib.parse.quote(item.image)
         found[item.image] = _Image(source or link, bool(source), width, height)
     return found

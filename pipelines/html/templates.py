@@ -7,6 +7,7 @@ are those of reports, `macros.html` has what reports are made of. A page is one 
 nothing. Every value is escaped unless it is `markupsafe.Markup`.
 """
 
+import base64
 import functools
 import itertools
 import pathlib
@@ -21,6 +22,11 @@ _FOLDER = pathlib.Path(__file__).parent
 def render(template: str, **values: Any) -> str:
     """Returns the page of a template of this folder; a name that it uses must be in `values`."""
     return _environment().get_template(template).render(values)
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Returns an encoded image of a kind, such as png, as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def percent(part: int, whole: int) -> str:
