@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti perceptual`: published VGG16 and LPIPS weights to the file that the perceptual loss reads.
 
-Nothing is downloaded: the user names local files, whose sha256 is printed and can be demanded.
+It downloads nothing: the user names local files, whose sha256 is printed and can be demanded.
 """
 
 import argparse
@@ -35,13 +35,7 @@ def make_parser() -> flag_parser.Parser:
 
 
 def check_flags(flags: argparse.Namespace) -> None:
-    """Checks the values.
-
-    Raises:
-      ValueError: hashes that are none or do not pair up with the inputs, or an output of another
-        kind.
-      FileExistsError: the output is there already.
-    """
+    """Raises ValueError for bad hashes or suffixes, FileExistsError if the output is there."""
     if flags.sha256 and len(flags.sha256) != len(flags.input):
         raise ValueError(
             f"--sha256 has {len(flags.sha256)} values for {len(flags.input)} inputs; give one each"

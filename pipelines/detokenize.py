@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti detokenize`: image tokens back to images, to see what a text-to-image model sees.
 
-It reads what `parti tokenize` wrote, or the token shards of `parti generate`, and refuses tokens of
-another image tokenizer. Images are `images/<shard>/<row>-<key>.png`; `manifest.jsonl` has a line
-for each, and `index.html` shows the first ones. A resumed run skips the shards that are finished,
-and the bytes do not depend on workers or runner.
+It reads what `parti tokenize` or `parti generate` wrote. Images are
+`images/<shard>/<row>-<key>.png`; `manifest.jsonl` has a line for each, and `index.html` shows the
+first ones. A resumed run skips the shards that are finished, and the bytes do not depend on workers
+or runner.
 """
 
 import itertools
@@ -96,17 +96,10 @@ def build(
     facts: dict[str, int],
     directory: pathlib.Path,
 ) -> beam.PCollection:
-    """Adds the job to a pipeline.
+    """Adds the job for shards with different names; see `resumable_shards.gather`.
 
-    Args:
-      root: the pipeline.
-      shards: with different names.
-      source: the tokenizer's training directory, or a bundle; every worker must reach it.
-      facts: `num_tokens` and `codebook_size` of the tokenizer.
-      directory: existing folder to write into; every worker must reach it.
-
-    Returns:
-      What `resumable_shards.gather` gives; nothing is rejected.
+    Every worker must reach `source`, the tokenizer's training or a bundle, and the directory.
+    `facts` are `num_tokens` and `codebook_size` of the tokenizer.
     """
     pieces = (
         root

@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti evaluate`: how well generations agree with their prompts, and how well the models draw.
 
-For prompts that carry their true `scene`, every image is read by `data.scenes.probe`, and the best
-of N is held against any sample, against images of other prompts (chance), and against the best
-there was (`scene_alignment`). With reference pairs and a bundle, tokenizer and upsampler are
-measured too (`reconstructions`), or with --reconstructions they alone. Intervals are 95%, by
-bootstrap over prompts or images.
+For prompts that carry their true `scene`, every image is read by `data.scenes.probe`; see
+`scene_alignment`. With reference pairs and a bundle, tokenizer and upsampler are measured too
+(`reconstructions`), or with --reconstructions they alone. Intervals are 95%, by bootstrap.
 """
 
 import argparse
@@ -63,10 +61,8 @@ def build(
       root: the pipeline.
       groups: the images of each prompt with a scene, in rank order.
       generations_dir: what their paths are relative to; every worker must reach it.
-      directory: where the results are collected.
-
-    Returns:
-      A dict for each prompt: "prompt_id", "alignments" in rank order, and the "best" view.
+      directory: where the results are collected: "prompt_id", "alignments" in rank order, and the
+        "best" view of each prompt.
     """
     found = (
         root

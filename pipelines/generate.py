@@ -4,10 +4,9 @@
 
     prompts --build--> images and parts, prompt by prompt --finish--> manifest, tokens, gallery
 
-A prompt is the unit of work: its images are written, then its part, which is its manifest lines and
-its tokens. An interrupted run goes on with the prompts that have no part. Prompts are put into
-batches in the order of the file and a batch is always sampled whole, so the result has the same
-bytes, however often the run was interrupted. docs/generate.md is the user's page.
+A prompt's part is its manifest lines and its tokens, written after its images; an interrupted run
+goes on with the prompts that have none. Batches are in the order of the file and always sampled
+whole, so the bytes are the same however often the run was interrupted. See docs/generate.md.
 """
 
 import argparse
@@ -106,12 +105,10 @@ def make_parser() -> flag_parser.Parser:
 
 def check_flags(flags: argparse.Namespace) -> GenerateSettings:
     """Returns the settings; raises ValueError for a value out of range."""
-    for name in ("prompts_per_batch", "num_prompts"):
+    for name, least in {"prompts_per_batch": 1, "num_prompts": 1, "upsample_tile": 0}.items():
         value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name}={value}: give at least 1")
-    if flags.upsample_tile < 0:
-        raise ValueError(f"--upsample_tile={flags.upsample_tile}: give at least 0")
+        if value is not None and value < least:
+            raise ValueError(f"--{name}={value}: give at least {least}")
     fields = [field.name for field in dataclasses.fields(GenerateSettings)]
     values = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
     keep = flags.num_samples if flags.keep is None else flags.keep
@@ -231,7 +228,7 @@ def build(
     prompts_per_batch: int = 4,
     upsample_tile: int = 0,
 ) -> beam.PCollection:
-    """Adds the job to a pipeline.
+    """Adds the job to a pipeline; gives the ids of the prompts that were written.
 
     Args:
       root: the pipeline.
@@ -241,9 +238,6 @@ def build(
       directory: existing folder to write images and parts into.
       prompts_per_batch: to how many prompts a smaller batch is padded.
       upsample_tile: side of the windows in which images are upsampled, in pixels; 0 is whole.
-
-    Returns:
-      The ids of the prompts that were written.
     """
     source = str(bundle.path.resolve())
     texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]

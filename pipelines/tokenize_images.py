@@ -2,11 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti tokenize`: pairs to image tokens, shard by shard, and reconstructions if wanted.
 
-A shard in is a shard out, with the same name and order. Batches are cut from a shard in order, so
-the bytes do not depend on workers or runner, and the last, smaller batch of a shard is kept. A
-resumed run skips the shards that are finished.
-
-docs/tokens.md tells what is in them, and what `--augment` does.
+A shard in is a shard out, with the same name and order, and the bytes do not depend on workers or
+runner. A resumed run skips the shards that are finished. docs/tokens.md is the user's page.
 """
 
 import argparse
@@ -88,16 +85,9 @@ def build(
     settings: TokenizeSettings,
     directory: pathlib.Path,
 ) -> beam.PCollection:
-    """Adds the job to a pipeline.
+    """Adds the job for shards of pairs with different names; see `resumable_shards.gather`.
 
-    Args:
-      root: the pipeline.
-      shards: paths of TFRecord files of `ImageTextPair`, with different names.
-      settings: what to do.
-      directory: existing folder to write the shards into; every worker must reach it.
-
-    Returns:
-      What `resumable_shards.gather` gives.
+    `directory` is an existing folder to write the shards into; every worker must reach it.
     """
     handler = model_handlers.encode_handler(
         settings.model, settings.batches.batch_size, settings.write_reconstructions

@@ -59,15 +59,12 @@ def folder() -> pathlib.Path:
 
 
 def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
-    """Reads a workflow file, applies changes and checks it.
+    """Reads a workflow file, applies changes and checks it; every path becomes absolute.
 
     Args:
       name_or_path: a file, or the name of one that comes with the package, such as `scenes-tiny`.
       changes: `key=value` each; dots reach into sections, values are YAML:
         `train_generator.gin.TRAIN_STEPS=500`.
-
-    Returns:
-      The settings, with every path absolute.
 
     Raises:
       FileNotFoundError: no such workflow file, experiment file or input.

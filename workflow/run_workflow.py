@@ -189,7 +189,6 @@ def _watch(process: "subprocess.Popen[bytes]", view: display.View) -> bool:
 
 
 def _print_failure(folder: pathlib.Path, since: float, log: pathlib.Path, again: str) -> None:
-    """Shows the end of the log of every stage that failed or was stopped, and how to go on."""
     ended = {
         record["name"]: "was stopped" if record["state"] == "stopped" else "failed"
         for record in stage.read_records(folder).values()

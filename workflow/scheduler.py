@@ -42,19 +42,12 @@ class Planned(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scheduler:
-    """Snakemake on one working folder.
-
-    Attributes:
-      workdir: where the outputs are.
-      config_path: the workflow file with all changes made.
-      jobs: stages at work at once.
-      extra: further arguments of Snakemake, such as `--executor slurm`.
-    """
+    """Snakemake on one working folder."""
 
     workdir: pathlib.Path
-    config_path: pathlib.Path
-    jobs: int
-    extra: tuple[str, ...] = ()
+    config_path: pathlib.Path  # the workflow file with all changes made
+    jobs: int  # stages at work at once
+    extra: tuple[str, ...] = ()  # further arguments of Snakemake, such as `--executor slurm`
 
     def plan(self) -> list[Planned]:
         """Returns the stages that would run now, in the order in which they can."""
@@ -116,12 +109,9 @@ class Scheduler:
 
 @contextlib.contextmanager
 def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
-    """Holds the working folder for one run; yields the lock's file descriptor.
+    """Holds the working folder for one run, or raises ValueError; yields the lock's descriptor.
 
     Snakemake's own lock, which a kill leaves behind, is removed when nobody is at work.
-
-    Raises:
-      ValueError: another live run is at work there.
     """
     (workdir / stage.FOLDER).mkdir(parents=True, exist_ok=True)
     with open(workdir / stage.FOLDER / "run.lock", "a+", encoding="utf-8") as lock:
@@ -152,9 +142,9 @@ def _processes_of_snakemake(workdir: pathlib.Path) -> list[int]:
 
 
 def stop(process: "subprocess.Popen[bytes]", patience: float = 70.0) -> None:
-    """Ends a run as Ctrl-C in a terminal does: Snakemake and the stages on this machine hear of it.
+    """Ends a run as Ctrl-C in a terminal does: the stages save what they have.
 
-    The stages save what they have, and Snakemake cancels what it submitted elsewhere.
+    Snakemake cancels what it submitted elsewhere.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)

@@ -6,16 +6,15 @@
         -- clean --x=1
 
 Snakemake decides which stages run, and in what order. It sees only marker files,
-`.stages/<name>.done`: it deletes the output of a job that starts or fails, and a training folder
-must survive both. What Snakemake cannot do for the folders behind the markers is done here:
+`.stages/<name>.done`, because it deletes the output of a job that starts or fails, which a training
+folder must survive. What Snakemake cannot do for the folders behind the markers is done here:
 
-- The *request* of a stage is the digest of its command and of its inputs' fingerprints. It is
-  recorded when the stage starts. The same request again: the output is continued, or already done.
-  Another request: the output is moved to `.stages/replaced/`, and deleted when the new one is
-  finished; the old request, asked for before that, brings the old output back.
+- The *request* of a stage is the digest of its command and of its inputs' fingerprints. The same
+  request again: the output is continued, or already done. Another request: the output is moved to
+  `.stages/replaced/`, and deleted when the new one is finished; the old request, asked for before
+  that, brings it back.
 - A marker holds the fingerprint in the output's manifest. Before each run `reconcile` drops the
-  markers of outputs that are gone or incomplete, and renews those whose manifest was changed by
-  hand, so that what depends on them runs again.
+  markers of outputs that are gone or incomplete, and renews those whose manifest was changed.
 - A stage holds a lock, which its command inherits; it stops its command when Snakemake dies.
 """
 
@@ -110,8 +109,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Stage:
-    """One attempt at a stage."""
-
     def __init__(
         self, workdir: pathlib.Path, options: argparse.Namespace, must_stop: Callable[[], bool]
     ) -> None:
@@ -120,9 +117,8 @@ class _Stage:
         here = f"{workdir}/".replace("\\", r"\\")
         self.command = [re.sub(r"(?<![^='])@/", here, word) for word in options.command]
         self.before = read_record(workdir, options.name)
-        inputs = {
-            path: manifests.read_json(workdir / path).get("fingerprint") for path in options.inputs
-        }
+        read = {path: manifests.read_json(workdir / path) for path in options.inputs}
+        inputs = {path: marker.get("fingerprint") for path, marker in read.items()}
         self.record = {
             "name": options.name,
             "what": options.what,
@@ -227,7 +223,6 @@ def _watch_for_stop() -> Callable[[], bool]:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Asks a command and its children to end, and ends them when they do not."""
     for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 5.0)):
         try:
             os.killpg(child.pid, number)

@@ -49,15 +49,12 @@ def write_bundle(
     parts: Mapping[str, loaded_models.LoadedModel],
     vocabulary: str | pathlib.Path,
 ) -> dict[str, Any]:
-    """Writes the files of a bundle, `bundle.json` last.
+    """Writes the files of a bundle, `bundle.json` last, and returns the content of that.
 
     Args:
       output: folder to write into; made if absent.
       parts: "tokenizer", "generator" and optionally "reranker", "upsampler".
       vocabulary: the SentencePiece model that the generator and reranker were trained with.
-
-    Returns:
-      The content of `bundle.json`.
 
     Raises:
       ValueError: parts are missing, unknown or do not fit each other; nothing is written then.
@@ -69,7 +66,10 @@ def write_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     described = {}
     for name, part in ((name, parts[name]) for name in PARTS if name in parts):
-        _write_part(folder / name, part)
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / CONFIG_FILE).write_text(part.config, encoding="utf-8")
+        flat = traverse_util.flatten_dict(jax.device_get(part.variables), sep="/")
+        safetensors.flax.save_file(flat, folder / name / PARAMS_FILE)
         described[name] = {
             "fingerprint": part.fingerprint,
             "model": type(part.model).__name__,
@@ -205,12 +205,10 @@ class Bundle:
 def check_parts(
     parts: Mapping[str, loaded_models.LoadedModel], text_tokenizer: vocabularies.TextTokenizer
 ) -> None:
-    """Checks that parts can work together.
+    """Raises ValueError unless parts can work together.
 
-    Raises:
-      ValueError: a part is missing, unknown or another kind of model; the generator speaks another
-        image vocabulary than the tokenizer; or a part was trained with another vocabulary, or has
-        too few embeddings for it.
+    All are there and of their kind, the generator speaks the tokenizer's image vocabulary, and all
+    were trained with this text vocabulary and have embeddings for it.
     """
     unknown = sorted(set(parts) - set(PARTS))
     missing = sorted(set(REQUIRED) - set(parts))
@@ -281,10 +279,3 @@ def _check_size(path: pathlib.Path) -> None:
             pass
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error
-
-
-def _write_part(folder: pathlib.Path, part: loaded_models.LoadedModel) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / CONFIG_FILE).write_text(part.config, encoding="utf-8")
-    flat = traverse_util.flatten_dict(jax.device_get(part.variables), sep="/")
-    safetensors.flax.save_file(flat, folder / PARAMS_FILE)

@@ -75,9 +75,6 @@ def distance(variables: Variables, images: jax.Array, others: jax.Array) -> jax.
     Returns:
       [batch] float32, >= 0 and, but for rounding, 0 for equal images; its gradient is finite
       everywhere.
-
-    Raises:
-      ValueError: the images are too small, differ in shape, or are not images.
     """
     network.check_pairs(images, others, MIN_SIZE)
     kernel = jax.lax.stop_gradient(variables["kernel"])

@@ -60,9 +60,6 @@ def distance(variables: Variables, images: jax.Array, others: jax.Array) -> jax.
 
     Returns:
       [batch] float32, >= 0 and, but for rounding, 0 for equal images.
-
-    Raises:
-      ValueError: the images are too small, differ in shape, or are not images.
     """
     check_pairs(images, others, MIN_SIZE)
     variables = jax.lax.stop_gradient(variables)

@@ -2,21 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The perceptual network of a training: LPIPS from a weights file, or the in-house filters.
 
-How a model holds one. It is given the network as an argument, so that gin chooses the file:
+A model is given its network as an argument, so that gin chooses the file:
 
     PERCEPTUAL_WEIGHTS = None  # a file that `parti perceptual` wrote
     model.ImageTokenizerModel.perceptual = @perceptual.make()
     perceptual.make.path = %PERCEPTUAL_WEIGHTS
 
-It is a `PerceptualModel`: the network's variables are its `constants`, and its loss has the
-`perceptual_terms`. The variables belong neither into `params`, where they would be trained, counted
-and checkpointed, nor into a mutable collection, which every checkpoint and bundle would carry. They
-are numpy arrays: a function that is jitted and reads them from outside compiles 59 MB of VGG16 into
-its program, and compiles slowly; so an engine puts them on its devices once, replicated, and passes
-them to the jitted step as an argument of it.
-
-The file is read when `name` or `variables` is first asked for, and not when the object is made: a
-trained tokenizer is built from the same gin text where it is used, and the file need not be there.
+The network's variables are `constants` of the model: numpy arrays that an engine puts on its
+devices once and passes to the jitted step. In `params` they would be trained, in a mutable
+collection every checkpoint would carry them, and as a closure 59 MB of VGG16 would be compiled into
+the program. The file is read when `name` or `variables` is first asked for: a trained tokenizer is
+built from the same gin text where it is used, and the file need not be there.
 """
 
 import functools

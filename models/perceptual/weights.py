@@ -192,7 +192,6 @@ def check(layers: Mapping[str, Mapping[str, np.ndarray]], source: str) -> Layers
 
 
 def _parse(path: Path, data: bytes) -> dict[str, np.ndarray]:
-    """Returns name -> array of a file's content, by its suffix."""
     try:
         if _suffix(path) == ".safetensors":
             return safetensors.numpy.load(data)
@@ -242,7 +241,6 @@ def _published_name(layer: str, key: str) -> str:
 
 
 def _to_layout(array: np.ndarray, target: tuple[str, str], source: str) -> np.ndarray:
-    """Returns a published array with our order of axes."""
     layer, key = target
     shape = network.shapes()[layer][key]
     order: tuple[int, ...] = (0,)

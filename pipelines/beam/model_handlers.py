@@ -158,10 +158,8 @@ class Renderer:
     def __init__(self, source: Path, num_upsampled: int, window_size: int = 0) -> None:
         """Loads the parts of a bundle.
 
-        Args:
-          source: the bundle.
-          num_upsampled: best samples of a prompt to upsample; with 0 no upsampler is loaded.
-          window_size: side of the windows of `tiling`; 0 upsamples images whole.
+        Of a prompt `num_upsampled` best samples are upsampled, none without loading the upsampler,
+        in windows of `tiling` with sides of `window_size` pixels, or whole (0).
         """
         bundle = bundles.Bundle.open(source)
         self._num_upsampled, self._window_size = num_upsampled, window_size

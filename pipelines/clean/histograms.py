@@ -83,11 +83,7 @@ def histogram(
 ) -> Histogram:
     """Returns the histogram of one of `MEASURES`, cut to the bins that hold something.
 
-    Args:
-      name: of the measure.
-      before: bin -> pairs, dropped ones included.
-      kept: bin -> pairs.
-      limits: thresholds of the rules on this measure.
+    `before`, with dropped ones, and `kept` are bin -> pairs; `limits` are thresholds of the rules.
     """
     measure = MEASURES[name]
     used = [index for index, count in before.items() if count] or [0]

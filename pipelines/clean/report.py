@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a reader sees of `parti clean`: report.json, and report.html that shows the images too.
 
-The page is one file: images are inside, nothing is loaded, no script is needed. Both files depend
-only on `report`; times of a run are shown on the page and written to run.json, never to
-report.json, so that two runs over the same pairs give the same report.json.
+The page is one file that loads nothing. Both files depend only on `report`; times of a run are on
+the page and in run.json, so that two runs over the same pairs give the same report.json.
 """
 
 import base64

@@ -118,19 +118,12 @@ def _compared(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 class CodeCounts:
-    """How often each code of a codebook was chosen.
-
-    Attributes:
-      num_images: counted so far.
-      tokens: [codes] int64, tokens that are this code.
-      images: [codes] int64, images with this code in them.
-    """
+    """How often each code of a codebook was chosen in the images counted so far."""
 
     def __init__(self, codebook_size: int) -> None:
-        """Starts with no image."""
         self.num_images = 0
-        self.tokens = np.zeros(codebook_size, np.int64)
-        self.images = np.zeros(codebook_size, np.int64)
+        self.tokens = np.zeros(codebook_size, np.int64)  # that are this code
+        self.images = np.zeros(codebook_size, np.int64)  # with this code in them
 
     def add(self, image_tokens: np.ndarray) -> None:
         """Counts images, [images, length] integers in [0, codebook_size)."""

@@ -92,11 +92,6 @@ class Reference:
         )
 
     @property
-    def has_upsampler(self) -> bool:
-        """Whether there is an upsampler, which is measured too."""
-        return "upsampler" in self.fingerprints
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What decides the bytes of the report, for the manifest."""
         return {
@@ -155,16 +150,9 @@ def _rows_name(shard: str) -> str:
 def build(
     root: beam.Pipeline, reference: Reference, shards: Sequence[str], directory: pathlib.Path
 ) -> beam.PCollection:
-    """Adds the job to a pipeline.
+    """Adds the job for shards that are not measured yet; see `resumable_shards.gather`.
 
-    Args:
-      root: the pipeline.
-      reference: what to measure.
-      shards: those of its shards that are not measured yet.
-      directory: existing folder for the rows; every worker must reach it.
-
-    Returns:
-      What `resumable_shards.gather` gives.
+    `directory` is an existing folder for the rows; every worker must reach it.
     """
     settings = token_batches.BatchSettings(reference.image_size, _BATCH_SIZE)
     limit = reference.num_images and -(-reference.num_images // len(reference.shards))
@@ -183,7 +171,7 @@ def build(
         | model_handlers.infer("Reconstruct", tokenizer)
         | "Keep reconstructions" >> beam.Map(lambda item: (*item[0], item[1]))
     )
-    if reference.has_upsampler:
+    if "upsampler" in reference.fingerprints:
         upsampler = model_handlers.part_handler(
             reference.model, "upsampler", model_handlers.upsample
         )
@@ -226,10 +214,6 @@ def measure(
     Returns:
       The metrics: "reference", what was measured; "tokenizer" and "upsampler", as
       `reconstruction_metrics.summarise` has them; "codebook"; "notes". And the counts of codes.
-
-    Raises:
-      ValueError: no image could be read.
-      options.PipelineError: the job failed.
     """
     done = {report["name"]: report["count"] for report in resumable_shards.reports(directory)}
     todo = [shard for shard in reference.shards if _rows_name(shard) not in done]
@@ -258,7 +242,6 @@ def measure(
 
 
 def _write_rejected(directory: pathlib.Path) -> int:
-    """Writes which images could not be read, if any, and returns how many."""
     rejected = [
         json.dumps({"key": key, "reason": reason}, sort_keys=True) + "\n"
         for report in resumable_shards.reports(directory)
@@ -298,7 +281,7 @@ def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:
         notes.append("the pictures are of the train split: a tokenizer may have learnt from them")
     if reference.is_bundle and "upsampler" not in metrics:
         why = "the bundle has none"
-        if reference.has_upsampler:
+        if "upsampler" in reference.fingerprints:
             why = "the reference pictures are smaller than what it makes"
         notes.append(f"the upsampler was not measured: {why}")
     return notes

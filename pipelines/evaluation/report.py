@@ -158,13 +158,9 @@ def write(
     best: Sequence[tuple[records.Generation, float]],
     generations_dir: pathlib.Path,
 ) -> None:
-    """Writes `report.html`.
+    """Writes `report.html` of the content of `metrics.json`.
 
-    Args:
-      directory: where to.
-      metrics: the content of `metrics.json`.
-      best: the best image of each prompt with a scene, and its agreement.
-      generations_dir: what the paths of the images are relative to.
+    `best` has the best image of each prompt with a scene, relative to a folder, and its agreement.
     """
     order = sorted(best, key=lambda item: (-item[1], item[0].image))
     half = min(_NUM_EXAMPLES, len(order) // 2)
@@ -204,11 +200,11 @@ def write_reconstructions(
     psnr: np.ndarray,
     shown: Mapping[str, Sequence[reconstruction_samples.Shown]],
 ) -> None:
-    """Writes `reconstructions.html`.
+    """Writes `reconstructions.html` of the images to show and what `reconstructions.measure` gives.
 
     Args:
       directory: where to.
-      metrics: what `reconstructions.measure` gives.
+      metrics: the numbers.
       code_tokens: [codes], tokens that are each code.
       psnr: [images], in dB.
       shown: the images, by the names of `reconstruction_samples.choose`.
@@ -246,11 +242,9 @@ def _embed(image: np.ndarray) -> str:
 
 
 def _code_plot(code_tokens: np.ndarray) -> dict[str, Any]:
-    """Returns how often codes are used, the most used first, on a logarithmic scale.
+    """Returns the "plot" of how often codes are used, and the use of the "most" used one.
 
-    Returns:
-      "plot": for the macro of this name; "most": the use of the most used code, 1 if all codes are
-      as frequent.
+    The scale is logarithmic, the most used are first, and the use is 1 if all are as frequent.
     """
     use = np.sort(code_tokens)[::-1] / code_tokens.mean()
     columns = [float(part.mean()) for part in np.array_split(use, min(_CODE_COLUMNS, use.size))]
@@ -274,11 +268,7 @@ def _code_plot(code_tokens: np.ndarray) -> dict[str, Any]:
 
 
 def _psnr_plot(psnr: np.ndarray) -> dict[str, Any]:
-    """Returns how many images have which PSNR.
-
-    Returns:
-      "plot": for the macro of this name; "median", in dB.
-    """
+    """Returns the "plot" of how many images have which PSNR, and the "median", in dB."""
     values = np.minimum(psnr, _MAX_DRAWN_PSNR)
     high = min(math.floor(values.max()) + 1, _MAX_DRAWN_PSNR)
     low = min(math.floor(values.min()), high - 1)

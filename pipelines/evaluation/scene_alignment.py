@@ -97,7 +97,6 @@ def _rerank_correlation(
 
 
 def _estimate(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Returns {comparison: estimate} over prompts."""
     return {name: bootstrap.estimate_mean([row[name] for row in rows]) for name in sorted(rows[0])}
 
 

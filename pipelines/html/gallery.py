@@ -53,10 +53,10 @@ def write_gallery(
 
     Args:
       root: folder of generations; `Generation.image` is a path relative to it.
-      generations: every image; prompts are shown in the order of their first appearance.
+      generations: prompts are shown in the order of their first appearance.
       title: heading of the page.
       lead: sentence below the heading; by default it says how samples were ranked.
-      settings: what the images were made with; those that matter to a reader are shown.
+      settings: what the images were made with.
       embedded_prompts: number of prompts whose samples are all embedded, not only the best one.
       embedded_bytes: of all embedded images together, before base64.
 
@@ -68,6 +68,9 @@ def write_gallery(
     if not groups:
         raise ValueError(f"no generations to show in {root}; run `parti generate` with a prompt")
     images = _read_images(root, groups, embedded_prompts, embedded_bytes)
+    made = settings or {}
+    facts = {"prompts": len(groups), "images": sum(map(len, groups))}
+    facts |= {name.replace("_", " "): made[name] for name in _SETTINGS_SHOWN if name in made}
     first = images[groups[0][0].image]
     scored = any(group[0].score is not None for group in groups)
     tags = sorted({_challenge(group[0]) for group in groups} - {""})
@@ -75,7 +78,7 @@ def write_gallery(
         "gallery.html",
         title=title,
         lead=lead or _lead(groups, scored),
-        facts=_facts(groups, settings or {}),
+        facts=facts,
         tags=tags if len(tags) > 1 else [],
         has_order=scored and len(groups) > 1,
         # Least width of a card in CSS pixels: small images are shown larger.
@@ -153,17 +156,6 @@ def _lead(groups: Sequence[Sequence[records.Generation]], scored: bool) -> str:
         f"The best of {most} samples of each prompt, by the reranker. "
         "Click a picture to see every sample in rank order."
     )
-
-
-def _facts(
-    groups: Sequence[Sequence[records.Generation]], settings: Mapping[str, Any]
-) -> dict[str, str]:
-    facts = {"prompts": len(groups), "images": sum(len(group) for group in groups)}
-    facts |= {name: settings[name] for name in _SETTINGS_SHOWN if name in settings}
-    return {
-        name.replace("_", " "): f"{value:g}" if isinstance(value, float) else str(value)
-        for name, value in facts.items()
-    }
 
 
 def _challenge(item: records.Generation) -> str:

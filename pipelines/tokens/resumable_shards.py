@@ -61,7 +61,8 @@ class JoinShard(beam.DoFn):
             pieces = [piece_path(self._directory, folder, shard, i) for i in range(len(counts))]
             join(pieces, self._directory / folder / shard)
         report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
-        files.write_bytes(_report_path(self._directory, shard), json.dumps(report).encode())
+        path = self._directory / _FINISHED / f"{shard}.json"
+        files.write_bytes(path, json.dumps(report).encode())
         for folder in self._folders:
             shutil.rmtree(piece_path(self._directory, folder, shard, 0).parent, ignore_errors=True)
         yield report
@@ -74,7 +75,7 @@ def gather(
     parts: Sequence[beam.PCollection],
     folders: Sequence[str] = ("",),
 ) -> beam.PCollection:
-    """Adds the joining of shards to a pipeline.
+    """Adds the joining of shards; gives {"name", "count", "rejected": {key: reason}} of each.
 
     Args:
       root: the pipeline.
@@ -82,9 +83,6 @@ def gather(
       shards: their file names.
       parts: of (shard, item); see `JoinShard`.
       folders: those of `directory` that have a file for each shard.
-
-    Returns:
-      {"name", "count", "rejected": {key: reason}} of each shard written.
     """
     (directory / _FINISHED).mkdir(exist_ok=True)
     names = root | "Names" >> beam.Create([(shard, None) for shard in shards])
@@ -98,7 +96,7 @@ def gather(
 
 def is_finished(directory: pathlib.Path, shard: str) -> bool:
     """Returns whether a shard is written."""
-    return _report_path(directory, shard).exists()
+    return (directory / _FINISHED / f"{shard}.json").exists()
 
 
 def reports(directory: pathlib.Path) -> list[dict[str, Any]]:
@@ -111,10 +109,6 @@ def clear(directory: pathlib.Path) -> None:
     """Removes what only an unfinished run needs."""
     for folder in (_PIECES, _FINISHED):
         shutil.rmtree(directory / folder, ignore_errors=True)
-
-
-def _report_path(directory: pathlib.Path, shard: str) -> pathlib.Path:
-    return directory / _FINISHED / f"{shard}.json"
 
 
 def join(pieces: Iterable[pathlib.Path], target: pathlib.Path) -> None:

@@ -29,11 +29,7 @@ class TokenShard:
 
 
 def read_manifest(directory: str) -> dict[str, Any]:
-    """Returns the manifest of a folder with token shards.
-
-    Raises:
-      FileNotFoundError, ValueError: as of `manifests.read`; expected are tokens or generations.
-    """
+    """Returns the manifest of a folder with token shards; raises as `manifests.read`."""
     found = manifests.read_json(files.join(directory, manifests.FILE_NAME)).get("kind")
     return manifests.read(directory, found if found in _PREFIXES else "tokens")
 
@@ -71,11 +67,7 @@ def find_shards(
 
 
 def model_of(directory: str, tokens: dict[str, Any]) -> str:
-    """Returns the tokenizer that a manifest of tokens names.
-
-    Raises:
-      FileNotFoundError: it is not there any more.
-    """
+    """Returns the tokenizer that a manifest of tokens names; FileNotFoundError if it is gone."""
     source = tokens["inputs"].get("model", "")
     if not pathlib.Path(source or "-").is_dir():
         raise FileNotFoundError(

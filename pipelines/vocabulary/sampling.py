@@ -2,15 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bounded sample of captions, the same for any workers: equal captions become one, with a weight.
 
-    rows = texts | caption_sampling.SampleCaptions(max_rows=2_000_000, power=0.5)
-
 A caption that n pairs have counts w = min(n, cap) ** power, so that the boilerplate of the web does
 not fill the vocabulary. The sample is by threshold: with u in (0, 1] from the hash of the text, it
 takes the texts with w / u of at least t, the least t that takes no more than `max_rows`. A text is
 then taken with probability p = min(1, w / t); w / p and n / p are unbiased estimates.
 
-`beam.combiners.Sample` is uniform and draws anew in each run, and SentencePiece's
-`input_sentence_size` needs all captions on one machine: neither weighs, neither bounds memory.
+`beam.combiners.Sample` and SentencePiece's `input_sentence_size` neither weigh nor bound memory.
 
 Source: N. Duffield, C. Lund, M. Thorup, "Priority sampling for estimation of arbitrary subset
 sums" (JACM 2007), with a threshold on a fixed scale: it needs a histogram, no sorting.

@@ -191,14 +191,10 @@ def report(
     held_out: Iterable[caption_sampling.Row],
     text_length: int,
 ) -> dict[str, Any]:
-    """Returns everything measured.
+    """Returns everything measured of a SentencePieceProcessor with `num_symbols`.
 
-    Args:
-      model: a SentencePieceProcessor.
-      num_symbols: how many symbols it has, with `<mask>`.
-      train: the rows that it learnt from; at least one, in random order; read once.
-      held_out: rows of captions that it has not seen, likewise; may be none.
-      text_length: tokens that the encoder sees.
+    Both kinds of rows are in random order and read once: those that it learnt from, at least one,
+    and captions that it has not seen.
 
     Returns:
       text_length; pieces (how many of each kind); train and held_out (figures, or None);
