@@ -80,10 +80,7 @@ def _reconstructed(
 
 
 def build(
-    root: beam.Pipeline,
-    shards: Sequence[str],
-    settings: TokenizeSettings,
-    directory: pathlib.Path,
+    root: beam.Pipeline, shards: Sequence[str], settings: TokenizeSettings, directory: pathlib.Path
 ) -> beam.PCollection:
     """Adds the job for shards of pairs with different names; see `resumable_shards.gather`.
 

@@ -168,9 +168,7 @@ def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, MODEL_NAME)
         size = vocabularies.train_sentencepiece(
-            ((row.text, row.times) for row in read_sample(directory)),
-            path,
-            settings.sentencepiece,
+            ((row.text, row.times) for row in read_sample(directory)), path, settings.sentencepiece
         )
         files.write_bytes(model_path, path.read_bytes())
         fingerprint = vocabularies.TextTokenizer(path).fingerprint

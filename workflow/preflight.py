@@ -7,7 +7,6 @@
 It is a program of its own because it imports all stages, and Beam, TensorFlow and JAX with them.
 """
 
-import argparse
 import importlib
 import os
 import pathlib
@@ -17,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from parti.stages import commands, flag_parser, quiet
+from parti.stages import commands, quiet
 from parti.workflow import config_files, stage
 
 
@@ -75,24 +74,19 @@ def _check_flags(name: str, argv: Sequence[str]) -> None:
     parser.prog = name
     parser.require_nothing()
     if name in config_files.BEAM_STAGES:
-        flags = _parse_beam_flags(parser, argv)
+        from parti.pipelines.beam import options, runners
+
+        flags, beam_options = options.parse(parser, argv)
+        if runners.name(beam_options) in ("dataflow", "dataflowrunner"):
+            raise ValueError(
+                "runner: DataflowRunner cannot work here: the folders of a workflow are on this "
+                "machine, and Dataflow's workers do not see them; remove it (docs/dataflow.md "
+                "tells what runs there)"
+            )
     else:
         flags = parser.parse_args(argv)
     if hasattr(module, "check_flags"):
         module.check_flags(flags)
-
-
-def _parse_beam_flags(parser: flag_parser.Parser, argv: Sequence[str]) -> argparse.Namespace:
-    from parti.pipelines.beam import options, runners
-
-    flags, beam_options = options.parse(parser, argv)
-    if runners.name(beam_options) in ("dataflow", "dataflowrunner"):
-        raise ValueError(
-            "runner: DataflowRunner cannot work here: the folders of a workflow are on this "
-            "machine, and Dataflow's workers do not see them; remove it (docs/dataflow.md tells "
-            "what runs there)"
-        )
-    return flags
 
 
 if __name__ == "__main__":

@@ -130,11 +130,8 @@ def _draw(path: pathlib.Path, dot: str) -> None:
 
 
 def _print_plan(plan: Sequence[scheduler.Planned]) -> None:
-    if not plan:
-        print(_NOTHING)
-        return
-    width = max(len(planned.name) for planned in plan)
-    print(f"{len(plan)} stages would run:")
+    print(f"{len(plan)} stages would run:" if plan else _NOTHING)
+    width = max((len(planned.name) for planned in plan), default=0)
     for planned in plan:
         print(f"  {planned.name:<{width}}  {planned.reason}")
 

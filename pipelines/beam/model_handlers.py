@@ -52,10 +52,7 @@ class Handler(inference.ModelHandler[Any, Any, Any]):
         return self._predict(model, example)
 
     def run_inference(
-        self,
-        batch: Sequence[Any],
-        model: Any,
-        inference_args: Mapping[str, Any] | None = None,
+        self, batch: Sequence[Any], model: Any, inference_args: Mapping[str, Any] | None = None
     ) -> Iterable[Any]:
         """Returns a prediction for each example."""
         del inference_args
@@ -122,11 +119,7 @@ def decode_handler(source: Path) -> Handler:
 
 
 def sample_handler(
-    source: Path,
-    settings: sampling.SamplingSettings,
-    num_samples: int,
-    seed: int,
-    batch_size: int,
+    source: Path, settings: sampling.SamplingSettings, num_samples: int, seed: int, batch_size: int
 ) -> Handler:
     """Texts of prompts, `batch_size` a call, to image tokens [prompts, samples, length] int32."""
 

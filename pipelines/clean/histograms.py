@@ -76,10 +76,7 @@ MEASURES = {
 
 
 def histogram(
-    name: str,
-    before: Mapping[int, int],
-    kept: Mapping[int, int],
-    limits: Sequence[float] = (),
+    name: str, before: Mapping[int, int], kept: Mapping[int, int], limits: Sequence[float] = ()
 ) -> Histogram:
     """Returns the histogram of one of `MEASURES`, cut to the bins that hold something.
 
