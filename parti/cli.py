@@ -36,14 +36,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-      argv: the arguments after `parti`; those of the process by default.
-
-    Returns:
-      The exit code (see the module's docstring).
-    """
+    """Runs one command; returns its exit code (see the module's docstring)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if arguments else sys.stderr)
@@ -53,12 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command, *rest = arguments
     if command not in commands.COMMANDS:
-        near = difflib.get_close_matches(command, commands.COMMANDS, n=1)
-        hint = (
-            f"did you mean `parti {near[0]}`?"
-            if near
-            else f"commands: {', '.join(commands.COMMANDS)}"
-        )
+        hint = f"commands: {', '.join(commands.COMMANDS)}"
+        if near := difflib.get_close_matches(command, commands.COMMANDS, n=1):
+            hint = f"did you mean `parti {near[0]}`?"
         print(f"parti: unknown command {command!r}; {hint}", file=sys.stderr)
         return 2
     if "--verbose" in rest:
@@ -83,16 +73,13 @@ def _run(command: str, arguments: list[str]) -> int:
     except Exception as error:
         if verbose:
             traceback.print_exc()
-        print(f"parti {command}: {_message(error, verbose)}", file=sys.stderr)
-        return 2 if isinstance(error, USER_MISTAKES) else 1
-
-
-def _message(error: Exception, verbose: bool) -> str:
-    """Returns what is said of an exception; only for our own failures where to learn more."""
-    if isinstance(error, USER_MISTAKES):
-        return _one_line(error)
-    hint = "" if verbose else " (--verbose shows where)"
-    return f"{type(error).__name__}: {_one_line(error)}{hint}"
+        if isinstance(error, USER_MISTAKES):
+            print(f"parti {command}: {_one_line(error)}", file=sys.stderr)
+            return 2
+        what = f"{type(error).__name__}: {_one_line(error)}"
+        hint = "" if verbose else " (--verbose shows where)"
+        print(f"parti {command}: {what}{hint}", file=sys.stderr)
+        return 1
 
 
 def _one_line(error: BaseException) -> str:

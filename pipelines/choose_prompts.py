@@ -17,13 +17,9 @@ FILE_NAME = "prompts.jsonl"
 
 
 def choose(prompts: Iterable[prompt_files.Prompt], num: int) -> list[prompt_files.Prompt]:
-    """Returns prompts with different texts, as evenly over the challenges as they allow.
+    """Returns `num` prompts (0: all) with different texts, as evenly over the challenges as can be.
 
     The choice depends on the texts alone, not on their order.
-
-    Args:
-      prompts: what to choose from.
-      num: how many; 0 for all.
     """
     different = {prompt.text: prompt for prompt in prompts}
     groups: dict[str, list[prompt_files.Prompt]] = collections.defaultdict(list)
@@ -35,36 +31,30 @@ def choose(prompts: Iterable[prompt_files.Prompt], num: int) -> list[prompt_file
 
 
 def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompt_files.Prompt]:
-    """Yields the captions of one split of cleaned pairs as prompts.
-
-    Raises:
-      FileNotFoundError: the folder has no such split.
-    """
+    """Yields the captions of one split of cleaned pairs as prompts."""
     for example in tfrecords.read_pattern(pairs_dir / f"{split}-*.tfrecord"):
         pair = records.ImageTextPair.from_example(example)
         if pair.text.strip():
             name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pair.key).strip("-.")[:80]
-            metadata = {"key": pair.key}
-            if "scene" in pair.metadata:
-                metadata["scene"] = pair.metadata["scene"]
+            scene = {name: value for name, value in pair.metadata.items() if name == "scene"}
             challenge = str(pair.metadata.get("challenge", ""))
             unique = f"{name}-{_hash(pair.key)[:8]}".strip("-")
-            yield prompt_files.Prompt(unique, pair.text, "", challenge, metadata)
+            yield prompt_files.Prompt(unique, pair.text, "", challenge, {"key": pair.key, **scene})
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti prompts`; returns the exit code."""
+    """Runs `parti prompts`."""
     flags = make_parser().parse_args(list(argv))
     check_flags(flags)
     source = pathlib.Path(flags.input)
+    settings, inputs = {"num": flags.num, "split": ""}, {"input": str(source)}
+    given: Iterable[prompt_files.Prompt]
     if source.is_dir():
-        manifest = manifests.read(source, "pairs")
+        settings["split"] = flags.split
+        inputs["fingerprint"] = manifests.read(source, "pairs")["fingerprint"]
         given = captions(source, flags.split)
-        inputs = {"input": str(source), "fingerprint": manifest["fingerprint"]}
     else:
-        given = iter(prompt_files.read_prompts(source))
-        inputs = {"input": str(source)}
-    settings = {"num": flags.num, "split": flags.split if source.is_dir() else ""}
+        given = prompt_files.read_prompts(source)
     with output_directory.OutputDirectory(
         flags.output, "prompts", settings, inputs, flags.overwrite
     ) as stage:
@@ -84,24 +74,17 @@ def make_parser() -> flag_parser.Parser:
         "Chooses prompts, evenly over their challenges.",
         "example:\n  parti prompts --input pairs --output prompts --num 64",
     )
-    parser.add_argument(
-        "--input", required=True, help="a prompt file, or the folder that `parti clean` wrote"
-    )
-    parser.add_argument("--output", required=True, help="the folder to write")
-    parser.add_argument("--num", type=int, default=0, help="how many (default: all)")
-    parser.add_argument(
-        "--split", default="validation", choices=records.SPLITS, help="of a folder of pairs"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished output")
+    add = parser.add_argument
+    add("--input", required=True, help="a prompt file, or the folder that `parti clean` wrote")
+    add("--output", required=True, help="the folder to write")
+    add("--num", type=int, default=0, help="how many (default: all)")
+    add("--split", default="validation", choices=records.SPLITS, help="of a folder of pairs")
+    add("--overwrite", action="store_true", help="replace a finished output")
     return parser
 
 
 def check_flags(flags: argparse.Namespace) -> None:
-    """Checks the values.
-
-    Raises:
-      ValueError: a value out of range.
-    """
+    """Raises ValueError for a value out of range."""
     if flags.num < 0:
         raise ValueError(f"--num={flags.num}: it must not be negative")
 

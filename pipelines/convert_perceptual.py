@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti perceptual`: published VGG16 and LPIPS weights to the file that the perceptual loss reads.
 
-Nothing is downloaded: the user names local files, whose sha256 is printed and can be demanded.
+It downloads nothing: the user names local files, whose sha256 is printed and can be demanded.
 """
 
 import argparse
@@ -25,34 +25,17 @@ def make_parser() -> flag_parser.Parser:
         f"PyTorch's .pth become .safetensors with\n  {weights.PYTORCH_COMMAND}",
     )
     add = parser.add_argument
-    add(
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help=f"VGG16, and the heads if they are in a file of their own "
-        f"({' '.join(weights.SUFFIXES)})",
-    )
-    add(
-        "--sha256",
-        nargs="+",
-        metavar="HEX",
-        default=[],
-        help="what each input must have, in the order of --input",
-    )
+    help_text = f"VGG16, and the heads if in a file of their own ({' '.join(weights.SUFFIXES)})"
+    add("--input", nargs="+", required=True, metavar="FILE", help=help_text)
+    help_text = "what each input must have, in the order of --input"
+    add("--sha256", nargs="+", metavar="HEX", default=[], help=help_text)
     add("--output", required=True, metavar="FILE", help="a .safetensors or .npz file to write")
     add("--overwrite", action="store_true", help="replace the output")
     return parser
 
 
 def check_flags(flags: argparse.Namespace) -> None:
-    """Checks the values.
-
-    Raises:
-      ValueError: hashes that are none or do not pair up with the inputs, or an output of another
-        kind.
-      FileExistsError: the output is there already.
-    """
+    """Raises ValueError for bad hashes or suffixes, FileExistsError if the output is there."""
     if flags.sha256 and len(flags.sha256) != len(flags.input):
         raise ValueError(
             f"--sha256 has {len(flags.sha256)} values for {len(flags.input)} inputs; give one each"
@@ -66,11 +49,7 @@ def check_flags(flags: argparse.Namespace) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti perceptual`; returns the exit code.
-
-    Raises:
-      ValueError, OSError: a flag or an input is wrong.
-    """
+    """Runs `parti perceptual`."""
     flags = make_parser().parse_args(list(argv))
     check_flags(flags)
     digests = flags.sha256 or [""] * len(flags.input)

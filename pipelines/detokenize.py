@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti detokenize`: image tokens back to images, to see what a text-to-image model sees.
 
-It reads what `parti tokenize` wrote, or the token shards of `parti generate`, and refuses tokens of
-another image tokenizer. Images are `images/<shard>/<row>-<key>.png`; `manifest.jsonl` has a line
-for each, and `index.html` shows the first ones. A resumed run skips the shards that are finished,
-and the bytes do not depend on workers or runner.
+It reads what `parti tokenize` or `parti generate` wrote. Images are
+`images/<shard>/<row>-<key>.png`; `manifest.jsonl` has a line for each, and `index.html` shows the
+first ones. A resumed run skips the shards that are finished, and the bytes do not depend on workers
+or runner.
 """
 
 import itertools
@@ -35,63 +35,48 @@ _LINES = ".lines"  # the lines of each shard, while the job runs
 _MAX_NAME = 80  # characters of a key in a file name
 
 
-class ReadTokens(beam.DoFn):
-    """Shard -> (Batch, image tokens [batch, length] int32), in order."""
+def _read_tokens(
+    shard: token_shards.TokenShard, num_tokens: int, codebook_size: int
+) -> Iterator[tuple[token_batches.Batch, np.ndarray]]:
+    """Yields (Batch, image tokens [batch, length] int32) of a shard, in order.
 
-    def __init__(self, num_tokens: int, codebook_size: int) -> None:
-        """Sets what an image's tokens must be."""
-        self._num_tokens, self._codebook_size = num_tokens, codebook_size
-
-    def process(
-        self, shard: token_shards.TokenShard
-    ) -> Iterator[tuple[token_batches.Batch, np.ndarray]]:
-        """Yields the batches of a shard; the last one may be smaller.
-
-        Raises:
-          ValueError: a row that the tokenizer cannot have made.
-        """
-        rows = itertools.islice(tfrecords.read(shard.path), shard.num_rows)
-        for index in itertools.count():
-            batch = itertools.islice(rows, model_handlers.IMAGE_BATCH)
-            pairs = tuple(records.TokenizedPair.from_example(data) for data in batch)
-            if not pairs:
-                return
-            for pair in pairs:
-                self._check(shard, pair)
-            tokens = np.stack([pair.image_tokens for pair in pairs])
-            yield token_batches.Batch(shard.name, index, pairs), tokens
-
-    def _check(self, shard: token_shards.TokenShard, pair: records.TokenizedPair) -> None:
-        tokens = pair.image_tokens
-        if len(tokens) != self._num_tokens or tokens.max() >= self._codebook_size:
-            raise ValueError(
-                f"{shard.path}: {pair.key!r} has {len(tokens)} tokens up to "
-                f"{max(tokens, default=0)}; the tokenizer makes {self._num_tokens} under "
-                f"{self._codebook_size}; write the shard again"
-            )
+    Raises:
+      ValueError: a row that the tokenizer cannot have made.
+    """
+    rows = itertools.islice(tfrecords.read(shard.path), shard.num_rows)
+    for index in itertools.count():
+        batch = itertools.islice(rows, model_handlers.IMAGE_BATCH)
+        pairs = tuple(records.TokenizedPair.from_example(data) for data in batch)
+        if not pairs:
+            return
+        for pair in pairs:
+            tokens = pair.image_tokens
+            if len(tokens) != num_tokens or tokens.max() >= codebook_size:
+                raise ValueError(
+                    f"{shard.path}: {pair.key!r} has {len(tokens)} tokens up to "
+                    f"{max(tokens, default=0)}; the tokenizer makes {num_tokens} under "
+                    f"{codebook_size}; write the shard again"
+                )
+        tokens = np.stack([pair.image_tokens for pair in pairs])
+        yield token_batches.Batch(shard.name, index, pairs), tokens
 
 
-class _WriteImages(beam.DoFn):
-    """Writes the images of a batch and their lines; gives (shard, (index, count))."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-
-    def process(
-        self, element: tuple[token_batches.Batch, np.ndarray]
-    ) -> Iterator[tuple[str, tuple[int, int]]]:
-        batch, pixels = element
-        lines = []
-        first = batch.index * model_handlers.IMAGE_BATCH
-        for row, (pair, image) in enumerate(zip(batch.pairs, pixels, strict=True), start=first):
-            path = image_path(batch.shard, row, pair.key)
-            (self._directory / path).parent.mkdir(parents=True, exist_ok=True)
-            files.write_bytes(self._directory / path, images.encode_png(image))
-            line = {"key": pair.key, "text": pair.text, "image": path}
-            lines.append(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
-        resumable_shards.write_piece(self._directory, _LINES, batch.shard, batch.index, lines)
-        options.tick(len(lines))
-        yield batch.shard, (batch.index, len(lines))
+def _write_images(
+    element: tuple[token_batches.Batch, np.ndarray], directory: pathlib.Path
+) -> tuple[str, tuple[int, int]]:
+    """Writes the images of a batch and their lines; returns (shard, (index, count))."""
+    batch, pixels = element
+    lines = []
+    first = batch.index * model_handlers.IMAGE_BATCH
+    for row, (pair, image) in enumerate(zip(batch.pairs, pixels, strict=True), start=first):
+        path = image_path(batch.shard, row, pair.key)
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(directory / path, images.encode_png(image))
+        line = {"key": pair.key, "text": pair.text, "image": path}
+        lines.append(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+    resumable_shards.write_piece(directory, _LINES, batch.shard, batch.index, lines)
+    options.tick(len(lines))
+    return batch.shard, (batch.index, len(lines))
 
 
 def image_path(shard: str, row: int, key: str) -> str:
@@ -111,24 +96,17 @@ def build(
     facts: dict[str, int],
     directory: pathlib.Path,
 ) -> beam.PCollection:
-    """Adds the job to a pipeline.
+    """Adds the job for shards with different names; see `resumable_shards.gather`.
 
-    Args:
-      root: the pipeline.
-      shards: with different names.
-      source: the tokenizer's training directory, or a bundle; every worker must reach it.
-      facts: `num_tokens` and `codebook_size` of the tokenizer.
-      directory: existing folder to write into; every worker must reach it.
-
-    Returns:
-      {"name", "count", "rejected": {}} of each shard written.
+    Every worker must reach `source`, the tokenizer's training or a bundle, and the directory.
+    `facts` are `num_tokens` and `codebook_size` of the tokenizer.
     """
     pieces = (
         root
         | "Shards" >> beam.Create(list(shards))
-        | "Read" >> beam.ParDo(ReadTokens(**facts))
-        | model_handlers.infer("Decode", model_handlers.DecodeHandler(source))
-        | "Write" >> beam.ParDo(_WriteImages(directory))
+        | "Read" >> beam.FlatMap(_read_tokens, **facts)
+        | model_handlers.infer("Decode", model_handlers.decode_handler(source))
+        | "Write" >> beam.Map(_write_images, directory)
     )
     names = [shard.name for shard in shards]
     return resumable_shards.gather(root, directory, names, (pieces,), (_LINES,))
@@ -144,23 +122,15 @@ def make_parser() -> flag_parser.Parser:
     add = parser.add_argument
     add("--input", required=True, metavar="DIR", help="of `parti tokenize` or `parti generate`")
     add("--output", required=True, metavar="DIR", help="the folder to write")
-    add(
-        "--model",
-        metavar="DIR",
-        help="the tokenizer's training, or a bundle (default: the one that made the tokens)",
-    )
+    help_text = "the tokenizer's training, or a bundle (default: the one that made the tokens)"
+    add("--model", metavar="DIR", help=help_text)
     add("--split", choices=records.SPLITS, help="one split of the tokens (default: both)")
     add("--limit", type=int, metavar="N", help="only the first N pictures of each split")
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti detokenize`; see `make_parser` for its flags.
-
-    Raises:
-      ValueError, FileNotFoundError: bad flags or input, or tokens of another tokenizer.
-      options.PipelineError: the job failed; run it again and it goes on.
-    """
+    """Runs `parti detokenize`."""
     flags, beam_options = options.parse(make_parser(), argv)
     if flags.limit is not None and flags.limit < 1:
         raise ValueError(f"--limit={flags.limit}: give at least 1, or leave it out for all")
@@ -206,9 +176,9 @@ def _count(
     todo: Sequence[token_shards.TokenShard],
 ) -> int:
     """Returns about how many images are to be made, for the display."""
-    known = [shard.num_rows for shard in todo]
-    if None not in known:
-        return sum(count for count in known if count)
+    known = [shard.num_rows for shard in todo if shard.num_rows is not None]
+    if len(known) == len(todo):
+        return sum(known)
     total = sum(tokens["counts"].get(name, 0) for name in (*records.SPLITS, "images"))
     return total * len(todo) // len(shards)
 

@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti evaluate`: how well generations agree with their prompts, and how well the models draw.
 
-For prompts that carry their true `scene`, every image is read by `data.scenes.probe`, and the best
-of N is held against any sample, against images of other prompts (chance), and against the best
-there was (`scene_alignment`). With reference pairs and a bundle, tokenizer and upsampler are
-measured too (`reconstructions`), or with --reconstructions they alone. Intervals are 95%, by
-bootstrap over prompts or images.
+For prompts that carry their true `scene`, every image is read by `data.scenes.probe`; see
+`scene_alignment`. With reference pairs and a bundle, tokenizer and upsampler are measured too
+(`reconstructions`), or with --reconstructions they alone. Intervals are 95%, by bootstrap.
 """
 
 import argparse
@@ -37,23 +35,18 @@ _MIN_SIDE = 32  # pixels that the scene probe needs
 _NUM_REFERENCE = 512  # images, by default, when generations are measured too
 
 
-class _ReadSamples(beam.DoFn):
-    """Images of a prompt (in rank order) -> what they score, and what the best one shows."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-
-    def process(self, group: list[records.Generation]) -> Any:
-        scene = scene_alignment.scene_of(group[0])
-        assert scene, "groups without a scene are not read"
-        paths = [self._directory / item.image for item in group]
-        views = [scene_probe.read_scene(images.decode_image(path.read_bytes())) for path in paths]
-        options.tick(len(group))
-        yield {
-            "prompt_id": group[0].prompt_id,
-            "alignments": [scene_probe.compare(view, scene) for view in views],
-            "best": dataclasses.asdict(views[0]),
-        }
+def _read_samples(group: list[records.Generation], directory: pathlib.Path) -> dict[str, Any]:
+    """Returns what the images of a prompt (in rank order) score, and what the best one shows."""
+    scene = scene_alignment.scene_of(group[0])
+    assert scene, "groups without a scene are not read"
+    paths = [directory / item.image for item in group]
+    views = [scene_probe.read_scene(images.decode_image(path.read_bytes())) for path in paths]
+    options.tick(len(group))
+    return {
+        "prompt_id": group[0].prompt_id,
+        "alignments": [scene_probe.compare(view, scene) for view in views],
+        "best": dataclasses.asdict(views[0]),
+    }
 
 
 def build(
@@ -68,15 +61,13 @@ def build(
       root: the pipeline.
       groups: the images of each prompt with a scene, in rank order.
       generations_dir: what their paths are relative to; every worker must reach it.
-      directory: where the results are collected.
-
-    Returns:
-      A dict for each prompt: "prompt_id", "alignments" in rank order, and the "best" view.
+      directory: where the results are collected: "prompt_id", "alignments" in rank order, and the
+        "best" view of each prompt.
     """
     found = (
         root
         | "Prompts" >> beam.Create(list(groups))
-        | "Read images" >> beam.ParDo(_ReadSamples(generations_dir))
+        | "Read images" >> beam.Map(_read_samples, generations_dir)
     )
     found | "Alignments" >> sharded_writers.CollectJson(directory / _FOUND)
     return found
@@ -97,25 +88,16 @@ def make_parser() -> flag_parser.Parser:
     add("--reference", metavar="DIR", help="pairs to reconstruct; needs --model")
     add("--model", metavar="DIR", help="a bundle, or the training of a tokenizer")
     add("--split", choices=records.SPLITS, help="of the pairs: validation, if there is one")
-    add(
-        "--num_reference",
-        type=int,
-        metavar="N",
-        help=f"reconstruct about N images; {_NUM_REFERENCE}, or with --reconstructions all",
-    )
+    help_text = f"reconstruct about N images; {_NUM_REFERENCE}, or with --reconstructions all"
+    add("--num_reference", type=int, metavar="N", help=help_text)
     return parser
 
 
 def check_flags(flags: argparse.Namespace) -> None:
-    """Checks the values.
-
-    Raises:
-      ValueError: a value out of range, or half of what belongs together.
-    """
+    """Raises ValueError for a value out of range, or half of what belongs together."""
     if bool(flags.reference) != bool(flags.model):
-        given, missing = "--reference", "--model"
-        if flags.model:
-            given, missing = missing, given
+        names = ("--model", "--reference") if flags.model else ("--reference", "--model")
+        given, missing = names
         others = "" if flags.reconstructions else f", or leave out {given}"
         raise ValueError(f"{given} needs {missing}: give it too{others}")
     if flags.num_reference is not None and flags.num_reference < 1:
@@ -123,7 +105,6 @@ def check_flags(flags: argparse.Namespace) -> None:
 
 
 def _check_mode(flags: argparse.Namespace) -> None:
-    """Raises ValueError unless the flags name something to measure, and all are of use."""
     if bool(flags.generations) == flags.reconstructions:
         raise ValueError("give --generations DIR or --reconstructions, one of them")
     if flags.reconstructions and not flags.reference:
@@ -133,12 +114,7 @@ def _check_mode(flags: argparse.Namespace) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti evaluate`; see `make_parser` for its flags.
-
-    Raises:
-      ValueError, FileNotFoundError: bad flags or input.
-      options.PipelineError: the job failed.
-    """
+    """Runs `parti evaluate`."""
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
     _check_mode(flags)
@@ -148,7 +124,10 @@ def run(argv: Sequence[str]) -> int:
         settings["generations_fingerprint"] = made["fingerprint"]
         groups = gallery.group_by_prompt(generate.read_generations(flags.generations))
     if flags.reference:
-        reference = _open_reference(flags)
+        default = None if flags.reconstructions else _NUM_REFERENCE
+        reference = reconstructions.Reference.open(
+            flags.reference, flags.model, flags.split, flags.num_reference or default
+        )
         settings |= reference.settings
     metrics: dict[str, Any] = {"notes": []}
     with _output(flags, settings) as stage:
@@ -170,13 +149,6 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _open_reference(flags: argparse.Namespace) -> reconstructions.Reference:
-    """Returns what is reconstructed."""
-    default = None if flags.reconstructions else _NUM_REFERENCE
-    number = flags.num_reference or default
-    return reconstructions.Reference.open(flags.reference, flags.model, flags.split, number)
-
-
 def _output(
     flags: argparse.Namespace, settings: Mapping[str, Any]
 ) -> output_directory.OutputDirectory:
@@ -193,7 +165,6 @@ def _output(
 
 
 def _counts(metrics: Mapping[str, Any]) -> dict[str, int]:
-    """Returns what the manifest counts."""
     if "num_prompts" in metrics:
         return {"prompts": metrics["num_prompts"], "images": metrics["num_images"]}
     about = metrics["reference"]
@@ -210,9 +181,6 @@ def measure_generations(
 
     Returns:
       The metrics, and the best image of each prompt with a scene with its overall agreement.
-
-    Raises:
-      options.PipelineError: the job failed.
     """
     measured, notes = _find_scenes(groups, generations_dir)
     metrics: dict[str, Any] = {
@@ -262,25 +230,19 @@ def _write_alignments(
     groups: Sequence[Sequence[records.Generation]],
     found: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Writes a line for each image: which it is, and what it scores."""
     rows = [
         {"image": item.image, "rank": item.rank, "score": item.score, "alignment": alignment}
         for group, row in zip(groups, found)
         for item, alignment in zip(group, row["alignments"], strict=True)
     ]
-    lines = [json.dumps(row, sort_keys=True) + "\n" for row in rows]
-    files.write_bytes(directory / ALIGNMENTS_FILE, "".join(lines).encode())
+    lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+    files.write_bytes(directory / ALIGNMENTS_FILE, lines.encode())
 
 
 def measure_reconstructions(
     reference: reconstructions.Reference, directory: pathlib.Path, beam_options: Any
 ) -> dict[str, Any]:
-    """Runs the Beam job over reference images, writes their page, and returns the metrics.
-
-    Raises:
-      ValueError: no image could be read.
-      options.PipelineError: the job failed.
-    """
+    """Runs the Beam job over reference images, writes their page, and returns the metrics."""
     metrics, codes = reconstructions.measure(reference, directory, beam_options)
     rows = reconstructions.Rows(directory, reference.shards)
     groups = reconstruction_samples.choose(rows, codes.num_images)

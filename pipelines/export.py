@@ -26,11 +26,8 @@ def make_parser() -> flag_parser.Parser:
     add("--parts", nargs="+", default=names, choices=names, help="default: all there are")
     for part in bundles.PARTS:
         note = "" if part in bundles.REQUIRED else "; left out if there is none"
-        add(
-            f"--{part}",
-            metavar="DIR",
-            help=f"its training, or a checkpoint_<N> of it (default: WORKDIR/{part}{note})",
-        )
+        help_text = f"its training, or a checkpoint_<N> of it (default: WORKDIR/{part}{note})"
+        add(f"--{part}", metavar="DIR", help=help_text)
     add("--vocabulary", metavar="DIR", help="default: WORKDIR/vocabulary")
     add("--overwrite", action="store_true", help="replace a finished bundle")
     return parser
@@ -60,11 +57,7 @@ def find_parts(flags: argparse.Namespace) -> dict[str, pathlib.Path]:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti export`; see `make_parser` for its flags.
-
-    Raises:
-      ValueError, FileNotFoundError: a part is missing or does not fit the others.
-    """
+    """Runs `parti export`."""
     flags = make_parser().parse_args(list(argv))
     vocabulary = pathlib.Path(flags.vocabulary or pathlib.Path(flags.workdir, "vocabulary"))
     if not vocabulary.exists():
@@ -87,8 +80,7 @@ def run(argv: Sequence[str]) -> int:
         flags.output,
         kind="bundle",
         settings={"trainings": {part: fingerprint(part) for part in folders}},
-        inputs={part: str(path) for part, path in folders.items()}
-        | {"vocabulary": str(vocabulary)},
+        inputs={name: str(path) for name, path in {**folders, "vocabulary": vocabulary}.items()},
         overwrite=flags.overwrite,
     )
     parts = {part: load(part) for part in folders}

@@ -4,10 +4,9 @@
 
     prompts --build--> images and parts, prompt by prompt --finish--> manifest, tokens, gallery
 
-A prompt is the unit of work: its images are written, then its part, which is its manifest lines and
-its tokens. An interrupted run goes on with the prompts that have no part. Prompts are put into
-batches in the order of the file and a batch is always sampled whole, so the result has the same
-bytes, however often the run was interrupted. docs/generate.md is the user's page.
+A prompt's part is its manifest lines and its tokens, written after its images; an interrupted run
+goes on with the prompts that have none. Batches are in the order of the file and always sampled
+whole, so the bytes are the same however often the run was interrupted. See docs/generate.md.
 """
 
 import argparse
@@ -41,33 +40,22 @@ _TOKENS_PER_SHARD = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class GenerateSettings:
-    """What decides the images, apart from models and prompts.
+    """What decides the images, apart from models and prompts; see `sampling.SamplingSettings`."""
 
-    Attributes:
-      num_samples: images of each prompt.
-      guidance_scale: l = l_u + guidance_scale * (l_c - l_u); 1 is no guidance.
-      temperature: divides the logits; 0 takes the most likely token.
-      top_k: keep this many tokens; 0 keeps all.
-      top_p: keep the fewest tokens with this much probability; 1 keeps all.
-      seed: another seed, other images.
-      num_upsampled: best images of each prompt that are upsampled; the others stay small.
-    """
-
-    num_samples: int = 16
+    num_samples: int = 16  # images of each prompt
     guidance_scale: float = 1.2
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
-    num_upsampled: int = 16
+    num_upsampled: int = 16  # best images of each prompt; the others stay small
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_samples <= 1000:
             raise ValueError(f"--num_samples={self.num_samples}: give 1 to 1000")
         if not 0 <= self.num_upsampled <= self.num_samples:
-            raise ValueError(
-                f"--keep={self.num_upsampled}: give 0 to --num_samples={self.num_samples}"
-            )
+            most = f"--num_samples={self.num_samples}"
+            raise ValueError(f"--keep={self.num_upsampled}: give 0 to {most}")
         try:
             _ = self.sampling
         except ValueError as error:  # it begins with the name, which is the flag's
@@ -75,7 +63,7 @@ class GenerateSettings:
 
     @property
     def sampling(self) -> sampling.SamplingSettings:
-        """How a token is prompts."""
+        """How tokens are sampled."""
         return sampling.SamplingSettings(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -116,17 +104,11 @@ def make_parser() -> flag_parser.Parser:
 
 
 def check_flags(flags: argparse.Namespace) -> GenerateSettings:
-    """Returns the settings.
-
-    Raises:
-      ValueError: a value out of range.
-    """
-    for name in ("prompts_per_batch", "num_prompts"):
+    """Returns the settings; raises ValueError for a value out of range."""
+    for name, least in {"prompts_per_batch": 1, "num_prompts": 1, "upsample_tile": 0}.items():
         value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name}={value}: give at least 1")
-    if flags.upsample_tile < 0:
-        raise ValueError(f"--upsample_tile={flags.upsample_tile}: give at least 0")
+        if value is not None and value < least:
+            raise ValueError(f"--{name}={value}: give at least {least}")
     fields = [field.name for field in dataclasses.fields(GenerateSettings)]
     values = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
     keep = flags.num_samples if flags.keep is None else flags.keep
@@ -134,12 +116,7 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti generate`; see `make_parser` for its flags.
-
-    Raises:
-      ValueError, FileNotFoundError: bad flags, prompts or bundle.
-      options.PipelineError: the job failed; run it again and it goes on.
-    """
+    """Runs `parti generate`."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     bundle = bundles.Bundle.open(flags.model)
@@ -175,16 +152,9 @@ def run(argv: Sequence[str]) -> int:
         left = (len(prompts) - finished) * settings.num_samples
         progress = progress_line.Progress("generate", left, "images")
         if batches:
+            sizes = prompts_per_batch, flags.upsample_tile
             options.run_pipeline(
-                lambda root: build(
-                    root,
-                    batches,
-                    bundle,
-                    settings,
-                    stage.path,
-                    prompts_per_batch,
-                    flags.upsample_tile,
-                ),
+                lambda root: build(root, batches, bundle, settings, stage.path, *sizes),
                 beam_options,
                 progress,
             )
@@ -204,11 +174,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> list[str]:
-    """Returns notes for the user before the work starts; loads no parameters.
-
-    Raises:
-      ValueError: the bundle's vocabulary or generator configuration is damaged.
-    """
+    """Returns notes for the user before the work starts; loads no parameters."""
     notes = []
     if "reranker" not in bundle.parts:
         notes.append("no reranker in the bundle: samples are not scored, rank is sample order")
@@ -224,11 +190,7 @@ def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> lis
 
 
 def check_tile(bundle: bundles.Bundle, settings: GenerateSettings, upsample_tile: int) -> None:
-    """Checks that images can be upsampled in windows of this size; loads no parameters.
-
-    Raises:
-      ValueError: nothing is upsampled, or the windows are too small.
-    """
+    """Raises ValueError unless images can be upsampled in windows; loads no parameters."""
     if "upsampler" not in bundle.parts or not settings.num_upsampled:
         why = "--keep is 0" if "upsampler" in bundle.parts else "the bundle has no upsampler"
         raise ValueError(f"--upsample_tile={upsample_tile}: {why}; leave the flag out")
@@ -254,9 +216,7 @@ def batch_prompts(
 ) -> list[tuple[prompt_files.Prompt, ...]]:
     """Returns batches, in the order of the file, that hold an unfinished prompt."""
     batches = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
-    return [
-        batch for batch in batches if not all(is_finished(directory, prompt) for prompt in batch)
-    ]
+    return [batch for batch in batches if not all(is_finished(directory, p) for p in batch)]
 
 
 def build(
@@ -268,30 +228,27 @@ def build(
     prompts_per_batch: int = 4,
     upsample_tile: int = 0,
 ) -> beam.PCollection:
-    """Adds the job to a pipeline.
+    """Adds the job to a pipeline; gives the ids of the prompts that were written.
 
     Args:
       root: the pipeline.
       batches: prompts that are sampled together, at most `prompts_per_batch` each.
-      bundle: the models; every worker must reach it.
+      bundle: the models; every worker must reach it, and `directory`.
       settings: how to sample.
-      directory: existing folder to write images and parts into; every worker must reach it.
+      directory: existing folder to write images and parts into.
       prompts_per_batch: to how many prompts a smaller batch is padded.
       upsample_tile: side of the windows in which images are upsampled, in pixels; 0 is whole.
-
-    Returns:
-      The ids of the prompts that were written.
     """
     source = str(bundle.path.resolve())
+    texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
     (directory / _PARTS).mkdir(exist_ok=True)
-    sample = model_handlers.SampleHandler(
+    sample = model_handlers.sample_handler(
         source, settings.sampling, settings.num_samples, settings.seed, prompts_per_batch
     )
-    render = model_handlers.RenderHandler(source, settings.num_upsampled, upsample_tile)
+    render = model_handlers.render_handler(source, settings.num_upsampled, upsample_tile)
     return (
         root
-        | "Batches"
-        >> beam.Create([(batch, [prompt.text for prompt in batch]) for batch in batches])
+        | "Batches" >> beam.Create(texts)
         | model_handlers.infer("Sample", sample)
         | "Unbatch" >> beam.FlatMap(_unfinished, directory)
         | model_handlers.infer("Render", render)
@@ -351,17 +308,14 @@ def finish(
 ) -> None:
     """Joins the parts to manifest and token shards, in the order of the prompts; adds the gallery.
 
-    Args:
-      directory: that of `build`.
-      prompts: all prompts; each is finished.
-      settings: of `generation_settings`.
+    All prompts are finished; the settings are `generation_settings`.
     """
     lines = (part_path(directory, prompt, _LINES) for prompt in prompts)
     resumable_shards.join(lines, directory / MANIFEST_LINES)
-    prompts_per_shard = max(_TOKENS_PER_SHARD // settings["num_samples"], 1)
-    starts = range(0, len(prompts), prompts_per_shard)
+    per_shard = max(_TOKENS_PER_SHARD // settings["num_samples"], 1)
+    starts = range(0, len(prompts), per_shard)
     for index, start in enumerate(starts):
-        shard = prompts[start : start + prompts_per_shard]
+        shard = prompts[start : start + per_shard]
         name = shard_names.shard_name("tokens", index, len(starts))
         tokens = (part_path(directory, prompt, _TOKENS) for prompt in shard)
         resumable_shards.join(tokens, directory / name)

@@ -2,11 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti tokenize`: pairs to image tokens, shard by shard, and reconstructions if wanted.
 
-A shard in is a shard out, with the same name and order. Batches are cut from a shard in order, so
-the bytes do not depend on workers or runner, and the last, smaller batch of a shard is kept. A
-resumed run skips the shards that are finished.
-
-docs/tokens.md tells what is in them, and what `--augment` does.
+A shard in is a shard out, with the same name and order, and the bytes do not depend on workers or
+runner. A resumed run skips the shards that are finished. docs/tokens.md is the user's page.
 """
 
 import argparse
@@ -33,15 +30,9 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 @dataclasses.dataclass(frozen=True)
 class TokenizeSettings:
-    """What the job does.
+    """What the job does."""
 
-    Attributes:
-      model: the tokenizer's training directory, or a bundle.
-      batches: which images the model takes.
-      write_reconstructions: also write each image with its reconstruction.
-    """
-
-    model: str
+    model: str  # the tokenizer's training directory, or a bundle
     batches: token_batches.BatchSettings
     write_reconstructions: bool = False
 
@@ -89,23 +80,13 @@ def _reconstructed(
 
 
 def build(
-    root: beam.Pipeline,
-    shards: Sequence[str],
-    settings: TokenizeSettings,
-    directory: pathlib.Path,
+    root: beam.Pipeline, shards: Sequence[str], settings: TokenizeSettings, directory: pathlib.Path
 ) -> beam.PCollection:
-    """Adds the job to a pipeline.
+    """Adds the job for shards of pairs with different names; see `resumable_shards.gather`.
 
-    Args:
-      root: the pipeline.
-      shards: paths of TFRecord files of `ImageTextPair`, with different names.
-      settings: what to do.
-      directory: existing folder to write the shards into; every worker must reach it.
-
-    Returns:
-      {"name", "count", "rejected": {key: reason}} of each shard written.
+    `directory` is an existing folder to write the shards into; every worker must reach it.
     """
-    handler = model_handlers.EncodeHandler(
+    handler = model_handlers.encode_handler(
         settings.model, settings.batches.batch_size, settings.write_reconstructions
     )
     read = (
@@ -138,28 +119,16 @@ def make_parser() -> flag_parser.Parser:
     add("--model", required=True, metavar="DIR", help="the tokenizer's training, or a bundle")
     add("--output", required=True, metavar="DIR", help="the folder to write")
     add("--batch_size", type=int, default=64, help="images a call of the model")
-    add(
-        "--write_reconstructions",
-        action="store_true",
-        help=f"also write {RECONSTRUCTIONS}/, which the upsampler trains on",
-    )
-    add(
-        "--augment",
-        type=int,
-        default=0,
-        metavar="N",
-        help="random crops of each train picture, a row each (default: the middle square, once)",
-    )
+    help_text = f"also write {RECONSTRUCTIONS}/, which the upsampler trains on"
+    add("--write_reconstructions", action="store_true", help=help_text)
+    help_text = "random crops of each train picture, a row each (default: the middle square, once)"
+    add("--augment", type=int, default=0, metavar="N", help=help_text)
     add("--seed", type=int, help="another seed, other random crops (default: 0)")
     return parser
 
 
 def check_flags(flags: argparse.Namespace) -> None:
-    """Checks the values.
-
-    Raises:
-      ValueError: a value out of range.
-    """
+    """Raises ValueError for a value out of range."""
     if flags.batch_size < 1:
         raise ValueError(f"--batch_size={flags.batch_size}: give at least 1")
     if flags.augment < 0:
@@ -169,15 +138,7 @@ def check_flags(flags: argparse.Namespace) -> None:
 
 
 def check_size(pairs: dict[str, Any], settings: token_batches.BatchSettings) -> None:
-    """Checks that random crops of these pairs can differ.
-
-    Args:
-      pairs: the manifest of the pairs.
-      settings: what is read of them.
-
-    Raises:
-      ValueError: the images are squares no larger than the tokenizer's, so all crops are equal.
-    """
+    """Raises ValueError unless random crops of the pairs of this manifest can differ."""
     side, size = pairs["settings"].get("image_size"), settings.image_size
     if settings.augment and side is not None and side <= size:
         raise ValueError(
@@ -188,12 +149,7 @@ def check_size(pairs: dict[str, Any], settings: token_batches.BatchSettings) -> 
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti tokenize`; see `make_parser` for its flags.
-
-    Raises:
-      ValueError, FileNotFoundError: bad flags or input.
-      options.PipelineError: the job failed.
-    """
+    """Runs `parti tokenize`."""
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
     pairs = manifests.read(flags.input, "pairs")
@@ -201,10 +157,7 @@ def run(argv: Sequence[str]) -> int:
     tokenizer = bundles.load_part(flags.model, "tokenizer")
     model = tokenizer.model
     batches = token_batches.BatchSettings(
-        model.image_size,
-        flags.batch_size,
-        flags.augment,
-        flags.seed or 0,
+        *(model.image_size, flags.batch_size, flags.augment, flags.seed or 0),
         crop_pairs=flags.write_reconstructions,
     )
     check_size(pairs, batches)
@@ -247,22 +200,17 @@ def _run_shards(
     expected: dict[str, Any],
 ) -> dict[str, int]:
     """Makes the shards that are not there yet; returns the counts of all."""
-    todo = [
-        path
-        for path in shards
-        if not resumable_shards.is_finished(stage.path, pathlib.Path(path).name)
-    ]
-    total = sum(
-        expected.get(split, 0) * len(settings.batches.passes(split)) for split in records.SPLITS
-    )
-    done = sum(report["count"] for report in resumable_shards.reports(stage.path))
-    progress = progress_line.Progress("tokenize", total - done, "images")
+    done = {report["name"]: report["count"] for report in resumable_shards.reports(stage.path)}
+    todo = [path for path in shards if pathlib.Path(path).name not in done]
+    passes = {split: len(settings.batches.passes(split)) for split in records.SPLITS}
+    total = sum(expected.get(split, 0) * number for split, number in passes.items())
+    progress = progress_line.Progress("tokenize", total - sum(done.values()), "images")
     if todo:
         options.run_pipeline(
             lambda root: build(root, todo, settings, stage.path), beam_options, progress
         )
     reports = resumable_shards.reports(stage.path)
-    counts = {split: 0 for split in records.SPLITS}
+    counts = dict.fromkeys(records.SPLITS, 0)
     for report in reports:
         counts[token_batches.split_of(report["name"])] += report["count"]
     rejected = [
@@ -281,15 +229,10 @@ def _run_shards(
 
 
 def find_shards(directory: str) -> list[str]:
-    """Returns the shards of both splits of a folder of pairs.
-
-    Raises:
-      FileNotFoundError: there are none.
-    """
-    shards = shard_names.expand_pattern(directory, "image-text pairs")
-    return [
-        path for path in shards if token_batches.split_of(pathlib.Path(path).name) in records.SPLITS
-    ]
+    """Returns the shards of both splits of a folder of pairs; FileNotFoundError for none."""
+    paths = shard_names.expand_pattern(directory, "image-text pairs")
+    splits = (token_batches.split_of(pathlib.Path(path).name) for path in paths)
+    return [path for path, split in zip(paths, splits) if split in records.SPLITS]
 
 
 def summary(stage: output_directory.OutputDirectory, counts: dict[str, int]) -> str:
@@ -302,10 +245,8 @@ def summary(stage: output_directory.OutputDirectory, counts: dict[str, int]) -> 
             f"{augment} crops of each of {counts['train'] // augment} train images, and "
             f"{counts['validation']} validation images,"
         )
-    line = (
-        f"{stage.output}: {what} as {manifest['grid_size']} x {manifest['grid_size']} tokens of "
-        f"{manifest['codebook_size']}"
-    )
+    size = manifest["grid_size"]
+    line = f"{stage.output}: {what} as {size} x {size} tokens of {manifest['codebook_size']}"
     if counts["rejected"]:
         line += f"; {counts['rejected']} could not be read, see {resumable_shards.REJECTED_FILE}"
     return line

@@ -38,26 +38,14 @@ _MIN_LANGUAGE_CONFIDENCE = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides the bytes of the output.
-
-    Attributes:
-      sentencepiece: how the model is learnt.
-      max_captions: distinct captions to learn from at most.
-      frequency_power: a caption that occurs n times counts n ** frequency_power; in [0, 1].
-      frequency_cap: occurrences that count at most; 0 for all.
-    """
+    """What decides the bytes of the output."""
 
     sentencepiece: vocabularies.SentencePieceSettings
-    max_captions: int = 2_000_000
-    frequency_power: float = 0.5
-    frequency_cap: int = 0
+    max_captions: int = 2_000_000  # distinct ones, at most
+    frequency_power: float = 0.5  # a caption that occurs n times counts n ** frequency_power
+    frequency_cap: int = 0  # occurrences that count at most; 0 for all
 
     def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-          ValueError: one is not allowed; the message says what is.
-        """
         if self.max_captions < 1:
             raise ValueError(f"max_captions={self.max_captions}: give a positive number.")
         if not 0 <= self.frequency_power <= 1:
@@ -71,9 +59,7 @@ class Settings:
         return {**values.pop("sentencepiece"), **values}
 
 
-def find_sources(
-    patterns: Sequence[str],
-) -> tuple[list[readers.Source], list[readers.Source]]:
+def find_sources(patterns: Sequence[str]) -> tuple[list[readers.Source], list[readers.Source]]:
     """Returns the files to learn from, and those of a validation split.
 
     Raises:
@@ -88,18 +74,16 @@ def find_sources(
         ):
             manifests.read(pattern, "pairs")
         found.update(readers.find_sources([pattern]))
-    sources = sorted(found, key=lambda source: source.paths)
-    for source in sources:
+    train, held_out = [], []
+    for source in sorted(found, key=lambda source: source.paths):
         if source.format not in _FORMATS:
             raise ValueError(
                 f"{source.paths[0]}: a table, whose pictures may have to be fetched; make pairs of "
                 "it first, with `parti clean`"
             )
-    return [s for s in sources if not _is_held_out(s)], [s for s in sources if _is_held_out(s)]
-
-
-def _is_held_out(source: readers.Source) -> bool:
-    return files.name(source.paths[0]).startswith("validation-")
+        is_held_out = files.name(source.paths[0]).startswith("validation-")
+        (held_out if is_held_out else train).append(source)
+    return train, held_out
 
 
 def build(
@@ -111,12 +95,7 @@ def build(
 ) -> None:
     """Adds the job: writes samples of both kinds of captions, and how many there are to learn from.
 
-    Args:
-      root: the pipeline.
-      train: what to learn from.
-      held_out: what to measure on.
-      settings: what to learn.
-      directory: where to; every worker must reach it.
+    Every worker must reach `directory`.
     """
     sample = caption_sampling.SampleCaptions(
         settings.max_captions, settings.frequency_power, settings.frequency_cap
@@ -176,12 +155,7 @@ def read_sample(directory: str, prefix: str = _TRAIN) -> Iterator[caption_sampli
 
 
 def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str, dict[str, Any]]:
-    """Trains on the sample in a folder, and measures how well the vocabulary fits.
-
-    Args:
-      directory: what `build` wrote.
-      model_path: the file to write.
-      settings: what to learn.
+    """Trains on the sample that `build` wrote to a folder; measures how well the vocabulary fits.
 
     Returns:
       How many pieces there are, the model's fingerprint, the content of report.json.
@@ -194,9 +168,7 @@ def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, MODEL_NAME)
         size = vocabularies.train_sentencepiece(
-            ((row.text, row.times) for row in read_sample(directory)),
-            path,
-            settings.sentencepiece,
+            ((row.text, row.times) for row in read_sample(directory)), path, settings.sentencepiece
         )
         files.write_bytes(model_path, path.read_bytes())
         fingerprint = vocabularies.TextTokenizer(path).fingerprint
@@ -238,17 +210,11 @@ def make_parser() -> flag_parser.Parser:
 
 
 def check_flags(flags: argparse.Namespace) -> Settings:
-    """Returns the settings.
-
-    Raises:
-      ValueError: a value out of range.
-    """
+    """Returns the settings; raises ValueError for a value out of range."""
     own = {field.name for field in dataclasses.fields(Settings)} - {"sentencepiece"}
     model = {field.name for field in dataclasses.fields(vocabularies.SentencePieceSettings)}
-    values = vars(flags) | {
-        "symbols": tuple(flags.symbols or ()),
-        "byte_fallback": not flags.no_byte_fallback,
-    }
+    symbols = tuple(flags.symbols or ())
+    values = vars(flags) | {"symbols": symbols, "byte_fallback": not flags.no_byte_fallback}
     try:
         return Settings(
             vocabularies.SentencePieceSettings(**{name: values[name] for name in model}),
@@ -259,7 +225,7 @@ def check_flags(flags: argparse.Namespace) -> Settings:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs `parti vocab`; returns the exit code."""
+    """Runs `parti vocab`."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     train, held_out = find_sources(flags.input)

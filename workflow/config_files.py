@@ -13,7 +13,6 @@ A workflow file is YAML. Its sections are named after the stages, and hold that 
       gin: {TRAIN_STEPS: 2000}  # -> parti train --gin_file=... --gin.TRAIN_STEPS=2000
 """
 
-import copy
 import difflib
 import glob
 import hashlib
@@ -32,15 +31,8 @@ OPTIONAL_PARTS = ("reranker", "upsampler")
 SOURCES = ("scenes", "pairs")
 TRAININGS = tuple(f"train_{part}" for part in PARTS)
 FLAG_SECTIONS = (
-    "scenes",
-    "beam",
-    "clean",
-    "vocab",
-    "tokenize",
-    "export",
-    "choose_prompts",
-    "generate",
-    "evaluate",
+    *("scenes", "beam", "clean", "vocab", "tokenize"),
+    *("export", "choose_prompts", "generate", "evaluate"),
 )
 # The stages that get the flags in `beam` too.
 BEAM_STAGES = ("scenes", "clean", "vocab", "tokenize", "generate", "evaluate")
@@ -52,8 +44,10 @@ TRAINING_INPUTS = {
     "upsampler": {"RECONSTRUCTIONS_DIR": "@/tokens/reconstructions"},
 }
 # Flags of the stages that name folders, or would undo what is finished.
-_PATHS = ("input", "output", "model", "prompts", "workdir", "generations", "reference")
-_NOT_TO_SET = (*_PATHS, "overwrite")
+_NOT_TO_SET = (
+    *("input", "output", "model", "prompts", "workdir", "generations", "reference"),
+    "overwrite",
+)
 KEYS = ("description", "source", "input", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
 
 Config = dict[str, Any]
@@ -65,15 +59,12 @@ def folder() -> pathlib.Path:
 
 
 def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
-    """Reads a workflow file, applies changes and checks it.
+    """Reads a workflow file, applies changes and checks it; every path becomes absolute.
 
     Args:
       name_or_path: a file, or the name of one that comes with the package, such as `scenes-tiny`.
       changes: `key=value` each; dots reach into sections, values are YAML:
         `train_generator.gin.TRAIN_STEPS=500`.
-
-    Returns:
-      The settings, with every path absolute.
 
     Raises:
       FileNotFoundError: no such workflow file, experiment file or input.
@@ -98,9 +89,9 @@ def _find(name_or_path: str) -> pathlib.Path:
     known = {path.stem: path for path in (folder() / "config").glob("*.yaml")}
     if name_or_path in known:
         return known[name_or_path]
+    names = ", ".join(sorted(known))
     raise FileNotFoundError(
-        f"no workflow file {name_or_path!r}; give a YAML file, or one of: "
-        f"{', '.join(sorted(known))}"
+        f"no workflow file {name_or_path!r}; give a YAML file, or one of: {names}"
     )
 
 
@@ -112,9 +103,9 @@ def _set(config: Config, change: str) -> None:
     *parents, last = [*before.split("."), "gin", name] if is_gin else key.split(".")
     section = config
     for parent in parents:
-        if section.get(parent) is None:
-            section[parent] = {}
-        section = section[parent]
+        if (below := section.get(parent)) is None:
+            below = section[parent] = {}
+        section = below
         if not isinstance(section, dict):
             raise ValueError(f"--set {change!r}: {parent!r} is a value, not a section")
     try:
@@ -124,12 +115,7 @@ def _set(config: Config, change: str) -> None:
 
 
 def _checked(config: Config, where: str) -> Config:
-    """Returns a copy with absolute paths.
-
-    Raises:
-      ValueError, FileNotFoundError: see `load`.
-    """
-    config = copy.deepcopy(config)
+    """Completes what was read, and makes paths absolute; raises as `load`."""
     for key in config:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1)
@@ -180,12 +166,8 @@ def _check_training(section: Config, where: str) -> None:
 
 def _in_package(name: str) -> pathlib.Path | None:
     """Returns the path of `t5x_configs/...` in the package or clone, or None."""
-    if os.path.isabs(name):
-        return None
-    for root in parti.__path__:
-        if (path := pathlib.Path(root) / name).is_file():
-            return path
-    return None
+    paths = (pathlib.Path(root) / name for root in parti.__path__ if not os.path.isabs(name))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _absolute(value: Any) -> list[str]:
@@ -235,8 +217,8 @@ def train_command(part: str, section: Mapping[str, Any]) -> list[str]:
 
 
 def _gin_value(value: Any) -> str:
-    """Returns a gin literal; text that starts with @ or % is a gin reference."""
-    return value if isinstance(value, str) and value[:1] in ("@", "%") else repr(value)
+    is_reference = isinstance(value, str) and value.startswith(("@", "%"))
+    return value if is_reference else repr(value)
 
 
 def listing(patterns: Sequence[str]) -> str:

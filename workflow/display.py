@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.console
@@ -31,8 +31,6 @@ _MARKS = {
     "stopped": ("■", "yellow"),
 }
 
-clock = progress_line.clock
-
 
 def short_path(path: pathlib.Path) -> str:
     """Returns a path relative to the current folder if it is below it."""
@@ -42,23 +40,14 @@ def short_path(path: pathlib.Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What is known of a stage now.
-
-    Attributes:
-      name: the stage.
-      what: what it does; empty before it starts.
-      state: a key of `_MARKS`.
-      seconds: since its start, or its whole time.
-      output: where its result goes.
-      progress: the JSON of its progress line (see `parti.stages.progress_line`), or empty.
-    """
+    """What is known of a stage now."""
 
     name: str
-    what: str
-    state: str
-    seconds: float
-    output: str
-    progress: dict[str, Any]
+    what: str = ""  # that it does
+    state: str = "waiting"  # a key of `_MARKS`
+    seconds: float = 0.0  # since its start, or its whole time
+    output: str = ""
+    progress: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of `progress_line`
 
     def counted(self) -> str:
         """Returns `300/1000 steps`, or '' if unknown."""
@@ -66,6 +55,10 @@ class Row:
         if done is None:
             return ""
         return f"{done:,}{f'/{total:,}' if total else ''} {self.progress.get('unit', '')}"
+
+    def time(self) -> str:
+        """Returns the time so far, or in all."""
+        return progress_line.clock(self.seconds)
 
     def rate(self) -> str:
         """Returns `85.2 examples/s`, or '' if unknown."""
@@ -76,7 +69,9 @@ class Row:
     def eta(self) -> str:
         """Returns the time left, or '' if unknown."""
         seconds = self.progress.get("eta_seconds")
-        return clock(seconds) if seconds is not None and self.state == "running" else ""
+        return (
+            progress_line.clock(seconds) if seconds is not None and self.state == "running" else ""
+        )
 
     def fields(self) -> str:
         """Returns the stage's own numbers: `loss=3.21`."""
@@ -90,7 +85,7 @@ def read_rows(names: Sequence[str], workdir: pathlib.Path, since: float) -> list
     for name in names:
         record = stage.read_record(workdir, name)
         if record.get("updated", 0) < since:
-            rows.append(Row(name, "", "waiting", 0.0, "", {}))
+            rows.append(Row(name))
             continue
         running = record["state"] == "running"
         end = time.time() if running else record["updated"]
@@ -110,11 +105,10 @@ class View(abc.ABC):
 
     def update(self) -> None:
         """Reads the state of all stages and shows it."""
-        self.show(read_rows(self._names, self._workdir, self._since))
+        self._show(read_rows(self._names, self._workdir, self._since))
 
     @abc.abstractmethod
-    def show(self, rows: Sequence[Row]) -> None:
-        """Shows a row per stage."""
+    def _show(self, rows: Sequence[Row]) -> None: ...
 
     @abc.abstractmethod
     def note(self, text: str) -> None:
@@ -129,8 +123,7 @@ class Lines(View):
         self._states: dict[str, str] = {}
         self._printed: dict[str, float] = {}  # when a stage's last line was, by time.monotonic
 
-    def show(self, rows: Sequence[Row]) -> None:
-        """Prints what is new."""
+    def _show(self, rows: Sequence[Row]) -> None:
         for number, row in enumerate(rows, start=1):
             title = f"[{number}/{len(rows)}] {row.name}"
             before = self._states.get(row.name, "waiting")
@@ -139,11 +132,11 @@ class Lines(View):
             if row.state == "running":
                 if time.monotonic() - self._printed[row.name] >= _LINE_SECONDS:
                     eta = f"ETA {row.eta()}" if row.eta() else ""
-                    parts = (clock(row.seconds), row.counted(), row.rate(), eta, row.fields())
+                    parts = (row.time(), row.counted(), row.rate(), eta, row.fields())
                     self._print(row, f"{title}: {'  '.join(filter(None, parts))}")
             elif row.state != before:
                 about = "  ".join(filter(None, (row.counted(), row.fields())))
-                self._print(row, f"{title}: {row.state} in {clock(row.seconds)}  {about}".rstrip())
+                self._print(row, f"{title}: {row.state} in {row.time()}  {about}".rstrip())
             self._states[row.name] = row.state
 
     def note(self, text: str) -> None:
@@ -165,15 +158,10 @@ class Table(View):
         self._live = live
         self._note = ""
 
-    def show(self, rows: Sequence[Row]) -> None:
-        """Draws the table anew."""
-        elapsed = clock(time.time() - self._since)
-        table = rich.table.Table(
-            box=None,
-            pad_edge=False,
-            caption=f"{elapsed} in all  {self._note}".rstrip(),
-            caption_justify="left",
-        )
+    def _show(self, rows: Sequence[Row]) -> None:
+        elapsed = progress_line.clock(time.time() - self._since)
+        caption = f"{elapsed} in all  {self._note}".rstrip()
+        table = rich.table.Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
         for header, style in (("", ""), ("stage", "bold"), ("", "dim"), ("done", "")):
             table.add_column(header, style=style, no_wrap=True)
         for header in ("rate", "ETA", "time"):
@@ -183,11 +171,11 @@ class Table(View):
             table.add_row(
                 rich.text.Text(mark, style=style),
                 row.name,
-                self._about(row),
-                self._progress(row),
+                f"-> {row.output}" if row.state in ("done", "unchanged") else row.what,
+                _progress_bar(row),
                 row.rate() if row.state == "running" else "",
                 row.eta(),
-                clock(row.seconds) if row.state != "waiting" else "",
+                row.time() if row.state != "waiting" else "",
             )
         self._live.update(table, refresh=True)
 
@@ -196,29 +184,19 @@ class Table(View):
         self._note = text
         self.update()
 
-    @staticmethod
-    def _about(row: Row) -> str:
-        return f"-> {row.output}" if row.state in ("done", "unchanged") else row.what
 
-    @staticmethod
-    def _progress(row: Row) -> rich.text.Text:
-        done, total = row.progress.get("done") or 0, row.progress.get("total") or 0
-        if row.state != "running" or not total:
-            return rich.text.Text(row.counted() if row.state != "unchanged" else "unchanged")
-        full = round(_BAR * min(done / total, 1.0))
-        bar = rich.text.Text("━" * full, style="cyan").append("━" * (_BAR - full), style="dim")
-        return bar.append(f" {row.counted()}", style="default")
+def _progress_bar(row: Row) -> rich.text.Text:
+    done, total = row.progress.get("done") or 0, row.progress.get("total") or 0
+    if row.state != "running" or not total:
+        return rich.text.Text(row.counted() if row.state != "unchanged" else "unchanged")
+    full = round(_BAR * min(done / total, 1.0))
+    bar = rich.text.Text("━" * full, style="cyan").append("━" * (_BAR - full), style="dim")
+    return bar.append(f" {row.counted()}", style="default")
 
 
 @contextlib.contextmanager
 def view(names: Sequence[str], workdir: pathlib.Path, since: float) -> Iterator[View]:
-    """Yields a table if stdout is a terminal, else lines.
-
-    Args:
-      names: the stages of this run, in order.
-      workdir: the working folder.
-      since: when the run began, seconds since the epoch.
-    """
+    """Yields a table if stdout is a terminal, else lines; `since` (epoch) is the run's start."""
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         yield Lines(names, workdir, since)
         return

@@ -7,7 +7,6 @@
 It is a program of its own because it imports all stages, and Beam, TensorFlow and JAX with them.
 """
 
-import argparse
 import importlib
 import os
 import pathlib
@@ -17,18 +16,14 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from parti.stages import commands, flag_parser, quiet
+from parti.stages import commands, quiet
 from parti.workflow import config_files, stage
 
 
 def check(config_path: pathlib.Path, environment: Mapping[str, str]) -> None:
-    """Checks the flags and macros of a workflow file.
+    """Checks the flags and macros of a file that `config_files.load` has accepted.
 
     Stages that run elsewhere (`PARTI_COMMAND`, e.g. in a container) check their own.
-
-    Args:
-      config_path: a file that `config_files.load` has accepted.
-      environment: of the process that checks.
 
     Raises:
       ValueError: a stage would refuse what is set for it; one line.
@@ -51,12 +46,18 @@ def check(config_path: pathlib.Path, environment: Mapping[str, str]) -> None:
 
 def main(config_path: str) -> int:
     """Checks every section; at the first mistake prints a line and returns, or exits with, 2."""
+    from parti.engine.experiment import experiments
+
     config = yaml.safe_load(pathlib.Path(config_path).read_text(encoding="utf-8"))
     section = ""
     try:
         for part, section in zip(config_files.PARTS, config_files.TRAININGS, strict=True):
             if config[section]:
-                _check_training(config_files.train_command(part, config[section]))
+                _, gin_file, *bindings = config_files.train_command(part, config[section])
+                experiments.check_experiment(
+                    [gin_file.removeprefix("--gin_file=")],
+                    [binding.removeprefix("--gin.") for binding in bindings],
+                )
         for section in config_files.FLAG_SECTIONS:
             if section != "beam":
                 _check_flags(section, config_files.stage_flags(config, section))
@@ -66,15 +67,6 @@ def main(config_path: str) -> int:
     return 0
 
 
-def _check_training(command: Sequence[str]) -> None:
-    from parti.engine.experiment import experiments
-
-    _, gin_file, *bindings = command
-    experiments.check_experiment(
-        [gin_file.partition("=")[2]], [binding.removeprefix("--gin.") for binding in bindings]
-    )
-
-
 def _check_flags(name: str, argv: Sequence[str]) -> None:
     """Parses a stage's flags as its command will; `check_flags`, where it has one, checks more."""
     module = importlib.import_module(commands.COMMANDS[config_files.verb(name)][0])
@@ -82,29 +74,19 @@ def _check_flags(name: str, argv: Sequence[str]) -> None:
     parser.prog = name
     parser.require_nothing()
     if name in config_files.BEAM_STAGES:
-        flags = _parse_beam_flags(parser, argv)
+        from parti.pipelines.beam import options, runners
+
+        flags, beam_options = options.parse(parser, argv)
+        if runners.name(beam_options) in ("dataflow", "dataflowrunner"):
+            raise ValueError(
+                "runner: DataflowRunner cannot work here: the folders of a workflow are on this "
+                "machine, and Dataflow's workers do not see them; remove it (docs/dataflow.md "
+                "tells what runs there)"
+            )
     else:
         flags = parser.parse_args(argv)
     if hasattr(module, "check_flags"):
         module.check_flags(flags)
-
-
-def _parse_beam_flags(parser: flag_parser.Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """Returns a stage's own flags.
-
-    Raises:
-      ValueError: the workers of the runner would not see the workflow's folders.
-    """
-    from parti.pipelines.beam import options, runners
-
-    flags, beam_options = options.parse(parser, argv)
-    if runners.name(beam_options) in ("dataflow", "dataflowrunner"):
-        raise ValueError(
-            "runner: DataflowRunner cannot work here: the folders of a workflow are on this "
-            "machine, and Dataflow's workers do not see them; remove it (docs/dataflow.md tells "
-            "what runs there)"
-        )
-    return flags
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import yaml
 
 from parti.pipelines.evaluation import report as evaluation_report
-from parti.stages import flag_parser
+from parti.stages import flag_parser, progress_line
 from parti.workflow import config_files, display, preflight, scheduler, stage
 
 _DEMO = "scenes-tiny"
@@ -63,29 +63,16 @@ def demo(argv: Sequence[str]) -> int:
 
 def _parser(program: str, description: str, epilog: str) -> flag_parser.Parser:
     parser = flag_parser.Parser(program, description, epilog)
-    parser.add_argument(
-        "--jobs",
-        "--cores",
-        type=int,
-        metavar="N",
-        help="stages at work at once (default: `jobs` of the workflow file)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the workflow file: generate.num_samples=4",
-    )
-    parser.add_argument("--dry_run", action="store_true", help="list what would run, and why")
+    add = parser.add_argument
+    help_text = "stages at work at once (default: `jobs` of the workflow file)"
+    add("--jobs", "--cores", type=int, metavar="N", help=help_text)
+    help_text = "change the workflow file: generate.num_samples=4"
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help=help_text)
+    add("--dry_run", action="store_true", help="list what would run, and why")
     # Snakemake's words for it: handed on, they would look like a run that did nothing.
-    hidden = argparse.SUPPRESS
-    parser.add_argument(
-        "--dry-run", "--dryrun", "-n", dest="dry_run", action="store_true", help=hidden
-    )
-    parser.add_argument(
-        "--graph", metavar="FILE", help="only draw the stages: .dot; by Graphviz .svg, .png"
-    )
+    names = ("--dry-run", "--dryrun", "-n")
+    add(*names, dest="dry_run", action="store_true", help=argparse.SUPPRESS)
+    add("--graph", metavar="FILE", help="only draw the stages: .dot; by Graphviz .svg, .png")
     return parser
 
 
@@ -115,7 +102,9 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: li
         if options.graph:
             _draw(pathlib.Path(options.graph), tool.dot())
             return 0
-        _check_stages(folder, draft)
+        known = folder / draft.name
+        if not known.is_file() or known.read_bytes() != draft.read_bytes():
+            preflight.check(draft, scheduler.environment())
         if options.dry_run:
             _print_plan(tool.plan())
             return 0
@@ -125,11 +114,6 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: li
 
 
 def _draw(path: pathlib.Path, dot: str) -> None:
-    """Writes the graph of the stages; `path` ends in .dot, or in a format that Graphviz draws.
-
-    Raises:
-      ValueError: another ending, or Graphviz is not installed.
-    """
     suffix = path.suffix.lower()
     if suffix not in (".dot", ".svg", ".png", ".pdf"):
         raise ValueError(f"{path}: cannot draw {suffix or 'that'}; use .dot, .svg, .png or .pdf")
@@ -145,23 +129,9 @@ def _draw(path: pathlib.Path, dot: str) -> None:
     print(f"wrote {path}")
 
 
-def _check_stages(folder: pathlib.Path, draft: pathlib.Path) -> None:
-    """Checks the flags and macros of all stages, unless this folder has run with the same ones.
-
-    Raises:
-      ValueError: see `preflight.check`.
-    """
-    known = folder / draft.name
-    if not known.is_file() or known.read_bytes() != draft.read_bytes():
-        preflight.check(draft, scheduler.environment())
-
-
 def _print_plan(plan: Sequence[scheduler.Planned]) -> None:
-    if not plan:
-        print(_NOTHING)
-        return
-    width = max(len(planned.name) for planned in plan)
-    print(f"{len(plan)} stages would run:")
+    print(f"{len(plan)} stages would run:" if plan else _NOTHING)
+    width = max((len(planned.name) for planned in plan), default=0)
     for planned in plan:
         print(f"  {planned.name:<{width}}  {planned.reason}")
 
@@ -169,11 +139,7 @@ def _print_plan(plan: Sequence[scheduler.Planned]) -> None:
 def _run(folder: pathlib.Path, draft: pathlib.Path, tool: scheduler.Scheduler, again: str) -> int:
     """Plans and runs; returns 0 when all is up to date, 1 when a stage failed, 130 when stopped.
 
-    Args:
-      folder: the working folder; it need not exist.
-      draft: the workflow file with all changes made.
-      tool: Snakemake with its flags.
-      again: the command that goes on, for messages.
+    `draft` is the workflow file with all changes made, `again` the command that goes on.
     """
     began = time.monotonic()
     with scheduler.only_run(folder) as lock:
@@ -197,7 +163,7 @@ def _run(folder: pathlib.Path, draft: pathlib.Path, tool: scheduler.Scheduler, a
     if process.returncode:
         _print_failure(folder, since, log, again)
         return 1
-    print(f"done in {display.clock(time.monotonic() - began)}")
+    print(f"done in {progress_line.clock(time.monotonic() - began)}")
     _print_results(folder)
     return 0
 
@@ -220,7 +186,6 @@ def _watch(process: "subprocess.Popen[bytes]", view: display.View) -> bool:
 
 
 def _print_failure(folder: pathlib.Path, since: float, log: pathlib.Path, again: str) -> None:
-    """Shows the end of the log of every stage that failed or was stopped, and how to go on."""
     ended = {
         record["name"]: "was stopped" if record["state"] == "stopped" else "failed"
         for record in stage.read_records(folder).values()
@@ -234,8 +199,8 @@ def _print_failure(folder: pathlib.Path, since: float, log: pathlib.Path, again:
 
 
 def _print_tail(title: str, path: pathlib.Path, count: int = 15) -> None:
-    exists = path.is_file()
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if exists else []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = text.splitlines()
     print(f"\n{title}; the end of {display.short_path(path)}:", file=sys.stderr)
     attempt = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
     for line in lines[attempt + 1 :][-count:]:
@@ -243,7 +208,6 @@ def _print_tail(title: str, path: pathlib.Path, count: int = 15) -> None:
 
 
 def _print_results(folder: pathlib.Path) -> None:
-    """Shows the measures, and names what a reader wants to open."""
     evaluation = folder / "evaluation"
     with contextlib.suppress(OSError, ValueError, KeyError):  # an output of another version
         metrics = json.loads((evaluation / "metrics.json").read_bytes())

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import parti
 from parti.workflow import config_files, stage
@@ -32,9 +33,8 @@ _REASONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """A stage that will run."""
+class Planned(NamedTuple):
+    """A stage that will run, and why."""
 
     name: str
     reason: str
@@ -42,19 +42,12 @@ class Planned:
 
 @dataclasses.dataclass(frozen=True)
 class Scheduler:
-    """Snakemake on one working folder.
-
-    Attributes:
-      workdir: where the outputs are.
-      config_path: the workflow file with all changes made.
-      jobs: stages at work at once.
-      extra: further arguments of Snakemake, such as `--executor slurm`.
-    """
+    """Snakemake on one working folder."""
 
     workdir: pathlib.Path
-    config_path: pathlib.Path
-    jobs: int
-    extra: tuple[str, ...] = ()
+    config_path: pathlib.Path  # the workflow file with all changes made
+    jobs: int  # stages at work at once
+    extra: tuple[str, ...] = ()  # further arguments of Snakemake, such as `--executor slurm`
 
     def plan(self) -> list[Planned]:
         """Returns the stages that would run now, in the order in which they can."""
@@ -92,12 +85,7 @@ class Scheduler:
         ]
 
     def _ask(self, *arguments: str) -> str:
-        """Returns what Snakemake prints.
-
-        Raises:
-          ValueError: Snakemake does not know a flag.
-          RuntimeError: anything else that it refuses.
-        """
+        """Returns what Snakemake prints; ValueError for an unknown flag, else RuntimeError."""
         ended = subprocess.run(
             self._command("--nolock", *arguments),
             stdin=subprocess.DEVNULL,
@@ -109,9 +97,8 @@ class Scheduler:
         if ended.returncode == 0:
             return ended.stdout
         lines = (ended.stderr.strip() or ended.stdout.strip()).splitlines()
-        usage_error = [line for line in lines if "error: " in line]
-        if usage_error:
-            message = usage_error[-1].partition("error: ")[2]
+        if usage_errors := [line for line in lines if "error: " in line]:
+            message = usage_errors[-1].partition("error: ")[2]
             if "--executor" in message:
                 message += "; others come with `pip install snakemake-executor-plugin-NAME`"
             if "unrecognized arguments" in message:
@@ -122,12 +109,9 @@ class Scheduler:
 
 @contextlib.contextmanager
 def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
-    """Holds the working folder for one run; yields the lock's file descriptor.
+    """Holds the working folder for one run, or raises ValueError; yields the lock's descriptor.
 
     Snakemake's own lock, which a kill leaves behind, is removed when nobody is at work.
-
-    Raises:
-      ValueError: another live run is at work there.
     """
     (workdir / stage.FOLDER).mkdir(parents=True, exist_ok=True)
     with open(workdir / stage.FOLDER / "run.lock", "a+", encoding="utf-8") as lock:
@@ -135,7 +119,7 @@ def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
             raise ValueError(f"{workdir}: another run is at work here (process {owner})")
-        if others := _foreign_snakemakes(workdir):
+        if others := _processes_of_snakemake(workdir):
             raise ValueError(f"{workdir}: Snakemake is at work here (process {others[0]})")
         for left in (workdir / ".snakemake" / "locks").glob("*"):
             left.unlink(missing_ok=True)
@@ -145,8 +129,7 @@ def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
         yield lock.fileno()
 
 
-def _foreign_snakemakes(workdir: pathlib.Path) -> list[int]:
-    """Returns the processes of Snakemake in a folder that somebody started without `parti`."""
+def _processes_of_snakemake(workdir: pathlib.Path) -> list[int]:
     import psutil
 
     found = []
@@ -159,9 +142,9 @@ def _foreign_snakemakes(workdir: pathlib.Path) -> list[int]:
 
 
 def stop(process: "subprocess.Popen[bytes]", patience: float = 70.0) -> None:
-    """Ends a run as Ctrl-C in a terminal does: Snakemake and the stages on this machine hear of it.
+    """Ends a run as Ctrl-C in a terminal does: the stages save what they have.
 
-    The stages save what they have, and Snakemake cancels what it submitted elsewhere.
+    Snakemake cancels what it submitted elsewhere.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
@@ -184,7 +167,6 @@ def parse_plan(text: str) -> list[Planned]:
 
 
 def _in_words(reason: str) -> str:
-    """Returns Snakemake's reason in the words of this project."""
     for pattern, words in _REASONS:
         if match := re.search(pattern, reason):
             files = match.group(1).partition(";")[0] if match.groups() else ""
@@ -202,16 +184,16 @@ def environment() -> dict[str, str]:
     return environment
 
 
-def _end_with_parent() -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(0.3)
-    os._exit(143)
-
-
 def main() -> None:
     """Is Snakemake, until the process that started it ends."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent = os.getppid()
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        os._exit(143)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     from snakemake import cli
 
     cli.main(sys.argv[1:])

@@ -6,16 +6,15 @@
         -- clean --x=1
 
 Snakemake decides which stages run, and in what order. It sees only marker files,
-`.stages/<name>.done`: it deletes the output of a job that starts or fails, and a training folder
-must survive both. What Snakemake cannot do for the folders behind the markers is done here:
+`.stages/<name>.done`, because it deletes the output of a job that starts or fails, which a training
+folder must survive. What Snakemake cannot do for the folders behind the markers is done here:
 
-- The *request* of a stage is the digest of its command and of its inputs' fingerprints. It is
-  recorded when the stage starts. The same request again: the output is continued, or already done.
-  Another request: the output is moved to `.stages/replaced/`, and deleted when the new one is
-  finished; the old request, asked for before that, brings the old output back.
+- The *request* of a stage is the digest of its command and of its inputs' fingerprints. The same
+  request again: the output is continued, or already done. Another request: the output is moved to
+  `.stages/replaced/`, and deleted when the new one is finished; the old request, asked for before
+  that, brings it back.
 - A marker holds the fingerprint in the output's manifest. Before each run `reconcile` drops the
-  markers of outputs that are gone or incomplete, and renews those whose manifest was changed by
-  hand, so that what depends on them runs again.
+  markers of outputs that are gone or incomplete, and renews those whose manifest was changed.
 - A stage holds a lock, which its command inherits; it stops its command when Snakemake dies.
 """
 
@@ -27,16 +26,14 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
-from parti.stages import manifests, progress_line
+from parti.stages import files, manifests, progress_line
 
 FOLDER = ".stages"
 COMMAND_VARIABLE = "PARTI_COMMAND"  # replaces `python -m parti`, for containers and tests
@@ -93,37 +90,35 @@ def reconcile(workdir: pathlib.Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Brings one stage's output to what its command and inputs ask for."""
     parser = argparse.ArgumentParser(prog="python -m parti.workflow.stage", allow_abbrev=False)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--output", required=True, help="folder, relative to the working one")
-    parser.add_argument("--inputs", nargs="*", default=[], help="markers of the stages it reads")
-    parser.add_argument("--what", default="", help="what the stage does, for the display")
-    parser.add_argument("--digest", default="", help="state of inputs that no stage makes")
-    parser.add_argument("command", nargs="+", help="`@/` in it is the working folder")
+    add = parser.add_argument
+    add("--name", required=True)
+    add("--output", required=True, help="folder, relative to the working one")
+    add("--inputs", nargs="*", default=[], help="markers of the stages it reads")
+    add("--what", default="", help="what the stage does, for the display")
+    add("--digest", default="", help="state of inputs that no stage makes")
+    add("command", nargs="+", help="`@/` in it is the working folder")
     options = parser.parse_args(argv)
-    stop = _StopRequest()
+    must_stop = _watch_for_stop()
     workdir = pathlib.Path.cwd()
     (workdir / FOLDER).mkdir(exist_ok=True)
     with open(workdir / FOLDER / f"{options.name}.lock", "a+") as lock:
-        if not take_lock(lock, _GRACE_SECONDS + 10, stop.wanted):
+        if not take_lock(lock, _GRACE_SECONDS + 10, must_stop):
             print(f"{options.name}: still at work in {workdir}, from an earlier run; wait for it")
             return 1
-        return _Stage(workdir, options, stop).run(lock)
+        return _Stage(workdir, options, must_stop).run(lock)
 
 
 class _Stage:
-    """One attempt at a stage."""
-
     def __init__(
-        self, workdir: pathlib.Path, options: argparse.Namespace, stop: "_StopRequest"
+        self, workdir: pathlib.Path, options: argparse.Namespace, must_stop: Callable[[], bool]
     ) -> None:
-        self.workdir, self.name, self.stop = workdir, options.name, stop
+        self.workdir, self.name, self.must_stop = workdir, options.name, must_stop
         self.output = workdir / options.output
         here = f"{workdir}/".replace("\\", r"\\")
         self.command = [re.sub(r"(?<![^='])@/", here, word) for word in options.command]
         self.before = read_record(workdir, options.name)
-        inputs = {
-            path: manifests.read_json(workdir / path).get("fingerprint") for path in options.inputs
-        }
+        read = {path: manifests.read_json(workdir / path) for path in options.inputs}
+        inputs = {path: marker.get("fingerprint") for path, marker in read.items()}
         self.record = {
             "name": options.name,
             "what": options.what,
@@ -141,7 +136,8 @@ class _Stage:
         # Without a record the output was put here by hand: it is taken as it is.
         if self.before and self.before.get("request") != self.record["request"]:
             self._move_aside()
-            self._restore()
+            if (slot := self._replaced(self.record["request"])).exists():
+                slot.rename(self.output)
             counts = {}
         if _fingerprint(self.output) is not None:
             if _is_whole(self.output, counts):
@@ -159,7 +155,7 @@ class _Stage:
         if code == 0:
             _finish(self.workdir, self.record)
             for slot in self._replaced("").parent.glob(f"{self.name}-*"):
-                shutil.rmtree(slot)
+                files.remove_tree(slot)
         return code
 
     def _replaced(self, request: str) -> pathlib.Path:
@@ -168,16 +164,11 @@ class _Stage:
     def _move_aside(self) -> None:
         """Moves away what another request has made; what it has not finished is deleted."""
         slot = self._replaced(self.before.get("request", ""))
-        _remove(self.output.with_name(self.output.name + manifests.UNFINISHED_SUFFIX))
+        files.remove_tree(f"{self.output}{manifests.UNFINISHED_SUFFIX}")
         if self.output.exists():
             slot.parent.mkdir(exist_ok=True)
-            _remove(slot)
+            files.remove_tree(slot)
             self.output.rename(slot)
-
-    def _restore(self) -> None:
-        slot = self._replaced(self.record["request"])
-        if slot.exists():
-            slot.rename(self.output)
 
     def _reopen(self) -> None:
         """Makes a finished output that lost files unfinished again."""
@@ -198,9 +189,7 @@ class _Stage:
         """Runs the command with its output in the log; stops it when this process must stop."""
         base = os.environ.get(COMMAND_VARIABLE) or f"{shlex.quote(sys.executable)} -P -m parti"
         command = shlex.split(base) + self.command
-        environment = os.environ | {
-            progress_line.FILE_VARIABLE: str(progress_path(self.workdir, self.name))
-        }
+        progress = {progress_line.FILE_VARIABLE: str(progress_path(self.workdir, self.name))}
         with open(log_path(self.workdir, self.name), "ab") as log:
             log.write(f"$ {' '.join(map(_quoted, command))}\n".encode())
             log.flush()
@@ -209,15 +198,15 @@ class _Stage:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=os.environ | progress,
                 pass_fds=[lock.fileno()],  # held while the command lives, whatever becomes of us
                 start_new_session=True,
             )
             while (code := child.poll()) is None:
-                if self.stop.wanted():
+                if self.must_stop():
                     _stop(child)
                 time.sleep(_POLL_SECONDS)
-        if self.stop.wanted():
+        if self.must_stop():
             return 143
         if code < 0:
             reason = " (the system does that when memory is full)" if code == -9 else ""
@@ -225,25 +214,15 @@ class _Stage:
         return code if code >= 0 else 128 - code
 
 
-class _StopRequest:
-    """True once a signal came or the process that started us is gone."""
-
-    def __init__(self) -> None:
-        self._signalled = False
-        self._parent = os.getppid()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: types.FrameType | None) -> None:
-        del number, frame
-        self._signalled = True
-
-    def wanted(self) -> bool:
-        return self._signalled or os.getppid() != self._parent
+def _watch_for_stop() -> Callable[[], bool]:
+    """Returns what tells whether a signal came or the process that started us is gone."""
+    parent, signals = os.getppid(), list[int]()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: signals.append(number))
+    return lambda: bool(signals) or os.getppid() != parent
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Asks a command and its children to end, and ends them when they do not."""
     for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 5.0)):
         try:
             os.killpg(child.pid, number)
@@ -256,12 +235,9 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def take_lock(lock: IO[str], patience: float, stop: Callable[[], bool] = lambda: False) -> bool:
-    """Takes a lock file's lock; returns whether it was free in time.
+    """Takes a lock file's lock, which those who inherit it hold too; waits `patience` seconds.
 
-    Args:
-      lock: the open file; whoever inherits it holds the lock too.
-      patience: seconds to wait: what an interrupted run left behind ends by itself.
-      stop: ends the wait when it returns True.
+    Returns whether it was free in time; False if `stop` returned True before.
     """
     end = time.monotonic() + patience
     while not stop():
@@ -302,9 +278,7 @@ def _fingerprint(output: pathlib.Path) -> str | None:
 def _count_files(output: pathlib.Path, top_only: bool) -> dict[str, list[int]]:
     """Returns {folder: [files, bytes]} of an output, for "." and each folder directly in it.
 
-    Args:
-      output: the folder; there may be millions of files in it.
-      top_only: only for "."; so for a training, whose old checkpoints may be deleted.
+    With `top_only` only for ".": old checkpoints of a training may be deleted.
     """
     counts: dict[str, list[int]] = {}
     for folder, below, names in os.walk(output):
@@ -325,11 +299,6 @@ def _is_whole(output: pathlib.Path, counts: dict[str, list[int]]) -> bool:
         for folder, counted in counts.items()
         for now, before in zip(present.get(folder, [0, 0]), counted, strict=True)
     )
-
-
-def _remove(folder: pathlib.Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 def _quoted(word: str) -> str:

@@ -49,15 +49,12 @@ def write_bundle(
     parts: Mapping[str, loaded_models.LoadedModel],
     vocabulary: str | pathlib.Path,
 ) -> dict[str, Any]:
-    """Writes the files of a bundle, `bundle.json` last.
+    """Writes the files of a bundle, `bundle.json` last, and returns the content of that.
 
     Args:
       output: folder to write into; made if absent.
       parts: "tokenizer", "generator" and optionally "reranker", "upsampler".
       vocabulary: the SentencePiece model that the generator and reranker were trained with.
-
-    Returns:
-      The content of `bundle.json`.
 
     Raises:
       ValueError: parts are missing, unknown or do not fit each other; nothing is written then.
@@ -68,11 +65,11 @@ def write_bundle(
     check_parts(parts, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     described = {}
-    for name in PARTS:
-        if name not in parts:
-            continue
-        part = parts[name]
-        _write_part(folder / name, part)
+    for name, part in ((name, parts[name]) for name in PARTS if name in parts):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / CONFIG_FILE).write_text(part.config, encoding="utf-8")
+        flat = traverse_util.flatten_dict(jax.device_get(part.variables), sep="/")
+        safetensors.flax.save_file(flat, folder / name / PARAMS_FILE)
         described[name] = {
             "fingerprint": part.fingerprint,
             "model": type(part.model).__name__,
@@ -97,15 +94,10 @@ def write_bundle(
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """An opened bundle; parts are loaded when asked for.
-
-    Attributes:
-      path: the folder.
-      content: what `bundle.json` says.
-    """
+    """An opened bundle; parts are loaded when asked for."""
 
     path: pathlib.Path
-    content: dict[str, Any]
+    content: dict[str, Any]  # of `bundle.json`
 
     @classmethod
     def open(cls, directory: str | pathlib.Path) -> "Bundle":
@@ -119,10 +111,8 @@ class Bundle:
         folder = pathlib.Path(directory)
         path = folder / BUNDLE_FILE
         if not path.is_file():
-            raise FileNotFoundError(
-                f"no bundle at {folder}; make one with "
-                f"`parti export --workdir DIR --output {folder}`"
-            )
+            command = f"parti export --workdir DIR --output {folder}"
+            raise FileNotFoundError(f"no bundle at {folder}; make one with `{command}`")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -174,8 +164,11 @@ class Bundle:
         Raises:
           ValueError: the bundle has no such part, or its configuration builds no such model.
         """
-
-        self._check_part(part)
+        if part not in self.parts:
+            raise ValueError(
+                f"{self.path} has no {part}; it has {', '.join(self.parts)}. Train one and "
+                f"export again with --{part} DIR"
+            )
         return gin_config.model_from_config(self._config(part))
 
     def load(self, part: str) -> loaded_models.LoadedModel:
@@ -201,13 +194,6 @@ class Bundle:
     def _config(self, part: str) -> str:
         return (self.path / part / CONFIG_FILE).read_text(encoding="utf-8")
 
-    def _check_part(self, part: str) -> None:
-        if part not in self.content["parts"]:
-            raise ValueError(
-                f"{self.path} has no {part}; it has {', '.join(self.parts)}. Train one and "
-                f"export again with --{part} DIR"
-            )
-
     def _check_fingerprint(self, name: str, files: str, found: str) -> None:
         if found != self.fingerprints[name]:
             raise ValueError(
@@ -219,12 +205,10 @@ class Bundle:
 def check_parts(
     parts: Mapping[str, loaded_models.LoadedModel], text_tokenizer: vocabularies.TextTokenizer
 ) -> None:
-    """Checks that parts can work together.
+    """Raises ValueError unless parts can work together.
 
-    Raises:
-      ValueError: a part is missing, unknown or another kind of model; the generator speaks another
-        image vocabulary than the tokenizer; or a part was trained with another vocabulary, or has
-        too few embeddings for it.
+    All are there and of their kind, the generator speaks the tokenizer's image vocabulary, and all
+    were trained with this text vocabulary and have embeddings for it.
     """
     unknown = sorted(set(parts) - set(PARTS))
     missing = sorted(set(REQUIRED) - set(parts))
@@ -279,11 +263,7 @@ def load_part(source: str | pathlib.Path, part: str) -> loaded_models.LoadedMode
 
 
 def check_role(name: str, part: loaded_models.LoadedModel) -> None:
-    """Checks that a model has the role of the part of this name.
-
-    Raises:
-      ValueError: it is another kind of model.
-    """
+    """Raises ValueError unless a model has the role of the part of this name."""
     role = PARTS[name]
     if not isinstance(part.model, role):
         raise ValueError(
@@ -299,10 +279,3 @@ def _check_size(path: pathlib.Path) -> None:
             pass
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error
-
-
-def _write_part(folder: pathlib.Path, part: loaded_models.LoadedModel) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / CONFIG_FILE).write_text(part.config, encoding="utf-8")
-    flat = traverse_util.flatten_dict(jax.device_get(part.variables), sep="/")
-    safetensors.flax.save_file(flat, folder / PARAMS_FILE)

@@ -23,8 +23,7 @@ class LoadedModel:
 
     Attributes:
       model: the object whose methods are called, each as `method(variables, *arrays)`.
-      variables: `{'params': ..., **mutable collections}`, on the device, without what only training
-        reads (`Model.training_only`).
+      variables: `{'params': ..., **mutable collections}`, without what only training reads.
       config: gin text that `gin_config.model_from_config` builds `model` from.
       fingerprint: sha256 of the variables and `config`, in hex.
       name: what to call it in messages.
@@ -78,10 +77,7 @@ class LoadedModel:
     def from_train_dir(cls, directory: str | pathlib.Path, name: str = "") -> "LoadedModel":
         """Loads the last checkpoint of a finished training (the moving average if it kept one).
 
-        Args:
-          directory: of the training; or one of its `checkpoint_<N>` folders, whether it has
-            finished or not.
-          name: what messages call it; the folder's name by default.
+        The directory may also be one of its `checkpoint_<N>` folders, finished or not.
 
         Raises:
           FileNotFoundError: no such training, or it has not finished.
@@ -114,16 +110,13 @@ class LoadedModel:
         The last batch is filled up with copies of its last row; their results are cut off.
 
         Args:
-          method: name of a method of `model` taking `(variables, *arrays, **static)`.
+          method: of `model`, taking `(variables, *arrays, **static)`.
           *arrays: [rows, ...] each, of one number of rows; at least one row.
           batch_size: rows a call.
           **static: hashable settings, compiled into the program.
 
         Returns:
           The method's result as numpy arrays, [rows, ...] each.
-
-        Raises:
-          ValueError: no rows, or numbers of rows that differ.
         """
         rows = {len(array) for array in arrays}
         if len(rows) != 1 or 0 in rows or batch_size < 1:
@@ -154,9 +147,6 @@ class LoadedModel:
 def read_variables(directory: str | pathlib.Path) -> dict[str, Any]:
     """Returns {collection: tree of arrays} of a finished training, or of one of its checkpoints.
 
-    Args:
-      directory: as `LoadedModel.from_train_dir` takes it.
-
     Raises:
       FileNotFoundError: no such training, or it has not finished.
       ValueError: its checkpoint cannot be read.
@@ -169,7 +159,5 @@ def read_variables(directory: str | pathlib.Path) -> dict[str, Any]:
 
 def pad_rows(array: np.ndarray, num_rows: int) -> np.ndarray:
     """Returns `array` ([rows, ...]) with copies of its last row up to `num_rows` rows."""
-    missing = num_rows - len(array)
-    if missing <= 0:
-        return np.asarray(array)
+    missing = max(num_rows - len(array), 0)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

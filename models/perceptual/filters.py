@@ -75,9 +75,6 @@ def distance(variables: Variables, images: jax.Array, others: jax.Array) -> jax.
     Returns:
       [batch] float32, >= 0 and, but for rounding, 0 for equal images; its gradient is finite
       everywhere.
-
-    Raises:
-      ValueError: the images are too small, differ in shape, or are not images.
     """
     network.check_pairs(images, others, MIN_SIZE)
     kernel = jax.lax.stop_gradient(variables["kernel"])
@@ -91,10 +88,8 @@ def distance(variables: Variables, images: jax.Array, others: jax.Array) -> jax.
 
 def num_scales(height: int, width: int) -> int:
     """Returns at how many scales images are compared: 3 at 32 px, 4 from 64 px."""
-    count = 1
-    while count < MAX_SCALES and min(height, width) >> count >= MIN_SIZE:
-        count += 1
-    return count
+    side = min(height, width)
+    return 1 + sum(side >> halvings >= MIN_SIZE for halvings in range(1, MAX_SCALES))
 
 
 def _features(kernel: jax.Array, images: jax.Array) -> Iterator[jax.Array]:

@@ -60,9 +60,6 @@ def distance(variables: Variables, images: jax.Array, others: jax.Array) -> jax.
 
     Returns:
       [batch] float32, >= 0 and, but for rounding, 0 for equal images.
-
-    Raises:
-      ValueError: the images are too small, differ in shape, or are not images.
     """
     check_pairs(images, others, MIN_SIZE)
     variables = jax.lax.stop_gradient(variables)
@@ -95,11 +92,7 @@ def unit_norm(x: jax.Array) -> jax.Array:
 
 
 def check_pairs(images: jax.Array, others: jax.Array, min_size: int) -> None:
-    """Checks two batches of images that are to be compared.
-
-    Raises:
-      ValueError: they are not images, differ in shape, or have a side below `min_size` pixels.
-    """
+    """Raises ValueError unless two batches are images of one shape, `min_size` pixels or more."""
     base.check_images(images)
     base.check_images(others, name="others")
     if images.shape != others.shape:

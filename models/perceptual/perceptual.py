@@ -2,21 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The perceptual network of a training: LPIPS from a weights file, or the in-house filters.
 
-How a model holds one. It is given the network as an argument, so that gin chooses the file:
+A model is given its network as an argument, so that gin chooses the file:
 
     PERCEPTUAL_WEIGHTS = None  # a file that `parti perceptual` wrote
     model.ImageTokenizerModel.perceptual = @perceptual.make()
     perceptual.make.path = %PERCEPTUAL_WEIGHTS
 
-It is a `PerceptualModel`: the network's variables are its `constants`, and its loss has the
-`perceptual_terms`. The variables belong neither into `params`, where they would be trained, counted
-and checkpointed, nor into a mutable collection, which every checkpoint and bundle would carry. They
-are numpy arrays: a function that is jitted and reads them from outside compiles 59 MB of VGG16 into
-its program, and compiles slowly; so an engine puts them on its devices once, replicated, and passes
-them to the jitted step as an argument of it.
-
-The file is read when `name` or `variables` is first asked for, and not when the object is made: a
-trained tokenizer is built from the same gin text where it is used, and the file need not be there.
+The network's variables are `constants` of the model: numpy arrays that an engine puts on its
+devices once and passes to the jitted step. In `params` they would be trained, in a mutable
+collection every checkpoint would carry them, and as a closure 59 MB of VGG16 would be compiled into
+the program. The file is read when `name` or `variables` is first asked for: a trained tokenizer is
+built from the same gin text where it is used, and the file need not be there.
 """
 
 import functools
@@ -51,12 +47,8 @@ class PerceptualNetwork:
 
     def __init__(self, load: Callable[[], Loaded], distance: Distance) -> None:
         """Takes what reads the variables, called at most once, and the distance."""
-        self._load = load
+        self._load = functools.cache(load)
         self.distance = distance
-
-    @functools.cached_property
-    def _loaded(self) -> Loaded:
-        return self._load()
 
     @property
     def name(self) -> str:
@@ -65,16 +57,12 @@ class PerceptualNetwork:
         Raises:
           OSError, ValueError: the file cannot be read or is not a weights file.
         """
-        return self._loaded.name
+        return self._load().name
 
     @property
     def variables(self) -> Mapping[str, Any]:
-        """Float32 numpy arrays; `distance` lets no gradient through to them.
-
-        Raises:
-          OSError, ValueError: the file cannot be read or is not a weights file.
-        """
-        return self._loaded.variables
+        """Float32 numpy arrays, read as `name` is; `distance` lets no gradient through to them."""
+        return self._load().variables
 
 
 def make(path: str | os.PathLike[str] | None = None) -> PerceptualNetwork:
@@ -88,7 +76,8 @@ def make(path: str | os.PathLike[str] | None = None) -> PerceptualNetwork:
       path: what `parti perceptual` wrote; None is the in-house filters.
     """
     if path is None:
-        return PerceptualNetwork(_load_filters, filters.distance)
+        own = Loaded(filters.NAME, filters.make_variables())
+        return PerceptualNetwork(lambda: own, filters.distance)
     return PerceptualNetwork(functools.partial(_load_lpips, path), network.distance)
 
 
@@ -118,18 +107,12 @@ class PerceptualModel(base.Model):
     def perceptual_terms(self, images: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
         """Returns `perceptual_loss`, the mean distance of two batches of images, if there is one.
 
-        Args:
-          images: [batch, height, width, 3] in [-1, 1].
-          others: the same shape.
+        Both are [batch, height, width, 3] in [-1, 1].
         """
         if self.perceptual is None:
             return {}
         distances = self.perceptual.distance(self.constants, images, others)
         return {"perceptual_loss": jnp.mean(distances)}
-
-
-def _load_filters() -> Loaded:
-    return Loaded(filters.NAME, filters.make_variables())
 
 
 def _load_lpips(path: str | os.PathLike[str]) -> Loaded:

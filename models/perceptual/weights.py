@@ -21,7 +21,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -48,14 +48,9 @@ _HINT = "`parti perceptual --help` says how to make one"
 
 
 class Weights(NamedTuple):
-    """What a weights file holds.
+    """What a weights file holds, and its sha256 in hex."""
 
-    Attributes:
-      layers: see `network`; `head1` to `head5` may be missing.
-      sha256: of the file, in hex.
-    """
-
-    layers: Layers
+    layers: Layers  # see `network`; `head1` to `head5` may be missing
     sha256: str
 
     @property
@@ -65,16 +60,10 @@ class Weights(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A file of somebody else's layout.
-
-    Attributes:
-      path: where it was read.
-      tensors: its name -> array.
-      sha256: of the file, in hex.
-    """
+    """A file of somebody else's layout, and its sha256 in hex."""
 
     path: str
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, np.ndarray]  # by the name in the file
     sha256: str
 
 
@@ -127,21 +116,13 @@ def write(path: Path, layers: Mapping[str, Mapping[str, np.ndarray]]) -> str:
 
 
 def check_suffix(path: Path) -> None:
-    """Checks that a path has the suffix of a file of arrays.
-
-    Raises:
-      ValueError: its suffix is another.
-    """
+    """Raises ValueError unless a path has the suffix of a file of arrays."""
     if _suffix(path) not in SUFFIXES:
         raise ValueError(f"{path}: a file of weights ends with {' or '.join(SUFFIXES)}; {_HINT}")
 
 
 def read_published(path: Path, sha256: str = "") -> Published:
-    """Reads a file of one of the published layouts.
-
-    Args:
-      path: the file.
-      sha256: what its content must have, in hex; empty for anything.
+    """Reads a file of one of the published layouts; `sha256` in hex, or empty for any.
 
     Raises:
       OSError: the file cannot be read.
@@ -158,14 +139,9 @@ def read_published(path: Path, sha256: str = "") -> Published:
 
 
 def convert(published: Sequence[Published]) -> Layers:
-    """Gathers VGG16, and the heads if they are there, from published files.
+    """Gathers the layers of a weights file from files that together hold VGG16.
 
-    Args:
-      published: files that together hold VGG16, and perhaps the heads; further arrays, such as
-        the classifier's, are left out.
-
-    Returns:
-      The layers of a weights file.
+    The heads may be there; further arrays, such as the classifier's, are left out.
 
     Raises:
       ValueError: an array of VGG16 is missing, has another shape, or is given twice and differs;
@@ -188,11 +164,7 @@ def convert(published: Sequence[Published]) -> Layers:
 
 
 def check(layers: Mapping[str, Mapping[str, np.ndarray]], source: str) -> Layers:
-    """Returns the layers in float32 and in the network's order.
-
-    Args:
-      layers: see `network`.
-      source: what to call them in messages.
+    """Returns the layers in float32 and in the network's order; `source` names them in messages.
 
     Raises:
       ValueError: an array is missing, of another shape, not of finite floats, or a head's weight
@@ -210,7 +182,8 @@ def check(layers: Mapping[str, Mapping[str, np.ndarray]], source: str) -> Layers
                 raise ValueError(f"{source}: {_published_name(layer, key)} is missing ({name})")
             if array.shape != shape:
                 raise ValueError(f"{source}: {name} has shape {array.shape}, not {shape}")
-            if not _is_float(array) or not np.all(np.isfinite(array)):
+            is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+            if not is_float or not np.all(np.isfinite(array)):
                 raise ValueError(f"{source}: {name} ({array.dtype}) is not all finite floats")
             if layer in heads and np.any(array < 0):
                 raise ValueError(f"{source}: {name} has negative weights; LPIPS has none")
@@ -219,7 +192,6 @@ def check(layers: Mapping[str, Mapping[str, np.ndarray]], source: str) -> Layers
 
 
 def _parse(path: Path, data: bytes) -> dict[str, np.ndarray]:
-    """Returns name -> array of a file's content, by its suffix."""
     try:
         if _suffix(path) == ".safetensors":
             return safetensors.numpy.load(data)
@@ -237,10 +209,8 @@ def _indices() -> dict[int, str]:
     """Returns torchvision's index of each convolution: after each a ReLU, after blocks a pool."""
     result, index = {}, 0
     for i, (_, count) in enumerate(network.BLOCKS, 1):
-        for j in range(1, count + 1):
-            result[index] = f"conv{i}_{j}"
-            index += 2
-        index += 1
+        result |= {index + 2 * j: f"conv{i}_{j + 1}" for j in range(count)}
+        index += 2 * count + 1
     return result
 
 
@@ -271,21 +241,14 @@ def _published_name(layer: str, key: str) -> str:
 
 
 def _to_layout(array: np.ndarray, target: tuple[str, str], source: str) -> np.ndarray:
-    """Returns a published array with our order of axes."""
     layer, key = target
     shape = network.shapes()[layer][key]
-    expected: tuple[int, ...]
-    order: tuple[int, ...]
+    order: tuple[int, ...] = (0,)
+    expected = shape
     if layer.startswith("head"):
         expected, order = (1, *shape, 1, 1), (1, 0, 2, 3)
     elif key == "kernel":
         expected, order = (shape[3], shape[2], shape[0], shape[1]), (2, 3, 1, 0)
-    else:
-        expected, order = shape, (0,)
     if array.shape != expected:
         raise ValueError(f"{source} has shape {array.shape}, not {expected}: not VGG16's")
     return array.transpose(order).reshape(shape)
-
-
-def _is_float(array: Any) -> bool:
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RunInference handlers over `LoadedModel`: one copy of a part in each process, fixed batches.
 
-    keyed | model_handlers.infer("Decode", model_handlers.DecodeHandler(bundle_dir))
+    keyed | model_handlers.infer("Decode", model_handlers.decode_handler(bundle_dir))
 
 takes (key, example) and gives (key, prediction); keys may be anything and travel along.
 
@@ -11,13 +11,13 @@ file in order), and Beam hands over one at a time. Beam's own batches depend on 
 where a bundle ends; these do not, so neither do the compiled shapes, nor the bytes.
 """
 
-import abc
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import jax
 import numpy as np
 from apache_beam.ml.inference import base as inference
 
@@ -30,58 +30,41 @@ from parti.models.text_to_image import sampling
 # Images that one call of a model takes; fewer are padded.
 IMAGE_BATCH = 16
 
+Path = str | pathlib.Path
 
-class Handler(abc.ABC, inference.ModelHandler[Any, Any, Any]):
-    """Predicts example by example; subclasses define `load_model` and `predict`."""
 
-    def __init__(self, name: str) -> None:
-        """Names the handler's metrics; Beam hands over one example at a time."""
+class Handler(inference.ModelHandler[Any, Any, Any]):
+    """Predicts example by example; Beam hands over one at a time."""
+
+    def __init__(
+        self, name: str, load: Callable[[], Any], predict: Callable[[Any, Any], Any]
+    ) -> None:
+        """Takes the name of the metrics, what loads the model, and `predict(model, example)`."""
         super().__init__(min_batch_size=1, max_batch_size=1)
-        self._name = name
+        self._name, self._load, self._predict = name, load, predict
+
+    def load_model(self) -> Any:
+        """Loads the model; Beam calls this once in each process."""
+        return self._load()
+
+    def predict(self, example: Any, model: Any) -> Any:
+        """Returns the prediction for one example; `model` is what `load_model` returned."""
+        return self._predict(model, example)
 
     def run_inference(
-        self,
-        batch: Sequence[Any],
-        model: Any,
-        inference_args: Mapping[str, Any] | None = None,
+        self, batch: Sequence[Any], model: Any, inference_args: Mapping[str, Any] | None = None
     ) -> Iterable[Any]:
         """Returns a prediction for each example."""
         del inference_args
         return [self.predict(example, model) for example in batch]
 
-    @abc.abstractmethod
-    def predict(self, example: Any, model: Any) -> Any:
-        """Returns the prediction for one example; `model` is what `load_model` returned."""
-
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
         """Returns the size of the arrays in a batch; pickling them to measure would be slow."""
-        return sum(array.nbytes for array in _arrays(batch))
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(batch) if isinstance(leaf, np.ndarray))
 
     def get_metrics_namespace(self) -> str:
         """Returns the name of the Beam metrics."""
         return f"parti.{self._name}"
-
-
-class PartHandler(Handler):
-    """Loads one part; subclasses define `predict`."""
-
-    def __init__(self, source: str | pathlib.Path, part: str, unused: Sequence[str] = ()) -> None:
-        """Names the part.
-
-        Args:
-          source: a bundle, or the part's training directory; every worker must reach it.
-          part: "tokenizer", "generator", "reranker" or "upsampler".
-          unused: top-level branches of its variables that `predict` does not read; they do not
-            stay in memory.
-        """
-        super().__init__(part)
-        self._source, self._part, self._unused = str(source), part, tuple(unused)
-
-    def load_model(self) -> loaded_models.LoadedModel:
-        """Loads the part; Beam calls this once in each process."""
-        loaded = bundles.load_part(self._source, self._part)
-        loaded.variables = base.without_branches(loaded.variables, self._unused)
-        return loaded
 
 
 def infer(label: str, handler: Handler) -> beam.PTransform:
@@ -89,122 +72,91 @@ def infer(label: str, handler: Handler) -> beam.PTransform:
     return label >> inference.RunInference(inference.KeyedModelHandler(handler))
 
 
-class Encoded(NamedTuple):
-    """Images as tokens.
+def part_handler(
+    source: Path,
+    part: str,
+    predict: Callable[[loaded_models.LoadedModel, Any], Any],
+    unused: Sequence[str] = (),
+) -> Handler:
+    """Returns the handler of one part.
 
-    Attributes:
-      image_tokens: [batch, length] int32.
-      reconstructions: [batch, height, width, 3] uint8, or None if not asked for.
+    Args:
+      source: a bundle, or the part's training directory; every worker must reach it.
+      part: of `bundles.PARTS`.
+      predict: see `Handler`.
+      unused: top-level branches of the part's variables that `predict` does not read; they do not
+        stay in memory.
     """
 
-    image_tokens: np.ndarray
-    reconstructions: np.ndarray | None
+    def load() -> loaded_models.LoadedModel:
+        loaded = bundles.load_part(source, part)
+        loaded.variables = base.without_branches(loaded.variables, unused)
+        return loaded
+
+    return Handler(part, load, predict)
 
 
-class EncodeHandler(PartHandler):
+class Encoded(NamedTuple):
+    """Images as tokens."""
+
+    image_tokens: np.ndarray  # [batch, length] int32
+    reconstructions: np.ndarray | None  # [batch, height, width, 3] uint8, if asked for
+
+
+def encode_handler(source: Path, batch_size: int, reconstruct: bool = False) -> Handler:
     """Images [batch, height, width, 3] uint8, at the tokenizer's size, to `Encoded`."""
 
-    def __init__(
-        self, source: str | pathlib.Path, batch_size: int, reconstruct: bool = False
-    ) -> None:
-        """Names the tokenizer; `reconstruct` also decodes the tokens again."""
-        super().__init__(source, "tokenizer", unused=() if reconstruct else ("decoder",))
-        self._batch_size, self._reconstruct = batch_size, reconstruct
+    def encode(model: loaded_models.LoadedModel, pixels: np.ndarray) -> Encoded:
+        tokens = model.call("encode", images.to_float(pixels), batch_size=batch_size)
+        return Encoded(tokens, decode(model, tokens, batch_size) if reconstruct else None)
 
-    def predict(self, example: np.ndarray, model: loaded_models.LoadedModel) -> Encoded:
-        """Encodes one batch."""
-        size = self._batch_size
-        tokens = model.call("encode", images.to_float(example), batch_size=size)
-        return Encoded(tokens, decode(model, tokens, size) if self._reconstruct else None)
+    return part_handler(source, "tokenizer", encode, () if reconstruct else ("decoder",))
 
 
-class DecodeHandler(PartHandler):
+def decode_handler(source: Path) -> Handler:
     """Image tokens [batch, length] to images [batch, height, width, 3] uint8."""
-
-    def __init__(self, source: str | pathlib.Path) -> None:
-        """Names the tokenizer."""
-        super().__init__(source, "tokenizer", unused=("encoder",))
-
-    def predict(self, example: np.ndarray, model: loaded_models.LoadedModel) -> np.ndarray:
-        """Decodes one batch."""
-        return decode(model, example)
+    return part_handler(source, "tokenizer", decode, unused=("encoder",))
 
 
-class UpsampleHandler(PartHandler):
-    """Images [batch, height, width, 3] uint8 to larger ones, uint8."""
+def sample_handler(
+    source: Path, settings: sampling.SamplingSettings, num_samples: int, seed: int, batch_size: int
+) -> Handler:
+    """Texts of prompts, `batch_size` a call, to image tokens [prompts, samples, length] int32."""
 
-    def __init__(self, source: str | pathlib.Path) -> None:
-        """Names the upsampler."""
-        super().__init__(source, "upsampler")
+    def sample(model: loaded_models.LoadedModel, texts: Sequence[str]) -> np.ndarray:
+        keys = sampling.image_keys(seed, texts, num_samples)
+        arrays = model.encode_texts(texts), keys
+        return model.call("sample", *arrays, batch_size=batch_size, settings=settings)
 
-    def predict(self, example: np.ndarray, model: loaded_models.LoadedModel) -> np.ndarray:
-        """Upsamples one batch."""
-        return upsample(model, example)
-
-
-class SampleHandler(PartHandler):
-    """Texts of prompts to image tokens [prompts, samples, length] int32."""
-
-    def __init__(
-        self,
-        source: str | pathlib.Path,
-        settings: sampling.SamplingSettings,
-        num_samples: int,
-        seed: int,
-        batch_size: int,
-    ) -> None:
-        """Names the bundle and how to sample; `batch_size` prompts a call of the generator."""
-        super().__init__(source, "generator")
-        self._settings, self._num_samples = settings, num_samples
-        self._seed, self._batch_size = seed, batch_size
-
-    def predict(self, example: Sequence[str], model: loaded_models.LoadedModel) -> np.ndarray:
-        """Draws all samples of some prompts."""
-        return model.call(
-            "sample",
-            model.encode_texts(example),
-            sampling.image_keys(self._seed, example, self._num_samples),
-            batch_size=self._batch_size,
-            settings=self._settings,
-        )
+    return part_handler(source, "generator", sample)
 
 
 class Samples(NamedTuple):
-    """The samples of one prompt.
+    """The samples of one prompt."""
 
-    Attributes:
-      image_tokens: [samples, length] int32.
-      images: one [height, width, 3] uint8 each; upsampled ones are larger.
-      scores: [samples] float64, cosines in [-1, 1]; None without a reranker.
-    """
-
-    image_tokens: np.ndarray
-    images: list[np.ndarray]
-    scores: np.ndarray | None
+    image_tokens: np.ndarray  # [samples, length] int32
+    images: list[np.ndarray]  # one [height, width, 3] uint8 each; upsampled ones are larger
+    scores: np.ndarray | None  # [samples] float64, cosines in [-1, 1]; None without a reranker
 
     def best_first(self) -> list[int]:
         """Returns the sample indices, best first; equal scores, or none, in sample order."""
         if self.scores is None:
             return list(range(len(self.images)))
-        return [int(index) for index in np.argsort(-self.scores, kind="stable")]
+        return np.argsort(-self.scores, kind="stable").tolist()
 
 
 class Renderer:
     """A bundle's decoder, and its reranker and upsampler where there are any."""
 
-    def __init__(
-        self, source: str | pathlib.Path, num_upsampled: int, window_size: int = 0
-    ) -> None:
-        """Loads the parts.
+    def __init__(self, source: Path, num_upsampled: int, window_size: int = 0) -> None:
+        """Loads the parts of a bundle.
 
-        Args:
-          source: the bundle.
-          num_upsampled: best samples of a prompt to upsample; with 0 no upsampler is loaded.
-          window_size: side of the windows of `tiling`; 0 upsamples images whole.
+        Of a prompt `num_upsampled` best samples are upsampled, none without loading the upsampler,
+        in windows of `tiling` with sides of `window_size` pixels, or whole (0).
         """
         bundle = bundles.Bundle.open(source)
         self._num_upsampled, self._window_size = num_upsampled, window_size
-        self._tokenizer = DecodeHandler(source).load_model()
+        self._tokenizer = decode_handler(source).load_model()
         self._reranker = bundle.load("reranker") if "reranker" in bundle.parts else None
         has_upsampler = "upsampler" in bundle.parts and num_upsampled
         self._upsampler = bundle.load("upsampler") if has_upsampler else None
@@ -222,23 +174,10 @@ class Renderer:
         return samples
 
 
-class RenderHandler(Handler):
-    """(text, image tokens [samples, length] int32) of a prompt to its `Samples`."""
-
-    def __init__(
-        self, source: str | pathlib.Path, num_upsampled: int, window_size: int = 0
-    ) -> None:
-        """As `Renderer`; every worker must reach the bundle."""
-        super().__init__("render")
-        self._arguments = str(source), num_upsampled, window_size
-
-    def load_model(self) -> Renderer:
-        """Loads the parts; Beam calls this once in each process."""
-        return Renderer(*self._arguments)
-
-    def predict(self, example: tuple[str, np.ndarray], model: Renderer) -> Samples:
-        """Renders the samples of one prompt."""
-        return model.render(*example)
+def render_handler(source: Path, num_upsampled: int, window_size: int = 0) -> Handler:
+    """(text, image tokens [samples, length] int32) of a prompt to its `Samples`; see `Renderer`."""
+    load = functools.partial(Renderer, source, num_upsampled, window_size)
+    return Handler("render", load, lambda renderer, example: renderer.render(*example))
 
 
 def decode(
@@ -251,10 +190,7 @@ def decode(
 def score(reranker: loaded_models.LoadedModel, text: str, pixels: np.ndarray) -> np.ndarray:
     """Returns the cosines of a text's embedding and images', [batch] float64 in [-1, 1].
 
-    Args:
-      reranker: of a bundle.
-      text: the prompt.
-      pixels: [batch, height, width, 3] uint8; resized to what the reranker takes.
+    The pixels, [batch, height, width, 3] uint8, are resized to what the reranker takes.
 
     Source: Parti (arXiv 2206.10789) section 2.4, reranking with CoCa's contrastive branch.
     """
@@ -268,23 +204,12 @@ def score(reranker: loaded_models.LoadedModel, text: str, pixels: np.ndarray) ->
 def upsample(
     upsampler: loaded_models.LoadedModel, pixels: np.ndarray, window_size: int = 0
 ) -> np.ndarray:
-    """Returns larger images, uint8.
+    """Returns larger images of pixels [batch, height, width, 3] uint8.
 
-    Args:
-      upsampler: of a bundle.
-      pixels: [batch, height, width, 3] uint8.
-      window_size: 0 upsamples images whole; otherwise one window of one image at a time.
+    With a window size one window of one image is upsampled at a time.
     """
     small = images.to_float(pixels)
     if not window_size:
         return images.to_uint8(upsampler.call("upsample", small, batch_size=IMAGE_BATCH))
     call = functools.partial(upsampler.call, "upsample", batch_size=1)
     return images.to_uint8(tiling.upsample(call, small, upsampler.model.config, window_size))
-
-
-def _arrays(value: Any) -> Iterator[np.ndarray]:
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _arrays(item)

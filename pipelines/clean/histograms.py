@@ -16,42 +16,29 @@ import numpy as np
 
 
 class Histogram(TypedDict):
-    """A histogram of the report.
+    """A histogram of the report, and the name, title and unit (perhaps "") of its measure.
 
-    Keys:
-      name, title, unit: of the measure; the unit may be empty.
-      edges: bin i holds edges[i] <= value < edges[i + 1]; None at an end means without limit.
-      before: pairs in each bin whose value is known, dropped ones included.
-      kept: pairs in each bin that were kept.
-      limits: thresholds of the rules, to be drawn.
-      ticks: values to write below the drawing.
+    Bin i holds edges[i] <= value < edges[i + 1]; None at an end means without limit.
     """
 
     name: str
     title: str
     unit: str
     edges: list[float | None]
-    before: list[int]
-    kept: list[int]
-    limits: list[float]
-    ticks: list[float]
+    before: list[int]  # pairs in each bin whose value is known, dropped ones included
+    kept: list[int]  # pairs in each bin that were kept
+    limits: list[float]  # thresholds of the rules, to be drawn
+    ticks: list[float]  # values to write below the drawing
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A number of a pair.
+    """A number of a pair."""
 
-    Attributes:
-      title: what it is, for a reader.
-      unit: "" if it has none.
-      edges: increasing; the first and the last bin are open outwards.
-      ticks: values to write below the drawing; some are left out where they would be many.
-    """
-
-    title: str
-    unit: str
-    edges: tuple[float, ...]
-    ticks: tuple[float, ...]
+    title: str  # what it is, for a reader
+    unit: str  # "" if it has none
+    edges: tuple[float, ...]  # increasing; the first and the last bin are open outwards
+    ticks: tuple[float, ...]  # to write below the drawing; some are left out where they are many
 
     @property
     def num_bins(self) -> int:
@@ -89,21 +76,11 @@ MEASURES = {
 
 
 def histogram(
-    name: str,
-    before: Mapping[int, int],
-    kept: Mapping[int, int],
-    limits: Sequence[float] = (),
+    name: str, before: Mapping[int, int], kept: Mapping[int, int], limits: Sequence[float] = ()
 ) -> Histogram:
-    """Returns a measure's histogram, cut to the bins that hold something.
+    """Returns the histogram of one of `MEASURES`, cut to the bins that hold something.
 
-    Args:
-      name: of `MEASURES`.
-      before: bin -> pairs, dropped ones included.
-      kept: bin -> pairs.
-      limits: thresholds of the rules on this measure.
-
-    Raises:
-      KeyError: the name is not of `MEASURES`.
+    `before`, with dropped ones, and `kept` are bin -> pairs; `limits` are thresholds of the rules.
     """
     measure = MEASURES[name]
     used = [index for index, count in before.items() if count] or [0]

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a reader sees of `parti clean`: report.json, and report.html that shows the images too.
 
-The page is one file: images are inside, nothing is loaded, no script is needed. Both files depend
-only on `report`; times of a run are shown on the page and written to run.json, never to
-report.json, so that two runs over the same pairs give the same report.json.
+The page is one file that loads nothing. Both files depend only on `report`; times of a run are on
+the page and in run.json, so that two runs over the same pairs give the same report.json.
 """
 
 import base64
+import collections
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -48,19 +48,17 @@ _COPIES = {
     "near_duplicate": "nearly equal",
     "near_caption": "same words",
 }
+_NO_COPIES = {"num_groups": 0, "num_dropped": 0, "groups": [], "skipped": 0}
 
 Report = report_schema.Report
 Run = report_schema.Run
 
 
 def write(directory: files.Path, report: Mapping[str, Any], run: Run | None = None) -> None:
-    """Writes report.json and report.html; with `run` also run.json.
+    """Writes report.json and report.html; with `run`, its times and memory, also run.json.
 
-    Args:
-      directory: where to; local or remote.
-      report: see `report_schema.Report`. Texts are cut to 400 characters, lists of examples
-        to what the page shows; report.json has everything except the images.
-      run: times and memory of this run.
+    See `report_schema.Report`. Texts are cut to 400 characters, lists of examples to what the page
+    shows; report.json has everything except the images.
 
     Raises:
       ValueError: `report` has an unknown key or lacks one.
@@ -88,6 +86,7 @@ def thumbnail(image: bytes) -> str:
 
 def page(report: Report, run: Run | None = None) -> str:
     """Returns report.html."""
+    steps = [(step["name"], step["seconds"]) for step in (run or {}).get("steps", ())]
     return templates.render(
         "clean_report.html",
         title=f"{report['kept']:,} of {report['read']:,} pairs kept",
@@ -105,7 +104,7 @@ def page(report: Report, run: Run | None = None) -> str:
             for name, value in sorted(report["settings"].items())
         ],
         run=run,
-        steps=_steps(run) if run else [],
+        steps=_bars(steps, templates.duration, run["seconds"]) if run else [],
     )
 
 
@@ -114,7 +113,6 @@ def _json(value: Any) -> str:
 
 
 def _without_pictures(value: Any) -> Any:
-    """Returns a JSON value without the pictures in it."""
     if isinstance(value, Mapping):
         return {name: _without_pictures(value[name]) for name in value if name != _PICTURE}
     if isinstance(value, list | tuple):
@@ -136,20 +134,13 @@ def _checked(report: Mapping[str, Any]) -> Report:
         "evaluation": {"sets": [], "hits": []},
         **report,
         "captions": {"top": [], "repairs": [], **report.get("captions", {})},
-        "copies": {
-            "num_groups": 0,
-            "num_dropped": 0,
-            "groups": [],
-            "skipped": 0,
-            **report.get("copies", {}),
-        },
+        "copies": {**_NO_COPIES, **report.get("copies", {})},
         "rules": [_rule(rule) for rule in report["rules"]],
     }
     return _shortened(content)
 
 
 def _shortened(value: Any, name: str = "") -> Any:
-    """Returns a JSON value with its lists and texts cut to what is shown."""
     if isinstance(value, Mapping):
         return {key: _shortened(item, key) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -160,7 +151,6 @@ def _shortened(value: Any, name: str = "") -> Any:
 
 
 def _rule(rule: report_schema.Rule) -> dict[str, Any]:
-    """Returns a rule with everything the page needs."""
     words = clean_reasons.find(rule["name"])
     about_text = rule["name"].startswith("caption_") or rule["name"] in _CAPTION_RULES
     return {
@@ -193,7 +183,6 @@ def _limit(rule: report_schema.Rule) -> str:
 
 
 def _lead(report: Report) -> str:
-    """Returns the first sentence: what happened, in words."""
     read, dropped = report["read"], report["read"] - report["kept"]
     if not dropped:
         return "Every pair passed every rule."
@@ -212,11 +201,11 @@ def _lead(report: Report) -> str:
 
 def _funnel(report: Report) -> list[dict[str, Any]]:
     """Returns the bars of what was read and of what each stage left and dropped."""
-    dropped: dict[str, int] = {}
+    dropped: collections.Counter[str] = collections.Counter()
     for rule in report["rules"]:
-        dropped[rule["stage"]] = dropped.get(rule["stage"], 0) + rule["dropped"]
-    unexplained = report["read"] - sum(dropped.values()) - report["kept"]
-    if unexplained:  # no rule accounts for these: better seen than silently added up
+        dropped[rule["stage"]] += rule["dropped"]
+    # What no rule accounts for is better seen than silently added up.
+    if unexplained := report["read"] - dropped.total() - report["kept"]:
         dropped["Unexplained"] = unexplained
     left, whole = report["read"], max(report["read"], 1)
     bars = []
@@ -244,14 +233,7 @@ def _bars(
     ]
 
 
-def _steps(run: Run) -> list[dict[str, Any]]:
-    """Returns the bars of the steps of a run."""
-    rows = [(step["name"], step["seconds"]) for step in run.get("steps", ())]
-    return _bars(rows, templates.duration, run["seconds"])
-
-
 def _evaluation_sets(evaluation: report_schema.Evaluation) -> list[list[Any]]:
-    """Returns the rows of the table of evaluation sets."""
     return [
         [
             row["name"],
@@ -266,9 +248,8 @@ def _evaluation_sets(evaluation: report_schema.Evaluation) -> list[list[Any]]:
 def _drawing(histogram: clean_histograms.Histogram) -> dict[str, Any]:
     """Returns what the page shows of a histogram: the plot, the rows of its table, the median."""
     edges, before, kept = histogram["edges"], histogram["before"], histogram["kept"]
-    labels = [
-        clean_histograms.label(low, high, histogram["unit"]) for low, high in zip(edges, edges[1:])
-    ]
+    unit = histogram["unit"]
+    labels = [clean_histograms.label(low, high, unit) for low, high in zip(edges, edges[1:])]
     most = max(before, default=0) or 1
     rows = [(label, f"{b:,}", f"{k:,}") for label, b, k in zip(labels, before, kept)]
     ticks = _positions(histogram["ticks"], edges)

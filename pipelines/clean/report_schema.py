@@ -9,10 +9,7 @@ from parti.pipelines.clean import histograms as clean_histograms
 
 
 class Sample(TypedDict, total=False):
-    """An example of a pair: its key and caption, what a rule measured, its image.
-
-    The picture is what `clean_report.thumbnail` returns.
-    """
+    """An example of a pair: its key and caption, what a rule measured, its thumbnail."""
 
     key: Required[str]
     text: Required[str]
@@ -22,10 +19,7 @@ class Sample(TypedDict, total=False):
 
 
 class Rule(TypedDict, total=False):
-    """A rule of the run, whether it dropped anything or not.
-
-    Title, explanation and stage may be left out where `clean_reasons` has them.
-    """
+    """A rule of the run; `clean_reasons` may have its title, explanation and stage."""
 
     name: Required[str]  # the reason of the pairs it drops
     seen: Required[int]  # pairs that reached this rule
@@ -74,15 +68,12 @@ class Group(TypedDict):
 
 
 class Copies(TypedDict, total=False):
-    """Duplicates: groups with more than one pair, pairs that were dropped, some groups.
-
-    `skipped` counts comparisons that were left out in crowded buckets.
-    """
+    """Duplicates: groups with more than one pair, pairs that were dropped, some groups."""
 
     num_groups: Required[int]
     num_dropped: Required[int]
     groups: Required[Sequence[Group]]
-    skipped: int
+    skipped: int  # comparisons that were left out in crowded buckets
 
 
 class EvaluationSet(TypedDict):

@@ -19,13 +19,9 @@ def estimate_mean(values: Sequence[float] | np.ndarray, seed: int = _SEED) -> di
 
     Resample whatever is independent: one value for each prompt, not one for each of its samples.
 
-    Args:
-      values: at least one, finite.
-      seed: of the resampling; the same values and seed give the same interval.
-
     Returns:
-      "mean"; "low" and "high", the ends of its 95% interval; all rounded to six digits after the
-      point; "count", the number of values.
+      "mean"; "low" and "high", the ends of its 95% interval; all with six digits after the point;
+      "count", the number of values.
 
     Raises:
       ValueError: there are no values, or one is not finite.
@@ -46,9 +42,7 @@ def estimate_mean(values: Sequence[float] | np.ndarray, seed: int = _SEED) -> di
             rng=np.random.default_rng(seed),
         ).confidence_interval
     estimate = {"mean": array.mean(), "low": low, "high": high}
-    return {name: round(float(value), 6) for name, value in estimate.items()} | {
-        "count": array.size
-    }
+    return {k: round(float(v), 6) for k, v in estimate.items()} | {"count": array.size}
 
 
 def derangements(size: int, count: int, seed: int = _SEED) -> np.ndarray:

@@ -26,7 +26,6 @@ _DIGITS = 6
 
 
 def _psnr_and_ssim(image: np.ndarray, original: np.ndarray) -> dict[str, float]:
-    """Returns PSNR (dB, at most `MAX_PSNR`) and SSIM of two images, uint8 of one shape."""
     psnr = min(images.psnr(image, original), MAX_PSNR)
     return {"psnr": round(psnr, _DIGITS), "ssim": round(images.ssim(image, original), _DIGITS)}
 
@@ -38,7 +37,7 @@ def image_row(
     image_tokens: np.ndarray,
     tokens_again: np.ndarray,
 ) -> dict[str, Any]:
-    """Returns the row of an image.
+    """Returns the row of the image of a pair.
 
     Args:
       key: of the pair.
@@ -82,10 +81,7 @@ def upsampled_row(
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the estimates over images.
-
-    Args:
-      rows: of any number of images; only their numbers are held.
+    """Returns the estimates over images, of whose rows only the numbers are held.
 
     Returns:
       "tokenizer": {measure: estimate}, and, if images were upsampled, "upsampler": {"psnr" and
@@ -117,26 +113,17 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _compared(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the estimates of the upsampler, of interpolation, and of the paired differences."""
-    gains = {
-        f"gain_over_{name}": values["upsampler"] - values[name] for name in ("bicubic", "nearest")
-    }
+    gains = {f"gain_over_{k}": values["upsampler"] - values[k] for k in ("bicubic", "nearest")}
     return {name: bootstrap.estimate_mean(column) for name, column in {**values, **gains}.items()}
 
 
 class CodeCounts:
-    """How often each code of a codebook was chosen.
-
-    Attributes:
-      num_images: counted so far.
-      tokens: [codes] int64, tokens that are this code.
-      images: [codes] int64, images with this code in them.
-    """
+    """How often each code of a codebook was chosen in the images counted so far."""
 
     def __init__(self, codebook_size: int) -> None:
-        """Starts with no image."""
         self.num_images = 0
-        self.tokens = np.zeros(codebook_size, np.int64)
-        self.images = np.zeros(codebook_size, np.int64)
+        self.tokens = np.zeros(codebook_size, np.int64)  # that are this code
+        self.images = np.zeros(codebook_size, np.int64)  # with this code in them
 
     def add(self, image_tokens: np.ndarray) -> None:
         """Counts images, [images, length] integers in [0, codebook_size)."""

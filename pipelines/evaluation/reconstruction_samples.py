@@ -24,19 +24,12 @@ Row = tuple[str, dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shown:
-    """An image of the report.
-
-    Attributes:
-      row: what was measured.
-      text: its caption.
-      original: [size, size, 3] uint8, as the tokenizer saw it.
-      reconstruction: of the same shape.
-    """
+    """An image of the report, its caption, and what was measured."""
 
     row: Mapping[str, Any]
     text: str
-    original: np.ndarray
-    reconstruction: np.ndarray
+    original: np.ndarray  # [size, size, 3] uint8, as the tokenizer saw it
+    reconstruction: np.ndarray  # of the same shape
 
     @property
     def difference(self) -> np.ndarray:
@@ -46,14 +39,10 @@ class Shown:
 
 
 def choose(rows: Iterable[Row], num_images: int) -> dict[str, list[Row]]:
-    """Returns the rows of the images to show; of all others nothing is held.
+    """Returns the rows of the images to show; iterates over all rows more than once, holds none.
 
-    Args:
-      rows: of all images; iterated more than once.
-      num_images: how many there are; of few images only a third is called worst, or best.
-
-    Returns:
-      "worst" and "best" by PSNR, and "random" (by the hash of the key), `NUM_EACH` or fewer.
+    "worst" and "best" are by PSNR, "random" by the hash of the key, `NUM_EACH` or fewer: of
+    `num_images`, if they are few, only a third is called worst, or best.
     """
     number = min(NUM_EACH, -(-num_images // 3))
 
@@ -77,15 +66,16 @@ def show(
     keys: dict[str, set[str]] = {}
     for shard, row in (item for group in groups.values() for item in group):
         keys.setdefault(shard, set()).add(row["key"])
-    found = {(shard, pair.key): pair for shard in keys for pair in _read(shard, keys[shard])}
-    originals = np.stack(
-        [
-            crops.fit(images.decode_image(pair.image), reference.image_size)
-            for pair in found.values()
-        ]
+    pairs = (
+        (shard, records.ImageTextPair.from_example(row))
+        for shard in keys
+        for row in tfrecords.read(shard)
     )
+    found = {(shard, pair.key): pair for shard, pair in pairs if pair.key in keys[shard]}
+    decoded = (images.decode_image(pair.image) for pair in found.values())
+    originals = np.stack([crops.fit(image, reference.image_size) for image in decoded])
     tokenizer = bundles.load_part(reference.model, "tokenizer")
-    made = reconstructions.reconstruct(originals, tokenizer).images
+    made = reconstructions.reconstruct(tokenizer, originals).images
     index = {item: number for number, item in enumerate(found)}
 
     def shown(shard: str, row: dict[str, Any]) -> Shown:
@@ -93,9 +83,3 @@ def show(
         return Shown(row, found[item].text, originals[index[item]], made[index[item]])
 
     return {name: [shown(*item) for item in group] for name, group in groups.items()}
-
-
-def _read(shard: str, keys: set[str]) -> list[records.ImageTextPair]:
-    """Returns the pairs of a shard that have these keys."""
-    pairs = map(records.ImageTextPair.from_example, tfrecords.read(shard))
-    return [pair for pair in pairs if pair.key in keys]

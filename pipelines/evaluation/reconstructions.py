@@ -35,31 +35,18 @@ _BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Pairs to reconstruct, and the models to do it with.
+    """Pairs to reconstruct, and the models to do it with."""
 
-    Attributes:
-      shards: TFRecord files of `ImageTextPair`.
-      split: which they are of.
-      num_images: about how many are measured, the same share of each shard; None for all.
-      expected: how many that will be, as far as is known.
-      model: a bundle, or the training of a tokenizer; every worker must reach it.
-      is_bundle: whether it is a bundle.
-      image_size: of the tokenizer, in pixels.
-      grid_size: tokens along a side.
-      codebook_size: entries of the tokenizer's codebook.
-      fingerprints: of the pairs, of the tokenizer and, if there is one, of the upsampler.
-    """
-
-    shards: tuple[str, ...]
+    shards: tuple[str, ...]  # TFRecord files of `ImageTextPair`
     split: str
-    num_images: int | None
-    expected: int
-    model: str
+    num_images: int | None  # about how many are measured, as many of each shard; None for all
+    expected: int  # how many that will be, as far as is known
+    model: str  # a bundle, or the training of a tokenizer; every worker must reach it
     is_bundle: bool
-    image_size: int
-    grid_size: int
+    image_size: int  # of the tokenizer, in pixels
+    grid_size: int  # tokens along a side
     codebook_size: int
-    fingerprints: dict[str, str]
+    fingerprints: dict[str, str]  # of the pairs, the tokenizer and, if there is one, the upsampler
 
     @classmethod
     def open(cls, pairs: str, model: str, split: str | None, num_images: int | None) -> "Reference":
@@ -67,9 +54,8 @@ class Reference:
 
         Args:
           pairs: the output of `parti clean`.
-          model: a bundle, or the training directory of a tokenizer.
+          model, num_images: see the class.
           split: of `records.SPLITS`; None is validation, or train if there is no other.
-          num_images: see the class.
 
         Raises:
           FileNotFoundError: no finished pairs, or no model there.
@@ -106,11 +92,6 @@ class Reference:
         )
 
     @property
-    def has_upsampler(self) -> bool:
-        """Whether there is an upsampler, which is measured too."""
-        return "upsampler" in self.fingerprints
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What decides the bytes of the report, for the manifest."""
         return {
@@ -121,20 +102,14 @@ class Reference:
 
 
 class Reconstructed(NamedTuple):
-    """Images as tokens and back.
+    """Images as tokens and back."""
 
-    Attributes:
-      image_tokens: [batch, length] int32.
-      images: [batch, size, size, 3] uint8, what the tokens decode to.
-      tokens_again: [batch, length] int32, what those images encode to.
-    """
-
-    image_tokens: np.ndarray
-    images: np.ndarray
-    tokens_again: np.ndarray
+    image_tokens: np.ndarray  # [batch, length] int32
+    images: np.ndarray  # [batch, size, size, 3] uint8, what the tokens decode to
+    tokens_again: np.ndarray  # [batch, length] int32, what those images encode to
 
 
-def reconstruct(originals: np.ndarray, tokenizer: loaded_models.LoadedModel) -> Reconstructed:
+def reconstruct(tokenizer: loaded_models.LoadedModel, originals: np.ndarray) -> Reconstructed:
     """Encodes images [batch, size, size, 3] uint8, decodes them, and encodes them again."""
     tokens = tokenizer.call("encode", images.to_float(originals), batch_size=_BATCH_SIZE)
     decoded = images.to_uint8(tokenizer.call("decode", tokens, batch_size=_BATCH_SIZE))
@@ -142,62 +117,42 @@ def reconstruct(originals: np.ndarray, tokenizer: loaded_models.LoadedModel) -> 
     return Reconstructed(tokens, decoded, again)
 
 
-class _Reconstructor(model_handlers.PartHandler):
-    """Images [batch, size, size, 3] uint8, at the tokenizer's size, to `Reconstructed`."""
+def _measure_batch(
+    element: tuple[Any, np.ndarray | None], directory: pathlib.Path
+) -> tuple[str, tuple[int, int]]:
+    """Writes the rows and tokens of ((batch, originals, reconstructed), upsampled or None).
 
-    def predict(self, example: np.ndarray, model: loaded_models.LoadedModel) -> Reconstructed:
-        return reconstruct(example, model)
-
-
-class _Measure(beam.DoFn):
-    """((batch, originals, reconstructed), upsampled or None) to a piece of the rows and tokens.
-
-    Gives (shard, (index of the batch, images)).
+    Returns (shard, (index of the batch, images)).
     """
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-
-    def process(self, element: tuple[Any, np.ndarray | None]) -> Iterator[Any]:
-        (batch, originals, made), upsampled = element
-        lines = []
-        for index, (pair, original) in enumerate(zip(batch.pairs, originals, strict=True)):
-            decoded = made.images[index]
-            row = reconstruction_metrics.image_row(
-                pair.key, original, decoded, made.image_tokens[index], made.tokens_again[index]
-            )
-            if upsampled is not None:
-                full = images.square_crop(images.decode_image(pair.image))
-                compared = reconstruction_metrics.upsampled_row(full, decoded, upsampled[index])
-                row |= {"upsampled": compared} if compared else {}
-            lines.append(json.dumps(row, sort_keys=True) + "\n")
-            options.tick()
-        shard, tokens = _rows_name(batch.shard), made.image_tokens.astype(_TOKEN_TYPE)
-        for folder, data in ((_ROWS, "".join(lines).encode()), (_TOKENS, tokens.tobytes())):
-            path = resumable_shards.piece_path(self._directory, folder, shard, batch.index)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_bytes(path, data)
-        yield shard, (batch.index, len(lines))
+    (batch, originals, made), upsampled = element
+    lines = []
+    for index, (pair, original) in enumerate(zip(batch.pairs, originals, strict=True)):
+        decoded = made.images[index]
+        row = reconstruction_metrics.image_row(
+            pair.key, original, decoded, made.image_tokens[index], made.tokens_again[index]
+        )
+        if upsampled is not None:
+            full = images.square_crop(images.decode_image(pair.image))
+            compared = reconstruction_metrics.upsampled_row(full, decoded, upsampled[index])
+            row |= {"upsampled": compared} if compared else {}
+        lines.append(json.dumps(row, sort_keys=True) + "\n")
+        options.tick()
+    shard, tokens = _rows_name(batch.shard), made.image_tokens.astype(_TOKEN_TYPE)
+    for folder, data in ((_ROWS, "".join(lines).encode()), (_TOKENS, tokens.tobytes())):
+        resumable_shards.write_piece(directory, folder, shard, batch.index, [data])
+    return shard, (batch.index, len(lines))
 
 
 def _rows_name(shard: str) -> str:
-    """Returns the name of a shard's file of rows, given the shard's path or file name."""
     return pathlib.Path(shard).with_suffix(".jsonl").name
 
 
 def build(
     root: beam.Pipeline, reference: Reference, shards: Sequence[str], directory: pathlib.Path
 ) -> beam.PCollection:
-    """Adds the job to a pipeline.
+    """Adds the job for shards that are not measured yet; see `resumable_shards.gather`.
 
-    Args:
-      root: the pipeline.
-      reference: what to measure.
-      shards: those of its shards that are not measured yet.
-      directory: existing folder for the rows; every worker must reach it.
-
-    Returns:
-      {"name", "count", "rejected": {key: reason}} of each shard measured.
+    `directory` is an existing folder for the rows; every worker must reach it.
     """
     settings = token_batches.BatchSettings(reference.image_size, _BATCH_SIZE)
     limit = reference.num_images and -(-reference.num_images // len(reference.shards))
@@ -209,21 +164,25 @@ def build(
             "rejected", main="batches"
         )
     )
+    tokenizer = model_handlers.part_handler(reference.model, "tokenizer", reconstruct)
     made = (
         read.batches
         | "Keep originals" >> beam.Map(lambda item: (item, item[1]))
-        | model_handlers.infer("Reconstruct", _Reconstructor(reference.model, "tokenizer"))
+        | model_handlers.infer("Reconstruct", tokenizer)
         | "Keep reconstructions" >> beam.Map(lambda item: (*item[0], item[1]))
     )
-    if reference.has_upsampler:
+    if "upsampler" in reference.fingerprints:
+        upsampler = model_handlers.part_handler(
+            reference.model, "upsampler", model_handlers.upsample
+        )
         upsampled = (
             made
             | "To upsample" >> beam.Map(lambda item: (item, item[2].images))
-            | model_handlers.infer("Upsample", model_handlers.UpsampleHandler(reference.model))
+            | model_handlers.infer("Upsample", upsampler)
         )
     else:
         upsampled = made | "Not upsampled" >> beam.Map(lambda item: (item, None))
-    measured = upsampled | "Measure" >> beam.ParDo(_Measure(directory))
+    measured = upsampled | "Measure" >> beam.Map(_measure_batch, directory)
     rejected = read.rejected | "Rename" >> beam.MapTuple(
         lambda shard, row: (_rows_name(shard), row)
     )
@@ -233,12 +192,7 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of measured shards, each with the path of its shard; every iteration reads anew.
-
-    Attributes:
-      directory: that of `build`.
-      shards: paths of the shards.
-    """
+    """The rows of measured shards, each with the path of its shard; every iteration reads anew."""
 
     directory: pathlib.Path
     shards: Sequence[str]
@@ -255,20 +209,21 @@ def measure(
 ) -> tuple[dict[str, Any], reconstruction_metrics.CodeCounts]:
     """Runs the Beam job and writes rows, counts of codes, and which images could not be read.
 
-    Args:
-      reference: what to measure.
-      directory: where to; shards that are finished there are not measured again.
-      beam_options: from `options.parse`.
+    Shards that are finished in `directory` are not measured again.
 
     Returns:
       The metrics: "reference", what was measured; "tokenizer" and "upsampler", as
       `reconstruction_metrics.summarise` has them; "codebook"; "notes". And the counts of codes.
-
-    Raises:
-      ValueError: no image could be read.
-      options.PipelineError: the job failed.
     """
-    _run_job(reference, directory, beam_options)
+    done = {report["name"]: report["count"] for report in resumable_shards.reports(directory)}
+    todo = [shard for shard in reference.shards if _rows_name(shard) not in done]
+    total = max(reference.expected - sum(done.values()), 0)
+    progress = progress_line.Progress("reconstruct", total, "images")
+    if todo:
+        options.run_pipeline(
+            lambda root: build(root, reference, todo, directory), beam_options, progress
+        )
+    progress.done()
     num_rejected = _write_rejected(directory)
     codes = _count_codes(reference, directory)
     rows = Rows(directory, reference.shards)
@@ -286,21 +241,7 @@ def measure(
     return metrics, codes
 
 
-def _run_job(reference: Reference, directory: pathlib.Path, beam_options: Any) -> None:
-    """Measures the shards that are not measured yet."""
-    done = {report["name"]: report["count"] for report in resumable_shards.reports(directory)}
-    todo = [shard for shard in reference.shards if _rows_name(shard) not in done]
-    total = reference.expected - sum(done.values())
-    progress = progress_line.Progress("reconstruct", max(total, 0), "images")
-    if todo:
-        options.run_pipeline(
-            lambda root: build(root, reference, todo, directory), beam_options, progress
-        )
-    progress.done()
-
-
 def _write_rejected(directory: pathlib.Path) -> int:
-    """Writes which images could not be read, if any, and returns how many."""
     rejected = [
         json.dumps({"key": key, "reason": reason}, sort_keys=True) + "\n"
         for report in resumable_shards.reports(directory)
@@ -315,7 +256,6 @@ def _write_rejected(directory: pathlib.Path) -> int:
 def _count_codes(
     reference: Reference, directory: pathlib.Path
 ) -> reconstruction_metrics.CodeCounts:
-    """Returns how often each code was chosen in the measured shards."""
     counts = reconstruction_metrics.CodeCounts(reference.codebook_size)
     length = reference.grid_size**2
     for shard in reference.shards:
@@ -332,7 +272,6 @@ def clear(directory: pathlib.Path) -> None:
 
 
 def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:
-    """Returns what a reader of the numbers must know."""
     notes = []
     if rejected := metrics["reference"]["num_rejected"]:
         total = rejected + metrics["reference"]["num_images"]
@@ -342,7 +281,7 @@ def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:
         notes.append("the pictures are of the train split: a tokenizer may have learnt from them")
     if reference.is_bundle and "upsampler" not in metrics:
         why = "the bundle has none"
-        if reference.has_upsampler:
+        if "upsampler" in reference.fingerprints:
             why = "the reference pictures are smaller than what it makes"
         notes.append(f"the upsampler was not measured: {why}")
     return notes

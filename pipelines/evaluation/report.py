@@ -6,7 +6,6 @@
 of bounded size and load nothing.
 """
 
-import base64
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -55,13 +54,7 @@ _GROUPS = {"worst": "The worst", "best": "The best", "random": "At random"}
 
 
 class Table(NamedTuple):
-    """A table of text.
-
-    Attributes:
-      title: what it is about.
-      head: the names of the columns.
-      rows: cells, as many as there are columns.
-    """
+    """A table of text: the names of the columns, and as many cells in each row."""
 
     title: str
     head: Sequence[str]
@@ -69,11 +62,7 @@ class Table(NamedTuple):
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """Returns all tables and notes as text for a terminal.
-
-    Args:
-      metrics: the content of `metrics.json`.
-    """
+    """Returns all tables and notes of `metrics.json` as text for a terminal."""
     blocks = [_format(one) for one in _tables(metrics, narrow=True)]
     if blocks:
         blocks.append("±: half of the 95% interval, by bootstrap over prompts or pictures")
@@ -89,12 +78,10 @@ def _format(one: Table) -> str:
 
 
 def _tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
-    """Returns everything that was measured; `narrow` is that of `templates.estimate`."""
     return _alignment_tables(metrics, narrow) + _reconstruction_tables(metrics, narrow)
 
 
 def _alignment_tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
-    """Returns what was measured of generations, if they could be."""
     tables = []
     if "alignment" in metrics:
         title = (
@@ -113,13 +100,10 @@ def _alignment_tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
 def _alignment_table(
     title: str, what: str, rows: Mapping[str, Mapping[str, Any]], narrow: bool
 ) -> Table:
-    columns = [name for name in _COMPARISONS if any(name in row for row in rows.values())]
-
     def cell(name: str, value: Mapping[str, Any]) -> str:
-        if name == "oracle":
-            return f"{value['mean']:.3f}"
-        return templates.estimate(value, narrow=narrow)
+        return f"{value['mean']:.3f}" if name == "oracle" else templates.estimate(value, 3, narrow)
 
+    columns = [name for name in _COMPARISONS if any(name in row for row in rows.values())]
     cells = [
         [name, str(row["best"]["count"]), *(cell(column, row[column]) for column in columns)]
         for name, row in rows.items()
@@ -128,7 +112,6 @@ def _alignment_table(
 
 
 def _reconstruction_tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
-    """Returns what was measured of reconstructions, if it was."""
     if "reference" not in metrics:
         return []
     about = metrics["reference"]
@@ -148,7 +131,6 @@ def _reconstruction_tables(metrics: Mapping[str, Any], narrow: bool) -> list[Tab
 
 
 def _codebook_table(codebook: Mapping[str, Any]) -> Table:
-    """Returns how the codes are used."""
     size, dead, batch_size = codebook["size"], codebook["dead_codes"], codebook["batch_size"]
     rows = [("used by some picture", templates.percent(size - dead, size))]
     if batch_size == reconstruction_metrics.USAGE_BATCH:  # fewer are not what the papers count
@@ -158,7 +140,6 @@ def _codebook_table(codebook: Mapping[str, Any]) -> Table:
 
 
 def _upsampler_table(upsampler: Mapping[str, Any], narrow: bool) -> Table:
-    """Returns how the upsampler compares with interpolation."""
     rows = [
         (
             label,
@@ -177,17 +158,13 @@ def write(
     best: Sequence[tuple[records.Generation, float]],
     generations_dir: pathlib.Path,
 ) -> None:
-    """Writes `report.html`.
+    """Writes `report.html` of the content of `metrics.json`.
 
-    Args:
-      directory: where to.
-      metrics: the content of `metrics.json`.
-      best: the best image of each prompt with a scene, and its agreement.
-      generations_dir: what the paths of the images are relative to.
+    `best` has the best image of each prompt with a scene, relative to a folder, and its agreement.
     """
     order = sorted(best, key=lambda item: (-item[1], item[0].image))
     half = min(_NUM_EXAMPLES, len(order) // 2)
-    groups = {"Highest": order[:half], "Lowest": order[len(order) - half :]}
+    groups = {"Highest": order[:half], "Lowest": order[len(order) - half :]} if half else {}
     page = templates.render(
         "evaluation_report.html",
         title="Parti evaluation",
@@ -198,23 +175,20 @@ def write(
         groups=[
             (
                 f"{name} agreement of a best picture",
-                [_example(item, generations_dir, agreement) for item, agreement in chosen],
+                [_example(*row, generations_dir) for row in chosen],
             )
             for name, chosen in groups.items()
-            if chosen
         ],
     )
     files.write_bytes(directory / FILE_NAME, page.encode())
 
 
-def _example(
-    item: records.Generation, generations_dir: pathlib.Path, agreement: float
-) -> dict[str, Any]:
-    data = (generations_dir / item.image).read_bytes()
+def _example(item: records.Generation, agreement: float, directory: pathlib.Path) -> dict[str, Any]:
+    data = (directory / item.image).read_bytes()
     return {
         "prompt": item.prompt,
         "agreement": agreement,
-        "image": _data_uri(data, "png"),
+        "image": templates.data_uri(data, "png"),
         "width": images.read_size(data)[0],
     }
 
@@ -226,11 +200,11 @@ def write_reconstructions(
     psnr: np.ndarray,
     shown: Mapping[str, Sequence[reconstruction_samples.Shown]],
 ) -> None:
-    """Writes `reconstructions.html`.
+    """Writes `reconstructions.html` of the images to show and what `reconstructions.measure` gives.
 
     Args:
       directory: where to.
-      metrics: what `reconstructions.measure` gives.
+      metrics: the numbers.
       code_tokens: [codes], tokens that are each code.
       psnr: [images], in dB.
       shown: the images, by the names of `reconstruction_samples.choose`.
@@ -250,14 +224,9 @@ def write_reconstructions(
 
 
 def _views(one: reconstruction_samples.Shown) -> dict[str, Any]:
-    """Returns what the page shows of an image."""
-    views = {
-        "original": one.original,
-        "reconstruction": one.reconstruction,
-        "difference": one.difference,
-    }
+    views = ("original", "reconstruction", "difference")
     return {
-        "images": {name: _embed(view) for name, view in views.items()},
+        "images": {name: _embed(getattr(one, name)) for name in views},
         "row": one.row,
         "text": one.text,
         "width": min(len(one.original), _MAX_SIDE),
@@ -265,24 +234,17 @@ def _views(one: reconstruction_samples.Shown) -> dict[str, Any]:
 
 
 def _embed(image: np.ndarray) -> str:
-    """Returns a square image as a data URI."""
     if len(image) > _MAX_SIDE:
         image = images.resize(image, _MAX_SIDE)
     if len(image) > _MAX_PNG_SIDE:
-        return _data_uri(images.encode_jpeg(image), "jpeg")
-    return _data_uri(images.encode_png(image), "png")
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        return templates.data_uri(images.encode_jpeg(image), "jpeg")
+    return templates.data_uri(images.encode_png(image), "png")
 
 
 def _code_plot(code_tokens: np.ndarray) -> dict[str, Any]:
-    """Returns how often codes are used, the most used first, on a logarithmic scale.
+    """Returns the "plot" of how often codes are used, and the use of the "most" used one.
 
-    Returns:
-      "plot": for the macro of this name; "most": the use of the most used code, 1 if all codes are
-      as frequent.
+    The scale is logarithmic, the most used are first, and the use is 1 if all are as frequent.
     """
     use = np.sort(code_tokens)[::-1] / code_tokens.mean()
     columns = [float(part.mean()) for part in np.array_split(use, min(_CODE_COLUMNS, use.size))]
@@ -306,11 +268,7 @@ def _code_plot(code_tokens: np.ndarray) -> dict[str, Any]:
 
 
 def _psnr_plot(psnr: np.ndarray) -> dict[str, Any]:
-    """Returns how many images have which PSNR.
-
-    Returns:
-      "plot": for the macro of this name; "median", in dB.
-    """
+    """Returns the "plot" of how many images have which PSNR, and the "median", in dB."""
     values = np.minimum(psnr, _MAX_DRAWN_PSNR)
     high = min(math.floor(values.max()) + 1, _MAX_DRAWN_PSNR)
     low = min(math.floor(values.min()), high - 1)

@@ -51,9 +51,16 @@ def alignment_metrics(
     shuffled = _shuffled_alignments([_view(row["best"]) for row in found], truths)
     prompts = [_comparisons(row["alignments"], other) for row, other in zip(found, shuffled)]
     challenges = [truth.challenge for truth in truths]
+    by_score = {
+        name: [prompt[name] for prompt in prompts if name in prompt]
+        for name in (OVERALL, *scene_probe.SCORES)
+    }
     return {
-        "alignment": _by_score(prompts),
-        "alignment_by_challenge": _by_challenge([p[OVERALL] for p in prompts], challenges),
+        "alignment": {name: _estimate(rows) for name, rows in by_score.items() if rows},
+        "alignment_by_challenge": {
+            name: _estimate([p[OVERALL] for p, one in zip(prompts, challenges) if one == name])
+            for name in sorted(set(challenges))
+        },
         **_rerank_correlation(groups, found),
     }
 
@@ -75,25 +82,6 @@ def _comparisons(
     return result
 
 
-def _by_score(prompts: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    """Returns {score name: {comparison: estimate}}, of the prompts that have the score."""
-    rows = {
-        name: [prompt[name] for prompt in prompts if name in prompt]
-        for name in (OVERALL, *scene_probe.SCORES)
-    }
-    return {name: _estimate(some) for name, some in rows.items() if some}
-
-
-def _by_challenge(
-    prompts: Sequence[Mapping[str, float]], challenges: Sequence[str]
-) -> dict[str, Any]:
-    """Returns {challenge: {comparison: estimate}}."""
-    return {
-        name: _estimate([row for row, challenge in zip(prompts, challenges) if challenge == name])
-        for name in sorted(set(challenges))
-    }
-
-
 def _rerank_correlation(
     groups: Sequence[Sequence[records.Generation]], found: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -109,7 +97,6 @@ def _rerank_correlation(
 
 
 def _estimate(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Returns {comparison: estimate} over prompts."""
     return {name: bootstrap.estimate_mean([row[name] for row in rows]) for name in sorted(rows[0])}
 
 

@@ -6,7 +6,6 @@ Images are written into the page as data URIs until a budget of bytes is spent; 
 from the page's folder. The same images give the same bytes.
 """
 
-import base64
 import dataclasses
 import pathlib
 import urllib.parse
@@ -25,17 +24,11 @@ _PIXELATED_BELOW = 128
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """An image of the sheet, with what stands below it.
-
-    Attributes:
-      key: of the image.
-      text: its caption; may be empty.
-      image: path of the PNG, relative to the page.
-    """
+    """An image of the sheet, with what stands below it: its key and caption."""
 
     key: str
     text: str
-    image: str
+    image: str  # path of the PNG, relative to the page
 
 
 def write(
@@ -52,7 +45,7 @@ def write(
       sections: heading -> its images, in order.
       total: number of images, shown or not.
       title: heading of the page.
-      embedded_bytes: size of all embedded images together, before base64.
+      embedded_bytes: of all embedded images together, before base64.
     """
     budget, width = embedded_bytes, 0
     shown: dict[str, list[dict[str, Any]]] = {}
@@ -62,9 +55,8 @@ def write(
             data = (root / tile.image).read_bytes()
             width = width or images.read_size(data)[0]
             budget -= len(data)
-            source = urllib.parse.quote(tile.image)
-            if budget >= 0:
-                source = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+            link = urllib.parse.quote(tile.image)
+            source = templates.data_uri(data, "png") if budget >= 0 else link
             shown[heading].append({"tile": tile, "source": source})
     page = templates.render(
         "contact_sheet.html",

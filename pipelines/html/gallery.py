@@ -7,7 +7,6 @@ data URIs until a budget of bytes is spent; the others are linked to `images/`. 
 give the same bytes.
 """
 
-import base64
 import dataclasses
 import io
 import pathlib
@@ -30,23 +29,13 @@ _SETTINGS_SHOWN = ("num_samples", "guidance_scale", "temperature", "top_k", "top
 
 @dataclasses.dataclass(frozen=True)
 class _Image:
-    """What the page shows of an image file.
-
-    Attributes:
-      source: a data URI, or the path of the file for a link.
-      is_embedded: whether it is a data URI.
-      width: of the file, in pixels.
-      height: of the file, in pixels.
-    """
-
-    source: str
+    source: str  # a data URI, or the path of the file for a link
     is_embedded: bool
-    width: int
+    width: int  # of the file, in pixels
     height: int
 
     @property
     def is_pixelated(self) -> bool:
-        """Whether single pixels are shown as squares."""
         return self.width < _PIXELATED_BELOW
 
 
@@ -60,19 +49,16 @@ def write_gallery(
     embedded_prompts: int = 24,
     embedded_bytes: int = 16 * 2**20,
 ) -> pathlib.Path:
-    """Writes `root/gallery.html`.
+    """Writes `root/gallery.html`, and returns its path.
 
     Args:
       root: folder of generations; `Generation.image` is a path relative to it.
-      generations: every image; prompts are shown in the order of their first appearance.
+      generations: prompts are shown in the order of their first appearance.
       title: heading of the page.
       lead: sentence below the heading; by default it says how samples were ranked.
-      settings: what the images were made with; those that matter to a reader are shown.
+      settings: what the images were made with.
       embedded_prompts: number of prompts whose samples are all embedded, not only the best one.
-      embedded_bytes: size of all embedded images together, before base64.
-
-    Returns:
-      The path of the page.
+      embedded_bytes: of all embedded images together, before base64.
 
     Raises:
       ValueError: there is nothing to show.
@@ -82,16 +68,21 @@ def write_gallery(
     if not groups:
         raise ValueError(f"no generations to show in {root}; run `parti generate` with a prompt")
     images = _read_images(root, groups, embedded_prompts, embedded_bytes)
+    made = settings or {}
+    facts = {"prompts": len(groups), "images": sum(map(len, groups))}
+    facts |= {name.replace("_", " "): made[name] for name in _SETTINGS_SHOWN if name in made}
+    first = images[groups[0][0].image]
     scored = any(group[0].score is not None for group in groups)
     tags = sorted({_challenge(group[0]) for group in groups} - {""})
     page = templates.render(
         "gallery.html",
         title=title,
         lead=lead or _lead(groups, scored),
-        facts=_facts(groups, settings or {}),
+        facts=facts,
         tags=tags if len(tags) > 1 else [],
         has_order=scored and len(groups) > 1,
-        card_width=_card_width(images[groups[0][0].image]),
+        # Least width of a card in CSS pixels: small images are shown larger.
+        card_width=min(max(3 * first.width, 192), 256) if first.is_pixelated else 300,
         cards=[_card(group) for group in groups],
         images=images,
         num_linked=sum(not images[item.image].is_embedded for group in groups for item in group),
@@ -130,8 +121,7 @@ def _read_images(
             if budget >= 0 and number < len(best) + len(samples):
                 kind, data = _embeddable(image, file)
                 budget -= len(data)
-                if budget >= 0:
-                    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+                source = templates.data_uri(data, kind) if budget >= 0 else ""
         link = urllib.parse.quote(item.image)
         found[item.image] = _Image(source or link, bool(source), width, height)
     return found
@@ -150,16 +140,10 @@ def _embeddable(image: PIL.Image.Image, file: BinaryIO) -> tuple[str, bytes]:
 
 
 def _card(group: Sequence[records.Generation]) -> dict[str, Any]:
-    """Returns what the page says of a prompt; its samples are in rank order."""
     best = group[0]
     text, tag = best.prompt or "(no prompt)", _challenge(best)
     words = f"{text} {tag} {best.metadata.get('category', '')} {best.prompt_id}".lower()
     return {"samples": group, "text": text, "tag": tag, "words": words}
-
-
-def _card_width(image: _Image) -> int:
-    """Returns the least width of a card in CSS pixels: small images are shown larger."""
-    return min(max(3 * image.width, 192), 256) if image.is_pixelated else 300
 
 
 def _lead(groups: Sequence[Sequence[records.Generation]], scored: bool) -> str:
@@ -172,17 +156,6 @@ def _lead(groups: Sequence[Sequence[records.Generation]], scored: bool) -> str:
         f"The best of {most} samples of each prompt, by the reranker. "
         "Click a picture to see every sample in rank order."
     )
-
-
-def _facts(
-    groups: Sequence[Sequence[records.Generation]], settings: Mapping[str, Any]
-) -> dict[str, str]:
-    facts = {"prompts": len(groups), "images": sum(len(group) for group in groups)}
-    facts |= {name: settings[name] for name in _SETTINGS_SHOWN if name in settings}
-    return {
-        name.replace("_", " "): f"{value:g}" if isinstance(value, float) else str(value)
-        for name, value in facts.items()
-    }
 
 
 def _challenge(item: records.Generation) -> str:

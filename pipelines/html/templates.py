@@ -7,6 +7,7 @@ are those of reports, `macros.html` has what reports are made of. A page is one 
 nothing. Every value is escaped unless it is `markupsafe.Markup`.
 """
 
+import base64
 import functools
 import itertools
 import pathlib
@@ -19,13 +20,13 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def render(template: str, **values: Any) -> str:
-    """Returns a page.
-
-    Args:
-      template: file name in this folder; Jinja, see its documentation for the language.
-      **values: what the template names. A name that it uses and that is not given is an error.
-    """
+    """Returns the page of a template of this folder; a name that it uses must be in `values`."""
     return _environment().get_template(template).render(values)
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Returns an encoded image of a kind, such as png, as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def percent(part: int, whole: int) -> str:
@@ -69,13 +70,9 @@ def plural(count: int, noun: str) -> str:
 
 
 def count_ticks(most: int) -> list[tuple[float, str]]:
-    """Returns the scale of a drawing of counts: 0 and up to four multiples of 1, 2 or 5 times 10^n.
+    """Returns the scale of a drawing of counts up to `most`, at least 1.
 
-    Args:
-      most: count at the top of the drawing; at least 1.
-
-    Returns:
-      (height in percent of the drawing, count as text).
+    It is 0 and up to four multiples of 1, 2 or 5 times 10^n: (height in percent, count as text).
     """
     steps = (factor * 10**power for power in itertools.count() for factor in (1, 2, 5))
     step = next(step for step in steps if most // step <= 4)
@@ -85,10 +82,7 @@ def count_ticks(most: int) -> list[tuple[float, str]]:
 def estimate(value: Mapping[str, Any], digits: int = 3, narrow: bool = False) -> str:
     """Returns an estimate (see `bootstrap.estimate_mean`) as text: 24.31 [24.02, 24.60].
 
-    Args:
-      value: the estimate.
-      digits: after the point.
-      narrow: give half the width of the interval instead of its ends: 24.31 ±0.29.
+    `narrow` gives half the width of the interval instead of its ends: 24.31 ±0.29.
     """
     mean, low, high = (f"{value[name]:z.{digits}f}" for name in ("mean", "low", "high"))
     if narrow:

@@ -24,18 +24,13 @@ from parti.data.storage import records, tfrecords
 class BatchSettings:
     """How pairs become batches.
 
-    Attributes:
-      image_size: of the tokenizer, in pixels; images of another size are resized by area.
-      batch_size: images a call of the model.
-      augment: random crops of each train image; 0 takes the middle square, once.
-      seed: another one gives other random crops.
-      crop_pairs: the pairs that travel with a batch hold the same random crop as PNG, at its own
-        resolution, instead of the whole image.
+    With `crop_pairs` the pairs that travel with a batch hold the same random crop as PNG, at its
+    own resolution, instead of the whole image.
     """
 
-    image_size: int
+    image_size: int  # of the tokenizer, in pixels; images of another size are resized by area
     batch_size: int = 64
-    augment: int = 0
+    augment: int = 0  # random crops of each train image; 0 takes the middle square, once
     seed: int = 0
     crop_pairs: bool = False
 
@@ -53,17 +48,11 @@ PairT = TypeVar("PairT", records.ImageTextPair, records.TokenizedPair)
 
 @dataclasses.dataclass(frozen=True)
 class Batch(Generic[PairT]):
-    """Rows of a shard that one call of the model takes; the key of a RunInference example.
+    """Rows of a shard that one call of the model takes; the key of a RunInference example."""
 
-    Attributes:
-      shard: file name of the shard.
-      index: number of the batch in its shard, from 0.
-      pairs: in the order of the shard.
-    """
-
-    shard: str
-    index: int
-    pairs: tuple[PairT, ...]
+    shard: str  # its file name
+    index: int  # of the batch in its shard, from 0
+    pairs: tuple[PairT, ...]  # in the order of the shard
 
 
 class ReadBatches(beam.DoFn):
@@ -102,19 +91,14 @@ class ReadBatches(beam.DoFn):
     def _crop(
         self, pair: records.ImageTextPair, split: str, number: int
     ) -> tuple[records.ImageTextPair, np.ndarray]:
-        """Returns the pair as it travels on, and its image at the tokenizer's size.
-
-        Raises:
-          ValueError: the image cannot be read.
-        """
+        """Returns the pair as it travels on, and its image at the tokenizer's size."""
         settings = self._settings
         decoded = images.decode_image(pair.image)
         if not settings.is_random(split):
             return pair, crops.fit(decoded, settings.image_size)
         key = crop_key(pair.key, number)
-        crop = crops.RandomCrop.draw(
-            min(decoded.shape[:2]), settings.image_size, key, settings.seed
-        )
+        side = min(decoded.shape[:2])
+        crop = crops.RandomCrop.draw(side, settings.image_size, key, settings.seed)
         image = images.encode_png(crop.cut_in_full(decoded)) if settings.crop_pairs else pair.image
         return dataclasses.replace(pair, key=key, image=image), crop.cut(decoded)
 

@@ -24,14 +24,7 @@ _PIECES, _FINISHED = ".pieces", ".finished"
 
 
 def piece_path(directory: pathlib.Path, folder: str, shard: str, index: int) -> pathlib.Path:
-    """Returns the file of a batch of `folder`/`shard`; it is there until the shard is joined.
-
-    Args:
-      directory: the folder that is written.
-      folder: of the shard in it; "" for none.
-      shard: file name of the shard.
-      index: number of the batch in the shard, from 0.
-    """
+    """Returns the file of batch `index` of `directory`/`folder`/`shard`, until that is joined."""
     return directory / _PIECES / (folder or "_") / shard / f"{index:06d}"
 
 
@@ -68,10 +61,10 @@ class JoinShard(beam.DoFn):
             pieces = [piece_path(self._directory, folder, shard, i) for i in range(len(counts))]
             join(pieces, self._directory / folder / shard)
         report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
-        files.write_bytes(_report_path(self._directory, shard), json.dumps(report).encode())
+        path = self._directory / _FINISHED / f"{shard}.json"
+        files.write_bytes(path, json.dumps(report).encode())
         for folder in self._folders:
-            pieces_folder = piece_path(self._directory, folder, shard, 0).parent
-            shutil.rmtree(pieces_folder, ignore_errors=True)
+            shutil.rmtree(piece_path(self._directory, folder, shard, 0).parent, ignore_errors=True)
         yield report
 
 
@@ -82,7 +75,7 @@ def gather(
     parts: Sequence[beam.PCollection],
     folders: Sequence[str] = ("",),
 ) -> beam.PCollection:
-    """Adds the joining of shards to a pipeline.
+    """Adds the joining of shards; gives {"name", "count", "rejected": {key: reason}} of each.
 
     Args:
       root: the pipeline.
@@ -90,9 +83,6 @@ def gather(
       shards: their file names.
       parts: of (shard, item); see `JoinShard`.
       folders: those of `directory` that have a file for each shard.
-
-    Returns:
-      {"name", "count", "rejected": {key: reason}} of each shard written.
     """
     (directory / _FINISHED).mkdir(exist_ok=True)
     names = root | "Names" >> beam.Create([(shard, None) for shard in shards])
@@ -106,7 +96,7 @@ def gather(
 
 def is_finished(directory: pathlib.Path, shard: str) -> bool:
     """Returns whether a shard is written."""
-    return _report_path(directory, shard).exists()
+    return (directory / _FINISHED / f"{shard}.json").exists()
 
 
 def reports(directory: pathlib.Path) -> list[dict[str, Any]]:
@@ -119,10 +109,6 @@ def clear(directory: pathlib.Path) -> None:
     """Removes what only an unfinished run needs."""
     for folder in (_PIECES, _FINISHED):
         shutil.rmtree(directory / folder, ignore_errors=True)
-
-
-def _report_path(directory: pathlib.Path, shard: str) -> pathlib.Path:
-    return directory / _FINISHED / f"{shard}.json"
 
 
 def join(pieces: Iterable[pathlib.Path], target: pathlib.Path) -> None:

@@ -17,15 +17,10 @@ _PREFIXES = {"tokens": records.SPLITS, "generations": ("tokens",)}
 
 @dataclasses.dataclass(frozen=True)
 class TokenShard:
-    """A token shard to read.
+    """A token shard to read."""
 
-    Attributes:
-      path: of the TFRecord file of `TokenizedPair`.
-      num_rows: number of its rows that are read; None reads all.
-    """
-
-    path: str
-    num_rows: int | None = None
+    path: str  # of the TFRecord file of `TokenizedPair`
+    num_rows: int | None = None  # that are read; None reads all
 
     @property
     def name(self) -> str:
@@ -34,11 +29,7 @@ class TokenShard:
 
 
 def read_manifest(directory: str) -> dict[str, Any]:
-    """Returns the manifest of a folder with token shards.
-
-    Raises:
-      FileNotFoundError, ValueError: as of `manifests.read`; expected are tokens or generations.
-    """
+    """Returns the manifest of a folder with token shards; raises as `manifests.read`."""
     found = manifests.read_json(files.join(directory, manifests.FILE_NAME)).get("kind")
     return manifests.read(directory, found if found in _PREFIXES else "tokens")
 
@@ -46,13 +37,9 @@ def read_manifest(directory: str) -> dict[str, Any]:
 def find_shards(
     directory: str, kind: str, split: str | None, limit: int | None
 ) -> list[TokenShard]:
-    """Returns what is to be read, in order.
+    """Returns what is to be read of a folder of "tokens" or "generations", in order.
 
-    Args:
-      directory: the folder.
-      kind: what it holds, "tokens" or "generations".
-      split: only this one.
-      limit: rows of each split; None is all.
+    `limit` is the number of rows of each split; None is all.
 
     Raises:
       FileNotFoundError: there are no shards.
@@ -80,11 +67,7 @@ def find_shards(
 
 
 def model_of(directory: str, tokens: dict[str, Any]) -> str:
-    """Returns the tokenizer that a manifest of tokens names.
-
-    Raises:
-      FileNotFoundError: it is not there any more.
-    """
+    """Returns the tokenizer that a manifest of tokens names; FileNotFoundError if it is gone."""
     source = tokens["inputs"].get("model", "")
     if not pathlib.Path(source or "-").is_dir():
         raise FileNotFoundError(
@@ -97,11 +80,7 @@ def model_of(directory: str, tokens: dict[str, Any]) -> str:
 def check_tokenizer(
     directory: str, tokens: dict[str, Any], source: str, tokenizer: loaded_models.LoadedModel
 ) -> None:
-    """Checks that tokens are of a tokenizer's encoder and codebook; its decoder may be another.
-
-    Raises:
-      ValueError: they are of others.
-    """
+    """Raises ValueError unless tokens are of a tokenizer's encoder and codebook."""
     if tokens["kind"] == "tokens":
         theirs = tokens["tokenizer_fingerprint"]
     else:

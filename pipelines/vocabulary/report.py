@@ -25,9 +25,7 @@ _KINDS = {
 def write(directory: str, report: Mapping[str, Any]) -> None:
     """Writes `report.json` and `report.html`.
 
-    Args:
-      directory: where to.
-      report: `vocabulary_statistics.report`, with `captions`, `used_captions` and `settings`.
+    The report is `vocabulary_statistics.report`, with `captions`, `used_captions` and `settings`.
     """
     text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False)
     for suffix, content in ((".json", text + "\n"), (".html", render(report))):

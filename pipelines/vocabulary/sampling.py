@@ -2,15 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bounded sample of captions, the same for any workers: equal captions become one, with a weight.
 
-    rows = texts | caption_sampling.SampleCaptions(max_rows=2_000_000, power=0.5)
-
 A caption that n pairs have counts w = min(n, cap) ** power, so that the boilerplate of the web does
 not fill the vocabulary. The sample is by threshold: with u in (0, 1] from the hash of the text, it
 takes the texts with w / u of at least t, the least t that takes no more than `max_rows`. A text is
 then taken with probability p = min(1, w / t); w / p and n / p are unbiased estimates.
 
-`beam.combiners.Sample` is uniform and draws anew in each run, and SentencePiece's
-`input_sentence_size` needs all captions on one machine: neither weighs, neither bounds memory.
+`beam.combiners.Sample` and SentencePiece's `input_sentence_size` neither weigh nor bound memory.
 
 Source: N. Duffield, C. Lund, M. Thorup, "Priority sampling for estimation of arbitrary subset
 sums" (JACM 2007), with a threshold on a fixed scale: it needs a histogram, no sorting.
@@ -33,19 +30,12 @@ _TIMES_UNIT = 16  # what the smallest weight is rounded to, so that roots of cou
 
 
 class Row(NamedTuple):
-    """A distinct caption of the sample.
+    """A distinct caption of the sample."""
 
-    Attributes:
-      text: in normal form.
-      times: how often it counts in learning, relative to the others; at least 1.
-      occurrences: how many captions of the data it stands for.
-      language: its code, or "" if that is not clear.
-    """
-
-    text: str
-    times: int
-    occurrences: float
-    language: str = ""
+    text: str  # in normal form
+    times: int  # how often it counts in learning, relative to the others; at least 1
+    occurrences: float  # how many captions of the data it stands for
+    language: str = ""  # its code, or "" if that is not clear
 
     def random_key(self) -> str:
         """Returns a key that puts rows into a random order, the same in every run."""
@@ -80,13 +70,7 @@ class SampleCaptions(beam.PTransform):
     """Captions (str) to at most `max_rows` rows of distinct ones, weighted by their chance."""
 
     def __init__(self, max_rows: int, power: float, cap: int = 0) -> None:
-        """Sets the size of the sample, and how often a repeated caption counts.
-
-        Args:
-          max_rows: rows at most.
-          power: in [0, 1]; 0 counts each distinct caption once, 1 each as often as it occurs.
-          cap: occurrences of a caption that count at most; 0 for all.
-        """
+        """Sets how often a repeated caption counts, see `weight`; `power` is in [0, 1]."""
         super().__init__()
         self.max_rows, self._power, self._cap = max_rows, power, cap
 
@@ -103,9 +87,12 @@ class SampleCaptions(beam.PTransform):
         )
 
         def choose(item: tuple[str, int], least: int) -> Iterator[Row]:
-            value = weight(item[1], power, cap)
-            if _bin(item[0], value) >= least:
-                yield _row(*item, value, 2 ** (least / _BINS_PER_DOUBLING))
+            text, occurrences = item
+            value = weight(occurrences, power, cap)
+            if _bin(text, value) >= least:
+                limit = 2 ** (least / _BINS_PER_DOUBLING)
+                times = round(_TIMES_UNIT * max(value, limit) / limit)
+                yield Row(text, times, round(occurrences / min(1.0, value / limit), 3))
 
         return counted | "Choose" >> beam.FlatMap(choose, beam.pvalue.AsSingleton(threshold))
 
@@ -125,9 +112,3 @@ def _bin(text: str, value: float) -> int:
     """Returns the bin of w / u on a logarithmic scale; at least 0, since w is at least 1."""
     chance = 1 - sharded_writers.hash_fraction(text, "vocabulary")
     return math.floor(math.log2(value / chance) * _BINS_PER_DOUBLING)
-
-
-def _row(text: str, occurrences: int, value: float, threshold: float) -> Row:
-    chance = min(1.0, value / threshold)
-    times = round(_TIMES_UNIT * max(value, threshold) / threshold)
-    return Row(text, times, round(occurrences / chance, 3))

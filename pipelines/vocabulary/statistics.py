@@ -31,8 +31,7 @@ _SPACE = "▁"
 def bounded(rows: Iterable[caption_sampling.Row]) -> list[caption_sampling.Row]:
     """Returns the first `ROWS_PER_LANGUAGE` rows of each language, which then stand for all of it.
 
-    Args:
-      rows: in random order; read once.
+    The rows are in random order, and are read once.
     """
     totals: collections.Counter[str] = collections.Counter()
     groups: dict[str, list[caption_sampling.Row]] = collections.defaultdict(list)
@@ -52,12 +51,9 @@ class Measured:
     """Captions encoded by a model, and figures of them or of a part of them."""
 
     def __init__(self, model: Any, rows: Sequence[caption_sampling.Row], text_length: int) -> None:
-        """Encodes the captions.
+        """Encodes captions with a SentencePieceProcessor.
 
-        Args:
-          model: a SentencePieceProcessor.
-          rows: the captions.
-          text_length: tokens that the encoder sees, with the end mark.
+        `text_length` is the number of tokens that the text encoder sees, with the end mark.
         """
         self.rows, self.text_length, self._model = list(rows), text_length, model
         is_byte = np.array([model.is_byte(i) for i in range(model.get_piece_size())])
@@ -88,6 +84,7 @@ class Measured:
         if not part.any():
             return None
         weights, lengths = self._weights[part], self._pieces[part] + 1
+        over = weights[lengths > self.text_length].sum()
         pieces, unknown, spelled, words, characters = (
             float(weights @ values[part])
             for values in (self._pieces, self._unknown, self._bytes, self._words, self._characters)
@@ -102,9 +99,7 @@ class Measured:
             "length_percentiles": {
                 str(q): percentile(lengths, weights, q / 100) for q in PERCENTILES
             },
-            "over_length_rate": round(
-                float(weights[lengths > self.text_length].sum() / weights.sum()), 6
-            ),
+            "over_length_rate": round(float(over / weights.sum()), 6),
         }
 
     def histogram(self) -> list[float]:
@@ -135,18 +130,17 @@ class Measured:
 
     def examples(self) -> list[dict[str, Any]]:
         """Returns some captions of each language with their pieces and ids."""
-        chosen = []
-        for language in self.languages():
-            chosen += np.flatnonzero(self._languages == language)[:_NUM_EXAMPLES].tolist()
-        return [self._example(index) for index in chosen]
+        return [
+            self._example(index)
+            for language in self.languages()
+            for index in np.flatnonzero(self._languages == language)[:_NUM_EXAMPLES].tolist()
+        ]
 
     def long_examples(self) -> list[dict[str, Any]]:
         """Returns the longest captions of those that are cut at `text_length`."""
-        order = sorted(
-            np.flatnonzero(self._pieces + 1 > self.text_length).tolist(),
-            key=lambda index: (-self._pieces[index], self.rows[index].text),
-        )
-        return [self._example(index) for index in order[:_NUM_LONG]]
+        cut = np.flatnonzero(self._pieces + 1 > self.text_length).tolist()
+        cut.sort(key=lambda index: (-self._pieces[index], self.rows[index].text))
+        return [self._example(index) for index in cut[:_NUM_LONG]]
 
     def _example(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
@@ -171,11 +165,9 @@ def percentile(values: np.ndarray, weights: np.ndarray, share: float) -> int:
 
 
 def piece_kinds(model: Any, num_symbols: int) -> dict[str, int]:
-    """Returns how many pieces there are of each kind; a space counts with the word it begins.
+    """Returns how many pieces of a SentencePieceProcessor there are of each kind.
 
-    Args:
-      model: a SentencePieceProcessor.
-      num_symbols: the pieces from id 3 on that are symbols, such as `<mask>`.
+    The pieces from id 3 on are `num_symbols` symbols. A space counts with the word it begins.
     """
     kinds = dict.fromkeys(("special", "symbols", "bytes", "characters", "beginnings", "parts"), 0)
     for index in range(model.get_piece_size()):
@@ -199,14 +191,10 @@ def report(
     held_out: Iterable[caption_sampling.Row],
     text_length: int,
 ) -> dict[str, Any]:
-    """Returns everything measured.
+    """Returns everything measured of a SentencePieceProcessor with `num_symbols`.
 
-    Args:
-      model: a SentencePieceProcessor.
-      num_symbols: how many symbols it has, with `<mask>`.
-      train: the rows that it learnt from; at least one, in random order; read once.
-      held_out: rows of captions that it has not seen, likewise; may be none.
-      text_length: tokens that the encoder sees.
+    Both kinds of rows are in random order and read once: those that it learnt from, at least one,
+    and captions that it has not seen.
 
     Returns:
       text_length; pieces (how many of each kind); train and held_out (figures, or None);

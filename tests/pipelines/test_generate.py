@@ -98,7 +98,7 @@ def test_pictures_scores_and_tokens_belong_together(
     finished: pathlib.Path, bundle: pathlib.Path
 ) -> None:
     tokens, score, picture = drawn(finished)["a blue square", 1]
-    decoder = model_handlers.DecodeHandler(bundle)
+    decoder = model_handlers.decode_handler(bundle)
     small = decoder.predict(np.array([tokens], np.int32), decoder.load_model())
     reranker = bundles.load_part(bundle, "reranker")
     scores = model_handlers.score(reranker, "a blue square", small)

@@ -17,17 +17,17 @@ TEXTS = ["a red circle", "a blue square", "green star"]
 def sample(bundle: pathlib.Path, texts: list[str], batch_size: int = 2) -> np.ndarray:
     """Returns [prompts, 3, length] tokens."""
     settings = sampling.SamplingSettings(guidance_scale=1.5)
-    handler = model_handlers.SampleHandler(bundle, settings, 3, seed=0, batch_size=batch_size)
+    handler = model_handlers.sample_handler(bundle, settings, 3, seed=0, batch_size=batch_size)
     return handler.predict(texts, handler.load_model())
 
 
 def test_only_the_half_that_is_used_stays_in_memory(bundle: pathlib.Path) -> None:
-    def branches(handler: model_handlers.PartHandler) -> set[str]:
+    def branches(handler: model_handlers.Handler) -> set[str]:
         return set(handler.load_model().variables["params"])
 
-    assert branches(model_handlers.EncodeHandler(bundle, 4)) == {"encoder", "codebook"}
-    assert branches(model_handlers.DecodeHandler(bundle)) == {"codebook", "decoder"}
-    both = model_handlers.EncodeHandler(bundle, 4, reconstruct=True)
+    assert branches(model_handlers.encode_handler(bundle, 4)) == {"encoder", "codebook"}
+    assert branches(model_handlers.decode_handler(bundle)) == {"codebook", "decoder"}
+    both = model_handlers.encode_handler(bundle, 4, reconstruct=True)
     assert branches(both) == {"encoder", "codebook", "decoder"}
 
 
