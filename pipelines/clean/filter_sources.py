@@ -22,8 +22,9 @@ from parti.pipelines.readers.base.source_files import FOLDER
 from parti.pipelines.readers.http import fetching
 from parti.stages import files
 
-TAGS = ("ranges", "rejected", "counts", "samples")
+TAGS = ("ranges", "rejected", "counts", "samples")  # the main output is "fingerprints"
 _TICK_EVERY = 16
+_FETCH = fetching.FetchSettings()
 
 PairFilter = Callable[[records.ImageTextPair], filter_pair.Filtered]
 
@@ -44,8 +45,8 @@ class Work(NamedTuple):
     in_part: bool = False
 
 
-class FilterSources(beam.PTransform):
-    """Takes `Work`; returns Fingerprints, and tagged `TAGS`.
+class FilterSource(beam.DoFn):
+    """Takes `Work`; yields Fingerprints, and tagged `TAGS`.
 
     `ranges` are (shard, intermediate.Range), `rejected` readers.Rejected, `counts`
     (statistics.Count, number), and `samples` statistics.Sample.
@@ -56,7 +57,7 @@ class FilterSources(beam.PTransform):
         make_filter: Callable[[], PairFilter],
         directory: files.Path,
         num_shards: Mapping[str, int],
-        fetch: fetching.FetchSettings | None = None,
+        fetch: fetching.FetchSettings = _FETCH,
     ) -> None:
         """Sets how.
 
@@ -66,32 +67,17 @@ class FilterSources(beam.PTransform):
           num_shards: split -> final shards.
           fetch: how images of URLs are fetched.
         """
-        super().__init__("Filter sources")
-        fetch = fetch or fetching.FetchSettings()
-        self._do = _FilterSource(make_filter, str(directory), dict(num_shards), fetch)
-
-    def expand(self, work: beam.PCollection) -> Any:
-        """Returns the tagged outputs; the main one is `fingerprints`."""
-        return work | "Filter" >> beam.ParDo(self._do).with_outputs(*TAGS, main="fingerprints")
-
-
-class _FilterSource(beam.DoFn):
-    def __init__(
-        self,
-        make_filter: Callable[[], PairFilter],
-        directory: str,
-        num_shards: dict[str, int],
-        fetch: fetching.FetchSettings,
-    ) -> None:
-        self._make_filter, self._directory = make_filter, directory
-        self._num_shards, self._fetch = num_shards, fetch
+        self._make_filter, self._directory = make_filter, str(directory)
+        self._num_shards, self._fetch = dict(num_shards), fetch
 
     def setup(self) -> None:
+        """Makes what a worker keeps."""
         self._filter = self._make_filter()
         self._sampler = statistics.Sampler()
         self._fetcher = fetching.shared(self._fetch)  # so that limits for a host hold
 
     def process(self, work: Work) -> Iterator[Any]:
+        """Yields what a source gives, read now or by a run that was killed."""
         finished = intermediate.Intermediate.open(self._directory, work.name)
         found = finished or self.write(work)
         tally = Tally.from_json(found.notes)
@@ -121,7 +107,11 @@ class _FilterSource(beam.DoFn):
         self, work: Work, writer: intermediate.Writer, tally: "Tally"
     ) -> Iterator[int]:
         """Filters the rows of a source; yields the size of each image, in bytes."""
-        for number, row in self._read(work):
+        found = enumerate(readers.read_source(work.source, self._fetcher), work.source.start)
+        if work.in_part:
+            wanted = intermediate.read_wanted(self._directory, work.name)
+            found = _select(found, wanted, work.source)
+        for number, row in found:
             filtered = self._filter_row(row, work.source, number)
             if isinstance(filtered.result, filter_pair.Passed):
                 pair, fingerprint = filtered.result
@@ -139,24 +129,14 @@ class _FilterSource(beam.DoFn):
                 writer.add(serialized, row)
                 yield len(serialized)
 
-    def _read(self, work: Work) -> Iterator[tuple[int, rows.Row]]:
-        """Yields (number, row) of the rows to filter."""
-        found = enumerate(readers.read_source(work.source, self._fetcher), work.source.start)
-        if not work.in_part:
-            return found
-        wanted = intermediate.read_wanted(self._directory, work.name)
-        return _select(found, wanted, work.source)
-
     def _filter_row(
         self, row: rows.Row, source: readers.Source, number: int
     ) -> filter_pair.Filtered:
         """Returns what becomes of a row; with its position, if it is rejected."""
-        if isinstance(row, readers.Rejected):
-            filtered = filter_pair.Filtered(row)
-        else:
-            filtered = self._filter(row)
+        is_read = not isinstance(row, readers.Rejected)
+        filtered = self._filter(row) if is_read else filter_pair.Filtered(row)
         if isinstance(filtered.result, readers.Rejected):
-            address, index = position_of(source, number)
+            address, index = _position(source, number)
             result = dataclasses.replace(filtered.result, address=address, row=index)
             return filtered._replace(result=result)
         return filtered
@@ -243,41 +223,32 @@ def _select(
     """
     for number, row in found:
         if number in wanted:
-            if not _same_key(row.key, wanted[number]):
+            now, before = row.key, wanted[number]
+            # Keys in a folder depend on where its pattern begins.
+            if now != before and not (now.endswith(f"/{before}") or before.endswith(f"/{now}")):
                 break
             yield number, dataclasses.replace(row, key=wanted.pop(number))
     if wanted:
         number, key = next(iter(wanted.items()))
-        address, index = position_of(source, number)
+        address, index = _position(source, number)
         raise ValueError(
             f"{address}: row {index}, {key}, is to be read again and is not there now; run the "
             "same command again if the file could not be read, else name no --retry_rejected"
         )
 
 
-def position_of(source: readers.Source, number: int) -> tuple[str, int]:
-    """Returns the absolute address of the file that a row is from, and its index in the file.
-
-    Args:
-      source: what was read.
-      number: of the row in it, counted from `source.start`.
-    """
+def _position(source: readers.Source, number: int) -> tuple[str, int]:
+    """Returns the absolute address of the file that a row is from, and its index in the file."""
     if source.format == FOLDER:
         return files.absolute(source.paths[number]), 0
     return files.absolute(source.paths[0]), number
-
-
-def _same_key(now: str, before: str) -> bool:
-    """Returns whether it may be one row: keys in a folder depend on where its pattern begins."""
-    return now == before or now.endswith(f"/{before}") or before.endswith(f"/{now}")
 
 
 class _Ticks:
     """Counts pairs for the progress line, some at a time, and the bytes of the source."""
 
     def __init__(self, num_bytes: int) -> None:
-        self.total = 0
-        self._rest, self._weight = num_bytes, 0
+        self.total, self._rest, self._weight = 0, num_bytes, 0
 
     def count(self, num_bytes: int) -> None:
         self.total += 1

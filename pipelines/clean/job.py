@@ -76,9 +76,12 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
         root
         | "Sources" >> beam.Create(list(job.sources))
         | beam.Reshuffle()  # so that workers share them
-        | filter_sources.FilterSources(
-            make_filter, job.intermediate_dir, settings.shards, job.fetch
-        )
+        | "Filter sources"
+        >> beam.ParDo(
+            filter_sources.FilterSource(
+                make_filter, job.intermediate_dir, settings.shards, job.fetch
+            )
+        ).with_outputs(*filter_sources.TAGS, main="fingerprints")
     )
     unique, same_key = connected_groups.one_per_key(filtered.fingerprints)
     duplicates = unique | connected_groups.FindDuplicates(settings.duplicates)

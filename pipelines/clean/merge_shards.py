@@ -3,6 +3,7 @@
 """The last step of `parti clean`: final shards, each from its ranges of the intermediate shards."""
 
 import collections
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ class MergeShards(beam.PTransform):
           tags: of what `describe` yields.
         """
         super().__init__("Merge shards")
-        self._do = _MergeShard(str(intermediate_dir), str(directory), num_shards, describe)
+        self._do = _MergeShard(str(intermediate_dir), str(directory), dict(num_shards), describe)
         self._shards = [(split, i) for split, count in num_shards.items() for i in range(count)]
         self._tags = tags
 
@@ -91,16 +92,12 @@ def _to_key(shard: intermediate.Shard) -> str:
     return f"{split} {index}"
 
 
+@dataclasses.dataclass(eq=False)
 class _MergeShard(beam.DoFn):
-    def __init__(
-        self,
-        intermediate_dir: str,
-        directory: str,
-        num_shards: Mapping[str, int],
-        describe: Describe,
-    ) -> None:
-        self._intermediate_dir, self._directory = intermediate_dir, directory
-        self._num_shards, self._describe = dict(num_shards), describe
+    intermediate_dir: str
+    directory: str
+    num_shards: dict[str, int]
+    describe: Describe
 
     def process(
         self, element: tuple[str, Iterable[Any]], shown: Any
@@ -111,10 +108,10 @@ class _MergeShard(beam.DoFn):
         ranges = [item for item in found if isinstance(item, intermediate.Range)]
         counts: collections.Counter[Any] = collections.Counter()
         with sharded_writers.SortedFile() as pairs, sharded_writers.SortedFile() as rows:
-            for row, serialized in intermediate.read_ranges(self._intermediate_dir, ranges):
+            for row, serialized in intermediate.read_ranges(self.intermediate_dir, ranges):
                 decision = decisions.get(row.id)
                 pair = records.ImageTextPair.from_example(serialized)
-                for output in self._describe(Merged(pair, row, decision), shown):
+                for output in self.describe(Merged(pair, row, decision), shown):
                     if output.tag == COUNTS:
                         counts[output.value[0]] += output.value[1]
                     else:
@@ -123,9 +120,9 @@ class _MergeShard(beam.DoFn):
                     rank = (sharded_writers.hash_fraction(row.key, "shard"), row.key, row.id)
                     pairs.add(rank, tfrecords.frame(serialized))
                     rows.add(rank, row.to_json(without=_OF_THE_RUN).encode() + b"\n")
-            count = self._num_shards[split]
+            count = self.num_shards[split]
             name = shard_names.shard_name(split, int(index), count)
-            yield pairs.write(files.join(self._directory, name))
+            yield pairs.write(files.join(self.directory, name))
             name = shard_names.shard_name(f"{HASHES}-{split}", int(index), count, ".jsonl")
-            yield rows.write(files.join(self._directory, name))
+            yield rows.write(files.join(self.directory, name))
         yield from (beam.pvalue.TaggedOutput(COUNTS, item) for item in counts.items())
