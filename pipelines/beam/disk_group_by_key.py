@@ -60,11 +60,7 @@ class GroupByKey(beam.PTransform):
     """Groups (bytes, bytes) by their first; the values of a group come in any order."""
 
     def expand(self, inputs: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
-        """Returns (key, iterable of values), which can be read more than once.
-
-        Args:
-          inputs: (bytes, bytes), or several such collections.
-        """
+        """Returns (key, iterable of values), which can be read more than once."""
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         folder = inputs[0].pipeline.options.view_as(ShuffleOptions).shuffle_dir
         if not folder:

@@ -57,21 +57,14 @@ class WriteLines(beam.PTransform):
     """
 
     def __init__(self, directory: files.Path, prefix: str, num_shards: int) -> None:
-        """Sets what is written.
-
-        Args:
-          directory: an existing folder that every worker reaches.
-          prefix: of the file names, e.g. "rejected".
-          num_shards: how many files.
-        """
+        """Sets an existing folder that every worker reaches, and the prefix of the file names."""
         super().__init__(f"Write {prefix}")
         self._directory, self._prefix, self._num_shards = str(directory), prefix, num_shards
 
     def expand(self, lines: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
         """Returns a dict {name, count, num_bytes, sha256} for each file.
 
-        Args:
-          lines: (key, line) of str and bytes, without line ends; or several such collections.
+        `lines` are (key, line) of str and bytes, without line ends, or several such collections.
         """
         lines, num_shards = lines if isinstance(lines, tuple) else (lines,), self._num_shards
 

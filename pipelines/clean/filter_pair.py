@@ -31,12 +31,7 @@ _DRAFT_SIDES = 2
 
 
 class Passed(NamedTuple):
-    """A pair that no rule rejected.
-
-    Attributes:
-      pair: the record to write.
-      fingerprint: its row; the id is given later.
-    """
+    """A pair that no rule rejected: the record to write, and its row without an id."""
 
     pair: records.ImageTextPair
     fingerprint: fingerprints.Fingerprint
@@ -137,7 +132,6 @@ def _fingerprint(
     picture: images.DecodedImage,
     settings: clean_settings.CleanSettings,
 ) -> fingerprints.Fingerprint:
-    """Returns the row by which a pair is compared with others."""
     phash, colours = image_hashes.fingerprint(picture.pixels)
     return fingerprints.Fingerprint(
         id="",
@@ -170,7 +164,6 @@ def _output(
     phash: int,
     settings: clean_settings.CleanSettings,
 ) -> records.ImageTextPair:
-    """Returns the record to write."""
     side = settings.image_size
     pixels = crops.fit(picture.pixels, side, settings.crop, pair.key)
     if settings.image_format == "png":

@@ -7,6 +7,7 @@ A source with a finished intermediate shard is not read again, so a killed run g
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -94,13 +95,16 @@ class FilterSource(beam.DoFn):
         Raises:
           ValueError: a row that is wanted is not there.
         """
-        tally, ticks = Tally(), _Ticks(work.source.num_bytes)
+        tally, rest = Tally(), work.source.num_bytes
         fill = self._add_known if work.hashes else self._add_filtered
         with intermediate.Writer(self._directory, work.name, self._num_shards) as writer:
-            for num_bytes in fill(work, writer, tally):
-                ticks.count(num_bytes)
-            ticks.end()
-            tally.counts[statistics.Count("read")] = ticks.total
+            filled = fill(work, writer, tally)
+            while sizes := list(itertools.islice(filled, _TICK_EVERY)):
+                weight = min(sum(sizes), rest)
+                rest -= weight
+                options.tick(len(sizes), weight)
+                tally.counts[statistics.Count("read")] += len(sizes)
+            options.tick(0, rest)
             return writer.finish(tally.to_json())
 
     def _add_filtered(
@@ -144,13 +148,7 @@ class FilterSource(beam.DoFn):
 
 @dataclasses.dataclass
 class Tally:
-    """Rejected rows, counts and samples of a source: all except the pairs that passed.
-
-    Attributes:
-      rejected: the rows.
-      counts: of all pairs that were read.
-      samples: rows for the report.
-    """
+    """What is kept of a source apart from the pairs that passed; counts are of all pairs."""
 
     rejected: list[readers.Rejected] = dataclasses.field(default_factory=list)
     counts: collections.Counter[statistics.Count] = dataclasses.field(
@@ -199,7 +197,6 @@ class Tally:
 
 
 def _outputs(tally: Tally, source: readers.Source) -> Iterator[beam.pvalue.TaggedOutput]:
-    """Yields the rejected rows, counts and samples of a source."""
     for row in tally.rejected:
         yield beam.pvalue.TaggedOutput("rejected", row)
     for item in tally.counts.items():
@@ -242,21 +239,3 @@ def _position(source: readers.Source, number: int) -> tuple[str, int]:
     if source.format == FOLDER:
         return files.absolute(source.paths[number]), 0
     return files.absolute(source.paths[0]), number
-
-
-class _Ticks:
-    """Counts pairs for the progress line, some at a time, and the bytes of the source."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self.total, self._rest, self._weight = 0, num_bytes, 0
-
-    def count(self, num_bytes: int) -> None:
-        self.total += 1
-        self._weight += min(num_bytes, self._rest)
-        self._rest -= min(num_bytes, self._rest)
-        if self.total % _TICK_EVERY == 0:
-            options.tick(_TICK_EVERY, self._weight)
-            self._weight = 0
-
-    def end(self) -> None:
-        options.tick(self.total % _TICK_EVERY, self._weight + self._rest)

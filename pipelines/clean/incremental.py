@@ -62,7 +62,6 @@ class OldRejected(NamedTuple):
     """A file of rejected rows of an earlier run.
 
     Attributes:
-      path: of the file.
       without: reasons whose rows are left out.
       root: what the addresses of its rows begin with, and was left out.
     """
@@ -76,17 +75,11 @@ class Extension:
     """A finished run, and what of it goes into a new one.
 
     Attributes:
-      directory: its output.
-      manifest: of that.
       sources: absolute path -> bytes of the files that it read.
     """
 
     def __init__(self, directory: files.Path, retry: Sequence[str]) -> None:
-        """Reads the manifest.
-
-        Args:
-          directory: the old output of `parti clean`.
-          retry: reasons; rows rejected for one of them are read again.
+        """Reads an old output's manifest; rows rejected for a reason of `retry` are read again.
 
         Raises:
           FileNotFoundError, ValueError: it is no finished output, or of code without hashes; or
@@ -108,11 +101,7 @@ class Extension:
         self.sources = {files.absolute(path): size for path, size in listed}
 
     def check_settings(self, settings: clean_settings.CleanSettings) -> None:
-        """Checks that the new run applies the old rules.
-
-        Raises:
-          ValueError: a setting differs.
-        """
+        """Raises ValueError if a rule or the form of the output differs from the old run's."""
         old, new = dict(self.manifest["settings"]), settings.to_dict()
         before, now = self.manifest["inputs"].get(WORD_FILES, {}), settings.rules.hash_files()
         old |= {f"sha256 of {name}": value for name, value in before.items()}
@@ -237,7 +226,7 @@ def _part(source: readers.Source, paths: Sequence[str]) -> readers.Source:
 def _take(
     retried: _Retried, source: readers.Source, paths: Sequence[str]
 ) -> tuple[list[str], intermediate.Wanted]:
-    """Takes the rows out of `retried` that are in these files of a source.
+    """Takes the rows of these files out of `retried`.
 
     Returns:
       The files with such rows, and the rows in a source of these files.

@@ -38,9 +38,7 @@ class CleanJob:
     """What a job reads and writes, and how.
 
     Attributes:
-      settings: the rules and the form of the output.
       sources: what to read, each with a name of its own.
-      fetch: how images of URLs are fetched.
       directory: an existing folder; pairs, hashes and rejected rows are written there.
       scratch: an existing folder for intermediate shards and counts, with `evaluation_file` if the
         settings name an evaluation set; every worker must reach both folders.

@@ -21,13 +21,7 @@ _OF_THE_RUN = ("id", "known")  # fields of a row that mean nothing in another ru
 
 
 class Merged(NamedTuple):
-    """A filtered pair, and what became of it.
-
-    Attributes:
-      pair: the record to write.
-      row: its fingerprint row.
-      decision: why it is dropped because of others; None if it is written.
-    """
+    """A filtered pair, and why it is dropped because of others; None if it is written."""
 
     pair: records.ImageTextPair
     row: fingerprints.Fingerprint

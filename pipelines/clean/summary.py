@@ -32,8 +32,8 @@ def make_report(
       collected: what the job wrote.
       settings: of the run.
       inputs: as the user named them.
-      evaluation: of the evaluation set, {name, num_captions, num_pictures}; None if there is none.
-      extends: the earlier output that was added to; None if there is none.
+      evaluation: of the evaluation set, {name, num_captions, num_pictures}.
+      extends: the earlier output that was added to.
 
     Raises:
       RuntimeError: rows were lost or counted twice.

@@ -217,7 +217,8 @@ def _by_group(
         rows
         | f"{label}: value" >> beam.Map(lambda r: (rule.group(r), fingerprints.pack(r)))
         | f"{label}: group" >> disk_group_by_key.GroupByKey()
-        | f"{label}: apply" >> beam.FlatMap(_apply, rule).with_outputs("dropped", main="kept")
+        | f"{label}: apply"
+        >> beam.FlatMap(lambda group: _apply(group, rule)).with_outputs("dropped", main="kept")
     )
     return applied.kept, applied.dropped
 

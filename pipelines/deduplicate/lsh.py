@@ -73,11 +73,12 @@ class FindNear(beam.PTransform):
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Returns the links."""
+        rule, most = self._rule, self._max_representatives
         collisions = (
             rows
-            | "Spread" >> beam.ParDo(_Spread(self._rule))
+            | "Spread" >> beam.ParDo(_Spread(rule))
             | "Partitions" >> disk_group_by_key.GroupByKey()
-            | "Collide" >> beam.FlatMap(_collide, self._rule)
+            | "Collide" >> beam.FlatMap(lambda partition: _collide(partition, rule))
         )
         by_handle = rows | "Handles" >> beam.Map(
             lambda row: (_handle(row), _ROW + fingerprints.pack(row))
@@ -87,10 +88,10 @@ class FindNear(beam.PTransform):
             | "Rows of handles" >> disk_group_by_key.GroupByKey()
             | "To buckets" >> beam.FlatMap(_to_buckets)
             | "Buckets" >> disk_group_by_key.GroupByKey()
-            | "Compare" >> beam.FlatMap(_compare, self._rule, self._max_representatives)
+            | "Compare" >> beam.FlatMap(lambda bucket: _compare(bucket, rule, most))
             | "Of a row" >> disk_group_by_key.GroupObjects()
             | "Best" >> beam.MapTuple(lambda identity, found: (identity, min(found)))
-            | "Links" >> beam.Map(_to_link, self._rule.reason)
+            | "Links" >> beam.Map(_to_link, rule.reason)
         )
 
 
@@ -183,16 +184,10 @@ def _compare(
 def _nearest(
     rule: similarity.SimilarityRule, batch: list[bytes], ends: np.ndarray, best: list[bytes]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the index in `best` of the nearest row, and its distance.
+    """Returns the index in `best` of each row's nearest, and its distance; infinity for none.
 
-    Args:
-      rule: says what is near.
-      batch: features of n rows.
-      ends: [n] int; each row is compared with the best ones up to there.
-      best: features.
-
-    Returns:
-      Both [n]; the distance is infinity for a row that has no near one.
+    `batch` and `best` are features. Both results are [n], as `ends`: each row is compared with the
+    best ones up to there.
     """
     many = np.frombuffer(b"".join(batch), np.uint8).reshape(len(batch), -1)
     nearest, distances = np.zeros(len(batch), np.int64), np.full(len(batch), np.inf)

@@ -57,9 +57,7 @@ def check_caption(
 
 
 def check_image(
-    image: rule.Image,
-    settings: presets.RuleSettings,
-    measures: dict[str, float] | None = None,
+    image: rule.Image, settings: presets.RuleSettings, measures: dict[str, float] | None = None
 ) -> Rejection | None:
     """Applies the rules for images. Called without pixels first, it may spare the decoding.
 

@@ -27,7 +27,7 @@ _METAVARS = {"names": "A,B", "file": "FILE", "switch": "BOOL", "count": "N", "nu
 
 @dataclasses.dataclass(frozen=True)
 class NotApplied:
-    """A published rule that this preset lacks: its title, and why it is not applied."""
+    """A published rule that this preset lacks, and why it is not applied."""
 
     title: str
     why: str
@@ -39,8 +39,7 @@ class RuleSettings:
 
     Attributes:
       preset: its name, or the file that it came from.
-      title: what the preset follows.
-      source: where that is published.
+      source: where what it follows is published.
       values: a value for each of `table.SETTINGS`, and "image_size": the side of the output in
         pixels, 0 if not known. A rule that is off has the value `Setting.off`.
       not_applied: what the published filters do and these rules do not.
@@ -216,14 +215,12 @@ def _check_complete(values: Mapping[str, Any]) -> None:
         rule.check_names("--languages", values["languages"], languages.codes())
     for row in table.RULES.values():
         own = row.setting
-        if values[own.name] in (own.off, own.initial):
-            continue
-        for needed in row.needs:
-            if needed.is_off(values):
-                raise ValueError(
-                    f"--{own.name} needs --{needed.name} ({needed.help}); "
-                    f"--{own.name}=off switches the rule off"
-                )
+        off = [needed for needed in row.needs if needed.is_off(values)]
+        if off and values[own.name] not in (own.off, own.initial):
+            raise ValueError(
+                f"--{own.name} needs --{off[0].name} ({off[0].help}); "
+                f"--{own.name}=off switches the rule off"
+            )
     for setting in table.SETTINGS.values():
         path = values[setting.name]
         if setting.kind == "file" and path and not files.exists(path):

@@ -43,10 +43,6 @@ class Setting:
 
     Attributes:
       name: in a preset and, after --, on the command line.
-      kind: "count" and "number" are off when None, "names" when (), "file" when "", "choice" when
-        "none".
-      help: one line.
-      low: smallest value.
       high: largest value; None for no bound.
       unit: of the value, in words.
       default: the value where a preset says nothing; None: off.
@@ -213,8 +209,6 @@ class Repair:
     """A change of captions before the rules see them.
 
     Attributes:
-      name: what it is counted under.
-      title: a short name to read.
       settings: of which one must be on.
       change: (caption in normal form, settings) -> the caption after it, in normal form.
     """
