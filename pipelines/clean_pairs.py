@@ -371,7 +371,7 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str)
 
 
 def _broken(report: Mapping[str, Any]) -> tuple[int, str]:
-    """Returns how many files of this run's input are broken, and a text with some of them."""
+    """Returns how many files of the input are broken, and a text with some of them."""
     broken = report.get("broken_files", {})
     count = sum(found if path.endswith("/") else 1 for path, found in broken.items())
     some = [*list(broken)[:_MAX_BROKEN], *(["..."] if len(broken) > _MAX_BROKEN else [])]

@@ -34,8 +34,6 @@ class Work(NamedTuple):
     """A source and the name of its intermediate shard.
 
     Attributes:
-      name: of the intermediate shard.
-      source: what to read.
       hashes: of pairs that an earlier run cleaned, the file with their rows; they are not filtered.
       in_part: whether to take only rows that `intermediate.read_wanted` names.
     """
@@ -111,7 +109,9 @@ class FilterSource(beam.DoFn):
         self, work: Work, writer: intermediate.Writer, tally: "Tally"
     ) -> Iterator[int]:
         """Filters the rows of a source; yields the size of each image, in bytes."""
-        found = enumerate(readers.read_source(work.source, self._fetcher), work.source.start)
+        found: Iterator[tuple[int, rows.Row]] = enumerate(
+            readers.read_source(work.source, self._fetcher), work.source.start
+        )
         if work.in_part:
             wanted = intermediate.read_wanted(self._directory, work.name)
             found = _select(found, wanted, work.source)

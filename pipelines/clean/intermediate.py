@@ -37,7 +37,6 @@ class Range(NamedTuple):
 
     Attributes:
       name: of the attempt.
-      num_pairs: how many they are.
       offset: of the first in its .tfrecord, in bytes.
       row_offset: of the first one's row in its .jsonl, in bytes.
     """

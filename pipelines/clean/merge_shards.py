@@ -3,7 +3,6 @@
 """The last step of `parti clean`: final shards, each from its ranges of the intermediate shards."""
 
 import collections
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -58,9 +57,8 @@ class MergeShards(beam.PTransform):
           tags: of what `describe` yields.
         """
         super().__init__("Merge shards")
-        self._do = _MergeShard(str(intermediate_dir), str(directory), dict(num_shards), describe)
-        self._shards = [(split, i) for split, count in num_shards.items() for i in range(count)]
-        self._tags = tags
+        self._intermediate_dir, self._directory = str(intermediate_dir), str(directory)
+        self._num_shards, self._describe, self._tags = dict(num_shards), describe, tags
 
     def expand(self, inputs: Mapping[str, beam.PCollection]) -> Any:
         """Returns the tagged outputs."""
@@ -70,42 +68,33 @@ class MergeShards(beam.PTransform):
         decisions = inputs["decisions"] | "Shard of decision" >> beam.Map(
             lambda decision: (_to_key(intermediate.shard_of_id(decision.id)), decision)
         )
-        every = [(_to_key(shard), None) for shard in self._shards]
+        every = [
+            (_to_key((split, index)), None)
+            for split, count in self._num_shards.items()
+            for index in range(count)
+        ]
         return (
             (ranges, decisions, ranges.pipeline | "All shards" >> beam.Create(every))
             | "Gather shards" >> disk_group_by_key.GroupObjects()
             | "Write shards"
-            >> beam.ParDo(self._do, beam.pvalue.AsSingleton(inputs["shown"])).with_outputs(
-                *self._tags, main="files"
-            )
+            >> beam.FlatMap(
+                lambda group, shown: self._merge(*group, shown),
+                beam.pvalue.AsSingleton(inputs["shown"]),
+            ).with_outputs(*self._tags, main="files")
         )
 
-
-def _to_key(shard: intermediate.Shard) -> str:
-    split, index = shard
-    return f"{split} {index}"
-
-
-@dataclasses.dataclass(eq=False)
-class _MergeShard(beam.DoFn):
-    intermediate_dir: str
-    directory: str
-    num_shards: dict[str, int]
-    describe: Describe
-
-    def process(
-        self, element: tuple[str, Iterable[Any]], shown: Any
+    def _merge(
+        self, key: str, found: Iterable[Any], shown: Any
     ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
-        key, found = element
         split, index = key.split()
         decisions = {item.id: item for item in found if isinstance(item, fingerprints.Decision)}
         ranges = [item for item in found if isinstance(item, intermediate.Range)]
         counts: collections.Counter[Any] = collections.Counter()
         with sharded_writers.SortedFile() as pairs, sharded_writers.SortedFile() as rows:
-            for row, serialized in intermediate.read_ranges(self.intermediate_dir, ranges):
+            for row, serialized in intermediate.read_ranges(self._intermediate_dir, ranges):
                 decision = decisions.get(row.id)
                 pair = records.ImageTextPair.from_example(serialized)
-                for output in self.describe(Merged(pair, row, decision), shown):
+                for output in self._describe(Merged(pair, row, decision), shown):
                     if output.tag == COUNTS:
                         counts[output.value[0]] += output.value[1]
                     else:
@@ -114,9 +103,14 @@ class _MergeShard(beam.DoFn):
                     rank = (sharded_writers.hash_fraction(row.key, "shard"), row.key, row.id)
                     pairs.add(rank, tfrecords.frame(serialized))
                     rows.add(rank, row.to_json(without=_OF_THE_RUN).encode() + b"\n")
-            count = self.num_shards[split]
+            count = self._num_shards[split]
             name = shard_names.shard_name(split, int(index), count)
-            yield pairs.write(files.join(self.directory, name))
+            yield pairs.write(files.join(self._directory, name))
             name = shard_names.shard_name(f"{HASHES}-{split}", int(index), count, ".jsonl")
-            yield rows.write(files.join(self.directory, name))
+            yield rows.write(files.join(self._directory, name))
         yield from (beam.pvalue.TaggedOutput(COUNTS, item) for item in counts.items())
+
+
+def _to_key(shard: intermediate.Shard) -> str:
+    split, index = shard
+    return f"{split} {index}"

@@ -88,7 +88,6 @@ class Decision:
     """A pair that is dropped because of others.
 
     Attributes:
-      id: of its row.
       reason: a short name, counted and reported.
       measure: the value that decided, as text.
       group: key of the copy that stays; empty where there is none.

@@ -46,15 +46,7 @@ _PACK_POINT = struct.Struct("<QQQ").pack
 
 
 class Link(NamedTuple):
-    """A row that another one replaces.
-
-    Attributes:
-      id: of the row.
-      reason: why it is dropped.
-      measure: the value that decided, as text.
-      target: id of the better row.
-      target_key: key of the better row.
-    """
+    """A row, by its id, that another one, the target, replaces."""
 
     id: str
     reason: str

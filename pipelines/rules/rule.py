@@ -151,8 +151,6 @@ class Rule:
     Attributes:
       kind: the stage of the funnel, by what the rule reads; one of `table`'s.
       name: the reason: in rejected rows, counters and the report.
-      title: a short name to read.
-      explanation: a sentence.
       setting: the threshold or switch; the rule is on when its value is not off.
       source: where the rule comes from; the values of a preset have their source there.
       measure: (input, settings) -> number, or None where the pair has no such value.
