@@ -146,7 +146,7 @@ def _columns(flags: argparse.Namespace) -> dict[str, str]:
 
 
 def _fetch_settings(flags: argparse.Namespace) -> fetching.FetchSettings:
-    for name, least in (("threads", 1), ("per_host", 1), ("retries", 0), ("timeout", 0.1)):
+    for name, least in {"threads": 1, "per_host": 1, "retries": 0, "timeout": 0.1}.items():
         value = getattr(flags, f"fetch_{name}")
         if not least <= value < math.inf:
             raise ValueError(f"--fetch_{name}={value}: give {least} or more")
@@ -174,13 +174,21 @@ def run(argv: Sequence[str]) -> int:
         report = _make_report(flags, plan, collected)
         if report["read"]:
             progress.done()
-            facts = _run_facts(time.monotonic() - began, num_workers, report["read"])
+            seconds = time.monotonic() - began
+            facts: clean_report.Run = {
+                "seconds": seconds,
+                "num_workers": num_workers,
+                "peak_memory": machine.peak_memory(),
+                "steps": [{"name": "all", "seconds": seconds, "count": report["read"]}],
+            }
             clean_report.write(stage.address, report, facts)
         else:
             files.remove_tree(stage.address)  # nothing to go on with
         _check_report(report, flags.input, files.join(stage.address, "report.html"))
         _check_broken(report, flags.max_broken_files)
-        _publish(stage, collected, report)
+        counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
+        hashes = {file["name"]: file["sha256"] for file in collected.files}
+        stage.publish(counts={**report["splits"], **counts}, content=hashes)
     print(_summary(report, flags.output))
     return 0
 
@@ -194,8 +202,8 @@ class _Plan:
       fetch: how pictures of URLs are fetched.
       statuses: of the files of the input, by absolute path.
       sources: what is read, of the input and of an earlier run.
-      evaluation: what is kept out; None if there is none.
-      extension: the earlier run that is added to; None if there is none.
+      evaluation: what is kept out.
+      extension: the earlier run that is added to.
     """
 
     settings: clean_settings.CleanSettings
@@ -212,11 +220,7 @@ class _Plan:
 
 
 def _plan(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> _Plan:
-    """Finds the input, and opens the evaluation sets and the earlier run.
-
-    Raises:
-      FileNotFoundError, ValueError: something is not there, or does not fit.
-    """
+    """Finds the input, and opens the evaluation sets and the earlier run."""
     found = readers.find_sources(flags.input, flags.input_format, _columns(flags), flags.image_root)
     statuses = incremental.read_statuses(found)
     evaluation = None
@@ -310,7 +314,6 @@ def _shuffle_dir(scratch: str, beam_options: pipeline_options.PipelineOptions) -
 def _make_report(
     flags: argparse.Namespace, plan: _Plan, collected: statistics.Collected
 ) -> dict[str, Any]:
-    """Returns the content of the report."""
     evaluation = None
     if plan.evaluation:
         evaluation = {
@@ -322,29 +325,18 @@ def _make_report(
     return clean_summary.make_report(collected, plan.settings, flags.input, evaluation, extends)
 
 
-def _publish(
-    stage: output_directory.OutputDirectory,
-    collected: statistics.Collected,
-    report: Mapping[str, Any],
-) -> None:
-    counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
-    hashes = {file["name"]: file["sha256"] for file in collected.files}
-    stage.publish(counts={**report["splits"], **counts}, content=hashes)
-
-
 def _check_output(flags: argparse.Namespace) -> None:
     """Raises ValueError if what is written would be read as input by the next run."""
     output = files.absolute(flags.output) if flags.output else ""
-    for folder in flags.input:
-        if folder and files.is_dir(folder):
-            root = files.absolute(folder).rstrip("/") + "/"
-            inner = output.removeprefix(root).split("/")
-            is_read = not any(name.startswith((".", "_")) for name in inner)
-            if output.startswith(root) and is_read:
-                raise ValueError(
-                    f"--output={flags.output}: is inside --input {folder}, and the next run would "
-                    "read it; choose a folder beside it"
-                )
+    for folder in (name for name in flags.input if name and files.is_dir(name)):
+        root = files.absolute(folder).rstrip("/") + "/"
+        inner = output.removeprefix(root).split("/")
+        is_read = not any(name.startswith((".", "_")) for name in inner)
+        if output.startswith(root) and is_read:
+            raise ValueError(
+                f"--output={flags.output}: is inside --input {folder}, and the next run would "
+                "read it; choose a folder beside it"
+            )
 
 
 def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.CleanSettings) -> int:
@@ -356,22 +348,12 @@ def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.Clea
     return sum(max(source.num_bytes, round(source.num_rows * of_pair)) for source in found)
 
 
-def _run_facts(seconds: float, num_workers: int, read: int) -> clean_report.Run:
-    """Returns what differs from run to run."""
-    return {
-        "seconds": seconds,
-        "num_workers": num_workers,
-        "peak_memory": machine.peak_memory(),
-        "steps": [{"name": "all", "seconds": seconds, "count": read}],
-    }
-
-
 def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str) -> None:
     """Raises ValueError if there is nothing to publish; `page` shows what was dropped."""
     where = " ".join(patterns)
     dropped = [rule for rule in report["rules"] if rule["dropped"]]
-    dropped.sort(key=lambda rule: -rule["dropped"])
-    reasons = ", ".join(map(_dropped, dropped[:4]))
+    most = sorted(dropped, key=lambda rule: -rule["dropped"])[:4]
+    reasons = ", ".join(map(_dropped, most))
     if not report["read"]:
         raise ValueError(
             f"no pairs in {where}; a tar holds key.jpg (or png, webp) and key.txt for each pair"
@@ -389,7 +371,7 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str)
 
 
 def _broken(report: Mapping[str, Any]) -> tuple[int, str]:
-    """Returns how many files of this run's input are broken, and a text with some of them."""
+    """Returns how many files of the input are broken, and a text with some of them."""
     broken = report.get("broken_files", {})
     count = sum(found if path.endswith("/") else 1 for path, found in broken.items())
     some = [*list(broken)[:_MAX_BROKEN], *(["..."] if len(broken) > _MAX_BROKEN else [])]
@@ -397,7 +379,6 @@ def _broken(report: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def _check_broken(report: Mapping[str, Any], limit: int | None) -> None:
-    """Raises ValueError if more files are broken than may be."""
     count, text = _broken(report)
     if limit is not None and count > limit:
         raise ValueError(

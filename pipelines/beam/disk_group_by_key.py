@@ -60,11 +60,7 @@ class GroupByKey(beam.PTransform):
     """Groups (bytes, bytes) by their first; the values of a group come in any order."""
 
     def expand(self, inputs: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
-        """Returns (key, iterable of values), which can be read more than once.
-
-        Args:
-          inputs: (bytes, bytes), or several such collections.
-        """
+        """Returns (key, iterable of values), which can be read more than once."""
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         folder = inputs[0].pipeline.options.view_as(ShuffleOptions).shuffle_dir
         if not folder:
@@ -78,7 +74,8 @@ class GroupByKey(beam.PTransform):
             parts
             | beam.Flatten()
             | "Parts" >> beam.GroupByKey()
-            | "From files" >> beam.ParDo(_FromFiles(folder))
+            # The runner gives the parts in any order.
+            | "From files" >> beam.FlatMapTuple(lambda _, some: _groups(sorted(some), folder))
         )
 
 
@@ -162,21 +159,8 @@ class _ToFiles(beam.DoFn):
         yield from map(window.GlobalWindows.windowed_value, self._writer.flush())
 
 
-class _FromFiles(beam.DoFn):
-    """Yields the groups of a partition."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-
-    def process(
-        self, partition: tuple[int, Iterable[_Part]]
-    ) -> Iterator[tuple[bytes, Iterable[bytes]]]:
-        # The runner gives them in any order.
-        yield from _groups(sorted(partition[1]), self._folder, level=0)
-
-
 def _groups(
-    parts: Sequence[_Part], folder: str, level: int
+    parts: Sequence[_Part], folder: str, level: int = 0
 ) -> Iterator[tuple[bytes, Iterable[bytes]]]:
     """Yields the groups of some parts: in memory, or split again if they are too large for it."""
     if sum(part.num_bytes for part in parts) <= _MEMORY_BYTES:
@@ -186,10 +170,8 @@ def _groups(
     elif level < _MAX_LEVELS:
         writer = _PartWriter(folder, seed=level + 1)
         split: dict[int, list[_Part]] = collections.defaultdict(list)
-        for key, value in _read(parts):
-            for partition, part in writer.add(key, value):
-                split[partition].append(part)
-        for partition, part in writer.flush():
+        written = itertools.chain.from_iterable(itertools.starmap(writer.add, _read(parts)))
+        for partition, part in itertools.chain(written, writer.flush()):
             split[partition].append(part)
         for partition in sorted(split):
             yield from _groups(split[partition], folder, level + 1)
@@ -209,7 +191,6 @@ class _Streamed:
 
 
 def _read(parts: Iterable[_Part]) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the pairs of parts."""
     for path, offset, num_bytes in parts:
         with files.open(path) as file:
             file.seek(offset)

@@ -9,7 +9,7 @@ written | sharded_writers.CollectJson(stage.path / ".files.json")
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
@@ -37,19 +37,14 @@ def shard_of(key: str, num_shards: int) -> int:
     return int(hash_fraction(key, "shard") * num_shards)
 
 
-def auto_num_shards(num_bytes: int) -> int:
-    """Returns a number of shards for this much data (bytes)."""
-    return min(max(MIN_AUTO_SHARDS, -(-num_bytes // TARGET_SHARD_BYTES)), MAX_SHARDS)
-
-
 def parse_num_shards(value: str, num_bytes: int) -> int:
-    """Returns the value of --num_shards: a positive number, or "auto".
+    """Returns the value of --num_shards: a number, or "auto" for one by the size of the data.
 
     Raises:
-      ValueError: neither.
+      ValueError: neither, or out of range.
     """
     if value == "auto":
-        return auto_num_shards(num_bytes)
+        return min(max(MIN_AUTO_SHARDS, -(-num_bytes // TARGET_SHARD_BYTES)), MAX_SHARDS)
     if not value.isdecimal() or not 1 <= int(value) <= MAX_SHARDS:
         raise ValueError(f"--num_shards={value}: give auto, or a number from 1 to {MAX_SHARDS}")
     return int(value)
@@ -62,30 +57,21 @@ class WriteLines(beam.PTransform):
     """
 
     def __init__(self, directory: files.Path, prefix: str, num_shards: int) -> None:
-        """Sets what is written.
-
-        Args:
-          directory: an existing folder that every worker reaches.
-          prefix: of the file names, e.g. "rejected".
-          num_shards: how many files.
-        """
+        """Sets an existing folder that every worker reaches, and the prefix of the file names."""
         super().__init__(f"Write {prefix}")
-        self._writer = _WriteLinesOfShard(str(directory), prefix, num_shards)
-        self._num_shards = num_shards
+        self._directory, self._prefix, self._num_shards = str(directory), prefix, num_shards
 
     def expand(self, lines: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
         """Returns a dict {name, count, num_bytes, sha256} for each file.
 
-        Args:
-          lines: (key, line) of str and bytes, without line ends; or several such collections.
+        `lines` are (key, line) of str and bytes, without line ends, or several such collections.
         """
         lines, num_shards = lines if isinstance(lines, tuple) else (lines,), self._num_shards
 
-        def with_shard(item: tuple[str, bytes]) -> tuple[str, tuple[str, bytes]]:
-            return str(shard_of(item[0], num_shards)), item
-
         keyed = tuple(
-            some | f"Assign shards {number}" >> beam.Map(with_shard)
+            some
+            | f"Assign shards {number}"
+            >> beam.Map(lambda item: (str(shard_of(item[0], num_shards)), item))
             for number, some in enumerate(lines)
         )
         every = [(str(shard), None) for shard in range(num_shards)]
@@ -93,23 +79,15 @@ class WriteLines(beam.PTransform):
         return (
             (*keyed, empty)
             | "Gather shards" >> disk_group_by_key.GroupObjects()
-            | "Write files" >> beam.ParDo(self._writer)
+            | "Write files" >> beam.MapTuple(self._write_shard)
         )
 
-
-class _WriteLinesOfShard(beam.DoFn):
-    def __init__(self, directory: str, prefix: str, num_shards: int) -> None:
-        self._directory, self._prefix, self._num_shards = directory, prefix, num_shards
-
-    def process(
-        self, group: tuple[str, Iterable[tuple[str, bytes] | None]]
-    ) -> Iterator[dict[str, Any]]:
-        shard, items = group
+    def _write_shard(self, shard: str, items: Iterable[tuple[str, bytes] | None]) -> dict[str, Any]:
         name = shard_names.shard_name(self._prefix, int(shard), self._num_shards, ".jsonl")
         with SortedFile() as lines:
             for key, line in filter(None, items):
                 lines.add((key, xxhash.xxh3_64_intdigest(line)), line + b"\n")
-            yield lines.write(files.join(self._directory, name))
+            return lines.write(files.join(self._directory, name))
 
 
 class SortedFile:

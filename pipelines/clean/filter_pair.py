@@ -6,6 +6,7 @@ The order is that of cost: the caption and the scores of the metadata, the size 
 pixels, the evaluation sets. The first that rejects a pair is its reason.
 """
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from parti.pipelines.beam import sharded_writers
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.clean import statistics
 from parti.pipelines.deduplicate import fingerprints
-from parti.pipelines.rules import evaluate, inputs, table
+from parti.pipelines.rules import evaluate, rule, table
 
 ORIGINAL_SIZE = "original_size"  # in the metadata: [width, height] before crop and resize
 # A JPEG is decoded at a size of at least twice the side of the output: see `images.decode`.
@@ -30,12 +31,7 @@ _DRAFT_SIDES = 2
 
 
 class Passed(NamedTuple):
-    """A pair that no rule rejected.
-
-    Attributes:
-      pair: the record to write.
-      fingerprint: its row; the id is given later.
-    """
+    """A pair that no rule rejected: the record to write, and its row without an id."""
 
     pair: records.ImageTextPair
     fingerprint: fingerprints.Fingerprint
@@ -63,17 +59,10 @@ def filter_pair(
     settings: clean_settings.CleanSettings,
     evaluation: decontamination.EvaluationSet | None = None,
 ) -> Filtered:
-    """Applies every rule that needs only this pair, then crops, resizes and encodes.
-
-    Args:
-      pair: as read.
-      settings: the rules and the form of the output.
-      evaluation: the evaluation sets to keep out, if any.
-    """
+    """Applies every rule that needs only this pair, then crops, resizes and encodes."""
     measures: dict[str, float] = {}
-    text, rejection, notes = evaluate.check_caption(
-        pair.text, pair.metadata, settings.rules, measures
-    )
+    rules = settings.rules
+    text, rejection, notes = evaluate.check_caption(pair.text, pair.metadata, rules, measures)
     counts = [_count_of_note(note) for note in notes]
     counts += statistics.caption_counts("before", text, pair.metadata, settings)
     changes = {note: pair.text for note in notes if not note.startswith(evaluate.NO_VALUE)}
@@ -96,18 +85,22 @@ def filter_pair(
     if evaluation and (hit := evaluation.hit(text, row.phash, row.colours, row.area)):
         return reject(*hit)
     passed = Passed(_output(pair, text, picture, row.phash, settings), row)
-    near = {name: _closeness(name, measure, settings) for name, measure in measures.items()}
+    near = {
+        name: (
+            evaluate.closeness(name, measure, rules),
+            f"{measure:.4g} {table.RULES[name].setting.unit}".strip(),
+        )
+        for name, measure in measures.items()
+    }
     return Filtered(passed, counts, near, changes)
 
 
 def load_filter(
     settings: clean_settings.CleanSettings, evaluation: str
 ) -> "functools.partial[Filtered]":
-    """Returns `filter_pair` with its settings, for a worker; opens the evaluation set.
+    """Returns `filter_pair` with its settings, for a worker.
 
-    Args:
-      settings: the rules and the form of the output.
-      evaluation: the address to which `EvaluationSet.save` wrote it; "" for none.
+    `evaluation` is the address to which `EvaluationSet.save` wrote the evaluation set; "" for none.
     """
     opened = decontamination.EvaluationSet.open(evaluation) if evaluation else None
     return functools.partial(filter_pair, settings=settings, evaluation=opened)
@@ -125,12 +118,12 @@ def _decode(
     Raises:
       ValueError: it does not open.
     """
-    header = inputs.Image(width, height, len(data), inputs.image_format(data), None)
-    if rejection := evaluate.check_image(header, settings.rules, measures):
+    image = rule.Image(width, height, len(data), rule.image_format(data), pixels=None)
+    if rejection := evaluate.check_image(image, settings.rules, measures):
         return rejection
     picture = images.decode(data, draft_side=_DRAFT_SIDES * settings.image_size)
-    decoded = inputs.Image(width, height, len(data), header.format, picture.pixels)
-    return evaluate.check_image(decoded, settings.rules, measures) or picture
+    image = dataclasses.replace(image, pixels=picture.pixels)
+    return evaluate.check_image(image, settings.rules, measures) or picture
 
 
 def _fingerprint(
@@ -139,7 +132,6 @@ def _fingerprint(
     picture: images.DecodedImage,
     settings: clean_settings.CleanSettings,
 ) -> fingerprints.Fingerprint:
-    """Returns the row by which a pair is compared with others."""
     phash, colours = image_hashes.fingerprint(picture.pixels)
     return fingerprints.Fingerprint(
         id="",
@@ -172,8 +164,8 @@ def _output(
     phash: int,
     settings: clean_settings.CleanSettings,
 ) -> records.ImageTextPair:
-    """Returns the record to write."""
-    pixels = crops.fit(picture.pixels, settings.image_size, settings.crop, pair.key)
+    side = settings.image_size
+    pixels = crops.fit(picture.pixels, side, settings.crop, pair.key)
     if settings.image_format == "png":
         image = images.encode_png(pixels)
     else:
@@ -182,8 +174,8 @@ def _output(
         key=pair.key,
         image=image,
         text=text,
-        width=settings.image_size,
-        height=settings.image_size,
+        width=side,
+        height=side,
         source=pair.source,
         sha256=hashlib.sha256(pair.image).hexdigest(),
         phash=f"{phash:016x}",
@@ -216,16 +208,7 @@ def _is_size(value: Any) -> bool:
     return min(value) >= 1 and value[0] * value[1] <= images.MAX_PIXELS
 
 
-def _closeness(
-    rule: str, measure: float, settings: clean_settings.CleanSettings
-) -> tuple[float, str]:
-    """Returns how near a measure is to its rule's threshold, and the measure in words."""
-    distance = evaluate.closeness(rule, measure, settings.rules)
-    return distance, f"{measure:.4g} {table.RULES[rule].setting.unit}".strip()
-
-
 def _count_of_note(note: str) -> statistics.Count:
-    """Returns what is counted of a note of `evaluate.check_caption`."""
     if note.startswith(evaluate.NO_VALUE):
         return statistics.Count("no_value", note.removeprefix(evaluate.NO_VALUE))
     return statistics.Count("changed", note)

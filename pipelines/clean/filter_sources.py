@@ -7,6 +7,7 @@ A source with a finished intermediate shard is not read again, so a killed run g
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -22,8 +23,9 @@ from parti.pipelines.readers.base.source_files import FOLDER
 from parti.pipelines.readers.http import fetching
 from parti.stages import files
 
-TAGS = ("ranges", "rejected", "counts", "samples")
+TAGS = ("ranges", "rejected", "counts", "samples")  # the main output is "fingerprints"
 _TICK_EVERY = 16
+_FETCH = fetching.FetchSettings()
 
 PairFilter = Callable[[records.ImageTextPair], filter_pair.Filtered]
 
@@ -32,8 +34,6 @@ class Work(NamedTuple):
     """A source and the name of its intermediate shard.
 
     Attributes:
-      name: of the intermediate shard.
-      source: what to read.
       hashes: of pairs that an earlier run cleaned, the file with their rows; they are not filtered.
       in_part: whether to take only rows that `intermediate.read_wanted` names.
     """
@@ -44,8 +44,8 @@ class Work(NamedTuple):
     in_part: bool = False
 
 
-class FilterSources(beam.PTransform):
-    """Takes `Work`; returns Fingerprints, and tagged `TAGS`.
+class FilterSource(beam.DoFn):
+    """Takes `Work`; yields Fingerprints, and tagged `TAGS`.
 
     `ranges` are (shard, intermediate.Range), `rejected` readers.Rejected, `counts`
     (statistics.Count, number), and `samples` statistics.Sample.
@@ -56,7 +56,7 @@ class FilterSources(beam.PTransform):
         make_filter: Callable[[], PairFilter],
         directory: files.Path,
         num_shards: Mapping[str, int],
-        fetch: fetching.FetchSettings | None = None,
+        fetch: fetching.FetchSettings = _FETCH,
     ) -> None:
         """Sets how.
 
@@ -66,32 +66,17 @@ class FilterSources(beam.PTransform):
           num_shards: split -> final shards.
           fetch: how images of URLs are fetched.
         """
-        super().__init__("Filter sources")
-        fetch = fetch or fetching.FetchSettings()
-        self._do = _FilterSource(make_filter, str(directory), dict(num_shards), fetch)
-
-    def expand(self, work: beam.PCollection) -> Any:
-        """Returns the tagged outputs; the main one is `fingerprints`."""
-        return work | "Filter" >> beam.ParDo(self._do).with_outputs(*TAGS, main="fingerprints")
-
-
-class _FilterSource(beam.DoFn):
-    def __init__(
-        self,
-        make_filter: Callable[[], PairFilter],
-        directory: str,
-        num_shards: dict[str, int],
-        fetch: fetching.FetchSettings,
-    ) -> None:
-        self._make_filter, self._directory = make_filter, directory
-        self._num_shards, self._fetch = num_shards, fetch
+        self._make_filter, self._directory = make_filter, str(directory)
+        self._num_shards, self._fetch = dict(num_shards), fetch
 
     def setup(self) -> None:
+        """Makes what a worker keeps."""
         self._filter = self._make_filter()
         self._sampler = statistics.Sampler()
         self._fetcher = fetching.shared(self._fetch)  # so that limits for a host hold
 
     def process(self, work: Work) -> Iterator[Any]:
+        """Yields what a source gives, read now or by a run that was killed."""
         finished = intermediate.Intermediate.open(self._directory, work.name)
         found = finished or self.write(work)
         tally = Tally.from_json(found.notes)
@@ -108,20 +93,29 @@ class _FilterSource(beam.DoFn):
         Raises:
           ValueError: a row that is wanted is not there.
         """
-        tally, ticks = Tally(), _Ticks(work.source.num_bytes)
+        tally, rest = Tally(), work.source.num_bytes
         fill = self._add_known if work.hashes else self._add_filtered
         with intermediate.Writer(self._directory, work.name, self._num_shards) as writer:
-            for num_bytes in fill(work, writer, tally):
-                ticks.count(num_bytes)
-            ticks.end()
-            tally.counts[statistics.Count("read")] = ticks.total
+            filled = fill(work, writer, tally)
+            while sizes := list(itertools.islice(filled, _TICK_EVERY)):
+                weight = min(sum(sizes), rest)
+                rest -= weight
+                options.tick(len(sizes), weight)
+                tally.counts[statistics.Count("read")] += len(sizes)
+            options.tick(0, rest)
             return writer.finish(tally.to_json())
 
     def _add_filtered(
         self, work: Work, writer: intermediate.Writer, tally: "Tally"
     ) -> Iterator[int]:
         """Filters the rows of a source; yields the size of each image, in bytes."""
-        for number, row in self._read(work):
+        found: Iterator[tuple[int, rows.Row]] = enumerate(
+            readers.read_source(work.source, self._fetcher), work.source.start
+        )
+        if work.in_part:
+            wanted = intermediate.read_wanted(self._directory, work.name)
+            found = _select(found, wanted, work.source)
+        for number, row in found:
             filtered = self._filter_row(row, work.source, number)
             if isinstance(filtered.result, filter_pair.Passed):
                 pair, fingerprint = filtered.result
@@ -139,24 +133,14 @@ class _FilterSource(beam.DoFn):
                 writer.add(serialized, row)
                 yield len(serialized)
 
-    def _read(self, work: Work) -> Iterator[tuple[int, rows.Row]]:
-        """Yields (number, row) of the rows to filter."""
-        found = enumerate(readers.read_source(work.source, self._fetcher), work.source.start)
-        if not work.in_part:
-            return found
-        wanted = intermediate.read_wanted(self._directory, work.name)
-        return _select(found, wanted, work.source)
-
     def _filter_row(
         self, row: rows.Row, source: readers.Source, number: int
     ) -> filter_pair.Filtered:
         """Returns what becomes of a row; with its position, if it is rejected."""
-        if isinstance(row, readers.Rejected):
-            filtered = filter_pair.Filtered(row)
-        else:
-            filtered = self._filter(row)
+        is_read = not isinstance(row, readers.Rejected)
+        filtered = self._filter(row) if is_read else filter_pair.Filtered(row)
         if isinstance(filtered.result, readers.Rejected):
-            address, index = position_of(source, number)
+            address, index = _position(source, number)
             result = dataclasses.replace(filtered.result, address=address, row=index)
             return filtered._replace(result=result)
         return filtered
@@ -164,13 +148,7 @@ class _FilterSource(beam.DoFn):
 
 @dataclasses.dataclass
 class Tally:
-    """Rejected rows, counts and samples of a source: all except the pairs that passed.
-
-    Attributes:
-      rejected: the rows.
-      counts: of all pairs that were read.
-      samples: rows for the report.
-    """
+    """What is kept of a source apart from the pairs that passed; counts are of all pairs."""
 
     rejected: list[readers.Rejected] = dataclasses.field(default_factory=list)
     counts: collections.Counter[statistics.Count] = dataclasses.field(
@@ -219,7 +197,6 @@ class Tally:
 
 
 def _outputs(tally: Tally, source: readers.Source) -> Iterator[beam.pvalue.TaggedOutput]:
-    """Yields the rejected rows, counts and samples of a source."""
     for row in tally.rejected:
         yield beam.pvalue.TaggedOutput("rejected", row)
     for item in tally.counts.items():
@@ -243,49 +220,22 @@ def _select(
     """
     for number, row in found:
         if number in wanted:
-            if not _same_key(row.key, wanted[number]):
+            now, before = row.key, wanted[number]
+            # Keys in a folder depend on where its pattern begins.
+            if now != before and not (now.endswith(f"/{before}") or before.endswith(f"/{now}")):
                 break
             yield number, dataclasses.replace(row, key=wanted.pop(number))
     if wanted:
         number, key = next(iter(wanted.items()))
-        address, index = position_of(source, number)
+        address, index = _position(source, number)
         raise ValueError(
             f"{address}: row {index}, {key}, is to be read again and is not there now; run the "
             "same command again if the file could not be read, else name no --retry_rejected"
         )
 
 
-def position_of(source: readers.Source, number: int) -> tuple[str, int]:
-    """Returns the absolute address of the file that a row is from, and its index in the file.
-
-    Args:
-      source: what was read.
-      number: of the row in it, counted from `source.start`.
-    """
+def _position(source: readers.Source, number: int) -> tuple[str, int]:
+    """Returns the absolute address of the file that a row is from, and its index in the file."""
     if source.format == FOLDER:
         return files.absolute(source.paths[number]), 0
     return files.absolute(source.paths[0]), number
-
-
-def _same_key(now: str, before: str) -> bool:
-    """Returns whether it may be one row: keys in a folder depend on where its pattern begins."""
-    return now == before or now.endswith(f"/{before}") or before.endswith(f"/{now}")
-
-
-class _Ticks:
-    """Counts pairs for the progress line, some at a time, and the bytes of the source."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self.total = 0
-        self._rest, self._weight = num_bytes, 0
-
-    def count(self, num_bytes: int) -> None:
-        self.total += 1
-        self._weight += min(num_bytes, self._rest)
-        self._rest -= min(num_bytes, self._rest)
-        if self.total % _TICK_EVERY == 0:
-            options.tick(_TICK_EVERY, self._weight)
-            self._weight = 0
-
-    def end(self) -> None:
-        options.tick(self.total % _TICK_EVERY, self._weight + self._rest)

@@ -8,12 +8,13 @@ rejected for that reason. A file is known by its absolute path, a row by its ind
 """
 
 import bisect
+import collections
 import concurrent.futures
 import dataclasses
 import functools
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from parti.data.storage import records
@@ -53,20 +54,14 @@ def source_files(
 
 def input_root(sources: Sequence[tuple[str, int]]) -> str:
     """Returns the folder that all of these files are in, with a slash; "" if there is none."""
-    paths = [path.split("/")[:-1] for path, _ in sources]
-    common = [parts[0] for parts in itertools.takewhile(_is_one, zip(*paths, strict=False))]
+    common = os.path.commonprefix([path.split("/")[:-1] for path, _ in sources])
     return "/".join([*common, ""])
-
-
-def _is_one(parts: Sequence[str]) -> bool:
-    return len(set(parts)) == 1
 
 
 class OldRejected(NamedTuple):
     """A file of rejected rows of an earlier run.
 
     Attributes:
-      path: of the file.
       without: reasons whose rows are left out.
       root: what the addresses of its rows begin with, and was left out.
     """
@@ -80,17 +75,11 @@ class Extension:
     """A finished run, and what of it goes into a new one.
 
     Attributes:
-      directory: its output.
-      manifest: of that.
       sources: absolute path -> bytes of the files that it read.
     """
 
     def __init__(self, directory: files.Path, retry: Sequence[str]) -> None:
-        """Reads the manifest.
-
-        Args:
-          directory: the old output of `parti clean`.
-          retry: reasons; rows rejected for one of them are read again.
+        """Reads an old output's manifest; rows rejected for a reason of `retry` are read again.
 
         Raises:
           FileNotFoundError, ValueError: it is no finished output, or of code without hashes; or
@@ -112,15 +101,10 @@ class Extension:
         self.sources = {files.absolute(path): size for path, size in listed}
 
     def check_settings(self, settings: clean_settings.CleanSettings) -> None:
-        """Checks that the new run applies the old rules.
-
-        Raises:
-          ValueError: a setting differs.
-        """
+        """Raises ValueError if a rule or the form of the output differs from the old run's."""
         old, new = dict(self.manifest["settings"]), settings.to_dict()
-        before = self.manifest["inputs"].get(WORD_FILES, {})
+        before, now = self.manifest["inputs"].get(WORD_FILES, {}), settings.rules.hash_files()
         old |= {f"sha256 of {name}": value for name, value in before.items()}
-        now = settings.rules.hash_files()
         new |= {f"sha256 of {name}": value for name, value in now.items()}
         for name in sorted({*old, *new} - {*_FREE}):
             if old.get(name) != new.get(name):
@@ -145,10 +129,6 @@ class Extension:
         self, sources: Sequence[readers.Source], statuses: Mapping[str, files.Status]
     ) -> list[filter_sources.Work]:
         """Returns what of the input is to be read: new files, and old ones with rows to retry.
-
-        Args:
-          sources: the input.
-          statuses: of its files, from `read_statuses`.
 
         Raises:
           ValueError: a file that was read has another size now, or a row to retry is not in the
@@ -177,8 +157,8 @@ class Extension:
 
     def write_wanted(self, directory: files.Path) -> None:
         """Writes for the workers which rows they read of the sources that are read in part."""
+        write = functools.partial(intermediate.write_wanted, directory)
         with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-            write = functools.partial(intermediate.write_wanted, directory)
             list(pool.map(write, self._wanted.keys(), self._wanted.values()))
 
     def _check_unchanged(self, paths: Sequence[str], statuses: Mapping[str, files.Status]) -> None:
@@ -208,35 +188,33 @@ class Extension:
         entries = files.list_folder(self.directory)
         return [e.path for e in entries if files.name(e.path).startswith("rejected-")]
 
-    def _rejected_rows(self) -> Iterator[Mapping[str, Any]]:
-        for path in self._rejected_files():
-            with files.open(path) as lines:
-                yield from map(json.loads, lines)
-
     def _retried(self) -> _Retried:
         """Returns the rows to read again.
 
         Raises:
           ValueError: a file was rejected, and no row of it; or an output of an earlier version.
         """
-        found: dict[str, dict[int, str]] = {}
-        for row in self._rejected_rows() if self._retry else ():
-            if row["reason"] in self._retry:
-                if row["reason"] == "broken_file" and row["key"] == row["source"]:
-                    raise ValueError(
-                        f"--retry_rejected={row['reason']}: {row['source']} as a whole was "
-                        "rejected for it; mend the file and give it another name, or clean all "
-                        "input again"
-                    )
-                if not row.get("address"):
-                    raise ValueError(
-                        f"--retry_rejected={row['reason']}: {self.directory} is of an earlier "
-                        "version and does not say where its rejected rows are; clean all input "
-                        "again, or leave it out"
-                    )
-                address = self._root + row["address"]
-                found.setdefault(address, {})[row["row"]] = row["key"]
+        found: dict[str, dict[int, str]] = collections.defaultdict(dict)
+        for path in self._rejected_files() if self._retry else ():
+            with files.open(path) as lines:
+                for row in map(json.loads, lines):
+                    if row["reason"] in self._retry:
+                        self._check_retried(row)
+                        found[self._root + row["address"]][row["row"]] = row["key"]
         return {address: sorted(rows.items()) for address, rows in found.items()}
+
+    def _check_retried(self, row: Mapping[str, Any]) -> None:
+        where = f"--retry_rejected={row['reason']}"
+        if row["reason"] == "broken_file" and row["key"] == row["source"]:
+            raise ValueError(
+                f"{where}: {row['source']} as a whole was rejected for it; mend the file and give "
+                "it another name, or clean all input again"
+            )
+        if not row.get("address"):
+            raise ValueError(
+                f"{where}: {self.directory} is of an earlier version and does not say where its "
+                "rejected rows are; clean all input again, or leave it out"
+            )
 
 
 def _part(source: readers.Source, paths: Sequence[str]) -> readers.Source:
@@ -248,7 +226,7 @@ def _part(source: readers.Source, paths: Sequence[str]) -> readers.Source:
 def _take(
     retried: _Retried, source: readers.Source, paths: Sequence[str]
 ) -> tuple[list[str], intermediate.Wanted]:
-    """Takes the rows out of `retried` that are in these files of a source.
+    """Takes the rows of these files out of `retried`.
 
     Returns:
       The files with such rows, and the rows in a source of these files.

@@ -37,7 +37,6 @@ class Range(NamedTuple):
 
     Attributes:
       name: of the attempt.
-      num_pairs: how many they are.
       offset: of the first in its .tfrecord, in bytes.
       row_offset: of the first one's row in its .jsonl, in bytes.
     """
@@ -69,13 +68,7 @@ class Writer:
     """Writes the pairs of one source; a context manager. `finish` makes them an `Intermediate`."""
 
     def __init__(self, directory: files.Path, name: str, num_shards: Mapping[str, int]) -> None:
-        """Sets what is written.
-
-        Args:
-          directory: of the intermediate shards; it exists.
-          name: of this one; a plain file name without suffix.
-          num_shards: split -> final shards.
-        """
+        """Sets the directory, which exists, a plain file name, and split -> final shards."""
         self._directory, self._name, self._num_shards = directory, name, dict(num_shards)
         self._attempt = f"{name}-{uuid.uuid4().hex}"
         self._rows: list[fingerprints.Fingerprint] = []
@@ -102,11 +95,7 @@ class Writer:
             self._flush()
 
     def finish(self, notes: Mapping[str, Any]) -> "Intermediate":
-        """Finishes the files, the .json last.
-
-        Args:
-          notes: what else to keep of the source; JSON.
-        """
+        """Finishes the files, the .json last; `notes` are JSON to keep with them."""
         self._flush()
         ranges = self._write_rows(self._open("jsonl"))
         self._stack.close()
@@ -141,11 +130,7 @@ class Writer:
 
 
 class Intermediate:
-    """A finished intermediate shard.
-
-    Attributes:
-      notes: what `Writer.finish` was given.
-    """
+    """A finished intermediate shard, with the notes that `Writer.finish` was given."""
 
     def __init__(self, directory: files.Path, content: Mapping[str, Any]) -> None:
         self._directory, self._content = directory, content

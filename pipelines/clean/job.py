@@ -38,9 +38,7 @@ class CleanJob:
     """What a job reads and writes, and how.
 
     Attributes:
-      settings: the rules and the form of the output.
       sources: what to read, each with a name of its own.
-      fetch: how images of URLs are fetched.
       directory: an existing folder; pairs, hashes and rejected rows are written there.
       scratch: an existing folder for intermediate shards and counts, with `evaluation_file` if the
         settings name an evaluation set; every worker must reach both folders.
@@ -76,9 +74,12 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
         root
         | "Sources" >> beam.Create(list(job.sources))
         | beam.Reshuffle()  # so that workers share them
-        | filter_sources.FilterSources(
-            make_filter, job.intermediate_dir, settings.shards, job.fetch
-        )
+        | "Filter sources"
+        >> beam.ParDo(
+            filter_sources.FilterSource(
+                make_filter, job.intermediate_dir, settings.shards, job.fetch
+            )
+        ).with_outputs(*filter_sources.TAGS, main="fingerprints")
     )
     unique, same_key = connected_groups.one_per_key(filtered.fingerprints)
     duplicates = unique | connected_groups.FindDuplicates(settings.duplicates)

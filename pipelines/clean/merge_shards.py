@@ -20,13 +20,7 @@ _OF_THE_RUN = ("id", "known")  # fields of a row that mean nothing in another ru
 
 
 class Merged(NamedTuple):
-    """A filtered pair, and what became of it.
-
-    Attributes:
-      pair: the record to write.
-      row: its fingerprint row.
-      decision: why it is dropped because of others; None if it is written.
-    """
+    """A filtered pair, and why it is dropped because of others; None if it is written."""
 
     pair: records.ImageTextPair
     row: fingerprints.Fingerprint
@@ -63,9 +57,8 @@ class MergeShards(beam.PTransform):
           tags: of what `describe` yields.
         """
         super().__init__("Merge shards")
-        self._do = _MergeShard(str(intermediate_dir), str(directory), num_shards, describe)
-        self._shards = [(split, i) for split, count in num_shards.items() for i in range(count)]
-        self._tags = tags
+        self._intermediate_dir, self._directory = str(intermediate_dir), str(directory)
+        self._num_shards, self._describe, self._tags = dict(num_shards), describe, tags
 
     def expand(self, inputs: Mapping[str, beam.PCollection]) -> Any:
         """Returns the tagged outputs."""
@@ -75,37 +68,24 @@ class MergeShards(beam.PTransform):
         decisions = inputs["decisions"] | "Shard of decision" >> beam.Map(
             lambda decision: (_to_key(intermediate.shard_of_id(decision.id)), decision)
         )
-        every = [(_to_key(shard), None) for shard in self._shards]
+        every = [
+            (_to_key((split, index)), None)
+            for split, count in self._num_shards.items()
+            for index in range(count)
+        ]
         return (
             (ranges, decisions, ranges.pipeline | "All shards" >> beam.Create(every))
             | "Gather shards" >> disk_group_by_key.GroupObjects()
             | "Write shards"
-            >> beam.ParDo(self._do, beam.pvalue.AsSingleton(inputs["shown"])).with_outputs(
-                *self._tags, main="files"
-            )
+            >> beam.FlatMap(
+                lambda group, shown: self._merge(*group, shown),
+                beam.pvalue.AsSingleton(inputs["shown"]),
+            ).with_outputs(*self._tags, main="files")
         )
 
-
-def _to_key(shard: intermediate.Shard) -> str:
-    split, index = shard
-    return f"{split} {index}"
-
-
-class _MergeShard(beam.DoFn):
-    def __init__(
-        self,
-        intermediate_dir: str,
-        directory: str,
-        num_shards: Mapping[str, int],
-        describe: Describe,
-    ) -> None:
-        self._intermediate_dir, self._directory = intermediate_dir, directory
-        self._num_shards, self._describe = dict(num_shards), describe
-
-    def process(
-        self, element: tuple[str, Iterable[Any]], shown: Any
+    def _merge(
+        self, key: str, found: Iterable[Any], shown: Any
     ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
-        key, found = element
         split, index = key.split()
         decisions = {item.id: item for item in found if isinstance(item, fingerprints.Decision)}
         ranges = [item for item in found if isinstance(item, intermediate.Range)]
@@ -129,3 +109,8 @@ class _MergeShard(beam.DoFn):
             name = shard_names.shard_name(f"{HASHES}-{split}", int(index), count, ".jsonl")
             yield rows.write(files.join(self._directory, name))
         yield from (beam.pvalue.TaggedOutput(COUNTS, item) for item in counts.items())
+
+
+def _to_key(shard: intermediate.Shard) -> str:
+    split, index = shard
+    return f"{split} {index}"

@@ -22,21 +22,12 @@ class Reason:
     explanation: str
 
 
-def _rules() -> dict[str, Reason]:
-    rules = table.RULES.values()
-    return {rule.name: Reason(rule.kind, rule.title, rule.explanation) for rule in rules}
-
-
-def _of_readers() -> dict[str, Reason]:
-    return {
-        name: Reason(FETCHING if name.startswith("fetch_") else READING, *words)
-        for name, words in readers.REASONS.items()
-    }
-
-
 # In the order in which they are checked, as far as one goes before the other.
 REASONS: dict[str, Reason] = {
-    **_of_readers(),
+    **{
+        name: Reason(FETCHING if name.startswith("fetch_") else READING, *words)
+        for name, words in readers.REASONS.items()
+    },
     "image_undecodable": Reason(
         PICTURE, "Picture does not open", "Broken, or of an unknown format."
     ),
@@ -51,7 +42,7 @@ REASONS: dict[str, Reason] = {
         "It is, or nearly is, a picture that models are measured on.",
     ),
     "duplicate_key": Reason(COPIES, "Same key", "Two pairs have one key; one of them stays."),
-    **_rules(),
+    **{row.name: Reason(row.kind, row.title, row.explanation) for row in table.RULES.values()},
 }
 
 

@@ -18,15 +18,11 @@ class CleanSettings:
     """The rules, and the form of what is written.
 
     Attributes:
-      rules: a preset with changes.
       image_size: side of the square pictures, in pixels.
-      image_format: "png" or "jpeg".
-      jpeg_quality: in [1, 100].
       crop: a policy of `data.images.crops`.
       validation_fraction: share of the pairs that go to validation, in [0, 1).
       num_shards: files of the train split.
-      evaluation: fingerprint of the evaluation set whose pictures and captions are dropped; "" if
-        there is none.
+      evaluation: fingerprint of the evaluation set whose pictures and captions are dropped; or "".
     """
 
     rules: presets.RuleSettings
@@ -42,8 +38,7 @@ class CleanSettings:
         if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"--image_size={self.image_size}: give 1 to {MAX_IMAGE_SIZE} pixels")
         for name, allowed in (("image_format", IMAGE_FORMATS), ("crop", crops.POLICIES)):
-            if getattr(self, name) not in allowed:
-                value = getattr(self, name)
+            if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"--{name}={value}: choose from {', '.join(allowed)}")
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"--jpeg_quality={self.jpeg_quality}: give 1 to 100")
@@ -78,6 +73,5 @@ class CleanSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON knows it."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        rule_values = fields.pop("rules").to_dict()
-        return {**fields, **rule_values}
+        own = {name: value for name, value in vars(self).items() if name != "rules"}
+        return own | self.rules.to_dict()

@@ -17,14 +17,13 @@ from parti.pipelines.clean import histograms as clean_histograms
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.deduplicate import lsh
-from parti.pipelines.rules import inputs, table
+from parti.pipelines.rules import rule, table
 from parti.stages import files
 
 SAMPLE_SIZE = 24
-_SCORE_RULES = [rule for rule in table.RULES.values() if rule.kind == table.SCORE]
+_SCORE_RULES = [row for row in table.RULES.values() if row.kind == table.SCORE]
 _MAX_CAPTION = 400  # characters in a sample
-_FILES, _COUNTS, _SAMPLES = "files.json", "counts.json", "samples.json"
-_CAPTIONS, _GROUPS = "captions.json", "groups.json"
+_COLLECTED = ("files", "counts", "samples", "captions", "groups")
 
 
 class Count(NamedTuple):
@@ -95,7 +94,7 @@ class Sampler:
           text: its caption.
           measure: what a rule measured, as text.
           image: the encoded image, or b"".
-          rank: the smallest are taken; of equal ones those whose keys have the smallest hash.
+          rank: the smallest are taken; of equal ones those with the smallest hash.
           reason: why the pair was dropped, where `name` does not say it.
         """
         # Two pairs may have one key.
@@ -120,12 +119,11 @@ def caption_counts(
 ) -> list[Count]:
     """Returns the bins of a caption and of the scores that the metadata have."""
     values = {"words": float(len(text.split())), "characters": float(len(text))}
-    caption = inputs.Caption(text, metadata)
-    for rule in _SCORE_RULES:
-        (fields,) = rule.reads
-        scores = caption.scores(settings.rules.values[fields.name])
-        values |= {rule.histogram: scores[0]} if scores else {}
-    return [_in_bin(kind, name, value) for name, value in values.items()]
+    caption = rule.Caption(text, metadata)
+    for row in _SCORE_RULES:
+        scores = caption.scores(settings.rules.values[row.reads[0].name])
+        values |= {row.histogram: scores[0]} if scores else {}
+    return _in_bins(kind, values)
 
 
 def image_counts(
@@ -134,11 +132,12 @@ def image_counts(
     """Returns the bins of an image of width x height pixels and `num_bytes` encoded bytes."""
     short = min(width, height)
     values = {"side": short, "aspect": max(width, height) / short, "kilobytes": num_bytes / 1000}
-    return [_in_bin(kind, name, value) for name, value in values.items()]
+    return _in_bins(kind, values)
 
 
-def _in_bin(kind: Literal["before", "kept"], name: str, value: float) -> Count:
-    return Count(kind, name, clean_histograms.MEASURES[name].bin(value))
+def _in_bins(kind: Literal["before", "kept"], values: Mapping[str, float]) -> list[Count]:
+    measures = clean_histograms.MEASURES
+    return [Count(kind, name, measures[name].bin(value)) for name, value in values.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,27 +178,26 @@ def collect(
       captions: of kept pairs.
       groups: of `CountGroups`.
     """
-    written | "Files" >> beam.Flatten() | sharded_writers.CollectJson(files.join(scratch, _FILES))
-    (
+    added = (
         counts
         | "All counts" >> beam.Flatten()
         | "Add counts" >> beam.CombinePerKey(sum)
         | "Count rows" >> beam.Map(lambda item: [*item[0], item[1]])
-        | sharded_writers.CollectJson(files.join(scratch, _COUNTS))
     )
-    first_samples(*samples) | sharded_writers.CollectJson(files.join(scratch, _SAMPLES))
     top = _first(clean_report.NUM_TOP_CAPTIONS, lambda row: (-row[1], row[0]))
-    (
+    most_frequent = (
         captions
         | "Count captions" >> CountEach()
         | "Most frequent" >> beam.CombineGlobally(top)
         | "As captions" >> beam.Map(lambda found: {"distinct": found[0], "top": found[2]})
-        | sharded_writers.CollectJson(files.join(scratch, _CAPTIONS))
     )
-    groups | sharded_writers.CollectJson(files.join(scratch, _GROUPS))
+    every_file = written | "Files" >> beam.Flatten()
+    found = (every_file, added, _first_samples(samples), most_frequent, groups)
+    for name, rows in zip(_COLLECTED, found, strict=True):
+        rows | sharded_writers.CollectJson(files.join(scratch, f"{name}.json"))
 
 
-def first_samples(*samples: beam.PCollection) -> beam.PCollection:
+def _first_samples(samples: tuple[beam.PCollection, ...]) -> beam.PCollection:
     """Takes collections of `Sample`s; returns [name, its first rows] for each name."""
     # Each for itself first: a local runner holds in memory all that is flattened.
     parts = tuple(
@@ -217,9 +215,8 @@ def first_samples(*samples: beam.PCollection) -> beam.PCollection:
 
 def read_collected(scratch: files.Path, result: beam_runner.PipelineResult) -> Collected:
     """Returns what `collect` wrote in a finished job, and removes the files."""
-    names = (_FILES, _COUNTS, _SAMPLES, _CAPTIONS, _GROUPS)
     written, counts, samples, captions, groups = (
-        sharded_writers.read_collected(files.join(scratch, name)) for name in names
+        sharded_writers.read_collected(files.join(scratch, f"{name}.json")) for name in _COLLECTED
     )
     wanted = beam.metrics.MetricsFilter().with_name(lsh.NOT_COMPARED)
     counters = result.metrics().query(wanted)["counters"]
@@ -240,12 +237,13 @@ class CountGroups(beam.PTransform):
 
     def expand(self, decisions: beam.PCollection) -> beam.PCollection:
         """Returns a collection of one element."""
+        by_hash = lambda row: (sharded_writers.hash_fraction(row[0], "group"), row[0])  # noqa: E731
         return (
             decisions
-            | "In groups" >> beam.Filter(lambda decision: decision.group)
             | "Group" >> beam.Map(lambda decision: decision.group)
+            | "In groups" >> beam.Filter(bool)
             | "Sizes" >> CountEach()
-            | "Some groups" >> beam.CombineGlobally(_first(clean_report.NUM_GROUPS, _by_hash))
+            | "Some groups" >> beam.CombineGlobally(_first(clean_report.NUM_GROUPS, by_hash))
             | "As groups"
             >> beam.Map(
                 lambda found: {
@@ -268,10 +266,6 @@ class CountEach(beam.PTransform):
             | "Same" >> disk_group_by_key.GroupObjects()
             | "Count" >> beam.MapTuple(lambda text, found: (text, sum(1 for _ in found)))
         )
-
-
-def _by_hash(row: tuple[str, int]) -> tuple[float, str]:
-    return sharded_writers.hash_fraction(row[0], "group"), row[0]
 
 
 def _first(size: int, order: Callable[[tuple[str, int]], Any]) -> beam.CombineFn:

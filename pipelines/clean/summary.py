@@ -32,8 +32,8 @@ def make_report(
       collected: what the job wrote.
       settings: of the run.
       inputs: as the user named them.
-      evaluation: of the evaluation set, {name, num_captions, num_pictures}; None if there is none.
-      extends: the earlier output that was added to; None if there is none.
+      evaluation: of the evaluation set, {name, num_captions, num_pictures}.
+      extends: the earlier output that was added to.
 
     Raises:
       RuntimeError: rows were lost or counted twice.
@@ -78,16 +78,7 @@ def make_report(
 def _of_kind(
     counts: Mapping[statistics.Count, int], kind: Literal["rejected", "broken"]
 ) -> dict[str, int]:
-    """Returns the counts of a kind by name."""
     return {count.name: number for count, number in counts.items() if count.kind == kind}
-
-
-def _bins(
-    counts: Mapping[statistics.Count, int], kind: Literal["before", "kept"], name: str
-) -> dict[int, int]:
-    """Returns the counts of the bins of a histogram."""
-    found = counts.items()
-    return {count.bin: number for count, number in found if count[:2] == (kind, name)}
 
 
 def _sample(row: Sequence[Any]) -> dict[str, Any]:
@@ -111,20 +102,20 @@ def _rules(
     known += [*(_EVALUATION_REASONS if settings.evaluation else ()), "duplicate_key"]
     known += [name for name in described if stages[name] == clean_reasons.COPIES]
     order = {name: rank for rank, name in enumerate(clean_reasons.REASONS)}
-    early = [name for name in rejected if name not in known]
-    early.sort(key=lambda name: (order.get(name, len(order)), name))
+    early = sorted({*rejected} - {*known}, key=lambda name: (order.get(name, len(order)), name))
     rows, seen = [], read
     for name in [*early, *known]:
         dropped = rejected.get(name, 0)
-        row = {
-            **described.get(name, {"name": name}),
-            "seen": seen,
-            "dropped": dropped,
-            "without_value": counts.get(statistics.Count("no_value", name), 0),
-            "dropped_samples": samples.get(statistics.SampleName("dropped", name), []),
-            "near_samples": samples.get(statistics.SampleName("near", name), []),
-        }
-        rows.append(row)
+        rows.append(
+            {
+                **described.get(name, {"name": name}),
+                "seen": seen,
+                "dropped": dropped,
+                "without_value": counts.get(statistics.Count("no_value", name), 0),
+                "dropped_samples": samples.get(statistics.SampleName("dropped", name), []),
+                "near_samples": samples.get(statistics.SampleName("near", name), []),
+            }
+        )
         seen -= dropped
     return rows
 
@@ -134,21 +125,20 @@ def _histograms(
 ) -> list[clean_histograms.Histogram]:
     histograms = []
     for name in clean_histograms.MEASURES:
-        before = _bins(counts, "before", name)
+        before, kept = (
+            {count.bin: number for count, number in counts.items() if count[:2] == (kind, name)}
+            for kind in ("before", "kept")
+        )
         if not before:
             continue
         shown = (rule.setting.name for rule in table.RULES.values() if rule.histogram == name)
         values = (settings.rules.values[setting] for setting in shown)
         limits = sorted(value for value in values if value is not None)
-        kept = _bins(counts, "kept", name)
         histograms.append(clean_histograms.histogram(name, before, kept, limits))
     return histograms
 
 
-def _repairs(
-    counts: Mapping[statistics.Count, int],
-    samples: Samples,
-) -> list[dict[str, Any]]:
+def _repairs(counts: Mapping[statistics.Count, int], samples: Samples) -> list[dict[str, Any]]:
     """Returns what was changed in captions, with examples of before and after."""
     rows = []
     for repair in table.REPAIRS:
@@ -160,12 +150,15 @@ def _repairs(
 
 
 def _copies(groups: Mapping[str, Any], samples: Samples) -> dict[str, Any]:
-    shown = []
-    for key, size in sorted(groups["sizes"].items()):
-        kept = samples.get(statistics.SampleName("group:kept", key), [])
-        if kept:
-            dropped = samples.get(statistics.SampleName("group:dropped", key), [])
-            shown.append({"size": size, "kept": kept[0], "dropped": dropped})
+    shown = [
+        {
+            "size": size,
+            "kept": kept[0],
+            "dropped": samples.get(statistics.SampleName("group:dropped", key), []),
+        }
+        for key, size in sorted(groups["sizes"].items())
+        if (kept := samples.get(statistics.SampleName("group:kept", key)))
+    ]
     return {
         "num_groups": groups["num_groups"],
         "num_dropped": groups["num_dropped"],
@@ -175,9 +168,7 @@ def _copies(groups: Mapping[str, Any], samples: Samples) -> dict[str, Any]:
 
 
 def _evaluation(
-    evaluation: Mapping[str, Any],
-    rejected: Mapping[str, int],
-    samples: Samples,
+    evaluation: Mapping[str, Any], rejected: Mapping[str, int], samples: Samples
 ) -> dict[str, Any]:
     hits = [
         {"pair": sample, "set": evaluation["name"], "matched": sample["measure"]}

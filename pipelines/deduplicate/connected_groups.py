@@ -105,7 +105,8 @@ class FindDuplicates(beam.PTransform):
         if links:
             # A row of equal pixels is linked to the copy that stays: there is nothing to follow.
             num_jumps = _NUM_JUMPS if similarity_rules else 0
-            dropped.append(links | "All links" >> beam.Flatten() | _FollowLinks(num_jumps))
+            all_links = links | "All links" >> beam.Flatten()
+            dropped.append(_follow_links(all_links, num_jumps))
         return dropped | "All decisions" >> beam.Flatten(pipeline=rows.pipeline)
 
 
@@ -216,21 +217,18 @@ def _by_group(
         rows
         | f"{label}: value" >> beam.Map(lambda r: (rule.group(r), fingerprints.pack(r)))
         | f"{label}: group" >> disk_group_by_key.GroupByKey()
-        | f"{label}: apply" >> beam.ParDo(_ApplyRule(rule)).with_outputs("dropped", main="kept")
+        | f"{label}: apply"
+        >> beam.FlatMap(lambda group: _apply(group, rule)).with_outputs("dropped", main="kept")
     )
     return applied.kept, applied.dropped
 
 
-class _ApplyRule(beam.DoFn):
-    def __init__(self, rule: _GroupRule) -> None:
-        self._rule = rule
-
-    def process(self, group: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
-        _, packed = group
-        summary = self._rule.summarize(map(fingerprints.unpack, packed))
-        for row in map(fingerprints.unpack, packed):  # read a second time, not held
-            found = None if row.known else self._rule.decide(summary, row)
-            yield row if found is None else beam.pvalue.TaggedOutput("dropped", found)
+def _apply(group: tuple[bytes, Iterable[bytes]], rule: _GroupRule) -> Iterator[Any]:
+    _, packed = group
+    summary = rule.summarize(map(fingerprints.unpack, packed))
+    for row in map(fingerprints.unpack, packed):  # read a second time, not held
+        found = None if row.known else rule.decide(summary, row)
+        yield row if found is None else beam.pvalue.TaggedOutput("dropped", found)
 
 
 def _without(rows: beam.PCollection, links: beam.PCollection) -> beam.PCollection:
@@ -240,44 +238,32 @@ def _without(rows: beam.PCollection, links: beam.PCollection) -> beam.PCollectio
     return (
         (by_id, dropped)
         | "Same id" >> disk_group_by_key.GroupByKey()
-        | "Not linked" >> beam.FlatMap(_unlinked)
+        | "Row and link" >> beam.MapTuple(lambda _, values: list(values))  # two at most
+        | "Not linked" >> beam.Filter(lambda values: b"" not in values)
+        | "Rows left" >> beam.Map(lambda values: fingerprints.unpack(values[0]))
     )
 
 
-def _unlinked(group: tuple[bytes, Iterable[bytes]]) -> Iterator[fingerprints.Fingerprint]:
-    """Yields the row of an id unless there is a link for it."""
-    values = list(group[1])  # two at most
-    if b"" not in values:
-        yield from map(fingerprints.unpack, values)
-
-
-class _FollowLinks(beam.PTransform):
+def _follow_links(links: beam.PCollection, num_jumps: int) -> beam.PCollection:
     """Makes decisions of links: each names the key of the copy that stays.
 
     A link may lead to a row that is itself dropped for a better one. In each round every link is
     replaced by one that is twice as long (pointer jumping). A Beam graph is fixed before it runs,
     so the number of rounds cannot depend on the links.
     """
-
-    def __init__(self, num_jumps: int) -> None:
-        super().__init__()
-        self._num_jumps = num_jumps
-
-    def expand(self, links: beam.PCollection) -> beam.PCollection:
-        """Returns the decisions."""
-        links |= "As tuples" >> beam.Map(tuple)
-        for number in range(self._num_jumps):
-            links = (
-                links
-                | f"Key by target {number}" >> beam.FlatMap(_key_by_target)
-                | f"Join {number}" >> disk_group_by_key.GroupObjects()
-                | f"Jump {number}" >> beam.FlatMap(_jump)
-            )
-        return links | "Decide" >> beam.Map(_decide)
+    links |= "As tuples" >> beam.Map(tuple)
+    for number in range(num_jumps):
+        links = (
+            links
+            | f"Key by target {number}" >> beam.FlatMap(_key_by_target)
+            | f"Join {number}" >> disk_group_by_key.GroupObjects()
+            | f"Jump {number}" >> beam.FlatMap(_jump)
+        )
+    return links | "Decide" >> beam.Map(_decide)
 
 
 def _decide(link: tuple[str, ...]) -> fingerprints.Decision:
-    """Returns the decision of a link; its measure too says which copy stays, for the rejects."""
+    """The measure too says which copy stays, for the rejected rows."""
     identity, reason, measure, _, group = link
     return fingerprints.Decision(identity, reason, f"{measure}, as {group}", group)
 

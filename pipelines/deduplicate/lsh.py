@@ -46,15 +46,7 @@ _PACK_POINT = struct.Struct("<QQQ").pack
 
 
 class Link(NamedTuple):
-    """A row that another one replaces.
-
-    Attributes:
-      id: of the row.
-      reason: why it is dropped.
-      measure: the value that decided, as text.
-      target: id of the better row.
-      target_key: key of the better row.
-    """
+    """A row, by its id, that another one, the target, replaces."""
 
     id: str
     reason: str
@@ -73,11 +65,12 @@ class FindNear(beam.PTransform):
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Returns the links."""
+        rule, most = self._rule, self._max_representatives
         collisions = (
             rows
-            | "Spread" >> beam.ParDo(_Spread(self._rule))
+            | "Spread" >> beam.ParDo(_Spread(rule))
             | "Partitions" >> disk_group_by_key.GroupByKey()
-            | "Collide" >> beam.ParDo(_Collide(self._rule))
+            | "Collide" >> beam.FlatMap(lambda partition: _collide(partition, rule))
         )
         by_handle = rows | "Handles" >> beam.Map(
             lambda row: (_handle(row), _ROW + fingerprints.pack(row))
@@ -87,10 +80,10 @@ class FindNear(beam.PTransform):
             | "Rows of handles" >> disk_group_by_key.GroupByKey()
             | "To buckets" >> beam.FlatMap(_to_buckets)
             | "Buckets" >> disk_group_by_key.GroupByKey()
-            | "Compare" >> beam.ParDo(_Compare(self._rule, self._max_representatives))
+            | "Compare" >> beam.FlatMap(lambda bucket: _compare(bucket, rule, most))
             | "Of a row" >> disk_group_by_key.GroupObjects()
             | "Best" >> beam.MapTuple(lambda identity, found: (identity, min(found)))
-            | "Links" >> beam.Map(_to_link, self._rule.reason)
+            | "Links" >> beam.Map(_to_link, rule.reason)
         )
 
 
@@ -128,22 +121,19 @@ class _Spread(beam.DoFn):
             yield partition, bytes(block)
 
 
-class _Collide(beam.DoFn):
+def _collide(
+    partition: tuple[bytes, Iterable[bytes]], rule: similarity.SimilarityRule
+) -> Iterator[tuple[bytes, bytes]]:
     """Yields (handle, bucket) for each row that may have a near one in the bucket."""
-
-    def __init__(self, rule: similarity.SimilarityRule) -> None:
-        self._rule = rule
-
-    def process(self, partition: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        (band, _), blocks = partition
-        points = np.frombuffer(b"".join(blocks), _POINT)
-        points = points[np.argsort(points["key"], kind="stable")]
-        edges = np.flatnonzero(np.diff(points["key"])) + 1
-        starts, ends = np.r_[0, edges], np.r_[edges, len(points)]
-        for index in np.flatnonzero(ends - starts > 1):
-            run = points[starts[index] : ends[index]]
-            for point in run[self._rule.collisions(band, run["sketch"])]:
-                yield point["handle"].tobytes(), _BUCKET + bytes([band]) + point["key"].tobytes()
+    (band, _), blocks = partition
+    points = np.frombuffer(b"".join(blocks), _POINT)
+    points = points[np.argsort(points["key"], kind="stable")]
+    edges = np.flatnonzero(np.diff(points["key"])) + 1
+    starts, ends = np.r_[0, edges], np.r_[edges, len(points)]
+    for index in np.flatnonzero(ends - starts > 1):
+        run = points[starts[index] : ends[index]]
+        for point in run[rule.collisions(band, run["sketch"])]:
+            yield point["handle"].tobytes(), _BUCKET + bytes([band]) + point["key"].tobytes()
 
 
 def _to_buckets(element: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[bytes, bytes]]:
@@ -154,62 +144,55 @@ def _to_buckets(element: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[bytes,
     yield from itertools.product(buckets, rows)
 
 
-class _Compare(beam.DoFn):
+def _compare(
+    bucket: tuple[bytes, Iterable[bytes]], rule: similarity.SimilarityRule, max_representatives: int
+) -> Iterator[tuple[str, tuple[float, tuple[Any, ...], str]]]:
     """Yields (id, (distance, order of the near row, measure)) for the rows that have one."""
+    _, packed = bucket
+    rows = map(fingerprints.unpack, packed)
+    best = heapq.nsmallest(max_representatives, rows, key=lambda row: row.order)
+    features = [rule.features(row) for row in best]
+    ranks = {row.id: rank for rank, row in enumerate(best)}
+    num_left = 0
+    rows = map(fingerprints.unpack, packed)  # the second time that the group is read
+    while batch := list(itertools.islice(rows, _BATCH)):
+        # A row is compared with those before it; what an earlier run kept, it keeps.
+        ends = [0 if row.known else ranks.get(row.id, len(best)) for row in batch]
+        own = [rule.features(row) for row in batch]
+        nearest, distances = _nearest(rule, own, np.array(ends), features)
+        num_left += sum(
+            row.id not in ranks and not math.isfinite(distance)
+            for row, distance in zip(batch, distances)
+        )
+        for index in np.flatnonzero(np.isfinite(distances)):
+            rank = nearest[index]
+            measure = rule.measure(features[rank], own[index])
+            yield batch[index].id, (float(distances[index]), best[rank].order, measure)
+    if num_left > 1:
+        counter = beam.metrics.Metrics.counter(fingerprints.COUNTERS, NOT_COMPARED)
+        counter.inc(num_left * (num_left - 1) // 2)
 
-    def __init__(self, rule: similarity.SimilarityRule, max_representatives: int) -> None:
-        self._rule, self._max_representatives = rule, max_representatives
-        self._not_compared = beam.metrics.Metrics.counter(fingerprints.COUNTERS, NOT_COMPARED)
 
-    def process(self, bucket: tuple[bytes, Iterable[bytes]]) -> Iterator[tuple[str, Any]]:
-        _, packed = bucket
-        rows = map(fingerprints.unpack, packed)
-        best = heapq.nsmallest(self._max_representatives, rows, key=lambda row: row.order)
-        features = [self._rule.features(row) for row in best]
-        ranks = {row.id: rank for rank, row in enumerate(best)}
-        num_left = 0
-        rows = map(fingerprints.unpack, packed)  # the second time that the group is read
-        while batch := list(itertools.islice(rows, _BATCH)):
-            # A row is compared with those before it; what an earlier run kept, it keeps.
-            ends = [0 if row.known else ranks.get(row.id, len(best)) for row in batch]
-            own = [self._rule.features(row) for row in batch]
-            nearest, distances = self._nearest(own, np.array(ends), features)
-            num_left += sum(
-                row.id not in ranks and not math.isfinite(distance)
-                for row, distance in zip(batch, distances)
-            )
-            for index in np.flatnonzero(np.isfinite(distances)):
-                rank = nearest[index]
-                measure = self._rule.measure(features[rank], own[index])
-                yield batch[index].id, (float(distances[index]), best[rank].order, measure)
-        if num_left > 1:
-            self._not_compared.inc(num_left * (num_left - 1) // 2)
+def _nearest(
+    rule: similarity.SimilarityRule, batch: list[bytes], ends: np.ndarray, best: list[bytes]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the index in `best` of each row's nearest, and its distance; infinity for none.
 
-    def _nearest(
-        self, batch: list[bytes], ends: np.ndarray, best: list[bytes]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the index in `best` of the nearest row, and its distance.
-
-        Args:
-          batch: features of n rows.
-          ends: [n] int; each row is compared with the best ones up to there.
-          best: features.
-
-        Returns:
-          Both [n]; the distance is infinity for a row that has no near one.
-        """
-        many = np.frombuffer(b"".join(batch), np.uint8).reshape(len(batch), -1)
-        nearest, distances = np.zeros(len(batch), np.int64), np.full(len(batch), np.inf)
-        met = np.zeros(len(batch), np.int64)
-        for rank, one in enumerate(best):
-            rows = np.flatnonzero((ends > rank) & (met < _MAX_MET))
-            if not len(rows):
-                break
-            found = self._rule.distances(one, many[rows])
-            met[rows] += np.isfinite(found)
-            nearer = found < distances[rows]
-            nearest[rows[nearer]], distances[rows[nearer]] = rank, found[nearer]
-        return nearest, distances
+    `batch` and `best` are features. Both results are [n], as `ends`: each row is compared with the
+    best ones up to there.
+    """
+    many = np.frombuffer(b"".join(batch), np.uint8).reshape(len(batch), -1)
+    nearest, distances = np.zeros(len(batch), np.int64), np.full(len(batch), np.inf)
+    met = np.zeros(len(batch), np.int64)
+    for rank, one in enumerate(best):
+        rows = np.flatnonzero((ends > rank) & (met < _MAX_MET))
+        if not len(rows):
+            break
+        found = rule.distances(one, many[rows])
+        met[rows] += np.isfinite(found)
+        nearer = found < distances[rows]
+        nearest[rows[nearer]], distances[rows[nearer]] = rank, found[nearer]
+    return nearest, distances
 
 
 def _to_link(element: tuple[str, tuple[float, tuple[Any, ...], str]], reason: str) -> Link:

@@ -39,8 +39,7 @@ class SimilarityRule(Protocol):
     def distances(self, one: bytes, many: np.ndarray) -> np.ndarray:
         """Returns how far each of `many` ([n, length] uint8, features) is from `one`.
 
-        Returns:
-          [n] float64; infinity for those that are not near.
+        The result is [n] float64; infinity for those that are not near.
         """
 
     def measure(self, one: bytes, other: bytes) -> str:
@@ -130,12 +129,7 @@ def _parts(features: bytes) -> tuple[int, int, bytes, bytes]:
 def least_distances(colours: bytes, rows: np.ndarray) -> np.ndarray:
     """Returns a lower bound of `image_hashes.colour_distances`, cheaply: some cells, luma only.
 
-    Args:
-      colours: of one image.
-      rows: [n, 192] uint8, those of others.
-
-    Returns:
-      [n] float32.
+    `rows` is [n, 192] uint8; the result is [n] float32.
     """
     cells = rows.reshape(len(rows), image_hashes.NUM_COLOURS // 3, 3)[:, ::_CELL_STEP]
     own = np.frombuffer(colours, np.uint8).reshape(-1, 3)[::_CELL_STEP] @ _LUMA

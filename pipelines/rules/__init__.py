@@ -4,8 +4,7 @@
 
 table.py       every rule with its name, words, threshold and function; read this first
 preset_files/  the thresholds of published filters, and of the default
-rule.py        the form of a rule and of its settings
-inputs.py      the captions and images that rules read
+rule.py        the form of a rule, of its settings, and of the captions and images it reads
 presets.py     a preset and flags to a value for every setting
 evaluate.py    the rules applied to one pair
 """

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from parti.data.text import captions
-from parti.pipelines.rules import inputs, presets, rule, table
+from parti.pipelines.rules import presets, rule, table
 
 Rejection = tuple[str, str]  # the rule's name, and the measure that decided
 
@@ -39,9 +39,9 @@ def check_caption(
 
     Args:
       text: as read.
-      metadata: of the pair; names of fields in any case.
+      metadata: names of fields in any case.
       settings: of `presets.load_preset`.
-      measures: if given, takes rule -> number for each rule that was applied and has one.
+      measures: takes rule -> number for each rule that was applied and has one.
 
     Returns:
       The caption to keep; the first rule that rejects it and the measure, or None; and notes: names
@@ -51,23 +51,18 @@ def check_caption(
         measure = f"{len(text):,} characters; over {MAX_CAPTION:,} it is not read"
         return captions.normalize_caption(text[:1_000]), ("caption_too_long", measure), ()
     text, notes = repair(text, settings)
-    caption = inputs.Caption(text, metadata)
+    caption = rule.Caption(text, metadata)
     rejection, missing = _apply(_CAPTION_RULES, caption, settings.values, measures)
     return text, rejection, notes + missing
 
 
 def check_image(
-    image: inputs.Image,
-    settings: presets.RuleSettings,
-    measures: dict[str, float] | None = None,
+    image: rule.Image, settings: presets.RuleSettings, measures: dict[str, float] | None = None
 ) -> Rejection | None:
     """Applies the rules for images. Called without pixels first, it may spare the decoding.
 
-    Args:
-      image: without pixels, rules that read them are left out; so are those for bytes and format
-        where these are not known.
-      settings: of `presets.load_preset`.
-      measures: as for `check_caption`.
+    Rules that read what the image lacks, as its pixels, are left out. `measures` is as for
+    `check_caption`.
 
     Returns:
       The first rule that rejects it and the measure, or None.
@@ -86,7 +81,7 @@ def closeness(name: str, measure: float, settings: presets.RuleSettings) -> floa
 
 def _apply(
     rules: Iterable[rule.Rule],
-    input: inputs.Caption | inputs.Image,
+    input: rule.Caption | rule.Image,
     values: Mapping[str, Any],
     measures: dict[str, float] | None,
 ) -> tuple[Rejection | None, tuple[str, ...]]:
@@ -98,7 +93,7 @@ def _apply(
         if row.find is not None:
             found = row.find(input, values)
         else:
-            assert row.measure is not None, "a rule for one pair measures or finds something"
+            assert row.measure is not None  # a rule for one pair measures or finds something
             measure = row.measure(input, values)
             if measure is None:
                 missing.append(NO_VALUE + row.name)

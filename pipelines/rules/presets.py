@@ -27,7 +27,7 @@ _METAVARS = {"names": "A,B", "file": "FILE", "switch": "BOOL", "count": "N", "nu
 
 @dataclasses.dataclass(frozen=True)
 class NotApplied:
-    """A published rule that this preset lacks: its title, and why it is not applied."""
+    """A published rule that this preset lacks, and why it is not applied."""
 
     title: str
     why: str
@@ -39,8 +39,7 @@ class RuleSettings:
 
     Attributes:
       preset: its name, or the file that it came from.
-      title: what the preset follows.
-      source: where that is published.
+      source: where what it follows is published.
       values: a value for each of `table.SETTINGS`, and "image_size": the side of the output in
         pixels, 0 if not known. A rule that is off has the value `Setting.off`.
       not_applied: what the published filters do and these rules do not.
@@ -62,22 +61,19 @@ class RuleSettings:
         Its keys: name, stage, title, explanation, source, threshold, unit. The threshold is None
         where the rule is a switch.
         """
-        rows = []
-        for row in self.active():
-            value, is_switch = self.values[row.setting.name], row.setting.kind in _SWITCHES
-            threshold = list(value) if isinstance(value, tuple) else None if is_switch else value
-            rows.append(
-                {
-                    "name": row.name,
-                    "stage": row.kind,
-                    "title": row.title,
-                    "explanation": row.explanation,
-                    "threshold": threshold,
-                    "unit": row.setting.unit,
-                    "source": row.source,
-                }
-            )
-        return rows
+        values = self.to_dict()
+        return [
+            {
+                "name": row.name,
+                "stage": row.kind,
+                "title": row.title,
+                "explanation": row.explanation,
+                "threshold": None if row.setting.kind in _SWITCHES else values[row.setting.name],
+                "unit": row.setting.unit,
+                "source": row.source,
+            }
+            for row in self.active()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what decides the output, as JSON knows it."""
@@ -95,7 +91,7 @@ class RuleSettings:
 
 
 def preset_names() -> list[str]:
-    """Returns the names of the presets that come with the package."""
+    """Returns the names of the presets of the package."""
     folder = importlib.resources.files(_PRESETS)
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
 
@@ -114,21 +110,29 @@ def load_preset(
       ValueError: no such preset or setting, or a value out of range; one line.
       FileNotFoundError: the YAML file, or a file that a rule needs, is not there.
     """
-    content = _read(name_or_path)
+    chain: list[tuple[str, dict[str, Any]]] = []  # where and content, of the preset and its bases
+    name = name_or_path
+    while name:
+        if len(chain) == _MAX_BASES:
+            raise ValueError(f"--preset={name_or_path}: a base of itself, or too many bases")
+        where, text = _text(name)
+        chain.append((where, _parse(where, text)))
+        name = chain[-1][1].get("base") or ""
     values = {name: setting.initial for name, setting in table.SETTINGS.items()}
-    for where, given in content["rules"]:
-        values |= _parsed(given, f"{where}: ")
+    for where, content in reversed(chain):
+        values |= _parsed(content.get("rules") or {}, f"{where}: ")
     values |= _parsed(changes or {}, "--")
     _check_complete(values)
+    own = chain[0][1]
     missing = [
         NotApplied(str(row["what"]), str(row["why"]))
-        for row in content["not_applied"]
+        for row in own.get("not_applied") or []  # not of a base, which may be made up for
         if not values.get(row.get("unless", ""))  # a file that makes up for it
     ]
     return RuleSettings(
         preset=name_or_path,
-        title=content["title"],
-        source=content["source"],
+        title=str(own.get("title") or name_or_path),
+        source=str(own.get("source") or ""),
         values={**values, "image_size": image_size},
         not_applied=tuple(missing),
     )
@@ -153,28 +157,6 @@ def flag_changes(flags: argparse.Namespace) -> dict[str, str]:
     """Returns the settings that were given as flags of `add_flags`."""
     given = {name: getattr(flags, name, None) for name in table.SETTINGS}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _read(name_or_path: str) -> dict[str, Any]:
-    """Returns a preset with its bases: title, source, rules [(where, {name: value})], not_applied.
-
-    Of not_applied only the preset's own rows count: a base may be made up for.
-    """
-    chain: list[tuple[str, dict[str, Any]]] = []
-    name = name_or_path
-    while name:
-        if len(chain) == _MAX_BASES:
-            raise ValueError(f"--preset={name_or_path}: a base of itself, or too many bases")
-        where, text = _text(name)
-        chain.append((where, _parse(where, text)))
-        name = chain[-1][1].get("base") or ""
-    own = chain[0][1]
-    return {
-        "title": str(own.get("title") or name_or_path),
-        "source": str(own.get("source") or ""),
-        "rules": [(where, content.get("rules") or {}) for where, content in reversed(chain)],
-        "not_applied": own.get("not_applied") or [],
-    }
 
 
 def _text(name: str) -> tuple[str, str]:
@@ -228,19 +210,17 @@ def _parsed(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_complete(values: Mapping[str, Any]) -> None:
-    """Checks that no rule lacks what it needs, that files are there, and codes of languages."""
+    """Checks what rules need of each other, that files are there, and codes of languages."""
     if values["languages"]:
         rule.check_names("--languages", values["languages"], languages.codes())
     for row in table.RULES.values():
         own = row.setting
-        if values[own.name] in (own.off, own.initial):
-            continue
-        for needed in row.needs:
-            if needed.is_off(values):
-                raise ValueError(
-                    f"--{own.name} needs --{needed.name} ({needed.help}); "
-                    f"--{own.name}=off switches the rule off"
-                )
+        off = [needed for needed in row.needs if needed.is_off(values)]
+        if off and values[own.name] not in (own.off, own.initial):
+            raise ValueError(
+                f"--{own.name} needs --{off[0].name} ({off[0].help}); "
+                f"--{own.name}=off switches the rule off"
+            )
     for setting in table.SETTINGS.values():
         path = values[setting.name]
         if setting.kind == "file" and path and not files.exists(path):

@@ -1,18 +1,40 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The form of a rule of `parti clean` and of its settings; `table` has the rules themselves."""
+"""The form of a rule of `parti clean`, of its settings, and of the captions and images it reads.
+
+`table` has the rules themselves. What several of them need is computed once: languages, fields by
+name, grey values.
+"""
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
+
+import numpy as np
+
+from parti.data.text import languages
 
 Settings = Mapping[str, Any]  # a value for each of `table.SETTINGS`, and "image_size"
 Kind = Literal["count", "number", "switch", "names", "file", "choice"]
 _OFF = ("off", "none", "null", "")
 _OFF_VALUES = {"switch": False, "names": (), "file": "", "choice": "none"}  # of others None
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+# LAION-400M says it in words; the numbers for them are ours.
+_TAGS = {"unlikely": 0.0, "unsure": 0.5, "nsfw": 1.0}
+_NUM_LANGUAGES = 5
+_MAX_GREY_PIXELS = 65_536
+# The first bytes of a file, and what it is.
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\x00", "tiff"),
+    (b"MM\x00*", "tiff"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +43,6 @@ class Setting:
 
     Attributes:
       name: in a preset and, after --, on the command line.
-      kind: "count" and "number" are off when None, "names" when (), "file" when "", "choice" when
-        "none".
-      help: one line.
-      low: smallest value.
       high: largest value; None for no bound.
       unit: of the value, in words.
       default: the value where a preset says nothing; None: off.
@@ -56,15 +74,14 @@ class Setting:
         return self.off if self.default is None else self.default
 
     def is_off(self, settings: Settings) -> bool:
-        """Returns whether it is switched off."""
+        """Returns whether it has the value `off`."""
         return settings[self.name] == self.off
 
     def parse(self, value: Any) -> Any:
-        """Returns a value in one form.
+        """Returns in one form a value of YAML or of a flag.
 
-        Args:
-          value: as YAML or a flag gives it. `off` (or null, or 0 where 0 is too small) switches a
-            number off; names are a list, or one text with commas.
+        `off` (or null, or 0 where 0 is too small) switches a number off; names are a list, or one
+        text with commas.
 
         Raises:
           ValueError: it does not fit; the message begins with the setting's name.
@@ -134,8 +151,6 @@ class Rule:
     Attributes:
       kind: the stage of the funnel, by what the rule reads; one of `table`'s.
       name: the reason: in rejected rows, counters and the report.
-      title: a short name to read.
-      explanation: a sentence.
       setting: the threshold or switch; the rule is on when its value is not off.
       source: where the rule comes from; the values of a preset have their source there.
       measure: (input, settings) -> number, or None where the pair has no such value.
@@ -174,13 +189,7 @@ class Rule:
         return on and not any(needed.is_off(settings) for needed in self.needs)
 
     def fault(self, measure: float, input: Any, settings: Settings) -> str | None:
-        """Returns why a measure is on the wrong side of the threshold, or None.
-
-        Args:
-          measure: what `measure` returned.
-          input: what it was given.
-          settings: their values.
-        """
+        """Returns why what `measure` gave is on the wrong side of the threshold, or None."""
         threshold, is_least = settings[self.setting.name], self.setting.is_least
         if measure >= threshold if is_least else measure <= threshold:
             return None
@@ -198,8 +207,6 @@ class Repair:
     """A change of captions before the rules see them.
 
     Attributes:
-      name: what it is counted under.
-      title: a short name to read.
       settings: of which one must be on.
       change: (caption in normal form, settings) -> the caption after it, in normal form.
     """
@@ -215,11 +222,7 @@ class Repair:
 
 
 def check_names(setting: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Checks that each name is known.
-
-    Raises:
-      ValueError: one is not.
-    """
+    """Raises ValueError if a name is not known."""
     known = set(known)
     for name in names:
         if name not in known:
@@ -231,3 +234,108 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+
+
+@dataclasses.dataclass
+class Caption:
+    """A caption in normal form and the metadata of its pair."""
+
+    text: str
+    metadata: Mapping[str, Any]
+
+    @functools.cached_property
+    def languages(self) -> tuple[tuple[str, float], ...]:
+        """The likeliest languages as (code, confidence), the likeliest first."""
+        return languages.candidates(self.text, _NUM_LANGUAGES)
+
+    @functools.cached_property
+    def _fields(self) -> dict[str, Any]:
+        return {name.lower(): value for name, value in self.metadata.items()}
+
+    def scores(self, names: Iterable[str]) -> list[float]:
+        """Returns the numbers in the metadata under these names, in any case of letters."""
+        found = (number(self._fields.get(name.lower())) for name in names)
+        return [value for value in found if value is not None]
+
+
+@dataclasses.dataclass(eq=False)
+class Image:
+    """An image, decoded or not.
+
+    Attributes:
+      width: in pixels.
+      height: in pixels.
+      num_bytes: of the encoded image; 0 if not known.
+      format: "jpeg", "png", ...; "" if not known.
+      pixels: [height, width, 3] uint8, or None.
+    """
+
+    width: int
+    height: int
+    num_bytes: int
+    format: str
+    pixels: np.ndarray | None
+
+    @property
+    def size(self) -> str:
+        """The size in words: "640 x 480"."""
+        return f"{self.width} x {self.height}"
+
+    @property
+    def short_side(self) -> int:
+        """The shorter side in pixels."""
+        return min(self.width, self.height)
+
+    @property
+    def aspect_ratio(self) -> float:
+        """The long side over the short side."""
+        return max(self.width, self.height) / max(1, self.short_side)
+
+    def deviation(self, enough: float) -> float | None:
+        """Returns the largest standard deviation of a channel; None without pixels.
+
+        One pixel in 64 is measured; all of them only if those have less than `enough`.
+        """
+        if self.pixels is None:
+            return None
+        some = _deviation(self.pixels[::8, ::8])
+        return some if some >= enough else _deviation(self.pixels)
+
+    @functools.cached_property
+    def entropy(self) -> float | None:
+        """The entropy of the grey values in bits, of at most 65,536 pixels; None without pixels."""
+        if self.pixels is None:
+            return None
+        height, width, _ = self.pixels.shape  # less than the image's if decoded at less
+        step = max(1, math.isqrt(width * height // _MAX_GREY_PIXELS))
+        some = self.pixels[::step, ::step].astype(np.uint16)
+        grey = (2 * some[..., 0] + 5 * some[..., 1] + some[..., 2]) >> 3
+        counts = np.bincount(grey.ravel(), minlength=256)
+        shares = counts[counts > 0] / grey.size
+        return float(-(shares * np.log2(shares)).sum()) + 0.0
+
+
+def number(value: Any) -> float | None:
+    """Returns a value of the metadata as a number; None if it is none, or not finite."""
+    if isinstance(value, str):
+        value = _TAGS.get(value.strip().lower(), value)
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def image_format(data: bytes) -> str:
+    """Returns "jpeg", "png", "gif", "webp", "bmp", "tiff" or "avif" by the first bytes, or ""."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
+    return next((name for start, name in _SIGNATURES if data.startswith(start)), "")
+
+
+def _deviation(pixels: np.ndarray) -> float:
+    return float(pixels.std(axis=(0, 1), dtype=np.float64).max())

@@ -11,12 +11,12 @@ import functools
 from collections.abc import Callable
 
 from parti.data.text import captions, word_lists
-from parti.pipelines.rules import inputs, rule
+from parti.pipelines.rules import rule
 
 Setting = rule.Setting
 Settings = rule.Settings
-Caption = inputs.Caption
-Image = inputs.Image
+Caption = rule.Caption
+Image = rule.Image
 
 # The kinds of rules, by what they read: the stages of the funnel.
 CAPTION, SCORE = "Good caption", "Good scores"
@@ -37,10 +37,6 @@ _DATACOMP = "DataComp, Gadre et al. 2023, basic filtering"
 def _repair_letters(text: str, settings: Settings) -> str:
     repaired = captions.repair_caption(text)
     return text if repaired == text else captions.normalize_caption(repaired)
-
-
-def _strip_affixes(text: str, settings: Settings) -> str:
-    return captions.strip_affixes(text, settings["strip_prefixes"], settings["strip_suffixes"])
 
 
 def _foreign_confidence(caption: Caption, settings: Settings) -> float:
@@ -64,10 +60,6 @@ def _affix(caption: Caption, settings: Settings) -> str | None:
     return found and f"begins or ends with {found!r}"
 
 
-def _small_first_letter(caption: Caption, settings: Settings) -> str | None:
-    return "begins with a small letter" if caption.text[:1].islower() else None
-
-
 def _unwanted_word(caption: Caption, settings: Settings) -> str | None:
     found = word_lists.load_words(settings["unwanted_words_file"]).find(caption.text)
     return found and f"holds {found!r}"
@@ -79,9 +71,7 @@ def _rare_word(caption: Caption, settings: Settings) -> str | None:
     return found and f"{found!r} occurs less than {least} times"
 
 
-def _finder(
-    find: Callable[[str], str | None],
-) -> Callable[[Caption, Settings], str | None]:
+def _finder(find: Callable[[str], str | None]) -> Callable[[Caption, Settings], str | None]:
     """Returns a rule's `find` for a finder of `data.text.captions`."""
 
     def found(caption: Caption, settings: Settings) -> str | None:
@@ -93,22 +83,13 @@ def _finder(
 
 def _would_grow(image: Image, settings: Settings) -> str | None:
     side = settings["image_size"]
-    size = f"{image.width} x {image.height}"
-    return f"{size}, to become {side}" if image.short_side < side else None
-
-
-def _describe_size(image: Image, settings: Settings) -> str:
-    return f"{image.width} x {image.height}; the shorter side must be {settings['min_side']}"
+    return f"{image.size}, to become {side}" if image.short_side < side else None
 
 
 def _wrong_format(image: Image, settings: Settings) -> str | None:
     if not image.format or image.format in settings["image_formats"]:
         return None
     return f"{image.format}; kept: {', '.join(settings['image_formats'])}"
-
-
-def _describe_ratio(image: Image, settings: Settings) -> str:
-    return f"{image.width} x {image.height} is {image.aspect_ratio:.2f} to 1"
 
 
 def _fields(name: str, score: str, *default: str) -> Setting:
@@ -156,7 +137,7 @@ REPAIRS = (
             Setting("strip_prefixes", "names", "words to remove where a caption begins with them"),
             Setting("strip_suffixes", "names", "words to remove where a caption ends with them"),
         ),
-        _strip_affixes,
+        lambda text, s: captions.strip_affixes(text, s["strip_prefixes"], s["strip_suffixes"]),
     ),
 )
 
@@ -300,7 +281,7 @@ _RULES = (
         "Its first letter is not a capital.",
         Setting("require_first_capital", "switch", "drop captions that begin with a small letter"),
         _CC3M,
-        find=_small_first_letter,
+        find=lambda c, s: "begins with a small letter" if c.text[:1].islower() else None,
     ),
     _caption_rule(
         "caption_unwanted_word",
@@ -431,7 +412,7 @@ _RULES = (
         Setting("min_side", "count", "shortest side that a picture may have", 1, unit="pixels"),
         _DATACOMP,
         measure=lambda i, s: i.short_side,
-        describe=_describe_size,
+        describe=lambda i, s: f"{i.size}; the shorter side must be {s['min_side']}",
         histogram="side",
     ),
     _image_rule(
@@ -449,7 +430,7 @@ _RULES = (
         Setting("max_aspect_ratio", "number", "long side over short side", 1),
         _CC3M,
         measure=lambda i, s: i.aspect_ratio,
-        describe=_describe_ratio,
+        describe=lambda i, s: f"{i.size} is {i.aspect_ratio:.2f} to 1",
         histogram="aspect",
     ),
     _image_rule(

@@ -20,7 +20,7 @@ def sources(tmp_path):
 
 
 def start_worker(directory):
-    do = filter_sources.FilterSources(make_filter, directory, NUM_SHARDS)._do
+    do = filter_sources.FilterSource(make_filter, directory, NUM_SHARDS)
     do.setup()
     return do
 

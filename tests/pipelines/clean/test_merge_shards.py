@@ -37,7 +37,9 @@ def run(sources, intermediate_dir, output, *flags):
         filtered = (
             root
             | beam.Create(named)
-            | filter_sources.FilterSources(make_filter, intermediate_dir, NUM_SHARDS)
+            | beam.ParDo(
+                filter_sources.FilterSource(make_filter, intermediate_dir, NUM_SHARDS)
+            ).with_outputs(*filter_sources.TAGS, main="fingerprints")
         )
         inputs = {
             "ranges": filtered.ranges,

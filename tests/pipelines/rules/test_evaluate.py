@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from parti.pipelines.rules import evaluate, inputs, presets, table
+from parti.pipelines.rules import evaluate, presets, rule, table
 
 GOOD = "A brown dog sleeps on a green sofa in the living room"
 
@@ -146,7 +146,7 @@ def two_colours():
 def image_reason(pixels, num_bytes=1000, kind="", image_size=0, **changes):
     height, width = pixels.shape[:2]
     chosen = presets.load_preset("none", changes, image_size)
-    image = inputs.Image(width, height, num_bytes, kind, pixels)
+    image = rule.Image(width, height, num_bytes, kind, pixels)
     return evaluate.check_image(image, chosen)
 
 
@@ -181,8 +181,8 @@ def test_image_rules() -> None:
 def test_entropy_of_a_picture_decoded_at_less_than_its_size() -> None:
     pixels = noise()
     side = len(pixels)
-    whole = inputs.Image(side, side, 0, "png", pixels)
-    drafted = inputs.Image(64 * side, 64 * side, 0, "jpeg", pixels)
+    whole = rule.Image(side, side, 0, "png", pixels)
+    drafted = rule.Image(64 * side, 64 * side, 0, "jpeg", pixels)
     assert drafted.entropy == whole.entropy
 
 
@@ -196,7 +196,7 @@ def test_sizes_are_checked_before_decoding() -> None:
     chosen = settings(min_side=10, min_deviation=1, min_entropy=1)
 
     def check(width, height, chosen):
-        return evaluate.check_image(inputs.Image(width, height, 0, "", None), chosen)
+        return evaluate.check_image(rule.Image(width, height, 0, "", None), chosen)
 
     assert check(30_000, 9, chosen)[0] == "image_too_small"
     assert check(30_000, 30_000, chosen) is None
@@ -208,9 +208,7 @@ def test_measures_are_told_and_how_near_they_are() -> None:
     chosen = settings(min_words=3, max_words=20, min_side=32, min_deviation=1)
     measures: dict[str, float] = {}
     assert evaluate.check_caption("a red dog", {}, chosen, measures)[1] is None
-    assert (
-        evaluate.check_image(inputs.Image(40, 32, 0, "", two_colours()), chosen, measures) is None
-    )
+    assert evaluate.check_image(rule.Image(40, 32, 0, "", two_colours()), chosen, measures) is None
     assert measures.pop("image_blank") > 1
     assert measures == {
         "caption_too_few_words": 3,
@@ -334,10 +332,10 @@ def test_word_files(tmp_path) -> None:
 
 
 def test_formats_by_first_bytes() -> None:
-    assert inputs.image_format(b"\xff\xd8\xff\xe0") == "jpeg"
-    assert inputs.image_format(b"\x89PNG\r\n\x1a\n...") == "png"
-    assert inputs.image_format(b"RIFF....WEBPVP8 ") == "webp"
-    assert inputs.image_format(b"") == inputs.image_format(b"<html>") == ""
+    assert rule.image_format(b"\xff\xd8\xff\xe0") == "jpeg"
+    assert rule.image_format(b"\x89PNG\r\n\x1a\n...") == "png"
+    assert rule.image_format(b"RIFF....WEBPVP8 ") == "webp"
+    assert rule.image_format(b"") == rule.image_format(b"<html>") == ""
 
 
 def test_settings_travel_to_workers() -> None:

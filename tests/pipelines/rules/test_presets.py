@@ -13,7 +13,7 @@ import pytest
 from parti.pipelines.clean import rule_docs
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.deduplicate import connected_groups
-from parti.pipelines.rules import evaluate, inputs, presets, table
+from parti.pipelines.rules import evaluate, presets, rule, table
 
 PUBLISHED = ("cc3m", "cc12m", "align", "fit400m", "laion400m", "coyo700m", "datacomp_basic")
 
@@ -68,7 +68,7 @@ def test_published_caption_rules(preset, text, metadata, reason) -> None:
 
 
 def check_size(width, height, settings):
-    return evaluate.check_image(inputs.Image(width, height, 10_000, "", None), settings)
+    return evaluate.check_image(rule.Image(width, height, 10_000, "", None), settings)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,8 @@ def test_flags() -> None:
     with pytest.raises(ValueError, match="--max_aspect_ratio=0.5: give at least 1, or 0 for no l"):
         parse("--max_aspect_ratio=0.5")
     small = np.zeros((32, 32, 3), np.uint8)
-    assert (
-        evaluate.check_image(inputs.Image(32, 32, 0, "", small), parse())[0] == "image_would_grow"
-    )
-    undecoded = inputs.Image(32, 32, 0, "", None)
+    assert evaluate.check_image(rule.Image(32, 32, 0, "", small), parse())[0] == "image_would_grow"
+    undecoded = rule.Image(32, 32, 0, "", None)
     assert evaluate.check_image(undecoded, parse("--allow_upscale")) is None
 
 
