@@ -229,10 +229,7 @@ def run(argv: Sequence[str]) -> int:
     settings = check_flags(flags)
     runners.check(beam_options, [flags.output])
     with output_directory.OutputDirectory(
-        flags.output,
-        "scenes",
-        settings=dataclasses.asdict(settings),
-        overwrite=flags.overwrite,
+        flags.output, "scenes", settings=dataclasses.asdict(settings), overwrite=flags.overwrite
     ) as stage:
         progress = progress_line.Progress("scenes", settings.num, "scenes")
         options.run_pipeline(lambda root: build(root, settings, stage.path), beam_options, progress)

@@ -162,10 +162,7 @@ class OutputDirectory:
             files.remove_tree(replaced)
 
     def publish(
-        self,
-        counts: Mapping[str, Any],
-        content: Any = None,
-        extra: Mapping[str, Any] | None = None,
+        self, counts: Mapping[str, Any], content: Any = None, extra: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Writes the manifest and makes the directory the output; returns the manifest.
 

@@ -126,22 +126,14 @@ class EvaluationSet:
         self._captions.append(f"{name}: {shown}")
 
     def add_image(
-        self,
-        name: str,
-        phash: int,
-        colours: bytes,
-        num_pixels: int = image_hashes.REFERENCE_PIXELS,
+        self, name: str, phash: int, colours: bytes, num_pixels: int = image_hashes.REFERENCE_PIXELS
     ) -> None:
         """Adds an image by its `image_hashes.fingerprint` and its width times height."""
         self._images.append((name, phash, colours, num_pixels))
         self._index.add(name, phash, colours, num_pixels)
 
     def hit(
-        self,
-        text: str,
-        phash: int,
-        colours: bytes,
-        num_pixels: int = image_hashes.REFERENCE_PIXELS,
+        self, text: str, phash: int, colours: bytes, num_pixels: int = image_hashes.REFERENCE_PIXELS
     ) -> tuple[str, str] | None:
         """Returns why a pair may not be trained on, or None.
 

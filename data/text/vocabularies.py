@@ -309,9 +309,7 @@ def _cached_vocabulary(path: str, fingerprint: str) -> Any:
     return seqio.SentencePieceVocabulary(path)
 
 
-def seqio_text_vocabulary(
-    model_path: str | os.PathLike[str],
-) -> "seqio.SentencePieceVocabulary":
+def seqio_text_vocabulary(model_path: str | os.PathLike[str]) -> "seqio.SentencePieceVocabulary":
     """Returns the vocabulary for seqio features (imports TensorFlow).
 
     Raises:

@@ -101,11 +101,7 @@ Row = records.ImageTextPair | Rejected
 
 
 def make_pair(
-    key: str,
-    image: bytes | None,
-    text: str | bytes | None,
-    source: str,
-    metadata: dict[str, Any],
+    key: str, image: bytes | None, text: str | bytes | None, source: str, metadata: dict[str, Any]
 ) -> Row:
     """Returns the pair, or why there is none.
 

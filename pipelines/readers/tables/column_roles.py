@@ -72,10 +72,7 @@ def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
         if name not in names:
             raise ValueError(f"--columns {role}={name}: {where} has only the columns {listed}")
     found = resolve(names, chosen)
-    for role, missing in (
-        (TEXT, TEXT not in found),
-        (URL, not {IMAGE, URL} & found.keys()),
-    ):
+    for role, missing in ((TEXT, TEXT not in found), (URL, not {IMAGE, URL} & found.keys())):
         if missing:
             what = "captions" if role == TEXT else "pictures, paths or URLs"
             raise ValueError(
