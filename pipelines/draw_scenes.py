@@ -44,10 +44,8 @@ class SceneSettings:
       world: a key of `scenes.WORLDS`.
       num: scenes in both splits together.
       size: height and width of the images in pixels.
-      seed: of the random numbers.
       validation_fraction: share of the validation split, in [0, 1).
       shards: tars of the train split; 0 for one per 5,000 scenes.
-      num_prompts: lines of the prompt file, at most.
     """
 
     world: str = "full"
@@ -143,7 +141,6 @@ class _DrawShard(beam.DoFn):
         yield shard.name, shard.num
 
     def _counted(self, shard: SceneShard) -> Iterator[tuple[str, bytes]]:
-        """Yields the shard's members and reports every few scenes."""
         drawn = 0
         for name, content in members(shard, self._settings):
             yield name, content
@@ -156,11 +153,7 @@ class _DrawShard(beam.DoFn):
 def build(
     root: beam.Pipeline, settings: SceneSettings, directory: pathlib.Path
 ) -> beam.PCollection:
-    """Adds the job to a pipeline: draws every shard into `directory`.
-
-    Returns:
-      (name, number of scenes) of each tar.
-    """
+    """Adds the job: draws every shard into `directory`, and yields (name, number of scenes)."""
     return (
         root
         | "Shards" >> beam.Create(plan_shards(settings), reshuffle=True)

@@ -54,11 +54,6 @@ class _RenamingConverter(seqio.FeatureConverter):
     def __init__(
         self, pack: bool = False, use_custom_packing_ops: bool = False, **options: Any
     ) -> None:
-        """Takes seqio's options.
-
-        Raises:
-          ValueError: `pack` or `use_custom_packing_ops`: an image fills its sequence.
-        """
         if pack or use_custom_packing_ops:
             raise ValueError(f"{type(self).__name__} does not pack; set pack=False.")
         options["apply_length_check"] = False

@@ -112,7 +112,6 @@ def choose_caption(features: Features, context: Context) -> Features:
     Args:
       features: with [N] string `text` and, if there are more captions, [N, (count)] string
         `captions`.
-      context: its seed is used.
 
     Returns:
       The features without `captions`.

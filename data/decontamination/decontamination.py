@@ -110,12 +110,7 @@ class EvaluationSet:
         return loaded
 
     def add_caption(self, name: str, text: str) -> None:
-        """Adds a caption or prompt.
-
-        Args:
-          name: where it is from, for `hit`.
-          text: as it is.
-        """
+        """Adds a caption or prompt."""
         identity = text_hashes.caption_hash(text)
         if identity in self._hashes:
             return
@@ -138,9 +133,6 @@ class EvaluationSet:
         """Returns why a pair may not be trained on, or None.
 
         Args:
-          text: its caption.
-          phash: perceptual hash of its image.
-          colours: of its image.
           num_pixels: width times height of its image; colours are compared less closely in a
             small one.
 

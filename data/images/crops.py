@@ -49,10 +49,7 @@ class RandomCrop:
         image with a shorter side under `size` grows to it, and the crop is the whole square.
 
         Args:
-          short_side: of the image, in pixels.
           size: of the crop, in pixels; 256 in the listing, whose largest side is 288.
-          key: of the image.
-          seed: another one gives other crops.
         """
         slack, growth, down, right = _uniform(f"{seed} {key}", 4)
         largest = max(size, min(short_side, round(size * 9 / 8)))
@@ -98,9 +95,6 @@ def fit(
     Args:
       image: [height, width, 3] uint8.
       size: of the result, in pixels.
-      policy: one of POLICIES.
-      key: of the image.
-      seed: another one gives other crops.
 
     Returns:
       [size, size, 3] uint8.

@@ -59,9 +59,6 @@ def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
 
     Args:
       image: [height, width, 3] uint8.
-
-    Returns:
-      As of `perceptual_hash` and `colours`.
     """
     small = _thumbnail(image)
     return _hash_thumbnail(small), _colours_of_thumbnail(small)
@@ -121,7 +118,7 @@ def _cosines() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _hash_thumbnail(small: np.ndarray) -> int:
-    """Returns the hash of [32, 32, 3] uint8."""
+    """Takes [32, 32, 3] uint8."""
     basis, rows, columns = _cosines()
     luma = small.astype(np.int64) @ _YCC[:, 0]
     coefficients = (basis @ luma @ basis.T)[rows, columns]
@@ -130,7 +127,7 @@ def _hash_thumbnail(small: np.ndarray) -> int:
 
 
 def _colours_of_thumbnail(small: np.ndarray) -> bytes:
-    """Returns the colours of [32, 32, 3] uint8."""
+    """Takes [32, 32, 3] uint8."""
     cell = _SIDE // _GRID
     sums = small.reshape(_GRID, cell, _GRID, cell, 3).sum(axis=(1, 3), dtype=np.uint32)
     half = cell * cell // 2
@@ -153,10 +150,6 @@ def colour_distance(a: bytes, b: bytes) -> float:
     It is the larger of two: the difference of luma in a cell, and the length of the difference of
     (Cb, Cr) in a block of 2 x 2 cells. JPEG keeps colour at half the resolution of luma, so in a
     single cell of a small image a re-encoded copy may have changed colour by much.
-
-    Args:
-      a: of `colours`.
-      b: of `colours`.
 
     Returns:
       Levels, 0 to 255.
@@ -308,12 +301,6 @@ class NearIndex:
     def add(self, key: str, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> None:
         """Adds an image.
 
-        Args:
-          key: what a match gives back.
-          phash: its hash.
-          colour: its colours.
-          num_pixels: width times height, for `colour_limit`.
-
         Raises:
           ValueError: `colour` has not the length that `colours` gives.
         """
@@ -338,7 +325,6 @@ class NearIndex:
         return Match(self._keys[index], int(bits[index]), float(levels[best]))
 
     def _build(self) -> None:
-        """Moves what was added into the arrays."""
         if self._added:
             phashes, rows, sizes = zip(*self._added, strict=True)
             self._phashes = np.concatenate([self._phashes, np.array(phashes, np.uint64)])

@@ -112,7 +112,6 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> De
 
 
 def _not_an_image(data: bytes, error: Exception) -> ValueError:
-    """Returns what to raise for a file that cannot be read."""
     # Pillow puts the address of the buffer into its message.
     reason = str(error).split(" <")[0] or type(error).__name__
     return ValueError(f"not an image ({len(data)} bytes): {reason}")
@@ -133,7 +132,6 @@ def _count_scans(data: bytes) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Returns the decoded image in mode RGB."""
     image.load()
     if image.mode.startswith("I"):
         # 16 bits a pixel; Pillow's own conversion would clip at 255.

@@ -95,7 +95,6 @@ def captions(scene: scene_drawing.Scene, limit: int | None = None) -> list[str]:
     """Describes a scene in several ways, all true.
 
     Args:
-        scene: what is drawn.
         limit: the number of captions at most; None for all.
 
     Returns:

@@ -254,7 +254,6 @@ def render(scene: Scene, size: int) -> np.ndarray:
     """Draws a scene, anti-aliased; the same scene and size always give the same bytes.
 
     Args:
-        scene: what to draw.
         size: height and width in pixels, at least 16.
 
     Returns:

@@ -54,9 +54,6 @@ LETTERS = "".join(_STROKES)
 def strokes(letter: str) -> tuple[tuple[tuple[float, float], ...], ...]:
     """Returns the polylines of a letter.
 
-    Args:
-        letter: one of `LETTERS`.
-
     Returns:
         Polylines of (x, y), x in [0, 1] of the glyph's width, y in [0, 1] of its height.
 
@@ -85,11 +82,6 @@ def check_text(text: str) -> None:
 def text_layout(num_letters: int, width: float, height: float) -> tuple[float, float, list[float]]:
     """Fits a line of text into a field.
 
-    Args:
-        num_letters: letters in the line.
-        width: width of the field, any unit.
-        height: height of the field, same unit.
-
     Returns:
         (glyph width, glyph height, left edge of each glyph from the middle of the field).
     """
@@ -107,16 +99,7 @@ def draw_text(
     height: float,
     fill: int | tuple[int, int, int],
 ) -> None:
-    """Draws a line of text, as large as a field allows, around the field's centre.
-
-    Args:
-        canvas: what to draw on.
-        text: letters of the font.
-        centre: (x, y) of the field's middle, in pixels.
-        width: width of the field in pixels.
-        height: height of the field in pixels.
-        fill: the ink, in the canvas's mode.
-    """
+    """Draws a line of text, as large as a field allows, around the field's centre."""
     glyph_width, glyph_height, lefts = text_layout(len(text), width, height)
     radius = glyph_width * STROKE / 2
     # The grid's lines are the middle of a stroke: half a stroke of the glyph is around them.
@@ -135,11 +118,8 @@ def draw_text(
 
 @functools.cache
 def glyph_masks(width: int, height: int) -> np.ndarray:
-    """Renders every letter of the font alone, anti-aliased.
-
-    Returns:
-        [letter, height, width] float32 coverage in [0, 1], in the order of `LETTERS`.
-    """
+    """Renders every letter of the font alone: [letter, height, width] float32 in [0, 1], in the
+    order of `LETTERS`."""
     scale = 8
     masks = []
     for letter in LETTERS:

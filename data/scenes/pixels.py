@@ -66,7 +66,6 @@ def to_work_size(image: np.ndarray) -> np.ndarray:
 
 
 def _read_background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
-    """Returns the name and the RGB of the background."""
     border = np.concatenate([pixels[:2], pixels[-2:], pixels[:, :2].swapaxes(0, 1)])
     border = np.concatenate([border.reshape(-1, 3), pixels[:, -2:].reshape(-1, 3)])
     seen = np.median(border, axis=0)

@@ -34,13 +34,7 @@ def perfect_view(scene: scenes.Scene) -> View:
 
 
 def relation_holds(relation: str, a: SeenObject, b: SeenObject) -> bool:
-    """Returns whether `a` is in a relation to `b`.
-
-    Args:
-        relation: one of `scenes.RELATIONS`.
-        a: the object that the relation is said of.
-        b: the object that it is related to.
-    """
+    """Returns whether `a` is in a relation to `b`."""
     dx, dy = b.cx - a.cx, b.cy - a.cy
     apart = max(abs(dx), abs(dy))
     inside = a.extent < 0.7 * b.extent and apart < 0.25 * b.extent
@@ -112,10 +106,6 @@ def edit_distance(a: str, b: str) -> int:
 def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
     """Scores what was seen against the truth.
 
-    Args:
-        view: what was read from an image.
-        scene: what the image should show.
-
     Returns:
         {name: score in [0, 1]} for the names in `SCORES` that apply to the scene, and `overall`,
         their mean:
@@ -155,7 +145,6 @@ def alignment(image: np.ndarray, scene: scenes.Scene) -> dict[str, float]:
 
     Args:
         image: [size, size, 3] uint8, 32 pixels a side or more.
-        scene: what the image should show.
 
     Returns:
         {name: score in [0, 1]}, see `compare`.
@@ -177,16 +166,7 @@ def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def chance(world: str = "full", num: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Measures what a faultless image of another caption scores: the level of knowing nothing.
-
-    Args:
-        world: a key of `scenes.WORLDS`.
-        num: how many pairs of scenes to compare.
-        seed: of the scenes.
-
-    Returns:
-        {name: mean score}.
-    """
+    """Measures what a faultless image of another caption scores: the level of knowing nothing."""
     rng = random.Random(f"chance/{seed}")
     chosen = scenes.find_world(world)
     drawn = [scenes.sample_scene(rng, chosen) for _ in range(num)]

@@ -250,8 +250,6 @@ def sample_scene(
     """Draws a scene of a world, of either split.
 
     Args:
-        rng: random numbers; the scene depends on nothing else.
-        world: what may occur.
         challenges: allow only these; None for the world's own shares.
 
     Raises:

@@ -92,10 +92,6 @@ def draw_scene(
     """Draws scene number `index` of a split.
 
     Args:
-        split: one of `records.SPLITS`.
-        index: the scene's number, from 0.
-        seed: the data set's seed.
-        world: what may occur.
         challenge: draw only scenes of this challenge.
 
     Raises:
@@ -120,14 +116,6 @@ def generate(
     split: str, num: int, seed: int, size: int, world: str = "full", start: int = 0
 ) -> Iterator[tuple[str, Scene, np.ndarray, list[str]]]:
     """Draws scenes `start` to `start + num` of a split.
-
-    Args:
-        split: one of `records.SPLITS`.
-        num: how many.
-        seed: the data set's seed.
-        size: height and width of the images in pixels.
-        world: a key of `WORLDS`.
-        start: number of the first.
 
     Yields:
         (key, scene, image [size, size, 3] uint8, captions).

@@ -77,7 +77,6 @@ def _example_class() -> type[message.Message]:
 def _add_message_field(
     parent: descriptor_pb2.DescriptorProto, name: str, number: int, label: int, type_name: str
 ) -> None:
-    """Adds a field that holds another message of the `tensorflow` package."""
     parent.field.add(
         name=name,
         number=number,
@@ -125,9 +124,6 @@ class Record:
     @classmethod
     def from_example(cls, serialized: bytes) -> Self:
         """Reads a record.
-
-        Args:
-          serialized: a serialized `tf.train.Example`. Features of other names are ignored.
 
         Returns:
           The record; a field that has a default may be absent.
@@ -311,8 +307,6 @@ class ReconstructedPair(Record):
     """An image and the image tokenizer's reconstruction of it: what the upsampler trains on.
 
     Attributes:
-      key: the pair's key.
-      text: the caption.
       image: the image at high resolution, PNG.
       reconstruction: the tokenizer's reconstruction at its own resolution, PNG.
     """

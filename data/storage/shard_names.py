@@ -52,7 +52,6 @@ def expand_pattern(
 
 
 def _glob(part: str, suffixes: tuple[str, ...]) -> tuple[list[str], bool]:
-    """Returns the files of one part of a pattern and whether it is a directory."""
     if files.is_dir(part):
         paths = [entry.path for entry in files.list_folder(part)]
         return [path for path in paths if path.endswith(suffixes)], True

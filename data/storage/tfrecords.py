@@ -107,11 +107,7 @@ def frame(data: bytes) -> bytes:
 
 
 def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
-    """Writes serialized records to one file, which appears when it is complete.
-
-    Returns:
-      The number of records.
-    """
+    """Writes serialized records to one file, which appears when it is complete."""
     count = 0
     with files.replacing(path) as file:
         for example in examples:
@@ -146,8 +142,6 @@ def read_stream(file: IO[bytes], name: str, max_bytes: int = MAX_RECORD_BYTES) -
     """Yields the serialized records of an open file.
 
     Args:
-      file: read from here on.
-      name: of the file, for the error message.
       max_bytes: of a record; the length in the file could claim anything.
 
     Raises:

@@ -71,10 +71,6 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
 def parse_prompts(source: str, data: bytes) -> list[Prompt]:
     """Returns the prompts of a file, as `read_prompts`.
 
-    Args:
-      source: the address of the file, whose ending says how it is read.
-      data: its content.
-
     Raises:
       ValueError: another ending, an empty file or prompt, a missing column or field, an id twice.
     """
@@ -101,9 +97,6 @@ def parse_prompts(source: str, data: bytes) -> list[Prompt]:
 
 def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> int:
     """Writes a .jsonl prompt file that `read_prompts` reads back equal.
-
-    Returns:
-      The number of prompts.
 
     Raises:
       ValueError: a prompt's metadata uses a name that a field of the file has.
@@ -191,11 +184,6 @@ def _read_jsonl(source: str, lines: list[str]) -> list[Prompt]:
 
 
 def _checked_id(where: str, given: Any) -> str:
-    """Returns an id of a file.
-
-    Raises:
-      ValueError: it cannot be a file name.
-    """
     name = str(given)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise ValueError(

@@ -78,12 +78,7 @@ def words(text: str) -> list[str]:
 
 
 def ngram_hashes(text_words: list[str], size: int) -> list[int]:
-    """Returns a 64-bit hash for each run of `size` words; one for all of them if they are fewer.
-
-    Args:
-      text_words: from `words`.
-      size: words in a run.
-    """
+    """Returns a 64-bit hash for each run of `size` words; one for all of them if they are fewer."""
     if not text_words:
         return []
     starts = range(max(1, len(text_words) - size + 1))

@@ -66,11 +66,6 @@ class SentencePieceSettings:
     num_sentinels: int = 0
 
     def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-          ValueError: one is not allowed; the message says what is.
-        """
         if self.vocab_size < 1:
             raise ValueError(f"vocab_size={self.vocab_size}: give a positive number.")
         if self.model_type not in MODEL_TYPES:
@@ -115,7 +110,6 @@ def train_sentencepiece(
       sentences: the captions, all held in memory, alone or with how often each counts (at least
         1); empty ones are skipped.
       model_path: the file to write; its directory must exist.
-      settings: what to learn.
 
     Returns:
       The number of pieces in the model.
@@ -224,9 +218,6 @@ class TextTokenizer:
     def __init__(self, model_path: str | os.PathLike[str]) -> None:
         """Loads a model.
 
-        Args:
-          model_path: the `.model` file or the directory that `parti vocab` wrote.
-
         Raises:
           FileNotFoundError: no such file.
           ValueError: not a SentencePiece model, or not one of this project's.
@@ -280,7 +271,6 @@ class TextTokenizer:
         """Returns the ids of a caption, cut to `length` - 1, an EOS, and padding.
 
         Args:
-          text: the caption; the empty string is the null caption.
           length: at least 1.
 
         Returns:
@@ -324,11 +314,6 @@ class ImageTokenVocabulary:
     """Codebook indices to model ids and back: index c is id c + 1, id 0 is padding."""
 
     def __init__(self, codebook_size: int) -> None:
-        """Checks the size.
-
-        Raises:
-          ValueError: `codebook_size` is under 1.
-        """
         if codebook_size < 1:
             raise ValueError(f"codebook_size={codebook_size}: it must be at least 1.")
         self.codebook_size = codebook_size

@@ -67,7 +67,6 @@ def use_all_cores(options: pipeline_options.PipelineOptions, num_bytes: int) -> 
 
     Args:
       options: changed in place.
-      num_bytes: size of the input; small ones are quicker in this process.
 
     Returns:
       The number of processes that will work; 1 is this one.
@@ -85,10 +84,6 @@ def use_all_cores(options: pipeline_options.PipelineOptions, num_bytes: int) -> 
 
 def check(options: pipeline_options.PipelineOptions, addresses: Sequence[files.Path]) -> None:
     """Refuses a run on Google's machines that cannot work, before anything is read or uploaded.
-
-    Args:
-      options: of the pipeline.
-      addresses: inputs and outputs.
 
     Raises:
       ValueError: an address of this machine alone, workers without this package, or a template.
@@ -122,13 +117,8 @@ def run(
 
     Beam waits forever for a worker that was killed, for instance by a system without memory.
 
-    Args:
-      pipeline: with a runner from `make`.
-      options: of the pipeline.
-
     Raises:
       WorkerDied: a worker process ended by itself.
-      BaseException: what the pipeline raised.
     """
     direct = options.view_as(pipeline_options.DirectOptions)
     if not is_local(options) or direct.direct_running_mode != "multi_processing":

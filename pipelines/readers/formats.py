@@ -22,7 +22,6 @@ class Format:
 
     Attributes:
       name: what --input_format takes.
-      description: what such files are, for messages.
       suffixes: endings of its files, in lower case.
       read: yields the pairs and rejected rows of a source; the fetcher is for URLs.
       split: returns the sources in files of this format.
@@ -49,8 +48,6 @@ class Format:
 def _stream(
     read: Callable[[IO[bytes], str], Iterator[rows.Row]],
 ) -> Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]:
-    """Returns the reader of a format whose files are read from beginning to end."""
-
     def read_source(source: Source, fetcher: fetching.Fetcher) -> Iterator[rows.Row]:
         name = rows.utf8(files.name(source.paths[0]))
         try:
@@ -71,7 +68,6 @@ def _table(
     split: Callable[[source_files.Found], list[Source]],
     read_rows: Callable[[Source], Iterator[tuple[int, pairs.Cells | rows.Rejected]]],
 ) -> Format:
-    """Returns a format whose rows are cells by the names of columns."""
     read = functools.partial(pairs.read_table, read_rows=read_rows, suffixes=suffixes)
     return Format(name, description, suffixes, read, split, is_table=True)
 
@@ -142,10 +138,6 @@ def check(input_format: str) -> None:
 
 def detect(pattern: str, paths: Sequence[str]) -> str:
     """Returns the name of the format of some files.
-
-    Args:
-      pattern: what names them, for the message.
-      paths: of the files.
 
     Raises:
       ValueError: the format is not known; the message lists the formats.

@@ -72,7 +72,6 @@ class Rejected:
       reason: a short name, counted and reported; those of readers are in `REASONS`.
       measure: the value that decided, as text.
       text: the caption, when known; only its beginning if it is long.
-      source: the file it came from.
       group: of a copy, the key of the pair that stays.
       address: of a row that `parti clean` dropped for itself, the address of its file; as written,
         relative to the folder that all input is in.
@@ -103,15 +102,7 @@ Row = records.ImageTextPair | Rejected
 def make_pair(
     key: str, image: bytes | None, text: str | bytes | None, source: str, metadata: dict[str, Any]
 ) -> Row:
-    """Returns the pair, or why there is none.
-
-    Args:
-      key: the pair's name.
-      image: the encoded image; None if there is none.
-      text: the caption, bytes if it is not decoded yet; None if there is none.
-      source: the file's name.
-      metadata: as `parse_metadata` or `json_safe` made it.
-    """
+    """Returns the pair, or why there is none."""
     if text is not None:
         checked = check_caption(text)
         if isinstance(checked, Rejected):

@@ -53,9 +53,6 @@ class Found:
     """Files of one format below one folder, to be split into sources.
 
     Attributes:
-      format: a key of `formats.FORMATS`.
-      root: the folder.
-      entries: the files, sorted.
       columns: of tables, the (role, column) that the user has named.
     """
 

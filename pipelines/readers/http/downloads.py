@@ -185,10 +185,6 @@ def opt_out(headers: urllib3.HTTPHeaderDict, user_agent: str) -> str:
 
     Source: the list of img2dataset's default, and the W3C community group's TDM Reservation
     Protocol.
-
-    Args:
-      headers: of the answer; of several with one name each is read by itself.
-      user_agent: the part before the slash is our name as a crawler.
     """
     if any(value.strip() == "1" for value in headers.getlist("TDM-Reservation")):
         return "TDM-Reservation: 1"

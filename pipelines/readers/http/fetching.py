@@ -145,12 +145,7 @@ class Fetcher:
         return _Window(self, iter(source), size).run()
 
     def start(self, task: _Task, done: "queue.SimpleQueue[Any]") -> bool:
-        """Begins a task's request if its turn has come; returns whether it did.
-
-        Args:
-          task: that waits.
-          done: takes (task, answer) when the request has ended.
-        """
+        """Begins a task's request if its turn has come; returns whether it did."""
         now = time.monotonic()
         if now < task.not_before:
             return False
@@ -172,7 +167,6 @@ class Fetcher:
         return self._hosts.setdefault(name, _Host())
 
     def _request(self, task: _Task, host: _Host, done: "queue.SimpleQueue[Any]") -> None:
-        """Makes a request, in a thread of its own."""
         s = self.settings
         try:
             answer = downloads.get(
@@ -224,7 +218,6 @@ class _Window(Generic[T]):
         return self._num_bytes >= self._settings.window_bytes
 
     def _fill(self) -> None:
-        """Takes rows from the source as long as there is room."""
         while len(self._tasks) < self._settings.window and not self._is_full():
             if (item := next(self._source, None)) is None:
                 self._is_at_end = True

@@ -43,12 +43,7 @@ def given(columns: Mapping[str, str] | None) -> Given:
 
 
 def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
-    """Returns {role: column} for the roles that a table has.
-
-    Args:
-      names: of the columns.
-      chosen: the user's choice, which need not be among them.
-    """
+    """Returns {role: column} for the roles that a table has."""
     folded = ((name.casefold(), name) for name in reversed(names))
     known = {alias: name for alias, name in folded if alias in _ALIASES}
     found = {
@@ -60,13 +55,7 @@ def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
 
 
 def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
-    """Raises ValueError unless a table has a column of captions, and one of images or URLs.
-
-    Args:
-      names: of the table's columns.
-      chosen: the user's choice.
-      where: the file, for the message.
-    """
+    """Raises ValueError unless a table has a column of captions, and one of images or URLs."""
     listed = ", ".join(names[:20]) or "none"
     for role, name in chosen:
         if name not in names:

@@ -123,7 +123,6 @@ def _tsv_cells(line: str) -> list[str]:
 def _parse(
     raw: list[str] | str | rows.Rejected, kind: str, names: tuple[str, ...]
 ) -> CellsOrRejected:
-    """Returns the cells of a row by name."""
     if isinstance(raw, rows.Rejected):
         return raw
     if kind == JSONL:
@@ -162,10 +161,6 @@ def _header(
 
     A csv or tsv without a header has the columns `#1`, `#2`, ...: if one of these is chosen, or if
     its first row is two cells and one of them a URL (the form of CC3M and CC12M).
-
-    Raises:
-      OSError: the file cannot be read; also other `decompression.ERRORS`.
-      ValueError: the columns are not in the table, or do not suffice.
     """
     with files.open(path) as file:
         lines = _open(file, 0)
@@ -242,7 +237,6 @@ def _split_file(found: Found, entry: files.Entry) -> list[Source]:
 
 
 def _merge(pieces: list[_Piece]) -> list[_Piece]:
-    """Returns fewer and larger pieces."""
     size = -(-len(pieces) // source_files.MAX_PIECES_WITHIN)
     groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
     return [
@@ -256,17 +250,7 @@ def _merge(pieces: list[_Piece]) -> list[_Piece]:
 
 
 def _plan(path: str, kind: str, names: tuple[str, ...], rows_per_piece: int) -> list[_Piece]:
-    """Returns the rows of a table in pieces; the last goes to the end, or to where it is damaged.
-
-    Args:
-      path: the table.
-      kind: csv, tsv or jsonl.
-      names: from `_header`.
-      rows_per_piece: at most.
-
-    Raises:
-      OSError: the file cannot be read; also other `decompression.ERRORS`.
-    """
+    """Returns the rows of a table in pieces; the last goes to the end, or to damage."""
     count = 0
     with files.open(path) as file:
         lines = _open(file, 0)

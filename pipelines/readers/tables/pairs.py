@@ -59,8 +59,6 @@ def read_table(
     """Yields the pairs of a table, or of some of its rows, in their order.
 
     Args:
-      source: of the table.
-      fetcher: for rows with a URL.
       read_rows: yields (number, cells) of the rows of a source.
       suffixes: endings of such tables, which keys are without.
     """
@@ -105,7 +103,6 @@ def _read_image(row: _Ready, fetched: bytes | rows.Rejected) -> bytes | rows.Rej
 
 
 def _size(row: _Ready | rows.Rejected) -> int:
-    """Returns the bytes that a row holds in memory."""
     return sum(map(sys.getsizeof, row)) if isinstance(row, _Ready) else 0
 
 
@@ -128,14 +125,7 @@ def _prepared(
 def _prepare(
     cells: Cells | rows.Rejected, name: str, source: Source, file: str
 ) -> _Ready | rows.Rejected:
-    """Returns a row with its cells by their roles.
-
-    Args:
-      cells: of the row.
-      name: the row's key if it has none of its own.
-      source: of the table.
-      file: the table's name.
-    """
+    """Returns a row with its cells by their roles."""
     if isinstance(cells, rows.Rejected):
         return cells.of(name, source=file)
     roles = column_roles.resolve(tuple(cells), source.columns)

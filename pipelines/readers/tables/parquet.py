@@ -33,7 +33,6 @@ class Description(NamedTuple):
     """What a Parquet file says of itself.
 
     Attributes:
-      path: the file.
       names: of its columns, as UTF-8 can write them.
       groups: (number of rows, bytes) of each row group.
     """
@@ -93,7 +92,6 @@ class _Decoder:
                     yield kind, data
 
     def _answer(self, file: IO[bytes], length: int) -> None:
-        """Sends bytes of the file, chunk by chunk."""
         self._write(length.to_bytes(8, "little"))
         while length:
             chunk = file.read(min(length, 2**20))
@@ -241,7 +239,6 @@ def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.R
 
 
 def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[column_roles.Cells | rows.Rejected]:
-    """Yields the rows of an Arrow stream."""
     import pyarrow as pa
 
     with pa.ipc.open_stream(data) as stream:
