@@ -103,26 +103,13 @@ _TABLE = (
         parquet.split,
         parquet.read_rows,
     ),
-    _table(
-        delimited.CSV,
-        "the same as text, separated by commas",
-        delimited.SUFFIXES[delimited.CSV],
-        delimited.split,
-        delimited.read_rows,
-    ),
-    _table(
-        delimited.TSV,
-        "separated by tabs",
-        delimited.SUFFIXES[delimited.TSV],
-        delimited.split,
-        delimited.read_rows,
-    ),
-    _table(
-        delimited.JSONL,
-        "a JSON object in each line",
-        delimited.SUFFIXES[delimited.JSONL],
-        delimited.split,
-        delimited.read_rows,
+    *(
+        _table(name, description, delimited.SUFFIXES[name], delimited.split, delimited.read_rows)
+        for name, description in (
+            (delimited.CSV, "the same as text, separated by commas"),
+            (delimited.TSV, "separated by tabs"),
+            (delimited.JSONL, "a JSON object in each line"),
+        )
     ),
 )
 FORMATS = {row.name: row for row in _TABLE}

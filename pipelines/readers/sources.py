@@ -14,11 +14,6 @@ from parti.pipelines.readers.tables import column_roles
 from parti.stages import files
 
 
-def check_columns(columns: Mapping[str, str] | None) -> None:
-    """Raises ValueError if a role of a column is unknown: {"text": "my_caption", ...}."""
-    column_roles.given(columns)
-
-
 def detect_format(pattern: str) -> str:
     """Returns the format of the files that a pattern names; those in a folder, if it is one.
 

@@ -178,7 +178,9 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
       ValueError: not a JSON object.
     """
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=_null, parse_float=_finite)
+        value = json.loads(
+            data.decode("utf-8-sig"), parse_constant=lambda _: None, parse_float=_finite
+        )
         text = json.dumps(value, ensure_ascii=False)
         clean = text.encode("utf-8", "replace").decode("utf-8")
         value = value if clean == text else json.loads(clean)
@@ -187,10 +189,6 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object is wanted, this is {type(value).__name__}")
     return value
-
-
-def _null(text: str) -> None:
-    return None
 
 
 def _finite(text: str) -> float | None:

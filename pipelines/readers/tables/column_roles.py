@@ -61,9 +61,11 @@ def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
         if name not in names:
             raise ValueError(f"--columns {role}={name}: {where} has only the columns {listed}")
     found = resolve(names, chosen)
-    for role, missing in ((TEXT, TEXT not in found), (URL, not {IMAGE, URL} & found.keys())):
-        if missing:
-            what = "captions" if role == TEXT else "pictures, paths or URLs"
+    for role, what, roles in (
+        (TEXT, "captions", {TEXT}),
+        (URL, "pictures, paths or URLs", {IMAGE, URL}),
+    ):
+        if not roles & found.keys():
             raise ValueError(
                 f"{where}: no column is known to hold {what}, of {listed}; "
                 f"name it with --columns {role}=NAME"

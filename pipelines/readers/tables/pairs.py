@@ -32,7 +32,7 @@ _SHOWN_URL = 200  # characters of a URL or path in a rejected row
 
 
 class _Ready(NamedTuple):
-    """A row whose image is still to be read, unless `image` is it.
+    """A row whose image is still to be read from `path` or `url`, unless `image` is it.
 
     Its metadata are JSON: as Python objects they could be forty times as large.
     """
@@ -41,14 +41,6 @@ class _Ready(NamedTuple):
     text: str | bytes | None
     metadata: bytes
     image: bytes | None = None
-    path: str = ""
-    url: str = ""
-
-
-class _Image(NamedTuple):
-    """Where the image of a row is; at most one of these is given."""
-
-    data: bytes | None = None
     path: str = ""
     url: str = ""
 
@@ -140,10 +132,9 @@ def _prepare(
     if isinstance(metadata, rows.Rejected):
         return metadata.of(key, text, file)
     folder = source.image_root or files.parent(source.paths[0])
-    image = _image(cell.get(column_roles.IMAGE), cell.get(column_roles.URL), folder)
-    if isinstance(image, rows.Rejected):
-        return image.of(key, text, file)
-    return _Ready(key, text, metadata, *image)
+    row = _Ready(key, text, metadata)
+    found = _with_image(row, cell.get(column_roles.IMAGE), cell.get(column_roles.URL), folder)
+    return found.of(key, text, file) if isinstance(found, rows.Rejected) else found
 
 
 def _key(value: Any) -> str:
@@ -181,23 +172,26 @@ def _metadata(rest: dict[str, Any], is_text: bool) -> bytes | rows.Rejected:
     return metadata
 
 
-def _image(image: Any, url: Any, folder: str) -> _Image | rows.Rejected:
-    """Returns where the image of a row is, from its cells; paths are below a folder."""
+def _with_image(row: _Ready, image: Any, url: Any, folder: str) -> _Ready | rows.Rejected:
+    """Returns a row with where its image is, from its cells; paths are below a folder."""
     if isinstance(image, dict):  # Hugging Face's form
         image = image.get("bytes") or image.get("path")
     if isinstance(image, bytes):
         if len(image) > rows.MAX_IMAGE_BYTES:
             return rows.refuse("member_too_large", f"{len(image):,} bytes")
-        return _Image(image)
+        return row._replace(image=image)
     if isinstance(image, str) and image.strip():
         image = image.strip()
-        return _Image(url=image) if image.startswith(_HTTP) else _image_file(folder, image)
+        if image.startswith(_HTTP):
+            return row._replace(url=image)
+        path = _path_below(folder, image)
+        return path if isinstance(path, rows.Rejected) else row._replace(path=path)
     if isinstance(url, bytes):
         url = url.decode("utf-8", "replace")
-    return _Image(url=rows.utf8(url.strip()) if isinstance(url, str) else "")
+    return row._replace(url=rows.utf8(url.strip()) if isinstance(url, str) else "")
 
 
-def _image_file(folder: str, path: str) -> _Image | rows.Rejected:
+def _path_below(folder: str, path: str) -> str | rows.Rejected:
     """Returns the file in a folder that a path names, if the path does not lead out of it."""
     prefix = folder.rstrip("/") + "/"
     below = path.removeprefix(prefix)
@@ -206,4 +200,4 @@ def _image_file(folder: str, path: str) -> _Image | rows.Rejected:
     if leads_out or "\0" in path:
         measure = f"{path[:_SHOWN_URL]}; --image_root names the folder that paths lead to"
         return rows.refuse("unsafe_name", measure)
-    return _Image(path=files.join(folder, inner))
+    return files.join(folder, inner)
