@@ -31,7 +31,6 @@ from parti.stages import files, flag_parser, output_directory, progress_line
 
 PROMPTS = "prompts-validation.jsonl"
 _SCENES_PER_SHARD = 5000
-_TICK_EVERY = 50
 # Prompts are chosen among the first validation scenes, up to this number.
 _PROMPT_CANDIDATES = 4000
 
@@ -141,13 +140,10 @@ class _DrawShard(beam.DoFn):
         yield shard.name, shard.num
 
     def _counted(self, shard: SceneShard) -> Iterator[tuple[str, bytes]]:
-        drawn = 0
         for name, content in members(shard, self._settings):
             yield name, content
-            drawn += name.endswith(".txt")
-            if name.endswith(".txt") and drawn % _TICK_EVERY == 0:
-                options.tick(_TICK_EVERY)
-        options.tick(drawn % _TICK_EVERY)
+            if name.endswith(".txt"):  # the last of a scene
+                options.tick()
 
 
 def build(

@@ -28,7 +28,7 @@ REFERENCE_PIXELS = 64 * 64
 _SIDE = 32  # of the thumbnail, in pixels
 _HALVE_FROM = 16 * _SIDE
 _GRID = 8  # cells on a side of the colours
-NUM_COLOURS = 3 * _GRID * _GRID  # bytes of `colours`
+NUM_COLOURS = 3 * _GRID * _GRID  # bytes of the colours
 _SCALE = 1 << 12  # of the whole-number cosines
 _DEAD_ZONE = 12.0  # levels, in units of the orthonormal DCT: what smaller coefficients say is noise
 # Luma, blue and red difference of RGB, in thousandths (Rec. 601, as JPEG has them).
@@ -55,43 +55,31 @@ def pixel_hash(image: np.ndarray) -> bytes:
 
 
 def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
-    """Returns the perceptual hash and the colours of an image; cheaper than one after the other.
+    """Returns the perceptual hash and the colours of an image.
 
-    Args:
-      image: [height, width, 3] uint8.
-    """
-    small = _thumbnail(image)
-    return _hash_thumbnail(small), _colours_of_thumbnail(small)
-
-
-def perceptual_hash(image: np.ndarray) -> int:
-    """Returns 64 bits that say where an image is lighter and darker, coarsely.
-
-    Each bit is one of the 64 lowest frequencies of the thumbnail's luma (the mean left out): 1 if
-    its DCT coefficient is clearly positive. Weak coefficients are 0, or noise would set them.
+    The hash says where the image is lighter and darker, coarsely. Each bit is one of the 64 lowest
+    frequencies of the thumbnail's luma (the mean left out): 1 if its DCT coefficient is clearly
+    positive. Weak coefficients are 0, or noise would set them.
 
     Args:
       image: [height, width, 3] uint8.
 
     Returns:
-      0 or more, under 2**64.
+      (64 bits as a number, the mean colours of the cells of an 8 x 8 grid as 192 bytes: row by row,
+      red green blue).
 
     Source: the DCT hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash
     Functions", 2010, section 3.2, with a fixed threshold for its median.
     """
-    return _hash_thumbnail(_thumbnail(image))
-
-
-def colours(image: np.ndarray) -> bytes:
-    """Returns the mean colours of the cells of an 8 x 8 grid.
-
-    Args:
-      image: [height, width, 3] uint8.
-
-    Returns:
-      192 bytes: row by row, red green blue.
-    """
-    return _colours_of_thumbnail(_thumbnail(image))
+    small = _thumbnail(image)
+    basis, rows, columns = _cosines()
+    luma = small.astype(np.int64) @ _YCC[:, 0]
+    coefficients = (basis @ luma @ basis.T)[rows, columns]
+    bits = coefficients > int(_DEAD_ZONE * 1000 * _SCALE * _SCALE)
+    cell = _SIDE // _GRID
+    sums = small.reshape(_GRID, cell, _GRID, cell, 3).sum(axis=(1, 3), dtype=np.uint32)
+    means = ((sums + cell * cell // 2) // (cell * cell)).astype(np.uint8)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big"), means.tobytes()
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
@@ -115,23 +103,6 @@ def _cosines() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     basis = np.cos(np.pi * frequency * (2 * np.arange(_SIDE) + 1) / (2 * _SIDE))
     basis *= np.where(frequency == 0, np.sqrt(1 / _SIDE), np.sqrt(2 / _SIDE))
     return np.rint(basis * _SCALE).astype(np.int64), rows, columns
-
-
-def _hash_thumbnail(small: np.ndarray) -> int:
-    """Takes [32, 32, 3] uint8."""
-    basis, rows, columns = _cosines()
-    luma = small.astype(np.int64) @ _YCC[:, 0]
-    coefficients = (basis @ luma @ basis.T)[rows, columns]
-    bits = coefficients > int(_DEAD_ZONE * 1000 * _SCALE * _SCALE)
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def _colours_of_thumbnail(small: np.ndarray) -> bytes:
-    """Takes [32, 32, 3] uint8."""
-    cell = _SIDE // _GRID
-    sums = small.reshape(_GRID, cell, _GRID, cell, 3).sum(axis=(1, 3), dtype=np.uint32)
-    half = cell * cell // 2
-    return ((sums + half) // (cell * cell)).astype(np.uint8).tobytes()
 
 
 def distance(a: int, b: int) -> int:
@@ -161,8 +132,8 @@ def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
     """Returns the `colour_distance` of one image to each of many.
 
     Args:
-      colour: of `colours`.
-      rows: [n, 192] uint8, each of `colours`.
+      colour: 192 bytes, as of `fingerprint`.
+      rows: [n, 192] uint8, likewise.
 
     Returns:
       [n] float64.
@@ -212,33 +183,6 @@ def is_near(
     if distance(phash_a, phash_b) > max_distance:
         return False
     return colour_distance(colours_a, colours_b) <= max_colour_distance
-
-
-def are_near(
-    phash: int,
-    colour: bytes,
-    phashes: np.ndarray,
-    rows: np.ndarray,
-    max_distance: int = MAX_DISTANCE,
-    max_colour_distance: np.ndarray | float = MAX_COLOUR_DISTANCE,
-) -> np.ndarray:
-    """Returns `is_near` of one image and each of many.
-
-    Args:
-      phash: of the one.
-      colour: of the one.
-      phashes: [n] uint64.
-      rows: [n, 192] uint8.
-      max_distance: in bits.
-      max_colour_distance: in levels; one for all, or [n].
-
-    Returns:
-      [n] bool.
-    """
-    near = distances(phash, phashes) <= max_distance
-    limits = np.broadcast_to(max_colour_distance, near.shape)
-    near[near] = colour_distances(colour, rows[near]) <= limits[near]
-    return near
 
 
 def band_keys(phash: int) -> tuple[int, ...]:
@@ -302,7 +246,7 @@ class NearIndex:
         """Adds an image.
 
         Raises:
-          ValueError: `colour` has not the length that `colours` gives.
+          ValueError: `colour` has not `NUM_COLOURS` bytes.
         """
         if len(colour) != NUM_COLOURS:
             raise ValueError(f"{len(colour)} bytes of colours; they must be {NUM_COLOURS}.")

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from parti.data.scenes import drawing as scene_drawing
+from parti.data.scenes import drawing
 
 WORK_SIZE = 64  # side that every image is brought to
 
@@ -20,8 +20,8 @@ _MIN_AREA = 16  # pixels; less is a speck
 _MIN_SEEDS = 5  # pixels that show a colour unmixed; less is noise
 _PURE_DISTANCE = 35.0  # in RGB; what is further from the palette may be a mixture
 _MIXTURE_DISTANCE = 45.0  # in RGB
-_COLOUR_NAMES = (*scene_drawing.COLOURS, "white")
-_PALETTE = np.asarray([*scene_drawing.COLOURS.values(), (255, 255, 255)], np.float32)
+_COLOUR_NAMES = (*drawing.COLOURS, "white")
+_PALETTE = np.asarray([*drawing.COLOURS.values(), (255, 255, 255)], np.float32)
 _ANY = np.ones((3, 3), bool)  # neighbours: all eight
 
 
@@ -69,8 +69,8 @@ def _read_background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
     border = np.concatenate([pixels[:2], pixels[-2:], pixels[:, :2].swapaxes(0, 1)])
     border = np.concatenate([border.reshape(-1, 3), pixels[:, -2:].reshape(-1, 3)])
     seen = np.median(border, axis=0)
-    palette = np.asarray(list(scene_drawing.BACKGROUNDS.values()), np.float32)
-    return list(scene_drawing.BACKGROUNDS)[int(distance(seen, palette).argmin())], seen
+    palette = np.asarray(list(drawing.BACKGROUNDS.values()), np.float32)
+    return list(drawing.BACKGROUNDS)[int(distance(seen, palette).argmin())], seen
 
 
 def distance(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:

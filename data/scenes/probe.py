@@ -12,12 +12,11 @@ import random
 import numpy as np
 from scipy import optimize
 
-from parti.data.scenes import reader as scene_reader
-from parti.data.scenes import scenes
+from parti.data.scenes import reader, scenes
 
-View = scene_reader.View
-SeenObject = scene_reader.SeenObject
-read_scene = scene_reader.read_scene
+View = reader.View
+SeenObject = reader.SeenObject
+read_scene = reader.read_scene
 
 SCORES = ("shape", "colour", "size", "count", "relation", "background", "text")
 # Extents that divide small from medium from large: the middles of the gaps in SIZE_EXTENTS.

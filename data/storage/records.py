@@ -18,7 +18,7 @@ import math
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
 # The feature names that readers outside this file use (`tasks/` parse records inside tf.data).
 KEY = "key"
@@ -38,52 +38,47 @@ MAX_JSON_BYTES = 16 * 2**20
 SPLITS = ("train", "validation")
 
 
+# The published schema of `tf.train.Example` (tensorflow/core/example/example.proto).
+_SCHEMA = """
+name: "parti/example.proto" package: "tensorflow" syntax: "proto3"
+message_type {
+  name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
+}
+message_type {
+  name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT }
+}
+message_type {
+  name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 }
+}
+message_type {
+  name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type_name: ".tensorflow.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type_name: ".tensorflow.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type_name: ".tensorflow.Int64List" oneof_index: 0 }
+}
+message_type {
+  name: "Features"
+  nested_type {
+    name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: ".tensorflow.Feature" }
+  }
+  field {
+    name: "feature" number: 1 label: LABEL_REPEATED type_name: ".tensorflow.Features.FeatureEntry"
+  }
+}
+message_type {
+  name: "Example" field { name: "features" number: 1 type_name: ".tensorflow.Features" }
+}
+"""
+
+
 @functools.cache
 def _example_class() -> type[message.Message]:
-    """Returns the class of `tf.train.Example`, made from its published schema (example.proto)."""
-    proto = descriptor_pb2.FileDescriptorProto(
-        name="parti/example.proto", package="tensorflow", syntax="proto3"
-    )
-    kind = descriptor_pb2.FieldDescriptorProto
-    for name, scalar in (("Bytes", "BYTES"), ("Float", "FLOAT"), ("Int64", "INT64")):
-        values = proto.message_type.add(name=f"{name}List")
-        scalar_type = getattr(kind, f"TYPE_{scalar}")
-        values.field.add(name="value", number=1, label=kind.LABEL_REPEATED, type=scalar_type)
-    feature = proto.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(("Bytes", "Float", "Int64"), start=1):
-        feature.field.add(
-            name=f"{name.lower()}_list",
-            number=number,
-            label=kind.LABEL_OPTIONAL,
-            type=kind.TYPE_MESSAGE,
-            type_name=f".tensorflow.{name}List",
-            oneof_index=0,
-        )
-    features = proto.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    entry.field.add(name="key", number=1, label=kind.LABEL_OPTIONAL, type=kind.TYPE_STRING)
-    _add_message_field(entry, "value", 2, kind.LABEL_OPTIONAL, "Feature")
-    _add_message_field(features, "feature", 1, kind.LABEL_REPEATED, "Features.FeatureEntry")
-    example = proto.message_type.add(name="Example")
-    _add_message_field(example, "features", 1, kind.LABEL_OPTIONAL, "Features")
     # A pool of its own: TensorFlow registers the same names in the default pool.
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(proto)
+    pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
-
-
-def _add_message_field(
-    parent: descriptor_pb2.DescriptorProto, name: str, number: int, label: int, type_name: str
-) -> None:
-    parent.field.add(
-        name=name,
-        number=number,
-        label=label,
-        type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
-        type_name=f".tensorflow.{type_name}",
-    )
 
 
 def _json(value: Any) -> str:

@@ -11,6 +11,7 @@ Image ids: 0 padding (and the start of decoding); codebook index c is id c + 1.
 import dataclasses
 import functools
 import hashlib
+import io
 import os
 import pathlib
 import re
@@ -18,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from parti.stages import files
 
 if TYPE_CHECKING:
     import seqio
@@ -120,11 +123,21 @@ def train_sentencepiece(
     """
     import sentencepiece
 
-    model = _Bytes()
-    lines = _Lines(sentences)
+    model = io.BytesIO()
+    count = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal count
+        for sentence in sentences:
+            text, times = (sentence, 1) if isinstance(sentence, str) else sentence
+            # SentencePiece takes a newline for the end of a sentence.
+            if text := " ".join(text.split()):
+                count += 1
+                yield f"{text}\t{times}"
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines,
+            sentence_iterator=lines(),
             input_format="tsv",
             model_writer=model,
             model_type=settings.model_type,
@@ -143,49 +156,16 @@ def train_sentencepiece(
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        if not lines.count:
+        if not count:
             raise ValueError("No captions to learn a vocabulary from; all are empty.") from error
         num_special = 3 + len(settings.all_symbols) + 256 * settings.byte_fallback
         raise ValueError(
-            f"SentencePiece could not learn vocab_size={settings.vocab_size} from {lines.count} "
+            f"SentencePiece could not learn vocab_size={settings.vocab_size} from {count} "
             f"captions ({error}); this vocabulary holds {num_special} special pieces and each "
             "character, so give a larger size."
         ) from error
-    path = pathlib.Path(model_path)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_bytes(model.data)
-    unfinished.replace(path)
-    return TextTokenizer(path).vocab_size
-
-
-class _Bytes:
-    """A file for SentencePiece's `model_writer`."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-
-class _Lines:
-    """Iterates over the sentences that hold text as `text <tab> count`, and counts them."""
-
-    def __init__(self, sentences: Iterable[str | tuple[str, int]]) -> None:
-        self._sentences = iter(sentences)
-        self.count = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        for sentence in self._sentences:
-            text, times = (sentence, 1) if isinstance(sentence, str) else sentence
-            # SentencePiece takes a newline for the end of a sentence.
-            if text := " ".join(text.split()):
-                self.count += 1
-                return f"{text}\t{times}"
-        raise StopIteration
+    files.write_bytes(model_path, model.getvalue())
+    return TextTokenizer(model_path).vocab_size
 
 
 def _model_path(model_path: str | os.PathLike[str]) -> pathlib.Path:
@@ -247,11 +227,6 @@ class TextTokenizer:
     def fingerprint(self) -> str:
         """The sha256 of the model file, in hex."""
         return self._fingerprint
-
-    @property
-    def mask_id(self) -> int:
-        """The id of the reserved piece `<mask>`."""
-        return self.symbol_id(MASK_PIECE)
 
     def symbol_id(self, symbol: str) -> int:
         """Returns the id of a symbol, e.g. `<extra_id_0>`.
