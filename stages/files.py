@@ -83,16 +83,12 @@ def open(path: Path, mode: Literal["r", "w"]) -> TextIO: ...
 
 
 def open(path: Path, mode: str = "rb") -> Any:
-    """Opens a file.
+    """Opens a file; `mode` is "rb", "wb", "r" or "w", and text is UTF-8.
 
     A remote file that is written appears when it is closed, also by an error: `replacing` is safe.
 
-    Args:
-      mode: "rb", "wb", "r" or "w"; text is UTF-8.
-
     Raises:
-      FileNotFoundError: reading a local file that is not there; remote systems raise an OSError,
-        some of them only when it is read.
+      OSError: it cannot be read; some remote systems find out only when it is read.
       ValueError: another mode, or no file system for the scheme.
     """
     if mode not in ("rb", "wb", "r", "w"):
@@ -104,15 +100,11 @@ def open(path: Path, mode: str = "rb") -> Any:
 
 @contextlib.contextmanager
 def replacing(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
-    """Writes a file that appears whole when the block ends, and not at all if the block fails.
+    """Yields a file that appears whole when the block ends, and not at all if the block fails.
 
-    What was at `path` before is replaced. Safe when two workers write the same file: one wins.
-
-    Args:
-      sync: wait until a local file is on the disk, so that it also survives a power cut.
-
-    Yields:
-      A binary file to write. For a remote file it is a temporary one on this machine.
+    What was at `path` before is replaced. Safe when two workers write the same file: one wins. The
+    folder must exist if the file system has folders. For a remote file, a temporary one on this
+    machine is written. With `sync` a local file is on the disk, so that it survives a power cut.
     """
     if is_remote(path):
         with _remote().replacing(os.fspath(path)) as file:

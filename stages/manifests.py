@@ -130,11 +130,8 @@ def read(directory: Path, kind: str) -> dict[str, Any]:
 def read_json(path: Path, remedy: str = "remove it or put a copy in its place") -> dict[str, Any]:
     """Returns the JSON object in a file; {} if there is no such file.
 
-    Args:
-      remedy: what to do about a damaged one, for the message.
-
     Raises:
-      ValueError: the file is there, and cannot be read or holds something else.
+      ValueError: the file cannot be read, or holds something else; `remedy` says what to do.
     """
     name = os.fspath(path)
     try:

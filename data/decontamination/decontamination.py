@@ -132,12 +132,8 @@ class EvaluationSet:
     ) -> tuple[str, str] | None:
         """Returns why a pair may not be trained on, or None.
 
-        Args:
-          num_pixels: width times height of its image; colours are compared less closely in a
-            small one.
-
-        Returns:
-          (reason, what of the set it meets), images are compared first.
+        It is (reason, what of the set it meets); images are compared first. `num_pixels` is width
+        times height of the image: colours are compared less closely in a small one.
         """
         if self._images and (match := self._index.query(phash, colours, num_pixels)):
             distance = f"{match.distance} bits, {match.colour_distance:.1f} levels"

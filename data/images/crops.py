@@ -47,9 +47,6 @@ class RandomCrop:
         The square is resized to a side between `size` and min(short_side, 9/8 `size`), of which a
         square of `size` is cut anywhere; each as likely. It is not flipped: it may show text. An
         image with a shorter side under `size` grows to it, and the crop is the whole square.
-
-        Args:
-          size: of the crop, in pixels; 256 in the listing, whose largest side is 288.
         """
         slack, growth, down, right = _uniform(f"{seed} {key}", 4)
         largest = max(size, min(short_side, round(size * 9 / 8)))
@@ -58,10 +55,9 @@ class RandomCrop:
         return cls((3 + 2 * slack) / 8, side, top, left, size)
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """Returns the crop of an image, [size, size, 3] uint8.
+        """Returns the crop, [size, size, 3] uint8, of an image [height, width, 3] uint8.
 
-        Args:
-          image: [height, width, 3] uint8, whose short side is the one that was given to `draw`.
+        Its short side is the one that was given to `draw`.
         """
         resized = images.resize(images.square_crop(image, self.offset), self.side)
         return resized[self.top : self.top + self.size, self.left : self.left + self.size]
@@ -85,19 +81,10 @@ class RandomCrop:
 def fit(
     image: np.ndarray, size: int, policy: str = "centre", key: str = "", seed: int = 0
 ) -> np.ndarray:
-    """Crops a square out of an image and resizes it by area.
+    """Crops a square out of an image and resizes it by area to [size, size, 3] uint8.
 
-    "centre": the middle square of the short side s, resized to `size`. "random": a `RandomCrop`;
-    what is random in it depends on `key` and `seed` only.
-
-    An image with a shorter side under `size` grows, whatever the policy.
-
-    Args:
-      image: [height, width, 3] uint8.
-      size: of the result, in pixels.
-
-    Returns:
-      [size, size, 3] uint8.
+    "centre": the middle square of the short side. "random": a `RandomCrop`, which depends on `key`
+    and `seed` only. An image with a shorter side under `size` grows, whatever the policy.
 
     Raises:
       ValueError: an unknown policy or a size under 1.

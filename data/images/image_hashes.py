@@ -41,13 +41,10 @@ NUM_BANDS = len(_KEY_BLOCKS)
 
 
 def pixel_hash(image: np.ndarray) -> bytes:
-    """Returns 16 bytes that equal images share and others do not.
+    """Returns 16 bytes that equal images [height, width, 3] uint8 share and others do not.
 
     Not a cryptographic hash (that would take a third of the time of decoding): an
     attacker can make two images share it, and gains only that one of them is dropped.
-
-    Args:
-      image: [height, width, 3] uint8.
     """
     digest = xxhash.xxh3_128(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
@@ -55,18 +52,12 @@ def pixel_hash(image: np.ndarray) -> bytes:
 
 
 def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
-    """Returns the perceptual hash and the colours of an image.
+    """Returns the perceptual hash (64 bits) and the colours (192 bytes) of [height, width, 3] uint8.
 
     The hash says where the image is lighter and darker, coarsely. Each bit is one of the 64 lowest
     frequencies of the thumbnail's luma (the mean left out): 1 if its DCT coefficient is clearly
-    positive. Weak coefficients are 0, or noise would set them.
-
-    Args:
-      image: [height, width, 3] uint8.
-
-    Returns:
-      (64 bits as a number, the mean colours of the cells of an 8 x 8 grid as 192 bytes: row by row,
-      red green blue).
+    positive. Weak coefficients are 0, or noise would set them. The colours are the means of the
+    cells of an 8 x 8 grid: row by row, red green blue.
 
     Source: the DCT hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash
     Functions", 2010, section 3.2, with a fixed threshold for its median.
@@ -116,28 +107,17 @@ def distances(phash: int, phashes: np.ndarray) -> np.ndarray:
 
 
 def colour_distance(a: bytes, b: bytes) -> float:
-    """Returns how far apart the colours of two images are where they differ most.
+    """Returns how far apart the colours of two images are where they differ most, in levels of 255.
 
     It is the larger of two: the difference of luma in a cell, and the length of the difference of
     (Cb, Cr) in a block of 2 x 2 cells. JPEG keeps colour at half the resolution of luma, so in a
     single cell of a small image a re-encoded copy may have changed colour by much.
-
-    Returns:
-      Levels, 0 to 255.
     """
     return float(colour_distances(a, np.frombuffer(b, np.uint8)[None])[0])
 
 
 def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
-    """Returns the `colour_distance` of one image to each of many.
-
-    Args:
-      colour: 192 bytes, as of `fingerprint`.
-      rows: [n, 192] uint8, likewise.
-
-    Returns:
-      [n] float64.
-    """
+    """Returns the `colour_distance` of one image to each of many: [n] float64 of [n, 192] uint8."""
     difference = rows.astype(np.int64) - np.frombuffer(colour, np.uint8)
     ycc = difference.reshape(-1, _GRID, _GRID, 3) @ _YCC
     luma = np.abs(ycc[..., 0]).max(axis=(1, 2))
@@ -150,19 +130,15 @@ def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
 def colour_limit(
     num_pixels: np.ndarray | int, max_colour_distance: float = MAX_COLOUR_DISTANCE
 ) -> np.ndarray:
-    """Returns up to what colour distance two images count as copies of each other.
+    """Returns up to what colour distance, in levels, two images count as copies of each other.
 
     A cell of a large image averages the noise of re-encoding away, so the limit falls with the
     size: for JPEG quality 50 by about the cube root of the pixels, measured from 32 x 32 to
-    256 x 256. It stays as it is from there.
+    256 x 256. It is 2.5 times the maximum for 16 x 16 or less, 0.4 times for 256 x 256 or more.
 
     Args:
       num_pixels: width times height of the smaller of the two; a number, or an array of any shape.
       max_colour_distance: the limit at 64 x 64, in levels.
-
-    Returns:
-      Levels, in the shape of `num_pixels`: 2.5 times as many for an image of 16 x 16 or less, 0.4
-      times for 256 x 256 or more.
     """
     factor = np.cbrt(REFERENCE_PIXELS / np.maximum(1, num_pixels))
     return max_colour_distance * np.clip(factor, 0.4, 2.5)
@@ -186,14 +162,11 @@ def is_near(
 
 
 def band_keys(phash: int) -> tuple[int, ...]:
-    """Returns keys of which hashes that differ in at most MAX_DISTANCE bits share at least one.
+    """Returns 15 keys of which hashes that differ in at most MAX_DISTANCE bits share at least one.
 
     The hash is cut into 6 blocks, and each 2 of them make a key of 21 or 22 bits: 4 bits that
     differ are in at most 4 blocks, and the other 2 are equal. Hashes that differ in more bits may
-    share a key too.
-
-    Returns:
-      15 different whole numbers, 0 or more and under 2**26; keys of different blocks never meet.
+    share a key too. Keys are under 2**26; those of different blocks never meet.
 
     Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", 2007, section 3.
     """
@@ -207,13 +180,7 @@ def band_keys(phash: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Match:
-    """A near-equal image of an index.
-
-    Attributes:
-      key: what it was added under.
-      distance: in bits.
-      colour_distance: in levels.
-    """
+    """A near-equal image of an index: its key, and its distances in bits and in levels."""
 
     key: str
     distance: int

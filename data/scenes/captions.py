@@ -92,14 +92,10 @@ def _text(scene: drawing.Scene, place: str) -> list[str]:
 
 
 def captions(scene: drawing.Scene, limit: int | None = None) -> list[str]:
-    """Describes a scene in several ways, all true.
+    """Describes a scene in several ways, all true; in `limit` ways at most.
 
-    Args:
-        limit: the number of captions at most; None for all.
-
-    Returns:
-        Captions. The first names everything that `probe.alignment` scores; the
-        others may leave out size or background, or tell a relation from the other side.
+    The first names everything that `probe.alignment` scores; the others may leave out size or
+    background, or tell a relation from the other side.
     """
     place = f"{_with_article(scene.background)} background"
     if scene.text:

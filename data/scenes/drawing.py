@@ -147,12 +147,11 @@ class SceneObject:
     """One thing in a scene.
 
     Attributes:
-        shape: one of `SHAPES`, or `SIGN`.
-        colour: a key of `COLOURS`.
-        size: the size that captions name: one of `SIZES`; "" where they name none.
-        extent: side of the box that the shape is drawn in, as a fraction of the image's side.
-        cx: middle of the box from the left, in [0, 1] of the image's side.
-        cy: middle of the box from the top, in [0, 1] of the image's side.
+      shape: one of `SHAPES`, or `SIGN`.
+      colour: a key of `COLOURS`.
+      size: the size that captions name: one of `SIZES`; "" where they name none.
+      extent: side of the box that the shape is drawn in, as a fraction of the image's side.
+      cx: middle of the box from the left, likewise; `cy` from the top.
     """
 
     shape: str
@@ -229,15 +228,14 @@ class Scene:
 
 
 def shape_mask(shape: str, extent: float, offset: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
-    """Draws a shape alone, without anti-aliasing.
+    """Draws a shape, or a sign without text, alone and without anti-aliasing.
 
     Args:
-        shape: one of `SHAPES`, or `SIGN` (without text).
-        extent: side of the shape's box in pixels.
-        offset: (x, y) of the box's corner in the mask, in [0, 1) pixels.
+      extent: side of the shape's box in pixels.
+      offset: (x, y) of the box's corner in the mask, in [0, 1) pixels.
 
     Returns:
-        A mask in mode "L": 255 inside the shape, else 0; as large as the box, rounded up.
+      A mask in mode "L": 255 inside the shape, else 0; as large as the box, rounded up.
     """
     side = math.ceil(extent) + 2
     mask = Image.new("L", (side, side))
@@ -251,16 +249,10 @@ def shape_mask(shape: str, extent: float, offset: tuple[float, float] = (0.0, 0.
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
-    """Draws a scene, anti-aliased; the same scene and size always give the same bytes.
-
-    Args:
-        size: height and width in pixels, at least 16.
-
-    Returns:
-        [size, size, 3] uint8.
+    """Draws a scene, [size, size, 3] uint8, anti-aliased; the same bytes every time.
 
     Raises:
-        ValueError: the size is too small to show a scene.
+      ValueError: a `size` under 16 pixels, too small to show a scene.
     """
     if size < 16:
         raise ValueError(f"A scene needs at least 16 pixels a side, not {size}.")

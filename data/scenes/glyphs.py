@@ -52,13 +52,10 @@ LETTERS = "".join(_STROKES)
 
 @functools.cache
 def strokes(letter: str) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """Returns the polylines of a letter.
-
-    Returns:
-        Polylines of (x, y), x in [0, 1] of the glyph's width, y in [0, 1] of its height.
+    """Returns the polylines of a letter: (x, y) in [0, 1] of the glyph's width and height.
 
     Raises:
-        ValueError: the font lacks the letter.
+      ValueError: the font lacks the letter.
     """
     if letter not in _STROKES:
         raise ValueError(f"No glyph for {letter!r}: signs can be written in {LETTERS}.")
@@ -80,10 +77,9 @@ def check_text(text: str) -> None:
 
 
 def text_layout(num_letters: int, width: float, height: float) -> tuple[float, float, list[float]]:
-    """Fits a line of text into a field.
+    """Returns how a line of text fits into a field of a width and height in any unit.
 
-    Returns:
-        (glyph width, glyph height, left edge of each glyph from the middle of the field).
+    It is (glyph width, glyph height, left edge of each glyph from the middle of the field).
     """
     glyph_width = min(height / GLYPH_ASPECT, width / (PITCH * (num_letters - 1) + 1))
     line_width = glyph_width * (PITCH * (num_letters - 1) + 1)

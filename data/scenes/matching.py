@@ -24,11 +24,10 @@ class Fit:
     """A shape found in a mask.
 
     Attributes:
-        shape: one of `drawing.SHAPES` or `SIGN`; "" for none.
-        extent: side of the shape's box in pixels.
-        cx: middle of the box, counted from the middle of the first pixel.
-        cy: the same, downwards.
-        score: how well the shape agrees with the mask, at most 1.
+      shape: one of `drawing.SHAPES` or `SIGN`; "" for none.
+      extent: side of the shape's box in pixels.
+      cx: middle of the box, counted from the middle of the first pixel; `cy` downwards.
+      score: how well the shape agrees with the mask, at most 1.
     """
 
     shape: str

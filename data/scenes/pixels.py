@@ -149,15 +149,14 @@ def _mixed(
 ) -> np.ndarray:
     """Finds seeds whose colour is a mixture of their neighbours.
 
-    Args:
-        spots: [n, 3] the seeds' RGB.
-        nearest: [n] the palette's colour nearest to each.
-        on_edge: [n] whether the image changes much around it.
-        seed_map: [y, x] `nearest` where a seed is, else -1.
-        seen: RGB of the background.
+    They are on an edge, and between two neighbours, or between one and the background.
 
-    Returns:
-        [n] bool: on an edge, and between two neighbours, or between one and the background.
+    Args:
+      spots: [n, 3] the seeds' RGB.
+      nearest: [n] the palette's colour nearest to each.
+      on_edge: [n] whether the image changes much around it.
+      seed_map: [y, x] `nearest` where a seed is, else -1.
+      seen: RGB of the background.
     """
     counts = np.bincount(nearest, minlength=len(_PALETTE))
     common = [int(index) for index in np.flatnonzero(counts >= _MIN_SEEDS)]

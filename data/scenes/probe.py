@@ -140,16 +140,10 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
 
 
 def alignment(image: np.ndarray, scene: scenes.Scene) -> dict[str, float]:
-    """Scores an image against a scene.
-
-    Args:
-        image: [size, size, 3] uint8, 32 pixels a side or more.
-
-    Returns:
-        {name: score in [0, 1]}, see `compare`.
+    """Scores an image, [size, size, 3] uint8 of 32 pixels a side or more, as `compare` does.
 
     Raises:
-        ValueError: not a square RGB image of bytes.
+      ValueError: not a square RGB image of bytes.
     """
     return compare(read_scene(image), scene)
 

@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a scene from pixels, with the palette and the shapes known and the caption unknown.
 
-The image is brought to 64 pixels, so one set of templates serves all sizes. Then: the background
-is what the border shows; each pixel goes to the background or to one of the colours that the
-image really contains; connected pixels of a colour are an object; its shape is the template that
-correlates best with it after both are moved to one position and size; a sign is read letter by
-letter.
+The image is brought to 64 pixels, so one set of templates serves all sizes. `pixels` divides it
+into things; the shape of each is the template of `matching` that correlates best with it; a sign is
+read letter by letter.
 """
 
 import dataclasses
@@ -23,15 +21,10 @@ _GOOD_SCORE = 0.95  # above it a shape counts as whole
 
 @dataclasses.dataclass(frozen=True)
 class SeenObject:
-    """An object read from an image.
+    """An object read from an image, as a `drawing.SceneObject`.
 
-    Attributes:
-        shape: one of `drawing.SHAPES` or `SIGN`; "" for a blob like none of them.
-        colour: a key of `drawing.COLOURS`.
-        extent: side of its box, as a fraction of the image's side.
-        cx: middle of the box from the left, in [0, 1].
-        cy: middle of the box from the top, in [0, 1].
-        score: correlation with the shape's template, at most 1.
+    Its shape is "" for a blob like none of them; `score` is the correlation with the shape's
+    template, at most 1.
     """
 
     shape: str
@@ -44,13 +37,7 @@ class SeenObject:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """All that was read from an image.
-
-    Attributes:
-        background: a key of `drawing.BACKGROUNDS`.
-        objects: what was seen, in no order.
-        text: what a sign says; "" if there is none.
-    """
+    """All that was read from an image; `text` is what a sign says, "" if there is none."""
 
     background: str
     objects: tuple[SeenObject, ...]
@@ -126,17 +113,10 @@ _SHIFTS = np.asarray((-0.6, 0.0, 0.6))
 def _read_line(
     ink: np.ndarray, num: int, centre: tuple[float, float], width: float, height: float
 ) -> tuple[str, float, float]:
-    """Reads a line of `num` letters.
-
-    Args:
-        ink: [y, x] how much of each pixel is ink, in [0, 1].
-        num: the number of letters.
-        centre: (x, y) of the field's middle in pixels.
-        width: of the field, in pixels.
-        height: of the field, in pixels.
+    """Reads `num` letters in a field of `ink` [y, x] in [0, 1]; centre and sides in pixels.
 
     Returns:
-        (letters, mean correlation with their glyphs, amount of ink in their cells).
+      (letters, mean correlation with their glyphs, amount of ink in their cells).
     """
     bank, ys, xs = _glyph_bank(num)
     glyph_width, glyph_height, lefts = glyphs.text_layout(num, width, height)
@@ -179,16 +159,12 @@ def _read_text(segmentation: pixels.Segmentation, colour: str, sign: matching.Fi
 
 
 def read_scene(image: np.ndarray) -> View:
-    """Reads background, objects and text from an image.
+    """Reads background, objects and text from [size, size, 3] uint8, about 32 pixels or more.
 
-    Args:
-        image: [size, size, 3] uint8; about 32 pixels a side or more.
-
-    Returns:
-        What was seen. An image of something else gives a view too, of the nearest shapes.
+    An image of something else gives a view too, of the nearest shapes.
 
     Raises:
-        ValueError: not a square RGB image of bytes.
+      ValueError: not a square RGB image of bytes.
     """
     if image.dtype != np.uint8 or image.shape != (len(image), len(image), 3):
         raise ValueError(

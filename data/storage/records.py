@@ -118,10 +118,9 @@ class Record:
 
     @classmethod
     def from_example(cls, serialized: bytes) -> Self:
-        """Reads a record.
+        """Reads a serialized `tf.train.Example`.
 
-        Returns:
-          The record; a field that has a default may be absent.
+        A field with a default may be absent; features of other names are ignored.
 
         Raises:
           ValueError: not an Example, or a feature is missing or of the wrong kind.
@@ -301,9 +300,7 @@ class TokenizedPair(Record):
 class ReconstructedPair(Record):
     """An image and the image tokenizer's reconstruction of it: what the upsampler trains on.
 
-    Attributes:
-      image: the image at high resolution, PNG.
-      reconstruction: the tokenizer's reconstruction at its own resolution, PNG.
+    Both are PNG: `image` at high resolution, `reconstruction` at the tokenizer's own.
     """
 
     KIND: ClassVar[str] = "a reconstructed pair"

@@ -139,13 +139,10 @@ def read_pattern(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
 
 
 def read_stream(file: IO[bytes], name: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
-    """Yields the serialized records of an open file.
-
-    Args:
-      max_bytes: of a record; the length in the file could claim anything.
+    """Yields the serialized records of an open file; `name` is for messages.
 
     Raises:
-      ValueError: as for `read`, or a larger record.
+      ValueError: as for `read`, or a record over `max_bytes`: its length could claim anything.
     """
     while header := file.read(_HEADER.size):
         if len(header) < _HEADER.size:

@@ -118,8 +118,7 @@ def train_sentencepiece(
       The number of pieces in the model.
 
     Raises:
-      ValueError: no sentence, or a `vocab_size` that does not hold the symbols, bytes and
-        characters.
+      ValueError: no sentence, or too small a `vocab_size` for symbols, bytes and characters.
     """
     import sentencepiece
 
@@ -243,13 +242,9 @@ class TextTokenizer:
         return index
 
     def encode(self, text: str, length: int) -> np.ndarray:
-        """Returns the ids of a caption, cut to `length` - 1, an EOS, and padding.
+        """Returns [length] int32: the ids of a caption, cut to `length` - 1, an EOS, and padding.
 
-        Args:
-          length: at least 1.
-
-        Returns:
-          [length] int32.
+        The empty text is the null caption.
 
         Raises:
           ValueError: `length` is under 1.

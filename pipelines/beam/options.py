@@ -91,10 +91,7 @@ def tick(done: int = 1, weight: int = 0) -> None:
     """Counts finished units of the running pipeline; call it in a DoFn.
 
     Works in any process on this machine; on remote workers it does nothing (the runner has its own
-    display).
-
-    Args:
-      weight: their part of `total_weight` (see `run_pipeline`), e.g. bytes of input.
+    display). `weight` is their part of `total_weight` (see `run_pipeline`), e.g. bytes of input.
     """
     if path := os.environ.get(_TICKS_VARIABLE):
         with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:

@@ -222,8 +222,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.R
     A text that is not UTF-8 comes as bytes.
 
     Raises:
-      BrokenError: the file cannot be decoded from here on.
-      OSError: it cannot be read.
+      BrokenError: the file cannot be decoded from here on; OSError: it cannot be read.
     """
     index = source.start
     with _Decoder() as decoder:
