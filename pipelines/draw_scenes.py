@@ -37,22 +37,14 @@ _PROMPT_CANDIDATES = 4000
 
 @dataclasses.dataclass(frozen=True)
 class SceneSettings:
-    """What decides the bytes of the data set.
+    """What decides the bytes of the data set."""
 
-    Attributes:
-      world: a key of `scenes.WORLDS`.
-      num: scenes in both splits together.
-      size: height and width of the images in pixels.
-      validation_fraction: share of the validation split, in [0, 1).
-      shards: tars of the train split; 0 for one per 5,000 scenes.
-    """
-
-    world: str = "full"
-    num: int = 10_000
-    size: int = 64
+    world: str = "full"  # a key of `scenes.WORLDS`
+    num: int = 10_000  # scenes in both splits together
+    size: int = 64  # height and width of the images in pixels
     seed: int = 0
-    validation_fraction: float = 0.1
-    shards: int = 0
+    validation_fraction: float = 0.1  # share of the validation split, in [0, 1)
+    shards: int = 0  # tars of the train split; 0 for one per 5,000 scenes
     num_prompts: int = 200
 
     def __post_init__(self) -> None:

@@ -16,13 +16,10 @@ class Entry(NamedTuple):
 
 
 class Status(NamedTuple):
-    """Tells whether a file is still what it was.
-
-    Attributes:
-      modified: when it was last written, in seconds since 1970; 0.0 if its system does not say.
-    """
+    """Tells whether a file is still what it was."""
 
     num_bytes: int
+    # When it was last written, in seconds since 1970; 0.0 if its system does not say
     modified: float
 
 

@@ -192,7 +192,6 @@ class OutputDirectory:
         return manifest
 
     def _swap(self) -> None:
-        """Renames the unfinished directory to the output, and an old output out of the way."""
         replaced = self._output + REPLACED_SUFFIX
         if files.exists(_manifest(self._output)):
             files.rename(self._output, replaced)
@@ -204,7 +203,6 @@ class OutputDirectory:
         files.remove_tree(files.join(self._output, _SCRATCH))
 
     def _copy(self) -> None:
-        """Copies the unfinished directory's files to the output, the manifest last."""
         mark = files.join(self._output, _ATTEMPT)
         files.copy([files.join(self.address, _ATTEMPT)], [mark])
         files.remove(_manifest(self._output))  # from here on the old output is not one

@@ -59,7 +59,6 @@ class _RenamingConverter(seqio.FeatureConverter):
     PACKING_FEATURE_DTYPES: ClassVar[Mapping[str, tf.DType]] = {}
 
     def __init_subclass__(cls) -> None:
-        """Sets seqio's two tables of features."""
         super().__init_subclass__()
         cls.TASK_FEATURES = {old: _SPECS[old] for old in cls.RENAMED.values()}
         cls.MODEL_FEATURES = {new: _SPECS[old] for new, old in cls.RENAMED.items()} | cls.RETYPED
@@ -103,7 +102,6 @@ class _RenamingConverter(seqio.FeatureConverter):
         return padded.map(lambda features: {name: features[name] for name in self.TASK_FEATURES})
 
     def _convert(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Converts an example, or a batch of them."""
         return {new: features[old] for new, old in self.RENAMED.items()}
 
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:

@@ -75,7 +75,6 @@ def _random_crop(pixels: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
     shares = tf.random.stateless_uniform([6], seed)
 
     def draw(index: int, low: tf.Tensor | int, high: tf.Tensor) -> tf.Tensor:
-        """Returns a whole number from `low` to `high`."""
         return low + tf.cast(shares[index] * tf.cast(high - low + 1, tf.float32), tf.int32)
 
     height, width = tf.unstack(tf.shape(pixels)[:2])

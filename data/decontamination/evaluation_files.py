@@ -28,17 +28,11 @@ MAX_FILE_BYTES = 256 * 2**20  # of an image or caption; also in a tar
 
 
 class Item(NamedTuple):
-    """A caption or an image of an evaluation set.
+    """A caption or an image of an evaluation set."""
 
-    Attributes:
-      name: where it is from: `PartiPrompts.tsv:p00012-bond`, `coco.tar:000123`.
-      text: the caption, if it is one.
-      image: the encoded image, if it is one.
-    """
-
-    name: str
-    text: str = ""
-    image: bytes = b""
+    name: str  # where it is from: `PartiPrompts.tsv:p00012-bond`, `coco.tar:000123`
+    text: str = ""  # the caption, if it is one
+    image: bytes = b""  # the encoded image, if it is one
 
 
 def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
@@ -74,7 +68,6 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
 
 
 def _find(pattern: str) -> list[str]:
-    """Returns the files that a pattern names."""
     folder = files.is_dir(pattern)
     found = files.walk(pattern) if folder else files.match(pattern)
     paths = [entry.path for entry in found if entry.path.lower().endswith(_SUFFIXES)]

@@ -23,22 +23,15 @@ def check_policy(policy: str) -> None:
 class RandomCrop:
     """The box of a random crop: a square of the short side is resized, and the crop is cut from it.
 
-    Attributes:
-      offset: of the square on the long side, in [3/8, 5/8) of the slack.
-      side: that the square is resized to, in pixels.
-      top: of the crop in the resized square, in pixels.
-      left: likewise.
-      size: of the crop, in pixels.
-
     Source: listing 2 (appendix B.2) of Ramesh et al., "Zero-Shot Text-to-Image Generation", 2021
     (arXiv 2102.12092), which Parti, section 4.1, follows.
     """
 
-    offset: float
-    side: int
-    top: int
-    left: int
-    size: int
+    offset: float  # of the square on the long side, in [3/8, 5/8) of the slack
+    side: int  # that the square is resized to, in pixels
+    top: int  # of the crop in the resized square, in pixels
+    left: int  # likewise
+    size: int  # of the crop, in pixels
 
     @classmethod
     def draw(cls, short_side: int, size: int, key: str, seed: int = 0) -> "RandomCrop":

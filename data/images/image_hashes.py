@@ -52,7 +52,9 @@ def pixel_hash(image: np.ndarray) -> bytes:
 
 
 def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
-    """Returns the perceptual hash (64 bits) and the colours (192 bytes) of [height, width, 3] uint8.
+    """Returns the perceptual hash, of 64 bits, and the 192 bytes of colours of an image.
+
+    The image is [height, width, 3] uint8.
 
     The hash says where the image is lighter and darker, coarsely. Each bit is one of the 64 lowest
     frequencies of the thumbnail's luma (the mean left out): 1 if its DCT coefficient is clearly

@@ -299,7 +299,6 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _check_alike(a: np.ndarray, b: np.ndarray) -> None:
-    """Raises ValueError unless both are uint8 pixels of one shape."""
     if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
         raise ValueError(
             f"Got {a.dtype} {a.shape} and {b.dtype} {b.shape}; give uint8 pixels of one shape."
@@ -307,7 +306,6 @@ def _check_alike(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def _check_uint8_rgb(image: np.ndarray) -> None:
-    """Raises ValueError unless `image` is [height, width, 3] uint8."""
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
         raise ValueError(
             f"Got {image.dtype} of shape {image.shape}; a picture is [height, width, 3] uint8."

@@ -144,21 +144,13 @@ def ink(colour: str) -> tuple[int, int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class SceneObject:
-    """One thing in a scene.
+    """One thing in a scene."""
 
-    Attributes:
-      shape: one of `SHAPES`, or `SIGN`.
-      colour: a key of `COLOURS`.
-      size: the size that captions name: one of `SIZES`; "" where they name none.
-      extent: side of the box that the shape is drawn in, as a fraction of the image's side.
-      cx: middle of the box from the left, likewise; `cy` from the top.
-    """
-
-    shape: str
-    colour: str
-    size: str
-    extent: float
-    cx: float
+    shape: str  # one of `SHAPES`, or `SIGN`
+    colour: str  # a key of `COLOURS`
+    size: str  # the size that captions name: one of `SIZES`; "" where they name none
+    extent: float  # side of the box that the shape is drawn in, as a fraction of the image's side
+    cx: float  # middle of the box from the left, likewise; `cy` from the top
     cy: float
 
     def __post_init__(self) -> None:
@@ -173,21 +165,13 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """An image in words and numbers.
+    """An image in words and numbers."""
 
-    Attributes:
-        background: a key of `BACKGROUNDS`, never the colour of an object.
-        objects: what is drawn; the first is in front.
-        relation: one of `RELATIONS`, of objects[0] to objects[1]; "" for none.
-        text: letters on the sign, which is then the only object; "" for none.
-        challenge: what the scene tests: a name of `scenes.CHALLENGES`.
-    """
-
-    background: str
-    objects: tuple[SceneObject, ...]
-    relation: str = ""
-    text: str = ""
-    challenge: str = "simple"
+    background: str  # a key of `BACKGROUNDS`, never the colour of an object
+    objects: tuple[SceneObject, ...]  # what is drawn; the first is in front
+    relation: str = ""  # one of `RELATIONS`, of objects[0] to objects[1]; "" for none
+    text: str = ""  # letters on the sign, which is then the only object; "" for none
+    challenge: str = "simple"  # what the scene tests: a name of `scenes.CHALLENGES`
 
     def __post_init__(self) -> None:
         if self.background not in BACKGROUNDS:

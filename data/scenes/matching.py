@@ -21,20 +21,13 @@ _REACH = 2.1  # half of the frame's side, in radii of gyration of the shape
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A shape found in a mask.
+    """A shape found in a mask."""
 
-    Attributes:
-      shape: one of `drawing.SHAPES` or `SIGN`; "" for none.
-      extent: side of the shape's box in pixels.
-      cx: middle of the box, counted from the middle of the first pixel; `cy` downwards.
-      score: how well the shape agrees with the mask, at most 1.
-    """
-
-    shape: str
-    extent: float
-    cx: float
+    shape: str  # one of `drawing.SHAPES` or `SIGN`; "" for none
+    extent: float  # side of the shape's box in pixels
+    cx: float  # middle of the box, counted from the middle of the first pixel; `cy` downwards
     cy: float
-    score: float
+    score: float  # how well the shape agrees with the mask, at most 1
 
 
 def by_score(fit: Fit) -> float:

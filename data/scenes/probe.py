@@ -7,8 +7,6 @@ Every score is in [0, 1] and gives credit for parts. A score that does not apply
 out: a scene without sizes in its caption has no `size`.
 """
 
-import random
-
 import numpy as np
 from scipy import optimize
 
@@ -156,12 +154,3 @@ def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
         if values:
             means[name] = sum(values) / len(values)
     return means
-
-
-def chance(world: str = "full", num: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Measures what a faultless image of another caption scores: the level of knowing nothing."""
-    rng = random.Random(f"chance/{seed}")
-    chosen = scenes.find_world(world)
-    drawn = [scenes.sample_scene(rng, chosen) for _ in range(num)]
-    views = [perfect_view(scene) for scene in drawn]
-    return mean_scores([compare(view, scene) for view, scene in zip(views, drawn[1:] + drawn[:1])])

@@ -66,7 +66,6 @@ def _fit_thing(
 
 
 def _find_sign(segmentation: pixels.Segmentation) -> tuple[str, matching.Fit] | None:
-    """Returns the colour and box of a sign, or None."""
     for label, colour in enumerate(segmentation.colours, start=1):
         component = segmentation.labels == label
         if component.sum() < 400:
@@ -199,6 +198,5 @@ def _seen(colour: str, fit: matching.Fit) -> SeenObject:
 
 
 def _within(component: np.ndarray, sign: matching.Fit) -> bool:
-    """Returns whether a component's middle is in a sign's box."""
     x, y, _ = matching.moments(component.astype(np.float32))
     return max(abs(x - sign.cx), abs(y - sign.cy)) < sign.extent / 2

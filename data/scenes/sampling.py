@@ -37,31 +37,20 @@ _GAP = 0.07  # least distance of two objects that do not touch
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What may occur in a data set of scenes.
+    """What may occur in a data set of scenes."""
 
-    Attributes:
-        shapes: names in `SHAPES`.
-        colours: keys of `COLOURS`.
-        backgrounds: keys of `BACKGROUNDS`.
-        challenges: {name in `CHALLENGES`: its share of the scenes}.
-        relations: names in `RELATIONS`.
-        max_objects: the highest count.
-        single_extent: extents of an object alone; None for the named sizes.
-        pair_extent: extents of two objects side by side; None for the named sizes.
-        jitter: how far a lone object, or the line of a pair, may be from the middle.
-        num_captions: phrasings of each scene; None for all.
-    """
-
-    shapes: tuple[str, ...]
-    colours: tuple[str, ...]
-    backgrounds: tuple[str, ...]
-    challenges: dict[str, float]
-    relations: tuple[str, ...] = drawing.RELATIONS
-    max_objects: int = 5
+    shapes: tuple[str, ...]  # names in `SHAPES`
+    colours: tuple[str, ...]  # keys of `COLOURS`
+    backgrounds: tuple[str, ...]  # keys of `BACKGROUNDS`
+    challenges: dict[str, float]  # {name in `CHALLENGES`: its share of the scenes}
+    relations: tuple[str, ...] = drawing.RELATIONS  # names in `RELATIONS`
+    max_objects: int = 5  # the highest count
+    # Extents of an object alone; None for the named sizes
     single_extent: tuple[float, float] | None = None
+    # Extents of two objects side by side; None for the named sizes
     pair_extent: tuple[float, float] | None = None
-    jitter: float = 0.5
-    num_captions: int | None = None
+    jitter: float = 0.5  # how far a lone object, or the line of a pair, may be from the middle
+    num_captions: int | None = None  # phrasings of each scene; None for all
 
 
 def _place(rng: random.Random, extent: float, jitter: float = 0.5) -> float:

@@ -82,7 +82,6 @@ def _example_class() -> type[message.Message]:
 
 
 def _json(value: Any) -> str:
-    """Returns `value` as one line of JSON, equal values as equal text."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
@@ -181,11 +180,6 @@ class Record:
 
     @classmethod
     def _read(cls, field: dataclasses.Field, feature: Any) -> Any:
-        """Returns the value of one field.
-
-        Raises:
-          ValueError: the feature holds another kind of value.
-        """
         is_int = field.type in (int, np.ndarray)
         wanted = "int64_list" if is_int else "bytes_list"
         found = feature.WhichOneof("kind")
@@ -234,51 +228,34 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageTextPair(Record):
-    """An image and its caption: what `clean` writes and everything else starts from.
-
-    Attributes:
-      key: unique in the data set.
-      image: the encoded image (PNG or JPEG once cleaned).
-      text: the caption; may be empty.
-      width: of the image, in pixels; 0 when not known.
-      height: of the image, in pixels; 0 when not known.
-      source: where the pair came from (a file or data set name).
-      sha256: of the raw image's bytes, in hex; empty when not computed.
-      phash: perceptual hash of the image, in hex; empty when not computed.
-      metadata: anything that JSON can hold; `captions` may list more captions.
-    """
+    """An image and its caption: what `clean` writes and everything else starts from."""
 
     KIND: ClassVar[str] = "an image-text pair"
     MADE_BY: ClassVar[str] = "`parti clean`"
 
-    key: str
-    image: bytes
-    text: str
-    width: int = 0
-    height: int = 0
-    source: str = ""
-    sha256: str = ""
-    phash: str = ""
+    key: str  # unique in the data set
+    image: bytes  # the encoded image (PNG or JPEG once cleaned)
+    text: str  # the caption; may be empty
+    width: int = 0  # of the image, in pixels; 0 when not known
+    height: int = 0  # of the image, in pixels; 0 when not known
+    source: str = ""  # where the pair came from (a file or data set name)
+    sha256: str = ""  # of the raw image's bytes, in hex; empty when not computed
+    phash: str = ""  # perceptual hash of the image, in hex; empty when not computed
+    # Anything that JSON can hold; `captions` may list more captions
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenizedPair(Record):
-    """An image as codebook indices and its caption: what the text-to-image model trains on.
-
-    Attributes:
-      key: the pair's key.
-      text: the caption.
-      image_tokens: [length] int32, codebook indices in [0, codebook_size), raster order.
-      metadata: the pair's metadata; `captions` may list more captions.
-    """
+    """An image as codebook indices and its caption: what the text-to-image model trains on."""
 
     KIND: ClassVar[str] = "a tokenized pair"
     MADE_BY: ClassVar[str] = "`parti tokenize`"
 
-    key: str
-    text: str
-    image_tokens: np.ndarray
+    key: str  # the pair's key
+    text: str  # the caption
+    image_tokens: np.ndarray  # [length] int32, codebook indices in [0, codebook_size), raster order
+    # The pair's metadata; `captions` may list more captions
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -314,29 +291,18 @@ class ReconstructedPair(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One generated image: a line of a generations manifest.
+    """One generated image: a line of a generations manifest."""
 
-    Attributes:
-      prompt_id: the prompt's id, as in the prompt file.
-      prompt: the text.
-      sample_index: from 0; with the seed and the prompt it decides the image.
-      rank: 0 is the best sample of its prompt; the sample index when nothing reranked.
-      score: the reranker's; higher is better; None when nothing reranked.
-      seed: of the run.
-      image: path of the image, relative to the manifest.
-      settings: every setting and fingerprint that shaped the image.
-      metadata: the prompt's metadata.
-    """
-
-    prompt_id: str
-    prompt: str
-    sample_index: int
-    rank: int
-    score: float | None
-    seed: int
-    image: str
+    prompt_id: str  # the prompt's id, as in the prompt file
+    prompt: str  # the text
+    sample_index: int  # from 0; with the seed and the prompt it decides the image
+    rank: int  # 0 is the best sample of its prompt; the sample index when nothing reranked
+    score: float | None  # the reranker's; higher is better; None when nothing reranked
+    seed: int  # of the run
+    image: str  # path of the image, relative to the manifest
+    # Every setting and fingerprint that shaped the image
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # the prompt's metadata
 
     def to_json(self) -> str:
         """Returns one line of JSON.

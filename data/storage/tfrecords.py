@@ -42,7 +42,6 @@ def _tables(columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _apply(tables: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
-    """Applies a linear map to [n] uint32."""
     low, high = tables
     return low[values & 0xFFFF] ^ high[values >> 16]
 

@@ -19,20 +19,13 @@ _MAX_ID = 60
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A text to draw.
+    """A text to draw."""
 
-    Attributes:
-      id: unique in its file, and fit to be a file name.
-      text: the prompt.
-      category: PartiPrompts' category ("Animals"), or empty.
-      challenge: PartiPrompts' challenge ("Quantity"), or empty.
-      metadata: further fields of a .jsonl line, such as the true `scene`.
-    """
-
-    id: str
-    text: str
-    category: str = ""
-    challenge: str = ""
+    id: str  # unique in its file, and fit to be a file name
+    text: str  # the prompt
+    category: str = ""  # PartiPrompts' category ("Animals"), or empty
+    challenge: str = ""  # PartiPrompts' challenge ("Quantity"), or empty
+    # Further fields of a .jsonl line, such as the true `scene`
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

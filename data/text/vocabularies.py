@@ -47,26 +47,20 @@ def padded_size(num_ids: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class SentencePieceSettings:
-    """How a SentencePiece model is learnt.
+    """How a SentencePiece model is learnt."""
 
-    Attributes:
-      vocab_size: pieces at most; a small corpus gives fewer.
-      model_type: `bpe` or `unigram`.
-      character_coverage: the share of the characters in the captions, counted as often as they
-        occur, that get a piece of their own; in (0, 1]. The rarest others are spelled.
-      byte_fallback: spell a character without a piece in UTF-8 bytes, which takes 256 pieces;
-        without it, it is the unknown piece, and lost.
-      symbols: pieces that no caption is split over and that training objectives may use: ids from
-        4 on, after `<mask>`. Each is `<name>`; `normalize_caption` takes such marks out of text.
-      num_sentinels: adds the symbols `<extra_id_0>`, `<extra_id_1>`, ..., as T5 names them.
-    """
-
-    vocab_size: int = 16_000
-    model_type: str = "bpe"
+    vocab_size: int = 16_000  # pieces at most; a small corpus gives fewer
+    model_type: str = "bpe"  # `bpe` or `unigram`
+    # The share of the characters in the captions, counted as often as they occur, that get a
+    # piece of their own; in (0, 1]. The rarest others are spelled.
     character_coverage: float = 0.9995
+    # Spell a character without a piece in UTF-8 bytes, which takes 256 pieces; without it, it is
+    # the unknown piece, and lost
     byte_fallback: bool = True
+    # Pieces that no caption is split over and that training objectives may use: ids from 4 on,
+    # after `<mask>`. Each is `<name>`; `normalize_caption` takes such marks out of text.
     symbols: tuple[str, ...] = ()
-    num_sentinels: int = 0
+    num_sentinels: int = 0  # adds the symbols `<extra_id_0>`, `<extra_id_1>`, ..., as T5 names them
 
     def __post_init__(self) -> None:
         if self.vocab_size < 1:
@@ -215,17 +209,12 @@ class TextTokenizer:
                 f"{str(path)!r} has pad, eos, unk ids {ids}; they must be "
                 f"{(PAD_ID, EOS_ID, UNK_ID)}: make the model with `parti vocab`."
             )
-        self._fingerprint = hashlib.sha256(data).hexdigest()
+        self.fingerprint = hashlib.sha256(data).hexdigest()  # of the model file
 
     @property
     def vocab_size(self) -> int:
         """The number of ids."""
         return self._model.get_piece_size()
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the model file, in hex."""
-        return self._fingerprint
 
     def symbol_id(self, symbol: str) -> int:
         """Returns the id of a symbol, e.g. `<extra_id_0>`.

@@ -205,7 +205,6 @@ def _watch_workers(died: Callable[[int], Any]) -> Iterator[None]:
 
 
 def _end_workers() -> None:
-    """Ends the worker processes that this process started, and the threads that wait for them."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if beam_internals.WORKER_MODULE in " ".join(child.cmdline()):

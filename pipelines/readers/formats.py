@@ -18,27 +18,20 @@ Source = source_files.Source
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """An input format.
+    """An input format."""
 
-    Attributes:
-      name: what --input_format takes.
-      suffixes: endings of its files, in lower case.
-      read: yields the pairs and rejected rows of a source; the fetcher is for URLs.
-      split: returns the sources in files of this format.
-      files: what its files are called in messages; "<name> files" if empty.
-      is_certain: whether a folder with these names of files, in lower case, is of this format
-        although files of others are there too; the first certain row of the table counts.
-      is_table: whether a row of it names columns.
-    """
-
-    name: str
+    name: str  # what --input_format takes
     description: str
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...]  # endings of its files, in lower case
+    # Yields the pairs and rejected rows of a source; the fetcher is for URLs
     read: Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]
+    # Returns the sources in files of this format
     split: Callable[[source_files.Found], list[Source]] = source_files.one_for_each_file
-    files: str = ""
+    files: str = ""  # what its files are called in messages; "<name> files" if empty
+    # Whether a folder with these names of files, in lower case, is of this format although files
+    # of others are there too; the first certain row of the table counts
     is_certain: Callable[[Sequence[str]], bool] = lambda names: True
-    is_table: bool = False
+    is_table: bool = False  # whether a row of it names columns
 
     def names_one_of(self, paths: Sequence[str]) -> bool:
         """Returns whether any of these paths, in lower case, has an ending of this format."""

@@ -116,7 +116,6 @@ def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | rows.Rejected]]:
-    """Yields (name, content) of the members that matter."""
     content: Any = _Stream(decompression.inflated(file)[0])
     # A name that is not UTF-8 is still a key.
     with tarfile.open(fileobj=content, mode="r|", tarinfo=_StrictTarInfo, errors="replace") as tar:

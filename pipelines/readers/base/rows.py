@@ -65,26 +65,18 @@ REASONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """A row that was dropped; also a file, cell or answer that its pair is dropped for.
+    """A row that was dropped; also a file, cell or answer that its pair is dropped for."""
 
-    Attributes:
-      key: the pair's key, or the file's name if the file is at fault; empty until `of`.
-      reason: a short name, counted and reported; those of readers are in `REASONS`.
-      measure: the value that decided, as text.
-      text: the caption, when known; only its beginning if it is long.
-      group: of a copy, the key of the pair that stays.
-      address: of a row that `parti clean` dropped for itself, the address of its file; as written,
-        relative to the folder that all input is in.
-      row: its number in that file, from 0; of a damaged file, the number where the damage begins.
-    """
-
-    key: str
-    reason: str
-    measure: str = ""
-    text: str = ""
+    key: str  # the pair's key, or the file's name if the file is at fault; empty until `of`
+    reason: str  # a short name, counted and reported; those of readers are in `REASONS`
+    measure: str = ""  # the value that decided, as text
+    text: str = ""  # the caption, when known; only its beginning if it is long
     source: str = ""
-    group: str = ""
+    group: str = ""  # of a copy, the key of the pair that stays
+    # Of a row that `parti clean` dropped for itself, the address of its file; as written,
+    # relative to the folder that all input is in
     address: str = ""
+    # Its number in that file, from 0; of a damaged file, the number where the damage begins
     row: int = -1
 
     def of(self, key: str, text: str | bytes | None = "", source: str = "") -> "Rejected":

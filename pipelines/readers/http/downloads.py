@@ -32,44 +32,28 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 
 @dataclasses.dataclass(frozen=True)
 class FetchSettings:
-    """How images are fetched. The limits hold in each worker process by itself.
+    """How images are fetched. The limits hold in each worker process by itself."""
 
-    Attributes:
-      threads: requests at a time.
-      per_host: requests at a time to one host.
-      delay: seconds between the starts of two requests to one host.
-      connect_timeout: seconds until there is a connection.
-      read_timeout: seconds between two pieces of an answer.
-      total_timeout: seconds for one request.
-      retries: further tries after a failure that may pass.
-      backoff: seconds before the second try; twice as long before each further one, and up to half
-        of it more or less by chance.
-      max_wait: seconds before a try at most; if the server wants more, the row is rejected.
-      max_bytes: of an image.
-      max_redirects: followed for one image.
-      user_agent: the name that servers see.
-      respect_opt_out: leave out what the server's headers keep from machine learning.
-      allow_private: fetch also from this machine and from private networks.
-      window: rows that may be under way or wait for an earlier one.
-      window_bytes: of such rows and their images; beyond this no row is taken, and a request is
-        begun for the first row only.
-    """
-
-    threads: int = 32
-    per_host: int = 4
-    delay: float = 0.0
-    connect_timeout: float = 5.0
-    read_timeout: float = 10.0
-    total_timeout: float = 30.0
-    retries: int = 2
+    threads: int = 32  # requests at a time
+    per_host: int = 4  # requests at a time to one host
+    delay: float = 0.0  # seconds between the starts of two requests to one host
+    connect_timeout: float = 5.0  # seconds until there is a connection
+    read_timeout: float = 10.0  # seconds between two pieces of an answer
+    total_timeout: float = 30.0  # seconds for one request
+    retries: int = 2  # further tries after a failure that may pass
+    # Seconds before the second try; twice as long before each further one, and up to half of it
+    # more or less by chance
     backoff: float = 1.0
+    # Seconds before a try at most; if the server wants more, the row is rejected
     max_wait: float = 60.0
-    max_bytes: int = 20 * 2**20
-    max_redirects: int = 5
-    user_agent: str = f"parti/{VERSION}"
-    respect_opt_out: bool = True
-    allow_private: bool = False
-    window: int = 512
+    max_bytes: int = 20 * 2**20  # of an image
+    max_redirects: int = 5  # followed for one image
+    user_agent: str = f"parti/{VERSION}"  # the name that servers see
+    respect_opt_out: bool = True  # leave out what the server's headers keep from machine learning
+    allow_private: bool = False  # fetch also from this machine and from private networks
+    window: int = 512  # rows that may be under way or wait for an earlier one
+    # Of such rows and their images; beyond this no row is taken, and a request is begun for the
+    # first row only
     window_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
@@ -89,19 +73,12 @@ class FetchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What one request gives.
+    """What one request gives."""
 
-    Attributes:
-      content: the image, or why there is none (see `rows.REASONS`).
-      redirect: the address to request instead; empty if none.
-      again: whether another try may help.
-      retry_after: seconds that the server wants no request.
-    """
-
-    content: bytes | rows.Rejected
-    redirect: str = ""
-    again: bool = False
-    retry_after: float = 0.0
+    content: bytes | rows.Rejected  # the image, or why there is none (see `rows.REASONS`)
+    redirect: str = ""  # the address to request instead; empty if none
+    again: bool = False  # whether another try may help
+    retry_after: float = 0.0  # seconds that the server wants no request
 
 
 def _rejected(reason: str, measure: str, **more: Any) -> Answer:
@@ -198,7 +175,6 @@ def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
-    """Returns the answer for what a request raised."""
     text = _CONNECTION.sub("", " ".join(str(error).split()))
     measure = text[:200] or type(error).__name__
     if isinstance(error, connections.RefusedError | urllib3.exceptions.LocationValueError):

@@ -171,7 +171,6 @@ class _Window(Generic[T]):
         self._waiting = [task for task in self._waiting if not starts(task)]
 
     def _take_answers(self) -> None:
-        """Waits until a request has ended or another may begin, and takes what has come."""
         timeout = self._until_next()
         with contextlib.suppress(queue.Empty):
             while True:

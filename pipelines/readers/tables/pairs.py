@@ -101,7 +101,6 @@ def _size(row: _Ready | rows.Rejected) -> int:
 def _prepared(
     source: Source, read_rows: ReadRows, stem: str
 ) -> Iterator[tuple[_Ready | rows.Rejected, str]]:
-    """Yields (row, URL to fetch or "")."""
     name = rows.utf8(files.name(source.paths[0]))
     next_row = source.start
     try:
@@ -138,7 +137,6 @@ def _prepare(
 
 
 def _key(value: Any) -> str:
-    """Returns a key as text; "" if there is none."""
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else ""
     if isinstance(value, bytes):

@@ -30,16 +30,11 @@ class BrokenError(Exception):
 
 
 class Description(NamedTuple):
-    """What a Parquet file says of itself.
-
-    Attributes:
-      names: of its columns, as UTF-8 can write them.
-      groups: (number of rows, bytes) of each row group.
-    """
+    """What a Parquet file says of itself."""
 
     path: str
-    names: tuple[str, ...]
-    groups: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]  # of its columns, as UTF-8 can write them
+    groups: tuple[tuple[int, int], ...]  # (number of rows, bytes) of each row group
 
 
 class _Decoder:
@@ -252,7 +247,6 @@ def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[column_roles.Cells | 
 
 
 def _row(cells: list[Any], names: tuple[str, ...]) -> column_roles.Cells | rows.Rejected:
-    """Returns one row; `cells` are columns of one value."""
     try:
         return {name: cell.to_pylist()[0] for name, cell in zip(names, cells)}
     except Exception as error:  # of what kind depends on the type
