@@ -195,11 +195,7 @@ def make_parser() -> flag_parser.Parser:
 
 
 def check_flags(flags: argparse.Namespace) -> SceneSettings:
-    """Returns the settings.
-
-    Raises:
-      ValueError: a value out of range.
-    """
+    """Returns the settings; ValueError: a value out of range."""
     names = [field.name for field in dataclasses.fields(SceneSettings)]
     return SceneSettings(**{name: getattr(flags, name) for name in names})
 

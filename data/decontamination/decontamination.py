@@ -168,11 +168,7 @@ class EvaluationSet:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "EvaluationSet":
-        """Reads what `save` wrote.
-
-        Raises:
-          ValueError: another kind of file.
-        """
+        """Reads what `save` wrote; ValueError: another kind of file."""
         try:
             with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as arrays:
                 header = json.loads(arrays["header"].tobytes())

@@ -212,11 +212,7 @@ class NearIndex:
         return len(self._keys)
 
     def add(self, key: str, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> None:
-        """Adds an image.
-
-        Raises:
-          ValueError: `colour` has not `NUM_COLOURS` bytes.
-        """
+        """Adds an image; ValueError: `colour` has not `NUM_COLOURS` bytes."""
         if len(colour) != NUM_COLOURS:
             raise ValueError(f"{len(colour)} bytes of colours; they must be {NUM_COLOURS}.")
         self._keys.append(key)

@@ -227,11 +227,7 @@ def square_crop(image: np.ndarray, offset: float = 0.5) -> np.ndarray:
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
-    """Returns uint8 pixels as float32 in [-1, 1]; `to_uint8` gives the same pixels back.
-
-    Raises:
-      ValueError: not uint8.
-    """
+    """Returns pixels that must be uint8 as float32 in [-1, 1]; `to_uint8` gives them back."""
     if image.dtype != np.uint8:
         raise ValueError(f"Pixels are {image.dtype}; give uint8 in [0, 255].")
     return image.astype(np.float32) / np.float32(127.5) - np.float32(1.0)

@@ -199,11 +199,7 @@ class Scene:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scene":
-        """Reads what `to_dict` wrote.
-
-        Raises:
-            ValueError: fields are missing, unknown or out of range.
-        """
+        """Reads what `to_dict` wrote; ValueError: fields are missing, unknown or out of range."""
         try:
             objects = tuple(SceneObject(**thing) for thing in values["objects"])
             return cls(**{**values, "objects": objects})
@@ -233,11 +229,7 @@ def shape_mask(shape: str, extent: float, offset: tuple[float, float] = (0.0, 0.
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
-    """Draws a scene, [size, size, 3] uint8, anti-aliased; the same bytes every time.
-
-    Raises:
-      ValueError: a `size` under 16 pixels, too small to show a scene.
-    """
+    """Draws a scene, [size, size, 3] uint8, anti-aliased; ValueError: under 16 pixels a side."""
     if size < 16:
         raise ValueError(f"A scene needs at least 16 pixels a side, not {size}.")
     side = size * _SUPERSAMPLING

@@ -76,11 +76,7 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def find_world(name: str) -> World:
-    """Returns a world by name.
-
-    Raises:
-        ValueError: there is no such world.
-    """
+    """Returns a world by name; ValueError: there is none."""
     if name not in WORLDS:
         raise ValueError(f"No world {name!r}: choose one of {', '.join(WORLDS)}.")
     return WORLDS[name]

@@ -305,22 +305,14 @@ class Generation:
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # the prompt's metadata
 
     def to_json(self) -> str:
-        """Returns one line of JSON.
-
-        Raises:
-          ValueError: the score is not finite.
-        """
+        """Returns one line of JSON; ValueError: the score is not finite."""
         if self.score is not None and not math.isfinite(self.score):
             raise ValueError(f"Score of {self.image!r} is {self.score}; it must be finite or None.")
         return _json(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> "Generation":
-        """Reads a line of a generations manifest.
-
-        Raises:
-          ValueError: not JSON, or fields are missing or unknown.
-        """
+        """Reads a line; ValueError: not JSON, or fields are missing or unknown."""
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:

@@ -8,11 +8,7 @@ from parti.stages import files
 
 
 def shard_name(prefix: str, index: int, count: int, suffix: str = ".tfrecord") -> str:
-    """Returns `train-00000-of-00004.tfrecord` for ("train", 0, 4).
-
-    Raises:
-      ValueError: `index` is not in [0, count).
-    """
+    """Returns `train-00000-of-00004.tfrecord` for ("train", 0, 4); ValueError: no such index."""
     if not 0 <= index < count:
         raise ValueError(f"Shard index {index} of {count}: it must be in [0, {count}).")
     return f"{prefix}-{index:05d}-of-{count:05d}{suffix}"

@@ -162,11 +162,7 @@ def train_sentencepiece(
 
 
 def _model_path(model_path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path of a model file; a directory made by `parti vocab` stands for its model.
-
-    Raises:
-      FileNotFoundError: no such file.
-    """
+    """Returns the path of a model file; a directory made by `parti vocab` stands for its model."""
     path = pathlib.Path(model_path)
     if path.is_dir():
         path = path / "vocabulary.model"
@@ -189,12 +185,7 @@ class TextTokenizer:
     """
 
     def __init__(self, model_path: str | os.PathLike[str]) -> None:
-        """Loads a model.
-
-        Raises:
-          FileNotFoundError: no such file.
-          ValueError: not a SentencePiece model, or not one of this project's.
-        """
+        """Loads a model; ValueError: not one of this project's."""
         import sentencepiece
 
         path = _model_path(model_path)
@@ -217,11 +208,7 @@ class TextTokenizer:
         return self._model.get_piece_size()
 
     def symbol_id(self, symbol: str) -> int:
-        """Returns the id of a symbol, e.g. `<extra_id_0>`.
-
-        Raises:
-          ValueError: the vocabulary was made without it.
-        """
+        """Returns the id of a symbol, e.g. `<extra_id_0>`; ValueError: the vocabulary lacks it."""
         index = self._model.piece_to_id(symbol)
         if index == UNK_ID:
             raise ValueError(

@@ -48,11 +48,7 @@ def is_local(options: pipeline_options.PipelineOptions) -> bool:
 
 
 def make(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunner:
-    """Returns the runner that the options name.
-
-    Raises:
-      ValueError: Beam has no such runner, or lacks what it needs.
-    """
+    """Returns the runner that the options name; ValueError: Beam lacks it, or what it needs."""
     if is_local(options):
         return beam_internals.make_local_runner(options)
     given = options.view_as(pipeline_options.StandardOptions).runner

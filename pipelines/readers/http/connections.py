@@ -136,11 +136,7 @@ def make_pool(per_host: int) -> urllib3.PoolManager:
 
 
 def host_of(url: str) -> str:
-    """Returns the host of an http address.
-
-    Raises:
-      ValueError: not an http address.
-    """
+    """Returns the host of an http address; ValueError: it is none."""
     if len(url) > MAX_URL_BYTES:
         raise ValueError(f"a URL of {len(url):,} characters")
     try:

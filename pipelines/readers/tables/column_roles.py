@@ -29,11 +29,7 @@ Cells = dict[str, Any]  # of a row, by the names of columns
 
 
 def given(columns: Mapping[str, str] | None) -> Given:
-    """Returns the user's choice of columns in a form that can be hashed.
-
-    Raises:
-      ValueError: a role that there is not, or no name.
-    """
+    """Returns the user's choice of columns, hashable; ValueError: no such role, or no name."""
     for role, name in (columns or {}).items():
         if role not in NAMES:
             raise ValueError(f"--columns {role}={name}: choose from {', '.join(NAMES)}")
