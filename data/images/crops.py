@@ -13,12 +13,6 @@ from parti.data.images import images
 POLICIES = ("centre", "random")
 
 
-def check_policy(policy: str) -> None:
-    """Raises ValueError if there is no such policy."""
-    if policy not in POLICIES:
-        raise ValueError(f"crop {policy!r}: choose from {', '.join(POLICIES)}.")
-
-
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
     """The box of a random crop: a square of the short side is resized, and the crop is cut from it.
@@ -82,7 +76,8 @@ def fit(
     Raises:
       ValueError: an unknown policy or a size under 1.
     """
-    check_policy(policy)
+    if policy not in POLICIES:
+        raise ValueError(f"crop {policy!r}: choose from {', '.join(POLICIES)}.")
     if policy == "centre":
         return images.resize(images.square_crop(image), size)
     return RandomCrop.draw(min(image.shape[:2]), size, key, seed).cut(image)

@@ -129,10 +129,7 @@ def outlines() -> dict[str, list[tuple[int, _Points]]]:
     }
 
 
-SHAPES = (
-    *("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring"),
-    *("moon", "arrow", "house", "tree", "fish", "flower", "mug", "boat"),
-)
+SHAPES = tuple(shape for shape in outlines() if shape != SIGN)
 
 
 def ink(colour: str) -> tuple[int, int, int]:

@@ -52,7 +52,7 @@ LETTERS = "".join(_STROKES)
 
 @functools.cache
 def strokes(letter: str) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """Returns a letter as polylines in [0, 1] of its width and height; ValueError: no such letter."""
+    """Returns a letter as polylines in [0, 1] of width and height; ValueError: no such letter."""
     if letter not in _STROKES:
         raise ValueError(f"No glyph for {letter!r}: signs can be written in {LETTERS}.")
     return tuple(

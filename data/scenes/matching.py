@@ -8,6 +8,7 @@ matters. The templates come from the drawing code itself, in several sizes and d
 
 import dataclasses
 import functools
+import operator
 
 import numpy as np
 from PIL import Image
@@ -30,9 +31,7 @@ class Fit:
     score: float  # how well the shape agrees with the mask, at most 1
 
 
-def by_score(fit: Fit) -> float:
-    """Returns a fit's score; the key to order fits by."""
-    return fit.score
+by_score = operator.attrgetter("score")
 
 
 def moments(mask: np.ndarray) -> tuple[float, float, float]:

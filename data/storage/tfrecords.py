@@ -116,7 +116,7 @@ def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """Yields the serialized records of one file; ValueError: damaged, cut off or of another kind."""
+    """Yields the serialized records of a file; ValueError: damaged, cut off or of another kind."""
     name = os.fspath(path)
     with files.open(name) as file:
         yield from read_stream(file, name)

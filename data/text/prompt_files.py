@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 _MAX_ID = 60
@@ -46,8 +46,8 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
     """
     source = os.fspath(path_or_text)
     suffix = pathlib.Path(source).suffix.lower()
-    if not _exists_as(source, pathlib.Path.is_file):
-        if _exists_as(source, pathlib.Path.is_dir):
+    if not os.path.isfile(source):
+        if os.path.isdir(source):
             raise ValueError(f"{source!r} is a folder; give a prompt file in it, or a text.")
         if suffix in _READERS:
             raise FileNotFoundError(f"No prompt file {source!r}; check the path.")
@@ -107,13 +107,6 @@ def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> in
 
 
 _OPTIONAL = ("category", "challenge")
-
-
-def _exists_as(source: str, kind: Callable[[pathlib.Path], bool]) -> bool:
-    try:
-        return kind(pathlib.Path(source))
-    except (OSError, ValueError):  # a long text is no path
-        return False
 
 
 def _prompt(index: int, text: str, **fields: Any) -> Prompt:
