@@ -60,11 +60,13 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
         elif lower.endswith(CAPTION_SUFFIX) and _stem(path) in stems:
             yield Item(name, text=_caption(_read(path), path))
         elif lower.endswith((*PROMPT_SUFFIXES, CAPTION_SUFFIX)):
-            yield from _read_prompts(path, name)
+            for prompt in prompt_files.parse_prompts(path, files.read_bytes(path)):
+                yield Item(f"{name}:{prompt.id}", text=prompt.text)
         elif lower.endswith(TAR_SUFFIXES):
             yield from _read_tar(path, name)
         else:
-            yield from _read_pairs(path, name)
+            for pair in map(records.ImageTextPair.from_example, tfrecords.read(path)):
+                yield Item(f"{name}:{pair.key}", pair.text, pair.image)
 
 
 def _find(pattern: str) -> list[str]:
@@ -106,11 +108,6 @@ def _caption(data: bytes, path: str) -> str:
         raise ValueError(f"{path}: the caption is not UTF-8: {error.reason}") from error
 
 
-def _read_prompts(path: str, name: str) -> Iterator[Item]:
-    for prompt in prompt_files.parse_prompts(path, files.read_bytes(path)):
-        yield Item(f"{name}:{prompt.id}", text=prompt.text)
-
-
 def _read_tar(path: str, name: str) -> Iterator[Item]:
     try:
         with files.open(path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
@@ -130,9 +127,3 @@ def _read_tar(path: str, name: str) -> Iterator[Item]:
                     yield Item(where, image=data)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: damaged, or not a tar: {error}") from error
-
-
-def _read_pairs(path: str, name: str) -> Iterator[Item]:
-    for serialized in tfrecords.read(path):
-        pair = records.ImageTextPair.from_example(serialized)
-        yield Item(f"{name}:{pair.key}", pair.text, pair.image)

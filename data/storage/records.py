@@ -199,19 +199,18 @@ class Record:
         value = values[0]
         if field.type in (int, bytes):
             return value
+        where = f"Feature {field.name!r} of {cls._what()}"
         if field.type is not str and len(value) > MAX_JSON_BYTES:
-            raise ValueError(f"Feature {field.name!r} of {cls._what()}: {len(value):,} bytes.")
+            raise ValueError(f"{where}: {len(value):,} bytes.")
         try:
             text = value.decode("utf-8")
             parsed = text if field.type is str else json.loads(text)
         except RecursionError as error:
-            raise ValueError(
-                f"Feature {field.name!r} of {cls._what()}: nested too deep."
-            ) from error
+            raise ValueError(f"{where}: nested too deep.") from error
         except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            raise ValueError(f"Feature {field.name!r} of {cls._what()}: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
         if field.type is not str and not isinstance(parsed, dict):
-            raise ValueError(f"Feature {field.name!r} of {cls._what()} is not a JSON object.")
+            raise ValueError(f"{where} is not a JSON object.")
         return parsed
 
     def __eq__(self, other: object) -> bool:
