@@ -55,7 +55,7 @@ class _RenamingConverter(seqio.FeatureConverter):
 
     # Batch feature -> task feature, and the batch features of another type than that.
     RENAMED: ClassVar[Mapping[str, str]] = {}
-    RETYPED: ClassVar[Mapping[str, FeatureSpec]] = {}
+    RETYPED: ClassVar[dict[str, FeatureSpec]] = {}
     PACKING_FEATURE_DTYPES: ClassVar[Mapping[str, tf.DType]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -129,7 +129,7 @@ class TextToImageConverter(_RenamingConverter):
         "decoder_target_tokens": preprocessors.TARGETS,
         "decoder_loss_weights": preprocessors.TARGETS,
     }
-    RETYPED: ClassVar[Mapping[str, FeatureSpec]] = {
+    RETYPED: ClassVar[dict[str, FeatureSpec]] = {
         "decoder_loss_weights": FeatureSpec(dtype=tf.float32)
     }
 
