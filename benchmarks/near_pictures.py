@@ -108,9 +108,8 @@ def _false_pairs(pictures: list[np.ndarray], prints: list[tuple[int, bytes]]) ->
     count = 0
     for i, (phash, colours) in enumerate(prints):
         limits = image_hashes.colour_limit(np.minimum(sizes[i], sizes[i + 1 :]))
-        near = image_hashes.are_near(
-            phash, colours, phashes[i + 1 :], rows[i + 1 :], max_colour_distance=limits
-        )
+        near = image_hashes.distances(phash, phashes[i + 1 :]) <= image_hashes.MAX_DISTANCE
+        near[near] = image_hashes.colour_distances(colours, rows[i + 1 :][near]) <= limits[near]
         count += int((near & (pixels[i + 1 :] != pixels[i])).sum())
     return count
 

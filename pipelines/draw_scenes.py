@@ -31,31 +31,20 @@ from parti.stages import files, flag_parser, output_directory, progress_line
 
 PROMPTS = "prompts-validation.jsonl"
 _SCENES_PER_SHARD = 5000
-_TICK_EVERY = 50
 # Prompts are chosen among the first validation scenes, up to this number.
 _PROMPT_CANDIDATES = 4000
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneSettings:
-    """What decides the bytes of the data set.
+    """What decides the bytes of the data set."""
 
-    Attributes:
-      world: a key of `scenes.WORLDS`.
-      num: scenes in both splits together.
-      size: height and width of the images in pixels.
-      seed: of the random numbers.
-      validation_fraction: share of the validation split, in [0, 1).
-      shards: tars of the train split; 0 for one per 5,000 scenes.
-      num_prompts: lines of the prompt file, at most.
-    """
-
-    world: str = "full"
-    num: int = 10_000
-    size: int = 64
+    world: str = "full"  # a key of `scenes.WORLDS`
+    num: int = 10_000  # scenes in both splits together
+    size: int = 64  # height and width of the images in pixels
     seed: int = 0
-    validation_fraction: float = 0.1
-    shards: int = 0
+    validation_fraction: float = 0.1  # share of the validation split, in [0, 1)
+    shards: int = 0  # tars of the train split; 0 for one per 5,000 scenes
     num_prompts: int = 200
 
     def __post_init__(self) -> None:
@@ -143,24 +132,16 @@ class _DrawShard(beam.DoFn):
         yield shard.name, shard.num
 
     def _counted(self, shard: SceneShard) -> Iterator[tuple[str, bytes]]:
-        """Yields the shard's members and reports every few scenes."""
-        drawn = 0
         for name, content in members(shard, self._settings):
             yield name, content
-            drawn += name.endswith(".txt")
-            if name.endswith(".txt") and drawn % _TICK_EVERY == 0:
-                options.tick(_TICK_EVERY)
-        options.tick(drawn % _TICK_EVERY)
+            if name.endswith(".txt"):  # the last of a scene
+                options.tick()
 
 
 def build(
     root: beam.Pipeline, settings: SceneSettings, directory: pathlib.Path
 ) -> beam.PCollection:
-    """Adds the job to a pipeline: draws every shard into `directory`.
-
-    Returns:
-      (name, number of scenes) of each tar.
-    """
+    """Adds the job: draws every shard into `directory`, and yields (name, number of scenes)."""
     return (
         root
         | "Shards" >> beam.Create(plan_shards(settings), reshuffle=True)
@@ -214,11 +195,7 @@ def make_parser() -> flag_parser.Parser:
 
 
 def check_flags(flags: argparse.Namespace) -> SceneSettings:
-    """Returns the settings.
-
-    Raises:
-      ValueError: a value out of range.
-    """
+    """Returns the settings; ValueError: a value out of range."""
     names = [field.name for field in dataclasses.fields(SceneSettings)]
     return SceneSettings(**{name: getattr(flags, name) for name in names})
 
@@ -229,10 +206,7 @@ def run(argv: Sequence[str]) -> int:
     settings = check_flags(flags)
     runners.check(beam_options, [flags.output])
     with output_directory.OutputDirectory(
-        flags.output,
-        "scenes",
-        settings=dataclasses.asdict(settings),
-        overwrite=flags.overwrite,
+        flags.output, "scenes", settings=dataclasses.asdict(settings), overwrite=flags.overwrite
     ) as stage:
         progress = progress_line.Progress("scenes", settings.num, "scenes")
         options.run_pipeline(lambda root: build(root, settings, stage.path), beam_options, progress)

@@ -9,26 +9,17 @@ PARTIAL_SUFFIX = ".partial"  # of a file that is being written
 
 
 class Entry(NamedTuple):
-    """A file that a pattern or a folder holds.
-
-    Attributes:
-      path: its address, as `files.open` takes it.
-      num_bytes: its size.
-    """
+    """A file that a pattern or a folder holds."""
 
     path: str
     num_bytes: int
 
 
 class Status(NamedTuple):
-    """Tells whether a file is still what it was.
-
-    Attributes:
-      num_bytes: its size.
-      modified: when it was last written, in seconds since 1970; 0.0 if its system does not say.
-    """
+    """Tells whether a file is still what it was."""
 
     num_bytes: int
+    # When it was last written, in seconds since 1970; 0.0 if its system does not say
     modified: float
 
 

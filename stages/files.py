@@ -5,7 +5,7 @@
 `gs://`, `s3://`, `hdfs://`, `azfs://` and any scheme registered with Beam are for `remote_files`,
 which is imported only then (install `parti[gcp]`, or Beam's extra for the scheme). A local path,
 also as `file:///...`, needs neither Beam nor TensorFlow. Nothing here compresses or decompresses.
-Remote errors are OSErrors, as local ones.
+What is not there, or cannot be read, raises OSError, locally and remotely.
 """
 
 import builtins
@@ -15,7 +15,7 @@ import os
 import posixpath
 import shutil
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal, TextIO, overload
 
 from parti.stages import file_entries
@@ -32,7 +32,6 @@ def _local(path: Path) -> str:
 
 
 def _remote() -> types.ModuleType:
-    """Returns `remote_files`, which imports Beam."""
     from parti.stages import remote_files
 
     return remote_files
@@ -84,17 +83,12 @@ def open(path: Path, mode: Literal["r", "w"]) -> TextIO: ...
 
 
 def open(path: Path, mode: str = "rb") -> Any:
-    """Opens a file.
+    """Opens a file; `mode` is "rb", "wb", "r" or "w", and text is UTF-8.
 
     A remote file that is written appears when it is closed, also by an error: `replacing` is safe.
 
-    Args:
-      path: the file.
-      mode: "rb", "wb", "r" or "w"; text is UTF-8.
-
     Raises:
-      FileNotFoundError: reading a local file that is not there; remote systems raise an OSError,
-        some of them only when it is read.
+      OSError: it cannot be read; some remote systems find out only when it is read.
       ValueError: another mode, or no file system for the scheme.
     """
     if mode not in ("rb", "wb", "r", "w"):
@@ -106,16 +100,11 @@ def open(path: Path, mode: str = "rb") -> Any:
 
 @contextlib.contextmanager
 def replacing(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
-    """Writes a file that appears whole when the block ends, and not at all if the block fails.
+    """Yields a file that appears whole when the block ends, and not at all if the block fails.
 
-    What was at `path` before is replaced. Safe when two workers write the same file: one wins.
-
-    Args:
-      path: the file; the folder must exist if the file system has folders.
-      sync: wait until a local file is on the disk, so that it also survives a power cut.
-
-    Yields:
-      A binary file to write. For a remote file it is a temporary one on this machine.
+    What was at `path` before is replaced. Safe when two workers write the same file: one wins. The
+    folder must exist if the file system has folders. For a remote file, a temporary one on this
+    machine is written. With `sync` a local file is on the disk, so that it survives a power cut.
     """
     if is_remote(path):
         with _remote().replacing(os.fspath(path)) as file:
@@ -136,11 +125,7 @@ def replacing(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Returns the content of a file.
-
-    Raises:
-      OSError: it cannot be read.
-    """
+    """Returns the content of a file."""
     with open(path, "rb") as file:
         return file.read()
 
@@ -173,20 +158,12 @@ def is_empty(folder: Path) -> bool:
 
 
 def size(path: Path) -> int:
-    """Returns the size of a file in bytes.
-
-    Raises:
-      OSError: there is no such file.
-    """
+    """Returns the size of a file in bytes."""
     return status(path).num_bytes
 
 
 def status(path: Path) -> Status:
-    """Returns the size of a file and when it was last written.
-
-    Raises:
-      OSError: there is no such file.
-    """
+    """Returns the size of a file and when it was last written."""
     if is_remote(path):
         return _remote().status(os.fspath(path))
     found = os.stat(_local(path))
@@ -194,16 +171,11 @@ def status(path: Path) -> Status:
 
 
 def match(pattern: Path) -> list[Entry]:
-    """Returns the files that a glob names, sorted; `**` stands for any number of folders.
-
-    Raises:
-      OSError: a remote listing failed.
-    """
+    """Returns the files that a glob names, sorted; `**` stands for any number of folders."""
     if is_remote(pattern):
         return _remote().match(os.fspath(pattern))
     text = _local(pattern)
-    paths = [text] if os.path.isfile(text) else glob.iglob(text, recursive=True)
-    return sorted(Entry(path, os.path.getsize(path)) for path in paths if os.path.isfile(path))
+    return _entries([text] if os.path.isfile(text) else glob.iglob(text, recursive=True))
 
 
 def expand(pattern: Path) -> list[str]:
@@ -219,11 +191,7 @@ def list_folder(folder: Path) -> list[Entry]:
 
 
 def walk(folder: Path) -> list[Entry]:
-    """Returns all files below a folder at any depth, sorted; [] if there is no such folder.
-
-    Raises:
-      OSError: a folder in it cannot be listed.
-    """
+    """Returns all files below a folder at any depth, sorted; [] if there is no such folder."""
     if is_remote(folder):
         return _remote().walk(os.fspath(folder))
 
@@ -231,11 +199,11 @@ def walk(folder: Path) -> list[Entry]:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 
-    paths = (
-        os.path.join(directory, name)
-        for directory, _, names in os.walk(_local(folder), onerror=fail)
-        for name in names
-    )
+    folders = os.walk(_local(folder), onerror=fail)
+    return _entries(os.path.join(inner, name) for inner, _, names in folders for name in names)
+
+
+def _entries(paths: Iterable[str]) -> list[Entry]:
     return sorted(Entry(path, os.path.getsize(path)) for path in paths if os.path.isfile(path))
 
 

@@ -43,9 +43,7 @@ class Parser(argparse.ArgumentParser):
         """Returns (the flags, the arguments that are not this parser's).
 
         Args:
-          args: the arguments.
           others: flags that this parser need not know; every other is an error.
-          namespace: as in `parse_args`.
         """
         for argument in args:
             name = argument.partition("=")[0]

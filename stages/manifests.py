@@ -54,14 +54,12 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(directory: Path) -> dict[str, str]:
-    """Returns {relative path: sha256} of the files below a folder, except dot files and
-    the manifest."""
+    """Returns {relative path: sha256} of a folder's files, except dot files and the manifest."""
     root = files.absolute(directory)
-    paths = [entry.path for entry in files.walk(root)]
-    names = [(path[len(root) + 1 :], path) for path in paths]
+    paths = {entry.path[len(root) + 1 :]: entry.path for entry in files.walk(root)}
     return {
         name: hash_file(path)
-        for name, path in names
+        for name, path in paths.items()
         if name != FILE_NAME and not any(part.startswith(".") for part in name.split("/"))
     }
 
@@ -79,16 +77,12 @@ def write(
     """Writes `manifest.json` atomically; call it last, when every other file is written.
 
     Args:
-      directory: the folder that the manifest describes.
       kind: what the folder holds; a key of `COMMANDS`.
       counts: how many of what, e.g. {"train": 3031, "validation": 159}.
       settings: every setting that decides the bytes (no output path, no worker count, no time).
       content: a JSON summary of the content, normally `hash_files(directory)`.
       inputs: where the input came from (patterns, fingerprints); recorded, not fingerprinted.
       extra: further top-level fields, e.g. {"tokenizer_fingerprint": ...}.
-
-    Returns:
-      The manifest. Its `fingerprint` is the sha256 of kind, schema version, settings and content.
     """
     body = {"kind": kind, "schema_version": SCHEMA_VERSION, "settings": settings}
     manifest = {
@@ -136,18 +130,16 @@ def read(directory: Path, kind: str) -> dict[str, Any]:
 def read_json(path: Path, remedy: str = "remove it or put a copy in its place") -> dict[str, Any]:
     """Returns the JSON object in a file; {} if there is no such file.
 
-    Args:
-      path: the file.
-      remedy: what to do about a damaged one, for the message.
-
     Raises:
-      ValueError: the file is there, and cannot be read or holds something else.
+      ValueError: the file cannot be read, or holds something else; `remedy` says what to do.
     """
     name = os.fspath(path)
     try:
         value = json.loads(files.read_bytes(path))
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError) or _is_absent(path):
+        # A remote system reports an absent file as any OSError.
+        is_absent = files.is_remote(path) and not files.exists(path)
+        if is_absent or isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
         why = error.strerror or error
         raise ValueError(f"{name}: cannot be read ({why}); {remedy}") from error
@@ -156,11 +148,6 @@ def read_json(path: Path, remedy: str = "remove it or put a copy in its place") 
     if not isinstance(value, dict):
         raise ValueError(f"{name}: damaged (not a JSON object); {remedy}")
     return value
-
-
-def _is_absent(path: Path) -> bool:
-    """Returns whether a remote file is not there, which its system reports as any OSError."""
-    return files.is_remote(path) and not files.exists(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

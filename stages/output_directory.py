@@ -111,7 +111,6 @@ class OutputDirectory:
         return pathlib.Path(self.address)
 
     def _check_output(self) -> None:
-        """Raises ValueError unless the output may be written."""
         output = self._output
         if not files.is_dir(output):
             if os.path.lexists(output) if self._local else files.exists(output):
@@ -137,7 +136,7 @@ class OutputDirectory:
             )
 
     def _is_half_copied(self) -> bool:
-        """Returns whether a kill came while an attempt of this kind copied its files."""
+        """Returns whether an attempt of this kind was killed while it copied its files."""
         marked = manifests.read_json(files.join(self._output, _ATTEMPT)).get("kind")
         return marked == self.kind and files.is_object_store(self._output)
 
@@ -162,17 +161,12 @@ class OutputDirectory:
             files.remove_tree(replaced)
 
     def publish(
-        self,
-        counts: Mapping[str, Any],
-        content: Any = None,
-        extra: Mapping[str, Any] | None = None,
+        self, counts: Mapping[str, Any], content: Any = None, extra: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Writes the manifest and makes the directory the output; returns the manifest.
 
         Args:
-          counts: how many of what was written.
           content: JSON summary of the content for the fingerprint; None hashes every file.
-          extra: further top-level fields of the manifest.
 
         Raises:
           ValueError: another process finished the output, or took it over.
@@ -198,7 +192,6 @@ class OutputDirectory:
         return manifest
 
     def _swap(self) -> None:
-        """Renames the unfinished directory to the output, and an old output out of the way."""
         replaced = self._output + REPLACED_SUFFIX
         if files.exists(_manifest(self._output)):
             files.rename(self._output, replaced)
@@ -210,7 +203,6 @@ class OutputDirectory:
         files.remove_tree(files.join(self._output, _SCRATCH))
 
     def _copy(self) -> None:
-        """Copies the unfinished directory's files to the output, the manifest last."""
         mark = files.join(self._output, _ATTEMPT)
         files.copy([files.join(self.address, _ATTEMPT)], [mark])
         files.remove(_manifest(self._output))  # from here on the old output is not one
@@ -262,15 +254,8 @@ class _Unfinished:
     def take(self, digest: str, resume: bool) -> bool:
         """Makes the directory ours.
 
-        Args:
-          digest: of all that must be equal for an earlier attempt to be resumed.
-          resume: keep the files of such an attempt.
-
         Returns:
           Whether an earlier attempt is resumed; else the directory is empty.
-
-        Raises:
-          ValueError: another process writes there, or the files in it are foreign.
         """
         files.make_dirs(self.address)
         if self._local:
@@ -305,7 +290,6 @@ class _Unfinished:
         return manifests.read_json(self._mark, f"remove {self.address} to start over")
 
     def _empty(self, owned: bool) -> None:
-        """Deletes what an earlier attempt left."""
         names = [entry.path[len(self.address) + 1 :] for entry in files.walk(self.address)]
         if self._local:
             names = os.listdir(self.address)  # empty directories too
@@ -319,11 +303,9 @@ class _Unfinished:
                 files.remove(path)
 
     def is_owned(self) -> bool:
-        """Returns whether no other process has taken the directory over."""
         return self._read_mark().get("writer") == self._writer
 
     def release(self) -> None:
-        """Lets other processes take the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

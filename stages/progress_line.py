@@ -45,13 +45,9 @@ class Progress:
         """Starts the clock.
 
         Args:
-          stage: short name, shown in brackets.
           total: units in all; 0 when unknown (no ETA then).
-          unit: what is counted, plural.
           rate_unit: what the rate counts, plural; `unit` by default.
           rate_scale: rate units per unit (the batch size, for examples per step).
-          interval: seconds between reports.
-          stream: where lines go; stderr by default.
           silent: report nothing: another process does.
         """
         self.stage, self.total, self.unit = stage, total, unit
@@ -124,7 +120,8 @@ class Progress:
             parts.append(f"{rate:.4g} {self.rate_unit}/s")
         if (eta := self._eta_seconds()) is not None:
             parts.append(f"ETA {clock(eta)}")
-        parts += [f"{name}={_short(value)}" for name, value in self._fields.items()]
+        for name, value in self._fields.items():
+            parts.append(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}")
         return "  ".join(parts)
 
     def _write(self, line: str, state: str) -> None:
@@ -151,7 +148,3 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

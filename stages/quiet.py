@@ -15,9 +15,9 @@ import os
 import re
 import sys
 import tempfile
-import types
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 # The environment variable that asks for all logs; `--verbose` sets it.
 VARIABLE = "PARTI_VERBOSE"
@@ -56,7 +56,7 @@ def install() -> None:
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     if (handler := logging.lastResort) is not None:
-        handler.addFilter(_is_news)
+        handler.addFilter(lambda record: not _KNOWN_RECORDS.match(record.getMessage()))
         # As a handler of its own, so that `logging.warning` of others does not set one up.
         logging.getLogger().addHandler(handler)
     if not sys.warnoptions:
@@ -65,10 +65,6 @@ def install() -> None:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not _KNOWN_RECORDS.match(record.getMessage())
 
 
 @contextlib.contextmanager
@@ -98,35 +94,12 @@ class _Finder(importlib.abc.MetaPathFinder):
     """Finds the loud libraries as usual, and loads them with stderr held back."""
 
     def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None = None,
-        target: types.ModuleType | None = None,
+        self, fullname: str, path: Sequence[str] | None = None, target: Any = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname not in _LOUD:
             return None
-        for finder in sys.meta_path:
-            if finder is self:
-                continue
-            spec = finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = _Loader(spec.loader)
-                return spec
-        return None
-
-
-class _Loader(importlib.abc.Loader):
-    """Another loader, with stderr held back while the module runs."""
-
-    def __init__(self, loader: importlib.abc.Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        with held_back():
-            self._loader.exec_module(module)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._loader, name)  # is_package, get_data, ... for importlib.resources
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = held_back()(execute)  # type: ignore[method-assign]
+        return spec

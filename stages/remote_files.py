@@ -33,7 +33,7 @@ _BATCH = 100  # files in one request
 
 
 def is_object_store(path: str) -> bool:
-    """Returns whether folders there are only prefixes of names, which no rename moves at once."""
+    """Returns whether folders there are only prefixes of names."""
     return path.partition("://")[0] in OBJECT_STORES or not _system(path).has_dirs()
 
 
@@ -51,14 +51,9 @@ def replacing(path: str) -> Iterator[BinaryIO]:
     with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as content:
         yield content  # type: ignore[misc]
         content.seek(0)
-        _upload(content, path)  # type: ignore[arg-type]
-
-
-def _upload(content: BinaryIO, path: str) -> None:
-    """Writes a remote file so that it appears whole."""
-    written = path if is_object_store(path) else partial_name(path)
-    with open(written, "wb") as file:
-        shutil.copyfileobj(content, file, 2**20)
+        written = path if is_object_store(path) else partial_name(path)
+        with open(written, "wb") as file:
+            shutil.copyfileobj(content, file, 2**20)
     if written != path:
         remove(path)  # a rename there does not replace
         rename(written, path)
@@ -86,15 +81,16 @@ def status(path: str) -> Status:
     return Status(found.size_in_bytes, found.last_updated_in_seconds or 0.0)
 
 
-def match(pattern: str) -> list[Entry]:
-    """Returns the files that a glob names, sorted."""
-    return _match(pattern)
+def match(pattern: str, limit: int | None = None) -> list[Entry]:
+    """Returns the files that a glob names, sorted; at most `limit`, if the system can count."""
+    results = _system(pattern).match([pattern], [limit])
+    return sorted({Entry(data.path, data.size_in_bytes) for data in results[0].metadata_list})
 
 
 def list_folder(folder: str) -> list[Entry]:
     """Returns the files in a folder, not those deeper, sorted."""
-    root = folder.rstrip("/") + "/"
-    return [entry for entry in walk(folder) if "/" not in entry.path[len(root) :]]
+    start = len(folder.rstrip("/")) + 1
+    return [entry for entry in walk(folder) if "/" not in entry.path[start:]]
 
 
 def walk(folder: str) -> list[Entry]:
@@ -141,38 +137,28 @@ def remove_tree(path: str) -> None:
 
 
 def _system(path: str) -> Any:
-    """Returns Beam's file system for an address.
-
-    Raises:
-      ValueError: there is none for the scheme, or it lacks a package or an option.
-    """
+    """Returns Beam's file system for an address."""
     scheme = path.partition("://")[0]
-    extra = _EXTRAS.get(scheme, ("", ""))
+    module, package = _EXTRAS.get(scheme, ("", ""))
     try:
         found = filesystems.FileSystems.get_filesystem(path)
-        if extra[0] and type(found).__module__.startswith("apache_beam."):
-            importlib.import_module(extra[0])  # Beam would tell only when it is used
+        if module and type(found).__module__.startswith("apache_beam."):
+            importlib.import_module(module)  # Beam would tell only when it is used
         return found
     except (ValueError, ImportError, filesystem.BeamIOError) as error:
         causes = [error, *(getattr(error, "exception_details", None) or {}).values()]
         is_missing = any(isinstance(cause, ImportError) for cause in causes)
         if not is_missing and "Unable to get filesystem" not in str(error):
             raise ValueError(f"{path}: {causes[-1]}") from error  # --hdfs_host is not set
-        advice = f"; pip install '{extra[1]}'" if extra[1] else f"; known are {', '.join(_EXTRAS)}"
+        advice = f"; pip install '{package}'" if package else f"; known are {', '.join(_EXTRAS)}"
         raise ValueError(f"{path}: no file system for {scheme}:// is installed{advice}") from error
-
-
-def _match(pattern: str, limit: int | None = None) -> list[Entry]:
-    results = _system(pattern).match([pattern], [limit])
-    found = [Entry(data.path, data.size_in_bytes) for data in results[0].metadata_list]
-    return sorted(set(found))
 
 
 def _list(folder: str, limit: int | None = None) -> list[Entry] | None:
     """Returns the content of a folder (all depths on an object store); None: not a folder."""
     depth = "*" if _system(folder).has_dirs() else "**"
     try:
-        return _match(f"{folder}/{depth}", limit)
+        return match(f"{folder}/{depth}", limit)
     except OSError:
         if depth == "**":
             raise

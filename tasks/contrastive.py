@@ -29,7 +29,6 @@ def add_task(
         validation split.
       vocabulary_path: the SentencePiece model, or the output of `parti vocab`.
       image_size: the side, in pixels.
-      max_shift: pixels.
 
     Raises:
       FileNotFoundError: no train shards, or no vocabulary.

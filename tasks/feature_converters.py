@@ -38,6 +38,12 @@ FeatureSpec: TypeAlias = seqio.FeatureConverter.FeatureSpec
 
 _IDS = FeatureSpec(dtype=tf.int32)
 _PIXELS = FeatureSpec(dtype=tf.float32, rank=3)
+_SPECS = {
+    preprocessors.INPUTS: _IDS,
+    preprocessors.TARGETS: _IDS,
+    records.IMAGE: _PIXELS,
+    records.RECONSTRUCTION: _PIXELS,
+}
 
 
 class _RenamingConverter(seqio.FeatureConverter):
@@ -47,18 +53,19 @@ class _RenamingConverter(seqio.FeatureConverter):
     are two calls for each example.
     """
 
-    # Batch feature -> task feature.
+    # Batch feature -> task feature, and the batch features of another type than that.
     RENAMED: ClassVar[Mapping[str, str]] = {}
+    RETYPED: ClassVar[dict[str, FeatureSpec]] = {}
     PACKING_FEATURE_DTYPES: ClassVar[Mapping[str, tf.DType]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.TASK_FEATURES = {old: _SPECS[old] for old in cls.RENAMED.values()}
+        cls.MODEL_FEATURES = {new: _SPECS[old] for new, old in cls.RENAMED.items()} | cls.RETYPED
 
     def __init__(
         self, pack: bool = False, use_custom_packing_ops: bool = False, **options: Any
     ) -> None:
-        """Takes seqio's options.
-
-        Raises:
-          ValueError: `pack` or `use_custom_packing_ops`: an image fills its sequence.
-        """
         if pack or use_custom_packing_ops:
             raise ValueError(f"{type(self).__name__} does not pack; set pack=False.")
         options["apply_length_check"] = False
@@ -95,7 +102,6 @@ class _RenamingConverter(seqio.FeatureConverter):
         return padded.map(lambda features: {name: features[name] for name in self.TASK_FEATURES})
 
     def _convert(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Converts an example, or a batch of them."""
         return {new: features[old] for new, old in self.RENAMED.items()}
 
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
@@ -117,21 +123,14 @@ class _RenamingConverter(seqio.FeatureConverter):
 class TextToImageConverter(_RenamingConverter):
     """Batches of `text_to_image`: the decoder's input is its target, moved right by a 0."""
 
-    TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {
-        preprocessors.INPUTS: _IDS,
-        preprocessors.TARGETS: _IDS,
-    }
-    MODEL_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {
-        "encoder_input_tokens": _IDS,
-        "decoder_input_tokens": _IDS,
-        "decoder_target_tokens": _IDS,
-        "decoder_loss_weights": FeatureSpec(dtype=tf.float32),
-    }
     RENAMED: ClassVar[Mapping[str, str]] = {
         "encoder_input_tokens": preprocessors.INPUTS,
         "decoder_input_tokens": preprocessors.TARGETS,
         "decoder_target_tokens": preprocessors.TARGETS,
         "decoder_loss_weights": preprocessors.TARGETS,
+    }
+    RETYPED: ClassVar[dict[str, FeatureSpec]] = {
+        "decoder_loss_weights": FeatureSpec(dtype=tf.float32)
     }
 
     def to_batches(
@@ -158,11 +157,6 @@ class TextToImageConverter(_RenamingConverter):
 class ImageTextConverter(_RenamingConverter):
     """Batches of `contrastive`: images and their captions."""
 
-    TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {
-        preprocessors.INPUTS: _IDS,
-        records.IMAGE: _PIXELS,
-    }
-    MODEL_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {"text_tokens": _IDS, "images": _PIXELS}
     RENAMED: ClassVar[Mapping[str, str]] = {
         "text_tokens": preprocessors.INPUTS,
         "images": records.IMAGE,
@@ -172,22 +166,12 @@ class ImageTextConverter(_RenamingConverter):
 class ImageConverter(_RenamingConverter):
     """Batches of `images`: images."""
 
-    TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {records.IMAGE: _PIXELS}
-    MODEL_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {"images": _PIXELS}
     RENAMED: ClassVar[Mapping[str, str]] = {"images": records.IMAGE}
 
 
 class SuperResolutionConverter(_RenamingConverter):
     """Batches of `super_resolution`: images and what the image tokenizer made of them."""
 
-    TASK_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {
-        records.IMAGE: _PIXELS,
-        records.RECONSTRUCTION: _PIXELS,
-    }
-    MODEL_FEATURES: ClassVar[Mapping[str, FeatureSpec]] = {
-        "images": _PIXELS,
-        "low_resolution_images": _PIXELS,
-    }
     RENAMED: ClassVar[Mapping[str, str]] = {
         "images": records.IMAGE,
         "low_resolution_images": records.RECONSTRUCTION,

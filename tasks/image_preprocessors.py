@@ -24,12 +24,9 @@ def image_feature() -> seqio.Feature:
 def decode_image(name: str, size: int) -> Callable:
     """Returns the preprocessor that turns the encoded image `name` into pixels.
 
-    The middle square is taken and resized by area, unless it has the size already. Images come
-    from `parti clean`, so they are PNG or JPEG, upright and RGB.
-
-    Args:
-      name: the feature, [] string before and [size, size, 3] float32 in [-1, 1] after.
-      size: the side, in pixels; TASK_FEATURE_LENGTHS must say the same.
+    [] string becomes [size, size, 3] float32 in [-1, 1]. The middle square is taken and resized by
+    area, unless it has the size already. Images come from `parti clean`, so they are PNG or JPEG,
+    upright and RGB. TASK_FEATURE_LENGTHS must have the same size, in pixels.
 
     Raises:
       ValueError: the size is under 1.
@@ -50,14 +47,7 @@ def decode_random_crop(name: str, size: int) -> Callable:
     Of the short side s: a square of s anywhere, resized by area to a side from min(s, 9/8 `size`)
     to min(s, 3/2 `size`), of which a square of `size` is cropped anywhere, and flipped left to
     right every second time; each as likely. An image with a shorter side under `size` grows to it.
-    Outside training this is `decode_image`.
-
-    Args:
-      name: the feature, [] string before and [size, size, 3] float32 in [-1, 1] after.
-      size: the side, in pixels; TASK_FEATURE_LENGTHS must say the same.
-
-    Raises:
-      ValueError: the size is under 1.
+    Outside training this is `decode_image`, with the same shapes and error.
 
     Source: listing 1 (appendix A.2) of Ramesh et al., "Zero-Shot Text-to-Image Generation", 2021
     (arXiv 2102.12092), where `size` is 256 and the sides go from 288 to 384.
@@ -85,7 +75,6 @@ def _random_crop(pixels: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
     shares = tf.random.stateless_uniform([6], seed)
 
     def draw(index: int, low: tf.Tensor | int, high: tf.Tensor) -> tf.Tensor:
-        """Returns a whole number from `low` to `high`."""
         return low + tf.cast(shares[index] * tf.cast(high - low + 1, tf.float32), tf.int32)
 
     height, width = tf.unstack(tf.shape(pixels)[:2])
@@ -129,12 +118,8 @@ def _square(pixels: tf.Tensor, size: int) -> tf.Tensor:
 def shift_image(name: str, max_shift: int) -> Callable:
     """Returns the preprocessor that moves the image `name` in training by a few pixels.
 
-    Each axis by its own random number, from -max_shift to max_shift, each as likely; what comes
-    into view repeats the edge.
-
-    Args:
-      name: the feature, [height, width, 3].
-      max_shift: pixels; 0 moves nothing.
+    [height, width, 3]; each axis by its own random number, from -max_shift to max_shift, each as
+    likely; what comes into view repeats the edge.
 
     Raises:
       ValueError: `max_shift` is negative.

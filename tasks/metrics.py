@@ -24,15 +24,11 @@ class Retrieval(seqio.metrics.Metric):
     The share of queries whose partner is among the k nearest of the whole split, by cosine. Where
     others are exactly as near as the partner, it is the chance of a draw among them.
 
-    Attributes:
-      image_embeddings: [N, dim], unit norm.
-      text_embeddings: [N, dim], unit norm; row i belongs to image i.
-
     Source: the zero-shot retrieval of CoCa (arXiv 2205.01917), table 3.
     """
 
-    image_embeddings: np.ndarray
-    text_embeddings: np.ndarray
+    image_embeddings: np.ndarray  # [N, dim], unit norm
+    text_embeddings: np.ndarray  # [N, dim], unit norm; row i belongs to image i
 
     model_output_type: seqio.metrics.ModelOutputType = flax.struct.field(
         pytree_node=False, default=seqio.metrics.ModelOutputType.PREDICTION_WITH_AUX

@@ -31,12 +31,9 @@ TARGETS = "targets"  # the image tokens' ids
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """The context of a chunk of N records.
+    """A chunk's context: a [2] int32 seed, another for each chunk and step, and seqio's settings.
 
-    Attributes:
-      seed: [2] int32, another for each chunk and step.
-      sequence_length: TASK_FEATURE_LENGTHS; empty if the features keep their lengths.
-      output_features: those of the task.
+    `sequence_length` is TASK_FEATURE_LENGTHS; empty if the features keep their lengths.
     """
 
     seed: tf.Tensor
@@ -109,13 +106,8 @@ def parse_records(record: type[records.Record], *names: str) -> Step:
 def choose_caption(features: Features, context: Context) -> Features:
     """Replaces `text` in training by one of `text` and `captions`, each as likely.
 
-    Args:
-      features: with [N] string `text` and, if there are more captions, [N, (count)] string
-        `captions`.
-      context: its seed is used.
-
-    Returns:
-      The features without `captions`.
+    The features have [N] string `text` and, if there are more captions, [N, (count)] string
+    `captions`, which are dropped.
     """
     captions = features.pop(records.CAPTIONS, None)
     if captions is None:

@@ -34,7 +34,6 @@ class RecordSource(seqio.FileDataSource):
     """
 
     def __init__(self, split_to_files: Mapping[str, Sequence[str]]) -> None:
-        """Takes the files of each split."""
         super().__init__(
             read_file_fn=tf.data.TFRecordDataset,
             split_to_filepattern=split_to_files,
@@ -54,10 +53,7 @@ class RecordSource(seqio.FileDataSource):
 
         Args:
           split: `train` or `validation`.
-          shuffle: whether to shuffle the records.
           seed: of the shuffle; a repeated dataset has another order in each epoch.
-          shard_info: the host's share of the files.
-          **unused: what seqio passes to sources of other kinds.
         """
         dataset = super().get_dataset(split, shuffle=False, seed=seed, shard_info=shard_info)
         if shuffle:
@@ -76,10 +72,6 @@ class RecordSource(seqio.FileDataSource):
 
 def split_files(directory: str | os.PathLike[str], record: type[records.Record]) -> dict[str, list]:
     """Returns the shards of a stage's output: `train-*`, and `validation-*` where there are any.
-
-    Args:
-      directory: the output of the stage that makes these records.
-      record: the kind of record that the shards must hold.
 
     Raises:
       FileNotFoundError: no train shards; the message names the stage.
@@ -117,9 +109,6 @@ def register(
       kind: the first part of the name.
       split_to_files: the files of each split; part of what the name stands for.
       arguments: what else tells two tasks apart (JSON values).
-      preprocessors: seqio preprocessors, from the elements of a `RecordSource` to the features.
-      output_features: the features of the task.
-      metrics: what is measured of its validation split.
 
     Returns:
       `parti_<kind>_<hash>`: equal arguments give an equal name, also in another process.

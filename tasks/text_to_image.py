@@ -78,11 +78,7 @@ def num_tokens(grid_size: int) -> int:
 
 
 def _num_tokens(files: list[str], codebook_size: int) -> int:
-    """Returns the number of tokens of an image, from the first record.
-
-    Raises:
-      ValueError: an index past the codebook.
-    """
+    """Returns the tokens of an image, by the first record; ValueError: one past the codebook."""
     first = next(r for path in files for r in tfrecords.read(path))
     tokens = records.TokenizedPair.from_example(first).image_tokens
     if tokens.size and tokens.max() >= codebook_size:

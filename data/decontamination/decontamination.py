@@ -110,12 +110,7 @@ class EvaluationSet:
         return loaded
 
     def add_caption(self, name: str, text: str) -> None:
-        """Adds a caption or prompt.
-
-        Args:
-          name: where it is from, for `hit`.
-          text: as it is.
-        """
+        """Adds a caption or prompt."""
         identity = text_hashes.caption_hash(text)
         if identity in self._hashes:
             return
@@ -126,34 +121,19 @@ class EvaluationSet:
         self._captions.append(f"{name}: {shown}")
 
     def add_image(
-        self,
-        name: str,
-        phash: int,
-        colours: bytes,
-        num_pixels: int = image_hashes.REFERENCE_PIXELS,
+        self, name: str, phash: int, colours: bytes, num_pixels: int = image_hashes.REFERENCE_PIXELS
     ) -> None:
         """Adds an image by its `image_hashes.fingerprint` and its width times height."""
         self._images.append((name, phash, colours, num_pixels))
         self._index.add(name, phash, colours, num_pixels)
 
     def hit(
-        self,
-        text: str,
-        phash: int,
-        colours: bytes,
-        num_pixels: int = image_hashes.REFERENCE_PIXELS,
+        self, text: str, phash: int, colours: bytes, num_pixels: int = image_hashes.REFERENCE_PIXELS
     ) -> tuple[str, str] | None:
         """Returns why a pair may not be trained on, or None.
 
-        Args:
-          text: its caption.
-          phash: perceptual hash of its image.
-          colours: of its image.
-          num_pixels: width times height of its image; colours are compared less closely in a
-            small one.
-
-        Returns:
-          (reason, what of the set it meets), images are compared first.
+        It is (reason, what of the set it meets); images are compared first. `num_pixels` is width
+        times height of the image: colours are compared less closely in a small one.
         """
         if self._images and (match := self._index.query(phash, colours, num_pixels)):
             distance = f"{match.distance} bits, {match.colour_distance:.1f} levels"
@@ -188,11 +168,7 @@ class EvaluationSet:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "EvaluationSet":
-        """Reads what `save` wrote.
-
-        Raises:
-          ValueError: another kind of file.
-        """
+        """Reads what `save` wrote; ValueError: another kind of file."""
         try:
             with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as arrays:
                 header = json.loads(arrays["header"].tobytes())

@@ -28,17 +28,11 @@ MAX_FILE_BYTES = 256 * 2**20  # of an image or caption; also in a tar
 
 
 class Item(NamedTuple):
-    """A caption or an image of an evaluation set.
+    """A caption or an image of an evaluation set."""
 
-    Attributes:
-      name: where it is from: `PartiPrompts.tsv:p00012-bond`, `coco.tar:000123`.
-      text: the caption, if it is one.
-      image: the encoded image, if it is one.
-    """
-
-    name: str
-    text: str = ""
-    image: bytes = b""
+    name: str  # where it is from: `PartiPrompts.tsv:p00012-bond`, `coco.tar:000123`
+    text: str = ""  # the caption, if it is one
+    image: bytes = b""  # the encoded image, if it is one
 
 
 def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
@@ -66,15 +60,16 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
         elif lower.endswith(CAPTION_SUFFIX) and _stem(path) in stems:
             yield Item(name, text=_caption(_read(path), path))
         elif lower.endswith((*PROMPT_SUFFIXES, CAPTION_SUFFIX)):
-            yield from _read_prompts(path, name)
+            for prompt in prompt_files.parse_prompts(path, files.read_bytes(path)):
+                yield Item(f"{name}:{prompt.id}", text=prompt.text)
         elif lower.endswith(TAR_SUFFIXES):
             yield from _read_tar(path, name)
         else:
-            yield from _read_pairs(path, name)
+            for pair in map(records.ImageTextPair.from_example, tfrecords.read(path)):
+                yield Item(f"{name}:{pair.key}", pair.text, pair.image)
 
 
 def _find(pattern: str) -> list[str]:
-    """Returns the files that a pattern names."""
     folder = files.is_dir(pattern)
     found = files.walk(pattern) if folder else files.match(pattern)
     paths = [entry.path for entry in found if entry.path.lower().endswith(_SUFFIXES)]
@@ -113,11 +108,6 @@ def _caption(data: bytes, path: str) -> str:
         raise ValueError(f"{path}: the caption is not UTF-8: {error.reason}") from error
 
 
-def _read_prompts(path: str, name: str) -> Iterator[Item]:
-    for prompt in prompt_files.parse_prompts(path, files.read_bytes(path)):
-        yield Item(f"{name}:{prompt.id}", text=prompt.text)
-
-
 def _read_tar(path: str, name: str) -> Iterator[Item]:
     try:
         with files.open(path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
@@ -137,9 +127,3 @@ def _read_tar(path: str, name: str) -> Iterator[Item]:
                     yield Item(where, image=data)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: damaged, or not a tar: {error}") from error
-
-
-def _read_pairs(path: str, name: str) -> Iterator[Item]:
-    for serialized in tfrecords.read(path):
-        pair = records.ImageTextPair.from_example(serialized)
-        yield Item(f"{name}:{pair.key}", pair.text, pair.image)

@@ -13,32 +13,19 @@ from parti.data.images import images
 POLICIES = ("centre", "random")
 
 
-def check_policy(policy: str) -> None:
-    """Raises ValueError if there is no such policy."""
-    if policy not in POLICIES:
-        raise ValueError(f"crop {policy!r}: choose from {', '.join(POLICIES)}.")
-
-
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
     """The box of a random crop: a square of the short side is resized, and the crop is cut from it.
-
-    Attributes:
-      offset: of the square on the long side, in [3/8, 5/8) of the slack.
-      side: that the square is resized to, in pixels.
-      top: of the crop in the resized square, in pixels.
-      left: likewise.
-      size: of the crop, in pixels.
 
     Source: listing 2 (appendix B.2) of Ramesh et al., "Zero-Shot Text-to-Image Generation", 2021
     (arXiv 2102.12092), which Parti, section 4.1, follows.
     """
 
-    offset: float
-    side: int
-    top: int
-    left: int
-    size: int
+    offset: float  # of the square on the long side, in [3/8, 5/8) of the slack
+    side: int  # that the square is resized to, in pixels
+    top: int  # of the crop in the resized square, in pixels
+    left: int  # likewise
+    size: int  # of the crop, in pixels
 
     @classmethod
     def draw(cls, short_side: int, size: int, key: str, seed: int = 0) -> "RandomCrop":
@@ -47,12 +34,6 @@ class RandomCrop:
         The square is resized to a side between `size` and min(short_side, 9/8 `size`), of which a
         square of `size` is cut anywhere; each as likely. It is not flipped: it may show text. An
         image with a shorter side under `size` grows to it, and the crop is the whole square.
-
-        Args:
-          short_side: of the image, in pixels.
-          size: of the crop, in pixels; 256 in the listing, whose largest side is 288.
-          key: of the image.
-          seed: another one gives other crops.
         """
         slack, growth, down, right = _uniform(f"{seed} {key}", 4)
         largest = max(size, min(short_side, round(size * 9 / 8)))
@@ -61,10 +42,9 @@ class RandomCrop:
         return cls((3 + 2 * slack) / 8, side, top, left, size)
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """Returns the crop of an image, [size, size, 3] uint8.
+        """Returns the crop, [size, size, 3] uint8, of an image [height, width, 3] uint8.
 
-        Args:
-          image: [height, width, 3] uint8, whose short side is the one that was given to `draw`.
+        Its short side is the one that was given to `draw`.
         """
         resized = images.resize(images.square_crop(image, self.offset), self.side)
         return resized[self.top : self.top + self.size, self.left : self.left + self.size]
@@ -88,27 +68,16 @@ class RandomCrop:
 def fit(
     image: np.ndarray, size: int, policy: str = "centre", key: str = "", seed: int = 0
 ) -> np.ndarray:
-    """Crops a square out of an image and resizes it by area.
+    """Crops a square out of an image and resizes it by area to [size, size, 3] uint8.
 
-    "centre": the middle square of the short side s, resized to `size`. "random": a `RandomCrop`;
-    what is random in it depends on `key` and `seed` only.
-
-    An image with a shorter side under `size` grows, whatever the policy.
-
-    Args:
-      image: [height, width, 3] uint8.
-      size: of the result, in pixels.
-      policy: one of POLICIES.
-      key: of the image.
-      seed: another one gives other crops.
-
-    Returns:
-      [size, size, 3] uint8.
+    "centre": the middle square of the short side. "random": a `RandomCrop`, which depends on `key`
+    and `seed` only. An image with a shorter side under `size` grows, whatever the policy.
 
     Raises:
       ValueError: an unknown policy or a size under 1.
     """
-    check_policy(policy)
+    if policy not in POLICIES:
+        raise ValueError(f"crop {policy!r}: choose from {', '.join(POLICIES)}.")
     if policy == "centre":
         return images.resize(images.square_crop(image), size)
     return RandomCrop.draw(min(image.shape[:2]), size, key, seed).cut(image)

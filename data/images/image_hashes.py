@@ -28,7 +28,7 @@ REFERENCE_PIXELS = 64 * 64
 _SIDE = 32  # of the thumbnail, in pixels
 _HALVE_FROM = 16 * _SIDE
 _GRID = 8  # cells on a side of the colours
-NUM_COLOURS = 3 * _GRID * _GRID  # bytes of `colours`
+NUM_COLOURS = 3 * _GRID * _GRID  # bytes of the colours
 _SCALE = 1 << 12  # of the whole-number cosines
 _DEAD_ZONE = 12.0  # levels, in units of the orthonormal DCT: what smaller coefficients say is noise
 # Luma, blue and red difference of RGB, in thousandths (Rec. 601, as JPEG has them).
@@ -41,13 +41,10 @@ NUM_BANDS = len(_KEY_BLOCKS)
 
 
 def pixel_hash(image: np.ndarray) -> bytes:
-    """Returns 16 bytes that equal images share and others do not.
+    """Returns 16 bytes that equal images [height, width, 3] uint8 share and others do not.
 
     Not a cryptographic hash (that would take a third of the time of decoding): an
     attacker can make two images share it, and gains only that one of them is dropped.
-
-    Args:
-      image: [height, width, 3] uint8.
     """
     digest = xxhash.xxh3_128(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
@@ -55,46 +52,27 @@ def pixel_hash(image: np.ndarray) -> bytes:
 
 
 def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
-    """Returns the perceptual hash and the colours of an image; cheaper than one after the other.
+    """Returns the perceptual hash, of 64 bits, and the 192 bytes of colours of an image.
 
-    Args:
-      image: [height, width, 3] uint8.
+    The image is [height, width, 3] uint8.
 
-    Returns:
-      As of `perceptual_hash` and `colours`.
-    """
-    small = _thumbnail(image)
-    return _hash_thumbnail(small), _colours_of_thumbnail(small)
-
-
-def perceptual_hash(image: np.ndarray) -> int:
-    """Returns 64 bits that say where an image is lighter and darker, coarsely.
-
-    Each bit is one of the 64 lowest frequencies of the thumbnail's luma (the mean left out): 1 if
-    its DCT coefficient is clearly positive. Weak coefficients are 0, or noise would set them.
-
-    Args:
-      image: [height, width, 3] uint8.
-
-    Returns:
-      0 or more, under 2**64.
+    The hash says where the image is lighter and darker, coarsely. Each bit is one of the 64 lowest
+    frequencies of the thumbnail's luma (the mean left out): 1 if its DCT coefficient is clearly
+    positive. Weak coefficients are 0, or noise would set them. The colours are the means of the
+    cells of an 8 x 8 grid: row by row, red green blue.
 
     Source: the DCT hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash
     Functions", 2010, section 3.2, with a fixed threshold for its median.
     """
-    return _hash_thumbnail(_thumbnail(image))
-
-
-def colours(image: np.ndarray) -> bytes:
-    """Returns the mean colours of the cells of an 8 x 8 grid.
-
-    Args:
-      image: [height, width, 3] uint8.
-
-    Returns:
-      192 bytes: row by row, red green blue.
-    """
-    return _colours_of_thumbnail(_thumbnail(image))
+    small = _thumbnail(image)
+    basis, rows, columns = _cosines()
+    luma = small.astype(np.int64) @ _YCC[:, 0]
+    coefficients = (basis @ luma @ basis.T)[rows, columns]
+    bits = coefficients > int(_DEAD_ZONE * 1000 * _SCALE * _SCALE)
+    cell = _SIDE // _GRID
+    sums = small.reshape(_GRID, cell, _GRID, cell, 3).sum(axis=(1, 3), dtype=np.uint32)
+    means = ((sums + cell * cell // 2) // (cell * cell)).astype(np.uint8)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big"), means.tobytes()
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
@@ -120,23 +98,6 @@ def _cosines() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.rint(basis * _SCALE).astype(np.int64), rows, columns
 
 
-def _hash_thumbnail(small: np.ndarray) -> int:
-    """Returns the hash of [32, 32, 3] uint8."""
-    basis, rows, columns = _cosines()
-    luma = small.astype(np.int64) @ _YCC[:, 0]
-    coefficients = (basis @ luma @ basis.T)[rows, columns]
-    bits = coefficients > int(_DEAD_ZONE * 1000 * _SCALE * _SCALE)
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def _colours_of_thumbnail(small: np.ndarray) -> bytes:
-    """Returns the colours of [32, 32, 3] uint8."""
-    cell = _SIDE // _GRID
-    sums = small.reshape(_GRID, cell, _GRID, cell, 3).sum(axis=(1, 3), dtype=np.uint32)
-    half = cell * cell // 2
-    return ((sums + half) // (cell * cell)).astype(np.uint8).tobytes()
-
-
 def distance(a: int, b: int) -> int:
     """Returns in how many bits two hashes differ."""
     return (a ^ b).bit_count()
@@ -148,32 +109,17 @@ def distances(phash: int, phashes: np.ndarray) -> np.ndarray:
 
 
 def colour_distance(a: bytes, b: bytes) -> float:
-    """Returns how far apart the colours of two images are where they differ most.
+    """Returns how far apart the colours of two images are where they differ most, in levels of 255.
 
     It is the larger of two: the difference of luma in a cell, and the length of the difference of
     (Cb, Cr) in a block of 2 x 2 cells. JPEG keeps colour at half the resolution of luma, so in a
     single cell of a small image a re-encoded copy may have changed colour by much.
-
-    Args:
-      a: of `colours`.
-      b: of `colours`.
-
-    Returns:
-      Levels, 0 to 255.
     """
     return float(colour_distances(a, np.frombuffer(b, np.uint8)[None])[0])
 
 
 def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
-    """Returns the `colour_distance` of one image to each of many.
-
-    Args:
-      colour: of `colours`.
-      rows: [n, 192] uint8, each of `colours`.
-
-    Returns:
-      [n] float64.
-    """
+    """Returns the `colour_distance` of one image to each of many: [n] float64 of [n, 192] uint8."""
     difference = rows.astype(np.int64) - np.frombuffer(colour, np.uint8)
     ycc = difference.reshape(-1, _GRID, _GRID, 3) @ _YCC
     luma = np.abs(ycc[..., 0]).max(axis=(1, 2))
@@ -186,19 +132,15 @@ def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
 def colour_limit(
     num_pixels: np.ndarray | int, max_colour_distance: float = MAX_COLOUR_DISTANCE
 ) -> np.ndarray:
-    """Returns up to what colour distance two images count as copies of each other.
+    """Returns up to what colour distance, in levels, two images count as copies of each other.
 
     A cell of a large image averages the noise of re-encoding away, so the limit falls with the
     size: for JPEG quality 50 by about the cube root of the pixels, measured from 32 x 32 to
-    256 x 256. It stays as it is from there.
+    256 x 256. It is 2.5 times the maximum for 16 x 16 or less, 0.4 times for 256 x 256 or more.
 
     Args:
       num_pixels: width times height of the smaller of the two; a number, or an array of any shape.
       max_colour_distance: the limit at 64 x 64, in levels.
-
-    Returns:
-      Levels, in the shape of `num_pixels`: 2.5 times as many for an image of 16 x 16 or less, 0.4
-      times for 256 x 256 or more.
     """
     factor = np.cbrt(REFERENCE_PIXELS / np.maximum(1, num_pixels))
     return max_colour_distance * np.clip(factor, 0.4, 2.5)
@@ -221,42 +163,12 @@ def is_near(
     return colour_distance(colours_a, colours_b) <= max_colour_distance
 
 
-def are_near(
-    phash: int,
-    colour: bytes,
-    phashes: np.ndarray,
-    rows: np.ndarray,
-    max_distance: int = MAX_DISTANCE,
-    max_colour_distance: np.ndarray | float = MAX_COLOUR_DISTANCE,
-) -> np.ndarray:
-    """Returns `is_near` of one image and each of many.
-
-    Args:
-      phash: of the one.
-      colour: of the one.
-      phashes: [n] uint64.
-      rows: [n, 192] uint8.
-      max_distance: in bits.
-      max_colour_distance: in levels; one for all, or [n].
-
-    Returns:
-      [n] bool.
-    """
-    near = distances(phash, phashes) <= max_distance
-    limits = np.broadcast_to(max_colour_distance, near.shape)
-    near[near] = colour_distances(colour, rows[near]) <= limits[near]
-    return near
-
-
 def band_keys(phash: int) -> tuple[int, ...]:
-    """Returns keys of which hashes that differ in at most MAX_DISTANCE bits share at least one.
+    """Returns 15 keys of which hashes that differ in at most MAX_DISTANCE bits share at least one.
 
     The hash is cut into 6 blocks, and each 2 of them make a key of 21 or 22 bits: 4 bits that
     differ are in at most 4 blocks, and the other 2 are equal. Hashes that differ in more bits may
-    share a key too.
-
-    Returns:
-      15 different whole numbers, 0 or more and under 2**26; keys of different blocks never meet.
+    share a key too. Keys are under 2**26; those of different blocks never meet.
 
     Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", 2007, section 3.
     """
@@ -270,13 +182,7 @@ def band_keys(phash: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Match:
-    """A near-equal image of an index.
-
-    Attributes:
-      key: what it was added under.
-      distance: in bits.
-      colour_distance: in levels.
-    """
+    """A near-equal image of an index: its key, and its distances in bits and in levels."""
 
     key: str
     distance: int
@@ -306,17 +212,7 @@ class NearIndex:
         return len(self._keys)
 
     def add(self, key: str, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> None:
-        """Adds an image.
-
-        Args:
-          key: what a match gives back.
-          phash: its hash.
-          colour: its colours.
-          num_pixels: width times height, for `colour_limit`.
-
-        Raises:
-          ValueError: `colour` has not the length that `colours` gives.
-        """
+        """Adds an image; ValueError: `colour` has not `NUM_COLOURS` bytes."""
         if len(colour) != NUM_COLOURS:
             raise ValueError(f"{len(colour)} bytes of colours; they must be {NUM_COLOURS}.")
         self._keys.append(key)
@@ -338,7 +234,6 @@ class NearIndex:
         return Match(self._keys[index], int(bits[index]), float(levels[best]))
 
     def _build(self) -> None:
-        """Moves what was added into the arrays."""
         if self._added:
             phashes, rows, sizes = zip(*self._added, strict=True)
             self._phashes = np.concatenate([self._phashes, np.array(phashes, np.uint64)])

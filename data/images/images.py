@@ -37,12 +37,10 @@ _SSIM_SIGMA, _SSIM_K1, _SSIM_K2 = 1.5, 0.01, 0.03
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A decoded image.
+    """A decoded image: [height, width, 3] uint8 `pixels`, upright, read-only.
 
-    Attributes:
-      pixels: [height, width, 3] uint8, upright, read-only.
-      width: of the file, upright, in pixels; more than that of `pixels` if decoded at less.
-      height: of the file, upright, in pixels.
+    `width` and `height` are those of the file, upright: larger than those of `pixels` if the image
+    was decoded at less.
     """
 
     pixels: np.ndarray
@@ -56,9 +54,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0)
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Returns (width, height) of an image from its header, upright, in pixels.
-
-    The rest of the file may still be broken.
+    """Returns (width, height) of an image, upright, in pixels, from its header alone.
 
     Raises:
       ValueError: `not an image ...`: as of `decode`, as far as the header tells.
@@ -112,7 +108,6 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> De
 
 
 def _not_an_image(data: bytes, error: Exception) -> ValueError:
-    """Returns what to raise for a file that cannot be read."""
     # Pillow puts the address of the buffer into its message.
     reason = str(error).split(" <")[0] or type(error).__name__
     return ValueError(f"not an image ({len(data)} bytes): {reason}")
@@ -133,7 +128,6 @@ def _count_scans(data: bytes) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Returns the decoded image in mode RGB."""
     image.load()
     if image.mode.startswith("I"):
         # 16 bits a pixel; Pillow's own conversion would clip at 255.
@@ -150,13 +144,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encodes an image as PNG; equal images give equal bytes.
+    """Encodes [height, width, 3] uint8 as PNG; equal images give equal bytes.
 
     Only runs of equal bytes are searched for: half the time, and photographs and drawings grow by
     under 1%.
-
-    Args:
-      image: [height, width, 3] uint8.
 
     Raises:
       ValueError: another shape or dtype.
@@ -165,14 +156,10 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
-    """Encodes an image as JPEG with colours at full resolution; equal images give equal bytes.
-
-    Args:
-      image: [height, width, 3] uint8.
-      quality: in [1, 100], as libjpeg counts.
+    """Encodes [height, width, 3] uint8 as JPEG with colours at full resolution; deterministic.
 
     Raises:
-      ValueError: a quality out of range, or another shape or dtype.
+      ValueError: a quality (libjpeg's) outside [1, 100], or another shape or dtype.
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"JPEG quality {quality}: give 1 to 100.")
@@ -187,17 +174,13 @@ def _encode(image: np.ndarray, kind: str, **options: int) -> bytes:
 
 
 def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Resizes by area: each new pixel is the mean of what it covers.
+    """Resizes [height, width, 3] uint8 by area: each new pixel is the mean of what it covers.
 
     An image that grows on either axis is interpolated (bicubic) instead: the area method would
     only repeat pixels.
 
     Args:
-      image: [height, width, 3] uint8.
       size: the new side of a square, or (height, width), in pixels.
-
-    Returns:
-      [new height, new width, 3] uint8.
 
     Raises:
       ValueError: a size under 1, or another shape or dtype.
@@ -226,14 +209,10 @@ def _cv2() -> types.ModuleType:
 
 
 def square_crop(image: np.ndarray, offset: float = 0.5) -> np.ndarray:
-    """Crops a square of the short side.
+    """Returns a view of a square of the short side of [height, width, channels].
 
     Args:
-      image: [height, width, channels].
       offset: position of the square on the long side, in [0, 1]: 0 is left or top, 0.5 the middle.
-
-    Returns:
-      [side, side, channels], a view.
 
     Raises:
       ValueError: `offset` out of range.
@@ -248,11 +227,7 @@ def square_crop(image: np.ndarray, offset: float = 0.5) -> np.ndarray:
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
-    """Returns uint8 pixels as float32 in [-1, 1]; `to_uint8` gives the same pixels back.
-
-    Raises:
-      ValueError: not uint8.
-    """
+    """Returns pixels that must be uint8 as float32 in [-1, 1]; `to_uint8` gives them back."""
     if image.dtype != np.uint8:
         raise ValueError(f"Pixels are {image.dtype}; give uint8 in [0, 255].")
     return image.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
@@ -274,11 +249,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the peak signal-to-noise ratio of two images (or batches) in dB; inf when equal.
-
-    Args:
-      a: uint8 pixels of any shape.
-      b: uint8 pixels of the same shape.
+    """Returns the peak signal-to-noise ratio of uint8 pixels of any shape in dB; inf when equal.
 
     Raises:
       ValueError: shapes differ or a dtype is not uint8.
@@ -289,17 +260,13 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the structural similarity of two images, at most 1, which equal images have.
+    """Returns the structural similarity of two images [height, width, 3] uint8: 1 when equal.
 
     The mean over the channels red, green and blue, and over the positions where the whole window
     is inside the image; variances are those of the window's weights, for a data range of 255.
 
-    Args:
-      a: [height, width, 3] uint8, both sides at least `SSIM_WINDOW` pixels.
-      b: of the same shape.
-
     Raises:
-      ValueError: shapes differ, a dtype is not uint8, or a side is too short.
+      ValueError: shapes differ, a dtype is not uint8, or a side is under `SSIM_WINDOW` pixels.
 
     Source: Z. Wang, A. Bovik, H. Sheikh, E. Simoncelli, "Image quality assessment: from error
     visibility to structural similarity" (IEEE TIP 2004), equation 13: an 11 x 11 Gaussian window of
@@ -328,7 +295,6 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _check_alike(a: np.ndarray, b: np.ndarray) -> None:
-    """Raises ValueError unless both are uint8 pixels of one shape."""
     if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
         raise ValueError(
             f"Got {a.dtype} {a.shape} and {b.dtype} {b.shape}; give uint8 pixels of one shape."
@@ -336,7 +302,6 @@ def _check_alike(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def _check_uint8_rgb(image: np.ndarray) -> None:
-    """Raises ValueError unless `image` is [height, width, 3] uint8."""
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
         raise ValueError(
             f"Got {image.dtype} of shape {image.shape}; a picture is [height, width, 3] uint8."

@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 
-from parti.data.scenes import drawing as scene_drawing
+from parti.data.scenes import drawing
 
 _NUMBERS = ("no", "a", "two", "three", "four", "five")
 _PLURALS = {"fish": "fish", "cross": "crosses"}
@@ -33,7 +33,7 @@ def _with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _thing(thing: scene_drawing.SceneObject, size_words: dict[str, str] = _SIZE_WORDS) -> str:
+def _thing(thing: drawing.SceneObject, size_words: dict[str, str] = _SIZE_WORDS) -> str:
     return _with_article(f"{size_words[thing.size]}{thing.colour} {thing.shape}")
 
 
@@ -43,7 +43,7 @@ def _group(shape: str, colour: str, count: int) -> str:
     return f"{_NUMBERS[count]} {colour} {_PLURALS.get(shape, shape + 's')}"
 
 
-def _simple(scene: scene_drawing.Scene, place: str) -> list[str]:
+def _simple(scene: drawing.Scene, place: str) -> list[str]:
     thing = _thing(scene.objects[0])
     return [
         f"{thing} on {place}",
@@ -54,7 +54,7 @@ def _simple(scene: scene_drawing.Scene, place: str) -> list[str]:
     ]
 
 
-def _groups(scene: scene_drawing.Scene, place: str) -> list[str]:
+def _groups(scene: drawing.Scene, place: str) -> list[str]:
     groups = [_group(*kind, count) for kind, count in scene.groups().items()]
     things, turned = " and ".join(groups), " and ".join(reversed(groups))
     return [
@@ -66,7 +66,7 @@ def _groups(scene: scene_drawing.Scene, place: str) -> list[str]:
     ]
 
 
-def _relation(scene: scene_drawing.Scene, place: str) -> list[str]:
+def _relation(scene: drawing.Scene, place: str) -> list[str]:
     a, b = (_thing(thing) for thing in scene.objects)
     other_a, other_b = (_thing(thing, _OTHER_SIZE_WORDS) for thing in scene.objects)
     words, converse = _RELATION_WORDS[scene.relation], _CONVERSE_WORDS[scene.relation]
@@ -79,7 +79,7 @@ def _relation(scene: scene_drawing.Scene, place: str) -> list[str]:
     ]
 
 
-def _text(scene: scene_drawing.Scene, place: str) -> list[str]:
+def _text(scene: drawing.Scene, place: str) -> list[str]:
     colour, text = scene.objects[0].colour, scene.text
     sign = _with_article(f"{colour} sign")
     return [
@@ -91,16 +91,11 @@ def _text(scene: scene_drawing.Scene, place: str) -> list[str]:
     ]
 
 
-def captions(scene: scene_drawing.Scene, limit: int | None = None) -> list[str]:
-    """Describes a scene in several ways, all true.
+def captions(scene: drawing.Scene, limit: int | None = None) -> list[str]:
+    """Describes a scene in several ways, all true; in `limit` ways at most.
 
-    Args:
-        scene: what is drawn.
-        limit: the number of captions at most; None for all.
-
-    Returns:
-        Captions. The first names everything that `probe.alignment` scores; the
-        others may leave out size or background, or tell a relation from the other side.
+    The first names everything that `probe.alignment` scores; the others may leave out size or
+    background, or tell a relation from the other side.
     """
     place = f"{_with_article(scene.background)} background"
     if scene.text:

@@ -129,10 +129,7 @@ def outlines() -> dict[str, list[tuple[int, _Points]]]:
     }
 
 
-SHAPES = (
-    *("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring"),
-    *("moon", "arrow", "house", "tree", "fish", "flower", "mug", "boat"),
-)
+SHAPES = tuple(shape for shape in outlines() if shape != SIGN)
 
 
 def ink(colour: str) -> tuple[int, int, int]:
@@ -144,22 +141,13 @@ def ink(colour: str) -> tuple[int, int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class SceneObject:
-    """One thing in a scene.
+    """One thing in a scene."""
 
-    Attributes:
-        shape: one of `SHAPES`, or `SIGN`.
-        colour: a key of `COLOURS`.
-        size: the size that captions name: one of `SIZES`; "" where they name none.
-        extent: side of the box that the shape is drawn in, as a fraction of the image's side.
-        cx: middle of the box from the left, in [0, 1] of the image's side.
-        cy: middle of the box from the top, in [0, 1] of the image's side.
-    """
-
-    shape: str
-    colour: str
-    size: str
-    extent: float
-    cx: float
+    shape: str  # one of `SHAPES`, or `SIGN`
+    colour: str  # a key of `COLOURS`
+    size: str  # the size that captions name: one of `SIZES`; "" where they name none
+    extent: float  # side of the box that the shape is drawn in, as a fraction of the image's side
+    cx: float  # middle of the box from the left, likewise; `cy` from the top
     cy: float
 
     def __post_init__(self) -> None:
@@ -174,21 +162,13 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """An image in words and numbers.
+    """An image in words and numbers."""
 
-    Attributes:
-        background: a key of `BACKGROUNDS`, never the colour of an object.
-        objects: what is drawn; the first is in front.
-        relation: one of `RELATIONS`, of objects[0] to objects[1]; "" for none.
-        text: letters on the sign, which is then the only object; "" for none.
-        challenge: what the scene tests: a name of `scenes.CHALLENGES`.
-    """
-
-    background: str
-    objects: tuple[SceneObject, ...]
-    relation: str = ""
-    text: str = ""
-    challenge: str = "simple"
+    background: str  # a key of `BACKGROUNDS`, never the colour of an object
+    objects: tuple[SceneObject, ...]  # what is drawn; the first is in front
+    relation: str = ""  # one of `RELATIONS`, of objects[0] to objects[1]; "" for none
+    text: str = ""  # letters on the sign, which is then the only object; "" for none
+    challenge: str = "simple"  # what the scene tests: a name of `scenes.CHALLENGES`
 
     def __post_init__(self) -> None:
         if self.background not in BACKGROUNDS:
@@ -216,11 +196,7 @@ class Scene:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scene":
-        """Reads what `to_dict` wrote.
-
-        Raises:
-            ValueError: fields are missing, unknown or out of range.
-        """
+        """Reads what `to_dict` wrote; ValueError: fields are missing, unknown or out of range."""
         try:
             objects = tuple(SceneObject(**thing) for thing in values["objects"])
             return cls(**{**values, "objects": objects})
@@ -229,15 +205,14 @@ class Scene:
 
 
 def shape_mask(shape: str, extent: float, offset: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
-    """Draws a shape alone, without anti-aliasing.
+    """Draws a shape, or a sign without text, alone and without anti-aliasing.
 
     Args:
-        shape: one of `SHAPES`, or `SIGN` (without text).
-        extent: side of the shape's box in pixels.
-        offset: (x, y) of the box's corner in the mask, in [0, 1) pixels.
+      extent: side of the shape's box in pixels.
+      offset: (x, y) of the box's corner in the mask, in [0, 1) pixels.
 
     Returns:
-        A mask in mode "L": 255 inside the shape, else 0; as large as the box, rounded up.
+      A mask in mode "L": 255 inside the shape, else 0; as large as the box, rounded up.
     """
     side = math.ceil(extent) + 2
     mask = Image.new("L", (side, side))
@@ -251,18 +226,7 @@ def shape_mask(shape: str, extent: float, offset: tuple[float, float] = (0.0, 0.
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
-    """Draws a scene, anti-aliased; the same scene and size always give the same bytes.
-
-    Args:
-        scene: what to draw.
-        size: height and width in pixels, at least 16.
-
-    Returns:
-        [size, size, 3] uint8.
-
-    Raises:
-        ValueError: the size is too small to show a scene.
-    """
+    """Draws a scene, [size, size, 3] uint8, anti-aliased; ValueError: under 16 pixels a side."""
     if size < 16:
         raise ValueError(f"A scene needs at least 16 pixels a side, not {size}.")
     side = size * _SUPERSAMPLING

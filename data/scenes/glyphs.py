@@ -52,17 +52,7 @@ LETTERS = "".join(_STROKES)
 
 @functools.cache
 def strokes(letter: str) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """Returns the polylines of a letter.
-
-    Args:
-        letter: one of `LETTERS`.
-
-    Returns:
-        Polylines of (x, y), x in [0, 1] of the glyph's width, y in [0, 1] of its height.
-
-    Raises:
-        ValueError: the font lacks the letter.
-    """
+    """Returns a letter as polylines in [0, 1] of width and height; ValueError: no such letter."""
     if letter not in _STROKES:
         raise ValueError(f"No glyph for {letter!r}: signs can be written in {LETTERS}.")
     return tuple(
@@ -83,15 +73,9 @@ def check_text(text: str) -> None:
 
 
 def text_layout(num_letters: int, width: float, height: float) -> tuple[float, float, list[float]]:
-    """Fits a line of text into a field.
+    """Returns how a line of text fits into a field of a width and height in any unit.
 
-    Args:
-        num_letters: letters in the line.
-        width: width of the field, any unit.
-        height: height of the field, same unit.
-
-    Returns:
-        (glyph width, glyph height, left edge of each glyph from the middle of the field).
+    It is (glyph width, glyph height, left edge of each glyph from the middle of the field).
     """
     glyph_width = min(height / GLYPH_ASPECT, width / (PITCH * (num_letters - 1) + 1))
     line_width = glyph_width * (PITCH * (num_letters - 1) + 1)
@@ -107,16 +91,7 @@ def draw_text(
     height: float,
     fill: int | tuple[int, int, int],
 ) -> None:
-    """Draws a line of text, as large as a field allows, around the field's centre.
-
-    Args:
-        canvas: what to draw on.
-        text: letters of the font.
-        centre: (x, y) of the field's middle, in pixels.
-        width: width of the field in pixels.
-        height: height of the field in pixels.
-        fill: the ink, in the canvas's mode.
-    """
+    """Draws a line of text, as large as a field allows, around the field's centre."""
     glyph_width, glyph_height, lefts = text_layout(len(text), width, height)
     radius = glyph_width * STROKE / 2
     # The grid's lines are the middle of a stroke: half a stroke of the glyph is around them.
@@ -135,11 +110,8 @@ def draw_text(
 
 @functools.cache
 def glyph_masks(width: int, height: int) -> np.ndarray:
-    """Renders every letter of the font alone, anti-aliased.
-
-    Returns:
-        [letter, height, width] float32 coverage in [0, 1], in the order of `LETTERS`.
-    """
+    """Renders every letter of the font alone: [letter, height, width] float32 in [0, 1], in the
+    order of `LETTERS`."""
     scale = 8
     masks = []
     for letter in LETTERS:

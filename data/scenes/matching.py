@@ -8,13 +8,13 @@ matters. The templates come from the drawing code itself, in several sizes and d
 
 import dataclasses
 import functools
+import operator
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from parti.data.scenes import drawing as scene_drawing
-from parti.data.scenes import pixels as scene_pixels
+from parti.data.scenes import drawing, pixels
 
 _GRID = 24  # side of the frame that a shape is matched in
 _REACH = 2.1  # half of the frame's side, in radii of gyration of the shape
@@ -22,26 +22,16 @@ _REACH = 2.1  # half of the frame's side, in radii of gyration of the shape
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A shape found in a mask.
+    """A shape found in a mask."""
 
-    Attributes:
-        shape: one of `scene_drawing.SHAPES` or `SIGN`; "" for none.
-        extent: side of the shape's box in pixels.
-        cx: middle of the box, counted from the middle of the first pixel.
-        cy: the same, downwards.
-        score: how well the shape agrees with the mask, at most 1.
-    """
-
-    shape: str
-    extent: float
-    cx: float
+    shape: str  # one of `drawing.SHAPES` or `SIGN`; "" for none
+    extent: float  # side of the shape's box in pixels
+    cx: float  # middle of the box, counted from the middle of the first pixel; `cy` downwards
     cy: float
-    score: float
+    score: float  # how well the shape agrees with the mask, at most 1
 
 
-def by_score(fit: Fit) -> float:
-    """Returns a fit's score; the key to order fits by."""
-    return fit.score
+by_score = operator.attrgetter("score")
 
 
 def moments(mask: np.ndarray) -> tuple[float, float, float]:
@@ -82,8 +72,8 @@ def _shape_masks(extent: int, blur: float) -> dict[str, np.ndarray]:
     """Returns {shape: coverage [y, x]}, the box being `extent` pixels in the middle."""
     scale = 8
     masks = {}
-    for shape in (*scene_drawing.SHAPES, scene_drawing.SIGN):
-        drawn = scene_drawing.shape_mask(shape, extent * scale, (0.5, 0.5))
+    for shape in (*drawing.SHAPES, drawing.SIGN):
+        drawn = drawing.shape_mask(shape, extent * scale, (0.5, 0.5))
         side = extent + 8
         padded = Image.new("L", (side * scale, side * scale))
         padded.paste(drawn, (4 * scale, 4 * scale))
@@ -104,9 +94,9 @@ def _templates() -> tuple[np.ndarray, list[str], np.ndarray]:
         for blur in (0.0, 0.7, 1.2, 1.6, 2.0):
             middle = (extent + 8) / 2 - 0.5
             for shape, mask in _shape_masks(extent, blur).items():
-                # As in `scene_pixels.coverage`: what is faint and far from the rest is not seen.
+                # As in `pixels.coverage`: what is faint and far from the rest is not seen.
                 vector, (x, y, radius) = _frame(
-                    np.where(scene_pixels.grow(mask > 0.5 * mask.max()), mask, 0)
+                    np.where(pixels.grow(mask > 0.5 * mask.max()), mask, 0)
                 )
                 vectors.append(vector)
                 shapes.append(shape)
@@ -128,8 +118,8 @@ def match(mask: np.ndarray) -> Fit:
 def _tight_boxes() -> dict[str, tuple[float, float, float, float]]:
     """Returns {shape: (left, top, right, bottom)} of the ink, in [-1, 1] of the shape's box."""
     boxes = {}
-    for shape in scene_drawing.SHAPES:
-        corners = np.concatenate([p for fill, p in scene_drawing.outlines()[shape] if fill])
+    for shape in drawing.SHAPES:
+        corners = np.concatenate([p for fill, p in drawing.outlines()[shape] if fill])
         low, high = corners.min(0), corners.max(0)
         boxes[shape] = (*low.tolist(), *high.tolist())
     return boxes
@@ -140,7 +130,7 @@ def match_hidden(mask: np.ndarray, hider: np.ndarray) -> Fit:
 
     The visible sides say where the whole shape may be; pixels of the hider do not count.
     """
-    solid, near = mask > 0.5, scene_pixels.grow(hider)
+    solid, near = mask > 0.5, pixels.grow(hider)
     if not solid.any():
         return Fit("", 1.0, 0.0, 0.0, 0.0)
     ys, xs = np.nonzero(solid)

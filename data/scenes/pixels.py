@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from parti.data.scenes import drawing as scene_drawing
+from parti.data.scenes import drawing
 
 WORK_SIZE = 64  # side that every image is brought to
 
@@ -20,8 +20,8 @@ _MIN_AREA = 16  # pixels; less is a speck
 _MIN_SEEDS = 5  # pixels that show a colour unmixed; less is noise
 _PURE_DISTANCE = 35.0  # in RGB; what is further from the palette may be a mixture
 _MIXTURE_DISTANCE = 45.0  # in RGB
-_COLOUR_NAMES = (*scene_drawing.COLOURS, "white")
-_PALETTE = np.asarray([*scene_drawing.COLOURS.values(), (255, 255, 255)], np.float32)
+_COLOUR_NAMES = (*drawing.COLOURS, "white")
+_PALETTE = np.asarray([*drawing.COLOURS.values(), (255, 255, 255)], np.float32)
 _ANY = np.ones((3, 3), bool)  # neighbours: all eight
 
 
@@ -66,12 +66,11 @@ def to_work_size(image: np.ndarray) -> np.ndarray:
 
 
 def _read_background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
-    """Returns the name and the RGB of the background."""
     border = np.concatenate([pixels[:2], pixels[-2:], pixels[:, :2].swapaxes(0, 1)])
     border = np.concatenate([border.reshape(-1, 3), pixels[:, -2:].reshape(-1, 3)])
     seen = np.median(border, axis=0)
-    palette = np.asarray(list(scene_drawing.BACKGROUNDS.values()), np.float32)
-    return list(scene_drawing.BACKGROUNDS)[int(distance(seen, palette).argmin())], seen
+    palette = np.asarray(list(drawing.BACKGROUNDS.values()), np.float32)
+    return list(drawing.BACKGROUNDS)[int(distance(seen, palette).argmin())], seen
 
 
 def distance(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -150,15 +149,14 @@ def _mixed(
 ) -> np.ndarray:
     """Finds seeds whose colour is a mixture of their neighbours.
 
-    Args:
-        spots: [n, 3] the seeds' RGB.
-        nearest: [n] the palette's colour nearest to each.
-        on_edge: [n] whether the image changes much around it.
-        seed_map: [y, x] `nearest` where a seed is, else -1.
-        seen: RGB of the background.
+    They are on an edge, and between two neighbours, or between one and the background.
 
-    Returns:
-        [n] bool: on an edge, and between two neighbours, or between one and the background.
+    Args:
+      spots: [n, 3] the seeds' RGB.
+      nearest: [n] the palette's colour nearest to each.
+      on_edge: [n] whether the image changes much around it.
+      seed_map: [y, x] `nearest` where a seed is, else -1.
+      seen: RGB of the background.
     """
     counts = np.bincount(nearest, minlength=len(_PALETTE))
     common = [int(index) for index in np.flatnonzero(counts >= _MIN_SEEDS)]

@@ -7,17 +7,14 @@ Every score is in [0, 1] and gives credit for parts. A score that does not apply
 out: a scene without sizes in its caption has no `size`.
 """
 
-import random
-
 import numpy as np
 from scipy import optimize
 
-from parti.data.scenes import reader as scene_reader
-from parti.data.scenes import scenes
+from parti.data.scenes import reader, scenes
 
-View = scene_reader.View
-SeenObject = scene_reader.SeenObject
-read_scene = scene_reader.read_scene
+View = reader.View
+SeenObject = reader.SeenObject
+read_scene = reader.read_scene
 
 SCORES = ("shape", "colour", "size", "count", "relation", "background", "text")
 # Extents that divide small from medium from large: the middles of the gaps in SIZE_EXTENTS.
@@ -34,13 +31,7 @@ def perfect_view(scene: scenes.Scene) -> View:
 
 
 def relation_holds(relation: str, a: SeenObject, b: SeenObject) -> bool:
-    """Returns whether `a` is in a relation to `b`.
-
-    Args:
-        relation: one of `scenes.RELATIONS`.
-        a: the object that the relation is said of.
-        b: the object that it is related to.
-    """
+    """Returns whether `a` is in a relation to `b`."""
     dx, dy = b.cx - a.cx, b.cy - a.cy
     apart = max(abs(dx), abs(dy))
     inside = a.extent < 0.7 * b.extent and apart < 0.25 * b.extent
@@ -112,10 +103,6 @@ def edit_distance(a: str, b: str) -> int:
 def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
     """Scores what was seen against the truth.
 
-    Args:
-        view: what was read from an image.
-        scene: what the image should show.
-
     Returns:
         {name: score in [0, 1]} for the names in `SCORES` that apply to the scene, and `overall`,
         their mean:
@@ -151,17 +138,10 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
 
 
 def alignment(image: np.ndarray, scene: scenes.Scene) -> dict[str, float]:
-    """Scores an image against a scene.
-
-    Args:
-        image: [size, size, 3] uint8, 32 pixels a side or more.
-        scene: what the image should show.
-
-    Returns:
-        {name: score in [0, 1]}, see `compare`.
+    """Scores an image, [size, size, 3] uint8 of 32 pixels a side or more, as `compare` does.
 
     Raises:
-        ValueError: not a square RGB image of bytes.
+      ValueError: not a square RGB image of bytes.
     """
     return compare(read_scene(image), scene)
 
@@ -174,21 +154,3 @@ def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
         if values:
             means[name] = sum(values) / len(values)
     return means
-
-
-def chance(world: str = "full", num: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Measures what a faultless image of another caption scores: the level of knowing nothing.
-
-    Args:
-        world: a key of `scenes.WORLDS`.
-        num: how many pairs of scenes to compare.
-        seed: of the scenes.
-
-    Returns:
-        {name: mean score}.
-    """
-    rng = random.Random(f"chance/{seed}")
-    chosen = scenes.find_world(world)
-    drawn = [scenes.sample_scene(rng, chosen) for _ in range(num)]
-    views = [perfect_view(scene) for scene in drawn]
-    return mean_scores([compare(view, scene) for view, scene in zip(views, drawn[1:] + drawn[:1])])

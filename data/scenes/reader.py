@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a scene from pixels, with the palette and the shapes known and the caption unknown.
 
-The image is brought to 64 pixels, so one set of templates serves all sizes. Then: the background
-is what the border shows; each pixel goes to the background or to one of the colours that the
-image really contains; connected pixels of a colour are an object; its shape is the template that
-correlates best with it after both are moved to one position and size; a sign is read letter by
-letter.
+The image is brought to 64 pixels, so one set of templates serves all sizes. `pixels` divides it
+into things; the shape of each is the template of `matching` that correlates best with it; a sign is
+read letter by letter.
 """
 
 import dataclasses
@@ -15,10 +13,7 @@ import functools
 import numpy as np
 from scipy import ndimage
 
-from parti.data.scenes import drawing as scene_drawing
-from parti.data.scenes import glyphs
-from parti.data.scenes import matching as scene_matching
-from parti.data.scenes import pixels as scene_pixels
+from parti.data.scenes import drawing, glyphs, matching, pixels
 
 _MIN_SCORE = 0.55  # correlation below which a blob has no shape
 _GOOD_SCORE = 0.95  # above it a shape counts as whole
@@ -26,15 +21,10 @@ _GOOD_SCORE = 0.95  # above it a shape counts as whole
 
 @dataclasses.dataclass(frozen=True)
 class SeenObject:
-    """An object read from an image.
+    """An object read from an image, as a `drawing.SceneObject`.
 
-    Attributes:
-        shape: one of `scene_drawing.SHAPES` or `SIGN`; "" for a blob like none of them.
-        colour: a key of `scene_drawing.COLOURS`.
-        extent: side of its box, as a fraction of the image's side.
-        cx: middle of the box from the left, in [0, 1].
-        cy: middle of the box from the top, in [0, 1].
-        score: correlation with the shape's template, at most 1.
+    Its shape is "" for a blob like none of them; `score` is the correlation with the shape's
+    template, at most 1.
     """
 
     shape: str
@@ -47,13 +37,7 @@ class SeenObject:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """All that was read from an image.
-
-    Attributes:
-        background: a key of `scene_drawing.BACKGROUNDS`.
-        objects: what was seen, in no order.
-        text: what a sign says; "" if there is none.
-    """
+    """All that was read from an image; `text` is what a sign says, "" if there is none."""
 
     background: str
     objects: tuple[SeenObject, ...]
@@ -61,34 +45,27 @@ class View:
 
 
 def _fit_thing(
-    segmentation: scene_pixels.Segmentation, things: np.ndarray, thing: int, label: int
-) -> scene_matching.Fit:
+    segmentation: pixels.Segmentation, things: np.ndarray, thing: int, label: int
+) -> matching.Fit:
     """Finds the shape of a thing, also when others are in it or on it."""
     component = things == thing
-    mask = scene_pixels.coverage(segmentation, label, component)
-    fit = scene_matching.match(mask)
-    touching = things[scene_pixels.grow(component, 2)]
+    mask = pixels.coverage(segmentation, label, component)
+    fit = matching.match(mask)
+    touching = things[pixels.grow(component, 2)]
     hiders = [other for other in np.unique(touching) if other not in (0, thing)]
     if not hiders:
         return fit
     filled = ndimage.binary_fill_holes(component)
     enclosed = [other for other in hiders if filled[things == other].all()]
     if enclosed:
-        inside = scene_pixels.grow(np.isin(things, enclosed)) & filled
-        fit = max(
-            fit, scene_matching.match(np.where(inside, 1.0, mask)), key=scene_matching.by_score
-        )
+        inside = pixels.grow(np.isin(things, enclosed)) & filled
+        fit = max(fit, matching.match(np.where(inside, 1.0, mask)), key=matching.by_score)
     if fit.score < _GOOD_SCORE and np.isin(touching, hiders).sum() > 8:
-        fit = max(
-            fit,
-            scene_matching.match_hidden(mask, np.isin(things, hiders)),
-            key=scene_matching.by_score,
-        )
+        fit = max(fit, matching.match_hidden(mask, np.isin(things, hiders)), key=matching.by_score)
     return fit
 
 
-def _find_sign(segmentation: scene_pixels.Segmentation) -> tuple[str, scene_matching.Fit] | None:
-    """Returns the colour and box of a sign, or None."""
+def _find_sign(segmentation: pixels.Segmentation) -> tuple[str, matching.Fit] | None:
     for label, colour in enumerate(segmentation.colours, start=1):
         component = segmentation.labels == label
         if component.sum() < 400:
@@ -97,12 +74,12 @@ def _find_sign(segmentation: scene_pixels.Segmentation) -> tuple[str, scene_matc
         component = blobs == np.bincount(blobs[blobs > 0]).argmax()
         filled = ndimage.binary_fill_holes(component)
         width = filled.any(0).sum()
-        if width < 0.6 * scene_pixels.WORK_SIZE or (filled & ~component).sum() < 8:
+        if width < 0.6 * pixels.WORK_SIZE or (filled & ~component).sum() < 8:
             continue
-        holes = scene_pixels.shrink(filled)
-        whole = np.where(holes, 1.0, scene_pixels.coverage(segmentation, label, component))
-        fit = scene_matching.match(whole)
-        if fit.shape == scene_drawing.SIGN and fit.score > 0.85:
+        holes = pixels.shrink(filled)
+        whole = np.where(holes, 1.0, pixels.coverage(segmentation, label, component))
+        fit = matching.match(whole)
+        if fit.shape == drawing.SIGN and fit.score > 0.85:
             return colour, fit
     return None
 
@@ -115,13 +92,13 @@ def _glyph_bank(num_letters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         (templates [blur * letter, pixels] as unit vectors of mean 0, rows [y] and columns [x] of a
         cell's pixels from its corner, in glyph heights and widths: a little more than the glyph).
     """
-    half = 0.45 * scene_pixels.WORK_SIZE  # of a usual sign
-    (_, field_width, field_height) = scene_drawing.SIGN_FIELD
+    half = 0.45 * pixels.WORK_SIZE  # of a usual sign
+    (_, field_width, field_height) = drawing.SIGN_FIELD
     width, height, _ = glyphs.text_layout(num_letters, field_width * half, field_height * half)
     columns, rows, pad = round(width), round(height), 1
     masks = np.pad(glyphs.glyph_masks(columns, rows), ((0, 0), (pad, pad), (pad, pad)))
     bank = [
-        scene_matching.unit(ndimage.gaussian_filter(masks, (0, blur, blur)).reshape(len(masks), -1))
+        matching.unit(ndimage.gaussian_filter(masks, (0, blur, blur)).reshape(len(masks), -1))
         for blur in (0.3, 0.8, 1.3)
     ]
     ys = (np.arange(-pad, rows + pad) + 0.5) / rows
@@ -135,17 +112,10 @@ _SHIFTS = np.asarray((-0.6, 0.0, 0.6))
 def _read_line(
     ink: np.ndarray, num: int, centre: tuple[float, float], width: float, height: float
 ) -> tuple[str, float, float]:
-    """Reads a line of `num` letters.
-
-    Args:
-        ink: [y, x] how much of each pixel is ink, in [0, 1].
-        num: the number of letters.
-        centre: (x, y) of the field's middle in pixels.
-        width: of the field, in pixels.
-        height: of the field, in pixels.
+    """Reads `num` letters in a field of `ink` [y, x] in [0, 1]; centre and sides in pixels.
 
     Returns:
-        (letters, mean correlation with their glyphs, amount of ink in their cells).
+      (letters, mean correlation with their glyphs, amount of ink in their cells).
     """
     bank, ys, xs = _glyph_bank(num)
     glyph_width, glyph_height, lefts = glyphs.text_layout(num, width, height)
@@ -153,10 +123,10 @@ def _read_line(
     # All shifts in one product: [shift, y] by [shift, letter, x].
     rows = _SHIFTS[:, None] + top + ys * glyph_height
     columns = _SHIFTS[:, None, None] + centre[0] + np.asarray(lefts)[:, None] + xs * glyph_width
-    cells = scene_matching.sample(ink, columns.ravel(), rows.ravel())
+    cells = matching.sample(ink, columns.ravel(), rows.ravel())
     cells = cells.reshape(len(_SHIFTS), len(ys), len(_SHIFTS), num, len(xs))
     cells = cells.transpose(0, 2, 3, 1, 4).reshape(len(_SHIFTS) ** 2, num, -1)
-    scores = scene_matching.unit(cells).astype(np.float32) @ bank.T
+    scores = matching.unit(cells).astype(np.float32) @ bank.T
     scores = scores.reshape(*scores.shape[:2], -1, len(glyphs.LETTERS)).max(2)
     totals = scores.max(-1).mean(-1)
     best = int(totals.argmax())
@@ -165,19 +135,15 @@ def _read_line(
     return letters, float(totals[best]), float(np.maximum(cells[best] - 0.2, 0).sum() * pixel)
 
 
-def _read_text(
-    segmentation: scene_pixels.Segmentation, colour: str, sign: scene_matching.Fit
-) -> str:
+def _read_text(segmentation: pixels.Segmentation, colour: str, sign: matching.Fit) -> str:
     """Reads a sign; the number of letters is the one whose glyphs explain most of the ink."""
     half = sign.extent / 2
     board = segmentation.distances[segmentation.colours.index(colour) + 1]
-    written = scene_pixels.distance(
-        segmentation.pixels, np.asarray([scene_drawing.ink(colour)], np.float32)
-    )[0]
+    written = pixels.distance(segmentation.pixels, np.asarray([drawing.ink(colour)], np.float32))[0]
     ink = board / np.maximum(board + written, 1e-3)
-    ((x, y), width, height) = scene_drawing.SIGN_FIELD
+    ((x, y), width, height) = drawing.SIGN_FIELD
     centre, width, height = (sign.cx + x * half, sign.cy + y * half), width * half, height * half
-    field = scene_matching.sample(
+    field = matching.sample(
         ink,
         centre[0] + np.linspace(-0.5, 0.5, 48) * width,
         centre[1] + np.linspace(-0.5, 0.5, 20) * height,
@@ -192,29 +158,25 @@ def _read_text(
 
 
 def read_scene(image: np.ndarray) -> View:
-    """Reads background, objects and text from an image.
+    """Reads background, objects and text from [size, size, 3] uint8, about 32 pixels or more.
 
-    Args:
-        image: [size, size, 3] uint8; about 32 pixels a side or more.
-
-    Returns:
-        What was seen. An image of something else gives a view too, of the nearest shapes.
+    An image of something else gives a view too, of the nearest shapes.
 
     Raises:
-        ValueError: not a square RGB image of bytes.
+      ValueError: not a square RGB image of bytes.
     """
     if image.dtype != np.uint8 or image.shape != (len(image), len(image), 3):
         raise ValueError(
             f"A picture must be uint8 [size, size, 3], not {image.dtype} {list(image.shape)}."
         )
-    background, segmentation = scene_pixels.segment(scene_pixels.to_work_size(image))
+    background, segmentation = pixels.segment(pixels.to_work_size(image))
     objects, text = [], ""
     sign = _find_sign(segmentation)
     if sign:
         colour, fit = sign
         text = _read_text(segmentation, colour, fit)
         objects.append(_seen(colour, fit))
-    things, labels = scene_pixels.group_blobs(segmentation)
+    things, labels = pixels.group_blobs(segmentation)
     for thing in np.unique(things[things > 0]):
         label = labels[thing - 1]
         colour = segmentation.colours[label - 1]
@@ -224,18 +186,17 @@ def read_scene(image: np.ndarray) -> View:
     return View(background, tuple(objects), text)
 
 
-def _seen(colour: str, fit: scene_matching.Fit) -> SeenObject:
+def _seen(colour: str, fit: matching.Fit) -> SeenObject:
     return SeenObject(
         fit.shape if fit.score >= _MIN_SCORE else "",
         colour,
-        float(fit.extent) / scene_pixels.WORK_SIZE,
-        float(fit.cx + 0.5) / scene_pixels.WORK_SIZE,
-        float(fit.cy + 0.5) / scene_pixels.WORK_SIZE,
+        float(fit.extent) / pixels.WORK_SIZE,
+        float(fit.cx + 0.5) / pixels.WORK_SIZE,
+        float(fit.cy + 0.5) / pixels.WORK_SIZE,
         fit.score,
     )
 
 
-def _within(component: np.ndarray, sign: scene_matching.Fit) -> bool:
-    """Returns whether a component's middle is in a sign's box."""
-    x, y, _ = scene_matching.moments(component.astype(np.float32))
+def _within(component: np.ndarray, sign: matching.Fit) -> bool:
+    x, y, _ = matching.moments(component.astype(np.float32))
     return max(abs(x - sign.cx), abs(y - sign.cy)) < sign.extent / 2

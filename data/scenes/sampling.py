@@ -6,8 +6,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Sequence
 
-from parti.data.scenes import drawing as scene_drawing
-from parti.data.scenes import glyphs
+from parti.data.scenes import drawing, glyphs
 
 # Challenge -> its name in PartiPrompts, which prompt files use.
 CHALLENGES = {
@@ -38,31 +37,20 @@ _GAP = 0.07  # least distance of two objects that do not touch
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What may occur in a data set of scenes.
+    """What may occur in a data set of scenes."""
 
-    Attributes:
-        shapes: names in `SHAPES`.
-        colours: keys of `COLOURS`.
-        backgrounds: keys of `BACKGROUNDS`.
-        challenges: {name in `CHALLENGES`: its share of the scenes}.
-        relations: names in `RELATIONS`.
-        max_objects: the highest count.
-        single_extent: extents of an object alone; None for the named sizes.
-        pair_extent: extents of two objects side by side; None for the named sizes.
-        jitter: how far a lone object, or the line of a pair, may be from the middle.
-        num_captions: phrasings of each scene; None for all.
-    """
-
-    shapes: tuple[str, ...]
-    colours: tuple[str, ...]
-    backgrounds: tuple[str, ...]
-    challenges: dict[str, float]
-    relations: tuple[str, ...] = scene_drawing.RELATIONS
-    max_objects: int = 5
+    shapes: tuple[str, ...]  # names in `SHAPES`
+    colours: tuple[str, ...]  # keys of `COLOURS`
+    backgrounds: tuple[str, ...]  # keys of `BACKGROUNDS`
+    challenges: dict[str, float]  # {name in `CHALLENGES`: its share of the scenes}
+    relations: tuple[str, ...] = drawing.RELATIONS  # names in `RELATIONS`
+    max_objects: int = 5  # the highest count
+    # Extents of an object alone; None for the named sizes
     single_extent: tuple[float, float] | None = None
+    # Extents of two objects side by side; None for the named sizes
     pair_extent: tuple[float, float] | None = None
-    jitter: float = 0.5
-    num_captions: int | None = None
+    jitter: float = 0.5  # how far a lone object, or the line of a pair, may be from the middle
+    num_captions: int | None = None  # phrasings of each scene; None for all
 
 
 def _place(rng: random.Random, extent: float, jitter: float = 0.5) -> float:
@@ -101,31 +89,31 @@ def _pick_kinds(rng: random.Random, world: World, num: int) -> tuple[str, list[t
     return background, list(zip(rng.sample(world.shapes, num), colours))
 
 
-def _sample_simple(rng: random.Random, world: World) -> scene_drawing.Scene:
+def _sample_simple(rng: random.Random, world: World) -> drawing.Scene:
     background, [(shape, colour)] = _pick_kinds(rng, world, 1)
-    size = "" if world.single_extent else rng.choice(scene_drawing.SIZES)
+    size = "" if world.single_extent else rng.choice(drawing.SIZES)
     extent = rng.uniform(*(world.single_extent or SIZE_EXTENTS[size]))
     cx, cy = _place(rng, extent, world.jitter), _place(rng, extent, world.jitter)
-    thing = scene_drawing.SceneObject(shape, colour, size, extent, cx, cy)
-    return scene_drawing.Scene(background, (thing,), challenge="simple")
+    thing = drawing.SceneObject(shape, colour, size, extent, cx, cy)
+    return drawing.Scene(background, (thing,), challenge="simple")
 
 
 def _sample_groups(
     rng: random.Random, world: World, counts: Sequence[int], name: str
-) -> scene_drawing.Scene:
+) -> drawing.Scene:
     background, kinds = _pick_kinds(rng, world, len(counts))
     low, high = _COUNT_EXTENTS[max(2, sum(counts))]
     boxes = _scatter(rng, [rng.uniform(low, high) for _ in range(sum(counts))])
     shapes = [kind for kind, count in zip(kinds, counts) for _ in range(count)]
-    objects = tuple(scene_drawing.SceneObject(*kind, "", *box) for kind, box in zip(shapes, boxes))
-    return scene_drawing.Scene(background, objects, challenge=name)
+    objects = tuple(drawing.SceneObject(*kind, "", *box) for kind, box in zip(shapes, boxes))
+    return drawing.Scene(background, objects, challenge=name)
 
 
-def _sample_count(rng: random.Random, world: World) -> scene_drawing.Scene:
+def _sample_count(rng: random.Random, world: World) -> drawing.Scene:
     return _sample_groups(rng, world, [rng.randint(2, world.max_objects)], "count")
 
 
-def _sample_complex(rng: random.Random, world: World) -> scene_drawing.Scene:
+def _sample_complex(rng: random.Random, world: World) -> drawing.Scene:
     first = rng.randint(1, world.max_objects - 2)
     second = rng.randint(2 if first == 1 else 1, world.max_objects - first)
     return _sample_groups(rng, world, [first, second], "complex")
@@ -162,7 +150,7 @@ def _beside(
     return (along_a, along_b, level, shifted) if a >= b else (along_a, along_b, shifted, level)
 
 
-def _sample_beside(rng: random.Random, world: World, relation: str) -> scene_drawing.Scene:
+def _sample_beside(rng: random.Random, world: World, relation: str) -> drawing.Scene:
     background, kinds = _pick_kinds(rng, world, 2)
     (size_a, a), (size_b, b) = _pair_sizes(rng, world)
     if relation in ("left_of", "above"):
@@ -173,13 +161,13 @@ def _sample_beside(rng: random.Random, world: World, relation: str) -> scene_dra
     if relation in ("above", "below"):
         centre_a, centre_b = centre_a[::-1], centre_b[::-1]
     objects = (
-        scene_drawing.SceneObject(*kinds[0], size_a, a, *centre_a),
-        scene_drawing.SceneObject(*kinds[1], size_b, b, *centre_b),
+        drawing.SceneObject(*kinds[0], size_a, a, *centre_a),
+        drawing.SceneObject(*kinds[1], size_b, b, *centre_b),
     )
-    return scene_drawing.Scene(background, objects, relation, challenge="relation")
+    return drawing.Scene(background, objects, relation, challenge="relation")
 
 
-def _sample_inside(rng: random.Random, world: World) -> scene_drawing.Scene:
+def _sample_inside(rng: random.Random, world: World) -> drawing.Scene:
     background, [(inner_shape, inner_colour), (_, outer_colour)] = _pick_kinds(rng, world, 2)
     outer_shape = rng.choice([shape for shape in _CONTAINERS if shape in world.shapes])
     outer = rng.uniform(0.64, 0.82)
@@ -188,13 +176,13 @@ def _sample_inside(rng: random.Random, world: World) -> scene_drawing.Scene:
     size_a, size_b = ("small", "large") if rng.random() < 0.5 else ("", "")
     x, y = (centre + rng.uniform(-0.015, 0.015) for centre in (cx, cy))
     objects = (
-        scene_drawing.SceneObject(inner_shape, inner_colour, size_a, inner, x, y),
-        scene_drawing.SceneObject(outer_shape, outer_colour, size_b, outer, cx, cy),
+        drawing.SceneObject(inner_shape, inner_colour, size_a, inner, x, y),
+        drawing.SceneObject(outer_shape, outer_colour, size_b, outer, cx, cy),
     )
-    return scene_drawing.Scene(background, objects, "inside", challenge="relation")
+    return drawing.Scene(background, objects, "inside", challenge="relation")
 
 
-def _sample_overlapping(rng: random.Random, world: World) -> scene_drawing.Scene:
+def _sample_overlapping(rng: random.Random, world: World) -> drawing.Scene:
     background, [(_, colour_a), (_, colour_b)] = _pick_kinds(rng, world, 2)
     shapes = rng.sample([shape for shape in _OVERLAPPING_SHAPES if shape in world.shapes], 2)
     a, b = rng.uniform(0.36, 0.48), rng.uniform(0.36, 0.48)
@@ -207,13 +195,13 @@ def _sample_overlapping(rng: random.Random, world: World) -> scene_drawing.Scene
     high_y = 1 - _MARGIN - max(b / 2, a / 2 + dy)
     x, y = rng.uniform(low_x, high_x), rng.uniform(low_y, high_y)
     objects = (
-        scene_drawing.SceneObject(shapes[0], colour_a, "", a, x + dx, y + dy),
-        scene_drawing.SceneObject(shapes[1], colour_b, "", b, x, y),
+        drawing.SceneObject(shapes[0], colour_a, "", a, x + dx, y + dy),
+        drawing.SceneObject(shapes[1], colour_b, "", b, x, y),
     )
-    return scene_drawing.Scene(background, objects, "overlapping", challenge="relation")
+    return drawing.Scene(background, objects, "overlapping", challenge="relation")
 
 
-def _sample_relation(rng: random.Random, world: World) -> scene_drawing.Scene:
+def _sample_relation(rng: random.Random, world: World) -> drawing.Scene:
     relation = rng.choice(world.relations)
     if relation == "inside":
         return _sample_inside(rng, world)
@@ -222,7 +210,7 @@ def _sample_relation(rng: random.Random, world: World) -> scene_drawing.Scene:
     return _sample_beside(rng, world, relation)
 
 
-def _sample_text(rng: random.Random, world: World) -> scene_drawing.Scene:
+def _sample_text(rng: random.Random, world: World) -> drawing.Scene:
     background, [(_, colour)] = _pick_kinds(rng, world, 1)
     if rng.random() < 0.7:
         text = rng.choice(WORDS)
@@ -231,11 +219,11 @@ def _sample_text(rng: random.Random, world: World) -> scene_drawing.Scene:
     extent = rng.uniform(0.84, 0.94)
     # The sign's box is higher than the sign; both axes may use a slim margin.
     x, y = (0.5 + rng.uniform(-0.025, 0.025) for _ in range(2))
-    sign = scene_drawing.SceneObject(scene_drawing.SIGN, colour, "", extent, x, y)
-    return scene_drawing.Scene(background, (sign,), text=text, challenge="text")
+    sign = drawing.SceneObject(drawing.SIGN, colour, "", extent, x, y)
+    return drawing.Scene(background, (sign,), text=text, challenge="text")
 
 
-_SAMPLERS: dict[str, Callable[[random.Random, World], scene_drawing.Scene]] = {
+_SAMPLERS: dict[str, Callable[[random.Random, World], drawing.Scene]] = {
     "simple": _sample_simple,
     "count": _sample_count,
     "relation": _sample_relation,
@@ -246,12 +234,10 @@ _SAMPLERS: dict[str, Callable[[random.Random, World], scene_drawing.Scene]] = {
 
 def sample_scene(
     rng: random.Random, world: World, challenges: Sequence[str] | None = None
-) -> scene_drawing.Scene:
+) -> drawing.Scene:
     """Draws a scene of a world, of either split.
 
     Args:
-        rng: random numbers; the scene depends on nothing else.
-        world: what may occur.
         challenges: allow only these; None for the world's own shares.
 
     Raises:
@@ -266,7 +252,7 @@ def sample_scene(
     return _rounded(_SAMPLERS[name](rng, world))
 
 
-def _rounded(scene: scene_drawing.Scene) -> scene_drawing.Scene:
+def _rounded(scene: drawing.Scene) -> drawing.Scene:
     """Returns a scene whose coordinates have four decimals, so that its JSON is short."""
     objects = tuple(
         dataclasses.replace(

@@ -76,11 +76,7 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def find_world(name: str) -> World:
-    """Returns a world by name.
-
-    Raises:
-        ValueError: there is no such world.
-    """
+    """Returns a world by name; ValueError: there is none."""
     if name not in WORLDS:
         raise ValueError(f"No world {name!r}: choose one of {', '.join(WORLDS)}.")
     return WORLDS[name]
@@ -92,10 +88,6 @@ def draw_scene(
     """Draws scene number `index` of a split.
 
     Args:
-        split: one of `records.SPLITS`.
-        index: the scene's number, from 0.
-        seed: the data set's seed.
-        world: what may occur.
         challenge: draw only scenes of this challenge.
 
     Raises:
@@ -120,14 +112,6 @@ def generate(
     split: str, num: int, seed: int, size: int, world: str = "full", start: int = 0
 ) -> Iterator[tuple[str, Scene, np.ndarray, list[str]]]:
     """Draws scenes `start` to `start + num` of a split.
-
-    Args:
-        split: one of `records.SPLITS`.
-        num: how many.
-        seed: the data set's seed.
-        size: height and width of the images in pixels.
-        world: a key of `WORLDS`.
-        start: number of the first.
 
     Yields:
         (key, scene, image [size, size, 3] uint8, captions).

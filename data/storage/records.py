@@ -18,7 +18,7 @@ import math
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
 # The feature names that readers outside this file use (`tasks/` parse records inside tf.data).
 KEY = "key"
@@ -38,57 +38,50 @@ MAX_JSON_BYTES = 16 * 2**20
 SPLITS = ("train", "validation")
 
 
+# The published schema of `tf.train.Example` (tensorflow/core/example/example.proto).
+_SCHEMA = """
+name: "parti/example.proto" package: "tensorflow" syntax: "proto3"
+message_type {
+  name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
+}
+message_type {
+  name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT }
+}
+message_type {
+  name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 }
+}
+message_type {
+  name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type_name: ".tensorflow.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type_name: ".tensorflow.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type_name: ".tensorflow.Int64List" oneof_index: 0 }
+}
+message_type {
+  name: "Features"
+  nested_type {
+    name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: ".tensorflow.Feature" }
+  }
+  field {
+    name: "feature" number: 1 label: LABEL_REPEATED type_name: ".tensorflow.Features.FeatureEntry"
+  }
+}
+message_type {
+  name: "Example" field { name: "features" number: 1 type_name: ".tensorflow.Features" }
+}
+"""
+
+
 @functools.cache
 def _example_class() -> type[message.Message]:
-    """Returns the class of `tf.train.Example`, made from its published schema (example.proto)."""
-    proto = descriptor_pb2.FileDescriptorProto(
-        name="parti/example.proto", package="tensorflow", syntax="proto3"
-    )
-    kind = descriptor_pb2.FieldDescriptorProto
-    for name, scalar in (("Bytes", "BYTES"), ("Float", "FLOAT"), ("Int64", "INT64")):
-        values = proto.message_type.add(name=f"{name}List")
-        scalar_type = getattr(kind, f"TYPE_{scalar}")
-        values.field.add(name="value", number=1, label=kind.LABEL_REPEATED, type=scalar_type)
-    feature = proto.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(("Bytes", "Float", "Int64"), start=1):
-        feature.field.add(
-            name=f"{name.lower()}_list",
-            number=number,
-            label=kind.LABEL_OPTIONAL,
-            type=kind.TYPE_MESSAGE,
-            type_name=f".tensorflow.{name}List",
-            oneof_index=0,
-        )
-    features = proto.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    entry.field.add(name="key", number=1, label=kind.LABEL_OPTIONAL, type=kind.TYPE_STRING)
-    _add_message_field(entry, "value", 2, kind.LABEL_OPTIONAL, "Feature")
-    _add_message_field(features, "feature", 1, kind.LABEL_REPEATED, "Features.FeatureEntry")
-    example = proto.message_type.add(name="Example")
-    _add_message_field(example, "features", 1, kind.LABEL_OPTIONAL, "Features")
     # A pool of its own: TensorFlow registers the same names in the default pool.
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(proto)
+    pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
 
 
-def _add_message_field(
-    parent: descriptor_pb2.DescriptorProto, name: str, number: int, label: int, type_name: str
-) -> None:
-    """Adds a field that holds another message of the `tensorflow` package."""
-    parent.field.add(
-        name=name,
-        number=number,
-        label=label,
-        type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
-        type_name=f".tensorflow.{type_name}",
-    )
-
-
 def _json(value: Any) -> str:
-    """Returns `value` as one line of JSON, equal values as equal text."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
@@ -124,13 +117,9 @@ class Record:
 
     @classmethod
     def from_example(cls, serialized: bytes) -> Self:
-        """Reads a record.
+        """Reads a serialized `tf.train.Example`.
 
-        Args:
-          serialized: a serialized `tf.train.Example`. Features of other names are ignored.
-
-        Returns:
-          The record; a field that has a default may be absent.
+        A field with a default may be absent; features of other names are ignored.
 
         Raises:
           ValueError: not an Example, or a feature is missing or of the wrong kind.
@@ -191,11 +180,6 @@ class Record:
 
     @classmethod
     def _read(cls, field: dataclasses.Field, feature: Any) -> Any:
-        """Returns the value of one field.
-
-        Raises:
-          ValueError: the feature holds another kind of value.
-        """
         is_int = field.type in (int, np.ndarray)
         wanted = "int64_list" if is_int else "bytes_list"
         found = feature.WhichOneof("kind")
@@ -215,19 +199,18 @@ class Record:
         value = values[0]
         if field.type in (int, bytes):
             return value
+        where = f"Feature {field.name!r} of {cls._what()}"
         if field.type is not str and len(value) > MAX_JSON_BYTES:
-            raise ValueError(f"Feature {field.name!r} of {cls._what()}: {len(value):,} bytes.")
+            raise ValueError(f"{where}: {len(value):,} bytes.")
         try:
             text = value.decode("utf-8")
             parsed = text if field.type is str else json.loads(text)
         except RecursionError as error:
-            raise ValueError(
-                f"Feature {field.name!r} of {cls._what()}: nested too deep."
-            ) from error
+            raise ValueError(f"{where}: nested too deep.") from error
         except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            raise ValueError(f"Feature {field.name!r} of {cls._what()}: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
         if field.type is not str and not isinstance(parsed, dict):
-            raise ValueError(f"Feature {field.name!r} of {cls._what()} is not a JSON object.")
+            raise ValueError(f"{where} is not a JSON object.")
         return parsed
 
     def __eq__(self, other: object) -> bool:
@@ -244,51 +227,34 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageTextPair(Record):
-    """An image and its caption: what `clean` writes and everything else starts from.
-
-    Attributes:
-      key: unique in the data set.
-      image: the encoded image (PNG or JPEG once cleaned).
-      text: the caption; may be empty.
-      width: of the image, in pixels; 0 when not known.
-      height: of the image, in pixels; 0 when not known.
-      source: where the pair came from (a file or data set name).
-      sha256: of the raw image's bytes, in hex; empty when not computed.
-      phash: perceptual hash of the image, in hex; empty when not computed.
-      metadata: anything that JSON can hold; `captions` may list more captions.
-    """
+    """An image and its caption: what `clean` writes and everything else starts from."""
 
     KIND: ClassVar[str] = "an image-text pair"
     MADE_BY: ClassVar[str] = "`parti clean`"
 
-    key: str
-    image: bytes
-    text: str
-    width: int = 0
-    height: int = 0
-    source: str = ""
-    sha256: str = ""
-    phash: str = ""
+    key: str  # unique in the data set
+    image: bytes  # the encoded image (PNG or JPEG once cleaned)
+    text: str  # the caption; may be empty
+    width: int = 0  # of the image, in pixels; 0 when not known
+    height: int = 0  # of the image, in pixels; 0 when not known
+    source: str = ""  # where the pair came from (a file or data set name)
+    sha256: str = ""  # of the raw image's bytes, in hex; empty when not computed
+    phash: str = ""  # perceptual hash of the image, in hex; empty when not computed
+    # Anything that JSON can hold; `captions` may list more captions
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenizedPair(Record):
-    """An image as codebook indices and its caption: what the text-to-image model trains on.
-
-    Attributes:
-      key: the pair's key.
-      text: the caption.
-      image_tokens: [length] int32, codebook indices in [0, codebook_size), raster order.
-      metadata: the pair's metadata; `captions` may list more captions.
-    """
+    """An image as codebook indices and its caption: what the text-to-image model trains on."""
 
     KIND: ClassVar[str] = "a tokenized pair"
     MADE_BY: ClassVar[str] = "`parti tokenize`"
 
-    key: str
-    text: str
-    image_tokens: np.ndarray
+    key: str  # the pair's key
+    text: str  # the caption
+    image_tokens: np.ndarray  # [length] int32, codebook indices in [0, codebook_size), raster order
+    # The pair's metadata; `captions` may list more captions
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -310,11 +276,7 @@ class TokenizedPair(Record):
 class ReconstructedPair(Record):
     """An image and the image tokenizer's reconstruction of it: what the upsampler trains on.
 
-    Attributes:
-      key: the pair's key.
-      text: the caption.
-      image: the image at high resolution, PNG.
-      reconstruction: the tokenizer's reconstruction at its own resolution, PNG.
+    Both are PNG: `image` at high resolution, `reconstruction` at the tokenizer's own.
     """
 
     KIND: ClassVar[str] = "a reconstructed pair"
@@ -328,47 +290,28 @@ class ReconstructedPair(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One generated image: a line of a generations manifest.
+    """One generated image: a line of a generations manifest."""
 
-    Attributes:
-      prompt_id: the prompt's id, as in the prompt file.
-      prompt: the text.
-      sample_index: from 0; with the seed and the prompt it decides the image.
-      rank: 0 is the best sample of its prompt; the sample index when nothing reranked.
-      score: the reranker's; higher is better; None when nothing reranked.
-      seed: of the run.
-      image: path of the image, relative to the manifest.
-      settings: every setting and fingerprint that shaped the image.
-      metadata: the prompt's metadata.
-    """
-
-    prompt_id: str
-    prompt: str
-    sample_index: int
-    rank: int
-    score: float | None
-    seed: int
-    image: str
+    prompt_id: str  # the prompt's id, as in the prompt file
+    prompt: str  # the text
+    sample_index: int  # from 0; with the seed and the prompt it decides the image
+    rank: int  # 0 is the best sample of its prompt; the sample index when nothing reranked
+    score: float | None  # the reranker's; higher is better; None when nothing reranked
+    seed: int  # of the run
+    image: str  # path of the image, relative to the manifest
+    # Every setting and fingerprint that shaped the image
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # the prompt's metadata
 
     def to_json(self) -> str:
-        """Returns one line of JSON.
-
-        Raises:
-          ValueError: the score is not finite.
-        """
+        """Returns one line of JSON; ValueError: the score is not finite."""
         if self.score is not None and not math.isfinite(self.score):
             raise ValueError(f"Score of {self.image!r} is {self.score}; it must be finite or None.")
         return _json(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> "Generation":
-        """Reads a line of a generations manifest.
-
-        Raises:
-          ValueError: not JSON, or fields are missing or unknown.
-        """
+        """Reads a line; ValueError: not JSON, or fields are missing or unknown."""
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:

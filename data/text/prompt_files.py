@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 _MAX_ID = 60
@@ -19,20 +19,13 @@ _MAX_ID = 60
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A text to draw.
+    """A text to draw."""
 
-    Attributes:
-      id: unique in its file, and fit to be a file name.
-      text: the prompt.
-      category: PartiPrompts' category ("Animals"), or empty.
-      challenge: PartiPrompts' challenge ("Quantity"), or empty.
-      metadata: further fields of a .jsonl line, such as the true `scene`.
-    """
-
-    id: str
-    text: str
-    category: str = ""
-    challenge: str = ""
+    id: str  # unique in its file, and fit to be a file name
+    text: str  # the prompt
+    category: str = ""  # PartiPrompts' category ("Animals"), or empty
+    challenge: str = ""  # PartiPrompts' challenge ("Quantity"), or empty
+    # Further fields of a .jsonl line, such as the true `scene`
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -53,8 +46,8 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
     """
     source = os.fspath(path_or_text)
     suffix = pathlib.Path(source).suffix.lower()
-    if not _exists_as(source, pathlib.Path.is_file):
-        if _exists_as(source, pathlib.Path.is_dir):
+    if not os.path.isfile(source):
+        if os.path.isdir(source):
             raise ValueError(f"{source!r} is a folder; give a prompt file in it, or a text.")
         if suffix in _READERS:
             raise FileNotFoundError(f"No prompt file {source!r}; check the path.")
@@ -70,10 +63,6 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
 
 def parse_prompts(source: str, data: bytes) -> list[Prompt]:
     """Returns the prompts of a file, as `read_prompts`.
-
-    Args:
-      source: the address of the file, whose ending says how it is read.
-      data: its content.
 
     Raises:
       ValueError: another ending, an empty file or prompt, a missing column or field, an id twice.
@@ -102,9 +91,6 @@ def parse_prompts(source: str, data: bytes) -> list[Prompt]:
 def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> int:
     """Writes a .jsonl prompt file that `read_prompts` reads back equal.
 
-    Returns:
-      The number of prompts.
-
     Raises:
       ValueError: a prompt's metadata uses a name that a field of the file has.
     """
@@ -121,13 +107,6 @@ def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> in
 
 
 _OPTIONAL = ("category", "challenge")
-
-
-def _exists_as(source: str, kind: Callable[[pathlib.Path], bool]) -> bool:
-    try:
-        return kind(pathlib.Path(source))
-    except (OSError, ValueError):  # a long text is no path
-        return False
 
 
 def _prompt(index: int, text: str, **fields: Any) -> Prompt:
@@ -191,11 +170,6 @@ def _read_jsonl(source: str, lines: list[str]) -> list[Prompt]:
 
 
 def _checked_id(where: str, given: Any) -> str:
-    """Returns an id of a file.
-
-    Raises:
-      ValueError: it cannot be a file name.
-    """
     name = str(given)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise ValueError(

@@ -35,22 +35,17 @@ _UNSPACED = re.compile(
 
 
 class _FormTable(dict[int, str | None]):
-    """What becomes of each character, found when it is first met (see `str.translate`)."""
+    """What becomes of each character: itself, a space or nothing (see `str.translate`)."""
 
     def __missing__(self, code: int) -> str | None:
-        self[code] = found = _in_form(chr(code))
-        return found
-
-
-def _in_form(char: str) -> str | None:
-    """Returns what a character becomes: itself, a space, or None for nothing."""
-    kind = unicodedata.category(char)
-    # Apostrophes join ("don't", "dont"); variation selectors and joiners cannot be seen.
-    if char in "'\u2018\u2019\u02bc\uff07" or kind == "Cf" or 0xFE00 <= ord(char) <= 0xFE0F:
-        return None
-    if kind[0] in "LNM" or (kind[0] == "S" and ord(char) > 127):  # emoji are symbols
-        return char
-    return " "
+        char, kind = chr(code), unicodedata.category(chr(code))
+        self[code] = " "
+        # Apostrophes join ("don't", "dont"); variation selectors and joiners cannot be seen.
+        if char in "'\u2018\u2019\u02bc\uff07" or kind == "Cf" or 0xFE00 <= code <= 0xFE0F:
+            self[code] = None
+        elif kind[0] in "LNM" or (kind[0] == "S" and code > 127):  # emoji are symbols
+            self[code] = char
+        return self[code]
 
 
 _FORM_TABLE = _FormTable()
@@ -78,12 +73,7 @@ def words(text: str) -> list[str]:
 
 
 def ngram_hashes(text_words: list[str], size: int) -> list[int]:
-    """Returns a 64-bit hash for each run of `size` words; one for all of them if they are fewer.
-
-    Args:
-      text_words: from `words`.
-      size: words in a run.
-    """
+    """Returns a 64-bit hash for each run of `size` words; one for all of them if they are fewer."""
     if not text_words:
         return []
     starts = range(max(1, len(text_words) - size + 1))

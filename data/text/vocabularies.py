@@ -11,6 +11,7 @@ Image ids: 0 padding (and the start of decoding); codebook index c is id c + 1.
 import dataclasses
 import functools
 import hashlib
+import io
 import os
 import pathlib
 import re
@@ -18,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from parti.stages import files
 
 if TYPE_CHECKING:
     import seqio
@@ -44,33 +47,22 @@ def padded_size(num_ids: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class SentencePieceSettings:
-    """How a SentencePiece model is learnt.
+    """How a SentencePiece model is learnt."""
 
-    Attributes:
-      vocab_size: pieces at most; a small corpus gives fewer.
-      model_type: `bpe` or `unigram`.
-      character_coverage: the share of the characters in the captions, counted as often as they
-        occur, that get a piece of their own; in (0, 1]. The rarest others are spelled.
-      byte_fallback: spell a character without a piece in UTF-8 bytes, which takes 256 pieces;
-        without it, it is the unknown piece, and lost.
-      symbols: pieces that no caption is split over and that training objectives may use: ids from
-        4 on, after `<mask>`. Each is `<name>`; `normalize_caption` takes such marks out of text.
-      num_sentinels: adds the symbols `<extra_id_0>`, `<extra_id_1>`, ..., as T5 names them.
-    """
-
-    vocab_size: int = 16_000
-    model_type: str = "bpe"
+    vocab_size: int = 16_000  # pieces at most; a small corpus gives fewer
+    model_type: str = "bpe"  # `bpe` or `unigram`
+    # The share of the characters in the captions, counted as often as they occur, that get a
+    # piece of their own; in (0, 1]. The rarest others are spelled.
     character_coverage: float = 0.9995
+    # Spell a character without a piece in UTF-8 bytes, which takes 256 pieces; without it, it is
+    # the unknown piece, and lost
     byte_fallback: bool = True
+    # Pieces that no caption is split over and that training objectives may use: ids from 4 on,
+    # after `<mask>`. Each is `<name>`; `normalize_caption` takes such marks out of text.
     symbols: tuple[str, ...] = ()
-    num_sentinels: int = 0
+    num_sentinels: int = 0  # adds the symbols `<extra_id_0>`, `<extra_id_1>`, ..., as T5 names them
 
     def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-          ValueError: one is not allowed; the message says what is.
-        """
         if self.vocab_size < 1:
             raise ValueError(f"vocab_size={self.vocab_size}: give a positive number.")
         if self.model_type not in MODEL_TYPES:
@@ -115,22 +107,30 @@ def train_sentencepiece(
       sentences: the captions, all held in memory, alone or with how often each counts (at least
         1); empty ones are skipped.
       model_path: the file to write; its directory must exist.
-      settings: what to learn.
 
     Returns:
       The number of pieces in the model.
 
     Raises:
-      ValueError: no sentence, or a `vocab_size` that does not hold the symbols, bytes and
-        characters.
+      ValueError: no sentence, or too small a `vocab_size` for symbols, bytes and characters.
     """
     import sentencepiece
 
-    model = _Bytes()
-    lines = _Lines(sentences)
+    model = io.BytesIO()
+    count = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal count
+        for sentence in sentences:
+            text, times = (sentence, 1) if isinstance(sentence, str) else sentence
+            # SentencePiece takes a newline for the end of a sentence.
+            if text := " ".join(text.split()):
+                count += 1
+                yield f"{text}\t{times}"
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines,
+            sentence_iterator=lines(),
             input_format="tsv",
             model_writer=model,
             model_type=settings.model_type,
@@ -149,57 +149,20 @@ def train_sentencepiece(
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        if not lines.count:
+        if not count:
             raise ValueError("No captions to learn a vocabulary from; all are empty.") from error
         num_special = 3 + len(settings.all_symbols) + 256 * settings.byte_fallback
         raise ValueError(
-            f"SentencePiece could not learn vocab_size={settings.vocab_size} from {lines.count} "
+            f"SentencePiece could not learn vocab_size={settings.vocab_size} from {count} "
             f"captions ({error}); this vocabulary holds {num_special} special pieces and each "
             "character, so give a larger size."
         ) from error
-    path = pathlib.Path(model_path)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_bytes(model.data)
-    unfinished.replace(path)
-    return TextTokenizer(path).vocab_size
-
-
-class _Bytes:
-    """A file for SentencePiece's `model_writer`."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-
-class _Lines:
-    """Iterates over the sentences that hold text as `text <tab> count`, and counts them."""
-
-    def __init__(self, sentences: Iterable[str | tuple[str, int]]) -> None:
-        self._sentences = iter(sentences)
-        self.count = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        for sentence in self._sentences:
-            text, times = (sentence, 1) if isinstance(sentence, str) else sentence
-            # SentencePiece takes a newline for the end of a sentence.
-            if text := " ".join(text.split()):
-                self.count += 1
-                return f"{text}\t{times}"
-        raise StopIteration
+    files.write_bytes(model_path, model.getvalue())
+    return TextTokenizer(model_path).vocab_size
 
 
 def _model_path(model_path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path of a model file; a directory made by `parti vocab` stands for its model.
-
-    Raises:
-      FileNotFoundError: no such file.
-    """
+    """Returns the path of a model file; a directory made by `parti vocab` stands for its model."""
     path = pathlib.Path(model_path)
     if path.is_dir():
         path = path / "vocabulary.model"
@@ -222,15 +185,7 @@ class TextTokenizer:
     """
 
     def __init__(self, model_path: str | os.PathLike[str]) -> None:
-        """Loads a model.
-
-        Args:
-          model_path: the `.model` file or the directory that `parti vocab` wrote.
-
-        Raises:
-          FileNotFoundError: no such file.
-          ValueError: not a SentencePiece model, or not one of this project's.
-        """
+        """Loads a model; ValueError: not one of this project's."""
         import sentencepiece
 
         path = _model_path(model_path)
@@ -245,29 +200,15 @@ class TextTokenizer:
                 f"{str(path)!r} has pad, eos, unk ids {ids}; they must be "
                 f"{(PAD_ID, EOS_ID, UNK_ID)}: make the model with `parti vocab`."
             )
-        self._fingerprint = hashlib.sha256(data).hexdigest()
+        self.fingerprint = hashlib.sha256(data).hexdigest()  # of the model file
 
     @property
     def vocab_size(self) -> int:
         """The number of ids."""
         return self._model.get_piece_size()
 
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the model file, in hex."""
-        return self._fingerprint
-
-    @property
-    def mask_id(self) -> int:
-        """The id of the reserved piece `<mask>`."""
-        return self.symbol_id(MASK_PIECE)
-
     def symbol_id(self, symbol: str) -> int:
-        """Returns the id of a symbol, e.g. `<extra_id_0>`.
-
-        Raises:
-          ValueError: the vocabulary was made without it.
-        """
+        """Returns the id of a symbol, e.g. `<extra_id_0>`; ValueError: the vocabulary lacks it."""
         index = self._model.piece_to_id(symbol)
         if index == UNK_ID:
             raise ValueError(
@@ -277,14 +218,9 @@ class TextTokenizer:
         return index
 
     def encode(self, text: str, length: int) -> np.ndarray:
-        """Returns the ids of a caption, cut to `length` - 1, an EOS, and padding.
+        """Returns [length] int32: the ids of a caption, cut to `length` - 1, an EOS, and padding.
 
-        Args:
-          text: the caption; the empty string is the null caption.
-          length: at least 1.
-
-        Returns:
-          [length] int32.
+        The empty text is the null caption.
 
         Raises:
           ValueError: `length` is under 1.
@@ -309,9 +245,7 @@ def _cached_vocabulary(path: str, fingerprint: str) -> Any:
     return seqio.SentencePieceVocabulary(path)
 
 
-def seqio_text_vocabulary(
-    model_path: str | os.PathLike[str],
-) -> "seqio.SentencePieceVocabulary":
+def seqio_text_vocabulary(model_path: str | os.PathLike[str]) -> "seqio.SentencePieceVocabulary":
     """Returns the vocabulary for seqio features (imports TensorFlow).
 
     Raises:
@@ -326,11 +260,6 @@ class ImageTokenVocabulary:
     """Codebook indices to model ids and back: index c is id c + 1, id 0 is padding."""
 
     def __init__(self, codebook_size: int) -> None:
-        """Checks the size.
-
-        Raises:
-          ValueError: `codebook_size` is under 1.
-        """
         if codebook_size < 1:
             raise ValueError(f"codebook_size={codebook_size}: it must be at least 1.")
         self.codebook_size = codebook_size

@@ -20,15 +20,10 @@ _MAX_LINE = 10_000  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class WordList:
-    """Words and phrases that a caption should not hold.
+    """Words and phrases that a caption should not hold."""
 
-    Attributes:
-      phrases: each as its tokens.
-      longest: tokens in the longest phrase.
-    """
-
-    phrases: frozenset[tuple[str, ...]]
-    longest: int
+    phrases: frozenset[tuple[str, ...]]  # each as its tokens
+    longest: int  # tokens in the longest phrase
 
     @classmethod
     def of(cls, lines: Iterable[str]) -> "WordList":
@@ -48,16 +43,13 @@ class WordList:
 
 @dataclasses.dataclass(frozen=True)
 class FrequentWords:
-    """Words, and pairs of words, that are frequent enough; anything else is rare.
+    """Words, and pairs of words, that are frequent enough; anything else is rare."""
 
-    Attributes:
-      words: [num_words] uint64, sorted hashes. 8 bytes for each, so that the 100 million unigrams
-        and bigrams of ALIGN need 0.8 GB.
-      pairs: [num_pairs] uint64, sorted hashes of pairs of words; empty if the file has none, and
-        then pairs are not checked.
-    """
-
+    # [num_words] uint64, sorted hashes. 8 bytes for each, so that the 100 million unigrams and
+    # bigrams of ALIGN need 0.8 GB.
     words: np.ndarray
+    # [num_pairs] uint64, sorted hashes of pairs of words; empty if the file has none, and then
+    # pairs are not checked
     pairs: np.ndarray
 
     @classmethod

@@ -34,13 +34,7 @@ _TICK = struct.Struct("<qq")
 
 
 def make_parser(command: str, description: str, example: str) -> flag_parser.Parser:
-    """Returns a parser with the flags that every Beam command has: --overwrite and --verbose.
-
-    Args:
-      command: what the user types, e.g. "parti clean".
-      description: one or two sentences.
-      example: shown at the end of --help.
-    """
+    """Returns a parser with the flags that every Beam command has: --overwrite and --verbose."""
     parser = flag_parser.Parser(
         command,
         description,
@@ -68,13 +62,6 @@ def parse(
     parser: flag_parser.Parser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, pipeline_options.PipelineOptions]:
     """Splits the arguments between the command and Beam.
-
-    Args:
-      parser: the command's own flags, from `make_parser`.
-      argv: arguments without the command's name.
-
-    Returns:
-      (the command's flags, Beam's options).
 
     Raises:
       SystemExit: code 2 with one line about a flag that is unknown or has a bad value; code 0
@@ -104,11 +91,7 @@ def tick(done: int = 1, weight: int = 0) -> None:
     """Counts finished units of the running pipeline; call it in a DoFn.
 
     Works in any process on this machine; on remote workers it does nothing (the runner has its own
-    display).
-
-    Args:
-      done: units finished.
-      weight: their part of `total_weight` (see `run_pipeline`), e.g. bytes of input.
+    display). `weight` is their part of `total_weight` (see `run_pipeline`), e.g. bytes of input.
     """
     if path := os.environ.get(_TICKS_VARIABLE):
         with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
@@ -170,13 +153,9 @@ def run_pipeline(
 
     Args:
       build: adds the transforms to the pipeline it is given. What it raises is passed on.
-      options: from `parse`, or `PipelineOptions([])`.
       progress: counts what DoFns report with `tick`; the caller calls its `done`.
       total_weight: when the number of units is not known, what the weights of their ticks add up
         to; the total is then estimated.
-
-    Returns:
-      The finished pipeline's result.
 
     Raises:
       PipelineError: a DoFn raised, or the runner stopped; one line.

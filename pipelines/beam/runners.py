@@ -48,11 +48,7 @@ def is_local(options: pipeline_options.PipelineOptions) -> bool:
 
 
 def make(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunner:
-    """Returns the runner that the options name.
-
-    Raises:
-      ValueError: Beam has no such runner, or lacks what it needs.
-    """
+    """Returns the runner that the options name; ValueError: Beam lacks it, or what it needs."""
     if is_local(options):
         return beam_internals.make_local_runner(options)
     given = options.view_as(pipeline_options.StandardOptions).runner
@@ -65,12 +61,8 @@ def make(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunne
 def use_all_cores(options: pipeline_options.PipelineOptions, num_bytes: int) -> int:
     """Lets a local run use worker processes, unless the user said how it should run.
 
-    Args:
-      options: changed in place.
-      num_bytes: size of the input; small ones are quicker in this process.
-
-    Returns:
-      The number of processes that will work; 1 is this one.
+    Small inputs are quicker in this process. Changes `options`, and returns the number of processes
+    that will work: 1 is this one.
     """
     direct = options.view_as(pipeline_options.DirectOptions)
     if not is_local(options):
@@ -85,10 +77,6 @@ def use_all_cores(options: pipeline_options.PipelineOptions, num_bytes: int) -> 
 
 def check(options: pipeline_options.PipelineOptions, addresses: Sequence[files.Path]) -> None:
     """Refuses a run on Google's machines that cannot work, before anything is read or uploaded.
-
-    Args:
-      options: of the pipeline.
-      addresses: inputs and outputs.
 
     Raises:
       ValueError: an address of this machine alone, workers without this package, or a template.
@@ -122,13 +110,8 @@ def run(
 
     Beam waits forever for a worker that was killed, for instance by a system without memory.
 
-    Args:
-      pipeline: with a runner from `make`.
-      options: of the pipeline.
-
     Raises:
       WorkerDied: a worker process ended by itself.
-      BaseException: what the pipeline raised.
     """
     direct = options.view_as(pipeline_options.DirectOptions)
     if not is_local(options) or direct.direct_running_mode != "multi_processing":
@@ -218,7 +201,6 @@ def _watch_workers(died: Callable[[int], Any]) -> Iterator[None]:
 
 
 def _end_workers() -> None:
-    """Ends the worker processes that this process started, and the threads that wait for them."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if beam_internals.WORKER_MODULE in " ".join(child.cmdline()):

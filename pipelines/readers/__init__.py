@@ -22,7 +22,8 @@ from parti.pipelines.readers.base.source_files import Source
 from parti.pipelines.readers.formats import FORMATS
 from parti.pipelines.readers.formats import check as check_format
 from parti.pipelines.readers.reading import ReadPairs, read_source
-from parti.pipelines.readers.sources import check_columns, detect_format, find_sources
+from parti.pipelines.readers.sources import detect_format, find_sources
+from parti.pipelines.readers.tables.column_roles import given as check_columns
 
 __all__ = [
     "FORMATS",

@@ -18,28 +18,20 @@ Source = source_files.Source
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """An input format.
+    """An input format."""
 
-    Attributes:
-      name: what --input_format takes.
-      description: what such files are, for messages.
-      suffixes: endings of its files, in lower case.
-      read: yields the pairs and rejected rows of a source; the fetcher is for URLs.
-      split: returns the sources in files of this format.
-      files: what its files are called in messages; "<name> files" if empty.
-      is_certain: whether a folder with these names of files, in lower case, is of this format
-        although files of others are there too; the first certain row of the table counts.
-      is_table: whether a row of it names columns.
-    """
-
-    name: str
+    name: str  # what --input_format takes
     description: str
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...]  # endings of its files, in lower case
+    # Yields the pairs and rejected rows of a source; the fetcher is for URLs
     read: Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]
+    # Returns the sources in files of this format
     split: Callable[[source_files.Found], list[Source]] = source_files.one_for_each_file
-    files: str = ""
+    files: str = ""  # what its files are called in messages; "<name> files" if empty
+    # Whether a folder with these names of files, in lower case, is of this format although files
+    # of others are there too; the first certain row of the table counts
     is_certain: Callable[[Sequence[str]], bool] = lambda names: True
-    is_table: bool = False
+    is_table: bool = False  # whether a row of it names columns
 
     def names_one_of(self, paths: Sequence[str]) -> bool:
         """Returns whether any of these paths, in lower case, has an ending of this format."""
@@ -49,8 +41,6 @@ class Format:
 def _stream(
     read: Callable[[IO[bytes], str], Iterator[rows.Row]],
 ) -> Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]:
-    """Returns the reader of a format whose files are read from beginning to end."""
-
     def read_source(source: Source, fetcher: fetching.Fetcher) -> Iterator[rows.Row]:
         name = rows.utf8(files.name(source.paths[0]))
         try:
@@ -71,7 +61,6 @@ def _table(
     split: Callable[[source_files.Found], list[Source]],
     read_rows: Callable[[Source], Iterator[tuple[int, pairs.Cells | rows.Rejected]]],
 ) -> Format:
-    """Returns a format whose rows are cells by the names of columns."""
     read = functools.partial(pairs.read_table, read_rows=read_rows, suffixes=suffixes)
     return Format(name, description, suffixes, read, split, is_table=True)
 
@@ -107,26 +96,13 @@ _TABLE = (
         parquet.split,
         parquet.read_rows,
     ),
-    _table(
-        delimited.CSV,
-        "the same as text, separated by commas",
-        delimited.SUFFIXES[delimited.CSV],
-        delimited.split,
-        delimited.read_rows,
-    ),
-    _table(
-        delimited.TSV,
-        "separated by tabs",
-        delimited.SUFFIXES[delimited.TSV],
-        delimited.split,
-        delimited.read_rows,
-    ),
-    _table(
-        delimited.JSONL,
-        "a JSON object in each line",
-        delimited.SUFFIXES[delimited.JSONL],
-        delimited.split,
-        delimited.read_rows,
+    *(
+        _table(name, description, delimited.SUFFIXES[name], delimited.split, delimited.read_rows)
+        for name, description in (
+            (delimited.CSV, "the same as text, separated by commas"),
+            (delimited.TSV, "separated by tabs"),
+            (delimited.JSONL, "a JSON object in each line"),
+        )
     ),
 )
 FORMATS = {row.name: row for row in _TABLE}
@@ -142,10 +118,6 @@ def check(input_format: str) -> None:
 
 def detect(pattern: str, paths: Sequence[str]) -> str:
     """Returns the name of the format of some files.
-
-    Args:
-      pattern: what names them, for the message.
-      paths: of the files.
 
     Raises:
       ValueError: the format is not known; the message lists the formats.

@@ -19,7 +19,6 @@ def read_source(source: Source, fetcher: fetching.Fetcher | None = None) -> Iter
     """Yields the pairs of a source, images undecoded, and what could not be read.
 
     Args:
-      source: from `find_sources`.
       fetcher: for tables with URLs; None makes one with the default settings. A process that reads
         several sources shares one, so that its limits for a host hold.
     """
@@ -36,7 +35,6 @@ class ReadPairs(beam.PTransform):
     def __init__(
         self, sources: Sequence[Source], fetch: fetching.FetchSettings | None = None
     ) -> None:
-        """Sets what to read, and how to fetch the images of URLs."""
         super().__init__()
         self._sources = list(sources)
         self._fetch = fetch or fetching.FetchSettings()

@@ -14,11 +14,6 @@ from parti.pipelines.readers.tables import column_roles
 from parti.stages import files
 
 
-def check_columns(columns: Mapping[str, str] | None) -> None:
-    """Raises ValueError if a role of a column is unknown: {"text": "my_caption", ...}."""
-    column_roles.given(columns)
-
-
 def detect_format(pattern: str) -> str:
     """Returns the format of the files that a pattern names; those in a folder, if it is one.
 
@@ -85,11 +80,7 @@ def _group(
 def _fitting(
     pattern: str, name: str, root: str, entries: Sequence[files.Entry]
 ) -> Sequence[files.Entry]:
-    """Returns the files that have an ending of the format; all of a glob, if none has.
-
-    Raises:
-      FileNotFoundError: none in a folder has, or images are wanted.
-    """
+    """Returns the files that have an ending of the format; all of a glob, if none has."""
     row = formats.FORMATS[name]
     fitting = [entry for entry in entries if row.names_one_of([entry.path.lower()])]
     if not fitting and (name == FOLDER or root == pattern.rstrip("/")):
@@ -109,9 +100,6 @@ def _list(pattern: str) -> tuple[str, list[files.Entry]]:
     """Returns the folder that a pattern begins with, and all files that it names.
 
     A file or folder inside a folder is left out if its name begins with `.` or `_`.
-
-    Raises:
-      FileNotFoundError: there are none.
     """
     fixed = re.split(r"[*?\[]", pattern)[0]
     is_glob = files.is_remote(pattern) and fixed != pattern

@@ -64,16 +64,8 @@ def relative(path: str, root: str) -> str:
 def read_file(
     path: str, limit: int = rows.MAX_IMAGE_BYTES, reason: str = "member_too_large"
 ) -> bytes | rows.Rejected:
-    """Returns the content of a file, or why it is not read.
-
-    Args:
-      path: of the file.
-      limit: in bytes.
-      reason: if it is larger.
-
-    Raises:
-      OSError: there is no such file, or it cannot be read.
-    """
+    """Returns the content of a file, or why it is not read: `reason` if it has over `limit` bytes.
+    An OSError says that it is not there, or cannot be read."""
     if not files.is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
         return rows.refuse("not_a_file")  # opening a pipe would wait for ever
     with files.open(path) as file:

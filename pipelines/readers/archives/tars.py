@@ -83,12 +83,7 @@ class _Stream:
 
 
 def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
-    """Yields the pairs of a tar in img2dataset layout, read as a stream.
-
-    Args:
-      file: the tar, plain or compressed.
-      source: the name of the file, for the records.
-    """
+    """Yields the pairs of a tar in img2dataset layout, plain or compressed, read as a stream."""
     pending: dict[str, Group] = {}
     pending_bytes = 0
 
@@ -121,7 +116,6 @@ def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | rows.Rejected]]:
-    """Yields (name, content) of the members that matter."""
     content: Any = _Stream(decompression.inflated(file)[0])
     # A name that is not UTF-8 is still a key.
     with tarfile.open(fileobj=content, mode="r|", tarinfo=_StrictTarInfo, errors="replace") as tar:
@@ -165,7 +159,7 @@ def pair_of_files(key: str, group: Group, source: str) -> rows.Row:
 
 
 def _begins_another(suffix: str, group: Group) -> bool:
-    """Returns whether a member starts a second pair of the same key."""
+    """Returns whether a file starts a second pair of the same key."""
     has_image = any(name in group for name in IMAGE_SUFFIXES)
     if suffix in IMAGE_SUFFIXES and ".txt" in group and has_image:
         return True

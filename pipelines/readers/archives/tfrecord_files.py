@@ -11,12 +11,7 @@ from parti.pipelines.readers.base import rows
 
 
 def read_tfrecord(file: IO[bytes], source: str) -> Iterator[rows.Row]:
-    """Yields the pairs of a TFRecord file.
-
-    Args:
-      file: the file, open.
-      source: the name of the file, for the records.
-    """
+    """Yields the pairs of a TFRecord file."""
     try:
         stream = tfrecords.read_stream(file, source, max_bytes=rows.MAX_RECORD_BYTES)
         for index, serialized in enumerate(stream):

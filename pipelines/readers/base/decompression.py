@@ -34,9 +34,6 @@ ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, Me
 def inflated(file: IO[bytes]) -> tuple[io.BufferedReader, bool]:
     """Returns the content of a file that may be compressed, by its first bytes.
 
-    Args:
-      file: read from here on; it need not be able to seek.
-
     Returns:
       (a stream to read from, whether the file is compressed). Reading a compressed one raises one
       of `ERRORS` on damage, or if it inflates over `MAX_RATIO` times beyond `FREE_BYTES`.

@@ -65,27 +65,18 @@ REASONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """A row that was dropped; also a file, cell or answer that its pair is dropped for.
+    """A row that was dropped; also a file, cell or answer that its pair is dropped for."""
 
-    Attributes:
-      key: the pair's key, or the file's name if the file is at fault; empty until `of`.
-      reason: a short name, counted and reported; those of readers are in `REASONS`.
-      measure: the value that decided, as text.
-      text: the caption, when known; only its beginning if it is long.
-      source: the file it came from.
-      group: of a copy, the key of the pair that stays.
-      address: of a row that `parti clean` dropped for itself, the address of its file; as written,
-        relative to the folder that all input is in.
-      row: its number in that file, from 0; of a damaged file, the number where the damage begins.
-    """
-
-    key: str
-    reason: str
-    measure: str = ""
-    text: str = ""
+    key: str  # the pair's key, or the file's name if the file is at fault; empty until `of`
+    reason: str  # a short name, counted and reported; those of readers are in `REASONS`
+    measure: str = ""  # the value that decided, as text
+    text: str = ""  # the caption, when known; only its beginning if it is long
     source: str = ""
-    group: str = ""
+    group: str = ""  # of a copy, the key of the pair that stays
+    # Of a row that `parti clean` dropped for itself, the address of its file; as written,
+    # relative to the folder that all input is in
     address: str = ""
+    # Its number in that file, from 0; of a damaged file, the number where the damage begins
     row: int = -1
 
     def of(self, key: str, text: str | bytes | None = "", source: str = "") -> "Rejected":
@@ -101,21 +92,9 @@ Row = records.ImageTextPair | Rejected
 
 
 def make_pair(
-    key: str,
-    image: bytes | None,
-    text: str | bytes | None,
-    source: str,
-    metadata: dict[str, Any],
+    key: str, image: bytes | None, text: str | bytes | None, source: str, metadata: dict[str, Any]
 ) -> Row:
-    """Returns the pair, or why there is none.
-
-    Args:
-      key: the pair's name.
-      image: the encoded image; None if there is none.
-      text: the caption, bytes if it is not decoded yet; None if there is none.
-      source: the file's name.
-      metadata: as `parse_metadata` or `json_safe` made it.
-    """
+    """Returns the pair, or why there is none."""
     if text is not None:
         checked = check_caption(text)
         if isinstance(checked, Rejected):
@@ -191,7 +170,9 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
       ValueError: not a JSON object.
     """
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=_null, parse_float=_finite)
+        value = json.loads(
+            data.decode("utf-8-sig"), parse_constant=lambda _: None, parse_float=_finite
+        )
         text = json.dumps(value, ensure_ascii=False)
         clean = text.encode("utf-8", "replace").decode("utf-8")
         value = value if clean == text else json.loads(clean)
@@ -200,10 +181,6 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object is wanted, this is {type(value).__name__}")
     return value
-
-
-def _null(text: str) -> None:
-    return None
 
 
 def _finite(text: str) -> float | None:

@@ -15,53 +15,33 @@ MAX_PIECES_WITHIN = 64
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Source:
-    """A tar, a TFRecord file, files of a folder, or rows of a table.
+    """A tar, a TFRecord file, files of a folder, or rows of a table."""
 
-    Attributes:
-      format: a key of `formats.FORMATS`.
-      paths: the files; one except for a folder.
-      root: the folder that keys are relative to; empty for tars and TFRecords.
-      num_bytes: size of what is read, for the progress line.
-      start: of a table, the first row.
-      stop: of a table, the row after the last; -1 if all that follow belong to it.
-      offset: of a table as text, where the first row begins, in bytes of the decompressed file.
-      names: of a table's columns; empty for jsonl, where each row has its own.
-      columns: of a table, the (role, column) that the user has named.
-      image_root: of a table, the folder that its paths are relative to; empty for its own.
-      num_rows: of a table, how many, as far as is known.
-      problem: of a table, why no row can be read, which its reader reports; else empty.
-      mistake: of a table, the problem with its path, if it may be a mistake of the user's.
-    """
-
-    format: str
-    paths: tuple[str, ...]
-    root: str = ""
-    num_bytes: int = 0
-    start: int = 0
-    stop: int = -1
+    format: str  # a key of `formats.FORMATS`
+    paths: tuple[str, ...]  # the files; one except for a folder
+    root: str = ""  # the folder that keys are relative to; empty for tars and TFRecords
+    num_bytes: int = 0  # size of what is read, for the progress line
+    start: int = 0  # of a table, the first row
+    stop: int = -1  # of a table, the row after the last; -1 if all that follow belong to it
+    # Of a table as text, where the first row begins, in bytes of the decompressed file
     offset: int = 0
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of a table's columns; empty for jsonl, where each row has its own
+    # Of a table, the (role, column) that the user has named
     columns: tuple[tuple[str, str], ...] = ()
-    image_root: str = ""
-    num_rows: int = 0
-    problem: str = ""
-    mistake: str = ""
+    image_root: str = ""  # of a table, the folder that its paths are relative to; empty for its own
+    num_rows: int = 0  # of a table, how many, as far as is known
+    problem: str = ""  # of a table, why no row can be read, which its reader reports; else empty
+    mistake: str = ""  # of a table, the problem with its path, if it may be a mistake of the user's
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Files of one format below one folder, to be split into sources.
-
-    Attributes:
-      format: a key of `formats.FORMATS`.
-      root: the folder.
-      entries: the files, sorted.
-      columns: of tables, the (role, column) that the user has named.
-    """
+    """Files of one format below one folder, to be split into sources."""
 
     format: str
     root: str
     entries: Sequence[files.Entry]
+    # Of tables, the (role, column) that the user has named
     columns: tuple[tuple[str, str], ...] = ()
 
 

@@ -30,9 +30,10 @@ _current = threading.local()  # .request: the Request of this thread
 
 
 class Request:
-    """The deadline of a request: when it passes, its socket is shut down."""
+    """The deadline of a request, at which its socket is shut down, and where it may connect to."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, allow_private: bool) -> None:
+        self.allow_private = allow_private
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self.is_over = False
@@ -69,8 +70,6 @@ class Request:
 class _Guarded(urllib3.connection.HTTPConnection):
     """Connects only to addresses that are allowed, and tells the request its socket."""
 
-    allow_private = False
-
     def _new_conn(self) -> socket.socket:
         try:
             found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
@@ -80,7 +79,7 @@ class _Guarded(urllib3.connection.HTTPConnection):
             ) from error
         addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
         for address in addresses:
-            if not self.allow_private and not is_public(address):
+            if not _current.request.allow_private and not is_public(address):
                 what = address if address == self.host else f"{self.host} is {address}"
                 raise RefusedError(f"{what}: a private address; --fetch_private asks it")
         failure = OSError("the name has no address")
@@ -108,12 +107,12 @@ class _GuardedHttps(_Guarded, urllib3.connection.HTTPSConnection):
     pass
 
 
-class _Open(_Guarded):
-    allow_private = True
+class _HttpPool(urllib3.connectionpool.HTTPConnectionPool):
+    ConnectionCls = _Guarded
 
 
-class _OpenHttps(_GuardedHttps):
-    allow_private = True
+class _HttpsPool(urllib3.connectionpool.HTTPSConnectionPool):
+    ConnectionCls = _GuardedHttps
 
 
 def is_public(address: str) -> bool:
@@ -129,33 +128,15 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
-def make_pool(connections_per_host: int, allow_private: bool) -> urllib3.PoolManager:
-    """Returns a pool of connections that keeps to the rules above.
-
-    Args:
-      connections_per_host: kept open between requests.
-      allow_private: also connect to addresses of private networks and of this machine.
-    """
-    pool = urllib3.PoolManager(
-        num_pools=256, maxsize=connections_per_host, ca_certs=certifi.where()
-    )
-
-    class Http(urllib3.connectionpool.HTTPConnectionPool):
-        ConnectionCls = _Open if allow_private else _Guarded
-
-    class Https(urllib3.connectionpool.HTTPSConnectionPool):
-        ConnectionCls = _OpenHttps if allow_private else _GuardedHttps
-
-    pool.pool_classes_by_scheme = {"http": Http, "https": Https}
+def make_pool(per_host: int) -> urllib3.PoolManager:
+    """Returns a pool of such connections, of which `per_host` stay open between requests."""
+    pool = urllib3.PoolManager(num_pools=256, maxsize=per_host, ca_certs=certifi.where())
+    pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return pool
 
 
 def host_of(url: str) -> str:
-    """Returns the host of an http address.
-
-    Raises:
-      ValueError: not an http address.
-    """
+    """Returns the host of an http address; ValueError: it is none."""
     if len(url) > MAX_URL_BYTES:
         raise ValueError(f"a URL of {len(url):,} characters")
     try:

@@ -4,6 +4,7 @@
 
 import dataclasses
 import email.utils
+import math
 import re
 import time
 import urllib.parse
@@ -15,8 +16,10 @@ import urllib3.exceptions
 
 from parti.pipelines.readers.base import rows
 from parti.pipelines.readers.http import connections
+from parti.stages.version import VERSION
 
 _CHUNK = 2**16
+_PACE = ("threads", "per_host", "delay", "window", "window_bytes")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)  # worth another try
 _NAMED = (403, 404, 410, 429)  # statuses that have a reason of their own
@@ -28,52 +31,72 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 
 
 @dataclasses.dataclass(frozen=True)
+class FetchSettings:
+    """How images are fetched. The limits hold in each worker process by itself."""
+
+    threads: int = 32  # requests at a time
+    per_host: int = 4  # requests at a time to one host
+    delay: float = 0.0  # seconds between the starts of two requests to one host
+    connect_timeout: float = 5.0  # seconds until there is a connection
+    read_timeout: float = 10.0  # seconds between two pieces of an answer
+    total_timeout: float = 30.0  # seconds for one request
+    retries: int = 2  # further tries after a failure that may pass
+    # Seconds before the second try; twice as long before each further one, and up to half of it
+    # more or less by chance
+    backoff: float = 1.0
+    # Seconds before a try at most; if the server wants more, the row is rejected
+    max_wait: float = 60.0
+    max_bytes: int = 20 * 2**20  # of an image
+    max_redirects: int = 5  # followed for one image
+    user_agent: str = f"parti/{VERSION}"  # the name that servers see
+    respect_opt_out: bool = True  # leave out what the server's headers keep from machine learning
+    allow_private: bool = False  # fetch also from this machine and from private networks
+    window: int = 512  # rows that may be under way or wait for an earlier one
+    # Of such rows and their images; beyond this no row is taken, and a request is begun for the
+    # first row only
+    window_bytes: int = 256 * 2**20
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str | bool):
+                continue
+            zero = field.name in ("delay", "retries", "backoff", "max_wait", "max_redirects")
+            if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+                least = "0 or more" if zero else "a positive number"
+                raise ValueError(f"fetch setting {field.name}={value}: give {least}")
+
+    def outcome(self) -> dict[str, Any]:
+        """Returns the settings that decide what comes, without those of the pace."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in _PACE}
+
+
+@dataclasses.dataclass(frozen=True)
 class Answer:
-    """What one request gives.
+    """What one request gives."""
 
-    Attributes:
-      content: the image, or why there is none (see `rows.REASONS`).
-      redirect: the address to request instead; empty if none.
-      again: whether another try may help.
-      retry_after: seconds that the server wants no request.
-    """
-
-    content: bytes | rows.Rejected
-    redirect: str = ""
-    again: bool = False
-    retry_after: float = 0.0
+    content: bytes | rows.Rejected  # the image, or why there is none (see `rows.REASONS`)
+    redirect: str = ""  # the address to request instead; empty if none
+    again: bool = False  # whether another try may help
+    retry_after: float = 0.0  # seconds that the server wants no request
 
 
 def _rejected(reason: str, measure: str, **more: Any) -> Answer:
     return Answer(rows.refuse(reason, measure), **more)
 
 
-def get(
-    pool: urllib3.PoolManager,
-    url: str,
-    *,
-    connect_timeout: float,
-    read_timeout: float,
-    total_timeout: float,
-    max_bytes: int,
-    user_agent: str,
-    respect_opt_out: bool,
-) -> Answer:
+def get(pool: urllib3.PoolManager, url: str, settings: FetchSettings) -> Answer:
     """Requests an image once. Redirects are not followed but returned.
 
     Args:
       pool: from `connections.make_pool`.
       url: an http address.
-      connect_timeout: seconds until there is a connection.
-      read_timeout: seconds between two pieces of the answer.
-      total_timeout: seconds for everything.
-      max_bytes: of the body, also once it is decompressed.
-      user_agent: as the header says it.
-      respect_opt_out: take no image whose headers say that it is not for machine learning.
+      settings: its time-outs, `max_bytes` (also of the decompressed body), and what is allowed.
     """
-    headers = {"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.5"}
+    headers = {"User-Agent": settings.user_agent, "Accept": "image/*,*/*;q=0.5"}
     headers["Accept-Encoding"] = "identity"
-    with connections.Request(total_timeout) as request:
+    timeout = urllib3.Timeout(connect=settings.connect_timeout, read=settings.read_timeout)
+    with connections.Request(settings.total_timeout, settings.allow_private) as request:
         response: urllib3.BaseHTTPResponse | None = None
         try:
             response = pool.request(
@@ -83,14 +106,14 @@ def get(
                 preload_content=False,
                 redirect=False,
                 retries=False,
-                timeout=urllib3.Timeout(connect=connect_timeout, read=read_timeout),
+                timeout=timeout,
             )
-            answer = _from_headers(response, url, user_agent, respect_opt_out, max_bytes)
-            answer = answer or _body(response, max_bytes, request)
+            answer = _from_headers(response, url, settings)
+            answer = answer or _body(response, settings.max_bytes, request)
         except Exception as error:  # whatever a server makes the libraries raise
             answer = _failure(error, request.is_over, response is not None)
         if request.is_over and not _is_timeout(answer.content):
-            answer = _rejected("fetch_timeout", f"{total_timeout:g} s", again=True)
+            answer = _rejected("fetch_timeout", f"{settings.total_timeout:g} s", again=True)
     if response is not None:
         # What was read to its end can be used for the next request.
         if isinstance(answer.content, rows.Rejected):
@@ -105,15 +128,11 @@ def _is_timeout(content: bytes | rows.Rejected) -> bool:
 
 
 def _from_headers(
-    response: urllib3.BaseHTTPResponse,
-    url: str,
-    user_agent: str,
-    respect_opt_out: bool,
-    max_bytes: int,
+    response: urllib3.BaseHTTPResponse, url: str, settings: FetchSettings
 ) -> Answer | None:
     """Returns the answer that the headers alone give; None if the body is wanted."""
     status, headers = response.status, response.headers
-    if respect_opt_out and (found := opt_out(headers, user_agent)):
+    if settings.respect_opt_out and (found := opt_out(headers, settings.user_agent)):
         return _rejected("fetch_opt_out", found)
     if status in _REDIRECTS:
         if not (location := headers.get("Location", "")):
@@ -128,7 +147,7 @@ def _from_headers(
     if kind and not kind.startswith(_TYPES):
         return _rejected("fetch_not_image", kind[:100])
     length = headers.get("Content-Length", "")
-    if length.isdecimal() and (len(length) > 18 or int(length) > max_bytes):
+    if length.isdecimal() and (len(length) > 18 or int(length) > settings.max_bytes):
         return _rejected("fetch_too_large", f"{length[:30]} bytes")
     return None
 
@@ -156,7 +175,6 @@ def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
-    """Returns the answer for what a request raised."""
     text = _CONNECTION.sub("", " ".join(str(error).split()))
     measure = text[:200] or type(error).__name__
     if isinstance(error, connections.RefusedError | urllib3.exceptions.LocationValueError):
@@ -185,10 +203,6 @@ def opt_out(headers: urllib3.HTTPHeaderDict, user_agent: str) -> str:
 
     Source: the list of img2dataset's default, and the W3C community group's TDM Reservation
     Protocol.
-
-    Args:
-      headers: of the answer; of several with one name each is read by itself.
-      user_agent: the part before the slash is our name as a crawler.
     """
     if any(value.strip() == "1" for value in headers.getlist("TDM-Reservation")):
         return "TDM-Reservation: 1"

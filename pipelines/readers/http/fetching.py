@@ -15,7 +15,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import math
 import queue
 import random
 import threading
@@ -25,80 +24,22 @@ from typing import Any, Generic, TypeVar
 
 from parti.pipelines.readers.base import rows
 from parti.pipelines.readers.http import connections, downloads
-from parti.stages.version import VERSION
 
 T = TypeVar("T")
+FetchSettings = downloads.FetchSettings
 
 _POLL = 0.05  # seconds until the next try at a host that others in the process use
 _MAX_IDLE_HOSTS = 10_000
 _shared: "dict[FetchSettings, Fetcher]" = {}
 _shared_lock = threading.Lock()
-_PACE = ("threads", "per_host", "delay", "window", "window_bytes")
 
 
-@dataclasses.dataclass(frozen=True)
-class FetchSettings:
-    """How images are fetched. The limits hold in each worker process by itself.
-
-    Attributes:
-      threads: requests at a time.
-      per_host: requests at a time to one host.
-      delay: seconds between the starts of two requests to one host.
-      connect_timeout: seconds until there is a connection.
-      read_timeout: seconds between two pieces of an answer.
-      total_timeout: seconds for one request.
-      retries: further tries after a failure that may pass.
-      backoff: seconds before the second try; twice as long before each further one, and up to half
-        of it more or less by chance.
-      max_wait: seconds before a try at most; if the server wants more, the row is rejected.
-      max_bytes: of an image.
-      max_redirects: followed for one image.
-      user_agent: the name that servers see.
-      respect_opt_out: leave out what the server's headers keep from machine learning.
-      allow_private: fetch also from this machine and from private networks.
-      window: rows that may be under way or wait for an earlier one.
-      window_bytes: of such rows and their images; beyond this no row is taken, and a request is
-        begun for the first row only.
-    """
-
-    threads: int = 32
-    per_host: int = 4
-    delay: float = 0.0
-    connect_timeout: float = 5.0
-    read_timeout: float = 10.0
-    total_timeout: float = 30.0
-    retries: int = 2
-    backoff: float = 1.0
-    max_wait: float = 60.0
-    max_bytes: int = 20 * 2**20
-    max_redirects: int = 5
-    user_agent: str = f"parti/{VERSION}"
-    respect_opt_out: bool = True
-    allow_private: bool = False
-    window: int = 512
-    window_bytes: int = 256 * 2**20
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, str | bool):
-                continue
-            zero = field.name in ("delay", "retries", "backoff", "max_wait", "max_redirects")
-            if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-                least = "0 or more" if zero else "a positive number"
-                raise ValueError(f"fetch setting {field.name}={value}: give {least}")
-
-    def outcome(self) -> dict[str, Any]:
-        """Returns the settings that decide what comes, without those of the pace."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in _PACE}
-
-
+@dataclasses.dataclass
 class _Host:
     """The state of one host: requests under way, and when the next may begin."""
 
-    def __init__(self) -> None:
-        self.active = 0
-        self.next_start = 0.0
+    active: int = 0
+    next_start: float = 0.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -120,7 +61,7 @@ class Fetcher:
 
     def __init__(self, settings: FetchSettings) -> None:
         self.settings = settings
-        self._pool = connections.make_pool(settings.per_host, settings.allow_private)
+        self._pool = connections.make_pool(settings.per_host)
         self._threads = concurrent.futures.ThreadPoolExecutor(settings.threads, "fetch")
         self._hosts: dict[str, _Host] = {}
         self._free = settings.threads
@@ -145,12 +86,7 @@ class Fetcher:
         return _Window(self, iter(source), size).run()
 
     def start(self, task: _Task, done: "queue.SimpleQueue[Any]") -> bool:
-        """Begins a task's request if its turn has come; returns whether it did.
-
-        Args:
-          task: that waits.
-          done: takes (task, answer) when the request has ended.
-        """
+        """Begins a task's request if its turn has come; returns whether it did."""
         now = time.monotonic()
         if now < task.not_before:
             return False
@@ -172,25 +108,14 @@ class Fetcher:
         return self._hosts.setdefault(name, _Host())
 
     def _request(self, task: _Task, host: _Host, done: "queue.SimpleQueue[Any]") -> None:
-        """Makes a request, in a thread of its own."""
-        s = self.settings
         try:
-            answer = downloads.get(
-                self._pool,
-                task.url,
-                connect_timeout=s.connect_timeout,
-                read_timeout=s.read_timeout,
-                total_timeout=s.total_timeout,
-                max_bytes=s.max_bytes,
-                user_agent=s.user_agent,
-                respect_opt_out=s.respect_opt_out,
-            )
+            answer = downloads.get(self._pool, task.url, self.settings)
         except Exception as error:  # else the row would be waited for, for ever
             answer = downloads.Answer(rows.refuse("fetch_failed", repr(error)[:200]))
         with self._lock:
             host.active -= 1
             self._free += 1
-            if 0 < answer.retry_after <= s.max_wait:  # the host wants rest from all of us
+            if 0 < answer.retry_after <= self.settings.max_wait:  # rest from all of us
                 host.next_start = max(host.next_start, time.monotonic() + answer.retry_after)
         done.put((task, answer))
 
@@ -224,7 +149,6 @@ class _Window(Generic[T]):
         return self._num_bytes >= self._settings.window_bytes
 
     def _fill(self) -> None:
-        """Takes rows from the source as long as there is room."""
         while len(self._tasks) < self._settings.window and not self._is_full():
             if (item := next(self._source, None)) is None:
                 self._is_at_end = True
@@ -247,7 +171,6 @@ class _Window(Generic[T]):
         self._waiting = [task for task in self._waiting if not starts(task)]
 
     def _take_answers(self) -> None:
-        """Waits until a request has ended or another may begin, and takes what has come."""
         timeout = self._until_next()
         with contextlib.suppress(queue.Empty):
             while True:

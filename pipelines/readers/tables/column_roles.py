@@ -29,11 +29,7 @@ Cells = dict[str, Any]  # of a row, by the names of columns
 
 
 def given(columns: Mapping[str, str] | None) -> Given:
-    """Returns the user's choice of columns in a form that can be hashed.
-
-    Raises:
-      ValueError: a role that there is not, or no name.
-    """
+    """Returns the user's choice of columns, hashable; ValueError: no such role, or no name."""
     for role, name in (columns or {}).items():
         if role not in NAMES:
             raise ValueError(f"--columns {role}={name}: choose from {', '.join(NAMES)}")
@@ -43,12 +39,7 @@ def given(columns: Mapping[str, str] | None) -> Given:
 
 
 def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
-    """Returns {role: column} for the roles that a table has.
-
-    Args:
-      names: of the columns.
-      chosen: the user's choice, which need not be among them.
-    """
+    """Returns {role: column} for the roles that a table has."""
     folded = ((name.casefold(), name) for name in reversed(names))
     known = {alias: name for alias, name in folded if alias in _ALIASES}
     found = {
@@ -60,24 +51,17 @@ def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
 
 
 def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
-    """Raises ValueError unless a table has a column of captions, and one of images or URLs.
-
-    Args:
-      names: of the table's columns.
-      chosen: the user's choice.
-      where: the file, for the message.
-    """
+    """Raises ValueError unless a table has a column of captions, and one of images or URLs."""
     listed = ", ".join(names[:20]) or "none"
     for role, name in chosen:
         if name not in names:
             raise ValueError(f"--columns {role}={name}: {where} has only the columns {listed}")
     found = resolve(names, chosen)
-    for role, missing in (
-        (TEXT, TEXT not in found),
-        (URL, not {IMAGE, URL} & found.keys()),
+    for role, what, roles in (
+        (TEXT, "captions", {TEXT}),
+        (URL, "pictures, paths or URLs", {IMAGE, URL}),
     ):
-        if missing:
-            what = "captions" if role == TEXT else "pictures, paths or URLs"
+        if not roles & found.keys():
             raise ValueError(
                 f"{where}: no column is known to hold {what}, of {listed}; "
                 f"name it with --columns {role}=NAME"

@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 from parti.pipelines.readers.base import decompression, rows, source_files
 from parti.pipelines.readers.base.source_files import Found, Source
@@ -33,24 +33,6 @@ _SKIPPED_BYTES = 2**20
 _FIRST_ROWS = 100  # of jsonl, whose names are its columns
 
 CellsOrRejected = column_roles.Cells | rows.Rejected
-
-
-class _Piece(NamedTuple):
-    """Some rows of a table.
-
-    Attributes:
-      start: the first row.
-      stop: the row after the last; -1: all there are.
-      offset: where the first row begins, in bytes of the decompressed file.
-      num_bytes: the size of the rows, decompressed.
-      num_rows: how many there are, up to damage.
-    """
-
-    start: int
-    stop: int
-    offset: int
-    num_bytes: int
-    num_rows: int
 
 
 class _TooLargeError(Exception):
@@ -123,7 +105,6 @@ def _tsv_cells(line: str) -> list[str]:
 def _parse(
     raw: list[str] | str | rows.Rejected, kind: str, names: tuple[str, ...]
 ) -> CellsOrRejected:
-    """Returns the cells of a row by name."""
     if isinstance(raw, rows.Rejected):
         return raw
     if kind == JSONL:
@@ -162,10 +143,6 @@ def _header(
 
     A csv or tsv without a header has the columns `#1`, `#2`, ...: if one of these is chosen, or if
     its first row is two cells and one of them a URL (the form of CC3M and CC12M).
-
-    Raises:
-      OSError: the file cannot be read; also other `decompression.ERRORS`.
-      ValueError: the columns are not in the table, or do not suffice.
     """
     with files.open(path) as file:
         lines = _open(file, 0)
@@ -217,7 +194,7 @@ def _split_file(found: Found, entry: files.Entry) -> list[Source]:
         return []
     try:
         names, chosen = _header(path, kind, found.columns)
-        pieces = _plan(path, kind, names, source_files.ROWS_PER_SOURCE)
+        pieces = _plan(dataclasses.replace(whole, names=names, columns=chosen))
     except decompression.ERRORS as error:
         return [dataclasses.replace(whole, problem=rows.one_line(error))]
     except ValueError as error:
@@ -227,26 +204,17 @@ def _split_file(found: Found, entry: files.Entry) -> list[Source]:
         pieces = _merge(pieces)
     total = max(1, sum(piece.num_bytes for piece in pieces))
     return [
-        dataclasses.replace(
-            whole,
-            num_bytes=entry.num_bytes * piece.num_bytes // total,
-            start=piece.start,
-            stop=piece.stop,
-            offset=piece.offset,
-            names=names,
-            columns=chosen,
-            num_rows=piece.num_rows,
-        )
+        dataclasses.replace(piece, num_bytes=entry.num_bytes * piece.num_bytes // total)
         for piece in pieces
     ]
 
 
-def _merge(pieces: list[_Piece]) -> list[_Piece]:
-    """Returns fewer and larger pieces."""
+def _merge(pieces: list[Source]) -> list[Source]:
     size = -(-len(pieces) // source_files.MAX_PIECES_WITHIN)
     groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
     return [
-        group[0]._replace(
+        dataclasses.replace(
+            group[0],
             stop=group[-1].stop,
             num_bytes=sum(piece.num_bytes for piece in group),
             num_rows=sum(piece.num_rows for piece in group),
@@ -255,39 +223,39 @@ def _merge(pieces: list[_Piece]) -> list[_Piece]:
     ]
 
 
-def _plan(path: str, kind: str, names: tuple[str, ...], rows_per_piece: int) -> list[_Piece]:
-    """Returns the rows of a table in pieces; the last goes to the end, or to where it is damaged.
+def _plan(table: Source) -> list[Source]:
+    """Returns a table in pieces; the last goes to the end, or to where the table is damaged.
 
-    Args:
-      path: the table.
-      kind: csv, tsv or jsonl.
-      names: from `_header`.
-      rows_per_piece: at most.
-
-    Raises:
-      OSError: the file cannot be read; also other `decompression.ERRORS`.
+    Their `num_bytes` count the decompressed rows.
     """
     count = 0
-    with files.open(path) as file:
+    with files.open(table.paths[0]) as file:
         lines = _open(file, 0)
-        raw_rows = _raw_rows(lines, kind)
-        if _has_header(names):
+        raw_rows = _raw_rows(lines, table.format)
+        if _has_header(table.names):
             next(raw_rows, None)
         offset = lines.offset
         starts = [(0, offset)]
         try:
             for _ in raw_rows:
-                if count and count % rows_per_piece == 0:
+                if count and count % source_files.ROWS_PER_SOURCE == 0:
                     starts.append((count, offset))
                 count, offset = count + 1, lines.offset
         except decompression.ERRORS:
             pass  # the reader of the last piece finds it
     ends = [*starts[1:], (count, lines.offset)]
     pieces = [
-        _Piece(start, stop, offset, end - offset, stop - start)
-        for (start, offset), (stop, end) in zip(starts, ends)
+        dataclasses.replace(
+            table,
+            start=start,
+            stop=stop,
+            offset=begin,
+            num_bytes=end - begin,
+            num_rows=stop - start,
+        )
+        for (start, begin), (stop, end) in zip(starts, ends)
     ]
-    return [*pieces[:-1], pieces[-1]._replace(stop=-1)]
+    return [*pieces[:-1], dataclasses.replace(pieces[-1], stop=-1)]
 
 
 def _has_header(names: tuple[str, ...]) -> bool:

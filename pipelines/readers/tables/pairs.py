@@ -32,7 +32,7 @@ _SHOWN_URL = 200  # characters of a URL or path in a rejected row
 
 
 class _Ready(NamedTuple):
-    """A row whose image is still to be read, unless `image` is it.
+    """A row whose image is still to be read from `path` or `url`, unless `image` is it.
 
     Its metadata are JSON: as Python objects they could be forty times as large.
     """
@@ -45,22 +45,12 @@ class _Ready(NamedTuple):
     url: str = ""
 
 
-class _Image(NamedTuple):
-    """Where the image of a row is; at most one of these is given."""
-
-    data: bytes | None = None
-    path: str = ""
-    url: str = ""
-
-
 def read_table(
     source: Source, fetcher: fetching.Fetcher, *, read_rows: ReadRows, suffixes: Sequence[str]
 ) -> Iterator[rows.Row]:
     """Yields the pairs of a table, or of some of its rows, in their order.
 
     Args:
-      source: of the table.
-      fetcher: for rows with a URL.
       read_rows: yields (number, cells) of the rows of a source.
       suffixes: endings of such tables, which keys are without.
     """
@@ -105,14 +95,12 @@ def _read_image(row: _Ready, fetched: bytes | rows.Rejected) -> bytes | rows.Rej
 
 
 def _size(row: _Ready | rows.Rejected) -> int:
-    """Returns the bytes that a row holds in memory."""
     return sum(map(sys.getsizeof, row)) if isinstance(row, _Ready) else 0
 
 
 def _prepared(
     source: Source, read_rows: ReadRows, stem: str
 ) -> Iterator[tuple[_Ready | rows.Rejected, str]]:
-    """Yields (row, URL to fetch or "")."""
     name = rows.utf8(files.name(source.paths[0]))
     next_row = source.start
     try:
@@ -128,14 +116,7 @@ def _prepared(
 def _prepare(
     cells: Cells | rows.Rejected, name: str, source: Source, file: str
 ) -> _Ready | rows.Rejected:
-    """Returns a row with its cells by their roles.
-
-    Args:
-      cells: of the row.
-      name: the row's key if it has none of its own.
-      source: of the table.
-      file: the table's name.
-    """
+    """Returns a row with its cells by their roles."""
     if isinstance(cells, rows.Rejected):
         return cells.of(name, source=file)
     roles = column_roles.resolve(tuple(cells), source.columns)
@@ -150,14 +131,12 @@ def _prepare(
     if isinstance(metadata, rows.Rejected):
         return metadata.of(key, text, file)
     folder = source.image_root or files.parent(source.paths[0])
-    image = _image(cell.get(column_roles.IMAGE), cell.get(column_roles.URL), folder)
-    if isinstance(image, rows.Rejected):
-        return image.of(key, text, file)
-    return _Ready(key, text, metadata, *image)
+    row = _Ready(key, text, metadata)
+    found = _with_image(row, cell.get(column_roles.IMAGE), cell.get(column_roles.URL), folder)
+    return found.of(key, text, file) if isinstance(found, rows.Rejected) else found
 
 
 def _key(value: Any) -> str:
-    """Returns a key as text; "" if there is none."""
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else ""
     if isinstance(value, bytes):
@@ -191,23 +170,26 @@ def _metadata(rest: dict[str, Any], is_text: bool) -> bytes | rows.Rejected:
     return metadata
 
 
-def _image(image: Any, url: Any, folder: str) -> _Image | rows.Rejected:
-    """Returns where the image of a row is, from its cells; paths are below a folder."""
+def _with_image(row: _Ready, image: Any, url: Any, folder: str) -> _Ready | rows.Rejected:
+    """Returns a row with where its image is, from its cells; paths are below a folder."""
     if isinstance(image, dict):  # Hugging Face's form
         image = image.get("bytes") or image.get("path")
     if isinstance(image, bytes):
         if len(image) > rows.MAX_IMAGE_BYTES:
             return rows.refuse("member_too_large", f"{len(image):,} bytes")
-        return _Image(image)
+        return row._replace(image=image)
     if isinstance(image, str) and image.strip():
         image = image.strip()
-        return _Image(url=image) if image.startswith(_HTTP) else _image_file(folder, image)
+        if image.startswith(_HTTP):
+            return row._replace(url=image)
+        path = _path_below(folder, image)
+        return path if isinstance(path, rows.Rejected) else row._replace(path=path)
     if isinstance(url, bytes):
         url = url.decode("utf-8", "replace")
-    return _Image(url=rows.utf8(url.strip()) if isinstance(url, str) else "")
+    return row._replace(url=rows.utf8(url.strip()) if isinstance(url, str) else "")
 
 
-def _image_file(folder: str, path: str) -> _Image | rows.Rejected:
+def _path_below(folder: str, path: str) -> str | rows.Rejected:
     """Returns the file in a folder that a path names, if the path does not lead out of it."""
     prefix = folder.rstrip("/") + "/"
     below = path.removeprefix(prefix)
@@ -216,4 +198,4 @@ def _image_file(folder: str, path: str) -> _Image | rows.Rejected:
     if leads_out or "\0" in path:
         measure = f"{path[:_SHOWN_URL]}; --image_root names the folder that paths lead to"
         return rows.refuse("unsafe_name", measure)
-    return _Image(path=files.join(folder, inner))
+    return files.join(folder, inner)

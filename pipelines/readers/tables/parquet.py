@@ -30,17 +30,11 @@ class BrokenError(Exception):
 
 
 class Description(NamedTuple):
-    """What a Parquet file says of itself.
-
-    Attributes:
-      path: the file.
-      names: of its columns, as UTF-8 can write them.
-      groups: (number of rows, bytes) of each row group.
-    """
+    """What a Parquet file says of itself."""
 
     path: str
-    names: tuple[str, ...]
-    groups: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]  # of its columns, as UTF-8 can write them
+    groups: tuple[tuple[int, int], ...]  # (number of rows, bytes) of each row group
 
 
 class _Decoder:
@@ -93,7 +87,6 @@ class _Decoder:
                     yield kind, data
 
     def _answer(self, file: IO[bytes], length: int) -> None:
-        """Sends bytes of the file, chunk by chunk."""
         self._write(length.to_bytes(8, "little"))
         while length:
             chunk = file.read(min(length, 2**20))
@@ -224,8 +217,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.R
     A text that is not UTF-8 comes as bytes.
 
     Raises:
-      BrokenError: the file cannot be decoded from here on.
-      OSError: it cannot be read.
+      BrokenError: the file cannot be decoded from here on; OSError: it cannot be read.
     """
     index = source.start
     with _Decoder() as decoder:
@@ -241,7 +233,6 @@ def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.R
 
 
 def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[column_roles.Cells | rows.Rejected]:
-    """Yields the rows of an Arrow stream."""
     import pyarrow as pa
 
     with pa.ipc.open_stream(data) as stream:
@@ -256,7 +247,6 @@ def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[column_roles.Cells | 
 
 
 def _row(cells: list[Any], names: tuple[str, ...]) -> column_roles.Cells | rows.Rejected:
-    """Returns one row; `cells` are columns of one value."""
     try:
         return {name: cell.to_pylist()[0] for name, cell in zip(names, cells)}
     except Exception as error:  # of what kind depends on the type

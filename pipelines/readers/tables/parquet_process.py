@@ -20,17 +20,13 @@ some rows as an Arrow stream, `L` a row that is too large (its size), `E` an err
 import io
 import json
 import os
+import resource
 import struct
 import sys
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-try:
-    import resource
-except ImportError:  # pragma: no cover - not on this system
-    resource = None  # type: ignore[assignment]
 
 FRAME = struct.Struct("<cQ")
 RANGE = struct.Struct("<QQ")
@@ -82,7 +78,7 @@ class _File(io.RawIOBase):
 
 def _limit_memory(num_bytes: int) -> None:
     """Limits the memory that the process may take beyond what it has; only Linux enforces it."""
-    if resource is None or not os.path.exists("/proc/self/statm"):
+    if not os.path.exists("/proc/self/statm"):
         return
     with open("/proc/self/statm", encoding="ascii") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()

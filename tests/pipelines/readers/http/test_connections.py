@@ -20,7 +20,7 @@ def test_every_connection_of_urllib3_is_made_by_the_guarded_method(monkeypatch):
         assert kind("example.org.")._dns_host == "example.org."
     asked = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **_: asked.append(args) or [])
-    pool = connections.make_pool(1, allow_private=False)
+    pool = connections.make_pool(1)
     for scheme in ("http", "https"):
         made = pool.connection_from_url(f"{scheme}://example.org")._new_conn()
         assert type(made)._new_conn is connections._Guarded._new_conn
