@@ -29,10 +29,10 @@ def test_stages_of_an_upsampler_are_no_pipeline() -> None:
         "images": jax.ShapeDtypeStruct((64, 16, 16, 3), jnp.float32),
         "low_resolution_images": jax.ShapeDtypeStruct((64, 4, 4, 3), jnp.float32),
     }
-    program = train_step.prepare(experiment, spec)
+    program = train_step.make_program(experiment, spec)
     kinds = device_memory.with_gradients(
         {**device_memory.state(program), device_memory.ACTIVATIONS: 10**9}
     )
     lines = device_memory.advice(kinds, 6 * 10**8, experiment, program)
     assert [line.split("=")[0] for line in lines[:-1]] == ["--gin.NUM_MICROBATCHES"]
-    assert lines[-1] == device_memory.MORE_CHIPS
+    assert lines[-1] == device_memory.MORE_DEVICES
