@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
@@ -144,7 +145,7 @@ class CheckpointManager:
 def _restore(folder: pathlib.Path, want: Tree) -> Tree:
     """Reads a state tree in all processes."""
     with corruption.readable_by_all(folder):
-        checksums.verify(folder, multihost.index(), multihost.count())
+        checksums.verify(folder, jax.process_index(), multihost.count())
         found = checkpoints.leaves(folder)
     _check_same(found, traverse_util.flatten_dict(want), folder)
     with corruption.readable_by_all(folder):
@@ -175,7 +176,7 @@ class _StateHandler(ocp.PyTreeCheckpointHandler):
         """Starts to save; `directory` has its temporary name, and so has the one around it."""
         self._folder = pathlib.Path(directory)
         futures = await super().async_save(directory, *args, **kwargs)
-        own = self._folder / f"ocdbt.process_{multihost.index()}"
+        own = self._folder / f"ocdbt.process_{jax.process_index()}"
 
         def sum_own() -> None:
             if own.is_dir():  # A process may have had nothing to write.

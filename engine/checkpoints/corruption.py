@@ -87,7 +87,7 @@ def readable_by_all(folder: pathlib.Path) -> Iterator[None]:
     except (CorruptCheckpointError, UnavailableCheckpointError) as error:
         failure = error
         if not multihost.is_first():  # The first says it itself.
-            text = f"[train] process {multihost.index()}: {folder.name}: {error.reason}"
+            text = f"[train] process {jax.process_index()}: {folder.name}: {error.reason}"
             print(text, file=sys.stderr, flush=True)
     for kind in (UnavailableCheckpointError, CorruptCheckpointError):
         if not multihost.all_agree(not isinstance(failure, kind)):
