@@ -7,12 +7,13 @@ whole and holds its checksums: whatever ends a process, every checkpoint can be 
 """
 
 import dataclasses
-import functools
+import itertools
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
@@ -23,6 +24,7 @@ from parti.engine.distributed import multihost
 
 # What Orbax still writes into a checkpoint after everything else, as it gets its final name.
 _WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
+_STATE, _DATASET = checkpoints.STATE_ITEM, checkpoints.DATASET_ITEM
 
 
 class CheckpointManager:
@@ -31,7 +33,7 @@ class CheckpointManager:
     def __init__(
         self, directory: str | pathlib.Path, policy: retention.Retention | None = None
     ) -> None:
-        """Opens a directory and creates it if missing; without a policy all checkpoints stay."""
+        """Opens or creates a directory; without a policy all checkpoints stay."""
         self.directory = pathlib.Path(directory).absolute()
         self._state = _StateHandler()
         options = ocp.CheckpointManagerOptions(
@@ -42,10 +44,7 @@ class CheckpointManager:
             # Called in the first process, when all have written, before the folder is renamed.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._state.sum_checkpoint),
         )
-        handlers = {
-            checkpoints.STATE_ITEM: self._state,
-            checkpoints.DATASET_ITEM: _FolderHandler(),
-        }
+        handlers = {_STATE: self._state, _DATASET: _FolderHandler()}
         with checkpoints.quiet():
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_handlers=handlers
@@ -62,10 +61,7 @@ class CheckpointManager:
 
         The arrays are copied before this returns, so they may be donated to the next step.
         """
-        items = {
-            checkpoints.STATE_ITEM: _StateArgs(tree),
-            checkpoints.DATASET_ITEM: _FolderArgs(position),
-        }
+        items = {_STATE: _StateArgs(tree), _DATASET: _FolderArgs(position)}
         with checkpoints.quiet():
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
@@ -116,10 +112,10 @@ class CheckpointManager:
                 multihost.log(f"[train] {folder.name} is damaged ({error.reason})")
                 corrupt.append(step)
                 continue
-            self._rename_corrupt(corrupt)
             if corrupt:
+                self._rename(corrupt)
                 multihost.log(f"[train] going on from {folder.name} instead")
-            return tree, step, folder / checkpoints.DATASET_ITEM
+            return tree, step, folder / _DATASET
         if corrupt:
             raise ValueError(
                 f"no checkpoint in {self.directory} can be read; --overwrite trains from the start"
@@ -133,53 +129,31 @@ class CheckpointManager:
         """
         return sorted(self._manager.all_steps())
 
-    def _rename_corrupt(self, corrupt: Sequence[int]) -> None:
-        """Renames corrupt checkpoints, once for all processes."""
-        if not corrupt:
-            return
+    def _rename(self, corrupt: Sequence[int]) -> None:
+        """Renames checkpoints `damaged-checkpoint_<N>`, or `-2`, `-3`, ... if that is taken."""
         if multihost.is_first():
             for step in corrupt:
                 path = checkpoints.step_path(self.directory, step)
-                path.rename(_free_name(path.with_name(f"{checkpoints.DAMAGED_PREFIX}{path.name}")))
+                name = f"{checkpoints.DAMAGED_PREFIX}{path.name}"
+                names = (name if i == 1 else f"{name}-{i}" for i in itertools.count(1))
+                path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
         multihost.wait_for_all("damaged checkpoints are put aside")
         with checkpoints.quiet():
             self._manager.reload()
 
 
 def _restore(folder: pathlib.Path, want: Tree) -> Tree:
-    """Reads a state tree in all processes.
-
-    Raises:
-      ValueError: it is of another model or optimizer.
-      CorruptCheckpointError, UnavailableCheckpointError: see `corruption.readable_by_all`.
-    """
+    """Reads a state tree in all processes."""
     with corruption.readable_by_all(folder):
-        checksums.verify(folder, multihost.index(), multihost.count())
+        checksums.verify(folder, jax.process_index(), multihost.count())
         found = checkpoints.leaves(folder)
     _check_same(found, traverse_util.flatten_dict(want), folder)
     with corruption.readable_by_all(folder):
         return checkpoints.read_tree(folder, want)
 
 
-def _free_name(path: pathlib.Path) -> pathlib.Path:
-    """Returns a path, or the first of `<path>-2`, `<path>-3`, ... that nothing is at."""
-    free, number = path, 1
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
-
-
-def _check_same(
-    found: Mapping[tuple[str, ...], Any],
-    want: Mapping[tuple[str, ...], Any],
-    folder: pathlib.Path,
-) -> None:
-    """Compares the leaves of a checkpoint with those of this experiment.
-
-    Raises:
-      ValueError: names the first leaf that differs.
-    """
+def _check_same(found: checkpoints.Leaves, want: checkpoints.Leaves, folder: pathlib.Path) -> None:
+    """Raises ValueError, naming the first that differs, if a checkpoint has other leaves."""
     for key in sorted(set(found) | set(want), key=lambda key: (key[0] != "target", key)):
         old, new = (_describe(tree.get(key)) for tree in (found, want))
         if old != new:
@@ -202,17 +176,17 @@ class _StateHandler(ocp.PyTreeCheckpointHandler):
         """Starts to save; `directory` has its temporary name, and so has the one around it."""
         self._folder = pathlib.Path(directory)
         futures = await super().async_save(directory, *args, **kwargs)
-        own = self._folder / f"ocdbt.process_{multihost.index()}"
-        return [ocp.future.ChainedFuture(futures or [], functools.partial(_sum_own, own))]
+        own = self._folder / f"ocdbt.process_{jax.process_index()}"
+
+        def sum_own() -> None:
+            if own.is_dir():  # A process may have had nothing to write.
+                checksums.write(own)
+
+        return [ocp.future.ChainedFuture(futures or [], sum_own)]
 
     def sum_checkpoint(self) -> None:
         """Adds the checksums of everything that is not yet summed."""
         checksums.write(self._folder.parent, without=_WRITTEN_LAST)
-
-
-def _sum_own(folder: pathlib.Path) -> None:
-    if folder.is_dir():  # A process may have had nothing to write.
-        checksums.write(folder)
 
 
 @ocp.args.register_with_handler(_StateHandler, for_save=True, for_restore=True)
@@ -225,10 +199,8 @@ class _FolderHandler(ocp.CheckpointHandler):
     """Orbax item: the files of a folder, copied by the first process."""
 
     def save(self, directory: Any, args: "_FolderArgs") -> None:
-        if not multihost.is_first():
-            return
-        for path in sorted(args.folder.iterdir()):
-            shutil.copy(path, pathlib.Path(directory) / path.name)
+        if multihost.is_first():
+            shutil.copytree(args.folder, directory, copy_function=shutil.copy, dirs_exist_ok=True)
 
     def restore(self, directory: Any, args: Any = None) -> pathlib.Path:
         return pathlib.Path(directory)

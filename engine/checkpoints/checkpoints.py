@@ -12,10 +12,9 @@ import hashlib
 import logging
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
@@ -31,8 +30,6 @@ DATASET_ITEM = "dataset"
 EMA_KEY = "averaged_params"
 
 _STEP_FOLDER = re.compile(rf"{STEP_PREFIX}_(\d+)")
-
-_STEP = ("state", "step")
 
 Tree = dict[str, Any]
 Key = tuple[str, ...]
@@ -84,33 +81,25 @@ def is_checkpoint(path: str | pathlib.Path) -> bool:
 
 
 def load_params(
-    path: str | pathlib.Path,
-    subtree: str | None = None,
-    *,
-    ema: bool | None = None,
-    shardings: Tree | None = None,
-    verify: bool = True,
+    path: str | pathlib.Path, *, ema: bool | None = None, verify: bool = True
 ) -> tuple[Tree, Tree, int]:
     """Reads the parameters of a checkpoint written by this engine or by T5X.
 
     Args:
       path: a `checkpoint_<N>` folder, or a training directory, whose newest one is read (`find`
         gives those of other steps).
-      subtree: path of a part of the parameters, such as 'decoder/layers'; all by default.
       ema: True for the moving average of the parameters, False for the parameters themselves; by
         default the average where the run kept one (of frozen parameters it keeps none: they stay).
-      shardings: tree of `jax.sharding.Sharding` like the parameters read: they come back as
-        `jax.Array`. By default they come back as numpy arrays on the host.
       verify: whether to compare the files of the state with their checksums first; all of them, as
         each may hold a piece of any array.
 
     Returns:
-      (params, mutables, step): nested dicts; `mutables` is {collection: tree}, empty for a model
-      without mutable collections (always numpy).
+      (params, mutables, step): nested dicts of numpy arrays; `mutables` is {collection: tree},
+      empty for a model without mutable collections.
 
     Raises:
       FileNotFoundError: no checkpoint there.
-      ValueError: it is corrupt, lacks the subtree, or keeps no average while `ema` is True.
+      ValueError: it is corrupt, or keeps no average while `ema` is True.
       corruption.UnavailableCheckpointError: it cannot be read at the moment.
     """
     folder = find(path)
@@ -118,16 +107,16 @@ def load_params(
         if verify:
             checksums.verify(folder, below=STATE_ITEM)
         found = leaves(folder)
-    keys = _below(subtree, _params_keys(found, folder, ema), folder)
-    mutables = [key for key in found if key[0] == "flax_mutables"]
-    wanted = {key: found[key] for key in (*keys.values(), *mutables, _STEP)}
-    flat = traverse_util.flatten_dict(shardings or {})
+    keys = _params_keys(found, folder, ema)
+    mutables = {key[1:]: key for key in found if key[0] == "flax_mutables"}
+    step = ("state", "step")
     with corruption.readable(folder):
-        got = read_leaves(folder, wanted, {keys[name]: flat[name] for name in flat if name in keys})
-    params = {name: got[key] for name, key in keys.items()}
-    others = {key[1:]: got[key] for key in mutables}
-    unflatten = traverse_util.unflatten_dict
-    return unflatten(params), unflatten(others), int(got[_STEP])
+        got = read_leaves(folder, [*keys.values(), *mutables.values(), step])
+    params, others = (
+        traverse_util.unflatten_dict({name: got[key] for name, key in named.items()})
+        for named in (keys, mutables)
+    )
+    return params, others, int(got[step])
 
 
 def fingerprint(params: Mapping[str, Any], config: str) -> str:
@@ -147,35 +136,19 @@ def leaves(folder: pathlib.Path) -> Leaves:
 
 
 def read_tree(folder: pathlib.Path, want: Tree) -> Tree:
-    """Reads all of a checkpoint, each process its parts.
-
-    Args:
-      folder: the checkpoint.
-      want: its tree as `jax.ShapeDtypeStruct`s with shardings.
-    """
+    """Reads all of a checkpoint; `want` is its tree as `jax.ShapeDtypeStruct`s with shardings."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(want)
     with _reader() as reader:
         args = ocp.args.PyTreeRestore(item=want, restore_args=restore_args)
         return reader.restore(folder / STATE_ITEM, args=args)
 
 
-def read_leaves(
-    folder: pathlib.Path, want: Leaves, shardings: Mapping[Key, jax.sharding.Sharding] | None = None
-) -> dict[Key, Any]:
-    """Reads some leaves of a checkpoint.
-
-    Args:
-      folder: the checkpoint.
-      want: {path: metadata}, of `leaves`.
-      shardings: {path: sharding} of those that are read as `jax.Array`, the others as numpy.
-    """
-    shardings = shardings or {}
-    restore_args = {key: _restore_args(leaf, shardings.get(key)) for key, leaf in want.items()}
-    args = ocp.args.PyTreeRestore(
-        item=traverse_util.unflatten_dict(dict(want)),
-        restore_args=traverse_util.unflatten_dict(restore_args),
-        partial_restore=True,
+def read_leaves(folder: pathlib.Path, paths: Iterable[Key]) -> dict[Key, np.ndarray]:
+    """Reads some leaves of a checkpoint, {path: array}."""
+    want = traverse_util.unflatten_dict(
+        dict.fromkeys(paths, ocp.RestoreArgs(restore_type=np.ndarray))
     )
+    args = ocp.args.PyTreeRestore(item=want, restore_args=want, partial_restore=True)
     with _reader() as reader:
         return traverse_util.flatten_dict(reader.restore(folder / STATE_ITEM, args=args))
 
@@ -205,23 +178,6 @@ def _params_keys(found: Leaves, folder: pathlib.Path, ema: bool | None) -> dict[
         root = min(roots, key=len)
         keys |= {key[len(root) :]: key for key in found if key[: len(root)] == root}
     return keys
-
-
-def _below(subtree: str | None, keys: Mapping[Key, Key], folder: pathlib.Path) -> dict[Key, Key]:
-    """Returns the keys of a subtree, from there on; raises ValueError if there are none."""
-    prefix = tuple(subtree.split("/")) if subtree else ()
-    size = len(prefix)
-    below = {name[size:]: key for name, key in keys.items() if name[:size] == prefix}
-    if not below:
-        parts = ", ".join(sorted({name[0] for name in keys}))
-        raise ValueError(f"{folder} has no parameters under {subtree!r}; it has {parts}")
-    return below
-
-
-def _restore_args(leaf: Any, sharding: jax.sharding.Sharding | None) -> ocp.RestoreArgs:
-    if sharding is None:
-        return ocp.RestoreArgs(restore_type=np.ndarray)
-    return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+
+from parti.stages import files
 
 FILE_NAME = "checksums.json"
 
@@ -36,13 +38,11 @@ def write(folder: pathlib.Path, without: Collection[str] = ()) -> None:
         inside = part.parent.relative_to(folder)
         sums |= {str(inside / name): pair for name, pair in _read(part.parent).items()}
         part.unlink()
-    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    left = sorted(files - sums.keys() - set(without))
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    left = sorted(found - sums.keys() - set(without))
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as threads:
         sums |= dict(zip(left, threads.map(_sum, (folder / name for name in left)), strict=True))
-    temporary = folder / f"{FILE_NAME}.tmp"
-    temporary.write_text(json.dumps(sums, indent=1, sort_keys=True), encoding="utf-8")
-    temporary.rename(folder / FILE_NAME)
+    files.write_bytes(folder / FILE_NAME, json.dumps(sums, indent=1, sort_keys=True).encode())
 
 
 def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1, below: str = "") -> None:
@@ -66,11 +66,10 @@ def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1, below: str =
     names = [name for name in sums if pathlib.PurePath(name).is_relative_to(below)]
     names.sort(key=lambda name: (-sums[name][0], name))
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as threads:
-        list(threads.map(lambda name: _compare(folder, name, sums), names[part::num_parts]))
+        list(threads.map(lambda name: _compare(folder, name, *sums[name]), names[part::num_parts]))
 
 
-def _compare(folder: pathlib.Path, name: str, sums: Mapping[str, tuple[int, int]]) -> None:
-    size, crc32 = sums[name]
+def _compare(folder: pathlib.Path, name: str, size: int, crc32: int) -> None:
     try:
         found = (folder / name).stat().st_size
     except FileNotFoundError as error:

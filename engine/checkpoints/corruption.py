@@ -23,26 +23,32 @@ _DETAILS = " [tensorstore_spec="
 _STATUS = re.compile(r"([A-Z]+(?:_[A-Z]+)*): ")
 
 
-class CorruptCheckpointError(ValueError):
-    """A checkpoint is incomplete or corrupt; `reason` says what is wrong."""
+class _CheckpointError(Exception):
+    """A checkpoint cannot be read; `reason` says why."""
+
+    message: str
 
     def __init__(self, folder: pathlib.Path, reason: str) -> None:
-        super().__init__(
-            f"{folder} is incomplete or damaged ({reason}); name an older checkpoint, or run the "
-            "training again: it goes on from the last good one"
-        )
+        super().__init__(self.message.format(folder=folder, reason=reason))
         self.reason = reason
 
 
-class UnavailableCheckpointError(RuntimeError):
-    """A checkpoint could not be read for a `reason` outside of it."""
+class CorruptCheckpointError(_CheckpointError, ValueError):
+    """A checkpoint is incomplete or corrupt."""
 
-    def __init__(self, folder: pathlib.Path, reason: str) -> None:
-        super().__init__(
-            f"{folder} could not be read ({reason}). That is no damage, and nothing was renamed or "
-            "lost: run the same command again, once that is mended"
-        )
-        self.reason = reason
+    message = (
+        "{folder} is incomplete or damaged ({reason}); name an older checkpoint, or run the "
+        "training again: it goes on from the last good one"
+    )
+
+
+class UnavailableCheckpointError(_CheckpointError, RuntimeError):
+    """A checkpoint could not be read for a reason outside of it."""
+
+    message = (
+        "{folder} could not be read ({reason}). That is no damage, and nothing was renamed or "
+        "lost: run the same command again, once that is mended"
+    )
 
 
 @contextlib.contextmanager
@@ -56,7 +62,9 @@ def readable(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        causes = _causes(error)
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__) is not None:
+            causes.append(cause)
         # Orbax wraps TensorStore's errors; the innermost says most.
         reason = str(causes[-1]).split(_DETAILS)[0].strip() or type(causes[-1]).__name__
         corrupt = all(map(_is_corruption, causes))
@@ -79,19 +87,11 @@ def readable_by_all(folder: pathlib.Path) -> Iterator[None]:
     except (CorruptCheckpointError, UnavailableCheckpointError) as error:
         failure = error
         if not multihost.is_first():  # The first says it itself.
-            text = f"[train] process {multihost.index()}: {folder.name}: {error.reason}"
+            text = f"[train] process {jax.process_index()}: {folder.name}: {error.reason}"
             print(text, file=sys.stderr, flush=True)
     for kind in (UnavailableCheckpointError, CorruptCheckpointError):
         if not multihost.all_agree(not isinstance(failure, kind)):
             raise failure if isinstance(failure, kind) else kind(folder, "see the other logs")
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """Returns an error, what caused it, and so on."""
-    causes = [error]
-    while (cause := causes[-1].__cause__) is not None:
-        causes.append(cause)
-    return causes
 
 
 def _is_corruption(error: BaseException) -> bool:

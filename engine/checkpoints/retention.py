@@ -20,9 +20,8 @@ Metrics = Mapping[str, float]
 class Retention:
     """An Orbax preservation policy.
 
-    Orbax's own `LatestN` would count a checkpoint that a signal made among the last k. Then an
-    interruption would push out a regular one, and NAN_POLICY 'rollback' go back to another step
-    than in a run that nothing interrupted.
+    Orbax's own `LatestN` would count a checkpoint that a signal made among the last k, so that
+    NAN_POLICY 'rollback' could go back to another step than in a run that nothing interrupted.
 
     Attributes:
       keep: how many stay: the newest, and before it the last that are multiples of `period`; None
@@ -63,20 +62,11 @@ class Retention:
         stay = {steps[-1], *regular[max(len(regular) - self.keep + 1, 0) :]}
         if self.keep_period:
             stay |= {step for step in steps if step % self.keep_period == 0}
-        best = self.best(saved)
-        return stay if best is None else stay | {best}
-
-    def best(self, saved: Mapping[int, Metrics | None]) -> int | None:
-        """Returns the step with the best value of the metric, the first of equals.
-
-        None without BEST_METRIC, and if no step has a finite value.
-        """
-        values = {step: (saved[step] or {}).get(self.best_metric, math.nan) for step in saved}
-        finite = {step: value for step, value in values.items() if math.isfinite(value)}
-        if not self.best_metric or not finite:
-            return None
-        sign = 1 if self.best_mode == "min" else -1
-        return min(finite, key=lambda step: (sign * finite[step], step))
+        values = {step: (saved[step] or {}).get(self.best_metric, math.nan) for step in steps}
+        finite = [step for step in steps if math.isfinite(values[step])]
+        if finite:  # The first of equals is the best.
+            stay.add((min if self.best_mode == "min" else max)(finite, key=values.__getitem__))
+        return stay
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Returns, for each of Orbax's checkpoint infos in order, whether it stays."""

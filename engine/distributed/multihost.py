@@ -74,14 +74,9 @@ def count() -> int:
     return jax.process_count()
 
 
-def index() -> int:
-    """Returns which process this is, from 0."""
-    return jax.process_index()
-
-
 def is_first() -> bool:
     """Returns whether this process writes what is written once."""
-    return index() == 0
+    return jax.process_index() == 0
 
 
 def log(text: str) -> None:
@@ -91,7 +86,7 @@ def log(text: str) -> None:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come to the barrier of this name."""
+    """Returns when every process has come to this barrier."""
     if count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -132,31 +127,20 @@ def check_shared(folder: pathlib.Path) -> None:
     name = np.frombuffer(uuid.uuid4().bytes, np.uint8)
     if is_first():
         folder.mkdir(parents=True, exist_ok=True)
-        _token(folder, name).write_bytes(name.tobytes())
+        (folder / f".shared-{name.tobytes().hex()}").touch()
     # When it has come, the file is written.
     name = np.asarray(multihost_utils.broadcast_one_to_all(name))
-    seen = multihost_utils.process_allgather(np.asarray(_comes(_token(folder, name))))
+    token, end = folder / f".shared-{name.tobytes().hex()}", time.monotonic() + SHARED_SECONDS
+    while not (is_there := token.is_file()) and time.monotonic() < end:
+        time.sleep(0.2)
+    seen = multihost_utils.process_allgather(np.asarray(is_there))
     if is_first():
-        _token(folder, name).unlink()
+        token.unlink()
     if blind := np.flatnonzero(~seen).tolist():
         raise ValueError(
             f"process {blind[0]} does not see what process 0 writes into {folder}; MODEL_DIR must "
             "lie on a file system that all hosts share (NFS, or a bucket mounted as a folder)"
         )
-
-
-def _token(folder: pathlib.Path, name: np.ndarray) -> pathlib.Path:
-    return folder / f".shared-{name.tobytes().hex()}"
-
-
-def _comes(path: pathlib.Path) -> bool:
-    """Returns whether a file is there, soon."""
-    end = time.monotonic() + SHARED_SECONDS
-    while not path.is_file():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 @contextmanager
@@ -170,18 +154,14 @@ def ending_if_one_is_lost() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if count() == 1:
             raise
-        if is_lost(str(error)):
+        message = str(error)
+        if message.startswith(_LOST_CODES) or any(w in message.lower() for w in _LOST_WORDS):
             text = (
-                f"{str(error).splitlines()[0][:300]}. Perhaps another process of this training has "
+                f"{message.splitlines()[0][:300]}. Perhaps another process of this training has "
                 "died: its own log says why. The same command, for all processes, goes on from the "
                 "last checkpoint"
             )
         else:
             text = "".join(traceback.format_exception(error)).rstrip()
-        print(f"[train] process {index()}: {text}", file=sys.stderr, flush=True)
+        print(f"[train] process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
         os._exit(1)
-
-
-def is_lost(message: str) -> bool:
-    """Returns whether a runtime error is of a connection that broke, not of the computation."""
-    return message.startswith(_LOST_CODES) or any(w in message.lower() for w in _LOST_WORDS)

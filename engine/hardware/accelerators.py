@@ -62,17 +62,12 @@ TPUS = {
 # jax's `device_kind` -> operations a second of matrix products in bfloat16 and in float32, which
 # jax multiplies by default in bfloat16 on a TPU and in TF32 on a GPU. GPUs: NVIDIA's data sheets,
 # without sparsity.
-_TPU_KINDS = {
-    "TPU v4": "v4",
-    "TPU v5": "v5p",
-    "TPU v5p": "v5p",
-    "TPU v5 lite": "v5e",
-    "TPU v5e": "v5e",
-    "TPU v6 lite": "v6e",
-    "TPU v6e": "v6e",
-}
 _A100, _HOPPER, _HOPPER_NVL = (312e12, 156e12), (989e12, 494e12), (835e12, 417e12)
-_PEAKS = {kind: (TPUS[name].peak_flops,) * 2 for kind, name in _TPU_KINDS.items()} | {
+_PEAKS = {f"TPU {name}": (tpu.peak_flops,) * 2 for name, tpu in TPUS.items()}
+_PEAKS |= {
+    "TPU v5": _PEAKS["TPU v5p"],
+    "TPU v5 lite": _PEAKS["TPU v5e"],
+    "TPU v6 lite": _PEAKS["TPU v6e"],
     "NVIDIA A100-SXM4-40GB": _A100,
     "NVIDIA A100-SXM4-80GB": _A100,
     "NVIDIA A100-PCIE-40GB": _A100,
@@ -90,9 +85,8 @@ _PEAKS = {kind: (TPUS[name].peak_flops,) * 2 for kind, name in _TPU_KINDS.items(
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
     """Returns a device's operations a second; None for a device or dtype not in the table."""
-    column = {"bfloat16": 0, "float32": 1}.get(dtype)
-    peaks = _PEAKS.get(device_kind)
-    return peaks[column] if peaks and column is not None else None
+    peaks = _PEAKS.get(device_kind, (None, None))
+    return dict(zip(("bfloat16", "float32"), peaks, strict=True)).get(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +109,7 @@ class Target:
 
 
 def target(name: str) -> Target:
-    """Returns the target of a name; call it before anything else asks jax for a device.
-
-    Args:
-      name: one of `FORMS`.
+    """Returns the target of a name of `FORMS`; call it before anything asks jax for a device.
 
     Raises:
       ValueError: the name is of no such form, libtpu is not installed or refuses the topology, or
@@ -147,7 +138,7 @@ def _tpu(name: str, kind: str, shape: tuple[int, ...]) -> Target:
 
     for variable, value in _LIBTPU_ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    _on_cpu()
+    jax.config.update("jax_platforms", "cpu")  # What little it computes needs no accelerator.
     options = {
         "chips_per_host_bounds": (*(min(2, side) for side in shape[:2]), 1),
         "num_slices": 1,
@@ -161,13 +152,8 @@ def _tpu(name: str, kind: str, shape: tuple[int, ...]) -> Target:
     return Target(name, tuple(description.devices), True, tpu.memory, tpu.peak_flops)
 
 
-def _on_cpu() -> None:
-    """Keeps jax from looking for accelerators: it compiles and computes almost nothing."""
-    jax.config.update("jax_platforms", "cpu")
-
-
 def _cpus(count: int) -> tuple[Any, ...]:
-    _on_cpu()
+    jax.config.update("jax_platforms", "cpu")
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # jax runs already, as it does in a test

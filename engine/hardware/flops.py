@@ -7,9 +7,8 @@ is left out, as is usual for the utilisation of an accelerator (PaLM, arXiv 2204
 Unlike XLA's `cost_analysis`, the body of a scan is counted as often as it runs.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.core
@@ -30,30 +29,31 @@ def train_step(model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]) -> 
       model: a `Model`.
       element_spec: shape and dtype of each feature of a global batch.
     """
-    model = model.without_pipeline
-    # Inside jax.set_mesh an array would be on the mesh's devices, which may be descriptions.
-    rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-    mutables = _abstract_variables(model, element_spec, rng)
-    params = mutables.pop("params")
+    model, batch = model.without_pipeline, dict(element_spec)
+    shapes = {name: spec.shape for name, spec in batch.items()}
+    types = {name: spec.dtype for name, spec in batch.items()}
+
+    def variables(rng: jax.Array) -> dict[str, Any]:
+        found = model.get_initial_variables(rng, shapes, types)
+        return {name: tree for name, tree in found.items() if not name.endswith("_axes")}
 
     def loss(params: Any, mutables: Any, batch: Any, rng: Any) -> jax.Array:
         return model.loss_fn(params, batch, rng, *((mutables,) if mutables else ()))[0]
 
+    # Inside jax.set_mesh an array would be on the mesh's devices, which may be descriptions.
+    rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+    mutables = jax.eval_shape(variables, rng)
+    params = mutables.pop("params")
     frozen = flax.core.freeze(mutables)
-    traced = jax.make_jaxpr(loss)(params, frozen, dict(element_spec), rng)
-    leaves, others = jax.tree.leaves(params), jax.tree.leaves((frozen, dict(element_spec), rng))
+    traced = jax.make_jaxpr(loss)(params, frozen, batch, rng)
+    leaves, others = jax.tree.leaves(params), jax.tree.leaves((frozen, batch, rng))
     evaluate = core.jaxpr_as_fun(_saving_all(traced))
     gradients = jax.value_and_grad(lambda params, others: evaluate(*params, *others)[0])
     return of(gradients, leaves, others)
 
 
 def of(function: Callable[..., Any], *args: Any) -> int:
-    """Returns the operations of one call of a function, which is traced and not run.
-
-    Args:
-      function: a jax function.
-      *args: its arguments, or their shapes and dtypes.
-    """
+    """Returns the operations of a jax function; `args` may be shapes and dtypes alone."""
     return of_jaxpr(jax.make_jaxpr(function)(*args))
 
 
@@ -69,19 +69,6 @@ def without_dead_code(jaxpr: core.Jaxpr) -> core.Jaxpr:
     """
     kept, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     return kept
-
-
-def _abstract_variables(
-    model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct], rng: jax.ShapeDtypeStruct
-) -> dict[str, Any]:
-    shapes = {name: spec.shape for name, spec in element_spec.items()}
-    types = {name: spec.dtype for name, spec in element_spec.items()}
-    init = functools.partial(model.get_initial_variables, input_shapes=shapes, input_types=types)
-
-    def arrays(rng: jax.Array) -> dict[str, Any]:
-        return {name: tree for name, tree in init(rng).items() if not name.endswith("_axes")}
-
-    return dict(jax.eval_shape(arrays, rng))
 
 
 def _saving_all(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
@@ -143,13 +130,9 @@ def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
                 yield item
 
 
-def _shapes(variables: Sequence[Any]) -> list[tuple[int, ...]]:
-    return [variable.aval.shape for variable in variables]
-
-
 def _count_product(equation: core.JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    lhs, out = _shapes([equation.invars[0], equation.outvars[0]])
+    lhs, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
     return 2 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
 
 
@@ -157,30 +140,26 @@ def _count_convolution(equation: core.JaxprEqn) -> int:
     """Counts a convolution; products with padding, or with holes of a dilation, are left out."""
     params = equation.params
     numbers = params["dimension_numbers"]
-    lhs, rhs, out = _shapes([*equation.invars, *equation.outvars])
-    pairs = 1
-    for i, (low, _) in enumerate(params["padding"]):
-        pairs *= _overlaps(
-            (
-                lhs[numbers.lhs_spec[2 + i]],
-                rhs[numbers.rhs_spec[2 + i]],
-                out[numbers.out_spec[2 + i]],
-            ),
-            params["window_strides"][i],
-            params["lhs_dilation"][i],
-            params["rhs_dilation"][i],
-            low,
-        )
-    batch, features = out[numbers.out_spec[0]], out[numbers.out_spec[1]]
-    inputs = rhs[numbers.rhs_spec[1]]
-    return 2 * batch * features * inputs * pairs
-
-
-def _overlaps(
-    sizes: Sequence[int], stride: int, lhs_dilation: int, rhs_dilation: int, low: int
-) -> int:
-    """Returns how many (output, kernel) positions of one side meet a value of the input."""
-    size, kernel, outputs = sizes
-    at = np.arange(outputs)[:, None] * stride + np.arange(kernel) * rhs_dilation - low
-    inside = (at >= 0) & (at <= (size - 1) * lhs_dilation) & (at % lhs_dilation == 0)
-    return int(inside.sum())
+    variables = (*equation.invars, *equation.outvars)
+    specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
+    # Axes in one order: batch, features and sides; of the kernel output, input features and sides.
+    lhs, rhs, out = (
+        [variable.aval.shape[axis] for axis in spec]
+        for variable, spec in zip(variables, specs, strict=True)
+    )
+    count = 2 * out[0] * out[1] * rhs[1]
+    for size, kernel, outputs, stride, lhs_dilation, rhs_dilation, (low, _) in zip(
+        lhs[2:],
+        rhs[2:],
+        out[2:],
+        params["window_strides"],
+        params["lhs_dilation"],
+        params["rhs_dilation"],
+        params["padding"],
+        strict=True,
+    ):
+        # The (output, kernel) positions of one side that meet a value of the input.
+        at = np.arange(outputs)[:, None] * stride + np.arange(kernel) * rhs_dilation - low
+        inside = (at >= 0) & (at <= (size - 1) * lhs_dilation) & (at % lhs_dilation == 0)
+        count *= int(inside.sum())
+    return count

@@ -109,7 +109,8 @@ class Sampler:
         if drawn is not None:
             grid = base.Summaries(pictures={NAME: jnp.asarray(drawn)})
             writer.show(step, datasets.VALIDATION, grid)
-            writer.note(f"{NAME}.txt", "".join(f"{text}\n" for text in self.texts))
+            text = "".join(f"{text}\n" for text in self.texts)
+            writer.save(writer.path(step, NAME).with_name(f"{NAME}.txt"), text.encode("utf-8"))
 
 
 def _encode(texts: Sequence[str], path: str, model: Any, config: str) -> np.ndarray:

@@ -103,7 +103,12 @@ class StepMetrics:
             values[nan_policies.ROLLBACKS] = float(self._record.num_rollbacks)
         values |= self._learning_rate(step) | self._telemetry.values(len(taken) / len(results))
         self._log.write(step, datasets.TRAIN, values)
-        metrics_log.warn(self._experiment.model_dir, step, values)
+        for name, share in values.items():
+            if name.endswith("_alarm") and share > 0:
+                multihost.log(
+                    f"[train] {name} at {share:.0%} of the steps up to {step}: see the metrics in "
+                    f"{self._experiment.model_dir}"
+                )
         if taken:
             self.report.update(step, loss=values["loss"])
 

@@ -77,7 +77,7 @@ class Loop:
             raise
         finally:
             prefetcher.close()
-            self._log.close()
+            self._log.writer.close()
         with self._monitor.stage(watchdog.FINISHING):
             return self._finish(state)
 

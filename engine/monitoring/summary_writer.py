@@ -45,26 +45,19 @@ def grid(images_of_rows: np.ndarray) -> np.ndarray:
       [rows * (height + 2) + 2, columns * (width + 2) + 2, 3] uint8.
     """
     rows, columns, height, width, _ = images_of_rows.shape
-    size = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
-    page = np.full(size, 255, np.uint8)
-    for i in range(rows):
-        for j in range(columns):
-            top, left = i * (height + _GAP) + _GAP, j * (width + _GAP) + _GAP
-            page[top : top + height, left : left + width] = images.to_uint8(images_of_rows[i, j])
-    return page
+    gaps = ((0, 0), (0, 0), (_GAP, 0), (_GAP, 0), (0, 0))  # above and to the left of each image
+    cells = np.pad(images.to_uint8(images_of_rows), gaps, constant_values=255)
+    page = cells.swapaxes(1, 2).reshape(rows * (height + _GAP), columns * (width + _GAP), 3)
+    return np.pad(page, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255)
 
 
 class Writer:
-    """Writes TensorBoard files, a folder per split, and grids of images.
-
-    TensorFlow is imported at the first write, if TENSORBOARD is True.
-    """
+    """Writes TensorBoard files, a folder per split, and grids of images."""
 
     def __init__(self, directory: str, tensorboard: bool, start: int = 0) -> None:
-        """Takes the run's directory, and the step that it goes on from.
+        """Takes the run's directory, TENSORBOARD, and the step that the run goes on from.
 
-        `tensorboard` False writes no such files. New files tell TensorBoard to drop the later steps
-        of earlier ones, of an interrupted run.
+        New files tell TensorBoard to drop the later steps of earlier ones, of an interrupted run.
         """
         self._directory, self._tensorboard = pathlib.Path(directory), tensorboard
         self._start = start
@@ -79,30 +72,24 @@ class Writer:
         """Writes histograms and grids of images; `write` writes the scalars."""
         grids = {name: grid(np.asarray(value)) for name, value in summaries.pictures.items()}
         for name, page in grids.items():
-            path = self._picture(step, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_bytes(path, images.encode_png(page))
+            self.save(self.path(step, name), images.encode_png(page))
         if (grids or summaries.histograms) and (writer := self._writer(split)):
             writer.write_histograms(step, summaries.histograms)
             writer.write_images(step, {name: page[None] for name, page in grids.items()})
 
-    def has_shown(self, step: int, name: str) -> bool:
-        """Returns whether the grid of a step is there."""
-        return self._picture(step, name).is_file()
+    def path(self, step: int, name: str) -> pathlib.Path:
+        """Returns the file of the grid of a step."""
+        return self._directory / PICTURES / f"{name}-{step:08d}.png"
 
-    def note(self, name: str, text: str) -> None:
-        """Writes a text file beside the grids."""
-        path = self._directory / PICTURES / name
+    def save(self, path: pathlib.Path, content: bytes) -> None:
+        """Writes a file, whole, and its folder if that is missing."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(path, text.encode("utf-8"))
+        files.write_bytes(path, content)
 
     def close(self) -> None:
         """Waits until all is written."""
         for writer in self._writers.values():
             writer.close()
-
-    def _picture(self, step: int, name: str) -> pathlib.Path:
-        return self._directory / PICTURES / f"{name}-{step:08d}.png"
 
     def _writer(self, split: str) -> Any:
         """Returns the writer of a split; None with TENSORBOARD = False."""

@@ -17,6 +17,7 @@ import jax
 
 from parti.engine.distributed import multihost
 from parti.engine.hardware import accelerators, flops
+from parti.stages import files
 
 STARTED = "started.json"
 PRODUCTIVE = "productive_seconds"
@@ -59,7 +60,7 @@ class Telemetry:
         Args:
           directory: the run's.
           batch_size: examples of a step.
-          step_flops: model FLOPs of a step, or None.
+          step_flops: see `model_flops`.
           devices: array of all devices of the mesh.
           dtype: that the model computes in.
           productive_seconds: of the run, before this start.
@@ -67,7 +68,7 @@ class Telemetry:
         self._batch_size, self._productive = batch_size, productive_seconds
         self._device_flops = step_flops / devices.size if step_flops else None
         self._peak = accelerators.peak_flops(devices.flat[0].device_kind, dtype)
-        self._local = [d for d in devices.flat if d.process_index == multihost.index()]
+        self._local = [d for d in devices.flat if d.process_index == jax.process_index()]
         self._started = _first_start(pathlib.Path(directory))
         self.restart()
 
@@ -89,11 +90,7 @@ class Telemetry:
             self._waited += time.perf_counter() - began
 
     def values(self, share_taken: float = 1.0) -> dict[str, float]:
-        """Returns the figures since the last log, and starts anew.
-
-        Args:
-          share_taken: which share of the steps counts.
-        """
+        """Returns the figures since the last log, of which a share of the steps counts."""
         seconds = max(time.perf_counter() - self._clock, 1e-9)
         steps, waited = self._steps, min(self._waited, seconds)
         self.restart()
@@ -112,13 +109,10 @@ class Telemetry:
             values["model_tflops_per_second"] = rate / 1e12
             if self._peak:
                 values["model_flops_utilization"] = rate / self._peak
-        return values | _memory(self._local)
-
-
-def _memory(devices: list[jax.Device]) -> dict[str, float]:
-    stats: list[Mapping[str, int]] = [device.memory_stats() or {} for device in devices]
-    peaks = [entry["peak_bytes_in_use"] for entry in stats if "peak_bytes_in_use" in entry]
-    return {"peak_memory_gib": max(peaks) / 2**30} if peaks else {}
+        stats = [device.memory_stats() or {} for device in self._local]
+        if peaks := [entry["peak_bytes_in_use"] for entry in stats if "peak_bytes_in_use" in entry]:
+            values["peak_memory_gib"] = max(peaks) / 2**30
+        return values
 
 
 def _first_start(directory: pathlib.Path) -> float:
@@ -128,7 +122,5 @@ def _first_start(directory: pathlib.Path) -> float:
     if path.is_file():
         return min(json.loads(path.read_text(encoding="utf-8"))["unix_seconds"], now)
     if multihost.is_first():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"unix_seconds": now}) + "\n", encoding="utf-8")
-        temporary.rename(path)
+        files.write_bytes(path, json.dumps({"unix_seconds": now}).encode() + b"\n")
     return now

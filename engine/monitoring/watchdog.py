@@ -15,25 +15,15 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jax
+
 from parti.engine.distributed import multihost
 
 # What a training does between two heartbeats.
-STARTING, OPENING, PREPARING, INITIAL, RESTORING, FINISHING = (
-    "starting",
-    "opening the data",
-    "preparing the program",
-    "reading INITIAL",
-    "restoring a checkpoint",
-    "finishing",
-)
-READING, DEVICE, EVALUATING, SAMPLING, SAVING, RUNNING = (
-    "reading data",
-    "waiting for the device",
-    "evaluating",
-    "drawing samples",
-    "saving a checkpoint",
-    "running steps",
-)
+STARTING, OPENING, PREPARING = "starting", "opening the data", "preparing the program"
+INITIAL, RESTORING, READING = "reading INITIAL", "restoring a checkpoint", "reading data"
+RUNNING, DEVICE, EVALUATING = "running steps", "waiting for the device", "evaluating"
+SAMPLING, SAVING, FINISHING = "drawing samples", "saving a checkpoint", "finishing"
 # A stage compiles its program the first time.
 FIRST_TIME_SECONDS = 3600.0
 # "Try again" (sysexits.h): the same command goes on from the last checkpoint.
@@ -93,14 +83,11 @@ class Watchdog:
             self._reported = False
             print(f"[train] {_where()}: goes on at step {self._step}", file=sys.stderr, flush=True)
 
-    def _limit(self) -> float:
-        first = self._stage not in self._seen
-        return max(self._seconds, FIRST_TIME_SECONDS) if first else self._seconds
-
     def _watch(self) -> None:
         while not self._closed.wait(min(self._seconds / 10, 5.0)):
             waited = time.monotonic() - self._since
-            if waited > self._limit() and not self._reported:
+            least = 0.0 if self._stage in self._seen else FIRST_TIME_SECONDS
+            if waited > max(self._seconds, least) and not self._reported:
                 self._reported = True
                 self._report(waited)
 
@@ -108,7 +95,7 @@ class Watchdog:
         lines = [
             f"[train] {_where()}: no progress for {waited:.0f} s after step {self._step}, while "
             f"{self._stage} (WATCHDOG_SECONDS is {self._seconds:g}). What its threads do:",
-            *stacks(),
+            *_stacks(),
         ]
         if self._abort:
             lines.append(f"[train] WATCHDOG_ABORT: ending with code {EXIT_CODE}; run again")
@@ -118,16 +105,15 @@ class Watchdog:
             os._exit(EXIT_CODE)  # The main thread hangs: it cannot end by itself.
 
 
-def stacks() -> list[str]:
-    """Returns the Python stack of each thread but this one, innermost call last."""
+def _stacks() -> list[str]:
+    """Returns the Python stack of each thread except this one, innermost call last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    lines = []
-    for ident, frame in sys._current_frames().items():
-        if ident != threading.get_ident():
-            lines.append(f"Thread {names.get(ident, ident)}:")
-            lines.append("".join(traceback.format_stack(frame)).rstrip())
-    return lines
+    return [
+        f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame)).rstrip()}"
+        for ident, frame in sys._current_frames().items()
+        if ident != threading.get_ident()
+    ]
 
 
 def _where() -> str:
-    return f"watchdog: process {multihost.index()} of {multihost.count()}"
+    return f"watchdog: process {jax.process_index()} of {multihost.count()}"
