@@ -45,6 +45,7 @@ def check(experiment: experiments.Experiment) -> None:
     standard = {name.upper() for name in settings.of(experiment)}
     standard |= gin_text.macros(run_file.read_text(encoding="utf-8")).keys()
     gin_errors.check_macros(gin_utils.get_gin_config_str(), standard)
+    experiments.check_fields_unbound(gin_text.bindings(gin_utils.get_gin_config_str()))
     for name, setting in settings.of(experiment).items():
         value = getattr(experiment, name)
         if not setting.t5x and value != setting.default:
@@ -163,7 +164,7 @@ class MeshPartitioner(partitioning.PjitPartitioner):
     """Divides arrays over the mesh of an experiment, on any kind of device."""
 
     def __init__(self, mesh_shape: Any, mesh_axes: Any, logical_axis_rules: Any) -> None:
-        """Takes MESH_SHAPE, MESH_AXES and LOGICAL_AXIS_RULES; see `mesh`."""
+        """Takes MESH_SHAPE, MESH_AXES and LOGICAL_AXIS_RULES; see `distributed.partitioning`."""
         self._experiment_mesh = meshes.make_mesh(mesh_shape, mesh_axes)
         rules = meshes.axis_rules(logical_axis_rules, self._experiment_mesh)
         super().__init__(num_partitions=1, logical_axis_rules=rules)

@@ -351,7 +351,7 @@ class Model(abc.ABC):
         self, params: PyTree, batch: Batch, flax_mutables: PyTree | None = None
     ) -> tuple[Array, Metrics]:
         """Returns the mean loss and the metrics of a batch, without dropout."""
-        if flax_mutables is None:
+        if not self.has_mutables:
             return self.loss_fn(params, batch, None)
         loss, (metrics, _) = self.loss_fn(params, batch, None, flax_mutables)
         return loss, metrics

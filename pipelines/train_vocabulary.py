@@ -74,7 +74,8 @@ def find_sources(patterns: Sequence[str]) -> tuple[list[readers.Source], list[re
         ):
             manifests.read(pattern, "pairs")
         found.update(readers.find_sources([pattern]))
-    train, held_out = [], []
+    train: list[readers.Source] = []
+    held_out: list[readers.Source] = []
     for source in sorted(found, key=lambda source: source.paths):
         if source.format not in _FORMATS:
             raise ValueError(

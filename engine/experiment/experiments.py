@@ -6,7 +6,7 @@ The order is: the engine's run file, experiment files, `--gin.NAME=VALUE` bindin
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gin
@@ -189,7 +189,7 @@ def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> E
       FileNotFoundError: a file is missing.
     """
     with gin_config.empty(), gin_errors.one_line():
-        gin_config.parse([RUN_FILE, *gin_files], bindings)
+        _parse(gin_files, bindings)
         config = gin.config_str()
         model = gin_config.evaluate_macro("MODEL")
         model_config = gin_text.without_unused_imports(gin.operative_config_str())
@@ -237,8 +237,22 @@ def load_without_data(
 
 
 def _read_without_data(gin_files: Sequence[str], bindings: Sequence[str]) -> Experiment:
-    gin_config.parse([RUN_FILE, *gin_files], bindings)
+    _parse(gin_files, bindings)
     return from_macros(data_source=None)
+
+
+def _parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Reads the run file, experiment files and bindings; only macros may set a field."""
+    check_fields_unbound(binding.partition("=")[0].strip() for binding in bindings)
+    gin_config.parse([RUN_FILE, *gin_files], bindings)
+    check_fields_unbound(gin_text.bindings(gin.config_str()))
+
+
+def check_fields_unbound(names: Iterable[str]) -> None:
+    """Raises ValueError if a parameter of `Experiment` is among names: gin does not build it."""
+    for name in names:
+        if (found := name.rpartition("."))[0].endswith("experiments.Experiment"):
+            raise ValueError(f"{name} has no effect; set the macro {found[2].upper()} instead")
 
 
 def macros_text() -> str:

@@ -43,7 +43,11 @@ class Allowed(NamedTuple):
 
     def check(self, name: str, value: Any) -> None:
         """Raises ValueError if a value is not allowed."""
-        if not self.holds(value):
+        try:
+            is_allowed = self.holds(value)
+        except TypeError:  # It cannot be compared with a number.
+            is_allowed = False
+        if not is_allowed:
             hint = f"; {self.hint}" if self.hint else ""
             raise ValueError(f"{name} must be {self.words}, got {value!r}{hint}")
 

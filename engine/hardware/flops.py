@@ -130,9 +130,13 @@ def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
                 yield item
 
 
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
 def _count_product(equation: core.JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    lhs, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    lhs, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
     return 2 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
 
 
@@ -144,7 +148,7 @@ def _count_convolution(equation: core.JaxprEqn) -> int:
     specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
     # Axes in one order: batch, features and sides; of the kernel output, input features and sides.
     lhs, rhs, out = (
-        [variable.aval.shape[axis] for axis in spec]
+        [_shape(variable)[axis] for axis in spec]
         for variable, spec in zip(variables, specs, strict=True)
     )
     count = 2 * out[0] * out[1] * rhs[1]

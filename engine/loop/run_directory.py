@@ -101,6 +101,11 @@ def is_finished(experiment: experiments.Experiment) -> bool:
     if manifest is None or manifest["counts"]["steps"] < experiment.train_steps:
         return False
     difference = config_difference(experiment)
+    if difference.startswith("experiments.Experiment."):
+        raise ValueError(
+            f"{folder} holds a finished training of an earlier version of Parti: it can be used "
+            "and exported, but not gone on from; choose another MODEL_DIR"
+        )
     if difference:
         raise ValueError(
             f"{folder} holds a finished training of another configuration ({difference}); choose "

@@ -267,8 +267,8 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
           images [batch, image_size, image_size, 3] in [-1, 1].
 
         Raises:
-          ValueError: the tokens have the wrong shape or type. Their range is checked on the host
-            (`base.check_token_range`): here a token that is too large gives NaN.
+          ValueError: the tokens have the wrong shape or type. Their range is for the caller to
+            check on the host (`base.check_token_range`): a token that is too large gives NaN.
         """
         base.check_tokens(image_tokens, self.grid_size**2, "image_tokens", padded=False)
         images = self.network.apply(_network_variables(variables), image_tokens, method="decode")

@@ -207,7 +207,8 @@ def _suffix(path: Path) -> str:
 
 def _indices() -> dict[int, str]:
     """Returns torchvision's index of each convolution: after each a ReLU, after blocks a pool."""
-    result, index = {}, 0
+    result: dict[int, str] = {}
+    index = 0
     for i, (_, count) in enumerate(network.BLOCKS, 1):
         result |= {index + 2 * j: f"conv{i}_{j + 1}" for j in range(count)}
         index += 2 * count + 1

@@ -137,8 +137,10 @@ class FilterSource(beam.DoFn):
         self, row: rows.Row, source: readers.Source, number: int
     ) -> filter_pair.Filtered:
         """Returns what becomes of a row; with its position, if it is rejected."""
-        is_read = not isinstance(row, readers.Rejected)
-        filtered = self._filter(row) if is_read else filter_pair.Filtered(row)
+        if isinstance(row, readers.Rejected):
+            filtered = filter_pair.Filtered(row)
+        else:
+            filtered = self._filter(row)
         if isinstance(filtered.result, readers.Rejected):
             address, index = _position(source, number)
             result = dataclasses.replace(filtered.result, address=address, row=index)

@@ -78,7 +78,7 @@ class MergeShards(beam.PTransform):
             | "Gather shards" >> disk_group_by_key.GroupObjects()
             | "Write shards"
             >> beam.FlatMap(
-                lambda group, shown: self._merge(*group, shown),
+                lambda group, shown: self._merge(group[0], group[1], shown),
                 beam.pvalue.AsSingleton(inputs["shown"]),
             ).with_outputs(*self._tags, main="files")
         )

@@ -86,7 +86,7 @@ def thumbnail(image: bytes) -> str:
 
 def page(report: Report, run: Run | None = None) -> str:
     """Returns report.html."""
-    steps = [(step["name"], step["seconds"]) for step in (run or {}).get("steps", ())]
+    steps = [(step["name"], step["seconds"]) for step in (run.get("steps", ()) if run else ())]
     return templates.render(
         "clean_report.html",
         title=f"{report['kept']:,} of {report['read']:,} pairs kept",

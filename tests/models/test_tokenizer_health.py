@@ -222,7 +222,7 @@ def test_back_off_saves_the_pictures_from_an_overpowered_discriminator(
         last(before["psnr"]) - history["psnr"][RAMP:].mean() for history in (saved, lost)
     )
     assert loss_without > 1.0
-    assert loss_with < 0.5 * loss_without
+    assert loss_with < min(0.5 * loss_without, 2.0)
 
 
 def test_survives_the_start_of_the_discriminator(with_back_off, at_start, undisturbed, pictures):

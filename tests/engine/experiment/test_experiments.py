@@ -122,3 +122,29 @@ def test_missing_file_names_the_nearest() -> None:
 def test_config_without_model() -> None:
     with pytest.raises(ValueError, match="MODEL is not set"):
         gin_config.model_from_config("from __gin__ import dynamic_registration\nA = 1\n")
+
+
+@pytest.mark.parametrize("value", ["None", "'x'", "1.0"])
+def test_a_value_of_another_kind_is_a_users_mistake(value: str) -> None:
+    with pytest.raises(ValueError, match=r"EMA_DECAY must be in \[0, 1\)"):
+        experiments.check_experiment(
+            ["t5x_configs/experiments/tokenizer_tiny.gin"],
+            ["MODEL_DIR='unused'", "PAIRS_DIR='unused'", f"EMA_DECAY={value}"],
+        )
+
+
+def test_a_field_of_the_experiment_is_set_by_its_macro_alone(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="set the macro TRAIN_STEPS instead"):
+        experiments.check_experiment(
+            ["t5x_configs/experiments/tokenizer_tiny.gin"],
+            ["MODEL_DIR='unused'", "experiments.Experiment.train_steps=7"],
+        )
+    own = tmp_path / "own.gin"
+    own.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from parti.engine.experiment import experiments\n"
+        "include 't5x_configs/experiments/tokenizer_tiny.gin'\n"
+        "experiments.Experiment.ema_decay = 0.5\n"
+    )
+    with pytest.raises(ValueError, match="set the macro EMA_DECAY instead"):
+        experiments.check_experiment([str(own)], ["MODEL_DIR='unused'", "PAIRS_DIR='unused'"])
