@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import pathlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -296,12 +297,19 @@ def _run_job(
 
 @contextlib.contextmanager
 def _shuffle_dir(scratch: str, beam_options: pipeline_options.PipelineOptions) -> Iterator[None]:
-    """Lets workers of this machine group rows through files, unless --shuffle_dir is given."""
+    """Lets workers of this machine group rows through files: below --shuffle_dir, or `scratch`.
+
+    Raises:
+      ValueError: --shuffle_dir is no folder.
+    """
     shuffle = beam_options.view_as(disk_group_by_key.ShuffleOptions)
-    if shuffle.shuffle_dir or not runners.is_local(beam_options):
+    given = shuffle.shuffle_dir or None
+    if given and not pathlib.Path(given).is_dir():
+        raise ValueError(f"--shuffle_dir={given}: no such folder; make one that all workers reach")
+    if not given and not runners.is_local(beam_options):
         yield
-    elif files.is_remote(scratch):
-        with tempfile.TemporaryDirectory(prefix="parti-shuffle-") as folder:
+    elif given or files.is_remote(scratch):
+        with tempfile.TemporaryDirectory(prefix="parti-shuffle-", dir=given) as folder:
             shuffle.shuffle_dir = folder
             yield
     else:

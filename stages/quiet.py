@@ -56,7 +56,7 @@ def install() -> None:
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     if (handler := logging.lastResort) is not None:
-        handler.addFilter(lambda record: not _KNOWN_RECORDS.match(record.getMessage()))
+        handler.addFilter(_is_news)
         # As a handler of its own, so that `logging.warning` of others does not set one up.
         logging.getLogger().addHandler(handler)
     if not sys.warnoptions:
@@ -65,6 +65,13 @@ def install() -> None:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    try:
+        return not _KNOWN_RECORDS.match(record.getMessage())
+    except Exception:  # Arguments that do not fit the message: the handler reports them.
+        return True
 
 
 @contextlib.contextmanager

@@ -159,4 +159,8 @@ def test_rows_are_grouped_in_local_files(tmp_path):
         assert shuffle_dir(remote) == ""
     given = pipeline_options.PipelineOptions([f"--shuffle_dir={tmp_path}"])
     with clean_pairs._shuffle_dir("memory://bucket/scratch", given):
-        assert shuffle_dir(given) == str(tmp_path)
+        assert pathlib.Path(shuffle_dir(given)).parent == tmp_path
+    assert not list(tmp_path.glob("parti-shuffle-*"))
+    absent = pipeline_options.PipelineOptions([f"--shuffle_dir={tmp_path / 'absent'}"])
+    with pytest.raises(ValueError, match="no such folder"), clean_pairs._shuffle_dir("", absent):
+        pass
