@@ -45,9 +45,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# From another folder, so that mypy sees the installed package and not the mapped folders.
+# From another folder, so that mypy sees the installed package and not the mapped folders; anew, as
+# setuptools keeps deleted files in build/lib.
 types: $(STAMP)
-	rm -rf build/wheel build/types
+	rm -rf build
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w build/wheel .
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target build/types build/wheel/*.whl
 	cd build/types && MYPYPATH=. $(abspath $(BIN))/python -m mypy --config-file $(abspath pyproject.toml) --cache-dir $(abspath .mypy_cache) -p parti
