@@ -100,12 +100,12 @@ def is_finished(experiment: experiments.Experiment) -> bool:
     manifest = _read_manifest(folder)
     if manifest is None or manifest["counts"]["steps"] < experiment.train_steps:
         return False
-    difference = config_difference(experiment)
-    if difference.startswith("experiments.Experiment."):
+    if _binds_fields(folder):
         raise ValueError(
             f"{folder} holds a finished training of an earlier version of Parti: it can be used "
             "and exported, but not gone on from; choose another MODEL_DIR"
         )
+    difference = config_difference(experiment)
     if difference:
         raise ValueError(
             f"{folder} holds a finished training of another configuration ({difference}); choose "
@@ -120,6 +120,13 @@ def is_finished(experiment: experiments.Experiment) -> bool:
             "MODEL_DIR"
         )
     return True
+
+
+def _binds_fields(folder: pathlib.Path) -> bool:
+    """Returns whether a configuration sets fields of `Experiment` by name, as it no longer can."""
+    path = folder / CONFIG
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return any(name.startswith("experiments.Experiment.") for name in gin_text.bindings(text))
 
 
 def config_difference(experiment: experiments.Experiment) -> str:

@@ -146,6 +146,16 @@ def test_other_model_is_refused_and_overwrite_trains_again(
     assert len(log(directory)) == len(log(straight))
 
 
+def test_a_finished_run_of_an_earlier_version_is_named_so(
+    straight: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(straight, tmp_path / "run")
+    old = "AN_OLD_MACRO = 1\nexperiments.Experiment.batch_size = %BATCH_SIZE\n"
+    (tmp_path / "run" / "config.gin").write_text(old)
+    with pytest.raises(ValueError, match="of an earlier version of Parti"):
+        run(make(tmp_path / "run"))
+
+
 def test_another_stages_output_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "manifest.json").write_text('{"kind": "pairs"}')
     for overwrite in (False, True):
