@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from parti.data.storage import records, tfrecords
 from parti.data.text import prompt_files
-from parti.stages import flag_parser, manifests, output_directory
+from parti.stages import flag_parser, manifests, publishing
 
 FILE_NAME = "prompts.jsonl"
 
@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
         given = captions(source, flags.split)
     else:
         given = prompt_files.read_prompts(source)
-    with output_directory.OutputDirectory(
+    with publishing.OutputDirectory(
         flags.output, "prompts", settings, inputs, flags.overwrite
     ) as stage:
         chosen = choose(given, flags.num)

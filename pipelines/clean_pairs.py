@@ -23,7 +23,7 @@ from parti.data.decontamination import decontamination
 from parti.data.images import crops
 from parti.pipelines import readers
 from parti.pipelines.beam import disk_group_by_key, options, runners, sharded_writers
-from parti.pipelines.clean import filter_sources, incremental, statistics
+from parti.pipelines.clean import filter_sources, incremental, intermediate, statistics
 from parti.pipelines.clean import job as clean_job
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
@@ -31,7 +31,7 @@ from parti.pipelines.clean import summary as clean_summary
 from parti.pipelines.html import templates
 from parti.pipelines.readers.http import fetching
 from parti.pipelines.rules import presets
-from parti.stages import files, flag_parser, machine, output_directory, progress_line
+from parti.stages import files, flag_parser, machine, progress_line, publishing
 
 _FETCH = fetching.FetchSettings()
 _SHUFFLE = "shuffle"
@@ -241,7 +241,7 @@ def _plan(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> 
     return _Plan(settings, _fetch_settings(flags), statuses, sources, evaluation, extension)
 
 
-def _stage(flags: argparse.Namespace, plan: _Plan) -> output_directory.OutputDirectory:
+def _stage(flags: argparse.Namespace, plan: _Plan) -> publishing.OutputDirectory:
     """Returns the output, which goes on with an interrupted run of the same input and settings."""
     sources = incremental.source_files(plan.statuses, plan.extension)
     inputs = {
@@ -256,7 +256,7 @@ def _stage(flags: argparse.Namespace, plan: _Plan) -> output_directory.OutputDir
         incremental.WORD_FILES: plan.settings.rules.hash_files(),
     }
     old = plan.extension.manifest["fingerprint"] if plan.extension else ""
-    return output_directory.OutputDirectory(
+    return publishing.OutputDirectory(
         flags.output,
         "pairs",
         settings=plan.settings.to_dict(),
@@ -264,12 +264,12 @@ def _stage(flags: argparse.Namespace, plan: _Plan) -> output_directory.OutputDir
         overwrite=flags.overwrite,
         resume=True,
         remote=True,
-        state=[sorted(plan.statuses.items()), plan.fetch.outcome(), old],
+        state=[sorted(plan.statuses.items()), plan.fetch.outcome(), old, intermediate.LAYOUT],
     )
 
 
 def _run_job(
-    stage: output_directory.OutputDirectory,
+    stage: publishing.OutputDirectory,
     plan: _Plan,
     beam_options: pipeline_options.PipelineOptions,
 ) -> tuple[statistics.Collected, progress_line.Progress]:

@@ -27,7 +27,7 @@ from parti.pipelines.html import contact_sheet
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
 from parti.pipelines.tokens import shards as token_shards
-from parti.stages import files, flag_parser, output_directory, progress_line
+from parti.stages import files, flag_parser, progress_line, publishing
 
 IMAGES = "images"
 MANIFEST_LINES = "manifest.jsonl"
@@ -141,7 +141,7 @@ def run(argv: Sequence[str]) -> int:
     token_shards.check_tokenizer(flags.input, tokens, source, tokenizer)
     model = tokenizer.model
     facts = {"num_tokens": model.grid_size**2, "codebook_size": model.codebook_size}
-    stage = output_directory.OutputDirectory(
+    stage = publishing.OutputDirectory(
         flags.output,
         kind="pictures",
         settings={

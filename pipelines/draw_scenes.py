@@ -27,7 +27,7 @@ from parti.data.scenes import scenes
 from parti.data.storage import records, shard_names
 from parti.data.text import prompt_files
 from parti.pipelines.beam import options, runners
-from parti.stages import files, flag_parser, output_directory, progress_line
+from parti.stages import files, flag_parser, progress_line, publishing
 
 PROMPTS = "prompts-validation.jsonl"
 _SCENES_PER_SHARD = 5000
@@ -205,7 +205,7 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     runners.check(beam_options, [flags.output])
-    with output_directory.OutputDirectory(
+    with publishing.OutputDirectory(
         flags.output, "scenes", settings=dataclasses.asdict(settings), overwrite=flags.overwrite
     ) as stage:
         progress = progress_line.Progress("scenes", settings.num, "scenes")

@@ -25,7 +25,7 @@ from parti.pipelines.beam import options, sharded_writers
 from parti.pipelines.evaluation import reconstruction_samples, reconstructions, scene_alignment
 from parti.pipelines.evaluation import report as evaluation_report
 from parti.pipelines.html import gallery
-from parti.stages import files, flag_parser, manifests, output_directory, progress_line
+from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 METRICS_FILE = "metrics.json"
 ALIGNMENTS_FILE = "alignments.jsonl"
@@ -149,12 +149,10 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _output(
-    flags: argparse.Namespace, settings: Mapping[str, Any]
-) -> output_directory.OutputDirectory:
+def _output(flags: argparse.Namespace, settings: Mapping[str, Any]) -> publishing.OutputDirectory:
     """Returns the output; of reconstructions alone, an interrupted run goes on."""
     names = ("reference", "model") if flags.reconstructions else _INPUTS
-    return output_directory.OutputDirectory(
+    return publishing.OutputDirectory(
         flags.output,
         "reconstructions" if flags.reconstructions else "evaluation",
         settings=settings,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from parti.engine.checkpoints import checkpoints
 from parti.engine.inference import bundles, loaded_models
-from parti.stages import flag_parser, manifests, output_directory
+from parti.stages import flag_parser, manifests, publishing
 
 
 def make_parser() -> flag_parser.Parser:
@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
             return load(part).fingerprint
         return manifests.read(folders[part], "training").get("fingerprint")
 
-    stage = output_directory.OutputDirectory(
+    stage = publishing.OutputDirectory(
         flags.output,
         kind="bundle",
         settings={"trainings": {part: fingerprint(part) for part in folders}},

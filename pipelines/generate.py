@@ -28,7 +28,7 @@ from parti.models.text_to_image import sampling
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.html import gallery
 from parti.pipelines.tokens import resumable_shards
-from parti.stages import files, flag_parser, manifests, output_directory, progress_line
+from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 MANIFEST_LINES = "manifest.jsonl"
 DEFAULT_BUNDLE = "runs/demo/bundle"
@@ -121,7 +121,7 @@ def run(argv: Sequence[str]) -> int:
     settings = check_flags(flags)
     bundle = bundles.Bundle.open(flags.model)
     prompts = prompt_files.read_prompts(flags.prompts)[: flags.num_prompts]
-    stage = output_directory.OutputDirectory(
+    stage = publishing.OutputDirectory(
         flags.output,
         kind="generations",
         settings={

@@ -22,7 +22,7 @@ from parti.engine.inference import bundles
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
-from parti.stages import files, flag_parser, manifests, output_directory, progress_line
+from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 RECONSTRUCTIONS = "reconstructions"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -166,7 +166,7 @@ def run(argv: Sequence[str]) -> int:
         "codebook_size": model.codebook_size,
         "grid_size": model.grid_size,
     }
-    stage = output_directory.OutputDirectory(
+    stage = publishing.OutputDirectory(
         flags.output,
         kind="tokens",
         settings={
@@ -195,7 +195,7 @@ def run(argv: Sequence[str]) -> int:
 def _run_shards(
     shards: Sequence[str],
     settings: TokenizeSettings,
-    stage: output_directory.OutputDirectory,
+    stage: publishing.OutputDirectory,
     beam_options: Any,
     expected: dict[str, Any],
 ) -> dict[str, int]:
@@ -235,7 +235,7 @@ def find_shards(directory: str) -> list[str]:
     return [path for path, split in zip(paths, splits) if split in records.SPLITS]
 
 
-def summary(stage: output_directory.OutputDirectory, counts: dict[str, int]) -> str:
+def summary(stage: publishing.OutputDirectory, counts: dict[str, int]) -> str:
     """Returns what the user reads at the end."""
     manifest = stage.manifest or {}
     augment = manifest["settings"]["augment"]

@@ -23,7 +23,7 @@ from parti.pipelines.beam import options, sharded_writers
 from parti.pipelines.vocabulary import report as vocabulary_report
 from parti.pipelines.vocabulary import sampling as caption_sampling
 from parti.pipelines.vocabulary import statistics as vocabulary_statistics
-from parti.stages import files, flag_parser, manifests, output_directory, progress_line
+from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 MODEL_NAME = "vocabulary.model"
 TEXT_LENGTH = 128  # tokens of a caption that the text encoder sees
@@ -230,7 +230,7 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     train, held_out = find_sources(flags.input)
-    with output_directory.OutputDirectory(
+    with publishing.OutputDirectory(
         flags.output,
         "vocabulary",
         settings=settings.to_dict(),

@@ -127,7 +127,7 @@ def read(directory: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def read_json(path: Path, remedy: str = "remove it or put a copy in its place") -> dict[str, Any]:
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """Returns the JSON object in a file; {} if there is no such file.
 
     Raises:

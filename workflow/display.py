@@ -91,7 +91,7 @@ def read_rows(names: Sequence[str], workdir: pathlib.Path, since: float) -> list
         end = time.time() if running else record["updated"]
         state = "unchanged" if record.get("reused") else record["state"]
         output = short_path(workdir / record["output"])
-        progress = manifests.read_json(stage.progress_path(workdir, name))
+        progress = manifests.read_json(stage.progress_path(workdir, name), "remove it")
         seconds = max(end - record["started"], 0.0)
         rows.append(Row(name, record["what"], state, seconds, output, progress))
     return rows

@@ -39,6 +39,9 @@ FOLDER = ".stages"
 COMMAND_VARIABLE = "PARTI_COMMAND"  # replaces `python -m parti`, for containers and tests
 _GRACE_SECONDS = 60.0  # a training saves a checkpoint when it is told to stop
 _POLL_SECONDS = 0.2
+# What to do about a damaged file here.
+_RECORD_REMEDY = "remove it, and the stage's output too unless it is to be taken as it is"
+_MARKER_REMEDY = "remove it; the next run writes it anew"
 
 
 def marker_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
@@ -63,13 +66,13 @@ def record_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
 
 def read_record(workdir: pathlib.Path, name: str) -> dict[str, Any]:
     """Returns what is recorded about a stage's last start; {} if it never started."""
-    return manifests.read_json(record_path(workdir, name))
+    return manifests.read_json(record_path(workdir, name), _RECORD_REMEDY)
 
 
 def read_records(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the records of all stages that were ever started in a folder."""
-    paths = sorted((workdir / FOLDER).glob("*.json"))
-    return {path.stem: record for path in paths if (record := manifests.read_json(path))}
+    names = sorted(path.stem for path in (workdir / FOLDER).glob("*.json"))
+    return {name: record for name in names if (record := read_record(workdir, name))}
 
 
 def reconcile(workdir: pathlib.Path) -> None:
@@ -80,7 +83,7 @@ def reconcile(workdir: pathlib.Path) -> None:
             continue
         output = workdir / record["output"]
         fingerprint = _fingerprint(output)
-        changed = fingerprint != manifests.read_json(marker).get("fingerprint")
+        changed = fingerprint != manifests.read_json(marker, _MARKER_REMEDY).get("fingerprint")
         if fingerprint and changed:
             _finish(workdir, record)  # made by hand in the meantime: take it as it is
         elif fingerprint is None or not _is_whole(output, record.get("files", {})):
@@ -117,8 +120,10 @@ class _Stage:
         here = f"{workdir}/".replace("\\", r"\\")
         self.command = [re.sub(r"(?<![^='])@/", here, word) for word in options.command]
         self.before = read_record(workdir, options.name)
-        read = {path: manifests.read_json(workdir / path) for path in options.inputs}
-        inputs = {path: marker.get("fingerprint") for path, marker in read.items()}
+        inputs = {
+            path: manifests.read_json(workdir / path, _MARKER_REMEDY).get("fingerprint")
+            for path in options.inputs
+        }
         self.record = {
             "name": options.name,
             "what": options.what,

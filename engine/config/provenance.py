@@ -31,7 +31,7 @@ def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
         recorded = manifests.read(folder, "training").get("trained_on")
         if recorded is not None:
             return dict(recorded)
-    elif begun := manifests.read_json(folder / DATA):
+    elif begun := manifests.read_json(folder / DATA, "remove it: it is then taken from the data"):
         return {name: value for name, value in begun.items() if name.endswith("_fingerprint")}
     return data_fingerprints((folder / CONFIG).read_text(encoding="utf-8"))
 
@@ -82,7 +82,7 @@ def _data_manifest(config: str, macro: str, or_above: bool = False) -> dict[str,
     path = pathlib.Path(folder)
     for candidate in [path, *([path.parent] if or_above else [])]:
         if (candidate / manifests.FILE_NAME).is_file():
-            return manifests.read_json(candidate / manifests.FILE_NAME)
+            return manifests.read_json(candidate / manifests.FILE_NAME, "make the output again")
     return {}
 
 

@@ -21,7 +21,7 @@ from parti.stages import files
 
 # A worker sorts one shard in memory, so shards are kept small; above the limit through a file.
 TARGET_SHARD_BYTES = 32 * 2**20
-_MEMORY_BYTES = 64 * 2**20
+_MEMORY_BYTES = 64 * 2**20  # of all that a worker sorts at a time
 MIN_AUTO_SHARDS = 4
 MAX_SHARDS = 99_999
 
@@ -97,8 +97,10 @@ class SortedFile:
     memory. A context manager, which removes the spill file.
     """
 
-    def __init__(self) -> None:
-        self._spill = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
+    def __init__(self, share: float = 1.0, spill_dir: str | None = None) -> None:
+        """Sets the share of the memory, where several are open, and where the spill file is."""
+        num_bytes = int(share * _MEMORY_BYTES)
+        self._spill = tempfile.SpooledTemporaryFile(num_bytes, dir=spill_dir)  # noqa: SIM115
         self._pieces: list[tuple[Any, int, int]] = []
 
     def __enter__(self) -> "SortedFile":

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intermediate shards: the filtered pairs of one source, grouped by the final shard they go to.
 
-    <name>-<attempt>.tfrecord    the pairs, in blocks; within a block those of a final shard adjoin
+    <name>-<attempt>.tfrecord    the pairs, those of a final shard side by side
     <name>-<attempt>.jsonl       their fingerprint rows, in the same order
-    <name>.json                  which attempt, the ranges of each final shard, notes; last
+    <name>.json                  which attempt, the range of each final shard, notes; last
     <name>.wanted                of a source that is read in part, which rows; from before the run
 
 So images never go through a shuffle of the runner: only the rows do, and each final shard reads its
@@ -12,7 +12,6 @@ ranges of every intermediate shard. One with its .json is finished work, whateve
 run. Two workers on one source write two attempts; the ranges that either returns stay readable.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -25,10 +24,10 @@ from parti.pipelines.beam import sharded_writers
 from parti.pipelines.deduplicate import fingerprints
 from parti.stages import files
 
-_BLOCK_BYTES = 32 * 2**20  # a block is held in memory, and grouped there
+LAYOUT = 2  # of the files here; those of a run with another one are not read
 
 Shard = tuple[str, int]  # split, index
-_Order = tuple[Shard, float, str, int]  # final shard, rank in it, key, number of the row
+_Order = tuple[Shard, float, str, int]  # final shard, rank in it, key, number of the pair
 Wanted = dict[int, str]  # the number of a row in its source -> its key
 
 
@@ -70,62 +69,49 @@ class Writer:
     def __init__(self, directory: files.Path, name: str, num_shards: Mapping[str, int]) -> None:
         """Sets the directory, which exists, a plain file name, and split -> final shards."""
         self._directory, self._name, self._num_shards = directory, name, dict(num_shards)
-        self._attempt = f"{name}-{uuid.uuid4().hex}"
-        self._rows: list[fingerprints.Fingerprint] = []
-        self._block: list[tuple[_Order, bytes]] = []
-        self._num_bytes = 0  # of the block
-        self._written: list[tuple[_Order, int]] = []  # with offsets, in the order of the file
-        self._stack = contextlib.ExitStack()
+        spill_dir = None if files.is_remote(directory) else files.absolute(directory)
+        self._pairs = sharded_writers.SortedFile(spill_dir=spill_dir)
+        self._rows: list[
+            tuple[_Order, int, fingerprints.Fingerprint]
+        ] = []  # with bytes of the pair
 
     def __enter__(self) -> "Writer":
-        self._data = self._open("tfrecord")
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+        self._pairs.__exit__(*error)
 
     def add(self, serialized: bytes, row: fingerprints.Fingerprint) -> None:
         """Adds a pair, as an Example; the row's id is given by `finish`."""
         shard = row.split, sharded_writers.shard_of(row.key, self._num_shards[row.split])
         rank = sharded_writers.hash_fraction(row.key, "shard")
-        self._block.append(((shard, rank, row.key, len(self._rows)), tfrecords.frame(serialized)))
-        self._rows.append(row)
-        self._num_bytes += len(serialized)
-        if self._num_bytes >= _BLOCK_BYTES:
-            self._flush()
+        order, record = (shard, rank, row.key, len(self._rows)), tfrecords.frame(serialized)
+        self._pairs.add(order, record)
+        self._rows.append((order, len(record), row))
 
     def finish(self, notes: Mapping[str, Any]) -> "Intermediate":
-        """Finishes the files, the .json last; `notes` are JSON to keep with them."""
-        self._flush()
-        ranges = self._write_rows(self._open("jsonl"))
-        self._stack.close()
-        content = {"attempt": self._attempt, "ranges": ranges, "notes": notes}
+        """Writes the files, the .json last; `notes` are JSON to keep with them."""
+        attempt = f"{self._name}-{uuid.uuid4().hex}"
+        path = files.join(self._directory, attempt)
+        self._pairs.write(f"{path}.tfrecord")
+        with files.replacing(f"{path}.jsonl") as lines:
+            content = {"attempt": attempt, "ranges": self._write_rows(lines), "notes": notes}
         text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
         files.write_bytes(files.join(self._directory, f"{self._name}.json"), text)
         return Intermediate(self._directory, content)
 
-    def _open(self, suffix: str) -> IO[bytes]:
-        path = files.join(self._directory, f"{self._attempt}.{suffix}")
-        return self._stack.enter_context(files.replacing(path))
-
-    def _flush(self) -> None:
-        """Writes the block, grouped by final shard."""
-        block, self._block, self._num_bytes = sorted(self._block), [], 0
-        for order, record in block:
-            self._written.append((order, self._data.tell()))
-            self._data.write(record)
-
     def _write_rows(self, lines: IO[bytes]) -> list[list[Any]]:
         """Writes the rows with their ids; returns [split, index, num_pairs, offset, row_offset]."""
-        ranks = {order: rank for rank, order in enumerate(sorted(o for o, _ in self._written))}
         ranges: list[list[Any]] = []
-        for (split, index), some in itertools.groupby(self._written, lambda item: item[0][0]):
-            found = list(some)
-            ranges.append([split, index, len(found), found[0][1], lines.tell()])
-            for order, _ in found:
-                identity = f"{self._name}/{split}/{index}/{ranks[order]}"
-                row = dataclasses.replace(self._rows[order[-1]], id=identity)
-                lines.write(row.to_json().encode("utf-8", "replace") + b"\n")
+        offset = 0
+        in_order = sorted(self._rows, key=lambda item: item[0])
+        for number, (((split, index), *_), num_bytes, row) in enumerate(in_order):
+            if not ranges or ranges[-1][:2] != [split, index]:
+                ranges.append([split, index, 0, offset, lines.tell()])
+            ranges[-1][2] += 1
+            offset += num_bytes
+            row = dataclasses.replace(row, id=f"{self._name}/{split}/{index}/{number}")
+            lines.write(row.to_json().encode("utf-8", "replace") + b"\n")
         return ranges
 
 

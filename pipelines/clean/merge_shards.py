@@ -90,7 +90,7 @@ class MergeShards(beam.PTransform):
         decisions = {item.id: item for item in found if isinstance(item, fingerprints.Decision)}
         ranges = [item for item in found if isinstance(item, intermediate.Range)]
         counts: collections.Counter[Any] = collections.Counter()
-        with sharded_writers.SortedFile() as pairs, sharded_writers.SortedFile() as rows:
+        with sharded_writers.SortedFile(3 / 4) as pairs, sharded_writers.SortedFile(1 / 4) as rows:
             for row, serialized in intermediate.read_ranges(self._intermediate_dir, ranges):
                 decision = decisions.get(row.id)
                 pair = records.ImageTextPair.from_example(serialized)

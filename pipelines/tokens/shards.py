@@ -30,7 +30,8 @@ class TokenShard:
 
 def read_manifest(directory: str) -> dict[str, Any]:
     """Returns the manifest of a folder with token shards; raises as `manifests.read`."""
-    found = manifests.read_json(files.join(directory, manifests.FILE_NAME)).get("kind")
+    path, remedy = files.join(directory, manifests.FILE_NAME), "make the output again"
+    found = manifests.read_json(path, remedy).get("kind")
     return manifests.read(directory, found if found in _PREFIXES else "tokens")
 
 

@@ -129,7 +129,7 @@ def pairs(output, split):
 
 def rejected_lines(output):
     """Returns the rejected rows, with whole addresses if the output is finished."""
-    root = manifests.read_json(output / "manifest.json").get("inputs", {}).get("root", "")
+    root = manifests.read_json(output / "manifest.json", "").get("inputs", {}).get("root", "")
     lines = [
         json.loads(line)
         for path in sorted(output.glob("rejected-*.jsonl"))
@@ -633,6 +633,27 @@ def test_what_was_filtered_of_a_file_that_changed_is_not_used(old, monkeypatch):
             clean_pairs.run(flags)
     assert clean_pairs.run(flags) == 0
     assert [pair.text for pair in pairs(output, "train")] == ["a picture from behind"]
+
+
+def test_what_a_run_of_another_layout_has_left_is_removed(old, monkeypatch, capsys):
+    output = old.parent / "new"
+    flags = [f"--input={old.parent}/0.tar", f"--output={output}", *EXTEND]
+    intermediates = old.parent / "new.unfinished" / ".scratch" / "intermediate"
+
+    def fail(*_):
+        raise OSError("no space")
+
+    found = []
+    for layout in (1, 1, 2):
+        monkeypatch.setattr(intermediate, "LAYOUT", layout)
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+            patched.setattr(clean_report, "write", fail)
+            clean_pairs.run(flags)
+        found.append(sorted(path.name for path in intermediates.iterdir()))
+        said = "new: an interrupted run .* of an earlier version; what it left is removed"
+        assert len(re.findall(said, capsys.readouterr().err)) == (layout == 2)
+    assert found[0] == found[1] and found[0] != found[2]
+    assert len(found[2]) == len(found[0])
 
 
 def test_another_list_of_words_is_another_rule(old):

@@ -14,7 +14,7 @@ from parti.data.storage import records, shard_names, tfrecords
 from parti.data.text import captions, vocabularies
 from parti.engine.inference import bundles
 from parti.pipelines import train_vocabulary
-from parti.stages import files, manifests, output_directory
+from parti.stages import files, manifests, publishing
 
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "cross", "moon")
@@ -28,7 +28,7 @@ GERMAN = [
 def write_pairs(folder, order=1):
     """Writes pairs as `parti clean` does; the validation captions hold a letter of their own."""
     texts = [*CAPTIONS, *GERMAN, *["photo"] * 100][::order]
-    with output_directory.OutputDirectory(folder, "pairs") as stage:
+    with publishing.OutputDirectory(folder, "pairs") as stage:
         for shard in range(2):
             rows = [
                 records.ImageTextPair(

@@ -5,6 +5,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,25 @@ def test_the_same_request_does_nothing_and_an_old_one_brings_its_output_back(
     assert (workdir / "pairs" / "train" / "data").read_text() == "clean one\n"
     assert run(workdir, MAKE, "clean", "two") == 0
     assert not list((workdir / stage.FOLDER / "replaced").iterdir())
+
+
+def test_a_damaged_record_or_marker_is_an_error_whose_cure_works(workdir: pathlib.Path) -> None:
+    assert run(workdir, MAKE, "clean", "one") == 0
+    marker, record = stage.marker_path(workdir, "pairs"), stage.record_path(workdir, "pairs")
+    marker.write_text("{")
+    with pytest.raises(ValueError, match=r"pairs.done: damaged .*; remove it; the next run writes"):
+        stage.reconcile(workdir)
+    marker.unlink()
+    assert run(workdir, "exit 9", "clean", "one") == 0 and fingerprint(workdir) == "one"
+    for remove_output in (False, True):
+        record.write_text("{")
+        with pytest.raises(ValueError, match=r"pairs.json: damaged .*; remove it, and the stage's"):
+            stage.reconcile(workdir)
+        record.unlink()
+        if remove_output:
+            shutil.rmtree(workdir / "pairs")
+        assert run(workdir, MAKE, "clean", "two") == 0
+        assert fingerprint(workdir) == ("two" if remove_output else "one")
 
 
 def test_a_command_that_writes_no_manifest_has_failed(workdir: pathlib.Path) -> None:

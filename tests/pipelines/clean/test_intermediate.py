@@ -49,19 +49,21 @@ def test_the_order_of_reading_does_not_matter(tmp_path):
         assert one == other
 
 
-def test_blocks_change_no_row(tmp_path, monkeypatch):
+def test_each_shard_has_one_range_whatever_is_in_memory(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole = fill(tmp_path / "a")
-    monkeypatch.setattr(intermediate, "_BLOCK_BYTES", 300)
-    blocks = fill(tmp_path / "b")
-    assert len(list(blocks.ranges())) > 20 > len(list(whole.ranges()))
-    rows = [sorted(found.fingerprints(), key=lambda row: row.id) for found in (whole, blocks)]
+    monkeypatch.setattr(sharded_writers, "_MEMORY_BYTES", 300)
+    spilled = fill(tmp_path / "b")
+    assert [shard for shard, _ in spilled.ranges()] == [shard for shard, _ in whole.ranges()]
+    assert len(list(spilled.ranges())) == sum(NUM_SHARDS.values())
+    rows = [sorted(found.fingerprints(), key=lambda row: row.id) for found in (whole, spilled)]
     assert rows[0] == rows[1]
-    ranges = [some for _, some in blocks.ranges()]
+    ranges = [some for _, some in spilled.ranges()]
     read = list(intermediate.read_ranges(tmp_path / "b", reversed(ranges)))
     assert sorted(row.id for row, _ in read) == [row.id for row in rows[0]]
     assert all(records.ImageTextPair.from_example(data).key == row.key for row, data in read)
+    assert len(list((tmp_path / "b").iterdir())) == 3  # no spill file is left
 
 
 def test_nothing_is_left_of_a_writer_that_failed(tmp_path):

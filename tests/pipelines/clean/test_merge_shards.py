@@ -4,6 +4,7 @@
 
 import hashlib
 import json
+import tempfile
 
 import apache_beam as beam
 import pytest
@@ -12,7 +13,7 @@ from numbered_pairs import NUM_SHARDS, make_filter, pair
 from parti.data.storage import records, tfrecords
 from parti.pipelines import readers
 from parti.pipelines.beam import options, sharded_writers
-from parti.pipelines.clean import filter_sources, intermediate, merge_shards
+from parti.pipelines.clean import filter_sources, merge_shards
 from parti.pipelines.deduplicate import fingerprints
 
 
@@ -142,11 +143,27 @@ def test_finished_sources_are_not_read_again(sources, merged, tmp_path):
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
-def test_same_bytes_for_any_size_of_blocks(sources, merged, tmp_path, monkeypatch):
-    monkeypatch.setattr(intermediate, "_BLOCK_BYTES", 300)
+def test_same_bytes_however_much_is_in_memory(sources, merged, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharded_writers, "_MEMORY_BYTES", 300)
     again = run(sources, tmp_path / "intermediate", tmp_path / "out")
     for path in [*merged.glob("*.tfrecord"), *merged.glob("hashes-*")]:
         assert (again / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_a_worker_sorts_at_a_time_is_bounded(sources, tmp_path, monkeypatch):
+    """The pairs and the rows of a shard share the memory."""
+    bounds, spooled = [], tempfile.SpooledTemporaryFile
+
+    def record(max_size, **options):
+        bounds.append(max_size)
+        return spooled(max_size, **options)
+
+    monkeypatch.setattr(sharded_writers.tempfile, "SpooledTemporaryFile", record)
+    run(sources[:1], tmp_path / "intermediate", tmp_path / "out")
+    of_shards = bounds[1:]  # the first is of the source
+    assert len(of_shards) == 2 * sum(NUM_SHARDS.values())
+    for pairs_and_rows in zip(of_shards[::2], of_shards[1::2], strict=True):
+        assert sum(pairs_and_rows) <= bounds[0] == sharded_writers._MEMORY_BYTES
 
 
 def test_same_bytes_for_any_number_of_workers(sources, merged, tmp_path):

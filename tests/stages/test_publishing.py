@@ -10,11 +10,11 @@ import sys
 import fake_remote
 import pytest
 
-from parti.stages import files, manifests, output_directory
+from parti.stages import files, manifests, publishing
 
 
 def write(output, text="one", publish=True, **options):
-    with output_directory.OutputDirectory(output, "pairs", **options) as stage:
+    with publishing.OutputDirectory(output, "pairs", **options) as stage:
         (stage.path / "data").write_text(text)
         if publish:
             stage.publish(counts={"train": 1})
@@ -55,7 +55,7 @@ def test_failed_overwrite_keeps_the_old_output(tmp_path):
     write(tmp_path / "out")
     with (
         pytest.raises(KeyboardInterrupt),
-        output_directory.OutputDirectory(tmp_path / "out", "pairs", overwrite=True) as stage,
+        publishing.OutputDirectory(tmp_path / "out", "pairs", overwrite=True) as stage,
     ):
         (stage.path / "data").write_text("two")
         raise KeyboardInterrupt
@@ -68,10 +68,10 @@ def test_nothing_foreign_is_deleted(tmp_path, overwrite):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty and not written by"):
-        output_directory.OutputDirectory(tmp_path / "out", "pairs", overwrite=overwrite)
+        publishing.OutputDirectory(tmp_path / "out", "pairs", overwrite=overwrite)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="is a file"):
-        output_directory.OutputDirectory(tmp_path / "file", "pairs", overwrite=overwrite)
+        publishing.OutputDirectory(tmp_path / "file", "pairs", overwrite=overwrite)
     (tmp_path / "new.unfinished").mkdir()
     (tmp_path / "new.unfinished" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="not ours"):
@@ -82,7 +82,7 @@ def test_nothing_foreign_is_deleted(tmp_path, overwrite):
 def test_another_kind_is_not_overwritten(tmp_path):
     write(tmp_path / "out")
     with pytest.raises(ValueError, match="holds pairs, not tokens"):
-        output_directory.OutputDirectory(tmp_path / "out", "tokens", overwrite=True)
+        publishing.OutputDirectory(tmp_path / "out", "tokens", overwrite=True)
 
 
 def test_empty_folder_is_an_output(tmp_path):
@@ -93,8 +93,8 @@ def test_empty_folder_is_an_output(tmp_path):
 
 KILLED = """
 import os, sys
-from parti.stages import output_directory
-with output_directory.OutputDirectory(sys.argv[1], "pairs", {"size": 1}, resume=True) as stage:
+from parti.stages import publishing
+with publishing.OutputDirectory(sys.argv[1], "pairs", {"size": 1}, resume=True) as stage:
     (stage.path / "half").write_text("half")
     os._exit(9)
 """
@@ -116,7 +116,7 @@ def test_after_a_kill(tmp_path, options, kept):
     assert not output.exists() and (tmp_path / "out.unfinished" / "half").exists()
     with pytest.raises(FileNotFoundError, match="`parti clean` has not finished; run it again"):
         manifests.read(output, "pairs")
-    with output_directory.OutputDirectory(output, "pairs", **options) as stage:
+    with publishing.OutputDirectory(output, "pairs", **options) as stage:
         assert stage.resumed == kept
         assert (stage.path / "half").exists() == kept
         stage.publish(counts={})
@@ -125,7 +125,7 @@ def test_after_a_kill(tmp_path, options, kept):
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_an_interrupt_says_whether_the_same_command_goes_on(tmp_path, resume):
-    stage = output_directory.OutputDirectory(tmp_path / "out", "pairs", resume=resume)
+    stage = publishing.OutputDirectory(tmp_path / "out", "pairs", resume=resume)
     with pytest.raises(KeyboardInterrupt) as interrupt, stage:
         raise KeyboardInterrupt
     assert ("the same command goes on" in str(interrupt.value)) == resume
@@ -141,7 +141,7 @@ def test_kill_between_the_two_renames_is_undone(tmp_path):
 
 def test_two_writers_of_one_output(tmp_path):
     with (
-        output_directory.OutputDirectory(tmp_path / "out", "pairs"),
+        publishing.OutputDirectory(tmp_path / "out", "pairs"),
         pytest.raises(ValueError, match="another process is writing it now"),
     ):
         write(tmp_path / "out")
@@ -163,7 +163,7 @@ def test_manifest_messages(tmp_path):
 
 def test_remote_output_is_refused_by_a_stage_that_writes_local_files():
     with pytest.raises(ValueError, match="gs://bucket/out: the output must be a local"):
-        output_directory.OutputDirectory("gs://bucket/out", "pairs")
+        publishing.OutputDirectory("gs://bucket/out", "pairs")
 
 
 @pytest.fixture(params=["store", "tree"])
@@ -173,7 +173,7 @@ def remote(request, tmp_path, monkeypatch):
 
 
 def put(output, text="one", publish=True, **options):
-    with output_directory.OutputDirectory(output, "pairs", remote=True, **options) as stage:
+    with publishing.OutputDirectory(output, "pairs", remote=True, **options) as stage:
         files.make_dirs(stage.scratch)
         files.write_bytes(files.join(stage.scratch, "work"), b"")
         files.write_bytes(files.join(stage.address, "data"), text.encode())
@@ -205,7 +205,7 @@ def test_a_failed_remote_attempt_leaves_what_was_there(remote):
     put(remote)
     with (
         pytest.raises(KeyboardInterrupt),
-        output_directory.OutputDirectory(remote, "pairs", remote=True, overwrite=True) as stage,
+        publishing.OutputDirectory(remote, "pairs", remote=True, overwrite=True) as stage,
     ):
         files.write_bytes(files.join(stage.address, "data"), b"two")
         raise KeyboardInterrupt
@@ -228,7 +228,7 @@ def test_nothing_foreign_is_deleted_from_a_remote_place(remote):
 def test_a_remote_attempt_goes_on(remote):
     put(remote, publish=False, resume=True, settings={"size": 1})
     assert "out/manifest.json" not in listed()
-    with output_directory.OutputDirectory(
+    with publishing.OutputDirectory(
         remote, "pairs", {"size": 1}, resume=True, remote=True
     ) as stage:
         assert stage.resumed and files.exists(files.join(stage.scratch, "work"))
@@ -253,7 +253,7 @@ def test_a_kill_at_any_point_of_the_publication(remote, monkeypatch, after, old)
         return call
 
     with monkeypatch.context() as patch:
-        stage = output_directory.OutputDirectory(
+        stage = publishing.OutputDirectory(
             remote, "pairs", remote=True, overwrite=True, resume=True
         )
         with contextlib.suppress(SystemExit), stage:
@@ -270,7 +270,7 @@ def test_a_kill_at_any_point_of_the_publication(remote, monkeypatch, after, old)
         assert [name for name in names if name != ".attempt.json"] in whole
     except FileNotFoundError:
         pass
-    with output_directory.OutputDirectory(
+    with publishing.OutputDirectory(
         remote, "pairs", remote=True, overwrite=True, resume=True
     ) as stage:
         for name in ("data", "more"):
@@ -281,8 +281,8 @@ def test_a_kill_at_any_point_of_the_publication(remote, monkeypatch, after, old)
 
 
 def test_two_writers_of_one_remote_output(remote):
-    with output_directory.OutputDirectory(remote, "pairs", remote=True) as first:
-        second = output_directory.OutputDirectory(remote, "pairs", remote=True)
+    with publishing.OutputDirectory(remote, "pairs", remote=True) as first:
+        second = publishing.OutputDirectory(remote, "pairs", remote=True)
         with second:
             with pytest.raises(ValueError, match="another process is writing it now"):
                 first.publish(counts={})
@@ -294,7 +294,7 @@ def test_a_damaged_manifest_is_not_taken_for_something_else(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match="manifest.json: damaged .*; remove the folder, or choose"):
-        output_directory.OutputDirectory(tmp_path / "out", "pairs", overwrite=True)
+        publishing.OutputDirectory(tmp_path / "out", "pairs", overwrite=True)
 
 
 def test_a_damaged_mark_of_an_attempt_deletes_nothing(tmp_path):

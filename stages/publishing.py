@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a stage writes: an unfinished directory beside the output, published at once.
 
-    with output_directory.OutputDirectory(path, "pairs", settings={"image_size": 64}) as output:
+    with publishing.OutputDirectory(path, "pairs", settings={"image_size": 64}) as output:
         (output.path / "train-00000-of-00001.tfrecord").write_bytes(...)
         output.publish(counts={"train": 1}, content=manifests.hash_files(output.path))
 
@@ -22,6 +22,7 @@ import fcntl
 import os
 import pathlib
 import shutil
+import sys
 import types
 import uuid
 from collections.abc import Mapping
@@ -137,7 +138,8 @@ class OutputDirectory:
 
     def _is_half_copied(self) -> bool:
         """Returns whether an attempt of this kind was killed while it copied its files."""
-        marked = manifests.read_json(files.join(self._output, _ATTEMPT)).get("kind")
+        mark = files.join(self._output, _ATTEMPT)
+        marked = manifests.read_json(mark, f"remove {self._output} to start over").get("kind")
         return marked == self.kind and files.is_object_store(self._output)
 
     def __enter__(self) -> "OutputDirectory":
@@ -270,6 +272,12 @@ class _Unfinished:
                     if entry.path.endswith(files.PARTIAL_SUFFIX):  # a kill left half a file
                         files.remove(entry.path)
             else:
+                if resume and before:
+                    print(
+                        f"{self._output}: an interrupted run had other settings or input, or was "
+                        "of an earlier version; what it left is removed",
+                        file=sys.stderr,
+                    )
                 self._empty(owned=bool(before))
             # A kill between the manifest and the commit leaves a manifest; it is written anew.
             files.remove(_manifest(self.address))
