@@ -23,7 +23,13 @@ from parti.data.decontamination import decontamination
 from parti.data.images import crops
 from parti.pipelines import readers
 from parti.pipelines.beam import disk_group_by_key, options, runners, sharded_writers
-from parti.pipelines.clean import filter_sources, incremental, intermediate, statistics
+from parti.pipelines.clean import (
+    filter_sources,
+    incremental,
+    intermediate,
+    report_schema,
+    statistics,
+)
 from parti.pipelines.clean import job as clean_job
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
@@ -50,58 +56,33 @@ def make_parser() -> flag_parser.Parser:
     )
     default = clean_settings.CleanSettings(presets.load_preset("default"))
     add = parser.add_argument
+    several: dict[str, Any] = {"nargs": "+", "default": []}
     add("--input", nargs="+", required=True, metavar="PATTERN", help="files, globs or folders")
     add("--output", required=True, metavar="DIR", help="the folder to write")
     add("--input_format", default="auto", help=f"auto, {', '.join(readers.FORMATS)}")
-    add(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="ROLE=NAME",
-        help="columns of a table: image, url, text, key",
-    )
-    add(
-        "--max_broken_files",
-        type=int,
-        metavar="N",
-        help="fail if more files cannot be read to their end (default: any number)",
-    )
-    add(
-        "--image_root",
-        default="",
-        metavar="DIR",
-        help="where the pictures are that tables name by path (default: beside the table)",
-    )
+    columns = "columns of a table: image, url, text, key"
+    add("--columns", **several, metavar="ROLE=NAME", help=columns)
+    broken = "fail if more files cannot be read to their end (default: any number)"
+    add("--max_broken_files", type=int, metavar="N", help=broken)
+    image_root = "where the pictures are that tables name by path (default: beside the table)"
+    add("--image_root", default="", metavar="DIR", help=image_root)
     add("--image_size", type=int, default=default.image_size, help="side in pixels")
     add("--image_format", default=default.image_format, help="png or jpeg")
     add("--jpeg_quality", type=int, default=default.jpeg_quality, help="1 to 100")
     add("--crop", default=default.crop, help=f"{' or '.join(crops.POLICIES)}")
     add("--validation_fraction", type=float, default=default.validation_fraction, help="in [0, 1)")
     add("--num_shards", default="auto", help="train files; auto goes by the size of the input")
-    add(
-        "--decontaminate",
-        nargs="+",
-        default=[],
-        metavar="PATTERN",
-        help="evaluation sets: prompt files, pairs, pictures; what is in them is dropped",
-    )
+    evaluation = "evaluation sets: prompt files, pairs, pictures; what is in them is dropped"
+    add("--decontaminate", **several, metavar="PATTERN", help=evaluation)
     add("--extend", metavar="DIR", help="pairs of an earlier run to add to; not read again")
-    add(
-        "--retry_rejected",
-        nargs="+",
-        default=[],
-        metavar="REASON",
-        help="with --extend: read rows again that were rejected for it, e.g. fetch_timeout",
-    )
+    retry = "with --extend: read rows again that were rejected for it, e.g. fetch_timeout"
+    add("--retry_rejected", **several, metavar="REASON", help=retry)
     add("--fetch_threads", type=int, default=_FETCH.threads, help="requests at a time of a worker")
     add("--fetch_per_host", type=int, default=_FETCH.per_host, help="of these to one host")
     add("--fetch_retries", type=int, default=_FETCH.retries, help="further tries, for URLs")
     add("--fetch_timeout", type=float, default=_FETCH.total_timeout, help="seconds, for URLs")
-    add(
-        "--fetch_private",
-        action="store_true",
-        help="fetch also from this machine and from private networks",
-    )
+    private = "fetch also from this machine and from private networks"
+    add("--fetch_private", action="store_true", help=private)
     add("--user_agent", default=_FETCH.user_agent, help="says who asks, for URLs")
     presets.add_flags(parser)
     return parser
@@ -111,9 +92,6 @@ def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
     """Returns the settings: the preset, and over it the flags that were given.
 
     With --num_shards=auto their number of shards is that of an empty input.
-
-    Raises:
-      ValueError: an unknown preset, or a value out of range.
     """
     readers.check_format(flags.input_format)
     readers.check_columns(_columns(flags))
@@ -175,13 +153,11 @@ def run(argv: Sequence[str]) -> int:
         report = _make_report(flags, plan, collected)
         if report["read"]:
             progress.done()
-            seconds = time.monotonic() - began
-            facts: clean_report.Run = {
-                "seconds": seconds,
-                "num_workers": num_workers,
-                "peak_memory": machine.peak_memory(),
-                "steps": [{"name": "all", "seconds": seconds, "count": report["read"]}],
-            }
+            facts = report_schema.Run(
+                seconds=time.monotonic() - began,
+                num_workers=num_workers,
+                peak_memory=machine.peak_memory(),
+            )
             clean_report.write(stage.address, report, facts)
         else:
             files.remove_tree(stage.address)  # nothing to go on with
@@ -196,23 +172,14 @@ def run(argv: Sequence[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What a run reads, and how.
+    """What a run reads, and how."""
 
-    Attributes:
-      settings: with the number of shards, and the fingerprint of the evaluation set.
-      fetch: how pictures of URLs are fetched.
-      statuses: of the files of the input, by absolute path.
-      sources: what is read, of the input and of an earlier run.
-      evaluation: what is kept out.
-      extension: the earlier run that is added to.
-    """
-
-    settings: clean_settings.CleanSettings
+    settings: clean_settings.CleanSettings  # with the number of shards, and the evaluation set
     fetch: fetching.FetchSettings
-    statuses: Mapping[str, files.Status]
-    sources: Sequence[filter_sources.Work]
+    statuses: Mapping[str, files.Status]  # of the files of the input, by absolute path
+    sources: Sequence[filter_sources.Work]  # of the input and of an earlier run
     evaluation: decontamination.EvaluationSet | None
-    extension: incremental.Extension | None
+    extension: incremental.Extension | None  # the earlier run that is added to
 
     @property
     def num_bytes(self) -> int:
@@ -297,11 +264,7 @@ def _run_job(
 
 @contextlib.contextmanager
 def _shuffle_dir(scratch: str, beam_options: pipeline_options.PipelineOptions) -> Iterator[None]:
-    """Lets workers of this machine group rows through files: below --shuffle_dir, or `scratch`.
-
-    Raises:
-      ValueError: --shuffle_dir is no folder.
-    """
+    """Lets workers of this machine group rows through files: below --shuffle_dir, or `scratch`."""
     shuffle = beam_options.view_as(disk_group_by_key.ShuffleOptions)
     given = shuffle.shuffle_dir or None
     if given and not pathlib.Path(given).is_dir():
@@ -348,10 +311,8 @@ def _check_output(flags: argparse.Namespace) -> None:
 
 
 def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.CleanSettings) -> int:
-    """Returns about how many bytes will be written at most, for the number of shards.
-
-    The rows of a table say little of the size of the pictures that they name.
-    """
+    """Returns about how many bytes will be written at most, for the number of shards."""
+    # The rows of a table say little of the size of the pictures that they name.
     of_pair = settings.image_size**2 * (1.5 if settings.image_format == "png" else 0.5)
     return sum(max(source.num_bytes, round(source.num_rows * of_pair)) for source in found)
 
@@ -359,14 +320,14 @@ def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.Clea
 def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str) -> None:
     """Raises ValueError if there is nothing to publish; `page` shows what was dropped."""
     where = " ".join(patterns)
-    dropped = [rule for rule in report["rules"] if rule["dropped"]]
-    most = sorted(dropped, key=lambda rule: -rule["dropped"])[:4]
-    reasons = ", ".join(map(_dropped, most))
     if not report["read"]:
         raise ValueError(
             f"no pairs in {where}; a tar holds key.jpg (or png, webp) and key.txt for each pair"
         )
     if not report["kept"]:
+        dropped = [rule for rule in report["rules"] if rule["dropped"]]
+        most = sorted(dropped, key=lambda rule: -rule["dropped"])[:4]
+        reasons = ", ".join(map(_dropped, most))
         raise ValueError(
             f"no pair of {report['read']} in {where} was kept: {reasons}; "
             f"check the files, or loosen the rules (see --help); {page} shows them"

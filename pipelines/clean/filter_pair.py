@@ -38,20 +38,13 @@ class Passed(NamedTuple):
 
 
 class Filtered(NamedTuple):
-    """What became of a pair.
-
-    Attributes:
-      result: the pair, or why it is rejected.
-      counts: of the pair, whether it passed or not.
-      near: rule -> how near a pair that passed came to being dropped by it (0 is nearest), and what
-        the rule measured.
-      changes: repair -> the caption before, if it was changed; the result has it as it is now.
-    """
+    """What became of a pair."""
 
     result: Passed | readers.Rejected
-    counts: Sequence[statistics.Count] = ()
+    counts: Sequence[statistics.Count] = ()  # whether it passed or not
+    # Rule -> how near a pair that passed came to being dropped (0 is nearest), what was measured.
     near: Mapping[str, tuple[float, str]] = {}
-    changes: Mapping[str, str] = {}
+    changes: Mapping[str, str] = {}  # repair -> the caption before it, if it changed the caption
 
 
 def filter_pair(
@@ -63,9 +56,11 @@ def filter_pair(
     measures: dict[str, float] = {}
     rules = settings.rules
     text, rejection, notes = evaluate.check_caption(pair.text, pair.metadata, rules, measures)
-    counts = [_count_of_note(note) for note in notes]
-    counts += statistics.caption_counts("before", text, pair.metadata, settings)
     changes = {note: pair.text for note in notes if not note.startswith(evaluate.NO_VALUE)}
+    without = [n.removeprefix(evaluate.NO_VALUE) for n in notes if n not in changes]
+    counts = [statistics.Count("changed", repair) for repair in changes]
+    counts += [statistics.Count("no_value", name) for name in without]
+    counts += statistics.caption_counts("before", text, pair.metadata, settings)
 
     def reject(reason: str, measure: str) -> Filtered:
         row = readers.Rejected(pair.key, reason, measure, text, pair.source)
@@ -113,11 +108,7 @@ def _decode(
     settings: clean_settings.CleanSettings,
     measures: dict[str, float],
 ) -> images.DecodedImage | evaluate.Rejection:
-    """Decodes an image unless a rule rejects it, by its header if that is enough.
-
-    Raises:
-      ValueError: it does not open.
-    """
+    """Decodes an image unless a rule rejects it, by its header if that is enough."""
     image = rule.Image(width, height, len(data), rule.image_format(data), pixels=None)
     if rejection := evaluate.check_image(image, settings.rules, measures):
         return rejection
@@ -206,9 +197,3 @@ def _is_size(value: Any) -> bool:
     if not (isinstance(value, list) and [type(side) for side in value] == [int, int]):
         return False
     return min(value) >= 1 and value[0] * value[1] <= images.MAX_PIXELS
-
-
-def _count_of_note(note: str) -> statistics.Count:
-    if note.startswith(evaluate.NO_VALUE):
-        return statistics.Count("no_value", note.removeprefix(evaluate.NO_VALUE))
-    return statistics.Count("changed", note)

@@ -31,17 +31,12 @@ PairFilter = Callable[[records.ImageTextPair], filter_pair.Filtered]
 
 
 class Work(NamedTuple):
-    """A source and the name of its intermediate shard.
-
-    Attributes:
-      hashes: of pairs that an earlier run cleaned, the file with their rows; they are not filtered.
-      in_part: whether to take only rows that `intermediate.read_wanted` names.
-    """
+    """A source and the name of its intermediate shard."""
 
     name: str
     source: readers.Source
-    hashes: str = ""
-    in_part: bool = False
+    hashes: str = ""  # of pairs that an earlier run cleaned, the file with their rows
+    in_part: bool = False  # whether to take only rows that `intermediate.read_wanted` names
 
 
 class FilterSource(beam.DoFn):
@@ -58,13 +53,9 @@ class FilterSource(beam.DoFn):
         num_shards: Mapping[str, int],
         fetch: fetching.FetchSettings = _FETCH,
     ) -> None:
-        """Sets how.
+        """Sets an existing folder that every worker reaches, and split -> final shards.
 
-        Args:
-          make_filter: makes the function that filters a pair, once in each worker.
-          directory: an existing folder for intermediate shards; every worker must reach it.
-          num_shards: split -> final shards.
-          fetch: how images of URLs are fetched.
+        `make_filter` is called once in each worker.
         """
         self._make_filter, self._directory = make_filter, str(directory)
         self._num_shards, self._fetch = dict(num_shards), fetch
@@ -88,11 +79,7 @@ class FilterSource(beam.DoFn):
         yield from _outputs(tally, work.source)
 
     def write(self, work: Work) -> intermediate.Intermediate:
-        """Reads a source and writes its intermediate shard.
-
-        Raises:
-          ValueError: a row that is wanted is not there.
-        """
+        """Reads a source and writes its shard; ValueError: a row that is wanted is not there."""
         tally, rest = Tally(), work.source.num_bytes
         fill = self._add_known if work.hashes else self._add_filtered
         with intermediate.Writer(self._directory, work.name, self._num_shards) as writer:
@@ -116,11 +103,17 @@ class FilterSource(beam.DoFn):
             wanted = intermediate.read_wanted(self._directory, work.name)
             found = _select(found, wanted, work.source)
         for number, row in found:
-            filtered = self._filter_row(row, work.source, number)
+            if isinstance(row, readers.Rejected):
+                filtered, image = filter_pair.Filtered(row), b""
+            else:
+                filtered, image = self._filter(row), row.image
             if isinstance(filtered.result, filter_pair.Passed):
                 pair, fingerprint = filtered.result
                 writer.add(pair.to_example(), fingerprint)
-            image = b"" if isinstance(row, readers.Rejected) else row.image
+            else:
+                address, index = _position(work.source, number)
+                result = dataclasses.replace(filtered.result, address=address, row=index)
+                filtered = filtered._replace(result=result)
             tally.add(filtered, image, self._sampler)
             yield len(image)
 
@@ -132,20 +125,6 @@ class FilterSource(beam.DoFn):
                 row = fingerprints.Fingerprint.from_json(line.decode(), id="", known=True)
                 writer.add(serialized, row)
                 yield len(serialized)
-
-    def _filter_row(
-        self, row: rows.Row, source: readers.Source, number: int
-    ) -> filter_pair.Filtered:
-        """Returns what becomes of a row; with its position, if it is rejected."""
-        if isinstance(row, readers.Rejected):
-            filtered = filter_pair.Filtered(row)
-        else:
-            filtered = self._filter(row)
-        if isinstance(filtered.result, readers.Rejected):
-            address, index = _position(source, number)
-            result = dataclasses.replace(filtered.result, address=address, row=index)
-            return filtered._replace(result=result)
-        return filtered
 
 
 @dataclasses.dataclass
@@ -191,9 +170,7 @@ class Tally:
         """Returns the tally of which `to_json` returned this."""
         return cls(
             [readers.Rejected(**row) for row in content["rejected"]],
-            collections.Counter(
-                {statistics.Count(*key): number for *key, number in content["counts"]}
-            ),
+            collections.Counter({statistics.Count(*key): n for *key, n in content["counts"]}),
             [(statistics.SampleName(*name), tuple(row)) for name, row in content["samples"]],
         )
 
@@ -215,11 +192,7 @@ def _outputs(tally: Tally, source: readers.Source) -> Iterator[beam.pvalue.Tagge
 def _select(
     found: Iterator[tuple[int, rows.Row]], wanted: intermediate.Wanted, source: readers.Source
 ) -> Iterator[tuple[int, rows.Row]]:
-    """Yields the wanted rows, with the keys that they had before.
-
-    Raises:
-      ValueError: one is not there, or has another key now.
-    """
+    """Yields the wanted rows, with the keys that they had before; ValueError: one is not there."""
     for number, row in found:
         if number in wanted:
             now, before = row.key, wanted[number]
@@ -237,7 +210,7 @@ def _select(
 
 
 def _position(source: readers.Source, number: int) -> tuple[str, int]:
-    """Returns the absolute address of the file that a row is from, and its index in the file."""
+    """Returns the absolute address of the file that a row is from, and its index there."""
     if source.format == FOLDER:
         return files.absolute(source.paths[number]), 0
     return files.absolute(source.paths[0]), number

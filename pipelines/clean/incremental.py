@@ -59,31 +59,21 @@ def input_root(sources: Sequence[tuple[str, int]]) -> str:
 
 
 class OldRejected(NamedTuple):
-    """A file of rejected rows of an earlier run.
-
-    Attributes:
-      without: reasons whose rows are left out.
-      root: what the addresses of its rows begin with, and was left out.
-    """
+    """A file of rejected rows of an earlier run."""
 
     path: str
-    without: frozenset[str]
-    root: str
+    without: frozenset[str]  # reasons whose rows are left out
+    root: str  # what the addresses of its rows begin with, and was left out
 
 
 class Extension:
-    """A finished run, and what of it goes into a new one.
-
-    Attributes:
-      sources: absolute path -> bytes of the files that it read.
-    """
+    """A finished run, and what of it goes into a new one."""
 
     def __init__(self, directory: files.Path, retry: Sequence[str]) -> None:
         """Reads an old output's manifest; rows rejected for a reason of `retry` are read again.
 
         Raises:
-          FileNotFoundError, ValueError: it is no finished output, or of code without hashes; or
-            there is no such reason, or it makes no sense to read its rows again.
+          FileNotFoundError, ValueError: no finished output, or no reason to read rows again.
         """
         rule.check_names("--retry_rejected", retry, clean_reasons.REASONS)
         for reason in retry:
@@ -97,8 +87,9 @@ class Extension:
         self.manifest = manifests.read(directory, "pairs")
         if SOURCES not in self.manifest["inputs"]:
             raise ValueError(f"{directory}: does not say what it read; clean it again first")
-        listed = self.manifest["inputs"][SOURCES]
-        self.sources = {files.absolute(path): size for path, size in listed}
+        # Absolute path -> bytes of the files that it read.
+        self.sources = {files.absolute(p): n for p, n in self.manifest["inputs"][SOURCES]}
+        self._root: str = self.manifest["inputs"].get(ROOT, "")
 
     def check_settings(self, settings: clean_settings.CleanSettings) -> None:
         """Raises ValueError if a rule or the form of the output differs from the old run's."""
@@ -116,12 +107,12 @@ class Extension:
     def known(self) -> list[filter_sources.Work]:
         """Returns the old pairs as sources."""
         found = []
-        for entry in files.list_folder(self.directory):
-            name = files.name(entry.path).removesuffix(".tfrecord")
-            if name != files.name(entry.path):
+        for path, num_bytes in files.list_folder(self.directory):
+            name, _, suffix = files.name(path).rpartition(".")
+            if suffix == "tfrecord":
                 split, index, *_ = name.split("-")
                 hashes = files.join(self.directory, f"{merge_shards.HASHES}-{name}.jsonl")
-                source = readers.Source(TFRECORD, (entry.path,), num_bytes=entry.num_bytes)
+                source = readers.Source(TFRECORD, (path,), num_bytes=num_bytes)
                 found.append(filter_sources.Work(f"known-{split}-{index}", source, hashes=hashes))
         return found
 
@@ -131,8 +122,7 @@ class Extension:
         """Returns what of the input is to be read: new files, and old ones with rows to retry.
 
         Raises:
-          ValueError: a file that was read has another size now, or a row to retry is not in the
-            input, or it is not known from where it was.
+          ValueError: a file that was read has another size now, or a row to retry is not there.
         """
         retried = self._retried()
         found = []
@@ -141,7 +131,12 @@ class Extension:
             new = [path for path in source.paths if path not in known]
             if new:  # a folder may have both
                 found.append(filter_sources.Work(f"{index:06d}", _part(source, new)))
-            self._check_unchanged(known, statuses)
+            for path in known:
+                if statuses[files.absolute(path)].num_bytes != self.sources[files.absolute(path)]:
+                    raise ValueError(
+                        f"{path}: has changed since --extend={self.directory} read it; give it "
+                        "another name, or clean all input again"
+                    )
             paths, wanted = _take(retried, source, known)
             if wanted:
                 name = f"{index:06d}-again"
@@ -161,15 +156,6 @@ class Extension:
         with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
             list(pool.map(write, self._wanted.keys(), self._wanted.values()))
 
-    def _check_unchanged(self, paths: Sequence[str], statuses: Mapping[str, files.Status]) -> None:
-        for path in paths:
-            address = files.absolute(path)
-            if statuses[address].num_bytes != self.sources[address]:
-                raise ValueError(
-                    f"{path}: has changed since --extend={self.directory} read it; give it "
-                    "another name, or clean all input again"
-                )
-
     def facts(self) -> report_schema.Extends:
         """Returns what the report says of the old pairs."""
         counts = self.manifest["counts"]
@@ -180,20 +166,12 @@ class Extension:
         """Returns the files of rejected rows to take over."""
         return [OldRejected(path, self._retry, self._root) for path in self._rejected_files()]
 
-    @property
-    def _root(self) -> str:
-        return self.manifest["inputs"].get(ROOT, "")
-
     def _rejected_files(self) -> list[str]:
         entries = files.list_folder(self.directory)
         return [e.path for e in entries if files.name(e.path).startswith("rejected-")]
 
     def _retried(self) -> _Retried:
-        """Returns the rows to read again.
-
-        Raises:
-          ValueError: a file was rejected, and no row of it; or an output of an earlier version.
-        """
+        """Returns the rows to read again; ValueError: where one of them is, is not known."""
         found: dict[str, dict[int, str]] = collections.defaultdict(dict)
         for path in self._rejected_files() if self._retry else ():
             with files.open(path) as lines:
@@ -226,11 +204,7 @@ def _part(source: readers.Source, paths: Sequence[str]) -> readers.Source:
 def _take(
     retried: _Retried, source: readers.Source, paths: Sequence[str]
 ) -> tuple[list[str], intermediate.Wanted]:
-    """Takes the rows of these files out of `retried`.
-
-    Returns:
-      The files with such rows, and the rows in a source of these files.
-    """
+    """Takes rows out of `retried`; returns the files with such rows, and a source's rows."""
     found: list[str] = []
     wanted: intermediate.Wanted = {}
     for path in paths:

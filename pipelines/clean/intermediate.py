@@ -7,9 +7,9 @@
     <name>.json                  which attempt, the range of each final shard, notes; last
     <name>.wanted                of a source that is read in part, which rows; from before the run
 
-So images never go through a shuffle of the runner: only the rows do, and each final shard reads its
-ranges of every intermediate shard. One with its .json is finished work, whatever becomes of the
-run. Two workers on one source write two attempts; the ranges that either returns stay readable.
+Images never go through a shuffle of the runner: each final shard reads its range of every
+intermediate shard. One with its .json is finished work, whatever becomes of the run. Two workers on
+one source write two attempts; the ranges that either returns stay readable.
 """
 
 import dataclasses
@@ -32,18 +32,12 @@ Wanted = dict[int, str]  # the number of a row in its source -> its key
 
 
 class Range(NamedTuple):
-    """Adjoining pairs of one intermediate shard that go to one final shard.
+    """Adjoining pairs of one intermediate shard that go to one final shard."""
 
-    Attributes:
-      name: of the attempt.
-      offset: of the first in its .tfrecord, in bytes.
-      row_offset: of the first one's row in its .jsonl, in bytes.
-    """
-
-    name: str
+    name: str  # of the attempt
     num_pairs: int
-    offset: int
-    row_offset: int
+    offset: int  # of the first pair in the .tfrecord, in bytes
+    row_offset: int  # of its row in the .jsonl, in bytes
 
 
 def write_wanted(directory: files.Path, name: str, wanted: Wanted) -> None:
@@ -144,11 +138,7 @@ class Intermediate:
 def read_ranges(
     directory: files.Path, ranges: Iterable[Range]
 ) -> Iterator[tuple[fingerprints.Fingerprint, bytes]]:
-    """Yields the row and the serialized pair of each pair of some ranges.
-
-    Raises:
-      ValueError: the files are shorter than the ranges say.
-    """
+    """Yields the row and the serialized pair of each pair; ValueError: a file is cut off."""
     in_order = sorted(ranges, key=lambda found: (found.name, found.offset))
     for name, some in itertools.groupby(in_order, lambda found: found.name):
         path = files.join(directory, name)

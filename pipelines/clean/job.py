@@ -35,24 +35,15 @@ _DESCRIBED = ("rejected", merge_shards.COUNTS, "samples", "captions")
 
 @dataclasses.dataclass(frozen=True)
 class CleanJob:
-    """What a job reads and writes, and how.
-
-    Attributes:
-      sources: what to read, each with a name of its own.
-      directory: an existing folder; pairs, hashes and rejected rows are written there.
-      scratch: an existing folder for intermediate shards and counts, with `evaluation_file` if the
-        settings name an evaluation set; every worker must reach both folders.
-      old_rejected: files of rejected rows to take over.
-      input_root: beginning of addresses that is left out where rejected rows are written.
-    """
+    """What a job reads and writes, and how; every worker must reach both folders."""
 
     settings: clean_settings.CleanSettings
-    sources: Sequence[filter_sources.Work]
+    sources: Sequence[filter_sources.Work]  # each with a name of its own
     fetch: fetching.FetchSettings
-    directory: files.Path
-    scratch: files.Path
-    old_rejected: Sequence[incremental.OldRejected] = ()
-    input_root: str = ""
+    directory: files.Path  # exists; pairs, hashes and rejected rows are written there
+    scratch: files.Path  # exists; for intermediate shards and counts
+    old_rejected: Sequence[incremental.OldRejected] = ()  # to take over
+    input_root: str = ""  # beginning of addresses that rejected rows leave out
 
     @property
     def intermediate_dir(self) -> str:

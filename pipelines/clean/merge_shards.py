@@ -20,11 +20,11 @@ _OF_THE_RUN = ("id", "known")  # fields of a row that mean nothing in another ru
 
 
 class Merged(NamedTuple):
-    """A filtered pair, and why it is dropped because of others; None if it is written."""
+    """A filtered pair, and what becomes of it."""
 
     pair: records.ImageTextPair
     row: fingerprints.Fingerprint
-    decision: fingerprints.Decision | None
+    decision: fingerprints.Decision | None  # why other pairs drop it; None: it is written
 
 
 Describe = Callable[[Merged, Any], Iterable[beam.pvalue.TaggedOutput]]
@@ -46,15 +46,10 @@ class MergeShards(beam.PTransform):
         describe: Describe,
         tags: tuple[str, ...],
     ) -> None:
-        """Sets what is written.
+        """Sets folders that exist and that every worker reaches, and split -> final shards.
 
-        Args:
-          intermediate_dir: of the intermediate shards.
-          directory: an existing folder for the final ones; every worker must reach both.
-          num_shards: split -> final shards.
-          describe: called with each `Merged` and `shown`; yields tagged outputs. Those tagged
-            `COUNTS`, (what, count), are added up for each shard.
-          tags: of what `describe` yields.
+        `describe` is called with each `Merged` and `shown`, and yields outputs with these tags.
+        Those tagged `COUNTS`, (what, count), are added up for each shard.
         """
         super().__init__("Merge shards")
         self._intermediate_dir, self._directory = str(intermediate_dir), str(directory)
@@ -63,13 +58,13 @@ class MergeShards(beam.PTransform):
     def expand(self, inputs: Mapping[str, beam.PCollection]) -> Any:
         """Returns the tagged outputs."""
         ranges = inputs["ranges"] | "Shard of range" >> beam.MapTuple(
-            lambda shard, found: (_to_key(shard), found)
+            lambda shard, found: ("{} {}".format(*shard), found)
         )
         decisions = inputs["decisions"] | "Shard of decision" >> beam.Map(
-            lambda decision: (_to_key(intermediate.shard_of_id(decision.id)), decision)
+            lambda found: ("{} {}".format(*intermediate.shard_of_id(found.id)), found)
         )
         every = [
-            (_to_key((split, index)), None)
+            (f"{split} {index}", None)
             for split, count in self._num_shards.items()
             for index in range(count)
         ]
@@ -109,8 +104,3 @@ class MergeShards(beam.PTransform):
             name = shard_names.shard_name(f"{HASHES}-{split}", int(index), count, ".jsonl")
             yield rows.write(files.join(self._directory, name))
         yield from (beam.pvalue.TaggedOutput(COUNTS, item) for item in counts.items())
-
-
-def _to_key(shard: intermediate.Shard) -> str:
-    split, index = shard
-    return f"{split} {index}"

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a reader sees of `parti clean`: report.json, and report.html that shows the images too.
 
-The page is one file that loads nothing. Both files depend only on `report`; times of a run are on
-the page and in run.json, so that two runs over the same pairs give the same report.json.
+The times of a run are on the page and in run.json: report.json depends only on the pairs.
 """
 
 import base64
 import collections
+import dataclasses
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -22,18 +22,16 @@ from parti.pipelines.clean import report_schema
 from parti.pipelines.html import templates
 from parti.stages import files
 
-# How many examples the page shows; more are left out of both files.
-NUM_DROPPED, NUM_NEAR, NUM_KEPT, NUM_GROUPS, NUM_COPIES, NUM_HITS = 12, 6, 24, 12, 5, 12
-NUM_TOP_CAPTIONS, NUM_REPAIRS = 20, 6
-_MOST = {  # key of a list in the report -> items of it at most
-    "dropped_samples": NUM_DROPPED,
-    "near_samples": NUM_NEAR,
-    "kept_samples": NUM_KEPT,
-    "groups": NUM_GROUPS,
-    "dropped": NUM_COPIES,
-    "hits": NUM_HITS,
-    "top": NUM_TOP_CAPTIONS,
-    "examples": NUM_REPAIRS,
+# Key of a list in the report -> items of it at most; more are left out of both files.
+MOST = {
+    "dropped_samples": 12,
+    "near_samples": 6,
+    "kept_samples": 24,
+    "groups": 12,
+    "dropped": 5,  # copies in a group
+    "hits": 12,
+    "top": 20,
+    "examples": 6,
 }
 _PICTURE = "picture"  # key of what report.json does not have
 _THUMBNAIL_SIDE = 160  # pixels
@@ -50,18 +48,16 @@ _COPIES = {
 }
 _NO_COPIES = {"num_groups": 0, "num_dropped": 0, "groups": [], "skipped": 0}
 
-Report = report_schema.Report
-Run = report_schema.Run
 
+def write(
+    directory: files.Path, report: Mapping[str, Any], run: report_schema.Run | None = None
+) -> None:
+    """Writes report.json, all but the images, and report.html; with `run` also run.json.
 
-def write(directory: files.Path, report: Mapping[str, Any], run: Run | None = None) -> None:
-    """Writes report.json and report.html; with `run`, its times and memory, also run.json.
-
-    See `report_schema.Report`. Texts are cut to 400 characters, lists of examples to what the page
-    shows; report.json has everything except the images.
+    Texts and lists are cut to what the page shows.
 
     Raises:
-      ValueError: `report` has an unknown key or lacks one.
+      ValueError: `report` has an unknown key of `report_schema.Report`, or lacks one.
     """
     content = _checked(report)
     texts = {"report.json": _json(_without_pictures(content)), "report.html": page(content, run)}
@@ -84,9 +80,9 @@ def thumbnail(image: bytes) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def page(report: Report, run: Run | None = None) -> str:
+def page(report: report_schema.Report, run: report_schema.Run | None = None) -> str:
     """Returns report.html."""
-    steps = [(step["name"], step["seconds"]) for step in (run.get("steps", ()) if run else ())]
+    sets = report["evaluation"]["sets"]
     return templates.render(
         "clean_report.html",
         title=f"{report['kept']:,} of {report['read']:,} pairs kept",
@@ -97,14 +93,21 @@ def page(report: Report, run: Run | None = None) -> str:
         limits={rule["name"]: _limit(rule) for rule in report["rules"]},
         histograms=[_drawing(histogram) for histogram in report["histograms"]],
         copy_names=_COPIES,
-        sets=_evaluation_sets(report["evaluation"]),
-        top_captions=_bars(report["captions"]["top"], "{:,}".format),
+        sets=[
+            [
+                row["name"],
+                f"{row['num_captions']:,}",
+                f"{row['num_pictures']:,}",
+                {"text": f"{row['num_hits']:,}", "bad": row["num_hits"] > 0},
+            ]
+            for row in sets
+        ],
+        top_captions=_bars(report["captions"]["top"]),
         settings=[
             (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
             for name, value in sorted(report["settings"].items())
         ],
         run=run,
-        steps=_bars(steps, templates.duration, run["seconds"]) if run else [],
     )
 
 
@@ -120,10 +123,10 @@ def _without_pictures(value: Any) -> Any:
     return value
 
 
-def _checked(report: Mapping[str, Any]) -> Report:
+def _checked(report: Mapping[str, Any]) -> report_schema.Report:
     """Returns the report with every list there, cut to what is shown, and every rule in words."""
-    unknown = sorted(set(report) - set(Report.__annotations__))
-    missing = sorted(Report.__required_keys__ - set(report))
+    unknown = sorted(set(report) - set(report_schema.Report.__annotations__))
+    missing = sorted(report_schema.Report.__required_keys__ - set(report))
     if unknown or missing:
         raise ValueError(f"report: unknown keys {unknown}, missing keys {missing}; see Report")
     content: dict[str, Any] = {
@@ -144,19 +147,16 @@ def _shortened(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping):
         return {key: _shortened(item, key) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_shortened(item) for item in value[: _MOST.get(name)]]
+        return [_shortened(item) for item in value[: MOST.get(name)]]
     if isinstance(value, str) and len(value) > _MAX_TEXT and name != _PICTURE:
         return value[: _MAX_TEXT - 1] + "…"
     return value
 
 
 def _rule(rule: report_schema.Rule) -> dict[str, Any]:
-    words = clean_reasons.find(rule["name"])
     about_text = rule["name"].startswith("caption_") or rule["name"] in _CAPTION_RULES
     return {
-        "title": words.title,
-        "explanation": words.explanation,
-        "stage": words.stage,
+        **dataclasses.asdict(clean_reasons.find(rule["name"])),
         "threshold": None,
         "unit": "",
         "source": "",
@@ -176,13 +176,11 @@ def _limit(rule: report_schema.Rule) -> str:
         return f"{shown} and {len(value) - _MAX_NAMES} more" if value[_MAX_NAMES:] else shown
     if isinstance(value, bool) or value is None:
         return ""
-    if isinstance(value, float):
-        value = f"{value:g}"
-    text = f"{value:,}" if isinstance(value, int) else value
+    text = {int: "{:,}", float: "{:g}", str: "{}"}[type(value)].format(value)
     return f"{text} {rule['unit']}".strip()
 
 
-def _lead(report: Report) -> str:
+def _lead(report: report_schema.Report) -> str:
     read, dropped = report["read"], report["read"] - report["kept"]
     if not dropped:
         return "Every pair passed every rule."
@@ -199,7 +197,7 @@ def _lead(report: Report) -> str:
     return f"{templates.percent(report['kept'], read)} passed every rule. {rest}"
 
 
-def _funnel(report: Report) -> list[dict[str, Any]]:
+def _funnel(report: report_schema.Report) -> list[dict[str, Any]]:
     """Returns the bars of what was read and of what each stage left and dropped."""
     dropped: collections.Counter[str] = collections.Counter()
     for rule in report["rules"]:
@@ -223,33 +221,17 @@ def _funnel(report: Report) -> list[dict[str, Any]]:
     return bars
 
 
-def _bars(
-    rows: Sequence[tuple[str, Any]], text: Callable[[Any], str], whole: float = 0
-) -> list[dict[str, Any]]:
-    """Returns the bars of (name, value), as long as the values' shares of `whole` or the most."""
-    whole = whole or max((value for _, value in rows), default=0) or 1
-    return [
-        {"name": name, "percent": 100 * value / whole, "value": text(value)} for name, value in rows
-    ]
-
-
-def _evaluation_sets(evaluation: report_schema.Evaluation) -> list[list[Any]]:
-    return [
-        [
-            row["name"],
-            f"{row['num_captions']:,}",
-            f"{row['num_pictures']:,}",
-            {"text": f"{row['num_hits']:,}", "bad": row["num_hits"] > 0},
-        ]
-        for row in evaluation["sets"]
-    ]
+def _bars(rows: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Returns the bars of (name, count), as long as the counts' shares of the most."""
+    most = max((count for _, count in rows), default=0) or 1
+    return [{"name": n, "percent": 100 * count / most, "value": f"{count:,}"} for n, count in rows]
 
 
 def _drawing(histogram: clean_histograms.Histogram) -> dict[str, Any]:
     """Returns what the page shows of a histogram: the plot, the rows of its table, the median."""
     edges, before, kept = histogram["edges"], histogram["before"], histogram["kept"]
     unit = histogram["unit"]
-    labels = [clean_histograms.label(low, high, unit) for low, high in zip(edges, edges[1:])]
+    labels = [clean_histograms.label(*ends, unit) for ends in zip(edges, edges[1:])]
     most = max(before, default=0) or 1
     rows = [(label, f"{b:,}", f"{k:,}") for label, b, k in zip(labels, before, kept)]
     ticks = _positions(histogram["ticks"], edges)

@@ -100,22 +100,12 @@ class Evaluation(TypedDict):
     hits: Sequence[Hit]
 
 
-class Step(TypedDict, total=False):
-    """A step of the job: its wall time in seconds, and pairs that went through it."""
-
-    name: Required[str]
-    seconds: Required[float]
-    count: int
-
-
 class Run(TypedDict, total=False):
-    """How the job ran: differs from run to run. Memory in bytes."""
+    """How the job ran: differs from run to run."""
 
     seconds: Required[float]
     num_workers: int
-    runner: str
     peak_memory: int  # bytes, of the largest process
-    steps: Sequence[Step]
 
 
 class Extends(TypedDict):

@@ -15,24 +15,16 @@ MAX_IMAGE_SIZE = 4096
 
 @dataclasses.dataclass(frozen=True)
 class CleanSettings:
-    """The rules, and the form of what is written.
-
-    Attributes:
-      image_size: side of the square pictures, in pixels.
-      crop: a policy of `data.images.crops`.
-      validation_fraction: share of the pairs that go to validation, in [0, 1).
-      num_shards: files of the train split.
-      evaluation: fingerprint of the evaluation set whose pictures and captions are dropped; or "".
-    """
+    """The rules, and the form of what is written."""
 
     rules: presets.RuleSettings
-    image_size: int = 256
+    image_size: int = 256  # side of the square pictures, in pixels
     image_format: str = "png"
     jpeg_quality: int = 95
-    crop: str = "centre"
-    validation_fraction: float = 0.05
-    num_shards: int = 4
-    evaluation: str = ""
+    crop: str = "centre"  # a policy of `data.images.crops`
+    validation_fraction: float = 0.05  # of the pairs, in [0, 1)
+    num_shards: int = 4  # of the train split
+    evaluation: str = ""  # fingerprint of the evaluation set that is kept out
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size <= MAX_IMAGE_SIZE:

@@ -29,31 +29,22 @@ _COLLECTED = ("files", "counts", "samples", "captions", "groups")
 class Count(NamedTuple):
     """What is counted.
 
-    Attributes:
-      kind: "read" counts pairs and broken rows that came in; "rejected" those with a reason;
-        "broken" those of a file, or of a folder and a slash; "changed" captions that a repair
-        changed; "no_value" pairs without a value for a rule; "before" and "kept" the pairs in a bin
-        of a histogram, before all rules and after.
-      name: of the reason, file, repair, rule or histogram.
-      bin: of the histogram.
+    "read" counts pairs and broken rows that came in; "rejected" those with a reason; "broken" those
+    of a file, or of a folder and a slash; "changed" captions that a repair changed; "no_value"
+    pairs without a value for a rule; "before" and "kept" the pairs in a bin of a histogram, before
+    all rules and after.
     """
 
     kind: Literal["read", "rejected", "broken", "changed", "no_value", "before", "kept"]
-    name: str = ""
+    name: str = ""  # of the reason, file, repair, rule or histogram
     bin: int = 0
 
 
 class SampleName(NamedTuple):
-    """What a sample is of.
-
-    Attributes:
-      kind: "dropped" for a reason, "kept", "near" a rule's threshold, "changed" by a repair, or
-        the kept and the dropped pairs of a group of copies.
-      name: of the reason, rule or repair; of a group, the key of the copy that stays.
-    """
+    """What a sample is of: a reason, all that is kept, a rule, a repair, or a group of copies."""
 
     kind: Literal["dropped", "kept", "near", "changed", "group:kept", "group:dropped"]
-    name: str = ""
+    name: str = ""  # of the reason, rule or repair; of a group, the key of the copy that stays
 
     @property
     def salt(self) -> str:
@@ -88,14 +79,8 @@ class Sampler:
     ) -> list[Sample]:
         """Returns [(name, row)] if a pair may be in a sample of the report, else [].
 
-        Args:
-          name: of the sample.
-          key: of the pair.
-          text: its caption.
-          measure: what a rule measured, as text.
-          image: the encoded image, or b"".
-          rank: the smallest are taken; of equal ones those with the smallest hash.
-          reason: why the pair was dropped, where `name` does not say it.
+        The smallest ranks are taken, and of equal ones the smallest hashes. `image` is encoded, or
+        b""; `reason` says why the pair was dropped, where `name` does not.
         """
         # Two pairs may have one key.
         order = (rank, sharded_writers.hash_fraction(f"{key}\0{text}\0{measure}", name.salt))
@@ -129,7 +114,7 @@ def caption_counts(
 def image_counts(
     kind: Literal["before", "kept"], width: int, height: int, num_bytes: int
 ) -> list[Count]:
-    """Returns the bins of an image of width x height pixels and `num_bytes` encoded bytes."""
+    """Returns the bins of an image: its sides in pixels, its encoded bytes."""
     short = min(width, height)
     values = {"side": short, "aspect": max(width, height) / short, "kilobytes": num_bytes / 1000}
     return _in_bins(kind, values)
@@ -142,21 +127,13 @@ def _in_bins(kind: Literal["before", "kept"], values: Mapping[str, float]) -> li
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What a finished job counted and sampled.
+    """What a finished job counted and sampled."""
 
-    Attributes:
-      files: {name, count, num_bytes, sha256} of each file.
-      counts: how many of each.
-      samples: name -> rows (see `Sample`).
-      captions: {distinct, top: [[text, count], ...]} of the kept pairs.
-      groups: {num_groups, num_dropped, sizes: {key of the copy that stays: pairs}, skipped:
-        comparisons that were left out in crowded buckets}.
-    """
-
-    files: Sequence[Mapping[str, Any]]
+    files: Sequence[Mapping[str, Any]]  # {name, count, num_bytes, sha256} of each
     counts: Mapping[Count, int]
-    samples: Mapping[SampleName, Sequence[Sequence[Any]]]
-    captions: Mapping[str, Any]
+    samples: Mapping[SampleName, Sequence[Sequence[Any]]]  # rows as in `Sample`
+    captions: Mapping[str, Any]  # {distinct, top: [[text, count], ...]} of the kept pairs
+    # Of `CountGroups`, and skipped: comparisons that were left out in crowded buckets.
     groups: Mapping[str, Any]
 
 
@@ -168,15 +145,10 @@ def collect(
     captions: beam.PCollection,
     groups: beam.PCollection,
 ) -> None:
-    """Collects in files of `scratch` what `read_collected` reads when the job has finished.
+    """Collects in `scratch`, which every worker reaches, what `read_collected` reads.
 
-    Args:
-      scratch: a folder that every worker reaches.
-      written: {name, count, num_bytes, sha256} of files.
-      counts: (Count, number).
-      samples: `Sample`s.
-      captions: of kept pairs.
-      groups: of `CountGroups`.
+    `written` is {name, count, num_bytes, sha256} of files, `counts` (Count, number), `samples`
+    `Sample`s, `captions` those of kept pairs, `groups` of `CountGroups`.
     """
     added = (
         counts
@@ -184,7 +156,7 @@ def collect(
         | "Add counts" >> beam.CombinePerKey(sum)
         | "Count rows" >> beam.Map(lambda item: [*item[0], item[1]])
     )
-    top = _first(clean_report.NUM_TOP_CAPTIONS, lambda row: (-row[1], row[0]))
+    top = _first(clean_report.MOST["top"], lambda row: (-row[1], row[0]))
     most_frequent = (
         captions
         | "Count captions" >> CountEach()
@@ -243,7 +215,7 @@ class CountGroups(beam.PTransform):
             | "Group" >> beam.Map(lambda decision: decision.group)
             | "In groups" >> beam.Filter(bool)
             | "Sizes" >> CountEach()
-            | "Some groups" >> beam.CombineGlobally(_first(clean_report.NUM_GROUPS, by_hash))
+            | "Some groups" >> beam.CombineGlobally(_first(clean_report.MOST["groups"], by_hash))
             | "As groups"
             >> beam.Map(
                 lambda found: {

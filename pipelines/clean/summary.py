@@ -26,14 +26,9 @@ def make_report(
     evaluation: Mapping[str, Any] | None = None,
     extends: report_schema.Extends | None = None,
 ) -> dict[str, Any]:
-    """Returns the content of the report: `report_schema.Report`.
+    """Returns the content of the report, `report_schema.Report`.
 
-    Args:
-      collected: what the job wrote.
-      settings: of the run.
-      inputs: as the user named them.
-      evaluation: of the evaluation set, {name, num_captions, num_pictures}.
-      extends: the earlier output that was added to.
+    `evaluation` is {name, num_captions, num_pictures} of the evaluation set.
 
     Raises:
       RuntimeError: rows were lost or counted twice.
