@@ -3,9 +3,8 @@
 """The table of commands: the module and function of each, as text; only the chosen is imported.
 
 A function takes the arguments after the command's name, and returns the exit code. The module of a
-stage of a workflow also has `make_parser()`, which returns its `flag_parser.Parser`; and, where
-flags can be wrong in other ways, `check_flags(flags)`, which raises ValueError. With these
-`parti.workflow.preflight` checks a stage before it runs.
+stage of a workflow also has `make_parser()` and, where flags can be wrong in other ways,
+`check_flags(flags)`, which raises ValueError: `workflow.preflight` checks stages with them.
 """
 
 # Command -> (module, function, help line), grouped by the order of the workflow.

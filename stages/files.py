@@ -3,9 +3,8 @@
 """Files by their address: the one storage layer, for local paths and remote systems.
 
 `gs://`, `s3://`, `hdfs://`, `azfs://` and any scheme registered with Beam are for `remote_files`,
-which is imported only then (install `parti[gcp]`, or Beam's extra for the scheme). A local path,
-also as `file:///...`, needs neither Beam nor TensorFlow. Nothing here compresses or decompresses.
-What is not there, or cannot be read, raises OSError, locally and remotely.
+which is imported only then. A local path, also as `file:///...`, needs no Beam. Nothing here
+compresses or decompresses. What is not there, or cannot be read, raises OSError.
 """
 
 import builtins
@@ -86,10 +85,7 @@ def open(path: Path, mode: str = "rb") -> Any:
     """Opens a file; `mode` is "rb", "wb", "r" or "w", and text is UTF-8.
 
     A remote file that is written appears when it is closed, also by an error: `replacing` is safe.
-
-    Raises:
-      OSError: it cannot be read; some remote systems find out only when it is read.
-      ValueError: another mode, or no file system for the scheme.
+    Some remote systems find out that a file is not there only when it is read.
     """
     if mode not in ("rb", "wb", "r", "w"):
         raise ValueError(f"mode {mode!r}: choose rb, wb, r or w")
@@ -102,9 +98,9 @@ def open(path: Path, mode: str = "rb") -> Any:
 def replacing(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
     """Yields a file that appears whole when the block ends, and not at all if the block fails.
 
-    What was at `path` before is replaced. Safe when two workers write the same file: one wins. The
-    folder must exist if the file system has folders. For a remote file, a temporary one on this
-    machine is written. With `sync` a local file is on the disk, so that it survives a power cut.
+    It replaces what was there; of two workers that write the same file one wins. The folder must
+    exist. A remote file is first a temporary one on this machine. With `sync` a local file is on
+    the disk, so that it survives a power cut.
     """
     if is_remote(path):
         with _remote().replacing(os.fspath(path)) as file:
@@ -216,12 +212,7 @@ def make_dirs(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Moves a file or a folder to a name that is free; on an object store a folder is refused.
-
-    Raises:
-      OSError: the rename failed.
-      ValueError: a folder of an object store, which cannot be moved at once: copy its files.
-    """
+    """Moves a file or a folder to a name that is free; ValueError: a folder of an object store."""
     if is_remote(source):
         _remote().rename(os.fspath(source), os.fspath(target))
     else:
@@ -230,11 +221,10 @@ def rename(source: Path, target: Path) -> None:
 
 def copy(sources: Sequence[Path], targets: Sequence[Path]) -> None:
     """Copies files to new names of the same file system, in the system itself where it can."""
-    from_to = list(zip(sources, targets, strict=True))
-    if from_to and is_remote(sources[0]):
+    if sources and is_remote(sources[0]):
         _remote().copy([os.fspath(path) for path in sources], [os.fspath(path) for path in targets])
         return
-    for source, target in from_to:
+    for source, target in zip(sources, targets, strict=True):
         shutil.copyfile(_local(source), _local(target))
 
 

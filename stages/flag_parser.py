@@ -40,11 +40,7 @@ class Parser(argparse.ArgumentParser):
     def split(
         self, args: Sequence[str], others: Collection[str] = (), namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Returns (the flags, the arguments that are not this parser's).
-
-        Args:
-          others: flags that this parser need not know; every other is an error.
-        """
+        """Returns (the flags, the arguments that are not this parser's: `others` and values)."""
         for argument in args:
             name = argument.partition("=")[0]
             known = name in names(self) or name in others

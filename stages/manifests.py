@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`manifest.json`, which the output of every stage has once it is whole: what it is, made of what.
 
-Its `fingerprint` names the content: what reads an output records it, and can tell another one.
+Its `fingerprint` names the content: what reads an output records it.
 """
 
 import hashlib
@@ -17,8 +17,6 @@ from parti.stages.version import VERSION
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 1
 UNFINISHED_SUFFIX = ".unfinished"
-
-Path = str | os.PathLike[str]
 
 # Kind of output -> the command that makes it, for messages.
 COMMANDS = {
@@ -47,13 +45,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def hash_file(path: Path) -> str:
+def hash_file(path: files.Path) -> str:
     """Returns the sha256 hex digest of a file's bytes."""
     with files.open(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def hash_files(directory: Path) -> dict[str, str]:
+def hash_files(directory: files.Path) -> dict[str, str]:
     """Returns {relative path: sha256} of a folder's files, except dot files and the manifest."""
     root = files.absolute(directory)
     paths = {entry.path[len(root) + 1 :]: entry.path for entry in files.walk(root)}
@@ -65,7 +63,7 @@ def hash_files(directory: Path) -> dict[str, str]:
 
 
 def write(
-    directory: Path,
+    directory: files.Path,
     kind: str,
     *,
     counts: Mapping[str, Any],
@@ -98,7 +96,7 @@ def write(
     return manifest
 
 
-def read(directory: Path, kind: str) -> dict[str, Any]:
+def read(directory: files.Path, kind: str) -> dict[str, Any]:
     """Returns the manifest of a finished output.
 
     Raises:
@@ -127,7 +125,7 @@ def read(directory: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
+def read_json(path: files.Path, remedy: str) -> dict[str, Any]:
     """Returns the JSON object in a file; {} if there is no such file.
 
     Raises:
@@ -150,7 +148,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: files.Path, value: Mapping[str, Any]) -> None:
     """Writes JSON so that a reader, also after a crash, sees the whole file or none of it."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
     files.write_bytes(path, f"{text}\n".encode(), sync=True)

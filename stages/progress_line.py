@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progress of long work: a line on stderr with rate and ETA, and a JSON copy for other programs.
 
-The line reads `[train] 300/1000 steps  85.2 examples/s  ETA 0:12  loss=3.21`. When the environment
-variable PARTI_PROGRESS_FILE names a file, each report replaces that file, in one step, with
-`{"stage", "done", "total", "unit", "rate", "rate_unit", "eta_seconds", "fields", "state"}`.
-
-Plain lines, not a bar of rich or tqdm: they are read in logs, and from a file by `parti workflow`.
+The line reads `[train] 300/1000 steps  85.2 examples/s  ETA 0:12  loss=3.21`. Each report replaces
+the file that PARTI_PROGRESS_FILE names, in one step, with `{"stage", "done", "total", "unit",
+"rate", "rate_unit", "eta_seconds", "fields", "state"}`.
 """
 
 import collections
@@ -25,10 +23,7 @@ _WINDOW = 12
 
 
 class Progress:
-    """Counts finished units of one stage and reports them at most once per interval.
-
-    Any thread may use it.
-    """
+    """Counts finished units of one stage and reports them at most once per interval, threadsafe."""
 
     def __init__(
         self,
@@ -42,13 +37,9 @@ class Progress:
         stream: TextIO | None = None,
         silent: bool = False,
     ) -> None:
-        """Starts the clock.
+        """Starts the clock, for `total` units (0: unknown, without an ETA).
 
-        Args:
-          total: units in all; 0 when unknown (no ETA then).
-          rate_unit: what the rate counts, plural; `unit` by default.
-          rate_scale: rate units per unit (the batch size, for examples per step).
-          silent: report nothing: another process does.
+        The rate is in `rate_unit`, a plural, of which a unit has `rate_scale`: examples per step.
         """
         self.stage, self.total, self.unit = stage, total, unit
         self.rate_unit, self.rate_scale = rate_unit or unit, rate_scale

@@ -6,15 +6,14 @@
         (output.path / "train-00000-of-00001.tfrecord").write_bytes(...)
         output.publish(counts={"train": 1}, content=manifests.hash_files(output.path))
 
-The files are written in `<output>.unfinished`, and `publish` writes `manifest.json` there last. On
-file systems with directories (local, hdfs) the rename to `<output>` is the commit. An object store
-(gs, s3, ...) cannot rename a directory: there the files are copied, within the store, and the copy
-of the manifest, which comes last, is the commit. Either way an output with a manifest is complete,
-and after a kill at any point the same command goes on. Nothing finished is replaced unless
-`overwrite` is set; nothing foreign is ever deleted.
+The files are written in `<output>.unfinished`, `manifest.json` last. On file systems with
+directories (local, hdfs) the rename to `<output>` is the commit; on an object store (gs, s3, ...),
+which cannot rename one, the files are copied within the store, and the copy of the manifest, the
+last, is the commit. So an output with a manifest is complete, and after a kill at any point the
+same command goes on. Nothing finished is replaced without `overwrite`; nothing foreign is deleted.
 
-A remote system has no locks: of two runs that write one remote output at the same time, the one
-that began first fails when it publishes.
+A remote system has no locks: of two runs that write one remote output at a time, the one that began
+first fails when it publishes.
 """
 
 import contextlib
@@ -31,21 +30,14 @@ from typing import Any
 from parti.stages import files, manifests
 
 REPLACED_SUFFIX = ".replaced"
-# In an unfinished directory: the digest of the settings of the attempt that owns it, and its
-# writer. In an output on an object store: a mark that its files are being copied.
+# In an unfinished directory: the settings' digest and the writer of the attempt that owns it. In an
+# output on an object store: a mark that its files are being copied.
 _ATTEMPT = ".attempt.json"
 _SCRATCH = ".scratch"
 
 
 class OutputDirectory:
-    """The output directory of a stage, from the first file to its publication; a context manager.
-
-    Attributes:
-      address: the unfinished directory, to write in until `publish`; for `stages.files`.
-      scratch: a directory in it that is not published; it stays until the output is.
-      resumed: whether files of an interrupted attempt with the same settings are there.
-      manifest: what was published; None before.
-    """
+    """The output directory of a stage, until it is published; a context manager."""
 
     def __init__(
         self,
@@ -61,18 +53,14 @@ class OutputDirectory:
         """Checks the output, and changes nothing yet; entering the context makes the directory.
 
         Args:
-          output: a directory; it must not exist, be empty, or (with `overwrite`) be a finished
+          output: a directory that is not there, is empty, or (with `overwrite`) is a finished
             output of the same kind.
-          kind: what will be in it; a key of `manifests.COMMANDS`.
-          settings: every setting that decides the bytes of the output (see `manifests.write`).
-          inputs: where the input comes from; recorded in the manifest.
-          overwrite: replace a finished output of the same kind.
-          resume: keep the files of an interrupted attempt whose settings and inputs are these, and
-            keep this attempt's files if it fails.
+          kind, settings, inputs: as `manifests.write` takes them.
+          resume: keep the files of an interrupted attempt with the same settings, inputs and state,
+            and keep this attempt's files if it fails.
           remote: the stage writes through `stages.files` to `address`, never to `path`, so that
             the output may be remote.
-          state: what else must be equal for an interrupted attempt to be resumed, e.g. the times
-            of its input files; JSON. It is not recorded in the manifest.
+          state: JSON that is not recorded in the manifest, e.g. the times of the input files.
 
         Raises:
           ValueError: the output is finished, foreign or damaged, or remote without `remote`.
@@ -87,16 +75,16 @@ class OutputDirectory:
             )
         self._output = files.absolute(output)
         self._unfinished = _Unfinished(self._output, kind)
-        self.address = self._unfinished.address
-        self.scratch = files.join(self.address, _SCRATCH)
+        self.address = self._unfinished.address  # to write in, through `files`, until `publish`
+        self.scratch = files.join(self.address, _SCRATCH)  # there until then; is not published
         self.kind = kind
         self.settings = dict(settings or {})
         self.inputs = dict(inputs or {})
         self.overwrite = overwrite
         self.resume = resume
         self._state = state
-        self.resumed = False
-        self.manifest: dict[str, Any] | None = None
+        self.resumed = False  # whether files of an interrupted attempt are there
+        self.manifest: dict[str, Any] | None = None  # what was published
         self._check_output()
 
     @property
@@ -167,8 +155,7 @@ class OutputDirectory:
     ) -> dict[str, Any]:
         """Writes the manifest and makes the directory the output; returns the manifest.
 
-        Args:
-          content: JSON summary of the content for the fingerprint; None hashes every file.
+        `content` is a JSON summary for the fingerprint; None hashes every file.
 
         Raises:
           ValueError: another process finished the output, or took it over.
@@ -230,8 +217,7 @@ class OutputDirectory:
     ) -> None:
         """Lets go of the directory; without `resume` a failed attempt leaves nothing behind."""
         if self.manifest is None and not self.resume:
-            # An error here would hide the one that ended the attempt.
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # it would hide what ended the attempt
                 if self._local or self._unfinished.is_owned():
                     files.remove_tree(self.address)
         if isinstance(error, KeyboardInterrupt) and self.resume:
@@ -254,17 +240,11 @@ class _Unfinished:
         self._lock: int | None = None
 
     def take(self, digest: str, resume: bool) -> bool:
-        """Makes the directory ours.
-
-        Returns:
-          Whether an earlier attempt is resumed; else the directory is empty.
-        """
+        """Makes the directory ours; returns whether an attempt is resumed, else it is empty."""
         files.make_dirs(self.address)
-        if self._local:
-            self._lock = os.open(self.address, os.O_RDONLY)
         try:
-            if self._lock is not None:
-                self._acquire(self._lock)
+            if self._local:
+                self._acquire()
             before = self._read_mark()
             resumed = resume and before.get("digest") == digest
             if resumed:
@@ -288,9 +268,10 @@ class _Unfinished:
             raise
         return resumed
 
-    def _acquire(self, lock: int) -> None:
+    def _acquire(self) -> None:
+        self._lock = os.open(self.address, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"{self._output}: another process is writing it now") from error
 

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps known start-up messages of third-party libraries off the terminal; all others are shown.
 
-TensorFlow's C++ side writes to stderr while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says:
-its log is not set up by then. An import hook holds stderr back for that time, drops the lines that
-are known, and passes on the rest.
+TensorFlow's C++ side writes to stderr while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says. An
+import hook holds stderr back for that time, and passes on the lines that are not known.
 """
 
 import contextlib
@@ -19,8 +18,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# The environment variable that asks for all logs; `--verbose` sets it.
-VARIABLE = "PARTI_VERBOSE"
+VARIABLE = "PARTI_VERBOSE"  # in the environment, set by `--verbose`, it asks for all logs
 
 # Set before any of the libraries is loaded, and never over a user's choice.
 _VARIABLES = {
@@ -36,8 +34,8 @@ _KNOWN_LINES = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog|I\d{4} \d\d:\d\d:|"
     rb"[WE]\d{4} .*(Unable to register cu\w+ factory|computation placer already registered)"
 )
-# Log messages of Beam without Google's libraries, and of seqio's Evaluator, which gets no logger
-# here because the engine logs its metrics, and lengths that this package states on purpose.
+# Of Beam without Google's libraries; of seqio's Evaluator, which gets no logger here, and lengths
+# that are stated on purpose.
 _KNOWN_RECORDS = re.compile(
     r"apitools not found, and bigquery client libraries are not available|"
     r"'logger_cls' is empty so seqio.Evaluator will not log|"
@@ -48,8 +46,7 @@ _KNOWN_RECORDS = re.compile(
 def install() -> None:
     """Drops known start-up messages of what is imported from now on, and shows our own warnings.
 
-    Does nothing where the environment has `VARIABLE`. The loggers of a running pipeline are for
-    `parti.pipelines.beam.options`, which knows Beam and its workers.
+    Does nothing where the environment has `VARIABLE`.
     """
     if os.environ.get(VARIABLE):
         return

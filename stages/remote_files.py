@@ -1,10 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files of remote systems, through Beam: what `files` does with `gs://...` and its like.
+"""Files of remote systems: what `files`, which describes each function, does with `gs://...`.
 
-Beam's file systems, not fsspec's: workers have them, they take the options of the pipeline
-(`--hdfs_host`, credentials), and an unknown scheme needs no second library. `files` says what each
-function does. Errors of the systems are OSErrors.
+Through Beam's file systems: workers have them, and they take the pipeline's options (`--hdfs_host`,
+credentials). Their errors are OSErrors.
 """
 
 import contextlib

@@ -93,10 +93,7 @@ def filter_pair(
 def load_filter(
     settings: clean_settings.CleanSettings, evaluation: str
 ) -> "functools.partial[Filtered]":
-    """Returns `filter_pair` with its settings, for a worker.
-
-    `evaluation` is the address to which `EvaluationSet.save` wrote the evaluation set; "" for none.
-    """
+    """Returns `filter_pair` for a worker; `evaluation` is the file of the evaluation set, or ""."""
     opened = decontamination.EvaluationSet.open(evaluation) if evaluation else None
     return functools.partial(filter_pair, settings=settings, evaluation=opened)
 

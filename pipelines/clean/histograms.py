@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The histograms of `parti clean`: fixed bins, so that counting needs no memory and no second pass.
 
-A worker counts (measure, bin, kept?) with `MEASURES[name].bin(value)`; `histogram` turns the sums
-into what the report shows, without the empty bins at both ends.
+A worker counts `MEASURES[name].bin(value)`; `histogram` turns the sums into what the report shows.
 """
 
 import bisect
@@ -101,15 +100,12 @@ def histogram(
 def label(low: float | None, high: float | None, unit: str) -> str:
     """Returns a bin as text: "under 16 px", "64 to 96 px", "3", "4096 px or more"."""
     after = f" {unit}" if unit else ""
-    if low is None and high is None:
-        return "any"
     if low is None:
-        return f"under {high:g}{after}"
+        return "any" if high is None else f"under {high:g}{after}"
     if high is None:
         return f"{low:g}{after} or more"
-    if high - low == 1 and low == int(low):
-        return f"{low:g}{after}"
-    return f"{low:g} to {high:g}{after}"
+    is_one = high - low == 1 and low == int(low)
+    return f"{low:g}{after}" if is_one else f"{low:g} to {high:g}{after}"
 
 
 def median_bin(counts: Sequence[int]) -> int:

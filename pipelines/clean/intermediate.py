@@ -13,7 +13,6 @@ one source write two attempts; the ranges that either returns stay readable.
 """
 
 import dataclasses
-import itertools
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -139,18 +138,16 @@ def read_ranges(
     directory: files.Path, ranges: Iterable[Range]
 ) -> Iterator[tuple[fingerprints.Fingerprint, bytes]]:
     """Yields the row and the serialized pair of each pair; ValueError: a file is cut off."""
-    in_order = sorted(ranges, key=lambda found: (found.name, found.offset))
-    for name, some in itertools.groupby(in_order, lambda found: found.name):
+    for name, num_pairs, offset, row_offset in sorted(ranges):
         path = files.join(directory, name)
         with files.open(f"{path}.jsonl") as lines, files.open(f"{path}.tfrecord") as data:
-            for _, num_pairs, offset, row_offset in some:
-                lines.seek(row_offset)
-                data.seek(offset)
-                stream = tfrecords.read_stream(data, f"{path}.tfrecord")
-                for _ in range(num_pairs):
-                    line, serialized = lines.readline(), next(stream, None)
-                    if not line or serialized is None:
-                        raise ValueError(
-                            f"{path}: cut off; delete this folder and run the command again"
-                        )
-                    yield fingerprints.Fingerprint.from_json(line.decode()), serialized
+            lines.seek(row_offset)
+            data.seek(offset)
+            stream = tfrecords.read_stream(data, f"{path}.tfrecord")
+            for _ in range(num_pairs):
+                line, serialized = lines.readline(), next(stream, None)
+                if not line or serialized is None:
+                    raise ValueError(
+                        f"{path}: cut off; delete this folder and run the command again"
+                    )
+                yield fingerprints.Fingerprint.from_json(line.decode()), serialized

@@ -60,7 +60,8 @@ def write(
       ValueError: `report` has an unknown key of `report_schema.Report`, or lacks one.
     """
     content = _checked(report)
-    texts = {"report.json": _json(_without_pictures(content)), "report.html": page(content, run)}
+    without = json.loads(json.dumps(content), object_hook=_without_picture)
+    texts = {"report.json": _json(without), "report.html": page(content, run)}
     if run is not None:
         texts["run.json"] = _json(run)
     for name, text in texts.items():
@@ -115,12 +116,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _without_pictures(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _without_pictures(value[name]) for name in value if name != _PICTURE}
-    if isinstance(value, list | tuple):
-        return [_without_pictures(item) for item in value]
-    return value
+def _without_picture(sample: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sample.items() if name != _PICTURE}
 
 
 def _checked(report: Mapping[str, Any]) -> report_schema.Report:
@@ -202,7 +199,6 @@ def _funnel(report: report_schema.Report) -> list[dict[str, Any]]:
     dropped: collections.Counter[str] = collections.Counter()
     for rule in report["rules"]:
         dropped[rule["stage"]] += rule["dropped"]
-    # What no rule accounts for is better seen than silently added up.
     if unexplained := report["read"] - dropped.total() - report["kept"]:
         dropped["Unexplained"] = unexplained
     left, whole = report["read"], max(report["read"], 1)

@@ -59,8 +59,8 @@ Sample = tuple[SampleName, tuple[Any, ...]]
 class Sampler:
     """Chooses the rows that may be in a sample: those with the smallest hashes.
 
-    Each worker has its own; the smallest hashes of all rows are among the smallest of each worker,
-    so the sample that is chosen in the end does not depend on how rows fall to workers.
+    The smallest of all are among the smallest of each worker, so in the end the sample does not
+    depend on how rows fall to workers.
     """
 
     def __init__(self, size: int = SAMPLE_SIZE) -> None:

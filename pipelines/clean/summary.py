@@ -4,7 +4,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from parti.data.storage import records
 from parti.pipelines.clean import histograms as clean_histograms
@@ -70,9 +70,7 @@ def make_report(
     return report
 
 
-def _of_kind(
-    counts: Mapping[statistics.Count, int], kind: Literal["rejected", "broken"]
-) -> dict[str, int]:
+def _of_kind(counts: Mapping[statistics.Count, int], kind: str) -> dict[str, int]:
     return {count.name: number for count, number in counts.items() if count.kind == kind}
 
 
@@ -154,12 +152,8 @@ def _copies(groups: Mapping[str, Any], samples: Samples) -> dict[str, Any]:
         for key, size in sorted(groups["sizes"].items())
         if (kept := samples.get(statistics.SampleName("group:kept", key)))
     ]
-    return {
-        "num_groups": groups["num_groups"],
-        "num_dropped": groups["num_dropped"],
-        "groups": shown,
-        "skipped": groups["skipped"],
-    }
+    numbers = {name: groups[name] for name in ("num_groups", "num_dropped", "skipped")}
+    return {**numbers, "groups": shown}
 
 
 def _evaluation(
