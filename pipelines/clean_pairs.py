@@ -23,13 +23,7 @@ from parti.data.decontamination import decontamination
 from parti.data.images import crops
 from parti.pipelines import readers
 from parti.pipelines.beam import disk_group_by_key, options, runners, sharded_writers
-from parti.pipelines.clean import (
-    filter_sources,
-    incremental,
-    intermediate,
-    report_schema,
-    statistics,
-)
+from parti.pipelines.clean import filter_sources, incremental, intermediate, statistics
 from parti.pipelines.clean import job as clean_job
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
@@ -153,11 +147,8 @@ def run(argv: Sequence[str]) -> int:
         report = _make_report(flags, plan, collected)
         if report["read"]:
             progress.done()
-            facts = report_schema.Run(
-                seconds=time.monotonic() - began,
-                num_workers=num_workers,
-                peak_memory=machine.peak_memory(),
-            )
+            seconds, memory = time.monotonic() - began, machine.peak_memory()
+            facts = {"seconds": seconds, "num_workers": num_workers, "peak_memory": memory}
             clean_report.write(stage.address, report, facts)
         else:
             files.remove_tree(stage.address)  # nothing to go on with
@@ -236,9 +227,7 @@ def _stage(flags: argparse.Namespace, plan: _Plan) -> publishing.OutputDirectory
 
 
 def _run_job(
-    stage: publishing.OutputDirectory,
-    plan: _Plan,
-    beam_options: pipeline_options.PipelineOptions,
+    stage: publishing.OutputDirectory, plan: _Plan, beam_options: pipeline_options.PipelineOptions
 ) -> tuple[statistics.Collected, progress_line.Progress]:
     """Runs the job; returns what it counted, and its progress line, which is not yet done."""
     job = clean_job.CleanJob(

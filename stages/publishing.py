@@ -22,7 +22,6 @@ import os
 import pathlib
 import shutil
 import sys
-import types
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -80,8 +79,7 @@ class OutputDirectory:
         self.kind = kind
         self.settings = dict(settings or {})
         self.inputs = dict(inputs or {})
-        self.overwrite = overwrite
-        self.resume = resume
+        self.overwrite, self.resume = overwrite, resume
         self._state = state
         self.resumed = False  # whether files of an interrupted attempt are there
         self.manifest: dict[str, Any] | None = None  # what was published
@@ -209,12 +207,7 @@ class OutputDirectory:
         files.remove(mark)
         files.remove_tree(self.address)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         """Lets go of the directory; without `resume` a failed attempt leaves nothing behind."""
         if self.manifest is None and not self.resume:
             with contextlib.suppress(OSError, ValueError):  # it would hide what ended the attempt

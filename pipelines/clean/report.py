@@ -50,11 +50,12 @@ _NO_COPIES = {"num_groups": 0, "num_dropped": 0, "groups": [], "skipped": 0}
 
 
 def write(
-    directory: files.Path, report: Mapping[str, Any], run: report_schema.Run | None = None
+    directory: files.Path, report: Mapping[str, Any], run: Mapping[str, Any] | None = None
 ) -> None:
     """Writes report.json, all but the images, and report.html; with `run` also run.json.
 
-    Texts and lists are cut to what the page shows.
+    Texts and lists are cut to what the page shows. `run` has `seconds`, and may have `num_workers`
+    and `peak_memory`, in bytes, of the largest process.
 
     Raises:
       ValueError: `report` has an unknown key of `report_schema.Report`, or lacks one.
@@ -81,7 +82,7 @@ def thumbnail(image: bytes) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def page(report: report_schema.Report, run: report_schema.Run | None = None) -> str:
+def page(report: report_schema.Report, run: Mapping[str, Any] | None = None) -> str:
     """Returns report.html."""
     sets = report["evaluation"]["sets"]
     return templates.render(

@@ -100,14 +100,6 @@ class Evaluation(TypedDict):
     hits: Sequence[Hit]
 
 
-class Run(TypedDict, total=False):
-    """How the job ran: differs from run to run."""
-
-    seconds: Required[float]
-    num_workers: int
-    peak_memory: int  # bytes, of the largest process
-
-
 class Extends(TypedDict):
     """The earlier output whose pairs were taken over."""
 

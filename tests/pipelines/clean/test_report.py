@@ -20,7 +20,7 @@ from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import report_schema
 
 PICTURE = clean_report.thumbnail(images.encode_png(np.full((30, 60, 3), (200, 30, 30), np.uint8)))
-RUN: report_schema.Run = {"seconds": 90.0, "num_workers": 2, "peak_memory": 910_000_000}
+RUN = {"seconds": 90.0, "num_workers": 2, "peak_memory": 910_000_000}
 
 
 def sample(key: str, text: str = "a red box", **more: Any) -> report_schema.Sample:
