@@ -7,6 +7,7 @@ stage of a workflow also has `make_parser()` and, where flags can be wrong in ot
 `check_flags(flags)`, which raises ValueError: `workflow.preflight` checks stages with them.
 """
 
+_WORKFLOW = "parti.workflow.run_workflow"
 # Command -> (module, function, help line), grouped by the order of the workflow.
 GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Data": {
@@ -28,16 +29,8 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "evaluate": ("parti.pipelines.evaluate", "run", "measure generations and reconstructions"),
     },
     "All of it": {
-        "workflow": (
-            "parti.workflow.run_workflow",
-            "workflow",
-            "run every stage of a workflow file that is stale",
-        ),
-        "demo": (
-            "parti.workflow.run_workflow",
-            "demo",
-            "the whole workflow, tiny, on this machine",
-        ),
+        "workflow": (_WORKFLOW, "workflow", "run every stage of a workflow file that is stale"),
+        "demo": (_WORKFLOW, "demo", "the whole workflow, tiny, on this machine"),
     },
 }
 COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}

@@ -18,13 +18,8 @@ class Parser(argparse.ArgumentParser):
         epilog: str,
         formatter: type[argparse.HelpFormatter] = argparse.RawDescriptionHelpFormatter,
     ) -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            epilog=epilog,
-            formatter_class=formatter,
-            allow_abbrev=False,
-        )
+        options: dict[str, Any] = {"formatter_class": formatter, "allow_abbrev": False}
+        super().__init__(prog, description=description, epilog=epilog, **options)
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with code 2."""

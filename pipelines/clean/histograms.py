@@ -39,13 +39,8 @@ class Measure:
     edges: tuple[float, ...]  # increasing; the first and the last bin are open outwards
     ticks: tuple[float, ...]  # to write below the drawing; some are left out where they are many
 
-    @property
-    def num_bins(self) -> int:
-        """One more than there are edges."""
-        return len(self.edges) + 1
-
     def bin(self, value: float) -> int:
-        """Returns the bin of a finite value, in [0, num_bins)."""
+        """Returns the bin of a finite value, from 0 to the number of edges."""
         return bisect.bisect_right(self.edges, value)
 
 

@@ -128,7 +128,7 @@ class Extension:
         found = []
         for index, source in enumerate(sources):
             known = [path for path in source.paths if files.absolute(path) in self.sources]
-            new = [path for path in source.paths if path not in known]
+            new = [path for path in source.paths if files.absolute(path) not in self.sources]
             if new:  # a folder may have both
                 found.append(filter_sources.Work(f"{index:06d}", _part(source, new)))
             for path in known:

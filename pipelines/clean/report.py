@@ -183,15 +183,13 @@ def _lead(report: report_schema.Report) -> str:
     if not dropped:
         return "Every pair passed every rule."
     most = max(report["rules"], key=lambda rule: rule["dropped"])
+    title = most["title"].lower()
     if most["dropped"] == dropped:
-        rest = f"The other {dropped:,} failed one rule: {most['title'].lower()}."
+        rest = f"The other {dropped:,} failed one rule: {title}."
     elif most["dropped"] == 1:
         rest = f"The other {dropped:,} failed a rule each."
     else:
-        rest = (
-            f"Of the other {dropped:,}, {most['dropped']:,} failed the same rule: "
-            f"{most['title'].lower()}."
-        )
+        rest = f"Of the other {dropped:,}, {most['dropped']:,} failed the same rule: {title}."
     return f"{templates.percent(report['kept'], read)} passed every rule. {rest}"
 
 
