@@ -45,11 +45,8 @@ class EvaluationSet:
     ) -> None:
         """Begins an empty set.
 
-        Args:
-          num_words: words in a row that a caption may not share with one of the set.
-          max_distance: bits in which hashes of near-equal images may differ.
-          max_colour_distance: levels in which their colours may differ, at 64 x 64 pixels (see
-            `image_hashes.colour_limit`).
+        Captions may not share `num_words` words in a row with one of the set; the limits of
+        near-equal images are those of `image_hashes`.
         """
         if num_words < 1:
             raise ValueError(f"num_words={num_words}: a run has at least one word")
@@ -130,10 +127,10 @@ class EvaluationSet:
     def hit(
         self, text: str, phash: int, colours: bytes, num_pixels: int = image_hashes.REFERENCE_PIXELS
     ) -> tuple[str, str] | None:
-        """Returns why a pair may not be trained on, or None.
+        """Returns (reason, what of the set it meets) if a pair may not be trained on, or None.
 
-        It is (reason, what of the set it meets); images are compared first. `num_pixels` is width
-        times height of the image: colours are compared less closely in a small one.
+        Images are compared first. `num_pixels` is width times height of the image: colours are
+        compared less closely in a small one.
         """
         if self._images and (match := self._index.query(phash, colours, num_pixels)):
             distance = f"{match.distance} bits, {match.colour_distance:.1f} levels"

@@ -43,8 +43,8 @@ NUM_BANDS = len(_KEY_BLOCKS)
 def pixel_hash(image: np.ndarray) -> bytes:
     """Returns 16 bytes that equal images [height, width, 3] uint8 share and others do not.
 
-    Not a cryptographic hash (that would take a third of the time of decoding): an
-    attacker can make two images share it, and gains only that one of them is dropped.
+    Not a cryptographic hash, which would take a third of the time of decoding: an attacker can make
+    two images share it, and gains only that one of them is dropped.
     """
     digest = xxhash.xxh3_128(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
@@ -52,9 +52,7 @@ def pixel_hash(image: np.ndarray) -> bytes:
 
 
 def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
-    """Returns the perceptual hash, of 64 bits, and the 192 bytes of colours of an image.
-
-    The image is [height, width, 3] uint8.
+    """Returns the perceptual hash, 64 bits, and 192 bytes of colours of [height, width, 3] uint8.
 
     The hash says where the image is lighter and darker, coarsely. Each bit is one of the 64 lowest
     frequencies of the thumbnail's luma (the mean left out): 1 if its DCT coefficient is clearly
@@ -137,10 +135,8 @@ def colour_limit(
     A cell of a large image averages the noise of re-encoding away, so the limit falls with the
     size: for JPEG quality 50 by about the cube root of the pixels, measured from 32 x 32 to
     256 x 256. It is 2.5 times the maximum for 16 x 16 or less, 0.4 times for 256 x 256 or more.
-
-    Args:
-      num_pixels: width times height of the smaller of the two; a number, or an array of any shape.
-      max_colour_distance: the limit at 64 x 64, in levels.
+    `num_pixels`, a number or an array, is width times height of the smaller of the two;
+    `max_colour_distance` is the limit at 64 x 64, in levels.
     """
     factor = np.cbrt(REFERENCE_PIXELS / np.maximum(1, num_pixels))
     return max_colour_distance * np.clip(factor, 0.4, 2.5)
@@ -158,9 +154,8 @@ def is_near(
 
     Whose sizes are known should give `colour_limit` of the smaller as `max_colour_distance`.
     """
-    if distance(phash_a, phash_b) > max_distance:
-        return False
-    return colour_distance(colours_a, colours_b) <= max_colour_distance
+    near = distance(phash_a, phash_b) <= max_distance
+    return near and colour_distance(colours_a, colours_b) <= max_colour_distance
 
 
 def band_keys(phash: int) -> tuple[int, ...]:
@@ -230,7 +225,7 @@ class NearIndex:
         if not len(near):
             return None
         best = np.lexsort((levels, bits[near]))[0]
-        index = int(near[best])
+        index = near[best]
         return Match(self._keys[index], int(bits[index]), float(levels[best]))
 
     def _build(self) -> None:

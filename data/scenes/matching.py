@@ -130,14 +130,15 @@ def match_hidden(mask: np.ndarray, hider: np.ndarray) -> Fit:
 
     The visible sides say where the whole shape may be; pixels of the hider do not count.
     """
-    solid, near = mask > 0.5, pixels.grow(hider)
+    solid = mask > 0.5
     if not solid.any():
         return Fit("", 1.0, 0.0, 0.0, 0.0)
     ys, xs = np.nonzero(solid)
     left, top, right, bottom = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
     # A side is known where what touches it is not at the hider's edge.
-    free_left, free_right = (not (near & solid)[:, x].any() for x in (left, right - 1))
-    free_top, free_bottom = (not (near & solid)[y].any() for y in (top, bottom - 1))
+    at_edge = pixels.grow(hider) & solid
+    free_left, free_right = (not at_edge[:, x].any() for x in (left, right - 1))
+    free_top, free_bottom = (not at_edge[y].any() for y in (top, bottom - 1))
     visible = ~hider
 
     def fit(shape: str, half: float, dx: float) -> Fit:
