@@ -36,16 +36,13 @@ class Item(NamedTuple):
 
 
 def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
-    """Yields the captions and images of the files that a pattern names.
+    """Yields the captions and images of the files that a pattern names: a file, glob or folder.
 
     - `.txt`, `.tsv`, `.jsonl`: prompt files (see `text.prompt_files`); a `.txt` beside an image of
       the same name is its caption.
     - images, and `.tar` of images and `.txt` captions (other members are passed over).
     - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.jsonl` beside one describes
       them, and is passed over.
-
-    Args:
-      pattern: a file, a glob, or a folder, which stands for all of these below it.
 
     Raises:
       FileNotFoundError: it names no file of these kinds.

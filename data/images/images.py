@@ -68,19 +68,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> De
     The EXIF orientation is applied; transparent parts become white; palette, grey, CMYK and
     16-bit grey become 8-bit RGB; of an animation the first frame is taken.
 
-    With `draft_side`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, in a fraction of the
-    time, as long as both sides keep `draft_side` pixels. The pixels then are those of that size: a
+    With a `draft_side`, in pixels, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, in a
+    fraction of the time, as long as both sides keep that. The pixels then are those of that size: a
     perceptual hash of them stays within a bit or two, but they are not equal to the pixels of a
     lossless copy, so give every image of a job the same `draft_side`. Twice the side that the
     image is resized to leaves no visible difference.
 
-    Args:
-      data: the encoded image.
-      max_pixels: an image of more pixels is refused before it is decoded.
-      draft_side: what both sides must keep, in pixels; 0 decodes at full size.
-
     Raises:
-      ValueError: `not an image ...`: broken, truncated, too large or of an unknown format.
+      ValueError: `not an image ...`: broken, truncated, of an unknown format, or of more than
+        `max_pixels`, before it is decoded.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

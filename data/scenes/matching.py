@@ -95,9 +95,8 @@ def _templates() -> tuple[np.ndarray, list[str], np.ndarray]:
             middle = (extent + 8) / 2 - 0.5
             for shape, mask in _shape_masks(extent, blur).items():
                 # As in `pixels.coverage`: what is faint and far from the rest is not seen.
-                vector, (x, y, radius) = _frame(
-                    np.where(pixels.grow(mask > 0.5 * mask.max()), mask, 0)
-                )
+                seen = np.where(pixels.grow(mask > 0.5 * mask.max()), mask, 0)
+                vector, (x, y, radius) = _frame(seen)
                 vectors.append(vector)
                 shapes.append(shape)
                 boxes.append(((middle - x) / radius, (middle - y) / radius, extent / radius))
@@ -120,8 +119,7 @@ def _tight_boxes() -> dict[str, tuple[float, float, float, float]]:
     boxes = {}
     for shape in drawing.SHAPES:
         corners = np.concatenate([p for fill, p in drawing.outlines()[shape] if fill])
-        low, high = corners.min(0), corners.max(0)
-        boxes[shape] = (*low.tolist(), *high.tolist())
+        boxes[shape] = (*corners.min(0).tolist(), *corners.max(0).tolist())
     return boxes
 
 

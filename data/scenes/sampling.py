@@ -105,10 +105,6 @@ def _sample_groups(
     return drawing.Scene(background, objects, challenge=name)
 
 
-def _sample_count(rng: random.Random, world: World) -> drawing.Scene:
-    return _sample_groups(rng, world, [rng.randint(2, world.max_objects)], "count")
-
-
 def _sample_complex(rng: random.Random, world: World) -> drawing.Scene:
     first = rng.randint(1, world.max_objects - 2)
     second = rng.randint(2 if first == 1 else 1, world.max_objects - first)
@@ -219,7 +215,9 @@ def _sample_text(rng: random.Random, world: World) -> drawing.Scene:
 
 _SAMPLERS: dict[str, Callable[[random.Random, World], drawing.Scene]] = {
     "simple": _sample_simple,
-    "count": _sample_count,
+    "count": lambda rng, world: _sample_groups(
+        rng, world, [rng.randint(2, world.max_objects)], "count"
+    ),
     "relation": _sample_relation,
     "text": _sample_text,
     "complex": _sample_complex,

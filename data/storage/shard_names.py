@@ -19,11 +19,9 @@ def expand_pattern(
 ) -> list[str]:
     """Returns the files that a pattern names, sorted, each once.
 
-    Args:
-      pattern: a file, a glob, a directory (which stands for the files in it that end in
-        `suffixes`), or several of these with commas between; local, or an address that
-        `stages.files` reads (`gs://...`).
-      what: what the files hold, for the error message ("image-text pairs").
+    It is a file, a glob, a directory (which stands for the files in it that end in `suffixes`), or
+    several of these with commas between; local, or an address that `stages.files` reads. `what`
+    they hold is for the error message ("image-text pairs").
 
     Raises:
       FileNotFoundError: a part of the pattern names no file.

@@ -64,11 +64,9 @@ def _advance(num_words: int) -> tuple[np.ndarray, np.ndarray]:
 def crc32c(data: bytes) -> int:
     """Returns the CRC-32C of bytes."""
     if len(data) < _WORD:
-        register = 0xFFFFFFFF
-        for byte in data:
-            register ^= byte
-            for _ in range(8):
-                register = _step(register)
+        register = int.from_bytes(data, "little") ^ 0xFFFFFFFF
+        for _ in range(8 * len(data)):
+            register = _step(register)
         return register ^ 0xFFFFFFFF
     num_words = -(-len(data) // _WORD)
     # About as many chunks as words in each; zeros in front of the data change nothing.

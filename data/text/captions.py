@@ -199,9 +199,8 @@ def find_email(text: str) -> str | None:
 
 def find_phone(text: str) -> str | None:
     """Finds a telephone number: 3-3-4 digits with separators, or + and a country's number."""
-    return next(
-        (m.group() for m in _PHONE.finditer(text) if sum(map(str.isdigit, m.group())) >= 8), None
-    )
+    found = (match.group() for match in _PHONE.finditer(text))
+    return next((number for number in found if sum(map(str.isdigit, number)) >= 8), None)
 
 
 def find_street_address(text: str) -> str | None:

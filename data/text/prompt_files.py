@@ -62,11 +62,7 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
 
 
 def parse_prompts(source: str, data: bytes) -> list[Prompt]:
-    """Returns the prompts of a file, as `read_prompts`.
-
-    Raises:
-      ValueError: another ending, an empty file or prompt, a missing column or field, an id twice.
-    """
+    """Returns the prompts of a file, as `read_prompts`; ValueError also of another ending."""
     suffix = pathlib.Path(source).suffix.lower()
     if suffix not in _READERS:
         allowed = ", ".join(_READERS)
@@ -91,8 +87,7 @@ def parse_prompts(source: str, data: bytes) -> list[Prompt]:
 def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> int:
     """Writes a .jsonl prompt file that `read_prompts` reads back equal.
 
-    Raises:
-      ValueError: a prompt's metadata uses a name that a field of the file has.
+    ValueError: a prompt's metadata uses a name that a field of the file has.
     """
     lines = []
     for prompt in prompts:

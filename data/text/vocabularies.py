@@ -181,7 +181,7 @@ class TextTokenizer:
     """
 
     def __init__(self, model_path: str | os.PathLike[str]) -> None:
-        """Loads a model; ValueError: not one of this project's."""
+        """Loads a model; FileNotFoundError: there is none; ValueError: not of this project."""
         import sentencepiece
 
         path = _model_path(model_path)
@@ -238,12 +238,7 @@ def _cached_vocabulary(path: str, fingerprint: str) -> Any:
 
 
 def seqio_text_vocabulary(model_path: str | os.PathLike[str]) -> "seqio.SentencePieceVocabulary":
-    """Returns the vocabulary for seqio features (imports TensorFlow).
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: not a model of this project.
-    """
+    """Returns the vocabulary for seqio features (imports TensorFlow); errors as `TextTokenizer`."""
     path = _model_path(model_path)
     return _cached_vocabulary(str(path), TextTokenizer(path).fingerprint)
 

@@ -75,9 +75,7 @@ class FrequentWords:
 def load_words(path: str) -> WordList:
     """Reads a word or phrase a line; what follows # is a comment. Kept for the process.
 
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it holds no word, or is not UTF-8.
+    ValueError: it holds no word, or is not UTF-8.
     """
     found = WordList.of(line.partition("#")[0] for line in _lines(path))
     if not found.phrases:
@@ -89,9 +87,7 @@ def load_words(path: str) -> WordList:
 def load_frequencies(path: str, min_count: int) -> FrequentWords:
     """Reads lines of a word (or two words), a tab or space, and a count. Kept for the process.
 
-    Raises:
-      OSError: it cannot be read.
-      ValueError: a line is not of that form, no word occurs `min_count` times, or not UTF-8.
+    ValueError: a line is not of that form, no word occurs `min_count` times, or not UTF-8.
     """
     found = FrequentWords.of(_counted(path), min_count)
     if not found.words.size:
