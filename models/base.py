@@ -4,20 +4,13 @@
 
 `Model` is what an engine trains. Its method names, arguments and results are those that T5X calls
 (t5x: t5x/trainer.py), so the embedded engine and real T5X take the same object. A model holds no
-optimizer and no parameters.
+optimizer and no parameters. `ImageTokenizer`, `Generator`, `Reranker` and `Upsampler` are the roles
+of a trained model in a bundle: what the rest of the system calls and reads, and no more.
 
-`ImageTokenizer`, `Generator`, `Reranker` and `Upsampler` are the roles of a trained model in a
-bundle: what the rest of the system calls and reads, and no more.
-
-Variables are passed in two ways:
-
-- Training and evaluation, as T5X does, take `params` and, apart from them, the mutable collections
-  as `flax_mutables`: `loss_fn`, `eval_fn`, `summaries`, `predict_batch`, `predict_batch_with_aux`,
-  `score_batch`. Models without mutable collections are called without `flax_mutables`.
-- Use takes one `variables`, `{'params': ..., **mutable collections}`, and arrays: `encode`,
-  `decode`, `sample`, `image_embeddings`, `text_embeddings`, `score`, `upsample`.
-
-`join_variables(params, flax_mutables)` makes the second of the first.
+Training and evaluation take `params` and, apart from them, the mutable collections as
+`flax_mutables` (None if there are none), as T5X does. Use takes one `variables`, which
+`join_variables(params, flax_mutables)` makes: `encode`, `decode`, `sample`, `image_embeddings`,
+`text_embeddings`, `score`, `upsample`.
 """
 
 import abc
@@ -42,10 +35,7 @@ Variables = Mapping[str, PyTree]  # {collection: tree}, `params` among them
 
 
 def split_boxes(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits a tree of boxed arrays into plain arrays and their logical axes.
-
-    Args:
-      tree: Nested dict whose leaves are arrays or `nn.LogicallyPartitioned` boxes.
+    """Splits a tree of arrays and `nn.LogicallyPartitioned` boxes into arrays and logical axes.
 
     Returns:
       The tree of arrays, and T5X's tree of axes: for each leaf `name`, a leaf `name_axes` with
@@ -94,12 +84,8 @@ def join_variables(params: PyTree, flax_mutables: PyTree | None = None) -> dict[
 
 
 def without_branches(variables: Variables, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Returns collections without the top-level branches of these names; nothing is copied.
-
-    Args:
-      variables: `{'params': ..., **mutable collections}`.
-      names: of branches, such as `Model.training_only`; not every collection need have them.
-    """
+    """Returns collections without the top-level branches of these names, such as
+    `Model.training_only`; not every collection need have them, and nothing is copied."""
     return {
         collection: {name: branch for name, branch in tree.items() if name not in names}
         for collection, tree in variables.items()
@@ -107,15 +93,9 @@ def without_branches(variables: Variables, names: Sequence[str]) -> dict[str, di
 
 
 def check_images(images: Array, size: int | None = None, name: str = "images") -> None:
-    """Checks that a batch of images is one that a model takes.
+    """Raises ValueError unless images are floats [batch, height, width, 3].
 
-    Args:
-      images: [batch, height, width, 3] in [-1, 1].
-      size: Height and width that the model takes, in pixels; None is any.
-      name: Of the batch feature, for the error message.
-
-    Raises:
-      ValueError: The images have another shape, or are not floats.
+    `size` is the height and width that the model takes, in pixels; None is any.
     """
     sides = ("height", "width") if size is None else (size, size)
     if images.ndim != 4 or images.shape[-1] != 3 or (size and images.shape[1:3] != sides):
@@ -130,17 +110,22 @@ def check_images(images: Array, size: int | None = None, name: str = "images") -
         )
 
 
-def check_tokens(tokens: Array, length: int, name: str, *, padded: bool = True) -> None:
-    """Checks the shape and the type of a batch of token ids; see `check_token_range` for values.
+def check_tokens(
+    tokens: Array, length: int, num_ids: int, name: str, *, padded: bool = True
+) -> None:
+    """Checks a batch of token ids: shape, type and, of a concrete array, range.
+
+    Under jit the ids are traced, and `check_token_range` is for the caller.
 
     Args:
       tokens: [batch, length].
       length: Of the model's sequences.
+      num_ids: As of `check_token_range`.
       name: Of the array, for the error message.
       padded: Whether the model pads what is shorter; otherwise all sequences have `length`.
 
     Raises:
-      ValueError: The ids have another shape, or are not integers.
+      ValueError: The ids have another shape, are not integers, or one is out of range.
     """
     fits = tokens.ndim == 2 and (tokens.shape[1] == length or padded and tokens.shape[1] < length)
     if not fits:
@@ -151,21 +136,15 @@ def check_tokens(tokens: Array, length: int, name: str, *, padded: bool = True) 
         )
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"{name} are {tokens.dtype}; give integers")
+    if not isinstance(tokens, jax.core.Tracer):
+        check_token_range(np.asarray(tokens), num_ids, name)
 
 
 def check_token_range(tokens: np.ndarray, num_ids: int, name: str) -> None:
-    """Checks token ids on the host, before they go to a device.
+    """Raises ValueError, on the host, unless token ids [...] are in [0, num_ids).
 
     A device raises no error: `jnp.take` fills NaN for an id past the table and wraps a negative
-    one.
-
-    Args:
-      tokens: [...], integers.
-      num_ids: How many ids the model knows: 0 to `num_ids - 1`.
-      name: Of the array, for the error message.
-
-    Raises:
-      ValueError: An id is out of range; names it, and where it is.
+    one. The message names the id and its place in the array `name`.
     """
     tokens = np.asarray(tokens)
     wrong = np.argwhere((tokens < 0) | (tokens >= num_ids))
@@ -179,60 +158,42 @@ def check_token_range(tokens: np.ndarray, num_ids: int, name: str) -> None:
 
 
 class Summaries(NamedTuple):
-    """What a model shows of itself on a batch.
+    """What a model shows of itself on a batch, by name."""
 
-    Attributes:
-      scalars: name -> scalar; too expensive to compute at each step.
-      histograms: name -> [n], values whose distribution matters.
-      pictures: name -> [rows, columns, height, width, 3] in [-1, 1], clipped when shown.
-    """
-
-    scalars: Mapping[str, Array] = {}
-    histograms: Mapping[str, Array] = {}
-    pictures: Mapping[str, Array] = {}
+    scalars: Mapping[str, Array] = {}  # too expensive to compute at each step
+    histograms: Mapping[str, Array] = {}  # [n], values whose distribution matters
+    pictures: Mapping[str, Array] = {}  # [rows, columns, height, width, 3] in [-1, 1]; get clipped
 
 
 class Model(abc.ABC):
-    """What an engine needs of a model in training.
+    """What an engine needs of a model in training."""
 
-    Class attributes:
-      feature_converter: Name of a class in `parti.tasks.feature_converters`.
-      feature_types: Batch feature -> dtype name; `get_initial_variables` uses it when an engine
-        gives no `input_types`.
-      loss_is_mean: Whether `loss_fn` returns a mean over the batch, not a sum. T5X adds up
-        gradients over microbatches and does not divide.
-      compares_examples: Whether the loss compares the examples of a batch with each other, as a
-        contrastive loss does. The mean over microbatches would then be another loss.
-      training_only: Top-level branches of the variables that only training reads, such as a
-        discriminator. What is loaded or exported for use comes without them, and fingerprints are
-        of the rest: a training, its bundle and tokens made with either agree.
-
-    Attributes:
-      has_mutables: True if there are collections besides `params`. Then the methods take and return
-        them as T5X does: `loss_fn(params, batch, dropout_rng, flax_mutables) ->
-        (loss, (metrics, new_mutables))` and `eval_fn(params, batch, flax_mutables)`.
-      frozen: Top-level branches of `params` that training leaves bitwise as they are. The loss
-        gives them no gradient; an engine keeps its optimizer, which may decay weights, off them.
-      text_vocab_size: How many text ids the model has embeddings for; None if it reads no text.
-      num_ids: Batch feature of token ids -> how many ids the model knows; `check_batch` reads it.
-      dtype: Of the computation; the peak FLOPs of a device depend on it.
-      remat: Which activations the backward pass keeps (`layers.transformer.StackConfig.remat`);
-        None if the model has no such choice.
-      pipeline_stages, pipeline_microbatches: Of a pipeline through the layers; 1 is none.
-    """
-
-    feature_converter: ClassVar[str]
+    feature_converter: ClassVar[str]  # a class in `parti.tasks.feature_converters`
+    # Batch feature -> dtype name; for engines that give no `input_types`
     feature_types: ClassVar[Mapping[str, str]]
+    # Whether `loss_fn` returns a mean over the batch, not a sum. T5X adds up gradients over
+    # microbatches and does not divide.
     loss_is_mean: ClassVar[bool] = True
+    # Whether the loss compares the examples of a batch, as a contrastive loss does: the mean over
+    # microbatches would be another loss
     compares_examples: ClassVar[bool] = False
+    # Top-level branches of the variables that only training reads, such as a discriminator. What is
+    # loaded or exported comes without them, and fingerprints are of the rest: a training, its
+    # bundle and tokens made with either agree.
     training_only: ClassVar[tuple[str, ...]] = ()
 
+    # True if there are collections besides `params`. Then `loss_fn` also returns new ones.
     has_mutables: bool = False
+    # Top-level branches of `params` that training leaves bitwise as they are. The loss gives them
+    # no gradient; an engine keeps its optimizer, which may decay weights, off them.
     frozen: tuple[str, ...] = ()
-    text_vocab_size: int | None = None
+    text_vocab_size: int | None = None  # text ids with embeddings; None if it reads no text
+    # Batch feature of token ids -> how many ids the model knows
     num_ids: Mapping[str, int] = {}
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the computation; the peak FLOPs of a device depend on it
+    # As of `layers.transformer.StackConfig`; None if the model has no such choice
     remat: str | None = None
+    # Of a pipeline through the layers; 1 is none
     pipeline_stages: int = 1
     pipeline_microbatches: int = 1
     _constants: PyTree = None
@@ -290,12 +251,7 @@ class Model(abc.ABC):
         input_shapes: Mapping[str, tuple[int, ...]],
         input_types: Mapping[str, Any] | None = None,
     ) -> dict[str, PyTree]:
-        """Initialises the variables.
-
-        Args:
-          rng: PRNG key.
-          input_shapes: Batch feature -> shape, all features of the model's batch.
-          input_types: Batch feature -> dtype; `feature_types` where it says nothing.
+        """Initialises the variables for batches of these shapes and types, by feature.
 
         Returns:
           `{'params': ..., 'params_axes': ...}` and the same pair for each other collection.
@@ -318,11 +274,7 @@ class Model(abc.ABC):
         return result
 
     def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Checks the token ids of a batch on the host.
-
-        Raises:
-          ValueError: An id is out of the model's range.
-        """
+        """Raises ValueError, on the host, for a token id of a batch that is out of range."""
         for name, num_ids in self.num_ids.items():
             check_token_range(batch[name], num_ids, name)
 
@@ -397,25 +349,19 @@ class Model(abc.ABC):
 
 @runtime_checkable
 class ImageTokenizer(Protocol):
-    """Turns images into tokens and back.
+    """Turns images into tokens and back."""
 
-    Attributes:
-      image_size: Height and width of an image, in pixels.
-      grid_size: Tokens along one side of an image; an image is `grid_size ** 2` tokens.
-      codebook_size: Tokens are in [0, codebook_size).
-      encoding_branches: Top-level branches of the variables that `encode` reads.
-      encoding_settings: What tokens depend on besides those; tokenizers that agree in both make
-        the same tokens.
-    """
-
-    image_size: int
-    grid_size: int
-    codebook_size: int
-    encoding_branches: tuple[str, ...]
+    image_size: int  # height and width of an image, in pixels
+    grid_size: int  # tokens along one side of an image; an image is `grid_size ** 2` tokens
+    codebook_size: int  # tokens are in [0, codebook_size)
+    encoding_branches: tuple[str, ...]  # top-level branches of the variables that `encode` reads
 
     @property
     def encoding_settings(self) -> dict[str, Any]:
-        """See the class; values that JSON can hold."""
+        """What tokens depend on besides `encoding_branches`, as JSON values.
+
+        Tokenizers that agree in both make the same tokens.
+        """
 
     def encode(self, variables: Variables, images: Array) -> Array:
         """Maps [batch, height, width, 3] in [-1, 1] to [batch, length] int32, raster order."""
@@ -426,17 +372,11 @@ class ImageTokenizer(Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """Draws image tokens for captions.
+    """Draws image tokens for captions."""
 
-    Attributes:
-      text_vocab_size: Text ids are in [0, text_vocab_size).
-      text_length: Tokens of a caption, padding included.
-      grid_size, codebook_size: Of the image tokenizer whose tokens it draws.
-    """
-
-    text_vocab_size: int
-    text_length: int
-    grid_size: int
+    text_vocab_size: int  # text ids are in [0, text_vocab_size)
+    text_length: int  # tokens of a caption, padding included
+    grid_size: int  # of the image tokenizer whose tokens it draws, as `codebook_size`
     codebook_size: int
 
     def sample(
@@ -457,17 +397,11 @@ class Generator(Protocol):
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Embeds images and texts in one space; the cosine says how well they fit.
+    """Embeds images and texts in one space; the cosine says how well they fit."""
 
-    Attributes:
-      image_size: Height and width of an image, in pixels.
-      text_vocab_size: Text ids are in [0, text_vocab_size).
-      text_length: The longest text, in tokens.
-    """
-
-    image_size: int
-    text_vocab_size: int
-    text_length: int
+    image_size: int  # height and width of an image, in pixels
+    text_vocab_size: int  # text ids are in [0, text_vocab_size)
+    text_length: int  # the longest text, in tokens
 
     def image_embeddings(self, variables: Variables, images: Array) -> Array:
         """Maps [batch, height, width, 3] in [-1, 1] to [batch, embed], unit norm."""
@@ -478,15 +412,10 @@ class Reranker(Protocol):
 
 @runtime_checkable
 class Upsampler(Protocol):
-    """Enlarges images.
+    """Enlarges images."""
 
-    Attributes:
-      scale: The factor between the sides of the output and the input.
-      config: The `super_resolution.network.SuperResolutionConfig` that `tiling` takes.
-    """
-
-    scale: int
-    config: Any
+    scale: int  # the factor between the sides of the output and the input
+    config: Any  # the `super_resolution.network.SuperResolutionConfig` that `tiling` takes
 
     def upsample(self, variables: Variables, images: Array) -> Array:
         """Maps [batch, height, width, 3] to [batch, s height, s width, 3], both in [-1, 1]."""

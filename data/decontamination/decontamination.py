@@ -45,11 +45,8 @@ class EvaluationSet:
     ) -> None:
         """Begins an empty set.
 
-        Args:
-          num_words: words in a row that a caption may not share with one of the set.
-          max_distance: bits in which hashes of near-equal images may differ.
-          max_colour_distance: levels in which their colours may differ, at 64 x 64 pixels (see
-            `image_hashes.colour_limit`).
+        Captions may not share `num_words` words in a row with one of the set; the limits of
+        near-equal images are those of `image_hashes`.
         """
         if num_words < 1:
             raise ValueError(f"num_words={num_words}: a run has at least one word")
@@ -58,7 +55,6 @@ class EvaluationSet:
         self._captions: list[str] = []  # what is shown of each
         self._hashes: set[bytes] = set()  # `text_hashes.caption_hash` of each
         self._runs: dict[int, int] = {}  # hash of a run -> number of the caption
-        self._images: list[tuple[str, int, bytes, int]] = []
         self._index = image_hashes.NearIndex(*self._limits)
 
     @property
@@ -69,12 +65,13 @@ class EvaluationSet:
     @property
     def num_images(self) -> int:
         """How many images were added."""
-        return len(self._images)
+        return len(self._index)
 
     @property
     def fingerprint(self) -> str:
         """A digest of all that was added, in the order of adding, and of the limits."""
-        digest = hashlib.sha256(repr((self._num_words, self._limits, self._images)).encode())
+        settings = self._num_words, self._limits, self._index.images
+        digest = hashlib.sha256(repr(settings).encode())
         for text in self._captions:
             digest.update(text.encode("utf-8", "replace") + b"\n")
         for caption in sorted(self._hashes):
@@ -124,18 +121,17 @@ class EvaluationSet:
         self, name: str, phash: int, colours: bytes, num_pixels: int = image_hashes.REFERENCE_PIXELS
     ) -> None:
         """Adds an image by its `image_hashes.fingerprint` and its width times height."""
-        self._images.append((name, phash, colours, num_pixels))
         self._index.add(name, phash, colours, num_pixels)
 
     def hit(
         self, text: str, phash: int, colours: bytes, num_pixels: int = image_hashes.REFERENCE_PIXELS
     ) -> tuple[str, str] | None:
-        """Returns why a pair may not be trained on, or None.
+        """Returns (reason, what of the set it meets) if a pair may not be trained on, or None.
 
-        It is (reason, what of the set it meets); images are compared first. `num_pixels` is width
-        times height of the image: colours are compared less closely in a small one.
+        Images are compared first. `num_pixels` is width times height of the image: colours are
+        compared less closely in a small one.
         """
-        if self._images and (match := self._index.query(phash, colours, num_pixels)):
+        if match := self._index.query(phash, colours, num_pixels):
             distance = f"{match.distance} bits, {match.colour_distance:.1f} levels"
             return CONTAMINATED_IMAGE, f"{match.key} ({distance})"
         if self._runs:
@@ -146,7 +142,8 @@ class EvaluationSet:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the set to one file, for `open`."""
-        names, phashes, colours, sizes = zip(*self._images) if self._images else ((), (), (), ())
+        images_of_all = self._index.images
+        names, phashes, colours, sizes = zip(*images_of_all) if images_of_all else ((),) * 4
         header = {
             "format": _FORMAT,
             "num_words": self._num_words,

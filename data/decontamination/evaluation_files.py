@@ -36,16 +36,13 @@ class Item(NamedTuple):
 
 
 def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
-    """Yields the captions and images of the files that a pattern names.
+    """Yields the captions and images of the files that a pattern names: a file, glob or folder.
 
     - `.txt`, `.tsv`, `.jsonl`: prompt files (see `text.prompt_files`); a `.txt` beside an image of
       the same name is its caption.
     - images, and `.tar` of images and `.txt` captions (other members are passed over).
     - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.jsonl` beside one describes
       them, and is passed over.
-
-    Args:
-      pattern: a file, a glob, or a folder, which stands for all of these below it.
 
     Raises:
       FileNotFoundError: it names no file of these kinds.
@@ -80,16 +77,16 @@ def _find(pattern: str) -> list[str]:
     pairs = {files.parent(path) for path in paths if path.lower().endswith(TFRECORD_SUFFIX)}
     paths = [p for p in paths if not (p.lower().endswith(".jsonl") and files.parent(p) in pairs)]
     for entry in found:
-        is_content = entry.path.lower().endswith((*IMAGE_SUFFIXES, CAPTION_SUFFIX))
-        if is_content and entry.num_bytes > MAX_FILE_BYTES:
-            raise ValueError(_too_large(entry.path, entry.num_bytes))
+        if entry.path.lower().endswith((*IMAGE_SUFFIXES, CAPTION_SUFFIX)):
+            _check_size(entry.path, entry.num_bytes)
     return paths
 
 
-def _too_large(path: str, num_bytes: int) -> str:
-    return (
-        f"{path}: {num_bytes:,} bytes; a file of an evaluation set has {MAX_FILE_BYTES:,} at most"
-    )
+def _check_size(path: str, size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise ValueError(
+            f"{path}: {size:,} bytes; a file of an evaluation set has {MAX_FILE_BYTES:,} at most"
+        )
 
 
 def _stem(path: str) -> str:
@@ -117,8 +114,7 @@ def _read_tar(path: str, name: str) -> Iterator[Item]:
                 if not member.isreg() or suffix not in (*IMAGE_SUFFIXES, CAPTION_SUFFIX):
                     continue
                 where = f"{name}:{member.name}"
-                if member.size > MAX_FILE_BYTES:
-                    raise ValueError(_too_large(where, member.size))
+                _check_size(where, member.size)
                 content = tar.extractfile(member)
                 data = content.read() if content else b""
                 if suffix == CAPTION_SUFFIX:

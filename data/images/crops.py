@@ -35,17 +35,18 @@ class RandomCrop:
         square of `size` is cut anywhere; each as likely. It is not flipped: it may show text. An
         image with a shorter side under `size` grows to it, and the crop is the whole square.
         """
-        slack, growth, down, right = _uniform(f"{seed} {key}", 4)
+        name = f"{seed} {key}".encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(name, digest_size=32).digest()
+        # 53 bits: more would round up to 1.
+        drawn = ((value >> 11) / 2**53 for value in np.frombuffer(digest, "<u8").tolist())
+        slack, growth, down, right = drawn
         largest = max(size, min(short_side, round(size * 9 / 8)))
         side = size + int(growth * (largest - size + 1))
         top, left = (int(share * (side - size + 1)) for share in (down, right))
         return cls((3 + 2 * slack) / 8, side, top, left, size)
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """Returns the crop, [size, size, 3] uint8, of an image [height, width, 3] uint8.
-
-        Its short side is the one that was given to `draw`.
-        """
+        """Returns the crop, [size, size, 3] uint8, of an image of the short side of `draw`."""
         resized = images.resize(images.square_crop(image, self.offset), self.side)
         return resized[self.top : self.top + self.size, self.left : self.left + self.size]
 
@@ -81,10 +82,3 @@ def fit(
     if policy == "centre":
         return images.resize(images.square_crop(image), size)
     return RandomCrop.draw(min(image.shape[:2]), size, key, seed).cut(image)
-
-
-def _uniform(name: str, count: int) -> list[float]:
-    """Returns `count` (up to 8) numbers in [0, 1) that depend on `name` only."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8 * count).digest()
-    # 53 bits: more would round up to 1.
-    return [(value >> 11) / 2**53 for value in np.frombuffer(digest, "<u8").tolist()]

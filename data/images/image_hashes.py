@@ -43,8 +43,8 @@ NUM_BANDS = len(_KEY_BLOCKS)
 def pixel_hash(image: np.ndarray) -> bytes:
     """Returns 16 bytes that equal images [height, width, 3] uint8 share and others do not.
 
-    Not a cryptographic hash (that would take a third of the time of decoding): an
-    attacker can make two images share it, and gains only that one of them is dropped.
+    Not a cryptographic hash, which would take a third of the time of decoding: an attacker can make
+    two images share it, and gains only that one of them is dropped.
     """
     digest = xxhash.xxh3_128(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
@@ -52,9 +52,7 @@ def pixel_hash(image: np.ndarray) -> bytes:
 
 
 def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
-    """Returns the perceptual hash, of 64 bits, and the 192 bytes of colours of an image.
-
-    The image is [height, width, 3] uint8.
+    """Returns the perceptual hash, 64 bits, and 192 bytes of colours of [height, width, 3] uint8.
 
     The hash says where the image is lighter and darker, coarsely. Each bit is one of the 64 lowest
     frequencies of the thumbnail's luma (the mean left out): 1 if its DCT coefficient is clearly
@@ -137,10 +135,8 @@ def colour_limit(
     A cell of a large image averages the noise of re-encoding away, so the limit falls with the
     size: for JPEG quality 50 by about the cube root of the pixels, measured from 32 x 32 to
     256 x 256. It is 2.5 times the maximum for 16 x 16 or less, 0.4 times for 256 x 256 or more.
-
-    Args:
-      num_pixels: width times height of the smaller of the two; a number, or an array of any shape.
-      max_colour_distance: the limit at 64 x 64, in levels.
+    `num_pixels`, a number or an array, is width times height of the smaller of the two;
+    `max_colour_distance` is the limit at 64 x 64, in levels.
     """
     factor = np.cbrt(REFERENCE_PIXELS / np.maximum(1, num_pixels))
     return max_colour_distance * np.clip(factor, 0.4, 2.5)
@@ -158,9 +154,8 @@ def is_near(
 
     Whose sizes are known should give `colour_limit` of the smaller as `max_colour_distance`.
     """
-    if distance(phash_a, phash_b) > max_distance:
-        return False
-    return colour_distance(colours_a, colours_b) <= max_colour_distance
+    near = distance(phash_a, phash_b) <= max_distance
+    return near and colour_distance(colours_a, colours_b) <= max_colour_distance
 
 
 def band_keys(phash: int) -> tuple[int, ...]:
@@ -172,12 +167,10 @@ def band_keys(phash: int) -> tuple[int, ...]:
 
     Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", 2007, section 3.
     """
-    blocks = [
-        (phash >> low) & ((1 << (high - low)) - 1) for low, high in itertools.pairwise(_EDGES)
-    ]
-    return tuple(
-        (band << 22) | (blocks[i] << 11) | blocks[j] for band, (i, j) in enumerate(_KEY_BLOCKS)
-    )
+    edges = itertools.pairwise(_EDGES)
+    blocks = [(phash >> low) & ((1 << (high - low)) - 1) for low, high in edges]
+    pairs = enumerate(_KEY_BLOCKS)
+    return tuple((band << 22) | (blocks[i] << 11) | blocks[j] for band, (i, j) in pairs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,7 +183,7 @@ class Match:
 
 
 class NearIndex:
-    """Finds the near-equal images of a set held in memory, about 200 bytes an image.
+    """Finds the near-equal images of a set held in memory, about 500 bytes an image.
 
     A query compares with all of them, about a millisecond for a million: for evaluation sets that
     is less than a table of band keys costs.
@@ -200,44 +193,37 @@ class NearIndex:
         self, max_distance: int = MAX_DISTANCE, max_colour_distance: float = MAX_COLOUR_DISTANCE
     ) -> None:
         """Takes the limits: bits, and levels as of `colour_limit`."""
-        self._max_distance = max_distance
-        self._max_colour_distance = max_colour_distance
-        self._keys: list[str] = []
-        self._added: list[tuple[int, bytes, int]] = []  # not yet in the arrays
-        self._phashes = np.zeros(0, np.uint64)
-        self._rows = np.zeros((0, NUM_COLOURS), np.uint8)
-        self._sizes = np.zeros(0, np.int64)
+        self._max_distance, self._max_colour_distance = max_distance, max_colour_distance
+        self.images: list[tuple[str, int, bytes, int]] = []  # key, hash, colours, number of pixels
+        self._columns: tuple[np.ndarray, ...] = ()
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.images)
 
     def add(self, key: str, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> None:
         """Adds an image; ValueError: `colour` has not `NUM_COLOURS` bytes."""
         if len(colour) != NUM_COLOURS:
             raise ValueError(f"{len(colour)} bytes of colours; they must be {NUM_COLOURS}.")
-        self._keys.append(key)
-        self._added.append((phash, colour, num_pixels))
+        self.images.append((key, phash, colour, num_pixels))
+        self._columns = ()
 
     def query(self, phash: int, colour: bytes, num_pixels: int = REFERENCE_PIXELS) -> Match | None:
         """Returns the nearest of the near-equal images, the first added of equals, or None."""
-        self._build()
-        bits = distances(phash, self._phashes)
+        if not self.images:
+            return None
+        if not self._columns:
+            _, phashes, colours, sizes = zip(*self.images, strict=True)
+            rows = np.frombuffer(b"".join(colours), np.uint8).reshape(-1, NUM_COLOURS)
+            self._columns = np.array(phashes, np.uint64), rows, np.array(sizes, np.int64)
+        phashes, rows, sizes = self._columns
+        bits = distances(phash, phashes)
         near = np.flatnonzero(bits <= self._max_distance)
-        levels = colour_distances(colour, self._rows[near])
-        smaller = np.minimum(num_pixels, self._sizes[near])
+        levels = colour_distances(colour, rows[near])
+        smaller = np.minimum(num_pixels, sizes[near])
         within = levels <= colour_limit(smaller, self._max_colour_distance)
         near, levels = near[within], levels[within]
         if not len(near):
             return None
         best = np.lexsort((levels, bits[near]))[0]
-        index = int(near[best])
-        return Match(self._keys[index], int(bits[index]), float(levels[best]))
-
-    def _build(self) -> None:
-        if self._added:
-            phashes, rows, sizes = zip(*self._added, strict=True)
-            self._phashes = np.concatenate([self._phashes, np.array(phashes, np.uint64)])
-            added = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, NUM_COLOURS)
-            self._rows = np.concatenate([self._rows, added])
-            self._sizes = np.concatenate([self._sizes, np.array(sizes, np.int64)])
-            self._added = []
+        index = near[best]
+        return Match(self.images[index][0], int(bits[index]), float(levels[best]))

@@ -37,14 +37,10 @@ _SSIM_SIGMA, _SSIM_K1, _SSIM_K2 = 1.5, 0.01, 0.03
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A decoded image: [height, width, 3] uint8 `pixels`, upright, read-only.
+    """A decoded image."""
 
-    `width` and `height` are those of the file, upright: larger than those of `pixels` if the image
-    was decoded at less.
-    """
-
-    pixels: np.ndarray
-    width: int
+    pixels: np.ndarray  # [height, width, 3] uint8, upright, read-only
+    width: int  # of the file, upright; larger than that of `pixels` if it was decoded at less
     height: int
 
 
@@ -56,8 +52,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0)
 def read_size(data: bytes) -> tuple[int, int]:
     """Returns (width, height) of an image, upright, in pixels, from its header alone.
 
-    Raises:
-      ValueError: `not an image ...`: as of `decode`, as far as the header tells.
+    ValueError: `not an image ...`, as of `decode`, as far as the header tells.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -73,19 +68,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> De
     The EXIF orientation is applied; transparent parts become white; palette, grey, CMYK and
     16-bit grey become 8-bit RGB; of an animation the first frame is taken.
 
-    With `draft_side`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, in a fraction of the
-    time, as long as both sides keep `draft_side` pixels. The pixels then are those of that size: a
+    With a `draft_side`, in pixels, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, in a
+    fraction of the time, as long as both sides keep that. The pixels then are those of that size: a
     perceptual hash of them stays within a bit or two, but they are not equal to the pixels of a
     lossless copy, so give every image of a job the same `draft_side`. Twice the side that the
     image is resized to leaves no visible difference.
 
-    Args:
-      data: the encoded image.
-      max_pixels: an image of more pixels is refused before it is decoded.
-      draft_side: what both sides must keep, in pixels; 0 decodes at full size.
-
     Raises:
-      ValueError: `not an image ...`: broken, truncated, too large or of an unknown format.
+      ValueError: `not an image ...`: broken, truncated, of an unknown format, or of more than
+        `max_pixels`, before it is decoded.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -147,10 +138,7 @@ def encode_png(image: np.ndarray) -> bytes:
     """Encodes [height, width, 3] uint8 as PNG; equal images give equal bytes.
 
     Only runs of equal bytes are searched for: half the time, and photographs and drawings grow by
-    under 1%.
-
-    Raises:
-      ValueError: another shape or dtype.
+    under 1%. ValueError: another shape or dtype.
     """
     return _encode(image, "PNG", compress_type=zlib.Z_RLE)
 
@@ -158,8 +146,7 @@ def encode_png(image: np.ndarray) -> bytes:
 def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
     """Encodes [height, width, 3] uint8 as JPEG with colours at full resolution; deterministic.
 
-    Raises:
-      ValueError: a quality (libjpeg's) outside [1, 100], or another shape or dtype.
+    ValueError: a quality (libjpeg's) outside [1, 100], or another shape or dtype.
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"JPEG quality {quality}: give 1 to 100.")
@@ -177,10 +164,7 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Resizes [height, width, 3] uint8 by area: each new pixel is the mean of what it covers.
 
     An image that grows on either axis is interpolated (bicubic) instead: the area method would
-    only repeat pixels.
-
-    Args:
-      size: the new side of a square, or (height, width), in pixels.
+    only repeat pixels. `size` is the new side of a square, or (height, width), in pixels.
 
     Raises:
       ValueError: a size under 1, or another shape or dtype.
@@ -211,18 +195,13 @@ def _cv2() -> types.ModuleType:
 def square_crop(image: np.ndarray, offset: float = 0.5) -> np.ndarray:
     """Returns a view of a square of the short side of [height, width, channels].
 
-    Args:
-      offset: position of the square on the long side, in [0, 1]: 0 is left or top, 0.5 the middle.
-
-    Raises:
-      ValueError: `offset` out of range.
+    `offset` is its position on the long side, in [0, 1], else a ValueError: 0 is left or top.
     """
     if not 0.0 <= offset <= 1.0:
         raise ValueError(f"offset={offset}: it must be in [0, 1].")
     height, width = image.shape[:2]
     side = min(height, width)
-    top = round((height - side) * offset)
-    left = round((width - side) * offset)
+    top, left = round((height - side) * offset), round((width - side) * offset)
     return image[top : top + side, left : left + side]
 
 
@@ -234,11 +213,7 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Returns pixels in [-1, 1] as uint8; values outside are clipped.
-
-    Raises:
-      ValueError: not a floating-point array, or a value is not finite.
-    """
+    """Returns pixels in [-1, 1] as uint8, clipped; ValueError: not floats, or not finite."""
     values = np.asarray(image)
     if values.dtype.kind in "iub":
         raise ValueError(f"Pixels are {values.dtype}; give floating point in [-1, 1].")
@@ -249,11 +224,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the peak signal-to-noise ratio of uint8 pixels of any shape in dB; inf when equal.
-
-    Raises:
-      ValueError: shapes differ or a dtype is not uint8.
-    """
+    """Returns the peak signal-to-noise ratio of uint8 pixels of any shape in dB; inf when equal."""
     _check_alike(a, b)
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return float("inf") if error == 0 else float(10.0 * np.log10(255.0**2 / error))

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captions of scenes: several true phrasings, the fullest first."""
 
-from collections.abc import Sequence
-
 from parti.data.scenes import drawing
 
 _NUMBERS = ("no", "a", "two", "three", "four", "five")
@@ -33,7 +31,7 @@ def _with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _thing(thing: drawing.SceneObject, size_words: dict[str, str] = _SIZE_WORDS) -> str:
+def _thing(thing: drawing.SceneObject, size_words: dict[str, str]) -> str:
     return _with_article(f"{size_words[thing.size]}{thing.colour} {thing.shape}")
 
 
@@ -44,13 +42,13 @@ def _group(shape: str, colour: str, count: int) -> str:
 
 
 def _simple(scene: drawing.Scene, place: str) -> list[str]:
-    thing = _thing(scene.objects[0])
+    thing, other = (_thing(scene.objects[0], words) for words in (_SIZE_WORDS, _OTHER_SIZE_WORDS))
     return [
         f"{thing} on {place}",
         thing,
         f"a picture of {thing} on {place}",
-        f"{place} with {_thing(scene.objects[0], _OTHER_SIZE_WORDS)} on it",
-        f"a drawing of {_thing(scene.objects[0], _OTHER_SIZE_WORDS)}",
+        f"{place} with {other} on it",
+        f"a drawing of {other}",
     ]
 
 
@@ -67,7 +65,7 @@ def _groups(scene: drawing.Scene, place: str) -> list[str]:
 
 
 def _relation(scene: drawing.Scene, place: str) -> list[str]:
-    a, b = (_thing(thing) for thing in scene.objects)
+    a, b = (_thing(thing, _SIZE_WORDS) for thing in scene.objects)
     other_a, other_b = (_thing(thing, _OTHER_SIZE_WORDS) for thing in scene.objects)
     words, converse = _RELATION_WORDS[scene.relation], _CONVERSE_WORDS[scene.relation]
     return [
@@ -97,13 +95,10 @@ def captions(scene: drawing.Scene, limit: int | None = None) -> list[str]:
     The first names everything that `probe.alignment` scores; the others may leave out size or
     background, or tell a relation from the other side.
     """
-    place = f"{_with_article(scene.background)} background"
     if scene.text:
-        phrasings: Sequence[str] = _text(scene, place)
+        describe = _text
     elif scene.relation:
-        phrasings = _relation(scene, place)
-    elif len(scene.objects) == 1:
-        phrasings = _simple(scene, place)
+        describe = _relation
     else:
-        phrasings = _groups(scene, place)
-    return list(phrasings[:limit])
+        describe = _simple if len(scene.objects) == 1 else _groups
+    return describe(scene, f"{_with_article(scene.background)} background")[:limit]

@@ -77,11 +77,10 @@ def _heart() -> _Points:
 
 
 def _flower() -> list[tuple[int, _Points]]:
-    petals = []
-    for i in range(5):
-        turn = 2 * math.pi * i / 5 - math.pi / 2
-        petals.append((1, _ellipse(0.6 * math.cos(turn), 0.6 * math.sin(turn), 0.4, 0.4)))
-    return [*petals, (1, _ellipse(0, 0, 0.4, 0.4)), (0, _ellipse(0, 0, 0.24, 0.24))]
+    turns = [2 * math.pi * i / 5 - math.pi / 2 for i in range(5)]
+    petals = [_ellipse(0.6 * math.cos(turn), 0.6 * math.sin(turn), 0.4, 0.4) for turn in turns]
+    filled = [(1, points) for points in (*petals, _ellipse(0, 0, 0.4, 0.4))]
+    return [*filled, (0, _ellipse(0, 0, 0.24, 0.24))]
 
 
 @functools.cache
@@ -207,12 +206,9 @@ class Scene:
 def shape_mask(shape: str, extent: float, offset: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
     """Draws a shape, or a sign without text, alone and without anti-aliasing.
 
-    Args:
-      extent: side of the shape's box in pixels.
-      offset: (x, y) of the box's corner in the mask, in [0, 1) pixels.
-
-    Returns:
-      A mask in mode "L": 255 inside the shape, else 0; as large as the box, rounded up.
+    The box of the shape has sides of `extent` pixels, and its corner is at `offset` (x, y), in
+    [0, 1) pixels, of the mask: mode "L", 255 inside the shape, else 0; as large as the box, rounded
+    up.
     """
     side = math.ceil(extent) + 2
     mask = Image.new("L", (side, side))
@@ -238,10 +234,10 @@ def render(scene: Scene, size: int) -> np.ndarray:
         mask = shape_mask(thing.shape, extent, (left - corner[0], top - corner[1]))
         image.paste(COLOURS[thing.colour], corner, mask)
         if thing.shape == SIGN:
-            (x, y), width, height = (SIGN_FIELD[0], *SIGN_FIELD[1:])
+            (x, y), width, height = SIGN_FIELD
             half = extent / 2
             centre = (thing.cx * side + x * half - 0.5, thing.cy * side + y * half - 0.5)
-            fill = ink(thing.colour)
+            size_of_field = width * half, height * half
             canvas = ImageDraw.Draw(image)
-            glyphs.draw_text(canvas, scene.text, centre, width * half, height * half, fill)
+            glyphs.draw_text(canvas, scene.text, centre, *size_of_field, ink(thing.colour))
     return np.asarray(image.reduce(_SUPERSAMPLING))

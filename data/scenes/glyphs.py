@@ -55,12 +55,9 @@ def strokes(letter: str) -> tuple[tuple[tuple[float, float], ...], ...]:
     """Returns a letter as polylines in [0, 1] of width and height; ValueError: no such letter."""
     if letter not in _STROKES:
         raise ValueError(f"No glyph for {letter!r}: signs can be written in {LETTERS}.")
+    lines = [[point.split(",") for point in line.split()] for line in _STROKES[letter].split("|")]
     return tuple(
-        tuple(
-            (float(x) / _GRID_WIDTH, float(y) / _GRID_HEIGHT)
-            for x, y in (point.split(",") for point in line.split())
-        )
-        for line in _STROKES[letter].split("|")
+        tuple((float(x) / _GRID_WIDTH, float(y) / _GRID_HEIGHT) for x, y in line) for line in lines
     )
 
 
@@ -98,11 +95,9 @@ def draw_text(
     inner_width, inner_height = glyph_width - 2 * radius, glyph_height - 2 * radius
     top = centre[1] - glyph_height / 2 + radius
     for letter, left in zip(text, lefts):
+        first = centre[0] + left + radius
         for line in strokes(letter):
-            points = [
-                (centre[0] + left + radius + x * inner_width, top + y * inner_height)
-                for x, y in line
-            ]
+            points = [(first + x * inner_width, top + y * inner_height) for x, y in line]
             canvas.line(points, fill=fill, width=max(1, round(2 * radius)))
             for x, y in points:
                 canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)

@@ -95,9 +95,8 @@ def _templates() -> tuple[np.ndarray, list[str], np.ndarray]:
             middle = (extent + 8) / 2 - 0.5
             for shape, mask in _shape_masks(extent, blur).items():
                 # As in `pixels.coverage`: what is faint and far from the rest is not seen.
-                vector, (x, y, radius) = _frame(
-                    np.where(pixels.grow(mask > 0.5 * mask.max()), mask, 0)
-                )
+                seen = np.where(pixels.grow(mask > 0.5 * mask.max()), mask, 0)
+                vector, (x, y, radius) = _frame(seen)
                 vectors.append(vector)
                 shapes.append(shape)
                 boxes.append(((middle - x) / radius, (middle - y) / radius, extent / radius))
@@ -120,8 +119,7 @@ def _tight_boxes() -> dict[str, tuple[float, float, float, float]]:
     boxes = {}
     for shape in drawing.SHAPES:
         corners = np.concatenate([p for fill, p in drawing.outlines()[shape] if fill])
-        low, high = corners.min(0), corners.max(0)
-        boxes[shape] = (*low.tolist(), *high.tolist())
+        boxes[shape] = (*corners.min(0).tolist(), *corners.max(0).tolist())
     return boxes
 
 
@@ -130,14 +128,15 @@ def match_hidden(mask: np.ndarray, hider: np.ndarray) -> Fit:
 
     The visible sides say where the whole shape may be; pixels of the hider do not count.
     """
-    solid, near = mask > 0.5, pixels.grow(hider)
+    solid = mask > 0.5
     if not solid.any():
         return Fit("", 1.0, 0.0, 0.0, 0.0)
     ys, xs = np.nonzero(solid)
     left, top, right, bottom = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
     # A side is known where what touches it is not at the hider's edge.
-    free_left, free_right = (not (near & solid)[:, x].any() for x in (left, right - 1))
-    free_top, free_bottom = (not (near & solid)[y].any() for y in (top, bottom - 1))
+    at_edge = pixels.grow(hider) & solid
+    free_left, free_right = (not at_edge[:, x].any() for x in (left, right - 1))
+    free_top, free_bottom = (not at_edge[y].any() for y in (top, bottom - 1))
     visible = ~hider
 
     def fit(shape: str, half: float, dx: float) -> Fit:

@@ -27,16 +27,12 @@ _ANY = np.ones((3, 3), bool)  # neighbours: all eight
 
 @dataclasses.dataclass
 class Segmentation:
-    """The pixels of an image, and the background or colour that each is given to.
+    """The pixels of an image, and the background or colour that each is given to."""
 
-    `labels` is 0 for background and i + 1 for colours[i]; `distances` [1 + colours, y, x] says how
-    far each pixel is from the background and from each colour, in RGB.
-    """
-
-    pixels: np.ndarray
+    pixels: np.ndarray  # [y, x, 3]
     colours: list[str]
-    labels: np.ndarray
-    distances: np.ndarray
+    labels: np.ndarray  # [y, x], 0 for background and i + 1 for colours[i]
+    distances: np.ndarray  # [1 + colours, y, x], in RGB, from the background and each colour
 
 
 def _noise(pixels: np.ndarray) -> float:
@@ -133,9 +129,8 @@ def segment(pixels: np.ndarray) -> tuple[str, Segmentation]:
     shades = [np.median(pixels[seed_map == index], axis=0) for index in present]
     distances = distance(pixels, np.asarray([seen, *shades], np.float32))
     reachable = distances.copy()
-    for i, index in enumerate(present):
-        near = grow(seed_map == index, 2)
-        reachable[i + 1][~near] = np.inf
+    for i, index in enumerate(present, 1):
+        reachable[i][~grow(seed_map == index, 2)] = np.inf
     colours = [_COLOUR_NAMES[index] for index in present]
     return background, Segmentation(pixels, colours, reachable.argmin(0), distances)
 
@@ -149,14 +144,9 @@ def _mixed(
 ) -> np.ndarray:
     """Finds seeds whose colour is a mixture of their neighbours.
 
-    They are on an edge, and between two neighbours, or between one and the background.
-
-    Args:
-      spots: [n, 3] the seeds' RGB.
-      nearest: [n] the palette's colour nearest to each.
-      on_edge: [n] whether the image changes much around it.
-      seed_map: [y, x] `nearest` where a seed is, else -1.
-      seen: RGB of the background.
+    They are on an edge, and between two neighbours, or between one and the background (`seen`).
+    `spots` [n, 3] are the seeds' RGB, `nearest` [n] the palette's colours nearest to them, which
+    `seed_map` [y, x] has where a seed is, else -1.
     """
     counts = np.bincount(nearest, minlength=len(_PALETTE))
     common = [int(index) for index in np.flatnonzero(counts >= _MIN_SEEDS)]
@@ -185,9 +175,8 @@ def coverage(segmentation: Segmentation, label: int, component: np.ndarray) -> n
 def group_blobs(segmentation: Segmentation) -> tuple[np.ndarray, list[int]]:
     """Finds the things in an image: connected pixels of one colour.
 
-    Returns:
-        A map [y, x], 0 where nothing is and i + 1 for thing i, and the label of each thing. A small
-        piece that another thing cuts off from a larger one of its colour is part of the larger.
+    Returns a map [y, x], 0 where nothing is and i + 1 for thing i, and the label of each thing. A
+    small piece that another thing cuts off from a larger one of its colour is part of the larger.
     """
     things = np.zeros(segmentation.labels.shape, int)
     labels: list[int] = []
@@ -203,10 +192,7 @@ def group_blobs(segmentation: Segmentation) -> tuple[np.ndarray, list[int]]:
             _give_edge_back(segmentation, things, labels, int(index) + 1)
         areas = np.bincount(things.ravel(), minlength=len(labels) + 1)
         for piece in np.argsort(areas[1:], kind="stable") + 1:
-            if not areas[piece]:
-                continue
-            whole = _cut_off_from(things, labels, areas, int(piece))
-            if whole:
+            if areas[piece] and (whole := _cut_off_from(things, labels, areas, int(piece))):
                 things[things == piece] = whole
     return things, labels
 
@@ -238,11 +224,8 @@ def _give_edge_back(
 def _cut_off_from(things: np.ndarray, labels: list[int], areas: np.ndarray, piece: int) -> int:
     """Returns the thing that a piece is a part of, or 0."""
     label = labels[piece - 1]
-    larger = [
-        other + 1
-        for other, its_label in enumerate(labels)
-        if its_label == label and areas[piece] < 0.35 * areas[other + 1]
-    ]
+    same = [other for other, its_label in enumerate(labels, 1) if its_label == label]
+    larger = [other for other in same if areas[piece] < 0.35 * areas[other]]
     if not larger:
         return 0
     mine = things == piece

@@ -54,17 +54,13 @@ def _pair_up(view: View, scene: scenes.Scene) -> list[SeenObject | None]:
     seen: list[SeenObject | None] = [None] * len(scene.objects)
     if not view.objects:
         return seen
-    agreement = np.asarray(
-        [
-            [
-                # Shape decides ties, so that the result is the same for any order.
-                1.01 * (thing.shape == other.shape) + (thing.colour == other.colour)
-                for other in view.objects
-            ]
-            for thing in scene.objects
-        ]
-    )
-    for row, column in zip(*optimize.linear_sum_assignment(agreement, maximize=True)):
+
+    def agreement(thing: scenes.SceneObject, other: SeenObject) -> float:
+        # Shape decides ties, so that the result is the same for any order.
+        return 1.01 * (thing.shape == other.shape) + (thing.colour == other.colour)
+
+    table = np.asarray([[agreement(a, b) for b in view.objects] for a in scene.objects])
+    for row, column in zip(*optimize.linear_sum_assignment(table, maximize=True)):
         seen[row] = view.objects[column]
     return seen
 
@@ -84,10 +80,11 @@ def _relation_score(seen: list[SeenObject | None], scene: scenes.Scene) -> float
     a, b = seen
     if a is None or b is None:
         return 0.0
-    for found, thing in zip((a, b), scene.objects):
-        if found.shape != thing.shape and found.colour != thing.colour:
-            return 0.0
-    return float(relation_holds(scene.relation, a, b))
+    right = all(
+        found.shape == thing.shape or found.colour == thing.colour
+        for found, thing in zip((a, b), scene.objects)
+    )
+    return float(right and relation_holds(scene.relation, a, b))
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -103,16 +100,13 @@ def edit_distance(a: str, b: str) -> int:
 def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
     """Scores what was seen against the truth.
 
-    Returns:
-        {name: score in [0, 1]} for the names in `SCORES` that apply to the scene, and `overall`,
-        their mean:
-        - shape, colour: the share of objects that have the right one; objects too many count
-          against it.
-        - size: the share of right sizes, among objects whose size the caption names.
-        - count: if there are several objects and no relation; see `_count_score`.
-        - relation: 1 if it holds between the two objects, else 0.
-        - background: 1 or 0.
-        - text: 1 less the edit distance over the longer length.
+    Returns {name: score in [0, 1]} for the names in `SCORES` that apply to the scene, and
+    `overall`, their mean:
+    - shape, colour: the share of objects that have the right one; objects too many count against.
+    - size: the share of right sizes, among objects whose size the caption names.
+    - count: if there are several objects and no relation; see `_count_score`.
+    - relation, background: 1 or 0.
+    - text: 1 less the edit distance over the longer length.
     """
     seen = _pair_up(view, scene)
     pairs = [(found, thing) for found, thing in zip(seen, scene.objects) if found]
@@ -148,9 +142,5 @@ def alignment(image: np.ndarray, scene: scenes.Scene) -> dict[str, float]:
 
 def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
     """Returns the mean of each score over the rows that have it, in the order of `SCORES`."""
-    means = {}
-    for name in (*SCORES, "overall"):
-        values = [row[name] for row in rows if name in row]
-        if values:
-            means[name] = sum(values) / len(values)
-    return means
+    columns = {name: [row[name] for row in rows if name in row] for name in (*SCORES, "overall")}
+    return {name: sum(values) / len(values) for name, values in columns.items() if values}

@@ -21,27 +21,23 @@ _GOOD_SCORE = 0.95  # above it a shape counts as whole
 
 @dataclasses.dataclass(frozen=True)
 class SeenObject:
-    """An object read from an image, as a `drawing.SceneObject`.
+    """An object read from an image, as a `drawing.SceneObject`."""
 
-    Its shape is "" for a blob like none of them; `score` is the correlation with the shape's
-    template, at most 1.
-    """
-
-    shape: str
+    shape: str  # "" for a blob like none of them
     colour: str
     extent: float
     cx: float
     cy: float
-    score: float = 1.0
+    score: float = 1.0  # correlation with the shape's template, at most 1
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """All that was read from an image; `text` is what a sign says, "" if there is none."""
+    """All that was read from an image."""
 
     background: str
     objects: tuple[SeenObject, ...]
-    text: str = ""
+    text: str = ""  # what a sign says, "" if there is none
 
 
 def _fit_thing(
@@ -88,9 +84,8 @@ def _find_sign(segmentation: pixels.Segmentation) -> tuple[str, matching.Fit] | 
 def _glyph_bank(num_letters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns templates of letters in a line of `num_letters`, and where a cell's pixels are.
 
-    Returns:
-        (templates [blur * letter, pixels] as unit vectors of mean 0, rows [y] and columns [x] of a
-        cell's pixels from its corner, in glyph heights and widths: a little more than the glyph).
+    They are [blur * letter, pixels], unit vectors of mean 0; rows [y] and columns [x] of a cell's
+    pixels are from its corner, in glyph heights and widths: a little more than the glyph.
     """
     half = 0.45 * pixels.WORK_SIZE  # of a usual sign
     (_, field_width, field_height) = drawing.SIGN_FIELD
@@ -114,8 +109,7 @@ def _read_line(
 ) -> tuple[str, float, float]:
     """Reads `num` letters in a field of `ink` [y, x] in [0, 1]; centre and sides in pixels.
 
-    Returns:
-      (letters, mean correlation with their glyphs, amount of ink in their cells).
+    Returns (letters, mean correlation with their glyphs, amount of ink in their cells).
     """
     bank, ys, xs = _glyph_bank(num)
     glyph_width, glyph_height, lefts = glyphs.text_layout(num, width, height)
@@ -180,8 +174,11 @@ def read_scene(image: np.ndarray) -> View:
     for thing in np.unique(things[things > 0]):
         label = labels[thing - 1]
         colour = segmentation.colours[label - 1]
-        # White is the ink of signs; no object is white.
-        if colour != "white" and not (sign and _within(things == thing, sign[1])):
+        if sign:
+            x, y, _ = matching.moments((things == thing).astype(np.float32))
+            if max(abs(x - sign[1].cx), abs(y - sign[1].cy)) < sign[1].extent / 2:
+                continue  # on the sign
+        if colour != "white":  # the ink of signs; no object is white
             objects.append(_seen(colour, _fit_thing(segmentation, things, thing, label)))
     return View(background, tuple(objects), text)
 
@@ -195,8 +192,3 @@ def _seen(colour: str, fit: matching.Fit) -> SeenObject:
         float(fit.cy + 0.5) / pixels.WORK_SIZE,
         fit.score,
     )
-
-
-def _within(component: np.ndarray, sign: matching.Fit) -> bool:
-    x, y, _ = matching.moments(component.astype(np.float32))
-    return max(abs(x - sign.cx), abs(y - sign.cy)) < sign.extent / 2

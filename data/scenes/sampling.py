@@ -60,11 +60,7 @@ def _place(rng: random.Random, extent: float, jitter: float = 0.5) -> float:
 
 
 def _scatter(rng: random.Random, extents: Sequence[float]) -> list[tuple[float, float, float]]:
-    """Throws boxes onto the image so that none touch; shrinks them when they do not fit.
-
-    Returns:
-        (extent, cx, cy) for each box.
-    """
+    """Throws boxes (extent, cx, cy) onto the image so that none touch; shrinks them if need be."""
     shrink = 1.0
     while True:
         placed: list[tuple[float, float, float]] = []
@@ -109,10 +105,6 @@ def _sample_groups(
     return drawing.Scene(background, objects, challenge=name)
 
 
-def _sample_count(rng: random.Random, world: World) -> drawing.Scene:
-    return _sample_groups(rng, world, [rng.randint(2, world.max_objects)], "count")
-
-
 def _sample_complex(rng: random.Random, world: World) -> drawing.Scene:
     first = rng.randint(1, world.max_objects - 2)
     second = rng.randint(2 if first == 1 else 1, world.max_objects - first)
@@ -136,8 +128,7 @@ def _beside(
 ) -> tuple[float, float, float, float]:
     """Places a before b on one axis, level on the other.
 
-    Returns:
-        (along a, along b, across a, across b): their centres on the two axes.
+    Returns (along a, along b, across a, across b): their centres on the two axes.
     """
     free = 1 - 2 * _MARGIN - a - b - _GAP
     start, between = sorted((rng.uniform(0, free), rng.uniform(0, free)))
@@ -189,11 +180,10 @@ def _sample_overlapping(rng: random.Random, world: World) -> drawing.Scene:
     dx = rng.choice((-1, 1)) * rng.uniform(0.62, 0.7) * (a + b) / 2
     dy = rng.uniform(-0.08, 0.08)
     # Where b may stand so that both boxes keep the margin.
-    low_x = _MARGIN + max(b / 2, a / 2 - dx)
-    low_y = _MARGIN + max(b / 2, a / 2 - dy)
-    high_x = 1 - _MARGIN - max(b / 2, a / 2 + dx)
-    high_y = 1 - _MARGIN - max(b / 2, a / 2 + dy)
-    x, y = rng.uniform(low_x, high_x), rng.uniform(low_y, high_y)
+    x, y = (
+        rng.uniform(_MARGIN + max(b / 2, a / 2 - d), 1 - _MARGIN - max(b / 2, a / 2 + d))
+        for d in (dx, dy)
+    )
     objects = (
         drawing.SceneObject(shapes[0], colour_a, "", a, x + dx, y + dy),
         drawing.SceneObject(shapes[1], colour_b, "", b, x, y),
@@ -225,7 +215,9 @@ def _sample_text(rng: random.Random, world: World) -> drawing.Scene:
 
 _SAMPLERS: dict[str, Callable[[random.Random, World], drawing.Scene]] = {
     "simple": _sample_simple,
-    "count": _sample_count,
+    "count": lambda rng, world: _sample_groups(
+        rng, world, [rng.randint(2, world.max_objects)], "count"
+    ),
     "relation": _sample_relation,
     "text": _sample_text,
     "complex": _sample_complex,
@@ -235,13 +227,10 @@ _SAMPLERS: dict[str, Callable[[random.Random, World], drawing.Scene]] = {
 def sample_scene(
     rng: random.Random, world: World, challenges: Sequence[str] | None = None
 ) -> drawing.Scene:
-    """Draws a scene of a world, of either split.
-
-    Args:
-        challenges: allow only these; None for the world's own shares.
+    """Draws a scene of a world, of either split; of these `challenges` only, if they are given.
 
     Raises:
-        ValueError: a challenge is not one of the world's.
+      ValueError: a challenge is not one of the world's.
     """
     names = list(world.challenges if challenges is None else challenges)
     for name in names:

@@ -85,13 +85,10 @@ def find_world(name: str) -> World:
 def draw_scene(
     split: str, index: int, seed: int, world: World, challenge: str | None = None
 ) -> Scene:
-    """Draws scene number `index` of a split.
-
-    Args:
-        challenge: draw only scenes of this challenge.
+    """Draws scene number `index` of a split; of one challenge, if it is given.
 
     Raises:
-        ValueError: there is no such split or challenge.
+      ValueError: there is no such split or challenge.
     """
     if split not in records.SPLITS:
         raise ValueError(f"No split {split!r}: choose one of {', '.join(records.SPLITS)}.")
@@ -111,17 +108,9 @@ def scene_key(split: str, index: int) -> str:
 def generate(
     split: str, num: int, seed: int, size: int, world: str = "full", start: int = 0
 ) -> Iterator[tuple[str, Scene, np.ndarray, list[str]]]:
-    """Draws scenes `start` to `start + num` of a split.
-
-    Yields:
-        (key, scene, image [size, size, 3] uint8, captions).
-    """
+    """Yields (key, scene, image [size, size, 3] uint8, captions) of scenes from `start` on."""
     chosen = find_world(world)
     for index in range(start, start + num):
         scene = draw_scene(split, index, seed, chosen)
-        yield (
-            scene_key(split, index),
-            scene,
-            render(scene, size),
-            captions(scene, chosen.num_captions),
-        )
+        texts = captions(scene, chosen.num_captions)
+        yield scene_key(split, index), scene, render(scene, size), texts

@@ -1,14 +1,7 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The records on disk: their fields, their TFRecord features, and the way in and out.
-
-A record is a frozen dataclass. Its field names are the feature names of its `tf.train.Example`, and
-the annotations say how a field is stored: `bytes` and `str` as one bytes value, `int` as one
-int64, an array as int64 values, a `dict` as JSON in one bytes value. Fields without a default are
-required.
-
-`tf.train.Example` is built here with protobuf alone, so that a Beam worker needs no TensorFlow to
-write or read a record. `tfrecords` reads and writes files of records.
+"""The records on disk, as `tf.train.Example`, built with protobuf alone: a Beam worker needs no
+TensorFlow to write or read one. `tfrecords` reads and writes files of records.
 """
 
 import dataclasses
@@ -87,7 +80,12 @@ def _json(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
-    """The base of all records: one schema for writers and readers."""
+    """The base of all records: one schema for writers and readers.
+
+    Field names are the feature names of the `tf.train.Example`, and annotations say how a field is
+    stored: `bytes` and `str` as one bytes value, `int` as one int64, an array as int64 values, a
+    `dict` as JSON in one bytes value. Fields without a default are required.
+    """
 
     KIND: ClassVar[str] = "record"
     MADE_BY: ClassVar[str] = "a parti stage"
@@ -100,8 +98,7 @@ class Record:
         """
         example = _example_class()()
         for name, texts in self._derived().items():
-            values = [text.encode("utf-8") for text in texts]
-            example.features.feature[name].bytes_list.value.extend(values)
+            example.features.feature[name].bytes_list.value.extend(t.encode() for t in texts)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             feature = example.features.feature[field.name]
@@ -111,8 +108,7 @@ class Record:
                 feature.int64_list.value.extend(value.tolist())
             else:
                 text = _json(value) if field.type == dict[str, Any] else value
-                data = text if isinstance(text, bytes) else text.encode("utf-8")
-                feature.bytes_list.value.append(data)
+                feature.bytes_list.value.append(text if isinstance(text, bytes) else text.encode())
         return example.SerializeToString(deterministic=True)
 
     @classmethod
@@ -184,8 +180,7 @@ class Record:
         wanted = "int64_list" if is_int else "bytes_list"
         found = feature.WhichOneof("kind")
         # An empty list is written without its kind by some writers.
-        empty_array = field.type is np.ndarray and found is None
-        if found != wanted and not empty_array:
+        if found != wanted and not (field.type is np.ndarray and found is None):
             raise ValueError(
                 f"Feature {field.name!r} holds {found}, not {wanted}: expected {cls._what()}."
             )
@@ -312,18 +307,19 @@ class Generation:
     @classmethod
     def from_json(cls, line: str) -> "Generation":
         """Reads a line; ValueError: not JSON, or fields are missing or unknown."""
+        problem = "Not a line of a generations manifest"
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"Not a line of a generations manifest: {error}") from error
+            raise ValueError(f"{problem}: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError("Not a line of a generations manifest: not a JSON object.")
+            raise ValueError(f"{problem}: not a JSON object.")
         fields = dataclasses.fields(cls)
         missing = [f.name for f in fields if _is_required(f) and f.name not in values]
         unknown = sorted(set(values) - {f.name for f in fields})
         if missing or unknown:
             raise ValueError(
-                "Not a line of a generations manifest (made by `parti generate`): "
-                f"missing fields {missing}, unknown fields {unknown}."
+                f"{problem} (made by `parti generate`): missing fields {missing}, unknown fields "
+                f"{unknown}."
             )
         return cls(**values)

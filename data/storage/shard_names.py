@@ -19,11 +19,9 @@ def expand_pattern(
 ) -> list[str]:
     """Returns the files that a pattern names, sorted, each once.
 
-    Args:
-      pattern: a file, a glob, a directory, or several of these with commas between; local, or an
-        address that `stages.files` reads (`gs://...`).
-      what: what the files hold, for the error message ("image-text pairs").
-      suffixes: a directory stands for the files in it that end so.
+    It is a file, a glob, a directory (which stands for the files in it that end in `suffixes`), or
+    several of these with commas between; local, or an address that `stages.files` reads. `what`
+    they hold is for the error message ("image-text pairs").
 
     Raises:
       FileNotFoundError: a part of the pattern names no file.
@@ -34,21 +32,16 @@ def expand_pattern(
         raise FileNotFoundError(f"No {what}: the pattern is empty; give a file, glob or directory.")
     found: set[str] = set()
     for part in parts:
-        paths, is_dir = _glob(part, suffixes)
+        is_dir = files.is_dir(part)
+        if is_dir:
+            paths = [f.path for f in files.list_folder(part) if f.path.endswith(suffixes)]
+        else:
+            paths = files.expand(part)
         if not paths:
-            inside = (
-                f" that end in {' or '.join(suffixes)} in the directory" if is_dir else " match"
-            )
+            inside = f" that end in {' or '.join(suffixes)} in the directory"
             raise FileNotFoundError(
-                f"No {what}: no files{inside} {part!r}; check the path, or run the stage that "
-                "writes it (quote a glob so that the shell leaves it alone)."
+                f"No {what}: no files{inside if is_dir else ' match'} {part!r}; check the path, or "
+                "run the stage that writes it (quote a glob so that the shell leaves it alone)."
             )
         found.update(paths)
     return sorted(found)
-
-
-def _glob(part: str, suffixes: tuple[str, ...]) -> tuple[list[str], bool]:
-    if files.is_dir(part):
-        paths = [entry.path for entry in files.list_folder(part)]
-        return [path for path in paths if path.endswith(suffixes)], True
-    return files.expand(part), False

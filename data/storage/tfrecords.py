@@ -29,16 +29,13 @@ _WORD = 4  # bytes that one step of the CRC takes in
 def _tables(columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns a linear map of 32 bits as two tables, for the low and the high 16 bits.
 
-    Args:
-      columns: what the map makes of each single bit, lowest first.
+    `columns` is what the map makes of each single bit, lowest first.
     """
-    halves = []
-    for half in (columns[:16], columns[16:]):
-        table = np.zeros(1, np.uint32)
-        for column in half:
-            table = np.concatenate([table, table ^ np.uint32(column)])
-        halves.append(table)
-    return halves[0], halves[1]
+    low, high = np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    for low_column, high_column in zip(columns[:16], columns[16:], strict=True):
+        low = np.concatenate([low, low ^ np.uint32(low_column)])
+        high = np.concatenate([high, high ^ np.uint32(high_column)])
+    return low, high
 
 
 def _apply(tables: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
@@ -67,11 +64,9 @@ def _advance(num_words: int) -> tuple[np.ndarray, np.ndarray]:
 def crc32c(data: bytes) -> int:
     """Returns the CRC-32C of bytes."""
     if len(data) < _WORD:
-        register = 0xFFFFFFFF
-        for byte in data:
-            register ^= byte
-            for _ in range(8):
-                register = _step(register)
+        register = int.from_bytes(data, "little") ^ 0xFFFFFFFF
+        for _ in range(8 * len(data)):
+            register = _step(register)
         return register ^ 0xFFFFFFFF
     num_words = -(-len(data) // _WORD)
     # About as many chunks as words in each; zeros in front of the data change nothing.
@@ -100,9 +95,8 @@ def _masked(data: bytes) -> int:
 def frame(data: bytes) -> bytes:
     """Returns a record as it stands in a file."""
     length = struct.pack("<Q", len(data))
-    return b"".join(
-        (length, struct.pack("<I", _masked(length)), data, struct.pack("<I", _masked(data)))
-    )
+    crcs = struct.pack("<I", _masked(length)), struct.pack("<I", _masked(data))
+    return b"".join((length, crcs[0], data, crcs[1]))
 
 
 def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
@@ -123,11 +117,10 @@ def read(path: str | os.PathLike[str]) -> Iterator[bytes]:
 
 
 def read_pattern(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
-    """Yields the serialized records of the files that a pattern names, in order.
+    """Yields the records, as `read`, of the files that a pattern names, in order.
 
     Raises:
       FileNotFoundError: no such file (see `shard_names.expand_pattern`).
-      ValueError: as for `read`.
     """
     for path in shard_names.expand_pattern(pattern, "TFRecord files"):
         yield from read(path)

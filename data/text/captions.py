@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captions: one normal form, repair of broken text, and what can be measured or found in one.
 
-Every function depends on its arguments alone. `pipelines.rules` gives them thresholds.
-A measure is a number; a finder returns the part of the text that it found, or None. All take time
-linear in the text, except `normalize_caption` for thousands of combining marks in a row.
+A finder returns the part of the text that it found, or None. All take time linear in the text,
+except `normalize_caption` for thousands of combining marks in a row.
 """
 
 import collections
@@ -55,17 +54,14 @@ def normalize_caption(text: str) -> str:
     its own normalisation.
     """
     for _ in range(_PASSES):  # one pass can bring out what the next one removes: "&amp;lt;b&gt;"
-        before, text = text, _normalize_once(text)
+        before = text
+        text = html.unescape(text) if "&" in text else text
+        text = _TAG.sub(" ", text) if "<" in text else text
+        text = _CONTROL.sub(" ", text)
+        text = " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).split())
         if text == before:
             break
     return text
-
-
-def _normalize_once(text: str) -> str:
-    text = html.unescape(text) if "&" in text else text
-    text = _TAG.sub(" ", text) if "<" in text else text
-    text = _CONTROL.sub(" ", text)
-    return " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).split())
 
 
 def repair_caption(text: str) -> str:
@@ -97,11 +93,8 @@ def _repairs() -> Any:
 def strip_affixes(text: str, prefixes: Iterable[str] = (), suffixes: Iterable[str] = ()) -> str:
     """Returns a caption without the given words at its ends: "Dog - Stock Photo" becomes "Dog".
 
-    Args:
-      text: a caption in normal form.
-      prefixes: removed where the text begins with one, in any case, and ends there or goes on with
-        a character that is no letter or digit; eight times at most.
-      suffixes: the same at the end.
+    The caption is in normal form. A prefix is removed in any case of letters, where the text ends
+    with it or goes on with no letter or digit; eight times at most. So is a suffix.
     """
     prefixes = sorted(map(_lower, prefixes), key=len, reverse=True)
     suffixes = sorted(map(_lower, suffixes), key=len, reverse=True)
@@ -206,9 +199,8 @@ def find_email(text: str) -> str | None:
 
 def find_phone(text: str) -> str | None:
     """Finds a telephone number: 3-3-4 digits with separators, or + and a country's number."""
-    return next(
-        (m.group() for m in _PHONE.finditer(text) if sum(map(str.isdigit, m.group())) >= 8), None
-    )
+    found = (match.group() for match in _PHONE.finditer(text))
+    return next((number for number in found if sum(map(str.isdigit, number)) >= 8), None)
 
 
 def find_street_address(text: str) -> str | None:

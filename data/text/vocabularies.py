@@ -5,7 +5,6 @@
 Text ids: 0 padding, 1 end of text, 2 unknown, 3 `<mask>`, then the user's symbols, the sentinels,
 256 bytes (unless there is no byte fallback) and the pieces. `<mask>` and the sentinels are reserved
 for masked objectives and span corruption; no task of this project uses them yet.
-Image ids: 0 padding (and the start of decoding); codebook index c is id c + 1.
 """
 
 import dataclasses
@@ -73,14 +72,13 @@ class SentencePieceSettings:
             )
         if self.num_sentinels < 0:
             raise ValueError(f"num_sentinels={self.num_sentinels}: give 0 or more.")
-        symbols = self.all_symbols
         for symbol in self.symbols:
             if not _SYMBOL.fullmatch(symbol) or symbol in _TAKEN:
                 raise ValueError(
                     f"symbols={symbol!r}: write <name>, of lower-case letters, digits and _, and "
                     f"not one of {', '.join(_TAKEN)}."
                 )
-            if symbols.count(symbol) > 1:
+            if self.all_symbols.count(symbol) > 1:
                 raise ValueError(
                     f"symbols={symbol!r}: it is there twice; {MASK_PIECE} and the sentinels "
                     "need not be given."
@@ -98,18 +96,16 @@ def train_sentencepiece(
     model_path: str | os.PathLike[str],
     settings: SentencePieceSettings,
 ) -> int:
-    """Trains a SentencePiece model; the same sentences and settings give the same bytes.
+    """Trains a SentencePiece model and returns how many pieces it has.
 
-    The default is BPE, which merges what occurs most often. Unigram takes its first pieces from
-    the set of distinct words, so that a small vocabulary of a small world fits it less well.
+    The same sentences and settings give the same bytes. The default is BPE, which merges what
+    occurs most often. Unigram takes its first pieces from the set of distinct words, so that a
+    small vocabulary of a small world fits it less well.
 
     Args:
       sentences: the captions, all held in memory, alone or with how often each counts (at least
         1); empty ones are skipped.
       model_path: the file to write; its directory must exist.
-
-    Returns:
-      The number of pieces in the model.
 
     Raises:
       ValueError: no sentence, or too small a `vocab_size` for symbols, bytes and characters.
@@ -185,7 +181,7 @@ class TextTokenizer:
     """
 
     def __init__(self, model_path: str | os.PathLike[str]) -> None:
-        """Loads a model; ValueError: not one of this project's."""
+        """Loads a model; FileNotFoundError: there is none; ValueError: not of this project."""
         import sentencepiece
 
         path = _model_path(model_path)
@@ -209,8 +205,7 @@ class TextTokenizer:
 
     def symbol_id(self, symbol: str) -> int:
         """Returns the id of a symbol, e.g. `<extra_id_0>`; ValueError: the vocabulary lacks it."""
-        index = self._model.piece_to_id(symbol)
-        if index == UNK_ID:
+        if (index := self._model.piece_to_id(symbol)) == UNK_ID:
             raise ValueError(
                 f"The vocabulary has no {symbol!r}; make it with `parti vocab --symbols` or "
                 "`--num_sentinels`."
@@ -220,10 +215,7 @@ class TextTokenizer:
     def encode(self, text: str, length: int) -> np.ndarray:
         """Returns [length] int32: the ids of a caption, cut to `length` - 1, an EOS, and padding.
 
-        The empty text is the null caption.
-
-        Raises:
-          ValueError: `length` is under 1.
+        The empty text is the null caption. ValueError: `length` is under 1.
         """
         if length < 1:
             raise ValueError(f"length={length}: there must be room for the EOS.")
@@ -246,12 +238,7 @@ def _cached_vocabulary(path: str, fingerprint: str) -> Any:
 
 
 def seqio_text_vocabulary(model_path: str | os.PathLike[str]) -> "seqio.SentencePieceVocabulary":
-    """Returns the vocabulary for seqio features (imports TensorFlow).
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: not a model of this project.
-    """
+    """Returns the vocabulary for seqio features (imports TensorFlow); errors as `TextTokenizer`."""
     path = _model_path(model_path)
     return _cached_vocabulary(str(path), TextTokenizer(path).fingerprint)
 

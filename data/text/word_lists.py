@@ -48,9 +48,7 @@ class FrequentWords:
     # [num_words] uint64, sorted hashes. 8 bytes for each, so that the 100 million unigrams and
     # bigrams of ALIGN need 0.8 GB.
     words: np.ndarray
-    # [num_pairs] uint64, sorted hashes of pairs of words; empty if the file has none, and then
-    # pairs are not checked
-    pairs: np.ndarray
+    pairs: np.ndarray  # [num_pairs], the same of pairs of words; if empty, pairs are not checked
 
     @classmethod
     def of(cls, counted: Iterable[tuple[str, int]], min_count: int) -> "FrequentWords":
@@ -66,10 +64,9 @@ class FrequentWords:
     def find_rare(self, text: str) -> str | None:
         """Returns the first word or pair of words that is not frequent; numbers never are rare."""
         found = captions.tokens(text)
-        named = [token for token in found if not token.isdigit()]
-        both = [f"{a} {b}" for a, b in zip(found, found[1:]) if not (a + b).isdigit()]
-        rare = _absent(self.words, named)
+        rare = _absent(self.words, [token for token in found if not token.isdigit()])
         if rare is None and self.pairs.size:
+            both = [f"{a} {b}" for a, b in zip(found, found[1:]) if not (a + b).isdigit()]
             rare = _absent(self.pairs, both)
         return rare
 
@@ -78,9 +75,7 @@ class FrequentWords:
 def load_words(path: str) -> WordList:
     """Reads a word or phrase a line; what follows # is a comment. Kept for the process.
 
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it holds no word, or is not UTF-8.
+    ValueError: it holds no word, or is not UTF-8.
     """
     found = WordList.of(line.partition("#")[0] for line in _lines(path))
     if not found.phrases:
@@ -92,9 +87,7 @@ def load_words(path: str) -> WordList:
 def load_frequencies(path: str, min_count: int) -> FrequentWords:
     """Reads lines of a word (or two words), a tab or space, and a count. Kept for the process.
 
-    Raises:
-      OSError: it cannot be read.
-      ValueError: a line is not of that form, no word occurs `min_count` times, or not UTF-8.
+    ValueError: a line is not of that form, no word occurs `min_count` times, or not UTF-8.
     """
     found = FrequentWords.of(_counted(path), min_count)
     if not found.words.size:

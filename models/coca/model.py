@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The reranker as a model: contrastive training, embeddings and scores.
+"""The contrastive part of CoCa as a model: contrastive training, embeddings and scores.
 
 Batch: `images` [batch, height, width, 3] float32 in [-1, 1]; `text_tokens` [batch, length] int32,
 0 is padding. The loss compares all images with all texts of the global batch, however it is
@@ -15,20 +15,13 @@ from parti.models.coca import network
 
 
 class CocaModel(base.Model):
-    """The contrastive part of CoCa, a `base.Reranker`.
-
-    Attributes:
-      config: the network's sizes.
-      image_size: height and width of an image, in pixels.
-      text_length: the longest text, in tokens.
-    """
+    """The contrastive part of CoCa, a `base.Reranker`."""
 
     feature_converter = "ImageTextConverter"
     feature_types = {"images": "float32", "text_tokens": "int32"}
     compares_examples = True
 
     def __init__(self, config: network.CocaConfig) -> None:
-        """Builds the network."""
         self.config = config
         self.network = network.Coca(config)
         self.image_size, self.text_length = config.image_size, config.text_length
@@ -38,8 +31,8 @@ class CocaModel(base.Model):
 
     def init_variables(self, rng: jax.Array, batch: base.Batch) -> base.Variables:
         """Returns the network's boxed `params`."""
+        self._check_tokens(batch["text_tokens"])
         base.check_images(batch["images"], self.image_size)
-        base.check_tokens(batch["text_tokens"], self.text_length, "text_tokens")
         return self.network.init(rng, batch["images"], batch["text_tokens"])
 
     def loss_fn(
@@ -52,7 +45,7 @@ class CocaModel(base.Model):
         """Returns the contrastive loss and metrics; no dropout if the rng is None."""
         images, text_tokens = batch["images"], batch["text_tokens"]
         base.check_images(images, self.image_size)
-        base.check_tokens(text_tokens, self.text_length, "text_tokens")
+        self._check_tokens(text_tokens)
         image_embeddings, text_embeddings, logit_scale = self.network.apply(
             {"params": params},
             images,
@@ -67,14 +60,7 @@ class CocaModel(base.Model):
         return result.loss, metrics
 
     def image_embeddings(self, variables: base.Variables, images: jax.Array) -> jax.Array:
-        """Embeds images.
-
-        Args:
-          variables: `{'params': ...}`.
-          images: [batch, image_size, image_size, 3] in [-1, 1].
-
-        Returns:
-          [batch, embedding_dim], unit norm.
+        """Maps [batch, image_size, image_size, 3] in [-1, 1] to [batch, embedding_dim], unit norm.
 
         Raises:
           ValueError: the images have the wrong size or type.
@@ -84,20 +70,14 @@ class CocaModel(base.Model):
         return self.network.apply(variables, images, method="embed_images")
 
     def text_embeddings(self, variables: base.Variables, text_tokens: jax.Array) -> jax.Array:
-        """Embeds texts.
+        """Maps [batch, length] int32 to [batch, embedding_dim], unit norm.
 
-        Args:
-          variables: `{'params': ...}`.
-          text_tokens: [batch, length] int32, 0 is padding; length at most `text_length`. How much
-            padding there is makes no difference.
-
-        Returns:
-          [batch, embedding_dim], unit norm.
+        The length is at most `text_length`; 0 is padding, and how much of it makes no difference.
 
         Raises:
-          ValueError: the tokens have the wrong shape or type.
+          ValueError: the tokens have the wrong shape or type or, outside of jit, are out of range.
         """
-        base.check_tokens(text_tokens, self.text_length, "text_tokens")
+        self._check_tokens(text_tokens)
         variables = {"params": variables["params"]}
         return self.network.apply(variables, text_tokens, method="embed_texts")
 
@@ -105,11 +85,8 @@ class CocaModel(base.Model):
         self, variables: base.Variables, images: jax.Array, text_tokens: jax.Array
     ) -> jax.Array:
         """Returns how well each image fits its text: their cosine, [batch], in [-1, 1]."""
-        images, texts = (
-            self.image_embeddings(variables, images),
-            self.text_embeddings(variables, text_tokens),
-        )
-        return jnp.sum(images * texts, axis=-1)
+        images = self.image_embeddings(variables, images)
+        return jnp.sum(images * self.text_embeddings(variables, text_tokens), axis=-1)
 
     def score_batch(
         self, params: base.PyTree, batch: base.Batch, flax_mutables: base.PyTree | None = None
@@ -140,3 +117,7 @@ class CocaModel(base.Model):
         texts = self.text_embeddings(variables, batch["text_tokens"])
         embeddings = {"image_embeddings": images, "text_embeddings": texts}
         return jnp.sum(images * texts, axis=-1), embeddings
+
+    def _check_tokens(self, text_tokens: jax.Array) -> None:
+        num_ids = self.config.text_vocab_size
+        base.check_tokens(text_tokens, self.text_length, num_ids, "text_tokens")

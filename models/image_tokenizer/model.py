@@ -4,12 +4,10 @@
 
 Batch: `images` [batch, height, width, 3] float32 in [-1, 1].
 
-The network has a mutable collection, `stats`, which holds the offsets of revived codes (see
-`codebook`); `encode` and `decode` need it too.
-
-With a weight of the adversarial loss both collections have a branch `discriminator`, which only
-training reads (see `parti.models.adversarial`). With one of the perceptual loss the perceptual
-network's variables are the model's `constants`.
+The mutable collection `stats` holds the offsets of revived codes (see `codebook`), which `encode`
+and `decode` need too. With a weight of the adversarial loss both collections have a branch
+`discriminator`, which only training reads; with one of the perceptual loss the perceptual network's
+variables are the model's `constants`.
 """
 
 from collections.abc import Callable
@@ -36,13 +34,9 @@ class _Outcome(NamedTuple):
 
 
 class ImageTokenizerModel(perceptual_networks.PerceptualModel):
-    """A ViT-VQGAN trained with reconstruction, perceptual, quantiser and adversarial losses.
+    """A ViT-VQGAN, a `base.ImageTokenizer`.
 
-    It is a `base.ImageTokenizer`.
-
-    Attributes:
-      config: sizes.
-      image_size, grid_size, codebook_size, encoding_branches: see `base.ImageTokenizer`.
+    Its losses are of reconstruction, perception, quantisation and an adversary.
     """
 
     feature_converter = "ImageConverter"
@@ -62,13 +56,9 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
     ) -> None:
         """Builds the network, and a discriminator if the adversarial loss has a weight.
 
+        None is the defaults; of `perceptual`, where that loss has a weight, the in-house filters.
+
         Args:
-          config: sizes.
-          loss_weights: factors of the losses; None is the defaults of `losses.LossWeights`.
-          perceptual: the perceptual network, where that loss has a weight; None is the in-house
-            filters.
-          discriminator_config: sizes of the discriminator; None is the defaults.
-          adversarial_config: schedule and weights of the two; None is the defaults.
           freeze_encoder: train only the decoder (and the discriminator): encoder and codebook stay
             bitwise what they were, so tokens made before still fit. Source: Parti's second phase
             (arXiv 2206.10789) section 2.1 and appendix H.
@@ -123,15 +113,8 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
     ) -> tuple[jax.Array, tuple[base.Metrics, base.PyTree]]:
         """Computes the loss, and the new statistics of the codebook and of the discriminator.
 
-        Args:
-          params: the parameters.
-          batch: `images`.
-          dropout_rng: also draws the latents onto which unused codes move; None neither drops out
-            nor changes the statistics.
-          flax_mutables: `{'stats': ...}`.
-
-        Returns:
-          (mean loss, (metrics, new flax_mutables of the type that was given)).
+        `dropout_rng` also draws the latents onto which unused codes move; None neither drops out
+        nor changes the statistics.
 
         Raises:
           ValueError: the images have the wrong size or type, or the statistics are missing.
@@ -223,8 +206,11 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
           Histogram `codebook_share`, [codebook]: each code's moving-average share of the
           assignments, 1 being an even share. Pictures `reconstructions`: up to 8 originals over
           their reconstructions.
+
+        Raises:
+          ValueError: the images have the wrong size or type, or the statistics are missing.
         """
-        stats = base.join_variables(params, flax_mutables)["stats"]
+        variables = _network_variables(base.join_variables(params, flax_mutables))
 
         def weighted_losses(params: base.PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
             outcome = self._compute(params, batch, None, flax_mutables)
@@ -232,23 +218,17 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
 
         norms, reconstructions = _gradient_norms(weighted_losses, params)
         if self.adversary is not None:
-            discriminator_params, _ = adversary.branches(params, stats)
             norms["gradient_r1_penalty"] = self.adversary.r1_gradient_norm(
-                discriminator_params, batch["images"]
+                params[adversary.BRANCH], batch["images"]
             )
-        share = stats["codebook"]["share"] * self.codebook_size
+        share = variables["stats"]["codebook"]["share"] * self.codebook_size
         pictures = jnp.stack([batch["images"][:8], reconstructions[:8]])
         return base.Summaries(norms, {"codebook_share": share}, {"reconstructions": pictures})
 
     def encode(self, variables: base.Variables, images: jax.Array) -> jax.Array:
-        """Turns images into tokens.
+        """Maps images to tokens [batch, grid_size ** 2] int32 in [0, codebook_size), raster order.
 
-        Args:
-          variables: `{'params': ..., 'stats': ...}`.
-          images: [batch, image_size, image_size, 3] in [-1, 1].
-
-        Returns:
-          image_tokens [batch, grid_size ** 2] int32 in [0, codebook_size), raster order.
+        The images are [batch, image_size, image_size, 3] in [-1, 1].
 
         Raises:
           ValueError: the images have the wrong size or type.
@@ -257,20 +237,14 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         return self.network.apply(_network_variables(variables), images, method="encode")
 
     def decode(self, variables: base.Variables, image_tokens: jax.Array) -> jax.Array:
-        """Turns tokens into images.
-
-        Args:
-          variables: `{'params': ..., 'stats': ...}`.
-          image_tokens: [batch, grid_size ** 2], integers in [0, codebook_size).
-
-        Returns:
-          images [batch, image_size, image_size, 3] in [-1, 1].
+        """Maps tokens [batch, grid_size ** 2] to [batch, image_size, image_size, 3] in [-1, 1].
 
         Raises:
-          ValueError: the tokens have the wrong shape or type. Their range is for the caller to
-            check on the host (`base.check_token_range`): a token that is too large gives NaN.
+          ValueError: the tokens have the wrong shape or type, or are not in [0, codebook_size).
+            Under jit their range cannot be seen: a token that is too large gives NaN.
         """
-        base.check_tokens(image_tokens, self.grid_size**2, "image_tokens", padded=False)
+        length = self.grid_size**2
+        base.check_tokens(image_tokens, length, self.codebook_size, "image_tokens", padded=False)
         images = self.network.apply(_network_variables(variables), image_tokens, method="decode")
         return jnp.clip(images, -1.0, 1.0)
 
@@ -300,9 +274,7 @@ def _gradient_norms(
 ) -> tuple[dict[str, jax.Array], Any]:
     """Returns {`gradient_<loss>`: norm of the loss's gradient to all parameters}, and the rest.
 
-    Args:
-      losses_fn: params -> ({loss: scalar}, anything else), computed once.
-      params: the parameters; each loss takes one backward pass.
+    `losses_fn` is params -> ({loss: scalar}, the rest); each loss takes one backward pass.
     """
     values, backward, rest = jax.vjp(losses_fn, params, has_aux=True)
     zeros = jax.tree.map(jnp.zeros_like, values)
@@ -314,11 +286,7 @@ def _gradient_norms(
 
 
 def _network_variables(variables: base.Variables) -> dict[str, Any]:
-    """Returns the network's variables, without the discriminator's.
-
-    Raises:
-      ValueError: a collection is missing.
-    """
+    """Returns the variables without the discriminator's; ValueError: a collection is missing."""
     if not {"params", "stats"} <= set(variables):
         raise ValueError(
             f"the image tokenizer needs variables = {{'params': params, **flax_mutables}} with the "

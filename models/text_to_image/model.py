@@ -137,8 +137,13 @@ class TextToImageModel(base.Model):
         sample_keys: Array,
         settings: sampling.SamplingSettings | None = None,
     ) -> Array:
-        """Draws samples: [prompts, samples, image_length] codebook indices (`sampling.sample`)."""
-        settings = settings or self.settings
+        """Draws samples: [prompts, samples, image_length] codebook indices (`sampling.sample`).
+
+        Raises:
+          ValueError: the shapes do not go together or, outside of jit, a text id is out of range.
+        """
+        config, settings = self.config, settings or self.settings
+        base.check_tokens(text_tokens, config.text_length, config.text_vocab_size, "text_tokens")
         return sampling.sample(
             self.network, variables["params"], text_tokens, sample_keys, settings
         )

@@ -86,13 +86,16 @@ def test_a_token_out_of_range_is_named_with_its_bound(token, place):
 
 
 def test_arrays_of_tokens_by_shape_and_type():
-    base.check_tokens(jnp.zeros((2, 5), int), 6, "text_tokens")
-    base.check_tokens(jnp.zeros((2, 6), int), 6, "image_tokens", padded=False)
+    base.check_tokens(jnp.zeros((2, 5), int), 6, 9, "text_tokens")
+    base.check_tokens(jnp.zeros((2, 6), int), 6, 9, "image_tokens", padded=False)
     for shape, padded in [((2, 7), True), ((6,), True), ((2, 5), False)]:
         with pytest.raises(ValueError, match=r"tokens have shape .*; this model takes \[batch, "):
-            base.check_tokens(jnp.zeros(shape, int), 6, "tokens", padded=padded)
+            base.check_tokens(jnp.zeros(shape, int), 6, 9, "tokens", padded=padded)
     with pytest.raises(ValueError, match="tokens are float32; give integers"):
-        base.check_tokens(jnp.zeros((2, 6)), 6, "tokens")
+        base.check_tokens(jnp.zeros((2, 6)), 6, 9, "tokens")
+    with pytest.raises(ValueError, match=r"tokens\[0, 0\] is 9, but this model knows 0 to 8: "):
+        base.check_tokens(jnp.full((2, 6), 9), 6, 9, "tokens")
+    jax.eval_shape(lambda ids: base.check_tokens(ids, 6, 9, "tokens"), jnp.full((2, 6), 9))
 
 
 def test_without_branches_and_joined_variables():

@@ -156,5 +156,7 @@ def test_mistakes_are_named(model, batch, variables):
     for wrong in (-1, 32):
         with pytest.raises(ValueError, match=rf"text_tokens\[0, 0\] is {wrong}, .* 0 to 31"):
             model.check_batch({**batch, "text_tokens": np.full((1, 6), wrong)})
+        with pytest.raises(ValueError, match=rf"text_tokens\[0, 0\] is {wrong}, .* 0 to 31"):
+            model.text_embeddings(variables, jnp.full((1, 6), wrong))
     with pytest.raises(ValueError, match="patch_size"):
         network.CocaConfig(image_size=100, patch_size=18)

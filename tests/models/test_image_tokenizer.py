@@ -15,7 +15,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from quick_jit import once
 
 from parti.engine.config import gin_config
-from parti.models import base
 from parti.models.image_tokenizer import losses, network
 from parti.models.image_tokenizer import model as image_tokenizer
 
@@ -299,10 +298,12 @@ def test_mistakes_are_named(trained):
     with pytest.raises(ValueError, match=r"\[batch, 16\]"):
         model.decode(variables, jnp.zeros((1, 15), jnp.int32))
     for wrong in (-1, 32):
-        with pytest.raises(ValueError, match="0 to 31"):
-            base.check_token_range(np.full((1, 16), wrong), model.codebook_size, "image_tokens")
+        with pytest.raises(ValueError, match=rf"image_tokens\[0, 0\] is {wrong}, .* 0 to 31"):
+            model.decode(variables, jnp.full((1, 16), wrong))
     with pytest.raises(ValueError, match="stats"):
         model.encode({"params": variables["params"]}, jnp.zeros((1, 8, 8, 3)))
+    with pytest.raises(ValueError, match="collections 'params' and 'stats'; got"):
+        model.summaries(variables["params"], {"images": jnp.zeros((1, 8, 8, 3))})
     with pytest.raises(ValueError, match="multiple of patch_size"):
         network.ImageTokenizerConfig(image_size=30, patch_size=4)
     with pytest.raises(ValueError, match="codebook_size is 1"):

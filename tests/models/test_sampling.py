@@ -206,6 +206,8 @@ def test_shapes_that_do_not_go_together():
     family, params = tiny()
     with pytest.raises(ValueError, match=r"text_tokens \(3, 6\) and sample_keys \(2, 4, 2\)"):
         family.sample({"params": params}, TEXT, np.zeros((2, 4, 2), np.uint32))
+    with pytest.raises(ValueError, match=r"text_tokens\[0, 0\] is 16, .* 0 to 15"):
+        family.sample({"params": params}, jnp.full((3, 6), 16), np.zeros((3, 4, 2), np.uint32))
 
 
 def test_image_key_is_the_same_everywhere():
