@@ -146,7 +146,7 @@ class Rule:
     """A reason to drop a pair.
 
     A rule has `measure`, which must not be under a setting `min_...` or over a setting `max_...`;
-    or `find`; or neither, if it needs other pairs (`deduplicate.connected_groups`).
+    or `find`; or neither, if it needs other pairs (`deduplicate.duplicate_rules`).
 
     Attributes:
       kind: the stage of the funnel, by what the rule reads; one of `table`'s.
