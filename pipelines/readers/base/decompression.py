@@ -32,17 +32,15 @@ ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, Me
 
 
 def inflated(file: IO[bytes]) -> tuple[io.BufferedReader, bool]:
-    """Returns the content of a file that may be compressed, by its first bytes.
+    """Returns the content of a file, and whether it is compressed, by its first bytes.
 
-    Returns:
-      (a stream to read from, whether the file is compressed). Reading a compressed one raises one
-      of `ERRORS` on damage, or if it inflates over `MAX_RATIO` times beyond `FREE_BYTES`.
+    Reading a compressed one raises one of `ERRORS` on damage, or if it inflates over `MAX_RATIO`
+    times beyond `FREE_BYTES`.
     """
     counted = _Counted(file)
     for magic, make in _MAGIC.items():
         if counted.peek(len(magic)) == magic:
-            bounded = _Bounded(make(counted), counted)
-            return io.BufferedReader(bounded, _CHUNK), True
+            return io.BufferedReader(_Bounded(make(counted), counted), _CHUNK), True
     return io.BufferedReader(counted, _CHUNK), False
 
 

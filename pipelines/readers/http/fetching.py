@@ -75,13 +75,10 @@ class Fetcher:
     def fetch_all(
         self, source: Iterable[tuple[T, str]], size: Callable[[T], int] = lambda row: 0
     ) -> Iterator[tuple[T, bytes | rows.Rejected]]:
-        """Yields each row with its image, or with why there is none, in the order of the rows.
+        """Yields each row of (row, URL) with its image, or with why there is none, in their order.
 
-        Rows are taken from the iterable as there is room in the window.
-
-        Args:
-          source: (row, URL); a row whose URL is "" passes with b"".
-          size: the bytes that a row holds, which count for `window_bytes`.
+        Rows are taken as there is room in the window; one whose URL is "" passes with b"". `size`
+        gives the bytes that a row holds, which count for `window_bytes`.
         """
         return _Window(self, iter(source), size).run()
 
@@ -102,9 +99,8 @@ class Fetcher:
 
     def _host(self, name: str, now: float) -> _Host:
         if len(self._hosts) > _MAX_IDLE_HOSTS:
-            idle = [n for n, h in self._hosts.items() if not h.active and h.next_start < now]
-            for other in idle:
-                del self._hosts[other]
+            busy = ((n, h) for n, h in self._hosts.items() if h.active or h.next_start >= now)
+            self._hosts = dict(busy)
         return self._hosts.setdefault(name, _Host())
 
     def _request(self, task: _Task, host: _Host, done: "queue.SimpleQueue[Any]") -> None:

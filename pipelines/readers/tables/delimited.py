@@ -95,11 +95,10 @@ def _raw_rows(lines: _Lines, kind: str) -> Iterator[list[str] | str | rows.Rejec
 
 
 def _tsv_cells(line: str) -> list[str]:
-    cells = line.rstrip("\r\n").split("\t")
-    for i, cell in enumerate(cells):
-        if len(cell) > 1 and cell[0] == cell[-1] == '"':
-            cells[i] = cell[1:-1].replace('""', '"')
-    return cells
+    return [
+        cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+        for cell in line.rstrip("\r\n").split("\t")
+    ]
 
 
 def _parse(
@@ -129,7 +128,7 @@ def _open(file: IO[bytes], offset: int) -> _Lines:
     if offset and not compressed:
         file.seek(offset)
         content, _ = decompression.inflated(file)
-    elif offset:
+    else:
         left = offset
         while left and (skipped := len(content.read(min(left, _SKIPPED_BYTES)))):
             left -= skipped
@@ -184,52 +183,25 @@ def _names_of_first(lines: _Lines) -> tuple[str, ...]:
 
 def split(found: Found) -> list[Source]:
     """Returns tables in pieces; one that cannot be read as one piece, with its problem."""
-    return [source for entry in found.entries for source in _split_file(found, entry)]
+    return [
+        source for entry in found.entries if entry.num_bytes for source in _split_file(found, entry)
+    ]
 
 
 def _split_file(found: Found, entry: files.Entry) -> list[Source]:
     path, kind = entry.path, found.format
     whole = Source(kind, (path,), found.root, entry.num_bytes, columns=found.columns)
-    if not entry.num_bytes:
-        return []
     try:
         names, chosen = _header(path, kind, found.columns)
-        pieces = _plan(dataclasses.replace(whole, names=names, columns=chosen))
-    except decompression.ERRORS as error:
-        return [dataclasses.replace(whole, problem=rows.one_line(error))]
-    except ValueError as error:
-        problem = column_roles.problem(error, path)
-        return [dataclasses.replace(whole, problem=problem, mistake=str(error))]
-    if path.lower().endswith(decompression.SUFFIXES):
-        pieces = _merge(pieces)
-    total = max(1, sum(piece.num_bytes for piece in pieces))
-    return [
-        dataclasses.replace(piece, num_bytes=entry.num_bytes * piece.num_bytes // total)
-        for piece in pieces
-    ]
-
-
-def _merge(pieces: list[Source]) -> list[Source]:
-    size = -(-len(pieces) // source_files.MAX_PIECES_WITHIN)
-    groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
-    return [
-        dataclasses.replace(
-            group[0],
-            stop=group[-1].stop,
-            num_bytes=sum(piece.num_bytes for piece in group),
-            num_rows=sum(piece.num_rows for piece in group),
-        )
-        for group in groups
-    ]
+        return _plan(dataclasses.replace(whole, names=names, columns=chosen))
+    except (ValueError, *decompression.ERRORS) as error:
+        return column_roles.broken(whole, error)
 
 
 def _plan(table: Source) -> list[Source]:
-    """Returns a table in pieces; the last goes to the end, or to where the table is damaged.
-
-    Their `num_bytes` count the decompressed rows.
-    """
-    count = 0
-    with files.open(table.paths[0]) as file:
+    """Returns a table in pieces; the last goes to the end, or to where the table is damaged."""
+    path, count = table.paths[0], 0
+    with files.open(path) as file:
         lines = _open(file, 0)
         raw_rows = _raw_rows(lines, table.format)
         if _has_header(table.names):
@@ -243,17 +215,19 @@ def _plan(table: Source) -> list[Source]:
                 count, offset = count + 1, lines.offset
         except decompression.ERRORS:
             pass  # the reader of the last piece finds it
-    ends = [*starts[1:], (count, lines.offset)]
+    if path.lower().endswith(decompression.SUFFIXES):
+        starts = starts[:: -(-len(starts) // source_files.MAX_PIECES_WITHIN)]
+    total = max(1, lines.offset - starts[0][1])
     pieces = [
         dataclasses.replace(
             table,
             start=start,
             stop=stop,
             offset=begin,
-            num_bytes=end - begin,
+            num_bytes=table.num_bytes * (end - begin) // total,
             num_rows=stop - start,
         )
-        for (start, begin), (stop, end) in zip(starts, ends)
+        for (start, begin), (stop, end) in zip(starts, [*starts[1:], (count, lines.offset)])
     ]
     return [*pieces[:-1], dataclasses.replace(pieces[-1], stop=-1)]
 

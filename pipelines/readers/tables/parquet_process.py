@@ -92,11 +92,8 @@ def _open(size: int) -> pq.ParquetFile:
 
 def _describe(request: dict[str, Any]) -> None:
     file = _open(request["size"])
-    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-    content = {
-        "columns": file.schema_arrow.names,
-        "groups": [[group.num_rows, max(0, group.total_byte_size)] for group in groups],
-    }
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    content = {"columns": file.schema_arrow.names, "groups": groups}
     _send(b"D", json.dumps(content).encode())
 
 
