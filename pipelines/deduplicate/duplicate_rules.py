@@ -75,7 +75,6 @@ class FindDuplicates(beam.PTransform):
     """Takes `Fingerprint` rows of different ids; returns a `Decision` for each that is dropped."""
 
     def __init__(self, settings: DuplicateSettings) -> None:
-        """Sets what counts as a duplicate."""
         super().__init__("Find duplicates")
         self._settings = settings
 

@@ -61,7 +61,6 @@ class FindNear(beam.PTransform):
     """Takes `Fingerprint` rows, returns a `Link` for each that has a better near one."""
 
     def __init__(self, rule: similarity.SimilarityRule, max_representatives: int) -> None:
-        """Sets what is near, and how many rows of a bucket all others are compared with."""
         super().__init__(f"Find {rule.reason}")
         self._rule, self._max_representatives = rule, max_representatives
 

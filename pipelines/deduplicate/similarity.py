@@ -33,9 +33,11 @@ class SimilarityRule(Protocol):
 
     def sketch(self, row: fingerprints.Fingerprint) -> int:
         """Returns 64 bits that `collisions` compares."""
+        return 0
 
     def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
         """Returns which of the rows of one key ([n] uint64) may be near another one: indices."""
+        return np.arange(len(sketches))
 
     def features(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns what `distances` compares; of the same length for all rows."""
@@ -51,7 +53,7 @@ class SimilarityRule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageSimilarity:
+class ImageSimilarity(SimilarityRule):
     """Images whose perceptual hashes and colours are near (see `data.images.image_hashes`)."""
 
     max_distance: int = image_hashes.MAX_DISTANCE  # bits in which the hashes may differ
@@ -136,8 +138,11 @@ def _image_bands(phash: int) -> tuple[int, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptionSimilarity:
-    """Captions whose signatures agree in a share of their values (see `data.text.text_hashes`)."""
+class CaptionSimilarity(SimilarityRule):
+    """Captions whose signatures agree in a share of their values (see `data.text.text_hashes`).
+
+    A band of a signature is selective enough to do without a sketch.
+    """
 
     min_similarity: float = 0.8  # that share, in (0, 1]
     reason: str = "near_caption"
@@ -146,14 +151,6 @@ class CaptionSimilarity:
         """Returns the bands of the signature; none if there is no signature."""
         for band in text_hashes.minhash_bands(row.words):
             yield int.from_bytes(hashlib.blake2b(band, digest_size=8).digest(), "little")
-
-    def sketch(self, row: fingerprints.Fingerprint) -> int:
-        """Returns 0: a band of a signature is selective enough."""
-        return 0
-
-    def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
-        """Returns all rows."""
-        return np.arange(len(sketches))
 
     def features(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns the signature."""

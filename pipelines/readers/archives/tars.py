@@ -89,7 +89,7 @@ def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
         pending_bytes -= sum(map(_size, group.values()))
         return pair_files.make_pair(key, group, source)
 
-    damage: BaseException | None = None
+    damage = ""
     try:
         for name, data in _members(file):
             key, suffix = posixpath.splitext(name)
@@ -104,11 +104,11 @@ def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
             ):
                 yield take(next(iter(pending)))
     except _ERRORS as error:
-        damage = error
+        damage = rows.one_line(error)
     for key in list(pending):
         yield take(key)
-    if damage is not None:
-        yield rows.reject(source, "broken_file", rows.one_line(damage), source=source)
+    if damage:
+        yield rows.reject(source, "broken_file", damage, source=source)
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | rows.Rejected]]:

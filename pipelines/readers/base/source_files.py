@@ -48,6 +48,10 @@ class Found:
     entries: Sequence[files.Entry]
     columns: tuple[tuple[str, str], ...] = ()  # as of `Source`
 
+    def whole(self, entry: files.Entry) -> Source:
+        """Returns a source of one whole table."""
+        return Source(self.format, (entry.path,), self.root, entry.num_bytes, columns=self.columns)
+
 
 def one_for_each_file(found: Found) -> list[Source]:
     """Returns a source for each file, which is read from its beginning to its end."""

@@ -41,19 +41,16 @@ class FetchSettings:
     read_timeout: float = 10.0  # seconds between two pieces of an answer
     total_timeout: float = 30.0  # seconds for one request
     retries: int = 2  # further tries after a failure that may pass
-    # Seconds before the second try; twice as long before each further one, and up to half of it
-    # more or less by chance
-    backoff: float = 1.0
-    # Seconds before a try at most; if the server wants more, the row is rejected
-    max_wait: float = 60.0
+    backoff: float = 1.0  # seconds before the second try, then twice as long; half more or less
+    max_wait: float = 60.0  # seconds before a try; if the server wants more, the row is rejected
     max_bytes: int = 20 * 2**20  # of an image
     max_redirects: int = 5  # followed for one image
     user_agent: str = f"parti/{VERSION}"  # the name that servers see
     respect_opt_out: bool = True  # leave out what the server's headers keep from machine learning
     allow_private: bool = False  # fetch also from this machine and from private networks
     window: int = 512  # rows that may be under way or wait for an earlier one
-    # Of such rows and their images; beyond this no row is taken, and a request is begun for the
-    # first row only
+    # Of such rows and their images; beyond it no row is taken, and only the first row's request is
+    # begun
     window_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ _SKIPPED_BYTES = 2**20
 _FIRST_ROWS = 100  # of jsonl, whose names are its columns
 
 CellsOrRejected = column_roles.Cells | rows.Rejected
+_RawRow = list[str] | str | rows.Rejected  # cells for csv, else the line
 
 
 class _TooLargeError(Exception):
@@ -76,8 +77,8 @@ class _Lines:
         return line.decode(codec, "surrogateescape")
 
 
-def _raw_rows(lines: _Lines, kind: str) -> Iterator[list[str] | str | rows.Rejected]:
-    """Yields rows that are not empty: cells for csv, else the line."""
+def _raw_rows(lines: _Lines, kind: str) -> Iterator[_RawRow]:
+    """Yields the rows that are not empty."""
     source: Iterator[Any] = csv.reader(lines) if kind == CSV else lines
     while True:
         lines.begin_row()
@@ -101,9 +102,7 @@ def _tsv_cells(line: str) -> list[str]:
     ]
 
 
-def _parse(
-    raw: list[str] | str | rows.Rejected, kind: str, names: tuple[str, ...]
-) -> CellsOrRejected:
+def _parse(raw: _RawRow, kind: str, names: tuple[str, ...]) -> CellsOrRejected:
     if isinstance(raw, rows.Rejected):
         return raw
     if kind == JSONL:
@@ -153,7 +152,7 @@ def _header(
     if isinstance(first, rows.Rejected) or any("\0" in cell for cell in first):
         raise ValueError(f"{path}: its first row is not the names of columns")
     cells = _tsv_cells(first) if isinstance(first, str) else first
-    numbers = tuple(f"#{i + 1}" for i in range(len(cells)))
+    numbers = _numbers(len(cells))
     urls = [name for name, cell in zip(numbers, cells) if cell.startswith(("http://", "https://"))]
     if not chosen and len(cells) == 2 and len(urls) == 1:
         (other,) = set(numbers) - set(urls)
@@ -189,10 +188,9 @@ def split(found: Found) -> list[Source]:
 
 
 def _split_file(found: Found, entry: files.Entry) -> list[Source]:
-    path, kind = entry.path, found.format
-    whole = Source(kind, (path,), found.root, entry.num_bytes, columns=found.columns)
+    whole = found.whole(entry)
     try:
-        names, chosen = _header(path, kind, found.columns)
+        names, chosen = _header(entry.path, found.format, found.columns)
         return _plan(dataclasses.replace(whole, names=names, columns=chosen))
     except (ValueError, *decompression.ERRORS) as error:
         return column_roles.broken(whole, error)
@@ -202,10 +200,7 @@ def _plan(table: Source) -> list[Source]:
     """Returns a table in pieces; the last goes to the end, or to where the table is damaged."""
     path, count = table.paths[0], 0
     with files.open(path) as file:
-        lines = _open(file, 0)
-        raw_rows = _raw_rows(lines, table.format)
-        if _has_header(table.names):
-            next(raw_rows, None)
+        lines, raw_rows = _open_rows(file, table)
         offset = lines.offset
         starts = [(0, offset)]
         try:
@@ -232,8 +227,18 @@ def _plan(table: Source) -> list[Source]:
     return [*pieces[:-1], dataclasses.replace(pieces[-1], stop=-1)]
 
 
-def _has_header(names: tuple[str, ...]) -> bool:
-    return bool(names) and names != tuple(f"#{i + 1}" for i in range(len(names)))
+def _open_rows(file: IO[bytes], table: Source) -> tuple[_Lines, Iterator[_RawRow]]:
+    """Returns the lines of a table from its offset on, and its rows, without the header."""
+    lines = _open(file, table.offset)
+    raw_rows = _raw_rows(lines, table.format)
+    if table.names and table.offset == 0 and table.names != _numbers(len(table.names)):
+        next(raw_rows, None)
+    return lines, raw_rows
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    """Returns the names of the columns of a table without a header."""
+    return tuple(f"#{i + 1}" for i in range(count))
 
 
 def read_rows(source: Source) -> Iterator[tuple[int, CellsOrRejected]]:
@@ -243,9 +248,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, CellsOrRejected]]:
       OSError: the file cannot be read; also other `decompression.ERRORS`.
     """
     with files.open(source.paths[0]) as file:
-        raw_rows = _raw_rows(_open(file, source.offset), source.format)
-        if source.offset == 0 and _has_header(source.names):
-            next(raw_rows, None)
+        _, raw_rows = _open_rows(file, source)
         index = source.start
         while index != source.stop and (raw := next(raw_rows, None)) is not None:
             yield index, _parse(raw, source.format, source.names)

@@ -153,7 +153,7 @@ def split(found: Found) -> list[Source]:
 def _split_file(
     found: Found, entry: files.Entry, description: Description | BrokenError
 ) -> list[Source]:
-    whole = Source(found.format, (entry.path,), found.root, entry.num_bytes, columns=found.columns)
+    whole = found.whole(entry)
     try:
         if isinstance(description, BrokenError):
             raise description
@@ -176,21 +176,16 @@ def _split_file(
 
 def _stops(counts: Sequence[int]) -> list[int]:
     """Returns where pieces of row groups of these sizes end."""
+    most = source_files.ROWS_PER_SOURCE
     stops: list[int] = []
     begin = end = 0  # of the row groups gathered so far
     for count in counts:
-        if end > begin and end + count - begin > source_files.ROWS_PER_SOURCE:
-            stops.append(end)
-            begin = end
-        step = max(source_files.ROWS_PER_SOURCE, -(-count // source_files.MAX_PIECES_WITHIN))
-        while count > step:
-            stops.append(begin + step)
-            begin, count = begin + step, count - step
-            end = begin
-        end += count
-    if end > begin:
-        stops.append(end)
-    return stops
+        if end > begin and end + count - begin > most:
+            stops.append(begin := end)
+        step = max(most, -(-count // source_files.MAX_PIECES_WITHIN))
+        stops += range(begin + step, begin + count, step)
+        begin, end = (stops[-1] if count > step else begin), end + count
+    return [*stops, end] if end > begin else stops
 
 
 def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.Rejected]]:
