@@ -44,6 +44,11 @@ def inflated(file: IO[bytes]) -> tuple[io.BufferedReader, bool]:
     return io.BufferedReader(counted, _CHUNK), False
 
 
+def plain(file: IO[bytes]) -> io.BufferedReader:
+    """Returns the rest of a file as it is; the end of the stream does not close the file."""
+    return io.BufferedReader(_Counted(file), _CHUNK)
+
+
 class _Counted(io.RawIOBase):
     """Passes a file's bytes on and counts them; its beginning can be peeked at first."""
 

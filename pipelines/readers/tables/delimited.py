@@ -126,7 +126,7 @@ def _open(file: IO[bytes], offset: int) -> _Lines:
     content, compressed = decompression.inflated(file)
     if offset and not compressed:
         file.seek(offset)
-        content, _ = decompression.inflated(file)
+        content = decompression.plain(file)  # a row may begin as a compressed file does
     else:
         left = offset
         while left and (skipped := len(content.read(min(left, _SKIPPED_BYTES)))):
