@@ -9,6 +9,7 @@ from parti.pipelines.readers.base import rows
 from parti.stages import files
 
 FOLDER, TFRECORD = "folder", "tfrecord"  # formats that other rooms name
+HTTP = ("http://", "https://")  # how the address of an image begins that is to be fetched
 ROWS_PER_SOURCE = 10_000
 # To begin in the middle of a compressed file or of a row group, all before must be read.
 MAX_PIECES_WITHIN = 64

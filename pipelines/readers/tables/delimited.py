@@ -134,26 +134,25 @@ def _open(file: IO[bytes], offset: int) -> _Lines:
     return _Lines(content, offset)
 
 
-def _header(
-    path: str, kind: str, chosen: column_roles.Given
-) -> tuple[tuple[str, ...], column_roles.Given]:
-    """Returns a table's columns, and which are chosen.
+def _with_columns(table: Source) -> Source:
+    """Returns a table with the names of its columns, and which are chosen.
 
     A csv or tsv without a header has the columns `#1`, `#2`, ...: if one of these is chosen, or if
     its first row is two cells and one of them a URL (the form of CC3M and CC12M).
     """
+    path, chosen = table.paths[0], table.columns
     with files.open(path) as file:
         lines = _open(file, 0)
-        if kind == JSONL:
+        if table.format == JSONL:
             if names := _names_of_first(lines):
                 column_roles.check(names, chosen, path)
-            return (), chosen
-        first = next(_raw_rows(lines, kind), "")
+            return table
+        first = next(_raw_rows(lines, table.format), "")
     if isinstance(first, rows.Rejected) or any("\0" in cell for cell in first):
         raise ValueError(f"{path}: its first row is not the names of columns")
     cells = _tsv_cells(first) if isinstance(first, str) else first
     numbers = _numbers(len(cells))
-    urls = [name for name, cell in zip(numbers, cells) if cell.startswith(("http://", "https://"))]
+    urls = [name for name, cell in zip(numbers, cells) if cell.startswith(source_files.HTTP)]
     if not chosen and len(cells) == 2 and len(urls) == 1:
         (other,) = set(numbers) - set(urls)
         chosen = column_roles.given({column_roles.URL: urls[0], column_roles.TEXT: other})
@@ -161,7 +160,7 @@ def _header(
     if any(name in numbers and name not in names for _, name in chosen):
         names = numbers
     column_roles.check(names, chosen, path)
-    return names, chosen
+    return dataclasses.replace(table, names=names, columns=chosen)
 
 
 def _names_of_first(lines: _Lines) -> tuple[str, ...]:
@@ -182,18 +181,15 @@ def _names_of_first(lines: _Lines) -> tuple[str, ...]:
 
 def split(found: Found) -> list[Source]:
     """Returns tables in pieces; one that cannot be read as one piece, with its problem."""
-    return [
-        source for entry in found.entries if entry.num_bytes for source in _split_file(found, entry)
-    ]
+    tables = [found.whole(entry) for entry in found.entries if entry.num_bytes]
+    return [piece for table in tables for piece in _split_table(table)]
 
 
-def _split_file(found: Found, entry: files.Entry) -> list[Source]:
-    whole = found.whole(entry)
+def _split_table(table: Source) -> list[Source]:
     try:
-        names, chosen = _header(entry.path, found.format, found.columns)
-        return _plan(dataclasses.replace(whole, names=names, columns=chosen))
+        return _plan(_with_columns(table))
     except (ValueError, *decompression.ERRORS) as error:
-        return column_roles.broken(whole, error)
+        return column_roles.broken(table, error)
 
 
 def _plan(table: Source) -> list[Source]:

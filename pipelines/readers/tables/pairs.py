@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from parti.data.storage import records
-from parti.pipelines.readers.base import decompression, pair_files, rows
+from parti.pipelines.readers.base import decompression, pair_files, rows, source_files
 from parti.pipelines.readers.base.source_files import Source
 from parti.pipelines.readers.http import fetching
 from parti.pipelines.readers.tables import column_roles, delimited, parquet
@@ -23,7 +23,6 @@ from parti.stages import files
 
 Cells = column_roles.Cells
 ReadRows = Callable[[Source], Iterator[tuple[int, Cells | rows.Rejected]]]
-_HTTP = ("http://", "https://")
 _TEXT_CELLS = (delimited.CSV, delimited.TSV)  # numbers too are text there
 
 
@@ -165,7 +164,7 @@ def _with_image(row: _Ready, image: Any, url: Any, folder: str) -> _Ready | rows
         return row._replace(image=image)
     if isinstance(image, str) and image.strip():
         image = image.strip()
-        if image.startswith(_HTTP):
+        if image.startswith(source_files.HTTP):
             return row._replace(url=image)
         path = pair_files.below(folder, image)
         return path if isinstance(path, rows.Rejected) else row._replace(path=path)
