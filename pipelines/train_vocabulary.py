@@ -169,13 +169,9 @@ def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str
         files.write_bytes(model_path, path.read_bytes())
         fingerprint = vocabularies.TextTokenizer(path).fingerprint
         model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    measured = vocabulary_statistics.report(
-        model,
-        len(settings.sentencepiece.all_symbols),
-        read_sample(directory),
-        read_sample(directory, _HELD_OUT),
-        TEXT_LENGTH,
-    )
+    num_symbols = len(settings.sentencepiece.all_symbols)
+    samples = read_sample(directory), read_sample(directory, _HELD_OUT)
+    measured = vocabulary_statistics.report(model, num_symbols, *samples, TEXT_LENGTH)
     return size, fingerprint, measured
 
 

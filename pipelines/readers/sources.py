@@ -15,12 +15,7 @@ from parti.stages import files
 
 
 def detect_format(pattern: str) -> str:
-    """Returns the format of the files that a pattern names; those in a folder, if it is one.
-
-    Raises:
-      FileNotFoundError: nothing matches, or a folder without files.
-      ValueError: the format is not known; the message lists the formats.
-    """
+    """Returns the format of the files that a pattern names; raises as `find_sources`."""
     return formats.detect(pattern, [entry.path for entry in _list(pattern)[1]])
 
 

@@ -98,13 +98,12 @@ def load_preset(
       ValueError: no such preset or setting, or a value out of range; one line.
       FileNotFoundError: the YAML file, or a file that a rule needs, is not there.
     """
-    chain: list[tuple[str, dict[str, Any]]] = []  # where and content, of the preset and its bases
+    chain: list[tuple[str, dict[str, Any]]] = []  # name and content, of the preset and its bases
     name = name_or_path
     while name:
         if len(chain) == _MAX_BASES:
             raise ValueError(f"--preset={name_or_path}: a base of itself, or too many bases")
-        where, text = _text(name)
-        chain.append((where, _parse(where, text)))
+        chain.append((name, _parse(name, _text(name))))
         name = chain[-1][1].get("base") or ""
     values = {name: setting.initial for name, setting in table.SETTINGS.items()}
     for where, content in reversed(chain):
@@ -146,18 +145,16 @@ def flag_changes(flags: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _text(name: str) -> tuple[str, str]:
-    """Returns what to call a preset in messages, and its text."""
+def _text(name: str) -> str:
     if name in preset_names():
-        file = importlib.resources.files(_PRESETS) / f"{name}.yaml"
-        return name, file.read_text("utf-8")
+        return (importlib.resources.files(_PRESETS) / f"{name}.yaml").read_text("utf-8")
     if not name.endswith((".yaml", ".yml")):
         help = rule.suggestion(name, preset_names())
         raise ValueError(f"--preset={name}: {help}, or give a .yaml file")
     if not files.exists(name):
         raise FileNotFoundError(f"--preset={name}: no such file; check the path")
     try:
-        return name, files.read_bytes(name).decode("utf-8")
+        return files.read_bytes(name).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: not UTF-8 text; save it as UTF-8") from error
 

@@ -2,10 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images by URL: many at once, few from each host, in the order of the rows.
 
-    fetcher = fetching.Fetcher(fetching.FetchSettings())
-    for row, content in fetcher.fetch_all([("a", "https://example.org/a.jpg")]):
-        content.reason if isinstance(content, rows.Rejected) else len(content)
-
 One `Fetcher` per process: the limits for a host hold for all who use it. Waiting (for a host's
 turn, between two tries) occupies no thread, so a slow host does not hold up the others; that is
 why `urllib3.Retry`, which sleeps in the thread of the request, does not do the retries.

@@ -44,9 +44,8 @@ class _Lines:
     """The lines of a file from an offset on, bounded in each row."""
 
     def __init__(self, file: io.BufferedReader, offset: int) -> None:
-        self._file = file
+        self._file, self.offset = file, offset
         self._at_start = offset == 0
-        self.offset = offset
         self.begin_row()
 
     def begin_row(self) -> None:
@@ -56,18 +55,15 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline(MAX_ROW_BYTES + 1)
+        line = part = self._file.readline(MAX_ROW_BYTES + 1)
         if not line:
             raise StopIteration
-        whole = len(line) <= MAX_ROW_BYTES
-        part = line
-        while part and not part.endswith(b"\n"):  # also the last line of a file
+        self.offset += len(line)
+        while not part.endswith(b"\n") and (part := self._file.readline(MAX_ROW_BYTES)):
             self.offset += len(part)
-            part = self._file.readline(MAX_ROW_BYTES)
-        self.offset += len(part)
         self._num_bytes += len(line)
         self._num_lines += 1
-        if not whole or self._num_bytes > MAX_ROW_BYTES:
+        if self._num_bytes > MAX_ROW_BYTES:
             raise _TooLargeError(f"over {MAX_ROW_BYTES:,} bytes")
         if self._num_lines > MAX_LINES:
             raise _TooLargeError(f"over {MAX_LINES} lines; is a quote not closed?")
