@@ -77,16 +77,16 @@ class Setting:
         """
         is_off = value is None or value is False
         if self.kind == "switch":
-            found = value if isinstance(value, bool) else _SWITCHES.get(str(value).lower())
-            if found is None:
+            is_on = value if isinstance(value, bool) else _SWITCHES.get(str(value).lower())
+            if is_on is None:
                 raise ValueError(f"{self.name}={value}: give true or false")
-            return found
+            return is_on
         if self.kind == "choice":
-            found = "none" if is_off else str(value)
-            if found not in ("none", *self.choices):
-                choices = ", ".join(self.choices)
-                raise ValueError(f"{self.name}={value}: choose from {choices}, none")
-            return found
+            choice = "none" if is_off else str(value)
+            if choice not in (*self.choices, "none"):
+                allowed = ", ".join((*self.choices, "none"))
+                raise ValueError(f"{self.name}={value}: choose from {allowed}")
+            return choice
         if is_off or (isinstance(value, str) and value.lower() in _OFF):
             return self.off
         if self.kind == "names":

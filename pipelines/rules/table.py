@@ -83,14 +83,16 @@ def _score_rule(
     name: str, title: str, words: str, own: Setting, fields: tuple[str, ...], source: str = "ours"
 ) -> rule.Rule:
     """Returns a rule for a score in the metadata; if several fields have it, the worst counts."""
-    worst, wrong = (min, "low") if own.is_least else (max, "high")
-    help = f"metadata fields of the {words} score"
-    named = Setting(f"{name}_fields", "names", help, default=fields)
+    worst = min if own.is_least else max
+    wrong = "low" if own.is_least else "high"
+    read = Setting(
+        f"{name}_fields", "names", f"metadata fields of the {words} score", default=fields
+    )
     return rule.Rule(
         *(SCORE, f"score_{name}", title, f"The {words} score in its metadata is too {wrong}."),
         *(own, source),
-        measure=lambda caption, s: worst(caption.scores(s[named.name]), default=None),
-        reads=(named,),
+        measure=lambda caption, s: worst(caption.scores(s[read.name]), default=None),
+        reads=(read,),
         histogram=name,
     )
 
