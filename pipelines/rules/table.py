@@ -23,11 +23,9 @@ _pairs_rule = functools.partial(rule.Rule, COPIES)
 
 _FIT400M = "FIT400M data card, github.com/google-research/parti"
 _CC3M = "Conceptual Captions, Sharma et al. 2018, section 3"
-_CC12M = "Conceptual 12M, Changpinyo et al. 2021, section 2.2"
 _ALIGN = "ALIGN, Jia et al. 2021, section 3"
 _LAION = "LAION-400M, Schuhmann et al. 2021"
 _COYO = "COYO-700M README"
-_DATACOMP = "DataComp, Gadre et al. 2023, basic filtering"
 
 
 def _repair_letters(text: str, settings: Settings) -> str:
@@ -85,9 +83,8 @@ def _score_rule(
     """Returns a rule for a score in the metadata; if several fields have it, the worst counts."""
     worst = min if own.is_least else max
     wrong = "low" if own.is_least else "high"
-    read = Setting(
-        f"{name}_fields", "names", f"metadata fields of the {words} score", default=fields
-    )
+    help = f"metadata fields of the {words} score"
+    read = Setting(f"{name}_fields", "names", help, default=fields)
     return rule.Rule(
         *(SCORE, f"score_{name}", title, f"The {words} score in its metadata is too {wrong}."),
         *(own, source),
@@ -238,7 +235,7 @@ _RULES = (
         "Repeats words",
         "Too many of its words came before in it (counted from six words on).",
         _share("max_repeated_share", "share of words that came before"),
-        _CC12M,
+        "Conceptual 12M, Changpinyo et al. 2021, section 2.2",
         measure=lambda c, s: captions.repeated_share(c.text),
     ),
     _caption_rule(
@@ -363,7 +360,7 @@ _RULES = (
         "Too small",
         "The shorter side is under the least allowed.",
         Setting("min_side", "count", "shortest side that a picture may have", 1, unit="pixels"),
-        _DATACOMP,
+        "DataComp, Gadre et al. 2023, basic filtering",
         measure=lambda i, s: i.short_side,
         describe=lambda i, s: f"{i.size}; the shorter side must be {s['min_side']}",
         histogram="side",
