@@ -29,7 +29,6 @@ MODEL_NAME = "vocabulary.model"
 TEXT_LENGTH = 128  # tokens of a caption that the text encoder sees
 _TRAIN, _HELD_OUT = "train", "held-out"
 _COUNTS = "counts.json"
-_FORMATS = ("tfrecord", "webdataset", "folder")
 _MAX_HELD_OUT = 20_000
 _ROWS_PER_SHARD = 100_000
 # Below this the likeliest language of a caption is often the wrong one.
@@ -66,24 +65,21 @@ def find_sources(patterns: Sequence[str]) -> tuple[list[readers.Source], list[re
       FileNotFoundError: no such files, or an unfinished folder.
       ValueError: unknown format, or a table.
     """
-    found: set[readers.Source] = set()
     for pattern in patterns:
         unfinished = files.is_dir(pattern.rstrip("/") + manifests.UNFINISHED_SUFFIX)
         if files.exists(files.join(pattern, manifests.FILE_NAME)) or (
             unfinished and not files.is_dir(pattern)
         ):
             manifests.read(pattern, "pairs")
-        found.update(readers.find_sources([pattern]))
     train: list[readers.Source] = []
     held_out: list[readers.Source] = []
-    for source in sorted(found, key=lambda source: source.paths):
-        if source.format not in _FORMATS:
+    for source in readers.find_sources(patterns):
+        if readers.FORMATS[source.format].is_table:
             raise ValueError(
                 f"{source.paths[0]}: a table, whose pictures may have to be fetched; make pairs of "
                 "it first, with `parti clean`"
             )
-        is_held_out = files.name(source.paths[0]).startswith("validation-")
-        (held_out if is_held_out else train).append(source)
+        (held_out if source.name.startswith("validation-") else train).append(source)
     return train, held_out
 
 
@@ -158,8 +154,7 @@ def read_sample(directory: str, prefix: str = _TRAIN) -> Iterator[caption_sampli
 def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str, dict[str, Any]]:
     """Trains on the sample that `build` wrote to a folder; measures how well the vocabulary fits.
 
-    Returns:
-      How many pieces there are, the model's fingerprint, the content of report.json.
+    Returns (how many pieces there are, the model's fingerprint, the content of report.json).
 
     Raises:
       ValueError: the vocabulary is too small for its symbols and characters.
@@ -174,13 +169,9 @@ def learn(directory: str, model_path: str, settings: Settings) -> tuple[int, str
         files.write_bytes(model_path, path.read_bytes())
         fingerprint = vocabularies.TextTokenizer(path).fingerprint
         model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    measured = vocabulary_statistics.report(
-        model,
-        len(settings.sentencepiece.all_symbols),
-        read_sample(directory),
-        read_sample(directory, _HELD_OUT),
-        TEXT_LENGTH,
-    )
+    num_symbols = len(settings.sentencepiece.all_symbols)
+    samples = read_sample(directory), read_sample(directory, _HELD_OUT)
+    measured = vocabulary_statistics.report(model, num_symbols, *samples, TEXT_LENGTH)
     return size, fingerprint, measured
 
 

@@ -6,7 +6,7 @@
    writes those that pass to the source's intermediate shard. Only a fingerprint row of each goes
    through the runner.
 2. *Deduplicate*: of pairs with one key one stays; then duplicates and counts over pairs
-   (`connected_groups`).
+   (`duplicate_rules`).
 3. *Merge* (`merge_shards`): each shard gathers its pairs from all intermediate shards, without
    those that were dropped.
 
@@ -26,7 +26,7 @@ from parti.pipelines import readers
 from parti.pipelines.beam import sharded_writers
 from parti.pipelines.clean import filter_pair, filter_sources, incremental, merge_shards, statistics
 from parti.pipelines.clean import settings as clean_settings
-from parti.pipelines.deduplicate import connected_groups, fingerprints
+from parti.pipelines.deduplicate import duplicate_rules, fingerprints
 from parti.pipelines.readers.http import fetching
 from parti.stages import files
 
@@ -72,8 +72,8 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
             )
         ).with_outputs(*filter_sources.TAGS, main="fingerprints")
     )
-    unique, same_key = connected_groups.one_per_key(filtered.fingerprints)
-    duplicates = unique | connected_groups.FindDuplicates(settings.duplicates)
+    unique, same_key = duplicate_rules.one_per_key(filtered.fingerprints)
+    duplicates = unique | duplicate_rules.FindDuplicates(settings.duplicates)
     groups = duplicates | statistics.CountGroups()
     merged = {
         "ranges": filtered.ranges,

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from parti.data.images import crops
-from parti.pipelines.deduplicate import connected_groups
+from parti.pipelines.deduplicate import duplicate_rules
 from parti.pipelines.rules import presets
 
 IMAGE_FORMATS = ("png", "jpeg")
@@ -52,10 +52,10 @@ class CleanSettings:
         return max(1, self.num_shards // 16)
 
     @property
-    def duplicates(self) -> connected_groups.DuplicateSettings:
+    def duplicates(self) -> duplicate_rules.DuplicateSettings:
         """The rules that need other pairs."""
         values = self.rules.values
-        return connected_groups.DuplicateSettings(
+        return duplicate_rules.DuplicateSettings(
             exact=values["exact_duplicates"],
             near=values["near_duplicates"],
             near_captions=values["near_captions"] or 0.0,

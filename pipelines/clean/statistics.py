@@ -16,7 +16,7 @@ from parti.pipelines.beam import disk_group_by_key, sharded_writers
 from parti.pipelines.clean import histograms as clean_histograms
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
-from parti.pipelines.deduplicate import lsh
+from parti.pipelines.deduplicate import near_duplicates
 from parti.pipelines.rules import rule, table
 from parti.stages import files
 
@@ -190,7 +190,7 @@ def read_collected(scratch: files.Path, result: beam_runner.PipelineResult) -> C
     written, counts, samples, captions, groups = (
         sharded_writers.read_collected(files.join(scratch, f"{name}.json")) for name in _COLLECTED
     )
-    wanted = beam.metrics.MetricsFilter().with_name(lsh.NOT_COMPARED)
+    wanted = beam.metrics.MetricsFilter().with_name(near_duplicates.NOT_COMPARED)
     counters = result.metrics().query(wanted)["counters"]
     return Collected(
         written,

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Duplicates among pairs, by rows of hashes.
 
-fingerprints.py      the row of a pair
-connected_groups.py  the rules in their order, and which copy of a group stays
-lsh.py               near rows without comparing all with all: locality-sensitive hashing
-similarity.py        when two rows are near: by their images, or by their captions
+duplicate_rules.py  the rules of duplicates in their order, and which copy stays
+near_duplicates.py  where near duplicates are grouped: by locality-sensitive hashing, not all pairs
+similarity.py       when two rows are near: by their images, or by their captions
+fingerprints.py     the row of a pair
 """

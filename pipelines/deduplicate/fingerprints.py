@@ -16,34 +16,20 @@ _BYTES = ("content", "pixels", "colours", "caption")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The row of a pair that no rule for one pair alone rejected.
+    """The row of a pair that no rule for one pair alone rejected."""
 
-    Attributes:
-      id: unique in the run.
-      key: the pair's key.
-      split: "train" or "validation".
-      content: 16-byte hash of the encoded source image.
-      pixels: 16-byte hash of the decoded source image's size and pixels.
-      phash: 64-bit perceptual hash of the source image (see `data.images.image_hashes`).
-      colours: 8 x 8 RGB means of the source image, 192 bytes (see `data.images.image_hashes`).
-      caption: 16-byte hash of the caption's normal form (see `data.text.text_hashes`).
-      words: min-hash signature of the caption; () unless near captions are searched for.
-      area: width times height of the source image, in pixels.
-      num_bytes: size of the encoded source image, in bytes.
-      known: kept by an earlier run that this one extends; such a pair is not dropped for a new one.
-    """
-
-    id: str
-    key: str
-    split: str
-    content: bytes
-    pixels: bytes
-    phash: int
-    colours: bytes
-    caption: bytes
-    words: tuple[int, ...]
-    area: int
-    num_bytes: int
+    id: str  # unique in the run
+    key: str  # the pair's
+    split: str  # "train" or "validation"
+    content: bytes  # 16-byte hash of the encoded source image
+    pixels: bytes  # 16-byte hash of the decoded source image's size and pixels
+    phash: int  # 64-bit perceptual hash of the source image (`data.images.image_hashes`)
+    colours: bytes  # its 8 x 8 RGB means, 192 bytes (`data.images.image_hashes`)
+    caption: bytes  # 16-byte hash of the caption's normal form (`data.text.text_hashes`)
+    words: tuple[int, ...]  # min-hash signature of the caption; () unless near ones are searched
+    area: int  # width times height of the source image, in pixels
+    num_bytes: int  # of the encoded source image
+    # Kept by an earlier run that this one extends; such a pair is not dropped for a new one
     known: bool = False
 
     @property
@@ -85,15 +71,9 @@ def unpack(data: bytes) -> Fingerprint:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
-    """A pair that is dropped because of others.
-
-    Attributes:
-      reason: a short name, counted and reported.
-      measure: the value that decided, as text.
-      group: key of the copy that stays; empty where there is none.
-    """
+    """A pair that is dropped because of others."""
 
     id: str
-    reason: str
-    measure: str
-    group: str = ""
+    reason: str  # a short name, counted and reported
+    measure: str  # the value that decided, as text
+    group: str = ""  # key of the copy that stays; empty where there is none

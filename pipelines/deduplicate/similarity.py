@@ -15,6 +15,10 @@ from parti.pipelines.deduplicate import fingerprints
 
 # With more hashes under one key, rows are compared without first checking which hashes are near.
 _MAX_HASHES = 1024
+_CAPTION = 16 + image_hashes.NUM_COLOURS  # where it begins in the features of an image
+_CELL_STEP = 5  # of the 8 x 8 cells, 13 from all rows and columns
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_ROUNDING = np.float32(0.01)
 
 
 class SimilarityRule(Protocol):
@@ -29,9 +33,11 @@ class SimilarityRule(Protocol):
 
     def sketch(self, row: fingerprints.Fingerprint) -> int:
         """Returns 64 bits that `collisions` compares."""
+        return 0
 
     def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
         """Returns which of the rows of one key ([n] uint64) may be near another one: indices."""
+        return np.arange(len(sketches))
 
     def features(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns what `distances` compares; of the same length for all rows."""
@@ -47,19 +53,13 @@ class SimilarityRule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageSimilarity:
-    """Images whose perceptual hashes and colours are near (see `data.images.image_hashes`).
+class ImageSimilarity(SimilarityRule):
+    """Images whose perceptual hashes and colours are near (see `data.images.image_hashes`)."""
 
-    Attributes:
-      max_distance: bits in which the hashes may differ.
-      max_colour_distance: levels in which the colours may differ, at 64 x 64 pixels; the limit
-        of other sizes follows from it (`image_hashes.colour_limit`).
-      same_caption: near images count only if their captions are equal too.
-    """
-
-    max_distance: int = image_hashes.MAX_DISTANCE
+    max_distance: int = image_hashes.MAX_DISTANCE  # bits in which the hashes may differ
+    # Levels in which the colours may differ, at 64 x 64 pixels (`image_hashes.colour_limit`)
     max_colour_distance: float = image_hashes.MAX_COLOUR_DISTANCE
-    same_caption: bool = False
+    same_caption: bool = False  # near images count only if their captions are equal too
     reason: str = "near_duplicate"
 
     def keys(self, row: fingerprints.Fingerprint) -> Iterable[int]:
@@ -118,9 +118,6 @@ class ImageSimilarity:
         return f"{image_hashes.distance(phash_a, phash_b)} bits, {levels:.1f} levels"
 
 
-_CAPTION = 16 + image_hashes.NUM_COLOURS  # where it begins in the features
-
-
 def _parts(features: bytes) -> tuple[int, int, bytes, bytes]:
     phash, area = (int.from_bytes(features[i : i + 8], "little") for i in (0, 8))
     return phash, area, features[16:_CAPTION], features[_CAPTION:]
@@ -136,38 +133,24 @@ def least_distances(colours: bytes, rows: np.ndarray) -> np.ndarray:
     return np.abs(cells @ _LUMA - own).max(axis=1) - _ROUNDING
 
 
-_CELL_STEP = 5  # of the 8 x 8 cells, 13 from all rows and columns
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_ROUNDING = np.float32(0.01)
-
-
 def _image_bands(phash: int) -> tuple[int, ...]:
     return (phash, *image_hashes.band_keys(phash))
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptionSimilarity:
+class CaptionSimilarity(SimilarityRule):
     """Captions whose signatures agree in a share of their values (see `data.text.text_hashes`).
 
-    Attributes:
-      min_similarity: that share, in (0, 1].
+    A band of a signature is selective enough to do without a sketch.
     """
 
-    min_similarity: float = 0.8
+    min_similarity: float = 0.8  # that share, in (0, 1]
     reason: str = "near_caption"
 
     def keys(self, row: fingerprints.Fingerprint) -> Iterable[int]:
         """Returns the bands of the signature; none if there is no signature."""
         for band in text_hashes.minhash_bands(row.words):
             yield int.from_bytes(hashlib.blake2b(band, digest_size=8).digest(), "little")
-
-    def sketch(self, row: fingerprints.Fingerprint) -> int:
-        """Returns 0: a band of a signature is selective enough."""
-        return 0
-
-    def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
-        """Returns all rows."""
-        return np.arange(len(sketches))
 
     def features(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns the signature."""

@@ -13,7 +13,7 @@ A row that cannot be read is a `Rejected` record with its reason (`REASONS`), ne
     tables/        tables of captions and images, paths or URLs: delimited text, Parquet
     http/          images by URL
     archives/      the formats that hold images themselves: tars, folders, TFRecord files
-    base/          what a row may be, with its bounds and reasons; decompression with a bound
+    base/          what a row may be, with bounds and reasons; the files of a pair; decompression
 """
 
 from parti.pipelines.readers.archives.tars import read_tar

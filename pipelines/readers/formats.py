@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from parti.pipelines.readers.archives import folders, tars, tfrecord_files
-from parti.pipelines.readers.base import rows, source_files
+from parti.pipelines.readers.base import pair_files, rows, source_files
 from parti.pipelines.readers.http import fetching
 from parti.pipelines.readers.tables import delimited, pairs, parquet
 from parti.stages import files
 
 Source = source_files.Source
+Read = Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]  # the fetcher is for URLs
+Split = Callable[[source_files.Found], list[Source]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +25,8 @@ class Format:
     name: str  # what --input_format takes
     description: str
     suffixes: tuple[str, ...]  # endings of its files, in lower case
-    # Yields the pairs and rejected rows of a source; the fetcher is for URLs
-    read: Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]
-    # Returns the sources in files of this format
-    split: Callable[[source_files.Found], list[Source]] = source_files.one_for_each_file
+    read: Read  # yields the pairs and rejected rows of a source
+    split: Split = source_files.one_for_each_file  # returns the sources in files of this format
     files: str = ""  # what its files are called in messages; "<name> files" if empty
     # Whether a folder with these names of files, in lower case, is of this format although files
     # of others are there too; the first certain row of the table counts
@@ -38,11 +38,9 @@ class Format:
         return any(path.endswith(self.suffixes) for path in paths)
 
 
-def _stream(
-    read: Callable[[IO[bytes], str], Iterator[rows.Row]],
-) -> Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]:
+def _stream(read: Callable[[IO[bytes], str], Iterator[rows.Row]]) -> Read:
     def read_source(source: Source, fetcher: fetching.Fetcher) -> Iterator[rows.Row]:
-        name = rows.utf8(files.name(source.paths[0]))
+        name = source.name
         try:
             file = files.open(source.paths[0])
         except OSError as error:
@@ -55,11 +53,7 @@ def _stream(
 
 
 def _table(
-    name: str,
-    description: str,
-    suffixes: tuple[str, ...],
-    split: Callable[[source_files.Found], list[Source]],
-    read_rows: Callable[[Source], Iterator[tuple[int, pairs.Cells | rows.Rejected]]],
+    name: str, description: str, suffixes: tuple[str, ...], split: Split, read_rows: pairs.ReadRows
 ) -> Format:
     read = functools.partial(pairs.read_table, read_rows=read_rows, suffixes=suffixes)
     return Format(name, description, suffixes, read, split, is_table=True)
@@ -83,7 +77,7 @@ _TABLE = (
     Format(
         source_files.FOLDER,
         "image files with the caption beside each, in a .txt of the same name",
-        tars.IMAGE_SUFFIXES,
+        pair_files.IMAGE_SUFFIXES,
         folders.read_folder,
         folders.split,
         files="image files",

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A source to its pairs, and the Beam transform that reads all sources."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,26 +17,18 @@ from parti.pipelines.readers.http import fetching
 def read_source(source: Source, fetcher: fetching.Fetcher | None = None) -> Iterator[rows.Row]:
     """Yields the pairs of a source, images undecoded, and what could not be read.
 
-    Args:
-      fetcher: for tables with URLs; None makes one with the default settings. A process that reads
-        several sources shares one, so that its limits for a host hold.
+    Images by URL come from the fetcher; without one, from the process's own of default settings.
     """
-    with contextlib.ExitStack() as stack:
-        if fetcher is None:
-            fetcher = fetching.Fetcher(fetching.FetchSettings())
-            stack.callback(fetcher.close)
-        yield from formats.FORMATS[source.format].read(source, fetcher)
+    fetcher = fetcher or fetching.shared(fetching.FetchSettings())
+    yield from formats.FORMATS[source.format].read(source, fetcher)
 
 
 class ReadPairs(beam.PTransform):
     """Reads sources; the result has the outputs `pairs` and `rejected`."""
 
-    def __init__(
-        self, sources: Sequence[Source], fetch: fetching.FetchSettings | None = None
-    ) -> None:
+    def __init__(self, sources: Sequence[Source]) -> None:
         super().__init__()
         self._sources = list(sources)
-        self._fetch = fetch or fetching.FetchSettings()
 
     def expand(self, root: beam.Pipeline) -> Any:
         """Returns the tagged outputs: `pairs` (ImageTextPair), `rejected` (Rejected)."""
@@ -45,26 +36,19 @@ class ReadPairs(beam.PTransform):
             root
             | beam.Create(self._sources)
             | beam.Reshuffle()  # so that workers share the files
-            | beam.ParDo(_ReadPairs(self._fetch)).with_outputs("rejected", main="pairs")
+            | beam.FlatMap(_read).with_outputs("rejected", main="pairs")
         )
 
 
-class _ReadPairs(beam.DoFn):
-    def __init__(self, fetch: fetching.FetchSettings) -> None:
-        self._settings = fetch
-
-    def setup(self) -> None:
-        self._fetcher = fetching.shared(self._settings)
-
-    def process(self, source: Source) -> Iterator[Any]:
-        rest = source.num_bytes
-        for row in read_source(source, self._fetcher):
-            if isinstance(row, rows.Rejected):
-                options.tick(1)
-                yield beam.pvalue.TaggedOutput("rejected", row)
-                continue
-            size = min(len(row.image), rest)
-            rest -= size
-            options.tick(1, size)
-            yield row
-        options.tick(0, rest)
+def _read(source: Source) -> Iterator[Any]:
+    rest = source.num_bytes
+    for row in read_source(source):
+        if isinstance(row, rows.Rejected):
+            options.tick(1)
+            yield beam.pvalue.TaggedOutput("rejected", row)
+            continue
+        size = min(len(row.image), rest)
+        rest -= size
+        options.tick(1, size)
+        yield row
+    options.tick(0, rest)

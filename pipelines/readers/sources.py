@@ -15,12 +15,7 @@ from parti.stages import files
 
 
 def detect_format(pattern: str) -> str:
-    """Returns the format of the files that a pattern names; those in a folder, if it is one.
-
-    Raises:
-      FileNotFoundError: nothing matches, or a folder without files.
-      ValueError: the format is not known; the message lists the formats.
-    """
+    """Returns the format of the files that a pattern names; raises as `find_sources`."""
     return formats.detect(pattern, [entry.path for entry in _list(pattern)[1]])
 
 
@@ -36,8 +31,7 @@ def find_sources(
       patterns: files, globs or folders; several may stand in one, with commas between.
       input_format: a key of `formats.FORMATS`, or "auto".
       columns: of tables, {role: column}; roles are `column_roles.NAMES`.
-      image_root: the folder that paths in tables are relative to, and must not lead out of; each
-        table's own if empty.
+      image_root: the folder that paths in tables must not lead out of; each table's own if empty.
 
     Raises:
       FileNotFoundError: a pattern matches no file, or there is no such folder.
@@ -66,15 +60,13 @@ def _group(
     found: dict[tuple[str, str], tuple[str, files.Entry]] = {}
     for pattern in [part for whole in patterns for part in _parts(whole)]:
         root, entries = _list(pattern)
-        name = input_format
-        if input_format == "auto":
-            name = formats.detect(pattern, [entry.path for entry in entries])
+        is_auto = input_format == "auto"
+        name = formats.detect(pattern, [e.path for e in entries]) if is_auto else input_format
         found |= {(name, e.path): (root, e) for e in _fitting(pattern, name, root, entries)}
     groups: dict[tuple[str, str], list[files.Entry]] = {}
     for (name, _), (root, entry) in sorted(found.items()):
         groups.setdefault((name, root), []).append(entry)
-    for (name, root), entries in groups.items():
-        yield Found(name, root, entries, columns)
+    yield from (Found(*group, entries, columns) for group, entries in groups.items())
 
 
 def _fitting(

@@ -37,11 +37,7 @@ def check_caption(
 ) -> tuple[str, Rejection | None, tuple[str, ...]]:
     """Repairs a caption and applies the rules for captions and for scores in the metadata.
 
-    Args:
-      text: as read.
-      metadata: names of fields in any case.
-      settings: of `presets.load_preset`.
-      measures: takes rule -> number for each rule that was applied and has one.
+    `measures` takes rule -> number for each rule that was applied and has one.
 
     Returns:
       The caption to keep; the first rule that rejects it and the measure, or None; and notes: names
@@ -61,20 +57,14 @@ def check_image(
 ) -> Rejection | None:
     """Applies the rules for images. Called without pixels first, it may spare the decoding.
 
-    Rules that read what the image lacks, as its pixels, are left out. `measures` is as for
-    `check_caption`.
-
-    Returns:
-      The first rule that rejects it and the measure, or None.
+    Rules that read what the image lacks, as its pixels, are left out. Returns the first rule that
+    rejects it and the measure, or None; `measures` is as for `check_caption`.
     """
     return _apply(_IMAGE_RULES, image, settings.values, measures)[0]
 
 
 def closeness(name: str, measure: float, settings: presets.RuleSettings) -> float:
-    """Returns how far a measure is from its rule's threshold, as a share of it; 0 is at it.
-
-    For samples of pairs that a rule nearly dropped.
-    """
+    """Returns how far a measure is from its rule's threshold, as a share of it; 0 is at it."""
     threshold = float(settings.values[table.RULES[name].setting.name])
     return abs(measure - threshold) / max(abs(threshold), 1e-9)
 

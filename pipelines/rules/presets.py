@@ -35,32 +35,22 @@ class NotApplied:
 
 @dataclasses.dataclass(frozen=True)
 class RuleSettings:
-    """A preset with the changes of the user.
+    """A preset with the changes of the user."""
 
-    Attributes:
-      preset: its name, or the file that it came from.
-      source: where what it follows is published.
-      values: a value for each of `table.SETTINGS`, and "image_size": the side of the output in
-        pixels, 0 if not known. A rule that is off has the value `Setting.off`.
-      not_applied: what the published filters do and these rules do not.
-    """
-
-    preset: str
+    preset: str  # its name, or the file that it came from
     title: str
-    source: str
+    source: str  # where what it follows is published
+    # A value for each of `table.SETTINGS`, and "image_size": the side of the output in pixels, 0 if
+    # not known. A rule that is off has the value `Setting.off`.
     values: Mapping[str, Any]
-    not_applied: tuple[NotApplied, ...] = ()
+    not_applied: tuple[NotApplied, ...] = ()  # what the published filters do and these rules do not
 
     def active(self) -> list[rule.Rule]:
         """Returns the rules that are applied, in their order."""
         return [row for row in table.RULES.values() if row.is_on(self.values)]
 
     def describe(self) -> list[dict[str, Any]]:
-        """Returns a dict for each active rule: what the report says of it.
-
-        Its keys: name, stage, title, explanation, source, threshold, unit. The threshold is None
-        where the rule is a switch.
-        """
+        """Returns what the report says of each active rule; a switch has no threshold."""
         values = self.to_dict()
         return [
             {
@@ -99,24 +89,21 @@ def preset_names() -> list[str]:
 def load_preset(
     name_or_path: str, changes: Mapping[str, Any] | None = None, image_size: int = 0
 ) -> RuleSettings:
-    """Reads a preset and applies changes.
+    """Reads a preset (one of `preset_names()`, or a YAML file) and applies changes.
 
-    Args:
-      name_or_path: one of `preset_names()`, or a YAML file.
-      changes: setting -> value as a flag or YAML gives it, over the preset's.
-      image_size: side of the output in pixels; 0: no picture is too small for it.
+    `changes` are values as flags or YAML give them, over the preset's; `image_size` is the side of
+    the output in pixels, 0 if no picture is too small for it.
 
     Raises:
       ValueError: no such preset or setting, or a value out of range; one line.
       FileNotFoundError: the YAML file, or a file that a rule needs, is not there.
     """
-    chain: list[tuple[str, dict[str, Any]]] = []  # where and content, of the preset and its bases
+    chain: list[tuple[str, dict[str, Any]]] = []  # name and content, of the preset and its bases
     name = name_or_path
     while name:
         if len(chain) == _MAX_BASES:
             raise ValueError(f"--preset={name_or_path}: a base of itself, or too many bases")
-        where, text = _text(name)
-        chain.append((where, _parse(where, text)))
+        chain.append((name, _parse(name, _text(name))))
         name = chain[-1][1].get("base") or ""
     values = {name: setting.initial for name, setting in table.SETTINGS.items()}
     for where, content in reversed(chain):
@@ -124,17 +111,16 @@ def load_preset(
     values |= _parsed(changes or {}, "--")
     _check_complete(values)
     own = chain[0][1]
-    missing = [
-        NotApplied(str(row["what"]), str(row["why"]))
-        for row in own.get("not_applied") or []  # not of a base, which may be made up for
-        if not values.get(row.get("unless", ""))  # a file that makes up for it
-    ]
     return RuleSettings(
         preset=name_or_path,
         title=str(own.get("title") or name_or_path),
         source=str(own.get("source") or ""),
         values={**values, "image_size": image_size},
-        not_applied=tuple(missing),
+        not_applied=tuple(
+            NotApplied(str(row["what"]), str(row["why"]))
+            for row in own.get("not_applied") or []  # not of a base, which may be made up for
+            if not values.get(row.get("unless", ""))  # a file that makes up for it
+        ),
     )
 
 
@@ -159,18 +145,16 @@ def flag_changes(flags: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _text(name: str) -> tuple[str, str]:
-    """Returns what to call a preset in messages, and its text."""
+def _text(name: str) -> str:
     if name in preset_names():
-        file = importlib.resources.files(_PRESETS) / f"{name}.yaml"
-        return name, file.read_text("utf-8")
+        return (importlib.resources.files(_PRESETS) / f"{name}.yaml").read_text("utf-8")
     if not name.endswith((".yaml", ".yml")):
         help = rule.suggestion(name, preset_names())
         raise ValueError(f"--preset={name}: {help}, or give a .yaml file")
     if not files.exists(name):
         raise FileNotFoundError(f"--preset={name}: no such file; check the path")
     try:
-        return name, files.read_bytes(name).decode("utf-8")
+        return files.read_bytes(name).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: not UTF-8 text; save it as UTF-8") from error
 

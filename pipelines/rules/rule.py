@@ -1,10 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The form of a rule of `parti clean`, of its settings, and of the captions and images it reads.
-
-`table` has the rules themselves. What several of them need is computed once: languages, fields by
-name, grey values.
-"""
+"""The form of a rule of `parti clean`, of its settings, and of the captions and images it reads."""
 
 import dataclasses
 import difflib
@@ -26,6 +22,7 @@ _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 _TAGS = {"unlikely": 0.0, "unsure": 0.5, "nsfw": 1.0}
 _NUM_LANGUAGES = 5
 _MAX_GREY_PIXELS = 65_536
+IMAGE_FORMATS = ("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif")
 # The first bytes of a file, and what it is.
 _SIGNATURES = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -39,24 +36,16 @@ _SIGNATURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A value of a preset: a threshold, a switch, a list of names, a file.
+    """A value of a preset: a threshold, a switch, a list of names, a file."""
 
-    Attributes:
-      name: in a preset and, after --, on the command line.
-      high: largest value; None for no bound.
-      unit: of the value, in words.
-      default: the value where a preset says nothing; None: off.
-      choices: of kind "choice", besides "none"; of kind "names", if not every text is one.
-    """
-
-    name: str
+    name: str  # in a preset and, after --, on the command line
     kind: Kind
     help: str
     low: float = 0
-    high: float | None = None
-    unit: str = ""
-    default: Any = None
-    choices: tuple[str, ...] = ()
+    high: float | None = None  # None: no bound
+    unit: str = ""  # of the value, in words
+    default: Any = None  # the value where a preset says nothing; None: off
+    choices: tuple[str, ...] = ()  # besides "none" or off; of "names" all texts, if empty
 
     @property
     def is_least(self) -> bool:
@@ -86,11 +75,19 @@ class Setting:
         Raises:
           ValueError: it does not fit; the message begins with the setting's name.
         """
+        is_off = value is None or value is False
         if self.kind == "switch":
-            return self._switch(value)
+            is_on = value if isinstance(value, bool) else _SWITCHES.get(str(value).lower())
+            if is_on is None:
+                raise ValueError(f"{self.name}={value}: give true or false")
+            return is_on
         if self.kind == "choice":
-            return self._choice(value)
-        if value is None or value is False or (isinstance(value, str) and value.lower() in _OFF):
+            choice = "none" if is_off else str(value)
+            if choice not in (*self.choices, "none"):
+                allowed = ", ".join((*self.choices, "none"))
+                raise ValueError(f"{self.name}={value}: choose from {allowed}")
+            return choice
+        if is_off or (isinstance(value, str) and value.lower() in _OFF):
             return self.off
         if self.kind == "names":
             return self._names(value)
@@ -99,19 +96,6 @@ class Setting:
                 raise ValueError(f"{self.name}={value}: give a file name, or off")
             return value
         return self._number(value)
-
-    def _switch(self, value: Any) -> bool:
-        found = value if isinstance(value, bool) else _SWITCHES.get(str(value).lower())
-        if found is None:
-            raise ValueError(f"{self.name}={value}: give true or false")
-        return found
-
-    def _choice(self, value: Any) -> str:
-        found = "none" if value is None or value is False else str(value)
-        if found not in ("none", *self.choices):
-            choices = ", ".join(self.choices)
-            raise ValueError(f"{self.name}={value}: choose from {choices}, none")
-        return found
 
     def _names(self, value: Any) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
@@ -146,36 +130,25 @@ class Rule:
     """A reason to drop a pair.
 
     A rule has `measure`, which must not be under a setting `min_...` or over a setting `max_...`;
-    or `find`; or neither, if it needs other pairs (`deduplicate.connected_groups`).
-
-    Attributes:
-      kind: the stage of the funnel, by what the rule reads; one of `table`'s.
-      name: the reason: in rejected rows, counters and the report.
-      setting: the threshold or switch; the rule is on when its value is not off.
-      source: where the rule comes from; the values of a preset have their source there.
-      measure: (input, settings) -> number, or None where the pair has no such value.
-      find: (input, settings) -> what is wrong, or None.
-      describe: puts the number into words where the setting's unit and bound do not say enough.
-      needs: other settings that must be on too.
-      reads: other settings that the rule reads.
-      only: the value of the setting that switches the rule on, where not every one does.
-      histogram: the one of the report that shows the threshold; "" if there is none.
+    or `find`; or neither, if it needs other pairs (`deduplicate.duplicate_rules`).
     """
 
-    kind: str
-    name: str
+    kind: str  # the stage of the funnel, by what the rule reads; one of `table`'s
+    name: str  # the reason: in rejected rows, counters and the report
     title: str
     explanation: str
-    setting: Setting
-    source: str = "ours"
+    setting: Setting  # the threshold or switch; the rule is on when its value is not off
+    source: str = "ours"  # where the rule comes from; a preset's values have their source there
     _: dataclasses.KW_ONLY
+    # (input, settings) -> number, or None where the pair has no such value
     measure: Callable[[Any, Settings], float | None] | None = None
-    find: Callable[[Any, Settings], str | None] | None = None
+    find: Callable[[Any, Settings], str | None] | None = None  # -> what is wrong, or None
+    # Puts the number into words where the setting's unit and bound do not say enough
     describe: Callable[[Any, Settings], str] | None = None
-    needs: tuple[Setting, ...] = ()
-    reads: tuple[Setting, ...] = ()
-    only: Any = None
-    histogram: str = ""
+    needs: tuple[Setting, ...] = ()  # other settings that must be on too
+    reads: tuple[Setting, ...] = ()  # other settings that the rule reads
+    only: Any = None  # the value of the setting that switches the rule on, where not every one does
+    histogram: str = ""  # the one of the report that shows the threshold; "" if there is none
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -204,17 +177,12 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Repair:
-    """A change of captions before the rules see them.
-
-    Attributes:
-      settings: of which one must be on.
-      change: (caption in normal form, settings) -> the caption after it, in normal form.
-    """
+    """A change of captions before the rules see them."""
 
     name: str
     title: str
-    settings: tuple[Setting, ...]
-    change: Callable[[str, Settings], str]
+    settings: tuple[Setting, ...]  # of which one must be on
+    change: Callable[[str, Settings], str]  # a caption in normal form -> after it, in normal form
 
     def is_on(self, settings: Settings) -> bool:
         """Returns whether captions are changed with these settings."""
@@ -260,21 +228,13 @@ class Caption:
 
 @dataclasses.dataclass(eq=False)
 class Image:
-    """An image, decoded or not.
+    """An image, decoded or not."""
 
-    Attributes:
-      width: in pixels.
-      height: in pixels.
-      num_bytes: of the encoded image; 0 if not known.
-      format: "jpeg", "png", ...; "" if not known.
-      pixels: [height, width, 3] uint8, or None.
-    """
-
-    width: int
+    width: int  # in pixels
     height: int
-    num_bytes: int
-    format: str
-    pixels: np.ndarray | None
+    num_bytes: int  # of the encoded image; 0 if not known
+    format: str  # one of `IMAGE_FORMATS`; "" if not known
+    pixels: np.ndarray | None  # [height, width, 3] uint8
 
     @property
     def size(self) -> str:
@@ -329,7 +289,7 @@ def number(value: Any) -> float | None:
 
 
 def image_format(data: bytes) -> str:
-    """Returns "jpeg", "png", "gif", "webp", "bmp", "tiff" or "avif" by the first bytes, or ""."""
+    """Returns one of `IMAGE_FORMATS` by the first bytes, or ""."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     if data[4:12] in (b"ftypavif", b"ftypavis"):

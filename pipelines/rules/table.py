@@ -1,10 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Every rule of `parti clean`, in the order in which they are applied, each with its settings.
+"""Every rule of `parti clean` with its settings, in the order in which rules are applied.
 
-A rule's name, words, threshold and function are all here, and nowhere else. The values are those of
-a preset (preset_files/*.yaml) or of a flag (`--min_words 4`); flags, presets, the report and
-docs/clean_rules.md all follow from this table.
+A rule's threshold is the `Setting` of its row here, with its default: off, where none is given.
+presets.py overrides it: by the value of a preset (preset_files/*.yaml; default.yaml if --preset is
+not given), then by a flag (`--min_words 4`). docs/clean_rules.md follows from this table.
 """
 
 import functools
@@ -12,11 +12,7 @@ from collections.abc import Callable
 
 from parti.data.text import captions, word_lists
 from parti.pipelines.rules import rule
-
-Setting = rule.Setting
-Settings = rule.Settings
-Caption = rule.Caption
-Image = rule.Image
+from parti.pipelines.rules.rule import Caption, Setting, Settings
 
 # The kinds of rules, by what they read: the stages of the funnel.
 CAPTION, SCORE = "Good caption", "Good scores"
@@ -27,11 +23,9 @@ _pairs_rule = functools.partial(rule.Rule, COPIES)
 
 _FIT400M = "FIT400M data card, github.com/google-research/parti"
 _CC3M = "Conceptual Captions, Sharma et al. 2018, section 3"
-_CC12M = "Conceptual 12M, Changpinyo et al. 2021, section 2.2"
 _ALIGN = "ALIGN, Jia et al. 2021, section 3"
 _LAION = "LAION-400M, Schuhmann et al. 2021"
 _COYO = "COYO-700M README"
-_DATACOMP = "DataComp, Gadre et al. 2023, basic filtering"
 
 
 def _repair_letters(text: str, settings: Settings) -> str:
@@ -55,14 +49,13 @@ def _describe_languages(caption: Caption, settings: Settings) -> str:
     return f"{found}; kept: {', '.join(settings['languages'])}"
 
 
+def _quoted(found: str | None, how: str = "holds") -> str | None:
+    return found and f"{how} {found!r}"
+
+
 def _affix(caption: Caption, settings: Settings) -> str | None:
     found = captions.find_affix(caption.text, settings["drop_affixes"])
-    return found and f"begins or ends with {found!r}"
-
-
-def _unwanted_word(caption: Caption, settings: Settings) -> str | None:
-    found = word_lists.load_words(settings["unwanted_words_file"]).find(caption.text)
-    return found and f"holds {found!r}"
+    return _quoted(found, "begins or ends with")
 
 
 def _rare_word(caption: Caption, settings: Settings) -> str | None:
@@ -73,53 +66,38 @@ def _rare_word(caption: Caption, settings: Settings) -> str | None:
 
 def _finder(find: Callable[[str], str | None]) -> Callable[[Caption, Settings], str | None]:
     """Returns a rule's `find` for a finder of `data.text.captions`."""
-
-    def found(caption: Caption, settings: Settings) -> str | None:
-        part = find(caption.text)
-        return part and f"holds {part[:80]!r}"
-
-    return found
+    return lambda caption, settings: _quoted((find(caption.text) or "")[:80])
 
 
-def _would_grow(image: Image, settings: Settings) -> str | None:
-    side = settings["image_size"]
-    return f"{image.size}, to become {side}" if image.short_side < side else None
+def _share(name: str, help: str, default: float | None = None) -> Setting:
+    return Setting(name, "number", help, 0, 1, default=default)
 
 
-def _wrong_format(image: Image, settings: Settings) -> str | None:
-    if not image.format or image.format in settings["image_formats"]:
-        return None
-    return f"{image.format}; kept: {', '.join(settings['image_formats'])}"
-
-
-def _fields(name: str, score: str, *default: str) -> Setting:
-    return Setting(name, "names", f"metadata fields of the {score} score", default=default)
+def _copies(name: str, help: str) -> Setting:
+    return Setting(name, "choice", help, choices=("image", "pair"))
 
 
 def _score_rule(
-    name: str, title: str, explanation: str, setting: Setting, fields: Setting, source: str = "ours"
+    name: str, title: str, words: str, own: Setting, fields: tuple[str, ...], source: str = "ours"
 ) -> rule.Rule:
     """Returns a rule for a score in the metadata; if several fields have it, the worst counts."""
-    worst = min if setting.is_least else max
-
-    def measure(caption: Caption, settings: Settings) -> float | None:
-        return worst(caption.scores(settings[fields.name]), default=None)
-
+    worst = min if own.is_least else max
+    wrong = "low" if own.is_least else "high"
+    help = f"metadata fields of the {words} score"
+    read = Setting(f"{name}_fields", "names", help, default=fields)
     return rule.Rule(
-        *(SCORE, name, title, explanation, setting, source),
-        measure=measure,
-        reads=(fields,),
-        histogram=name.removeprefix("score_"),
+        *(SCORE, f"score_{name}", title, f"The {words} score in its metadata is too {wrong}."),
+        *(own, source),
+        measure=lambda caption, s: worst(caption.scores(s[read.name]), default=None),
+        reads=(read,),
+        histogram=name,
     )
 
 
 # Two rules go by each of these.
 _LANGUAGES = Setting("languages", "names", "codes of the languages to keep: en,de")
-_EXACT = Setting(
-    "exact_duplicates",
-    "choice",
-    "of equal pictures keep one pair (image), or one with each caption (pair)",
-    choices=("image", "pair"),
+_EXACT = _copies(
+    "exact_duplicates", "of equal pictures keep one pair (image), or one with each caption (pair)"
 )
 
 # Captions are repaired first, then checked.
@@ -233,7 +211,7 @@ _RULES = (
         "caption_mostly_digits",
         "Mostly digits",
         "Digits make up most of its letters and digits.",
-        Setting("max_digit_share", "number", "digits among letters and digits", 0, 1),
+        _share("max_digit_share", "digits among letters and digits"),
         _FIT400M,
         measure=lambda c, s: captions.digit_share(c.text),
     ),
@@ -249,29 +227,29 @@ _RULES = (
         "caption_repetitive",
         "Repeats itself",
         "One word makes up too much of it (counted from six words on).",
-        Setting("max_top_word_share", "number", "share of the most frequent word", 0, 1),
+        _share("max_top_word_share", "share of the most frequent word"),
         measure=lambda c, s: captions.top_word_share(c.text),
     ),
     _caption_rule(
         "caption_repeats_words",
         "Repeats words",
         "Too many of its words came before in it (counted from six words on).",
-        Setting("max_repeated_share", "number", "share of words that came before", 0, 1),
-        _CC12M,
+        _share("max_repeated_share", "share of words that came before"),
+        "Conceptual 12M, Changpinyo et al. 2021, section 2.2",
         measure=lambda c, s: captions.repeated_share(c.text),
     ),
     _caption_rule(
         "caption_capitals",
         "Shouted",
         "Too many of its letters are capitals (counted from ten letters on).",
-        Setting("max_capital_share", "number", "capitals among cased letters", 0, 1),
+        _share("max_capital_share", "capitals among cased letters"),
         measure=lambda c, s: captions.capital_share(c.text),
     ),
     _caption_rule(
         "caption_capitalized_words",
         "Titles and names",
         "Too many of its words begin with a capital.",
-        Setting("max_capitalized_words", "number", "share of words with a first capital", 0, 1),
+        _share("max_capitalized_words", "share of words with a first capital"),
         _CC3M,
         measure=lambda c, s: captions.capitalized_word_share(c.text),
     ),
@@ -289,7 +267,7 @@ _RULES = (
         "It holds a word of the list that was given.",
         Setting("unwanted_words_file", "file", "drop captions with a word of this file"),
         _COYO,
-        find=_unwanted_word,
+        find=lambda c, s: _quoted(word_lists.load_words(s["unwanted_words_file"]).find(c.text)),
     ),
     _caption_rule(
         "caption_rare_word",
@@ -308,12 +286,8 @@ _RULES = (
         "caption_foreign",
         "Another language",
         "It is in a language that is not to be kept, at a higher confidence than that.",
-        Setting(
-            "max_foreign_confidence",
-            "number",
-            "drop what is in another language at a higher confidence",
-            high=1,
-            default=0.5,
+        _share(
+            "max_foreign_confidence", "drop what is in another language at a higher confidence", 0.5
         ),
         _FIT400M,
         measure=_foreign_confidence,
@@ -324,65 +298,42 @@ _RULES = (
         "caption_language_unsure",
         "Language not sure",
         "It is not surely in a language that is to be kept; short captions seldom are.",
-        Setting(
-            "min_language_confidence",
-            "number",
-            "drop what is in none of the languages at this confidence",
-            high=1,
+        _share(
+            "min_language_confidence", "drop what is in none of the languages at this confidence"
         ),
         measure=_language_confidence,
         describe=_describe_languages,
         needs=(_LANGUAGES,),
     ),
     _score_rule(
-        "score_similarity",
+        "similarity",
         "Text does not fit the picture",
-        "The image-text score in its metadata is too low.",
+        "image-text",
         Setting("min_similarity", "number", "least image-text score in the metadata", -1, 1),
-        _fields(
-            "similarity_fields",
-            "image-text",
-            "similarity",
-            "clip_similarity_vitb32",
-            "clip_b32_similarity_score",
-        ),
+        ("similarity", "clip_similarity_vitb32", "clip_b32_similarity_score"),
         _LAION,
     ),
     _score_rule(
-        "score_nsfw",
+        "nsfw",
         "Not safe for work",
-        "The NSFW score in its metadata is too high.",
-        Setting("max_nsfw", "number", "largest NSFW score in the metadata", 0, 1),
-        _fields(
-            "nsfw_fields",
-            "NSFW",
-            "punsafe",
-            "nsfw",
-            "nsfw_score",
-            "nsfw_score_opennsfw2",
-            "nsfw_score_gantman",
-        ),
+        "NSFW",
+        _share("max_nsfw", "largest NSFW score in the metadata"),
+        ("punsafe", "nsfw", "nsfw_score", "nsfw_score_opennsfw2", "nsfw_score_gantman"),
         _FIT400M,
     ),
     _score_rule(
-        "score_watermark",
+        "watermark",
         "Watermark",
-        "The watermark score in its metadata is too high.",
-        Setting("max_watermark", "number", "largest watermark score in the metadata", 0, 1),
-        _fields("watermark_fields", "watermark", "pwatermark", "watermark_score"),
+        "watermark",
+        _share("max_watermark", "largest watermark score in the metadata"),
+        ("pwatermark", "watermark_score"),
     ),
     _score_rule(
-        "score_aesthetic",
+        "aesthetic",
         "Not beautiful",
-        "The aesthetic score in its metadata is too low.",
+        "aesthetic",
         Setting("min_aesthetic", "number", "least aesthetic score in the metadata", 0, 10),
-        _fields(
-            "aesthetic_fields",
-            "aesthetic",
-            "aesthetic",
-            "aesthetic_score",
-            "aesthetic_score_laion_v2",
-        ),
+        ("aesthetic", "aesthetic_score", "aesthetic_score_laion_v2"),
     ),
     _image_rule(
         "image_too_few_bytes",
@@ -396,21 +347,20 @@ _RULES = (
         "image_format",
         "Another format",
         "The file is not of a format that is to be kept.",
-        Setting(
-            "image_formats",
-            "names",
-            "formats to keep: jpeg,png",
-            choices=("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif"),
-        ),
+        Setting("image_formats", "names", "formats to keep: jpeg,png", choices=rule.IMAGE_FORMATS),
         _CC3M,
-        find=_wrong_format,
+        find=lambda i, s: (
+            f"{i.format}; kept: {', '.join(s['image_formats'])}"
+            if i.format and i.format not in s["image_formats"]
+            else None
+        ),
     ),
     _image_rule(
         "image_too_small",
         "Too small",
         "The shorter side is under the least allowed.",
         Setting("min_side", "count", "shortest side that a picture may have", 1, unit="pixels"),
-        _DATACOMP,
+        "DataComp, Gadre et al. 2023, basic filtering",
         measure=lambda i, s: i.short_side,
         describe=lambda i, s: f"{i.size}; the shorter side must be {s['min_side']}",
         histogram="side",
@@ -420,7 +370,9 @@ _RULES = (
         "Smaller than the output",
         "It would have to be enlarged, which blurs; --allow_upscale keeps it.",
         Setting("allow_upscale", "switch", "keep pictures smaller than --image_size"),
-        find=_would_grow,
+        find=lambda i, s: (
+            f"{i.size}, to become {s['image_size']}" if i.short_side < s["image_size"] else None
+        ),
         only=False,
     ),
     _image_rule(
@@ -479,12 +431,7 @@ _RULES = (
         "near_duplicate",
         "Nearly the same picture",
         "The same picture saved again, in another size or quality. The best copy stays.",
-        Setting(
-            "near_duplicates",
-            "choice",
-            "the same for pictures that are nearly equal",
-            choices=("image", "pair"),
-        ),
+        _copies("near_duplicates", "the same for pictures that are nearly equal"),
         _COYO,
     ),
     _pairs_rule(

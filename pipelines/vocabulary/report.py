@@ -23,10 +23,7 @@ _KINDS = {
 
 
 def write(directory: str, report: Mapping[str, Any]) -> None:
-    """Writes `report.json` and `report.html`.
-
-    The report is `vocabulary_statistics.report`, with `captions`, `used_captions` and `settings`.
-    """
+    """Writes `statistics.report`, with captions, used_captions and settings, as JSON and a page."""
     text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False)
     for suffix, content in ((".json", text + "\n"), (".html", render(report))):
         files.write_bytes(files.join(directory, NAME + suffix), content.encode())

@@ -70,7 +70,6 @@ class SampleCaptions(beam.PTransform):
     """Captions (str) to at most `max_rows` rows of distinct ones, weighted by their chance."""
 
     def __init__(self, max_rows: int, power: float, cap: int = 0) -> None:
-        """Sets how often a repeated caption counts, see `weight`; `power` is in [0, 1]."""
         super().__init__()
         self.max_rows, self._power, self._cap = max_rows, power, cap
 

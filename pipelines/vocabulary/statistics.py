@@ -51,10 +51,7 @@ class Measured:
     """Captions encoded by a model, and figures of them or of a part of them."""
 
     def __init__(self, model: Any, rows: Sequence[caption_sampling.Row], text_length: int) -> None:
-        """Encodes captions with a SentencePieceProcessor.
-
-        `text_length` is the number of tokens that the text encoder sees, with the end mark.
-        """
+        """Encodes captions with a SentencePieceProcessor; `text_length` counts the end mark."""
         self.rows, self.text_length, self._model = list(rows), text_length, model
         is_byte = np.array([model.is_byte(i) for i in range(model.get_piece_size())])
         ids = [np.asarray(model.encode(row.text), np.int64) for row in rows]
@@ -74,11 +71,7 @@ class Measured:
     def figures(self, language: str | None = None) -> dict[str, Any] | None:
         """Returns the figures of all captions or of one language; None if there are none.
 
-        Returns:
-          captions (that the measured ones stand for), measured (distinct captions),
-          pieces_per_word (None for a language without spaces), pieces_per_character, byte_rate and
-          unknown_rate (shares of all pieces), length_percentiles ({"50": tokens with the end mark,
-          ...}), over_length_rate (share of the captions longer than `text_length`).
+        `byte_rate` and `unknown_rate` are shares of all pieces; lengths count the end mark.
         """
         part = np.full(len(self.rows), True) if language is None else self._languages == language
         if not part.any():
@@ -90,8 +83,8 @@ class Measured:
             for values in (self._pieces, self._unknown, self._bytes, self._words, self._characters)
         )
         return {
-            "captions": round(weights.sum()),
-            "measured": int(part.sum()),
+            "captions": round(weights.sum()),  # that the measured ones stand for
+            "measured": int(part.sum()),  # distinct captions
             "pieces_per_word": None if language in _WITHOUT_SPACES else round(pieces / words, 4),
             "pieces_per_character": round(pieces / characters, 4),
             "byte_rate": round(spelled / pieces, 6),
@@ -194,13 +187,8 @@ def report(
     """Returns everything measured of a SentencePieceProcessor with `num_symbols`.
 
     Both kinds of rows are in random order and read once: those that it learnt from, at least one,
-    and captions that it has not seen.
-
-    Returns:
-      text_length; pieces (how many of each kind); train and held_out (figures, or None);
-      languages (figures with `language`, most captions first; "" where it is not clear, "other"
-      for those with under `MIN_ROWS` captions); and of the captions to learn from histogram,
-      strange (`uncovered`), examples and long_examples, as `Measured` returns them.
+    and captions that it has not seen. All after `held_out` is of those that it learnt from;
+    a language is "" where it is not clear, and `OTHER` with under `MIN_ROWS` captions.
     """
     seen = Measured(model, bounded(train), text_length)
     unseen = Measured(model, bounded(held_out), text_length)

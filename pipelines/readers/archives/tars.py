@@ -11,10 +11,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-from parti.pipelines.readers.base import decompression, rows
+from parti.pipelines.readers.base import decompression, pair_files, rows
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Members of one key may be apart in a tar, up to this.
 MAX_PENDING_GROUPS = 256
 MAX_PENDING_BYTES = 64 * 2**20
@@ -34,9 +33,6 @@ _ERRORS = (
     RecursionError,  # `tarfile` calls itself for each extended header in a row
     *decompression.ERRORS,
 )
-
-
-Group = dict[str, bytes | rows.Rejected]  # the files of one key: {".jpg": ..., ".txt": ...}
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -84,16 +80,16 @@ class _Stream:
 
 def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
     """Yields the pairs of a tar in img2dataset layout, plain or compressed, read as a stream."""
-    pending: dict[str, Group] = {}
+    pending: dict[str, pair_files.Group] = {}
     pending_bytes = 0
 
     def take(key: str) -> rows.Row:
         nonlocal pending_bytes
         group = pending.pop(key)
         pending_bytes -= sum(map(_size, group.values()))
-        return pair_of_files(key, group, source)
+        return pair_files.make_pair(key, group, source)
 
-    damage: BaseException | None = None
+    damage = ""
     try:
         for name, data in _members(file):
             key, suffix = posixpath.splitext(name)
@@ -108,11 +104,11 @@ def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
             ):
                 yield take(next(iter(pending)))
     except _ERRORS as error:
-        damage = error
+        damage = rows.one_line(error)
     for key in list(pending):
         yield take(key)
-    if damage is not None:
-        yield rows.reject(source, "broken_file", rows.one_line(damage), source=source)
+    if damage:
+        yield rows.reject(source, "broken_file", damage, source=source)
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | rows.Rejected]]:
@@ -124,9 +120,9 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | rows.Rejected]]:
             tar.members.clear()  # type: ignore[attr-defined]
             name = posixpath.normpath(member.name)
             suffix = posixpath.splitext(name)[1].lower()
-            if member.isdir() or suffix not in (*IMAGE_SUFFIXES, ".txt", ".json"):
+            if member.isdir() or suffix not in pair_files.SUFFIXES:
                 continue
-            limit, reason = rows.limit_of(suffix)
+            limit, reason = pair_files.limit_of(suffix)
             if member.name.startswith("/") or ".." in name.split("/"):
                 yield member.name, rows.refuse("unsafe_name")
             elif not member.isreg():
@@ -138,32 +134,10 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | rows.Rejected]]:
                 yield name, data.read() if data else b""
 
 
-def pair_of_files(key: str, group: Group, source: str) -> rows.Row:
-    """Returns the pair that the files of one key make."""
-    for part in group.values():
-        if isinstance(part, rows.Rejected):
-            return part.of(key, source=source)
-    content: dict[str, bytes] = group  # type: ignore[assignment]
-    text: str | bytes | None = None
-    metadata: dict[str, Any] = {}
-    if ".json" in content:
-        try:
-            metadata = rows.parse_metadata(content[".json"])
-        except ValueError as error:
-            return rows.reject(key, "broken_metadata", rows.one_line(error), source=source)
-        if isinstance(metadata.get("caption"), str):
-            text = metadata["caption"]
-    text = content.get(".txt", text)
-    images = [content[suffix] for suffix in IMAGE_SUFFIXES if suffix in content]
-    return rows.make_pair(key, images[0] if images else None, text, source, metadata)
-
-
-def _begins_another(suffix: str, group: Group) -> bool:
+def _begins_another(suffix: str, group: pair_files.Group) -> bool:
     """Returns whether a file starts a second pair of the same key."""
-    has_image = any(name in group for name in IMAGE_SUFFIXES)
-    if suffix in IMAGE_SUFFIXES and ".txt" in group and has_image:
-        return True
-    return suffix in group
+    is_pair = pair_files.TEXT in group and any(name in group for name in pair_files.IMAGE_SUFFIXES)
+    return suffix in group or (suffix in pair_files.IMAGE_SUFFIXES and is_pair)
 
 
 def _size(part: bytes | rows.Rejected) -> int:

@@ -32,29 +32,32 @@ ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, Me
 
 
 def inflated(file: IO[bytes]) -> tuple[io.BufferedReader, bool]:
-    """Returns the content of a file that may be compressed, by its first bytes.
+    """Returns the content of a file, and whether it is compressed, by its first bytes.
 
-    Returns:
-      (a stream to read from, whether the file is compressed). Reading a compressed one raises one
-      of `ERRORS` on damage, or if it inflates over `MAX_RATIO` times beyond `FREE_BYTES`.
+    Reading a compressed one raises one of `ERRORS` on damage, or if it inflates over `MAX_RATIO`
+    times beyond `FREE_BYTES`.
     """
-    counted = _Counted(file)
+    counted = _Counted(file.read)
     for magic, make in _MAGIC.items():
         if counted.peek(len(magic)) == magic:
-            bounded = _Bounded(make(counted), counted)
-            return io.BufferedReader(bounded, _CHUNK), True
+            return io.BufferedReader(_Bounded(make(counted).read1, counted), _CHUNK), True
     return io.BufferedReader(counted, _CHUNK), False
 
 
-class _Counted(io.RawIOBase):
-    """Passes a file's bytes on and counts them; its beginning can be peeked at first."""
+def plain(file: IO[bytes]) -> io.BufferedReader:
+    """Returns the rest of a file as it is; the end of the stream does not close the file."""
+    return io.BufferedReader(_Counted(file.read), _CHUNK)
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._ahead = file, b""
+
+class _Counted(io.RawIOBase):
+    """Passes on the bytes that a function reads, and counts them; the first can be peeked at."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read, self._ahead = read, b""
         self.num_bytes = 0
 
     def peek(self, size: int) -> bytes:
-        while len(self._ahead) < size and (more := self._file.read(size - len(self._ahead))):
+        while len(self._ahead) < size and (more := self._read(size - len(self._ahead))):
             self._ahead += more
         return self._ahead[:size]
 
@@ -65,26 +68,21 @@ class _Counted(io.RawIOBase):
         if self._ahead:
             data, self._ahead = self._ahead[: len(buffer)], self._ahead[len(buffer) :]
         else:
-            data = self._file.read(len(buffer))
+            data = self._read(len(buffer))
         buffer[: len(data)] = data
         self.num_bytes += len(data)
         return len(data)
 
 
-class _Bounded(io.RawIOBase):
+class _Bounded(_Counted):
     """Reads a decompressor's output as long as it is in proportion to its input."""
 
-    def __init__(self, content: Any, compressed: _Counted) -> None:
-        self._content, self._compressed = content, compressed
-        self._num_bytes = 0
-
-    def readable(self) -> bool:
-        return True
+    def __init__(self, read1: Callable[[int], bytes], compressed: _Counted) -> None:
+        super().__init__(read1)  # not `read`: what comes before damage is not lost
+        self._compressed = compressed
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._content.read1(len(buffer))  # what comes before damage is not lost
-        buffer[: len(data)] = data
-        self._num_bytes += len(data)
-        if self._num_bytes > FREE_BYTES + MAX_RATIO * self._compressed.num_bytes:
+        size = super().readinto(buffer)
+        if self.num_bytes > FREE_BYTES + MAX_RATIO * self._compressed.num_bytes:
             raise OSError(f"inflates over {MAX_RATIO} times: a decompression bomb")
-        return len(data)
+        return size

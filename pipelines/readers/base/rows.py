@@ -19,7 +19,8 @@ MAX_METADATA_BYTES = 2**20
 MAX_KEY_BYTES = 1024
 MAX_RECORD_BYTES = MAX_IMAGE_BYTES + 2 * MAX_METADATA_BYTES
 
-_SHOWN_CHARACTERS = 400  # of a caption in a rejected row
+SHOWN_URL = 200  # characters of a URL or path in a rejected row
+_SHOWN_CHARACTERS = 400  # of a caption there
 
 REASONS = {
     "broken_file": (
@@ -100,8 +101,10 @@ def make_pair(
         if isinstance(checked, Rejected):
             return checked.of(key, text, source)
         text = checked
-    if fault := check_key(key):
-        return fault.of(key, text, source)
+    if (size := len(key.encode("utf-8", "replace"))) > MAX_KEY_BYTES:
+        return reject(key, "unsafe_name", f"{size:,} bytes", text or "", source)
+    if "\0" in key:
+        return reject(key, "unsafe_name", "a NUL", text or "", source)
     if image is None:
         return reject(key, "missing_image", text=text or "", source=source)
     if text is None:
@@ -122,26 +125,9 @@ def reject(
     return Rejected(key, reason, utf8(measure), text, source)
 
 
-def limit_of(suffix: str) -> tuple[int, str]:
-    """Returns the most bytes of a pair's file with this ending, and the reason if it has more."""
-    if suffix == ".txt":
-        return MAX_CAPTION_BYTES, "caption_too_long"
-    if suffix == ".json":
-        return MAX_METADATA_BYTES, "metadata_too_large"
-    return MAX_IMAGE_BYTES, "member_too_large"
-
-
 def refuse(reason: str, measure: str = "") -> Rejected:
     """Returns why a file, cell or answer is not taken; `Rejected.of` adds the pair's key."""
     return Rejected("", reason, measure)
-
-
-def check_key(key: str) -> Rejected | None:
-    """Returns why a pair cannot have this key; None if it can."""
-    size = len(key.encode("utf-8", "replace"))
-    if size > MAX_KEY_BYTES:
-        return refuse("unsafe_name", f"{size:,} bytes")
-    return refuse("unsafe_name", "a NUL") if "\0" in key else None
 
 
 def check_caption(text: str | bytes) -> str | Rejected:
@@ -162,30 +148,18 @@ def check_caption(text: str | bytes) -> str | Rejected:
 
 
 def parse_metadata(data: bytes) -> dict[str, Any]:
-    """Returns a JSON object such as UTF-8 and strict JSON can write again.
-
-    NaN and infinities become null, and halves of surrogate pairs question marks.
+    """Returns a JSON object, made `json_safe`.
 
     Raises:
       ValueError: not a JSON object.
     """
     try:
-        value = json.loads(
-            data.decode("utf-8-sig"), parse_constant=lambda _: None, parse_float=_finite
-        )
-        text = json.dumps(value, ensure_ascii=False)
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        value = value if clean == text else json.loads(clean)
+        value = json_safe(json.loads(data.decode("utf-8-sig")))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object is wanted, this is {type(value).__name__}")
     return value
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None
 
 
 def json_safe(value: Any) -> Any:
@@ -221,10 +195,10 @@ def _tidy_captions(metadata: dict[str, Any]) -> dict[str, Any]:
     """Returns the metadata with `captions` a list of texts, as the record wants it, or without."""
     if records.CAPTIONS not in metadata:
         return metadata
-    value = metadata[records.CAPTIONS]
-    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    texts = [text for text in texts if isinstance(text, str) and check_caption(text) == text]
-    rest = {name: item for name, item in metadata.items() if name != records.CAPTIONS}
+    rest = dict(metadata)
+    value = rest.pop(records.CAPTIONS)
+    given = value if isinstance(value, list) else [value]
+    texts = [text for text in given if isinstance(text, str) and check_caption(text) == text]
     return {**rest, records.CAPTIONS: texts} if texts else rest
 
 

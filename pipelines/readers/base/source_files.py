@@ -5,9 +5,11 @@
 import dataclasses
 from collections.abc import Sequence
 
+from parti.pipelines.readers.base import rows
 from parti.stages import files
 
 FOLDER, TFRECORD = "folder", "tfrecord"  # formats that other rooms name
+HTTP = ("http://", "https://")  # how the address of an image begins that is to be fetched
 ROWS_PER_SOURCE = 10_000
 # To begin in the middle of a compressed file or of a row group, all before must be read.
 MAX_PIECES_WITHIN = 64
@@ -21,17 +23,21 @@ class Source:
     paths: tuple[str, ...]  # the files; one except for a folder
     root: str = ""  # the folder that keys are relative to; empty for tars and TFRecords
     num_bytes: int = 0  # size of what is read, for the progress line
-    start: int = 0  # of a table, the first row
-    stop: int = -1  # of a table, the row after the last; -1 if all that follow belong to it
-    # Of a table as text, where the first row begins, in bytes of the decompressed file
-    offset: int = 0
-    names: tuple[str, ...] = ()  # of a table's columns; empty for jsonl, where each row has its own
-    # Of a table, the (role, column) that the user has named
-    columns: tuple[tuple[str, str], ...] = ()
-    image_root: str = ""  # of a table, the folder that its paths are relative to; empty for its own
-    num_rows: int = 0  # of a table, how many, as far as is known
-    problem: str = ""  # of a table, why no row can be read, which its reader reports; else empty
-    mistake: str = ""  # of a table, the problem with its path, if it may be a mistake of the user's
+    # The rest is of tables only.
+    start: int = 0  # the first row
+    stop: int = -1  # the row after the last; -1 if all that follow belong to it
+    offset: int = 0  # of text, where the first row begins, in bytes of the decompressed file
+    names: tuple[str, ...] = ()  # the columns; empty for jsonl, where each row has its own
+    columns: tuple[tuple[str, str], ...] = ()  # the (role, column) that the user has named
+    image_root: str = ""  # the folder that paths are relative to; empty for the table's own
+    num_rows: int = 0  # how many, as far as is known
+    problem: str = ""  # why no row can be read, which the reader reports; else empty
+    mistake: str = ""  # the problem with its path, if it may be a mistake of the user's
+
+    @property
+    def name(self) -> str:
+        """The name of its first file, as UTF-8 can write it."""
+        return rows.utf8(files.name(self.paths[0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +47,11 @@ class Found:
     format: str
     root: str
     entries: Sequence[files.Entry]
-    # Of tables, the (role, column) that the user has named
-    columns: tuple[tuple[str, str], ...] = ()
+    columns: tuple[tuple[str, str], ...] = ()  # as of `Source`
+
+    def whole(self, entry: files.Entry) -> Source:
+        """Returns a source of one whole table."""
+        return Source(self.format, (entry.path,), self.root, entry.num_bytes, columns=self.columns)
 
 
 def one_for_each_file(found: Found) -> list[Source]:

@@ -118,13 +118,12 @@ class _HttpsPool(urllib3.connectionpool.HTTPSConnectionPool):
 def is_public(address: str) -> bool:
     """Returns whether an IP address is one of the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    inner = None
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if ip in ipaddress.ip_network("64:ff9b::/96"):
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    if inner is not None:
-        return is_public(str(inner))
+        if inner is not None:
+            return is_public(str(inner))
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 

@@ -41,19 +41,16 @@ class FetchSettings:
     read_timeout: float = 10.0  # seconds between two pieces of an answer
     total_timeout: float = 30.0  # seconds for one request
     retries: int = 2  # further tries after a failure that may pass
-    # Seconds before the second try; twice as long before each further one, and up to half of it
-    # more or less by chance
-    backoff: float = 1.0
-    # Seconds before a try at most; if the server wants more, the row is rejected
-    max_wait: float = 60.0
+    backoff: float = 1.0  # seconds before the second try, then twice as long; half more or less
+    max_wait: float = 60.0  # seconds before a try; if the server wants more, the row is rejected
     max_bytes: int = 20 * 2**20  # of an image
     max_redirects: int = 5  # followed for one image
     user_agent: str = f"parti/{VERSION}"  # the name that servers see
     respect_opt_out: bool = True  # leave out what the server's headers keep from machine learning
     allow_private: bool = False  # fetch also from this machine and from private networks
     window: int = 512  # rows that may be under way or wait for an earlier one
-    # Of such rows and their images; beyond this no row is taken, and a request is begun for the
-    # first row only
+    # Of such rows and their images; beyond it no row is taken, and only the first row's request is
+    # begun
     window_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
@@ -88,31 +85,22 @@ def _rejected(reason: str, measure: str, **more: Any) -> Answer:
 def get(pool: urllib3.PoolManager, url: str, settings: FetchSettings) -> Answer:
     """Requests an image once. Redirects are not followed but returned.
 
-    Args:
-      pool: from `connections.make_pool`.
-      url: an http address.
-      settings: its time-outs, `max_bytes` (also of the decompressed body), and what is allowed.
+    `max_bytes` of the settings bounds the decompressed body too.
     """
     headers = {"User-Agent": settings.user_agent, "Accept": "image/*,*/*;q=0.5"}
     headers["Accept-Encoding"] = "identity"
     timeout = urllib3.Timeout(connect=settings.connect_timeout, read=settings.read_timeout)
+    options: dict[str, Any] = {"preload_content": False, "redirect": False, "retries": False}
     with connections.Request(settings.total_timeout, settings.allow_private) as request:
         response: urllib3.BaseHTTPResponse | None = None
         try:
-            response = pool.request(
-                "GET",
-                url,
-                headers=headers,
-                preload_content=False,
-                redirect=False,
-                retries=False,
-                timeout=timeout,
+            response = pool.request("GET", url, headers=headers, timeout=timeout, **options)
+            answer = _from_headers(response, url, settings) or _body(
+                response, settings.max_bytes, request
             )
-            answer = _from_headers(response, url, settings)
-            answer = answer or _body(response, settings.max_bytes, request)
         except Exception as error:  # whatever a server makes the libraries raise
             answer = _failure(error, request.is_over, response is not None)
-        if request.is_over and not _is_timeout(answer.content):
+        if request.is_over and getattr(answer.content, "reason", "") != "fetch_timeout":
             answer = _rejected("fetch_timeout", f"{settings.total_timeout:g} s", again=True)
     if response is not None:
         # What was read to its end can be used for the next request.
@@ -121,10 +109,6 @@ def get(pool: urllib3.PoolManager, url: str, settings: FetchSettings) -> Answer:
         else:
             response.release_conn()
     return answer
-
-
-def _is_timeout(content: bytes | rows.Rejected) -> bool:
-    return isinstance(content, rows.Rejected) and content.reason == "fetch_timeout"
 
 
 def _from_headers(
@@ -141,8 +125,7 @@ def _from_headers(
     if status != 200:
         reason = f"fetch_http_{status if status in _NAMED else 'other'}"
         wait = retry_after(headers.get("Retry-After", ""))
-        again = status in _AGAIN
-        return _rejected(reason, f"HTTP {status}", again=again, retry_after=wait)
+        return _rejected(reason, f"HTTP {status}", again=status in _AGAIN, retry_after=wait)
     kind = headers.get("Content-Type", "").strip().lower()
     if kind and not kind.startswith(_TYPES):
         return _rejected("fetch_not_image", kind[:100])
@@ -167,11 +150,9 @@ def _body(
 
 def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     if response.chunked:
-        yield from response.stream(_CHUNK, decode_content=True)
-        return
+        return response.stream(_CHUNK, decode_content=True)
     # Not `read`, which waits for a whole chunk from a server that sends byte by byte.
-    while chunk := response.read1(_CHUNK, decode_content=True):
-        yield chunk
+    return iter(lambda: response.read1(_CHUNK, decode_content=True), b"")
 
 
 def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
@@ -198,11 +179,9 @@ def _failure(error: Exception, is_over: bool, has_answer: bool) -> Answer:
 def opt_out(headers: urllib3.HTTPHeaderDict, user_agent: str) -> str:
     """Returns the header by which a server keeps its image from machine learning, or "".
 
-    These are `X-Robots-Tag` with noai, noimageai, noindex, noimageindex or none, for all crawlers
-    or for this one, and `TDM-Reservation: 1`.
+    That is `TDM-Reservation: 1`, or an `X-Robots-Tag` of `_OPT_OUTS` for all crawlers or this one.
 
-    Source: the list of img2dataset's default, and the W3C community group's TDM Reservation
-    Protocol.
+    Source: the defaults of img2dataset, and the W3C community group's TDM Reservation Protocol.
     """
     if any(value.strip() == "1" for value in headers.getlist("TDM-Reservation")):
         return "TDM-Reservation: 1"

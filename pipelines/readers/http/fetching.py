@@ -2,10 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images by URL: many at once, few from each host, in the order of the rows.
 
-    fetcher = fetching.Fetcher(fetching.FetchSettings())
-    for row, content in fetcher.fetch_all([("a", "https://example.org/a.jpg")]):
-        content.reason if isinstance(content, rows.Rejected) else len(content)
-
 One `Fetcher` per process: the limits for a host hold for all who use it. Waiting (for a host's
 turn, between two tries) occupies no thread, so a slow host does not hold up the others; that is
 why `urllib3.Retry`, which sleeps in the thread of the request, does not do the retries.
@@ -75,13 +71,10 @@ class Fetcher:
     def fetch_all(
         self, source: Iterable[tuple[T, str]], size: Callable[[T], int] = lambda row: 0
     ) -> Iterator[tuple[T, bytes | rows.Rejected]]:
-        """Yields each row with its image, or with why there is none, in the order of the rows.
+        """Yields each row of (row, URL) with its image, or with why there is none, in their order.
 
-        Rows are taken from the iterable as there is room in the window.
-
-        Args:
-          source: (row, URL); a row whose URL is "" passes with b"".
-          size: the bytes that a row holds, which count for `window_bytes`.
+        Rows are taken as there is room in the window; one whose URL is "" passes with b"". `size`
+        gives the bytes that a row holds, which count for `window_bytes`.
         """
         return _Window(self, iter(source), size).run()
 
@@ -102,9 +95,8 @@ class Fetcher:
 
     def _host(self, name: str, now: float) -> _Host:
         if len(self._hosts) > _MAX_IDLE_HOSTS:
-            idle = [n for n, h in self._hosts.items() if not h.active and h.next_start < now]
-            for other in idle:
-                del self._hosts[other]
+            busy = ((n, h) for n, h in self._hosts.items() if h.active or h.next_start >= now)
+            self._hosts = dict(busy)
         return self._hosts.setdefault(name, _Host())
 
     def _request(self, task: _Task, host: _Host, done: "queue.SimpleQueue[Any]") -> None:
@@ -156,7 +148,8 @@ class _Window(Generic[T]):
             task = _Task(item[0], item[1], self._size(item[0]))
             self._tasks.append(task)
             self._num_bytes += task.size
-            if _enter(task, task.url):
+            _enter(task, task.url)
+            if task.content is None:
                 self._waiting.append(task)
             elif len(self._tasks) == 1:
                 return  # nothing to wait for: no need to take more rows first
@@ -175,30 +168,30 @@ class _Window(Generic[T]):
         with contextlib.suppress(queue.Empty):
             while True:
                 task, answer = self._done.get(timeout=timeout)
-                if self._settle(task, answer):
+                self._settle(task, answer)
+                if task.content is None:  # it needs another request
                     self._waiting.append(task)
                 elif isinstance(task.content, bytes):
                     task.size += len(task.content)
                     self._num_bytes += len(task.content)
                 timeout = 0.0
 
-    def _settle(self, task: _Task, answer: downloads.Answer) -> bool:
-        """Takes the answer to a request; returns whether the task needs another one."""
+    def _settle(self, task: _Task, answer: downloads.Answer) -> None:
         settings = self._settings
         if answer.redirect:
-            if task.redirects >= settings.max_redirects:
-                task.content = rows.refuse("fetch_redirects", f"over {settings.max_redirects}")
-                return False
             task.redirects += 1
-            return _enter(task, answer.redirect)
+            if task.redirects > settings.max_redirects:
+                task.content = rows.refuse("fetch_redirects", f"over {settings.max_redirects}")
+            else:
+                _enter(task, answer.redirect)
+            return
         wait = settings.backoff * 2**task.tries * random.uniform(0.5, 1.5)
         wait = max(min(wait, settings.max_wait), answer.retry_after)
         if not answer.again or task.tries >= settings.retries or wait > settings.max_wait:
             task.content = answer.content
-            return False
+            return
         task.tries += 1
         task.not_before = time.monotonic() + wait
-        return True
 
     def _until_next(self) -> float | None:
         """Returns the seconds until a waiting task may begin; None: when another is done."""
@@ -208,16 +201,15 @@ class _Window(Generic[T]):
         return rest if rest > 0 else _POLL
 
 
-def _enter(task: _Task, url: str) -> bool:
-    """Sets the next URL of a task; returns whether it is to be requested at all."""
+def _enter(task: _Task, url: str) -> None:
+    """Sets the next URL of a task, or its content if there is nothing to request."""
     if not url:
         task.content = b""
-        return False
+        return
     try:
         task.url, task.host = url, connections.host_of(url)
     except ValueError as error:
         task.content = rows.refuse("fetch_refused", str(error))
-    return task.content is None
 
 
 def shared(settings: FetchSettings) -> Fetcher:

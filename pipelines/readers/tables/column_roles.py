@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which column of a table is what: the names that published data sets use."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from parti.pipelines.readers.base import rows
+from parti.pipelines.readers.base.source_files import Source
 from parti.stages import files
 
 IMAGE, URL, TEXT, KEY = "image", "url", "text", "key"
@@ -43,11 +45,11 @@ def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
     folded = ((name.casefold(), name) for name in reversed(names))
     known = {alias: name for alias, name in folded if alias in _ALIASES}
     found = {
-        role: next((known[alias] for alias in aliases if alias in known), None)
+        role: next(known[alias] for alias in aliases if alias in known)
         for role, aliases in NAMES.items()
+        if not known.keys().isdisjoint(aliases)
     }
-    found |= {role: name for role, name in chosen}
-    return {role: name for role, name in found.items() if name is not None}
+    return found | dict(chosen)
 
 
 def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
@@ -68,7 +70,9 @@ def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
             )
 
 
-def problem(error: ValueError, path: str) -> str:
-    """Returns in one line what is wrong with a table, not where on this machine it is."""
-    text = str(error).removeprefix(f"{path}: ").replace(path, files.name(path))
-    return rows.one_line(ValueError(text))
+def broken(table: Source, error: BaseException) -> list[Source]:
+    """Returns a table none of whose rows can be read; a ValueError may be the user's mistake."""
+    path, mistake = table.paths[0], str(error) if isinstance(error, ValueError) else ""
+    if mistake:  # not where on this machine the table is
+        error = ValueError(mistake.removeprefix(f"{path}: ").replace(path, files.name(path)))
+    return [dataclasses.replace(table, problem=rows.one_line(error), mistake=mistake)]

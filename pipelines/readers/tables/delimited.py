@@ -33,6 +33,7 @@ _SKIPPED_BYTES = 2**20
 _FIRST_ROWS = 100  # of jsonl, whose names are its columns
 
 CellsOrRejected = column_roles.Cells | rows.Rejected
+_RawRow = list[str] | str | rows.Rejected  # cells for csv, else the line
 
 
 class _TooLargeError(Exception):
@@ -43,9 +44,8 @@ class _Lines:
     """The lines of a file from an offset on, bounded in each row."""
 
     def __init__(self, file: io.BufferedReader, offset: int) -> None:
-        self._file = file
+        self._file, self.offset = file, offset
         self._at_start = offset == 0
-        self.offset = offset
         self.begin_row()
 
     def begin_row(self) -> None:
@@ -55,18 +55,15 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline(MAX_ROW_BYTES + 1)
+        line = part = self._file.readline(MAX_ROW_BYTES + 1)
         if not line:
             raise StopIteration
-        whole = len(line) <= MAX_ROW_BYTES
-        part = line
-        while part and not part.endswith(b"\n"):  # also the last line of a file
+        self.offset += len(line)
+        while not part.endswith(b"\n") and (part := self._file.readline(MAX_ROW_BYTES)):
             self.offset += len(part)
-            part = self._file.readline(MAX_ROW_BYTES)
-        self.offset += len(part)
         self._num_bytes += len(line)
         self._num_lines += 1
-        if not whole or self._num_bytes > MAX_ROW_BYTES:
+        if self._num_bytes > MAX_ROW_BYTES:
             raise _TooLargeError(f"over {MAX_ROW_BYTES:,} bytes")
         if self._num_lines > MAX_LINES:
             raise _TooLargeError(f"over {MAX_LINES} lines; is a quote not closed?")
@@ -76,8 +73,8 @@ class _Lines:
         return line.decode(codec, "surrogateescape")
 
 
-def _raw_rows(lines: _Lines, kind: str) -> Iterator[list[str] | str | rows.Rejected]:
-    """Yields rows that are not empty: cells for csv, else the line."""
+def _raw_rows(lines: _Lines, kind: str) -> Iterator[_RawRow]:
+    """Yields the rows that are not empty."""
     source: Iterator[Any] = csv.reader(lines) if kind == CSV else lines
     while True:
         lines.begin_row()
@@ -95,16 +92,13 @@ def _raw_rows(lines: _Lines, kind: str) -> Iterator[list[str] | str | rows.Rejec
 
 
 def _tsv_cells(line: str) -> list[str]:
-    cells = line.rstrip("\r\n").split("\t")
-    for i, cell in enumerate(cells):
-        if len(cell) > 1 and cell[0] == cell[-1] == '"':
-            cells[i] = cell[1:-1].replace('""', '"')
-    return cells
+    return [
+        cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+        for cell in line.rstrip("\r\n").split("\t")
+    ]
 
 
-def _parse(
-    raw: list[str] | str | rows.Rejected, kind: str, names: tuple[str, ...]
-) -> CellsOrRejected:
+def _parse(raw: _RawRow, kind: str, names: tuple[str, ...]) -> CellsOrRejected:
     if isinstance(raw, rows.Rejected):
         return raw
     if kind == JSONL:
@@ -128,34 +122,33 @@ def _open(file: IO[bytes], offset: int) -> _Lines:
     content, compressed = decompression.inflated(file)
     if offset and not compressed:
         file.seek(offset)
-        content, _ = decompression.inflated(file)
-    elif offset:
+        content = decompression.plain(file)  # a row may begin as a compressed file does
+    else:
         left = offset
         while left and (skipped := len(content.read(min(left, _SKIPPED_BYTES)))):
             left -= skipped
     return _Lines(content, offset)
 
 
-def _header(
-    path: str, kind: str, chosen: column_roles.Given
-) -> tuple[tuple[str, ...], column_roles.Given]:
-    """Returns a table's columns, and which are chosen.
+def _with_columns(table: Source) -> Source:
+    """Returns a table with the names of its columns, and which are chosen.
 
     A csv or tsv without a header has the columns `#1`, `#2`, ...: if one of these is chosen, or if
     its first row is two cells and one of them a URL (the form of CC3M and CC12M).
     """
+    path, chosen = table.paths[0], table.columns
     with files.open(path) as file:
         lines = _open(file, 0)
-        if kind == JSONL:
+        if table.format == JSONL:
             if names := _names_of_first(lines):
                 column_roles.check(names, chosen, path)
-            return (), chosen
-        first = next(_raw_rows(lines, kind), "")
+            return table
+        first = next(_raw_rows(lines, table.format), "")
     if isinstance(first, rows.Rejected) or any("\0" in cell for cell in first):
         raise ValueError(f"{path}: its first row is not the names of columns")
     cells = _tsv_cells(first) if isinstance(first, str) else first
-    numbers = tuple(f"#{i + 1}" for i in range(len(cells)))
-    urls = [name for name, cell in zip(numbers, cells) if cell.startswith(("http://", "https://"))]
+    numbers = _numbers(len(cells))
+    urls = [name for name, cell in zip(numbers, cells) if cell.startswith(source_files.HTTP)]
     if not chosen and len(cells) == 2 and len(urls) == 1:
         (other,) = set(numbers) - set(urls)
         chosen = column_roles.given({column_roles.URL: urls[0], column_roles.TEXT: other})
@@ -163,7 +156,7 @@ def _header(
     if any(name in numbers and name not in names for _, name in chosen):
         names = numbers
     column_roles.check(names, chosen, path)
-    return names, chosen
+    return dataclasses.replace(table, names=names, columns=chosen)
 
 
 def _names_of_first(lines: _Lines) -> tuple[str, ...]:
@@ -184,56 +177,22 @@ def _names_of_first(lines: _Lines) -> tuple[str, ...]:
 
 def split(found: Found) -> list[Source]:
     """Returns tables in pieces; one that cannot be read as one piece, with its problem."""
-    return [source for entry in found.entries for source in _split_file(found, entry)]
+    tables = [found.whole(entry) for entry in found.entries if entry.num_bytes]
+    return [piece for table in tables for piece in _split_table(table)]
 
 
-def _split_file(found: Found, entry: files.Entry) -> list[Source]:
-    path, kind = entry.path, found.format
-    whole = Source(kind, (path,), found.root, entry.num_bytes, columns=found.columns)
-    if not entry.num_bytes:
-        return []
+def _split_table(table: Source) -> list[Source]:
     try:
-        names, chosen = _header(path, kind, found.columns)
-        pieces = _plan(dataclasses.replace(whole, names=names, columns=chosen))
-    except decompression.ERRORS as error:
-        return [dataclasses.replace(whole, problem=rows.one_line(error))]
-    except ValueError as error:
-        problem = column_roles.problem(error, path)
-        return [dataclasses.replace(whole, problem=problem, mistake=str(error))]
-    if path.lower().endswith(decompression.SUFFIXES):
-        pieces = _merge(pieces)
-    total = max(1, sum(piece.num_bytes for piece in pieces))
-    return [
-        dataclasses.replace(piece, num_bytes=entry.num_bytes * piece.num_bytes // total)
-        for piece in pieces
-    ]
-
-
-def _merge(pieces: list[Source]) -> list[Source]:
-    size = -(-len(pieces) // source_files.MAX_PIECES_WITHIN)
-    groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
-    return [
-        dataclasses.replace(
-            group[0],
-            stop=group[-1].stop,
-            num_bytes=sum(piece.num_bytes for piece in group),
-            num_rows=sum(piece.num_rows for piece in group),
-        )
-        for group in groups
-    ]
+        return _plan(_with_columns(table))
+    except (ValueError, *decompression.ERRORS) as error:
+        return column_roles.broken(table, error)
 
 
 def _plan(table: Source) -> list[Source]:
-    """Returns a table in pieces; the last goes to the end, or to where the table is damaged.
-
-    Their `num_bytes` count the decompressed rows.
-    """
-    count = 0
-    with files.open(table.paths[0]) as file:
-        lines = _open(file, 0)
-        raw_rows = _raw_rows(lines, table.format)
-        if _has_header(table.names):
-            next(raw_rows, None)
+    """Returns a table in pieces; the last goes to the end, or to where the table is damaged."""
+    path, count = table.paths[0], 0
+    with files.open(path) as file:
+        lines, raw_rows = _open_rows(file, table)
         offset = lines.offset
         starts = [(0, offset)]
         try:
@@ -243,23 +202,35 @@ def _plan(table: Source) -> list[Source]:
                 count, offset = count + 1, lines.offset
         except decompression.ERRORS:
             pass  # the reader of the last piece finds it
-    ends = [*starts[1:], (count, lines.offset)]
+    if path.lower().endswith(decompression.SUFFIXES):
+        starts = starts[:: -(-len(starts) // source_files.MAX_PIECES_WITHIN)]
+    total = max(1, lines.offset - starts[0][1])
     pieces = [
         dataclasses.replace(
             table,
             start=start,
             stop=stop,
             offset=begin,
-            num_bytes=end - begin,
+            num_bytes=table.num_bytes * (end - begin) // total,
             num_rows=stop - start,
         )
-        for (start, begin), (stop, end) in zip(starts, ends)
+        for (start, begin), (stop, end) in zip(starts, [*starts[1:], (count, lines.offset)])
     ]
     return [*pieces[:-1], dataclasses.replace(pieces[-1], stop=-1)]
 
 
-def _has_header(names: tuple[str, ...]) -> bool:
-    return bool(names) and names != tuple(f"#{i + 1}" for i in range(len(names)))
+def _open_rows(file: IO[bytes], table: Source) -> tuple[_Lines, Iterator[_RawRow]]:
+    """Returns the lines of a table from its offset on, and its rows, without the header."""
+    lines = _open(file, table.offset)
+    raw_rows = _raw_rows(lines, table.format)
+    if table.names and table.offset == 0 and table.names != _numbers(len(table.names)):
+        next(raw_rows, None)
+    return lines, raw_rows
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    """Returns the names of the columns of a table without a header."""
+    return tuple(f"#{i + 1}" for i in range(count))
 
 
 def read_rows(source: Source) -> Iterator[tuple[int, CellsOrRejected]]:
@@ -269,9 +240,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, CellsOrRejected]]:
       OSError: the file cannot be read; also other `decompression.ERRORS`.
     """
     with files.open(source.paths[0]) as file:
-        raw_rows = _raw_rows(_open(file, source.offset), source.format)
-        if source.offset == 0 and _has_header(source.names):
-            next(raw_rows, None)
+        _, raw_rows = _open_rows(file, source)
         index = source.start
         while index != source.stop and (raw := next(raw_rows, None)) is not None:
             yield index, _parse(raw, source.format, source.names)

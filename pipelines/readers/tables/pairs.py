@@ -10,15 +10,12 @@ caption and key go to the metadata.
 
 import json
 import math
-import os
-import posixpath
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from parti.data.storage import records
-from parti.pipelines.readers.archives import folders
-from parti.pipelines.readers.base import decompression, rows
+from parti.pipelines.readers.base import decompression, pair_files, rows, source_files
 from parti.pipelines.readers.base.source_files import Source
 from parti.pipelines.readers.http import fetching
 from parti.pipelines.readers.tables import column_roles, delimited, parquet
@@ -26,9 +23,7 @@ from parti.stages import files
 
 Cells = column_roles.Cells
 ReadRows = Callable[[Source], Iterator[tuple[int, Cells | rows.Rejected]]]
-_HTTP = ("http://", "https://")
 _TEXT_CELLS = (delimited.CSV, delimited.TSV)  # numbers too are text there
-_SHOWN_URL = 200  # characters of a URL or path in a rejected row
 
 
 class _Ready(NamedTuple):
@@ -50,15 +45,16 @@ def read_table(
 ) -> Iterator[rows.Row]:
     """Yields the pairs of a table, or of some of its rows, in their order.
 
-    Args:
-      read_rows: yields (number, cells) of the rows of a source.
-      suffixes: endings of such tables, which keys are without.
+    `read_rows` yields (number, cells) of the rows of a source; keys are without `suffixes`.
     """
-    name = rows.utf8(files.name(source.paths[0]))
+    name = source.name
     if source.problem:
         yield rows.reject(name, "broken_file", source.problem, source=name)
         return
-    prepared = _prepared(source, read_rows, _stem(source, suffixes))
+    stem = pair_files.relative(source.paths[0], source.root)
+    for suffix in (*decompression.SUFFIXES, *suffixes):
+        stem = stem.removesuffix(suffix)
+    prepared = _prepared(source, read_rows, stem)
     for row, fetched in fetcher.fetch_all(prepared, size=_size):
         if isinstance(row, rows.Rejected):
             yield row
@@ -70,28 +66,17 @@ def read_table(
             yield rows.make_pair(row.key, image, row.text, name, json.loads(row.metadata))
 
 
-def _stem(source: Source, suffixes: Sequence[str]) -> str:
-    """Returns the table's path below its folder, without its endings."""
-    stem = folders.relative(source.paths[0], source.root)
-    for suffix in (*decompression.SUFFIXES, *suffixes):
-        stem = stem.removesuffix(suffix)
-    return stem
-
-
 def _read_image(row: _Ready, fetched: bytes | rows.Rejected) -> bytes | rows.Rejected | None:
     """Returns the encoded image of a row, why it cannot be read, or None if it has none."""
+    if row.path:
+        try:
+            return pair_files.read(row.path)
+        except (OSError, ValueError) as error:
+            return rows.refuse("missing_image", rows.one_line(error))
     if row.url and isinstance(fetched, rows.Rejected):
-        url = row.url[:_SHOWN_URL]
-        said = fetched.measure
+        url, said = row.url[: rows.SHOWN_URL], fetched.measure
         return rows.refuse(fetched.reason, said if url in said else f"{said}: {url}")
-    if row.url:
-        return fetched
-    if not row.path:
-        return row.image
-    try:
-        return folders.read_file(row.path)
-    except (OSError, ValueError) as error:
-        return rows.refuse("missing_image", rows.one_line(error))
+    return fetched if row.url else row.image
 
 
 def _size(row: _Ready | rows.Rejected) -> int:
@@ -101,22 +86,21 @@ def _size(row: _Ready | rows.Rejected) -> int:
 def _prepared(
     source: Source, read_rows: ReadRows, stem: str
 ) -> Iterator[tuple[_Ready | rows.Rejected, str]]:
-    name = rows.utf8(files.name(source.paths[0]))
     next_row = source.start
     try:
         for index, cells in read_rows(source):
             next_row = index + 1
-            row = _prepare(cells, f"{stem}#{index}", source, name)
+            row = _prepare(cells, f"{stem}#{index}", source)
             yield row, row.url if isinstance(row, _Ready) else ""
     except (parquet.BrokenError, *decompression.ERRORS) as error:
         where = f"from row {next_row:,} on: " if next_row else ""
-        yield rows.reject(name, "broken_file", where + rows.one_line(error), source=name), ""
+        name, why = source.name, where + rows.one_line(error)
+        yield rows.reject(name, "broken_file", why, source=name), ""
 
 
-def _prepare(
-    cells: Cells | rows.Rejected, name: str, source: Source, file: str
-) -> _Ready | rows.Rejected:
+def _prepare(cells: Cells | rows.Rejected, name: str, source: Source) -> _Ready | rows.Rejected:
     """Returns a row with its cells by their roles."""
+    file = source.name
     if isinstance(cells, rows.Rejected):
         return cells.of(name, source=file)
     roles = column_roles.resolve(tuple(cells), source.columns)
@@ -180,22 +164,10 @@ def _with_image(row: _Ready, image: Any, url: Any, folder: str) -> _Ready | rows
         return row._replace(image=image)
     if isinstance(image, str) and image.strip():
         image = image.strip()
-        if image.startswith(_HTTP):
+        if image.startswith(source_files.HTTP):
             return row._replace(url=image)
-        path = _path_below(folder, image)
+        path = pair_files.below(folder, image)
         return path if isinstance(path, rows.Rejected) else row._replace(path=path)
     if isinstance(url, bytes):
         url = url.decode("utf-8", "replace")
     return row._replace(url=rows.utf8(url.strip()) if isinstance(url, str) else "")
-
-
-def _path_below(folder: str, path: str) -> str | rows.Rejected:
-    """Returns the file in a folder that a path names, if the path does not lead out of it."""
-    prefix = folder.rstrip("/") + "/"
-    below = path.removeprefix(prefix)
-    inner = posixpath.normpath(below)
-    leads_out = "://" in below or os.path.isabs(inner) or inner.split("/")[0] == ".."
-    if leads_out or "\0" in path:
-        measure = f"{path[:_SHOWN_URL]}; --image_root names the folder that paths lead to"
-        return rows.refuse("unsafe_name", measure)
-    return files.join(folder, inner)

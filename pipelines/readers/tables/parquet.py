@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parquet tables, decoded in another process (parquet_process.py) that cannot hurt this one."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import select
+import struct
 import subprocess
 import sys
 import time
@@ -23,6 +23,7 @@ MEMORY_BYTES = 2**30  # that decoding may take
 TIMEOUT = 120.0  # seconds between two answers
 _MAX_FRAME_BYTES = rows.MAX_IMAGE_BYTES + 8 * rows.MAX_METADATA_BYTES
 _MAX_ROWS = 2**40
+_FRAME, _RANGE = struct.Struct("<cQ"), struct.Struct("<QQ")  # as parquet_process.py writes them
 
 
 class BrokenError(Exception):
@@ -32,9 +33,8 @@ class BrokenError(Exception):
 class Description(NamedTuple):
     """What a Parquet file says of itself."""
 
-    path: str
     names: tuple[str, ...]  # of its columns, as UTF-8 can write them
-    groups: tuple[tuple[int, int], ...]  # (number of rows, bytes) of each row group
+    groups: list[int]  # the number of rows of each row group
 
 
 class _Decoder:
@@ -56,11 +56,7 @@ class _Decoder:
 
     def __exit__(self, *_: Any) -> None:
         self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
-        self._process.wait()
+        self._process.communicate()  # closes its streams and waits for its end
 
     def request(self, path: str, **wanted: Any) -> Iterator[tuple[bytes, bytes]]:
         """Yields the frames `D`, `B` and `L` that answer a request about a file.
@@ -73,20 +69,17 @@ class _Decoder:
         wanted |= {"size": size, "memory": MEMORY_BYTES, "max_row": _MAX_FRAME_BYTES // 2}
         with files.open(path) as file:
             self._write(json.dumps(wanted).encode() + b"\n")
-            while True:
-                kind, data = self._frame()
+            while (frame := self._frame())[0] != b".":
+                kind, data = frame
                 if kind == b"R":
-                    offset, length = _pair(data)
-                    file.seek(offset)
-                    self._answer(file, length)
+                    self._answer(file, *_RANGE.unpack(data))
                 elif kind == b"E":
                     raise BrokenError(data.decode("utf-8", "replace"))
-                elif kind == b".":
-                    return
                 else:
-                    yield kind, data
+                    yield frame
 
-    def _answer(self, file: IO[bytes], length: int) -> None:
+    def _answer(self, file: IO[bytes], offset: int, length: int) -> None:
+        file.seek(offset)
         self._write(length.to_bytes(8, "little"))
         while length:
             chunk = file.read(min(length, 2**20))
@@ -102,14 +95,13 @@ class _Decoder:
             while view:
                 view = view[self._process.stdin.write(view) or 0 :]
         except OSError as error:
-            raise self._death() from error
+            raise self._crash() from error
 
     def _frame(self) -> tuple[bytes, bytes]:
-        head = self._receive(9)
-        size = int.from_bytes(head[1:], "little")
+        kind, size = _FRAME.unpack(self._receive(_FRAME.size))
         if size > _MAX_FRAME_BYTES:
             raise BrokenError(f"a row of {size:,} bytes")
-        return head[:1], self._receive(size)
+        return kind, self._receive(size)
 
     def _receive(self, size: int) -> bytes:
         assert self._process.stdout is not None
@@ -121,17 +113,12 @@ class _Decoder:
                 raise BrokenError(f"decoding took over {TIMEOUT:g} seconds")
             chunk = os.read(number, min(2**20, size - len(data)))
             if not chunk:
-                raise self._death()
+                raise self._crash()
             data += chunk
         return bytes(data)
 
-    def _death(self) -> BrokenError:
-        code = self._process.wait()
-        return BrokenError(f"the decoder crashed on it (exit code {code})")
-
-
-def _pair(data: bytes) -> tuple[int, int]:
-    return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
+    def _crash(self) -> BrokenError:
+        return BrokenError(f"the decoder crashed on it (exit code {self._process.wait()})")
 
 
 def describe(paths: Iterable[str]) -> Iterator[Description | BrokenError]:
@@ -142,19 +129,15 @@ def describe(paths: Iterable[str]) -> Iterator[Description | BrokenError]:
             while left:
                 try:
                     ((_, data),) = decoder.request(left[0], do="describe")
-                    yield _description(left[0], json.loads(data))
+                    content = json.loads(data)
+                    if any(not 0 <= count <= _MAX_ROWS for count in content["groups"]):
+                        raise BrokenError("a number of rows that cannot be")
+                    yield Description(tuple(map(rows.utf8, content["columns"])), content["groups"])
                 except (BrokenError, OSError) as error:
                     yield BrokenError(rows.one_line(error))
                     break  # it may have crashed: take a new one
                 finally:
                     left.pop(0)
-
-
-def _description(path: str, content: dict[str, Any]) -> Description:
-    groups = tuple((count, size) for count, size in content["groups"])
-    if any(not 0 <= count <= _MAX_ROWS for count, _ in groups):
-        raise BrokenError("a number of rows that cannot be")
-    return Description(path, tuple(map(rows.utf8, content["columns"])), groups)
 
 
 def split(found: Found) -> list[Source]:
@@ -170,15 +153,14 @@ def split(found: Found) -> list[Source]:
 def _split_file(
     found: Found, entry: files.Entry, description: Description | BrokenError
 ) -> list[Source]:
-    whole = Source(found.format, (entry.path,), found.root, entry.num_bytes, columns=found.columns)
-    if isinstance(description, BrokenError):
-        return [dataclasses.replace(whole, problem=str(description))]
+    whole = found.whole(entry)
     try:
+        if isinstance(description, BrokenError):
+            raise description
         column_roles.check(description.names, found.columns, entry.path)
-    except ValueError as error:
-        problem = column_roles.problem(error, entry.path)
-        return [dataclasses.replace(whole, problem=problem, mistake=str(error))]
-    stops = _stops([count for count, _ in description.groups])
+    except (BrokenError, ValueError) as error:
+        return column_roles.broken(whole, error)
+    stops = _stops(description.groups)
     return [
         dataclasses.replace(
             whole,
@@ -194,21 +176,16 @@ def _split_file(
 
 def _stops(counts: Sequence[int]) -> list[int]:
     """Returns where pieces of row groups of these sizes end."""
+    most = source_files.ROWS_PER_SOURCE
     stops: list[int] = []
     begin = end = 0  # of the row groups gathered so far
     for count in counts:
-        if end > begin and end + count - begin > source_files.ROWS_PER_SOURCE:
-            stops.append(end)
-            begin = end
-        step = max(source_files.ROWS_PER_SOURCE, -(-count // source_files.MAX_PIECES_WITHIN))
-        while count > step:
-            stops.append(begin + step)
-            begin, count = begin + step, count - step
-            end = begin
-        end += count
-    if end > begin:
-        stops.append(end)
-    return stops
+        if end > begin and end + count - begin > most:
+            stops.append(begin := end)
+        step = max(most, -(-count // source_files.MAX_PIECES_WITHIN))
+        stops += range(begin + step, begin + count, step)
+        begin, end = (stops[-1] if count > step else begin), end + count
+    return [*stops, end] if end > begin else stops
 
 
 def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.Rejected]]:

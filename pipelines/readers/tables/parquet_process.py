@@ -2,12 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decodes Parquet for `parquet.py`, in a process of its own.
 
-A page of a few bytes can claim to inflate to gigabytes, and a damaged file can crash a decoder.
-`ParquetFile.iter_batches` in the worker itself would take the worker down with it. Here neither can
-hurt: memory is limited (on Linux), and the parent sees the end of a process.
-
-The process opens no file. It is run by its path, imports only pyarrow and what Python brings, and
-talks over its standard streams. Requests are lines of JSON:
+A page of a few bytes can claim to inflate to gigabytes, and a damaged file can crash a decoder: it
+would take the worker down with it. Here memory is limited (on Linux), and the parent sees the end
+of a process. It opens no file, is run by its path, and imports only pyarrow and what Python brings.
+Requests are lines of JSON on its standard input:
 
     {"do": "describe", "size": 123, "memory": 456}
     {"do": "read", "size": 123, "memory": 456, "start": 0, "stop": 10, "max_row": 789}
@@ -92,41 +90,35 @@ def _open(size: int) -> pq.ParquetFile:
 
 def _describe(request: dict[str, Any]) -> None:
     file = _open(request["size"])
-    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-    content = {
-        "columns": file.schema_arrow.names,
-        "groups": [[group.num_rows, max(0, group.total_byte_size)] for group in groups],
-    }
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    content = {"columns": file.schema_arrow.names, "groups": groups}
     _send(b"D", json.dumps(content).encode())
 
 
 def _read(request: dict[str, Any]) -> None:
     file = _open(request["size"])
     start, stop = request["start"], request["stop"]
+    stop = stop if stop >= 0 else sys.maxsize
     first = 0
     for index in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(index)
-        last = first + group.num_rows
-        if last > start and (stop < 0 or first < stop):
-            _read_group(file, index, start - first, stop - first if stop >= 0 else -1, request)
+        last = first + file.metadata.row_group(index).num_rows
+        if last > start and first < stop:
+            _read_group(file, index, start - first, stop - first, request["max_row"])
         first = last
 
 
-def _read_group(
-    file: pq.ParquetFile, index: int, start: int, stop: int, request: dict[str, Any]
-) -> None:
-    """Sends the rows [start, stop) of a row group; `start` may be negative, `stop` -1."""
+def _read_group(file: pq.ParquetFile, index: int, start: int, stop: int, max_row: int) -> None:
+    """Sends the rows [start, stop) of a row group; `start` may be negative, `stop` too large."""
     group = file.metadata.row_group(index)
     row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
     size = max(1, min(_MAX_BATCH_ROWS, _FRAME_BYTES // row_bytes))
     begin = 0  # of the batch, in the row group
     for batch in file.iter_batches(size, row_groups=[index], use_threads=False):
-        low = max(0, start - begin)
-        high = batch.num_rows if stop < 0 else min(batch.num_rows, stop - begin)
+        low, high = max(0, start - begin), min(batch.num_rows, stop - begin)
         if high > low:
-            _send_rows(batch.slice(low, high - low), request["max_row"])
+            _send_rows(batch.slice(low, high - low), max_row)
         begin += batch.num_rows
-        if 0 <= stop <= begin:
+        if begin >= stop:
             return
     if begin != group.num_rows:
         raise OSError(f"row group {index} has {begin} rows, not {group.num_rows}")
@@ -176,12 +168,11 @@ def _plain(column: pa.Array) -> pa.Array:
 
 def _is_utf8(column: pa.Array) -> bool:
     """Returns whether a column of texts is what it says; others need no check."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return True
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            return False
     return True
 
 

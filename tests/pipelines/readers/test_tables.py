@@ -318,6 +318,13 @@ def test_text_is_read_in_pieces(folder, suffix, small_pieces, monkeypatch):
     assert [row.text.strip() for row in rows] == [f"row {i}" for i in range(35)]
 
 
+def test_a_row_that_begins_as_a_compressed_file_does(folder, small_pieces):
+    rows = [f"BZh{i},img/a.png,row {i}\n" for i in range(25)]
+    (folder / "t.csv").write_text("key,image_path,text\n" + "".join(rows))
+    pairs, rejected = read(folder / "t.csv")
+    assert [pair.key for pair in pairs] == [f"BZh{i}" for i in range(25)] and rejected == {}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "csv.gz", "parquet"])
 def test_the_rows_of_a_small_table_are_known(folder, suffix):
     table = {"image": ["a.png"] * 8, "text": ["t"] * 8}

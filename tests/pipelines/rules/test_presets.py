@@ -12,7 +12,7 @@ import pytest
 
 from parti.pipelines.clean import rule_docs
 from parti.pipelines.clean import settings as clean_settings
-from parti.pipelines.deduplicate import connected_groups
+from parti.pipelines.deduplicate import duplicate_rules
 from parti.pipelines.rules import evaluate, presets, rule, table
 
 PUBLISHED = ("cc3m", "cc12m", "align", "fit400m", "laion400m", "coyo700m", "datacomp_basic")
@@ -193,7 +193,7 @@ def test_settings_as_json_and_for_duplicates() -> None:
     settings = presets.load_preset("coyo700m")
     assert settings.to_dict()["nsfw_fields"] == ["nsfw_score_opennsfw2", "nsfw_score_gantman"]
     duplicates = clean_settings.CleanSettings(settings).duplicates
-    assert duplicates == connected_groups.DuplicateSettings(
+    assert duplicates == duplicate_rules.DuplicateSettings(
         exact="pair",
         near="pair",
         near_captions=0.0,

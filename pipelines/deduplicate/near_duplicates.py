@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Near duplicates without an all-pairs join, in memory that does not grow with the input.
+"""Near duplicates grouped without comparing all pairs, in memory that does not grow with the input.
 
 Near rows share at least one key of a band (locality-sensitive hashing). Most keys are one row's
 alone, so rows travel to their keys only where it matters:
@@ -11,9 +11,9 @@ alone, so rows travel to their keys only where it matters:
 3. *Compare*: those rows go to the buckets of those keys. A bucket compares its rows with at most
    `max_representatives` of them, the best ones, so that a hot bucket costs time in proportion to
    its size. Pairs of rows that are near none of these are counted (`near_pairs_not_compared`).
-
-Each row is linked to the nearest of the rows that are near it and better, if there is one; of each
-bucket the best `_MAX_MET` of them are compared.
+4. *Link*: each row is linked to the nearest of the rows that are near it and better; of each bucket
+   the best `_MAX_MET` of them are compared.
+5. *Group* (`group_links`): links are followed to the copy that stays, which names the group.
 """
 
 import hashlib
@@ -38,6 +38,8 @@ _NUM_PARTITIONS = 256
 _FLUSH_BYTES = 8 * 2**20
 _BATCH = 4096
 _MAX_MET = 8
+# Rounds of pointer jumping; each doubles the length of a link, to 2**7 = 128 steps.
+_NUM_JUMPS = 7
 # The first byte of what comes together under a handle.
 _ROW, _BUCKET = b"r", b"b"
 
@@ -59,7 +61,6 @@ class FindNear(beam.PTransform):
     """Takes `Fingerprint` rows, returns a `Link` for each that has a better near one."""
 
     def __init__(self, rule: similarity.SimilarityRule, max_representatives: int) -> None:
-        """Sets what is near, and how many rows of a bucket all others are compared with."""
         super().__init__(f"Find {rule.reason}")
         self._rule, self._max_representatives = rule, max_representatives
 
@@ -82,8 +83,7 @@ class FindNear(beam.PTransform):
             | "Buckets" >> disk_group_by_key.GroupByKey()
             | "Compare" >> beam.FlatMap(lambda bucket: _compare(bucket, rule, most))
             | "Of a row" >> disk_group_by_key.GroupObjects()
-            | "Best" >> beam.MapTuple(lambda identity, found: (identity, min(found)))
-            | "Links" >> beam.Map(_to_link, rule.reason)
+            | "Best" >> beam.MapTuple(lambda identity, found: _to_link(identity, min(found), rule))
         )
 
 
@@ -195,6 +195,45 @@ def _nearest(
     return nearest, distances
 
 
-def _to_link(element: tuple[str, tuple[float, tuple[Any, ...], str]], reason: str) -> Link:
-    identity, (_, (*_, key, target), measure) = element
-    return Link(identity, reason, measure, target, key)
+def _to_link(
+    identity: str, nearest: tuple[float, tuple[Any, ...], str], rule: similarity.SimilarityRule
+) -> Link:
+    _, (*_, key, target), measure = nearest
+    return Link(identity, rule.reason, measure, target, key)
+
+
+def group_links(links: beam.PCollection, follow: bool = True) -> beam.PCollection:
+    """Makes a `Decision` of each link, with the key of the copy that stays as its group.
+
+    A link may lead to a row that is itself dropped for a better one. In each round every link is
+    replaced by one that is twice as long (pointer jumping). A Beam graph is fixed before it runs,
+    so the number of rounds cannot depend on the links. Without `follow`, links lead to such copies.
+    """
+    links |= "As tuples" >> beam.Map(tuple)
+    for number in range(_NUM_JUMPS if follow else 0):
+        links = (
+            links
+            | f"Key by target {number}" >> beam.FlatMap(_key_by_target)
+            | f"Join {number}" >> disk_group_by_key.GroupObjects()
+            | f"Jump {number}" >> beam.FlatMap(_jump)
+        )
+    # The measure too says which copy stays, for the rejected rows.
+    return links | "Decide" >> beam.MapTuple(
+        lambda id, reason, measure, _, group: fingerprints.Decision(
+            id, reason, f"{measure}, as {group}", group
+        )
+    )
+
+
+def _key_by_target(link: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields a link's target under the row it is of, and the link under its target."""
+    yield link[0], link[3:]
+    yield link[3], link
+
+
+def _jump(group: tuple[str, Iterable[tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
+    """Yields the links to a row, moved on to the target of the row's own link."""
+    onward = next((value for value in group[1] if len(value) == 2), None)
+    for link in group[1]:
+        if len(link) != 2:
+            yield (*link[:3], *onward) if onward else link

@@ -13,7 +13,7 @@ from apache_beam.options import pipeline_options
 from parti.data.images import image_hashes
 from parti.data.text import text_hashes
 from parti.pipelines.beam import options, sharded_writers
-from parti.pipelines.deduplicate import connected_groups, fingerprints, lsh, similarity
+from parti.pipelines.deduplicate import duplicate_rules, fingerprints, near_duplicates, similarity
 
 GREY = bytes([128]) * image_hashes.NUM_COLOURS
 
@@ -48,7 +48,7 @@ def find(tmp_path, rows, flags=(), **settings):
             root
             | beam.Create(rows)
             | beam.Reshuffle()
-            | connected_groups.FindDuplicates(connected_groups.DuplicateSettings(**settings))
+            | duplicate_rules.FindDuplicates(duplicate_rules.DuplicateSettings(**settings))
             | beam.Map(dataclasses.astuple)
             | sharded_writers.CollectJson(path)
         )
@@ -106,7 +106,7 @@ def test_of_one_key_the_best_stays(tmp_path):
 
     def build(root):
         given = root | beam.Create(rows) | beam.Reshuffle()
-        unique, dropped = connected_groups.one_per_key(given)
+        unique, dropped = duplicate_rules.one_per_key(given)
         kept = unique | "Ids" >> beam.Map(lambda r: r.id)
         kept | sharded_writers.CollectJson(tmp_path / "kept.json")
         rest = dropped | "Tuples" >> beam.Map(dataclasses.astuple)
@@ -258,12 +258,12 @@ def test_as_a_search_of_all_pairs(tmp_path, seed):
     rng.shuffle(rows)
     decisions, _, counters = find(tmp_path, rows, near="image")
     assert {key: group for key, (_, group) in decisions.items()} == wanted
-    assert not counters.get(lsh.NOT_COMPARED)
+    assert not counters.get(near_duplicates.NOT_COMPARED)
 
 
 def test_hot_bucket(tmp_path, monkeypatch):
     """Rows of one hash in many colours: compared with the best eight only, and counted."""
-    monkeypatch.setattr(lsh, "_BATCH", 16)
+    monkeypatch.setattr(near_duplicates, "_BATCH", 16)
     colours = [bytes([50 * (i % 5), 50 * (i // 5 % 5), 50 * (i // 25)]) * 64 for i in range(100)]
     rows = [row(f"k{i:03d}", phash=7, colours=colours[i], area=1000 - i) for i in range(100)]
     rows += [row(f"near{i}", phash=7, colours=colours[i], area=1) for i in (2, 60)]
@@ -272,7 +272,7 @@ def test_hot_bucket(tmp_path, monkeypatch):
         rng.shuffle(rows)
         decisions, _, counters = find(tmp_path, rows, near="image", max_representatives=8)
         assert decisions == {"near2": ("near_duplicate", "k002")}
-        assert counters[lsh.NOT_COMPARED] == 93 * 92 // 2
+        assert counters[near_duplicates.NOT_COMPARED] == 93 * 92 // 2
     assert find(tmp_path, rows, near="image")[0]["near60"] == ("near_duplicate", "k060")
 
 
@@ -287,7 +287,7 @@ def test_hot_key_of_different_hashes(tmp_path, monkeypatch):
     wanted = {"near7": ("near_duplicate", "k07"), "near42": ("near_duplicate", "k42")}
     decisions, _, counters = find(tmp_path, rows, near="image")
     assert decisions == wanted
-    assert not counters.get(lsh.NOT_COMPARED)
+    assert not counters.get(near_duplicates.NOT_COMPARED)
 
 
 def test_workers_do_not_matter(tmp_path):
@@ -313,7 +313,7 @@ def test_no_rules_no_decisions(tmp_path):
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
-        connected_groups.DuplicateSettings(**settings)
+        duplicate_rules.DuplicateSettings(**settings)
 
 
 def test_packed_row_comes_back():
