@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import psutil
+
 import parti
 from parti.workflow import config_files, stage
 
@@ -130,8 +132,6 @@ def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
 
 
 def _processes_of_snakemake(workdir: pathlib.Path) -> list[int]:
-    import psutil
-
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -148,11 +148,18 @@ def stop(process: "subprocess.Popen[bytes]", patience: float = 70.0) -> None:
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
-    try:
-        process.wait(patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+            return
+        # A stage that has just begun may have missed the signal; after `nohup ... &` it ignores it.
+        for child in psutil.Process(process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if stage.__name__ in " ".join(child.cmdline()):
+                    child.terminate()
+    process.kill()
+    process.wait()
 
 
 def parse_plan(text: str) -> list[Planned]:

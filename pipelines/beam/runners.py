@@ -31,6 +31,9 @@ from parti.stages import files, machine, quiet
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 # A worker process takes seconds to start; with less input than this for each it is not worth it.
 BYTES_PER_PROCESS = 8 * 2**20
+# Of a longer log of worker processes the last half of this is kept; it is looked at every second.
+LOG_BYTES = 2**20
+_LOG_SECONDS = 1.0
 
 
 class WorkerDied(RuntimeError):
@@ -145,15 +148,31 @@ def _worker_log() -> Iterator[pathlib.Path]:
     """Yields a file for what worker processes write to stderr; it stays if one of them died."""
     descriptor, name = tempfile.mkstemp(prefix="parti-workers-", suffix=".log")
     os.close(descriptor)
-    log, is_kept = pathlib.Path(name), False
+    log, is_kept, ended = pathlib.Path(name), False, threading.Event()
+    thread = threading.Thread(target=_keep_short, args=(log, ended), daemon=True)
+    thread.start()
     try:
         yield log
     except WorkerDied:
         is_kept = bool(log.stat().st_size)
         raise
     finally:
+        ended.set()
+        thread.join()
         if not is_kept:
             log.unlink()
+
+
+def _keep_short(log: pathlib.Path, ended: threading.Event) -> None:
+    is_last = False
+    while not is_last:
+        is_last = ended.wait(_LOG_SECONDS)
+        if log.stat().st_size > LOG_BYTES:
+            with open(log, "a+b") as file:  # to append, as the workers do at the same time
+                file.seek(-LOG_BYTES // 2, os.SEEK_END)
+                end = file.read()
+                file.truncate(0)
+                file.write(end)
 
 
 def _worker_command(log: pathlib.Path) -> str:
