@@ -27,7 +27,6 @@ from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.html import gallery
-from parti.pipelines.tokens import resumable_shards
 from parti.stages import files, flag_parser, manifests, output_directory, progress_line
 
 MANIFEST_LINES = "manifest.jsonl"
@@ -130,10 +129,8 @@ def run(argv: Sequence[str]) -> int:
         },
         # Another size of batches or windows may round differently; it starts anew.
         inputs={
-            "prompts": flags.prompts,
-            "model": flags.model,
-            "prompts_per_batch": flags.prompts_per_batch,
-            "upsample_tile": flags.upsample_tile,
+            name: getattr(flags, name)
+            for name in ("prompts", "model", "prompts_per_batch", "upsample_tile")
         },
         overwrite=flags.overwrite,
         resume=True,
@@ -191,8 +188,9 @@ def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> lis
 
 def check_tile(bundle: bundles.Bundle, settings: GenerateSettings, upsample_tile: int) -> None:
     """Raises ValueError unless images can be upsampled in windows; loads no parameters."""
-    if "upsampler" not in bundle.parts or not settings.num_upsampled:
-        why = "--keep is 0" if "upsampler" in bundle.parts else "the bundle has no upsampler"
+    has_upsampler = "upsampler" in bundle.parts
+    if not has_upsampler or not settings.num_upsampled:
+        why = "--keep is 0" if has_upsampler else "the bundle has no upsampler"
         raise ValueError(f"--upsample_tile={upsample_tile}: {why}; leave the flag out")
     config, side = bundle.model("upsampler").config, bundle.model("tokenizer").image_size
     try:
@@ -221,24 +219,14 @@ def batch_prompts(
 
 def build(
     root: beam.Pipeline,
-    batches: Sequence[tuple[prompt_files.Prompt, ...]],
-    bundle: bundles.Bundle,
+    batches: Sequence[tuple[prompt_files.Prompt, ...]],  # that are sampled together
+    bundle: bundles.Bundle,  # every worker must reach it, and `directory`
     settings: GenerateSettings,
-    directory: pathlib.Path,
-    prompts_per_batch: int = 4,
-    upsample_tile: int = 0,
+    directory: pathlib.Path,  # exists; images and parts are written into it
+    prompts_per_batch: int = 4,  # to as many a smaller batch is padded
+    upsample_tile: int = 0,  # side in pixels of the windows that are upsampled; 0 is whole
 ) -> beam.PCollection:
-    """Adds the job to a pipeline; gives the ids of the prompts that were written.
-
-    Args:
-      root: the pipeline.
-      batches: prompts that are sampled together, at most `prompts_per_batch` each.
-      bundle: the models; every worker must reach it, and `directory`.
-      settings: how to sample.
-      directory: existing folder to write images and parts into.
-      prompts_per_batch: to how many prompts a smaller batch is padded.
-      upsample_tile: side of the windows in which images are upsampled, in pixels; 0 is whole.
-    """
+    """Adds the job to a pipeline; gives the ids of the prompts that were written."""
     source = str(bundle.path.resolve())
     texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
     (directory / _PARTS).mkdir(exist_ok=True)
@@ -294,11 +282,10 @@ class _WritePrompt(beam.DoFn):
                 metadata=metadata,
             )
             lines.append(f"{generation.to_json()}\n")
-            key = f"{prompt.id}/{index:03d}"
-            tokens.append(records.TokenizedPair(key, prompt.text, samples.image_tokens[index]))
+            row = f"{prompt.id}/{index:03d}", prompt.text, samples.image_tokens[index]
+            tokens.append(records.TokenizedPair(*row).to_example())
         files.write_bytes(part_path(self._directory, prompt, _LINES), "".join(lines).encode())
-        rows = (row.to_example() for row in tokens)
-        tfrecords.write(part_path(self._directory, prompt, _TOKENS), rows)
+        tfrecords.write(part_path(self._directory, prompt, _TOKENS), tokens)
         options.tick(len(lines))
         yield prompt.id
 
@@ -311,24 +298,19 @@ def finish(
     All prompts are finished; the settings are `generation_settings`.
     """
     lines = (part_path(directory, prompt, _LINES) for prompt in prompts)
-    resumable_shards.join(lines, directory / MANIFEST_LINES)
+    files.concatenate(lines, directory / MANIFEST_LINES)
     per_shard = max(_TOKENS_PER_SHARD // settings["num_samples"], 1)
     starts = range(0, len(prompts), per_shard)
     for index, start in enumerate(starts):
         shard = prompts[start : start + per_shard]
         name = shard_names.shard_name("tokens", index, len(starts))
         tokens = (part_path(directory, prompt, _TOKENS) for prompt in shard)
-        resumable_shards.join(tokens, directory / name)
+        files.concatenate(tokens, directory / name)
     gallery.write_gallery(directory, _read_lines(directory), settings=settings)
 
 
 def read_generations(directory: str | pathlib.Path) -> list[records.Generation]:
-    """Returns the lines of a finished folder of generations.
-
-    Raises:
-      FileNotFoundError: no such folder, or it was not finished.
-      ValueError: it holds something else.
-    """
+    """Returns the lines of a finished folder of generations; raises as `manifests.read`."""
     manifests.read(directory, "generations")
     return _read_lines(pathlib.Path(directory))
 

@@ -77,12 +77,9 @@ class Scheduler:
         return [
             *(sys.executable, "-P", "-m", "parti.workflow.scheduler"),
             *("--snakefile", str(config_files.folder() / "Snakefile")),
-            *("--directory", str(self.workdir)),
-            *("--configfile", str(self.config_path)),
-            *("--jobs", str(self.jobs)),
-            *("--rerun-triggers", "mtime", "params", "input"),
-            *("--scheduler", "greedy"),
-            *("--rerun-incomplete", "--nocolor"),
+            *("--directory", str(self.workdir), "--configfile", str(self.config_path)),
+            *("--rerun-triggers", "mtime", "params", "input", "--rerun-incomplete"),
+            *("--jobs", str(self.jobs), "--scheduler", "greedy", "--nocolor"),
             *arguments,
         ]
 

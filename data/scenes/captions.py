@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captions of scenes: several true phrasings, the fullest first."""
 
-from collections.abc import Sequence
-
 from parti.data.scenes import drawing
 
 _NUMBERS = ("no", "a", "two", "three", "four", "five")
@@ -43,26 +41,20 @@ def _group(shape: str, colour: str, count: int) -> str:
     return f"{_NUMBERS[count]} {colour} {_PLURALS.get(shape, shape + 's')}"
 
 
-def _simple(scene: drawing.Scene, place: str) -> list[str]:
-    thing = _thing(scene.objects[0])
-    return [
-        f"{thing} on {place}",
-        thing,
-        f"a picture of {thing} on {place}",
-        f"{place} with {_thing(scene.objects[0], _OTHER_SIZE_WORDS)} on it",
-        f"a drawing of {_thing(scene.objects[0], _OTHER_SIZE_WORDS)}",
-    ]
-
-
-def _groups(scene: drawing.Scene, place: str) -> list[str]:
-    groups = [_group(*kind, count) for kind, count in scene.groups().items()]
-    things, turned = " and ".join(groups), " and ".join(reversed(groups))
+def _things(scene: drawing.Scene, place: str) -> list[str]:
+    if len(scene.objects) == 1:
+        things = second = _thing(scene.objects[0])
+        third = last = _thing(scene.objects[0], _OTHER_SIZE_WORDS)
+    else:
+        groups = [_group(*kind, count) for kind, count in scene.groups().items()]
+        things = last = " and ".join(groups)
+        second = third = " and ".join(reversed(groups))
     return [
         f"{things} on {place}",
-        turned,
+        second,
         f"a picture of {things} on {place}",
-        f"{place} with {turned} on it",
-        f"a drawing of {things}",
+        f"{place} with {third} on it",
+        f"a drawing of {last}",
     ]
 
 
@@ -98,12 +90,5 @@ def captions(scene: drawing.Scene, limit: int | None = None) -> list[str]:
     background, or tell a relation from the other side.
     """
     place = f"{_with_article(scene.background)} background"
-    if scene.text:
-        phrasings: Sequence[str] = _text(scene, place)
-    elif scene.relation:
-        phrasings = _relation(scene, place)
-    elif len(scene.objects) == 1:
-        phrasings = _simple(scene, place)
-    else:
-        phrasings = _groups(scene, place)
-    return list(phrasings[:limit])
+    describe = _text if scene.text else _relation if scene.relation else _things
+    return describe(scene, place)[:limit]

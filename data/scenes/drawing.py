@@ -77,10 +77,8 @@ def _heart() -> _Points:
 
 
 def _flower() -> list[tuple[int, _Points]]:
-    petals = []
-    for i in range(5):
-        turn = 2 * math.pi * i / 5 - math.pi / 2
-        petals.append((1, _ellipse(0.6 * math.cos(turn), 0.6 * math.sin(turn), 0.4, 0.4)))
+    turns = [2 * math.pi * i / 5 - math.pi / 2 for i in range(5)]
+    petals = [(1, _ellipse(0.6 * math.cos(t), 0.6 * math.sin(t), 0.4, 0.4)) for t in turns]
     return [*petals, (1, _ellipse(0, 0, 0.4, 0.4)), (0, _ellipse(0, 0, 0.24, 0.24))]
 
 
@@ -135,8 +133,8 @@ SHAPES = tuple(shape for shape in outlines() if shape != SIGN)
 def ink(colour: str) -> tuple[int, int, int]:
     """Returns the RGB of text on a sign: white on dark boards, black on light ones."""
     red, green, blue = COLOURS[colour]
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 130
-    return (15, 15, 15) if bright else (255, 255, 255)
+    is_bright = 0.299 * red + 0.587 * green + 0.114 * blue > 130
+    return (15, 15, 15) if is_bright else (255, 255, 255)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +170,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.background not in BACKGROUNDS:
-            allowed = tuple(BACKGROUNDS)
-            raise ValueError(f"Scene: background {self.background!r} is not one of {allowed}.")
+            raise ValueError(
+                f"Scene: background {self.background!r} is not one of {tuple(BACKGROUNDS)}."
+            )
         if any(thing.colour == self.background for thing in self.objects):
             raise ValueError(f"Scene: an object has the background's colour, {self.background!r}.")
         if self.relation and (self.relation not in RELATIONS or len(self.objects) != 2):
@@ -205,14 +204,9 @@ class Scene:
 
 
 def shape_mask(shape: str, extent: float, offset: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
-    """Draws a shape, or a sign without text, alone and without anti-aliasing.
+    """Draws a shape, or a sign without text, alone: a mask of 255 inside, else 0, not smoothed.
 
-    Args:
-      extent: side of the shape's box in pixels.
-      offset: (x, y) of the box's corner in the mask, in [0, 1) pixels.
-
-    Returns:
-      A mask in mode "L": 255 inside the shape, else 0; as large as the box, rounded up.
+    The box of the shape has sides of `extent` pixels, its corner is at `offset`, in [0, 1) pixels.
     """
     side = math.ceil(extent) + 2
     mask = Image.new("L", (side, side))
@@ -238,7 +232,7 @@ def render(scene: Scene, size: int) -> np.ndarray:
         mask = shape_mask(thing.shape, extent, (left - corner[0], top - corner[1]))
         image.paste(COLOURS[thing.colour], corner, mask)
         if thing.shape == SIGN:
-            (x, y), width, height = (SIGN_FIELD[0], *SIGN_FIELD[1:])
+            (x, y), width, height = SIGN_FIELD
             half = extent / 2
             centre = (thing.cx * side + x * half - 0.5, thing.cy * side + y * half - 0.5)
             fill = ink(thing.colour)

@@ -27,16 +27,12 @@ _ANY = np.ones((3, 3), bool)  # neighbours: all eight
 
 @dataclasses.dataclass
 class Segmentation:
-    """The pixels of an image, and the background or colour that each is given to.
+    """The pixels of an image, and the background or colour that each is given to."""
 
-    `labels` is 0 for background and i + 1 for colours[i]; `distances` [1 + colours, y, x] says how
-    far each pixel is from the background and from each colour, in RGB.
-    """
-
-    pixels: np.ndarray
+    pixels: np.ndarray  # [y, x, 3]
     colours: list[str]
-    labels: np.ndarray
-    distances: np.ndarray
+    labels: np.ndarray  # [y, x]: 0 for background, i + 1 for colours[i]
+    distances: np.ndarray  # [1 + colours, y, x], in RGB, from the background and from each colour
 
 
 def _noise(pixels: np.ndarray) -> float:
@@ -82,19 +78,12 @@ def distance(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 def grow(mask: np.ndarray, steps: int = 1) -> np.ndarray:
     """Returns a bool mask [y, x] with all eight neighbours of its pixels, `steps` times."""
-    for _ in range(steps):
-        wide = mask.copy()
-        wide[1:] |= mask[:-1]
-        wide[:-1] |= mask[1:]
-        mask = wide.copy()
-        mask[:, 1:] |= wide[:, :-1]
-        mask[:, :-1] |= wide[:, 1:]
-    return mask
+    return ndimage.maximum_filter(mask, 2 * steps + 1)
 
 
 def shrink(mask: np.ndarray) -> np.ndarray:
     """Returns a bool mask [y, x] without the pixels that have a neighbour outside."""
-    return ~grow(~mask)
+    return ndimage.minimum_filter(mask, 3)
 
 
 def _between(pixels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -134,30 +123,19 @@ def segment(pixels: np.ndarray) -> tuple[str, Segmentation]:
     distances = distance(pixels, np.asarray([seen, *shades], np.float32))
     reachable = distances.copy()
     for i, index in enumerate(present):
-        near = grow(seed_map == index, 2)
-        reachable[i + 1][~near] = np.inf
+        reachable[i + 1][~grow(seed_map == index, 2)] = np.inf
     colours = [_COLOUR_NAMES[index] for index in present]
     return background, Segmentation(pixels, colours, reachable.argmin(0), distances)
 
 
 def _mixed(
-    spots: np.ndarray,
-    nearest: np.ndarray,
-    on_edge: np.ndarray,
-    seed_map: np.ndarray,
-    seen: np.ndarray,
+    spots: np.ndarray,  # [n, 3] the seeds' RGB
+    nearest: np.ndarray,  # [n] the palette's colour nearest to each
+    on_edge: np.ndarray,  # [n] whether the image changes much around it
+    seed_map: np.ndarray,  # [y, x] `nearest` where a seed is, else -1
+    seen: np.ndarray,  # RGB of the background
 ) -> np.ndarray:
-    """Finds seeds whose colour is a mixture of their neighbours.
-
-    They are on an edge, and between two neighbours, or between one and the background.
-
-    Args:
-      spots: [n, 3] the seeds' RGB.
-      nearest: [n] the palette's colour nearest to each.
-      on_edge: [n] whether the image changes much around it.
-      seed_map: [y, x] `nearest` where a seed is, else -1.
-      seen: RGB of the background.
-    """
+    """Returns bool [n]: whether a seed is on an edge, of a colour between those beside it."""
     counts = np.bincount(nearest, minlength=len(_PALETTE))
     common = [int(index) for index in np.flatnonzero(counts >= _MIN_SEEDS)]
     near = {index: grow(seed_map == index, 2)[seed_map >= 0] for index in common}
@@ -175,9 +153,9 @@ def _mixed(
 def coverage(segmentation: Segmentation, label: int, component: np.ndarray) -> np.ndarray:
     """Returns [y, x] in [0, 1]: how much of each pixel the component covers."""
     around = grow(component)
-    others = [other for other in np.unique(segmentation.labels[around]) if other != label]
+    others = np.setdiff1d(segmentation.labels[around], label)
     mine = segmentation.distances[label]
-    other = segmentation.distances[others or [0]].min(0)
+    other = segmentation.distances[others if others.size else [0]].min(0)
     share = other / np.maximum(mine + other, 1e-3)
     return np.where(around & ((segmentation.labels == label) | (share < 0.5)), share, 0)
 
@@ -185,9 +163,8 @@ def coverage(segmentation: Segmentation, label: int, component: np.ndarray) -> n
 def group_blobs(segmentation: Segmentation) -> tuple[np.ndarray, list[int]]:
     """Finds the things in an image: connected pixels of one colour.
 
-    Returns:
-        A map [y, x], 0 where nothing is and i + 1 for thing i, and the label of each thing. A small
-        piece that another thing cuts off from a larger one of its colour is part of the larger.
+    Returns a map [y, x], 0 where nothing is and i + 1 for thing i, and the label of each thing. A
+    small piece that another thing cuts off from a larger one of its colour is part of the larger.
     """
     things = np.zeros(segmentation.labels.shape, int)
     labels: list[int] = []
@@ -203,10 +180,7 @@ def group_blobs(segmentation: Segmentation) -> tuple[np.ndarray, list[int]]:
             _give_edge_back(segmentation, things, labels, int(index) + 1)
         areas = np.bincount(things.ravel(), minlength=len(labels) + 1)
         for piece in np.argsort(areas[1:], kind="stable") + 1:
-            if not areas[piece]:
-                continue
-            whole = _cut_off_from(things, labels, areas, int(piece))
-            if whole:
+            if areas[piece] and (whole := _cut_off_from(things, labels, areas, int(piece))):
                 things[things == piece] = whole
     return things, labels
 

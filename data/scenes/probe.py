@@ -24,8 +24,7 @@ _SMALL_BELOW, _LARGE_ABOVE = 0.30, 0.435
 def perfect_view(scene: scenes.Scene) -> View:
     """Returns the view that a faultless reader has of a scene's image."""
     objects = tuple(
-        SeenObject(thing.shape, thing.colour, thing.extent, thing.cx, thing.cy)
-        for thing in scene.objects
+        SeenObject(one.shape, one.colour, one.extent, one.cx, one.cy) for one in scene.objects
     )
     return View(scene.background, objects, scene.text)
 
@@ -54,17 +53,13 @@ def _pair_up(view: View, scene: scenes.Scene) -> list[SeenObject | None]:
     seen: list[SeenObject | None] = [None] * len(scene.objects)
     if not view.objects:
         return seen
-    agreement = np.asarray(
-        [
-            [
-                # Shape decides ties, so that the result is the same for any order.
-                1.01 * (thing.shape == other.shape) + (thing.colour == other.colour)
-                for other in view.objects
-            ]
-            for thing in scene.objects
-        ]
-    )
-    for row, column in zip(*optimize.linear_sum_assignment(agreement, maximize=True)):
+
+    def agreement(thing: scenes.SceneObject, other: SeenObject) -> float:
+        # Shape decides ties, so that the result is the same for any order.
+        return 1.01 * (thing.shape == other.shape) + (thing.colour == other.colour)
+
+    table = [[agreement(thing, other) for other in view.objects] for thing in scene.objects]
+    for row, column in zip(*optimize.linear_sum_assignment(table, maximize=True)):
         seen[row] = view.objects[column]
     return seen
 
@@ -81,12 +76,10 @@ def _count_score(view: View, scene: scenes.Scene) -> float:
 
 def _relation_score(seen: list[SeenObject | None], scene: scenes.Scene) -> float:
     """Returns 1 if both objects are there, in shape or colour, and stand as they should."""
-    a, b = seen
-    if a is None or b is None:
-        return 0.0
-    for found, thing in zip((a, b), scene.objects):
-        if found.shape != thing.shape and found.colour != thing.colour:
+    for found, thing in zip(seen, scene.objects):
+        if not found or (found.shape != thing.shape and found.colour != thing.colour):
             return 0.0
+    a, b = (found for found in seen if found)
     return float(relation_holds(scene.relation, a, b))
 
 
@@ -104,14 +97,11 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
     """Scores what was seen against the truth.
 
     Returns:
-        {name: score in [0, 1]} for the names in `SCORES` that apply to the scene, and `overall`,
-        their mean:
-        - shape, colour: the share of objects that have the right one; objects too many count
-          against it.
+        {name of `SCORES` that applies to the scene: score in [0, 1]}, and `overall`, their mean.
+        - shape, colour: the share of objects with the right one; those too many count against it.
         - size: the share of right sizes, among objects whose size the caption names.
         - count: if there are several objects and no relation; see `_count_score`.
-        - relation: 1 if it holds between the two objects, else 0.
-        - background: 1 or 0.
+        - relation, background: 1 or 0.
         - text: 1 less the edit distance over the longer length.
     """
     seen = _pair_up(view, scene)
@@ -122,8 +112,7 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
         "colour": sum(found.colour == thing.colour for found, thing in pairs) / num,
         "background": float(view.background == scene.background),
     }
-    named = sum(bool(thing.size) for thing in scene.objects)
-    if named:
+    if named := sum(bool(thing.size) for thing in scene.objects):
         right = sum(_size_name(found.extent) == thing.size for found, thing in pairs if thing.size)
         scores["size"] = right / named
     if scene.relation:
@@ -138,19 +127,11 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
 
 
 def alignment(image: np.ndarray, scene: scenes.Scene) -> dict[str, float]:
-    """Scores an image, [size, size, 3] uint8 of 32 pixels a side or more, as `compare` does.
-
-    Raises:
-      ValueError: not a square RGB image of bytes.
-    """
+    """Scores an image, [size, size, 3] uint8 of 32 pixels or more; raises as `read_scene`."""
     return compare(read_scene(image), scene)
 
 
 def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
     """Returns the mean of each score over the rows that have it, in the order of `SCORES`."""
-    means = {}
-    for name in (*SCORES, "overall"):
-        values = [row[name] for row in rows if name in row]
-        if values:
-            means[name] = sum(values) / len(values)
-    return means
+    values = {name: [r[name] for r in rows if name in r] for name in (*SCORES, "overall")}
+    return {name: sum(column) / len(column) for name, column in values.items() if column}

@@ -21,27 +21,23 @@ _GOOD_SCORE = 0.95  # above it a shape counts as whole
 
 @dataclasses.dataclass(frozen=True)
 class SeenObject:
-    """An object read from an image, as a `drawing.SceneObject`.
+    """An object read from an image, as a `drawing.SceneObject`."""
 
-    Its shape is "" for a blob like none of them; `score` is the correlation with the shape's
-    template, at most 1.
-    """
-
-    shape: str
+    shape: str  # "" for a blob like none of them
     colour: str
     extent: float
     cx: float
     cy: float
-    score: float = 1.0
+    score: float = 1.0  # correlation with the shape's template, at most 1
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """All that was read from an image; `text` is what a sign says, "" if there is none."""
+    """All that was read from an image."""
 
     background: str
     objects: tuple[SeenObject, ...]
-    text: str = ""
+    text: str = ""  # that a sign says; "" if there is none
 
 
 def _fit_thing(
@@ -88,9 +84,8 @@ def _find_sign(segmentation: pixels.Segmentation) -> tuple[str, matching.Fit] | 
 def _glyph_bank(num_letters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns templates of letters in a line of `num_letters`, and where a cell's pixels are.
 
-    Returns:
-        (templates [blur * letter, pixels] as unit vectors of mean 0, rows [y] and columns [x] of a
-        cell's pixels from its corner, in glyph heights and widths: a little more than the glyph).
+    The templates [blur * letter, pixels] are unit vectors of mean 0. Rows [y] and columns [x] of a
+    cell are from its corner, in glyph heights and widths: a little more than the glyph.
     """
     half = 0.45 * pixels.WORK_SIZE  # of a usual sign
     (_, field_width, field_height) = drawing.SIGN_FIELD
@@ -114,8 +109,7 @@ def _read_line(
 ) -> tuple[str, float, float]:
     """Reads `num` letters in a field of `ink` [y, x] in [0, 1]; centre and sides in pixels.
 
-    Returns:
-      (letters, mean correlation with their glyphs, amount of ink in their cells).
+    Returns (letters, mean correlation with their glyphs, amount of ink in their cells).
     """
     bank, ys, xs = _glyph_bank(num)
     glyph_width, glyph_height, lefts = glyphs.text_layout(num, width, height)
@@ -149,11 +143,8 @@ def _read_text(segmentation: pixels.Segmentation, colour: str, sign: matching.Fi
         centre[1] + np.linspace(-0.5, 0.5, 20) * height,
     )
     total = float(np.maximum(field - 0.2, 0).mean() * width * height)
-    found = []
-    for num in range(1, glyphs.MAX_LENGTH + 1):
-        letters, score, amount = _read_line(ink, num, centre, width, height)
-        found.append((score * min(1.0, amount / max(total, 1e-6)), letters))
-    score, letters = max(found)
+    lines = (_read_line(ink, num, centre, width, height) for num in range(1, glyphs.MAX_LENGTH + 1))
+    score, letters = max((s * min(1.0, n / max(total, 1e-6)), text) for text, s, n in lines)
     return letters if score > 0.4 else ""
 
 
@@ -171,8 +162,7 @@ def read_scene(image: np.ndarray) -> View:
         )
     background, segmentation = pixels.segment(pixels.to_work_size(image))
     objects, text = [], ""
-    sign = _find_sign(segmentation)
-    if sign:
+    if sign := _find_sign(segmentation):
         colour, fit = sign
         text = _read_text(segmentation, colour, fit)
         objects.append(_seen(colour, fit))
@@ -181,7 +171,7 @@ def read_scene(image: np.ndarray) -> View:
         label = labels[thing - 1]
         colour = segmentation.colours[label - 1]
         # White is the ink of signs; no object is white.
-        if colour != "white" and not (sign and _within(things == thing, sign[1])):
+        if colour != "white" and not (sign and _is_within(things == thing, sign[1])):
             objects.append(_seen(colour, _fit_thing(segmentation, things, thing, label)))
     return View(background, tuple(objects), text)
 
@@ -197,6 +187,6 @@ def _seen(colour: str, fit: matching.Fit) -> SeenObject:
     )
 
 
-def _within(component: np.ndarray, sign: matching.Fit) -> bool:
+def _is_within(component: np.ndarray, sign: matching.Fit) -> bool:
     x, y, _ = matching.moments(component.astype(np.float32))
     return max(abs(x - sign.cx), abs(y - sign.cy)) < sign.extent / 2

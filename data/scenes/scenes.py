@@ -70,9 +70,8 @@ HELD_OUT_PAIRS = frozenset(
 
 def is_held_out(scene: Scene) -> bool:
     """Returns whether a scene belongs to validation: one of its pairs, or its text, is held out."""
-    if scene.text and _hold_out(scene.text):
-        return True
-    return any((thing.shape, thing.colour) in HELD_OUT_PAIRS for thing in scene.objects)
+    pairs = {(thing.shape, thing.colour) for thing in scene.objects}
+    return bool(pairs & HELD_OUT_PAIRS) or bool(scene.text) and _hold_out(scene.text)
 
 
 def find_world(name: str) -> World:
@@ -85,14 +84,7 @@ def find_world(name: str) -> World:
 def draw_scene(
     split: str, index: int, seed: int, world: World, challenge: str | None = None
 ) -> Scene:
-    """Draws scene number `index` of a split.
-
-    Args:
-        challenge: draw only scenes of this challenge.
-
-    Raises:
-        ValueError: there is no such split or challenge.
-    """
+    """Draws scene number `index` of a split; ValueError: there is no such split or challenge."""
     if split not in records.SPLITS:
         raise ValueError(f"No split {split!r}: choose one of {', '.join(records.SPLITS)}.")
     rng = random.Random(f"{seed}/{split}/{index}")
@@ -111,17 +103,8 @@ def scene_key(split: str, index: int) -> str:
 def generate(
     split: str, num: int, seed: int, size: int, world: str = "full", start: int = 0
 ) -> Iterator[tuple[str, Scene, np.ndarray, list[str]]]:
-    """Draws scenes `start` to `start + num` of a split.
-
-    Yields:
-        (key, scene, image [size, size, 3] uint8, captions).
-    """
+    """Yields (key, scene, image [size, size, 3] uint8, captions) of scenes from `start` on."""
     chosen = find_world(world)
     for index in range(start, start + num):
-        scene = draw_scene(split, index, seed, chosen)
-        yield (
-            scene_key(split, index),
-            scene,
-            render(scene, size),
-            captions(scene, chosen.num_captions),
-        )
+        scene, key = draw_scene(split, index, seed, chosen), scene_key(split, index)
+        yield key, scene, render(scene, size), captions(scene, chosen.num_captions)

@@ -39,7 +39,7 @@ class Handler(inference.ModelHandler[Any, Any, Any]):
     def __init__(
         self, name: str, load: Callable[[], Any], predict: Callable[[Any, Any], Any]
     ) -> None:
-        """Takes the name of the metrics, what loads the model, and `predict(model, example)`."""
+        """Sets the name of the metrics, what loads the model, and `predict(model, example)`."""
         super().__init__(min_batch_size=1, max_batch_size=1)
         self._name, self._load, self._predict = name, load, predict
 
@@ -73,20 +73,12 @@ def infer(label: str, handler: Handler) -> beam.PTransform:
 
 
 def part_handler(
-    source: Path,
-    part: str,
+    source: Path,  # a bundle, or the part's training directory; every worker must reach it
+    part: str,  # of `bundles.PARTS`
     predict: Callable[[loaded_models.LoadedModel, Any], Any],
-    unused: Sequence[str] = (),
+    unused: Sequence[str] = (),  # top-level branches of its variables that `predict` never reads
 ) -> Handler:
-    """Returns the handler of one part.
-
-    Args:
-      source: a bundle, or the part's training directory; every worker must reach it.
-      part: of `bundles.PARTS`.
-      predict: see `Handler`.
-      unused: top-level branches of the part's variables that `predict` does not read; they do not
-        stay in memory.
-    """
+    """Returns the handler of one part, of which the unused branches do not stay in memory."""
 
     def load() -> loaded_models.LoadedModel:
         loaded = bundles.load_part(source, part)

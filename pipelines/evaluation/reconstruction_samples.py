@@ -63,15 +63,13 @@ def show(
     groups: Mapping[str, Sequence[Row]], reference: reconstructions.Reference
 ) -> dict[str, list[Shown]]:
     """Reads the images of the rows again, and reconstructs them again."""
-    keys: dict[str, set[str]] = {}
-    for shard, row in (item for group in groups.values() for item in group):
-        keys.setdefault(shard, set()).add(row["key"])
+    wanted = {(shard, row["key"]) for group in groups.values() for shard, row in group}
     pairs = (
         (shard, records.ImageTextPair.from_example(row))
-        for shard in keys
+        for shard in dict.fromkeys(shard for group in groups.values() for shard, _ in group)
         for row in tfrecords.read(shard)
     )
-    found = {(shard, pair.key): pair for shard, pair in pairs if pair.key in keys[shard]}
+    found = {(shard, pair.key): pair for shard, pair in pairs if (shard, pair.key) in wanted}
     decoded = (images.decode_image(pair.image) for pair in found.values())
     originals = np.stack([crops.fit(image, reference.image_size) for image in decoded])
     tokenizer = bundles.load_part(reference.model, "tokenizer")

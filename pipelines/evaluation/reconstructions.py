@@ -50,12 +50,9 @@ class Reference:
 
     @classmethod
     def open(cls, pairs: str, model: str, split: str | None, num_images: int | None) -> "Reference":
-        """Opens pairs and models, and checks that they can be measured.
+        """Opens pairs, of `parti clean`, and models, and checks that they can be measured.
 
-        Args:
-          pairs: the output of `parti clean`.
-          model, num_images: see the class.
-          split: of `records.SPLITS`; None is validation, or train if there is no other.
+        Without a split it is validation, or train if there is no other.
 
         Raises:
           FileNotFoundError: no finished pairs, or no model there.
@@ -137,8 +134,8 @@ def _measure_batch(
             row |= {"upsampled": compared} if compared else {}
         lines.append(json.dumps(row, sort_keys=True) + "\n")
         options.tick()
-    shard, tokens = _rows_name(batch.shard), made.image_tokens.astype(_TOKEN_TYPE)
-    for folder, data in ((_ROWS, "".join(lines).encode()), (_TOKENS, tokens.tobytes())):
+    shard, tokens = _rows_name(batch.shard), made.image_tokens.astype(_TOKEN_TYPE).tobytes()
+    for folder, data in ((_ROWS, "".join(lines).encode()), (_TOKENS, tokens)):
         resumable_shards.write_piece(directory, folder, shard, batch.index, [data])
     return shard, (batch.index, len(lines))
 
@@ -165,34 +162,32 @@ def build(
         )
     )
     tokenizer = model_handlers.part_handler(reference.model, "tokenizer", reconstruct)
-    made = (
+    measured = (
         read.batches
         | "Keep originals" >> beam.Map(lambda item: (item, item[1]))
         | model_handlers.infer("Reconstruct", tokenizer)
         | "Keep reconstructions" >> beam.Map(lambda item: (*item[0], item[1]))
     )
     if "upsampler" in reference.fingerprints:
-        upsampler = model_handlers.part_handler(
+        upsample = model_handlers.part_handler(
             reference.model, "upsampler", model_handlers.upsample
         )
-        upsampled = (
-            made
+        measured = (
+            measured
             | "To upsample" >> beam.Map(lambda item: (item, item[2].images))
-            | model_handlers.infer("Upsample", upsampler)
+            | model_handlers.infer("Upsample", upsample)
         )
     else:
-        upsampled = made | "Not upsampled" >> beam.Map(lambda item: (item, None))
-    measured = upsampled | "Measure" >> beam.Map(_measure_batch, directory)
-    rejected = read.rejected | "Rename" >> beam.MapTuple(
-        lambda shard, row: (_rows_name(shard), row)
-    )
+        measured = measured | "Not upsampled" >> beam.Map(lambda item: (item, None))
+    written = measured | "Measure" >> beam.Map(_measure_batch, directory)
+    rejected = read.rejected | "Rename" >> beam.MapTuple(lambda name, row: (_rows_name(name), row))
     names = [_rows_name(shard) for shard in shards]
-    return resumable_shards.gather(root, directory, names, (measured, rejected), (_ROWS, _TOKENS))
+    return resumable_shards.gather(root, directory, names, (written, rejected), (_ROWS, _TOKENS))
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of measured shards, each with the path of its shard; every iteration reads anew."""
+    """Iterates over the rows of measured shards, each with the path of its shard; reads anew."""
 
     directory: pathlib.Path
     shards: Sequence[str]
@@ -209,11 +204,8 @@ def measure(
 ) -> tuple[dict[str, Any], reconstruction_metrics.CodeCounts]:
     """Runs the Beam job and writes rows, counts of codes, and which images could not be read.
 
-    Shards that are finished in `directory` are not measured again.
-
-    Returns:
-      The metrics: "reference", what was measured; "tokenizer" and "upsampler", as
-      `reconstruction_metrics.summarise` has them; "codebook"; "notes". And the counts of codes.
+    Shards that are finished in `directory` are not measured again. Of the metrics, "reference" is
+    what was measured; "tokenizer" and "upsampler" are of `reconstruction_metrics.summarise`.
     """
     done = {report["name"]: report["count"] for report in resumable_shards.reports(directory)}
     todo = [shard for shard in reference.shards if _rows_name(shard) not in done]
@@ -224,24 +216,6 @@ def measure(
             lambda root: build(root, reference, todo, directory), beam_options, progress
         )
     progress.done()
-    num_rejected = _write_rejected(directory)
-    codes = _count_codes(reference, directory)
-    rows = Rows(directory, reference.shards)
-    metrics = reconstruction_metrics.summarise(row for _, row in rows)
-    metrics["codebook"] = reconstruction_metrics.codebook_metrics(codes)
-    metrics["reference"] = {
-        "split": reference.split,
-        "image_size": reference.image_size,
-        "grid_size": reference.grid_size,
-        "num_images": codes.num_images,
-        "num_rejected": num_rejected,
-    }
-    metrics["notes"] = _notes(reference, metrics)
-    files.write_bytes(directory / CODES_FILE, json.dumps(codes.to_dict()).encode() + b"\n")
-    return metrics, codes
-
-
-def _write_rejected(directory: pathlib.Path) -> int:
     rejected = [
         json.dumps({"key": key, "reason": reason}, sort_keys=True) + "\n"
         for report in resumable_shards.reports(directory)
@@ -250,7 +224,19 @@ def _write_rejected(directory: pathlib.Path) -> int:
     if rejected:
         path = directory / resumable_shards.REJECTED_FILE
         files.write_bytes(path, "".join(rejected).encode())
-    return len(rejected)
+    codes = _count_codes(reference, directory)
+    files.write_bytes(directory / CODES_FILE, json.dumps(codes.to_dict()).encode() + b"\n")
+    rows = Rows(directory, reference.shards)
+    metrics = reconstruction_metrics.summarise(row for _, row in rows)
+    metrics["codebook"] = reconstruction_metrics.codebook_metrics(codes)
+    metrics["reference"] = {
+        "split": reference.split,
+        "image_size": reference.image_size,
+        "grid_size": reference.grid_size,
+        "num_images": codes.num_images,
+        "num_rejected": len(rejected),
+    }
+    return metrics | {"notes": _notes(reference, metrics)}, codes
 
 
 def _count_codes(
@@ -280,8 +266,8 @@ def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:
     if reference.split == "train":
         notes.append("the pictures are of the train split: a tokenizer may have learnt from them")
     if reference.is_bundle and "upsampler" not in metrics:
-        why = "the bundle has none"
-        if "upsampler" in reference.fingerprints:
-            why = "the reference pictures are smaller than what it makes"
+        is_there = "upsampler" in reference.fingerprints
+        small = "the reference pictures are smaller than what it makes"
+        why = small if is_there else "the bundle has none"
         notes.append(f"the upsampler was not measured: {why}")
     return notes

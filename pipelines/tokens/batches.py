@@ -22,25 +22,23 @@ from parti.data.storage import records, tfrecords
 
 @dataclasses.dataclass(frozen=True)
 class BatchSettings:
-    """How pairs become batches.
-
-    With `crop_pairs` the pairs that travel with a batch hold the same random crop as PNG, at its
-    own resolution, instead of the whole image.
-    """
+    """How pairs become batches."""
 
     image_size: int  # of the tokenizer, in pixels; images of another size are resized by area
     batch_size: int = 64
     augment: int = 0  # random crops of each train image; 0 takes the middle square, once
     seed: int = 0
+    # Whether the pairs that travel with a batch hold the random crop as PNG, at its own
+    # resolution, instead of the whole image.
     crop_pairs: bool = False
-
-    def passes(self, split: str) -> range:
-        """Returns the numbers of the rows that each image of a split becomes."""
-        return range(self.augment if self.is_random(split) else 1)
 
     def is_random(self, split: str) -> bool:
         """Returns whether the crops of a split are random."""
         return bool(self.augment) and split == "train"
+
+    def num_passes(self, split: str) -> int:
+        """Returns how many rows each image of a split becomes."""
+        return self.augment if self.is_random(split) else 1
 
 
 PairT = TypeVar("PairT", records.ImageTextPair, records.TokenizedPair)
@@ -68,7 +66,7 @@ class ReadBatches(beam.DoFn):
         pairs: list[records.ImageTextPair] = []
         pixels: list[np.ndarray] = []
         index = 0
-        for number in self._settings.passes(split_of(shard)):
+        for number in range(self._settings.num_passes(split_of(shard))):
             for serialized in itertools.islice(tfrecords.read(path), self._limit):
                 pair = records.ImageTextPair.from_example(serialized)
                 try:
