@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti detokenize`: image tokens back to images, to see what a text-to-image model sees.
 
-It reads what `parti tokenize` or `parti generate` wrote. Images are
-`images/<shard>/<row>-<key>.png`; `manifest.jsonl` has a line for each, and `index.html` shows the
-first ones. A resumed run skips the shards that are finished, and the bytes do not depend on workers
-or runner.
+It reads what `parti tokenize` or `parti generate` wrote. A resumed run skips the shards that are
+finished, and the bytes do not depend on workers or runner.
 """
 
 import dataclasses

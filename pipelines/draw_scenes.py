@@ -2,11 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti scenes`: the built-in data set, as webdataset tars in img2dataset layout.
 
-A tar holds for each scene `key.png`, `key.txt` (the fullest caption) and `key.json` (size, split,
-challenge, all captions, and the scene itself). A shard is a range of scene numbers, and a scene
-depends on seed, split and number alone: whoever draws a shard writes the same bytes.
-`prompts-validation.jsonl` holds captions of validation scenes, whose attributes are held out of
-train, with the scenes that images of them can be measured against.
+A scene depends on seed, split and number alone: whoever draws a shard writes the same bytes.
+`prompts-validation.jsonl` has captions of validation scenes, with the scenes to measure against.
 """
 
 import argparse

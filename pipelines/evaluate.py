@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti evaluate`: how well generations agree with their prompts, and how well the models draw.
 
-For prompts that carry their true `scene`, every image is read by `data.scenes.probe`; see
-`scene_alignment`. With reference pairs and a bundle, tokenizer and upsampler are measured too
-(`reconstructions`), or with --reconstructions they alone. Intervals are 95%, by bootstrap.
+The first for prompts that carry their `scene`, see `scene_alignment`; the second with reference
+pairs and models, see `reconstructions`. Intervals are 95%, by bootstrap.
 """
 
 import argparse

@@ -1,12 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`parti generate`: prompts to images, sampled, reranked and upsampled.
+"""`parti generate`: prompts to images, sampled, reranked and upsampled (docs/generate.md).
 
-    prompts --build--> images and parts, prompt by prompt --finish--> manifest, tokens, gallery
-
-A prompt's part is its manifest lines and its tokens, written after its images; an interrupted run
-goes on with the prompts that have none. Batches are in the order of the file and always sampled
-whole, so the bytes are the same however often the run was interrupted. See docs/generate.md.
+A prompt's part, its manifest lines and tokens, is written after its images; a resumed run goes on
+with the prompts that have none. Batches are always sampled whole, so the bytes stay the same.
 """
 
 import argparse

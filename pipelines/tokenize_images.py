@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`parti tokenize`: pairs to image tokens, shard by shard, and reconstructions if wanted.
+"""`parti tokenize`: pairs to image tokens, shard by shard, and reconstructions (docs/tokens.md).
 
 A shard in is a shard out, with the same name and order, and the bytes do not depend on workers or
-runner. A resumed run skips the shards that are finished. docs/tokens.md is the user's page.
+runner. A resumed run skips the shards that are finished.
 """
 
 import argparse

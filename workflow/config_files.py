@@ -2,15 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workflow files: reads and checks them, and makes the stages' commands of them.
 
-A workflow file is YAML. Its sections are named after the stages, and hold that command's flags:
-
-    source: scenes              # or: pairs, which needs `input`
-    jobs: 2                     # stages at work at once
-    scenes: {num: 12000}        # -> parti scenes --num=12000
-    beam: {}                    # flags of every stage that runs on Beam (BEAM_STAGES)
-    train_generator:
-      experiment: t5x_configs/experiments/text_to_image_tiny.gin
-      gin: {TRAIN_STEPS: 2000}  # -> parti train --gin_file=... --gin.TRAIN_STEPS=2000
+A file is YAML. A section named after a stage holds its command's flags: `scenes: {num: 12000}` is
+`parti scenes --num=12000`. `beam` has flags of every stage of `BEAM_STAGES`. Of a training:
+`train_generator: {experiment: FILE.gin, gin: {TRAIN_STEPS: 2000}}`.
 """
 
 import difflib

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snakemake as a child process: what it would run and why, its graph, and a run of it.
 
-Run as a program, this module is Snakemake itself, which ends when the process that started it
-ends: after a `kill -9` nothing of a run stays behind (stages stop themselves, `workflow/stage.py`).
+As a program, this module is Snakemake itself, which ends when the process that started it ends.
 """
 
 import contextlib

@@ -2,20 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one stage of a workflow: continues, restores or replaces its output (see the Snakefile).
 
-    python -m parti.workflow.stage --name clean --output pairs --inputs .stages/scenes.done
-        -- clean --x=1
-
 Snakemake decides which stages run, and in what order. It sees only marker files,
 `.stages/<name>.done`, because it deletes the output of a job that starts or fails, which a training
-folder must survive. What Snakemake cannot do for the folders behind the markers is done here:
-
-- The *request* of a stage is the digest of its command and of its inputs' fingerprints. The same
-  request again: the output is continued, or already done. Another request: the output is moved to
-  `.stages/replaced/`, and deleted when the new one is finished; the old request, asked for before
-  that, brings it back.
-- A marker holds the fingerprint in the output's manifest. Before each run `reconcile` drops the
-  markers of outputs that are gone or incomplete, and renews those whose manifest was changed.
-- A stage holds a lock, which its command inherits; it stops its command when Snakemake dies.
+folder must survive. The *request* of a stage is the digest of its command and of its inputs'
+fingerprints. The same request again: the output is continued, or already done. Another: the output
+is moved to `.stages/replaced/`, from where the old request brings it back until the new one is
+finished. A marker holds the output's fingerprint, and `reconcile` drops or renews the stale ones.
 """
 
 import argparse

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a scene is, and how it is drawn: palette, shapes, anti-aliased rendering.
 
-Shapes are polygons in a box [-1, 1] x [-1, 1], y downwards; some of them are cut out again (the
-hole of a ring, the door of a house). An image is drawn at four times its size and averaged down.
+Shapes are polygons in [-1, 1] x [-1, 1], y downwards, of which some are cut out again.
 """
 
 import collections

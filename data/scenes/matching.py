@@ -1,9 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the shape of a mask: the template that correlates best with it.
+"""Finds the shape of a mask: the template, from the drawing code, that correlates best with it.
 
-Mask and templates are moved to one position and size first, by their moments, so that neither
-matters. The templates come from the drawing code itself, in several sizes and degrees of blur.
+Moments bring both to one position and size first. Templates are of several sizes and blurs.
 """
 
 import functools

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Divides the pixels of an image among the things in it, as the first step of `reader`.
 
-The background is what the border shows; each pixel goes to the background or to one of the colours
-that the image really contains; connected pixels of a colour are a thing.
+The background is what the border shows; connected pixels of a colour are a thing.
 """
 
 import dataclasses

@@ -1,10 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Says how well an image agrees with a scene, challenge by challenge.
+"""Says how well an image agrees with a scene: `reader` reads it without knowing the scene.
 
-`reader` reads the image without knowing the scene; `compare` holds the two side by side.
-Every score is in [0, 1] and gives credit for parts. A score that does not apply to a scene is left
-out: a scene without sizes in its caption has no `size`.
+Scores are in [0, 1] and give credit for parts; one that does not apply to a scene is left out.
 """
 
 import numpy as np

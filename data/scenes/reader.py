@@ -1,10 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a scene from pixels, with the palette and the shapes known and the caption unknown.
+"""Reads a scene from pixels, at 64 a side, the palette and shapes known and the caption unknown.
 
-The image is brought to 64 pixels, so one set of templates serves all sizes. `pixels` divides it
-into things; the shape of each is the template of `matching` that correlates best with it; a sign is
-read letter by letter.
+`pixels` finds the things, `matching` the shape of each; a sign is read letter by letter.
 """
 
 import dataclasses

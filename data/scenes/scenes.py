@@ -1,11 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in data set: small drawn images with exact captions.
+"""The built-in data set: small drawn images with exact captions, of what a `World` may hold.
 
-Scenes test in miniature what PartiPrompts tests in photographs: properties, quantity, position,
-writing. A `World` says what may occur. Scene `index` of a split is drawn from its own random
-numbers, seeded by (seed, split, index), so any worker can draw any scene. Some (shape, colour)
-pairs and some words are held out: they occur in the validation split only.
+Scene `index` of a split is drawn from random numbers seeded by (seed, split, index) alone. Some
+(shape, colour) pairs and some words are held out: they occur in the validation split only.
 """
 
 import hashlib

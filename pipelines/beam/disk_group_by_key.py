@@ -2,14 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """GroupByKey through files, for runners of one machine: Beam's keep every row in memory.
 
-    options.view_as(disk_group_by_key.ShuffleOptions).shuffle_dir = folder
-    groups = pairs | disk_group_by_key.GroupByKey()     # (bytes, bytes) -> (bytes, values)
-    groups = pairs | disk_group_by_key.GroupObjects()   # (str, any value) -> (str, values)
-
-Each bundle writes its pairs to a file, by partition of the keys; only their positions go through
-the runner. A partition is then read and sorted; one that is too large for memory is split again,
-and the values of a very frequent key are streamed. Without --shuffle_dir it is Beam's own
-transform, which runners of many machines do on disk.
+A bundle writes its pairs to a file, by partition of the keys; their positions go through the
+runner. A partition is read and sorted; one too large for memory is split again, and the values of a
+very frequent key are streamed. Without --shuffle_dir it is Beam's own transform.
 """
 
 import argparse

@@ -2,13 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RunInference handlers over `LoadedModel`: one copy of a part in each process, fixed batches.
 
-    keyed | model_handlers.infer("Decode", model_handlers.decode_handler(bundle_dir))
-
-takes (key, example) and gives (key, prediction); keys may be anything and travel along.
-
-An example is a whole batch that the pipeline has composed (images of a shard in order, prompts of a
-file in order), and Beam hands over one at a time. Beam's own batches depend on the runner and on
-where a bundle ends; these do not, so neither do the compiled shapes, nor the bytes.
+An example is a whole batch that the pipeline has composed, and Beam hands over one at a time: its
+own batches depend on runner and bundle, and compiled shapes and bytes must not. Keys travel along.
 """
 
 import functools

@@ -2,10 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The edge between a command line and Beam: flags, runner, progress, failures.
 
-    parser = options.make_parser("parti clean", "Cleans pairs.", "parti clean --input ...")
-    flags, beam_options = options.parse(parser, argv)
-    options.run_pipeline(lambda root: build(root, flags), beam_options)
-
 Flags that the parser does not know go to Beam; one that Beam does not know either is an error.
 """
 

@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which runner runs a pipeline, and what must hold before it starts.
 
-The default is Beam's FnApiRunner: in this process, or in worker processes of this machine
-(`use_all_cores`, or --direct_num_workers=N --direct_running_mode=multi_processing). The name
-`DirectRunner` means the FnApiRunner too. `--runner=PortableRunner`, `FlinkRunner`,
-`DataflowRunner`, ... are passed on; docs/dataflow.md tells how their workers get this package.
+The default, also called `DirectRunner`, is Beam's FnApiRunner in this process or in worker
+processes of this machine; others are passed on (docs/dataflow.md: how workers get this package).
 """
 
 import contextlib

@@ -1,10 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sharded files whose bytes do not depend on the workers: shard by hash of key, sorted by key.
-
-written = lines | sharded_writers.WriteLines(stage.path, "rejected", num_shards=8)
-written | sharded_writers.CollectJson(stage.path / ".files.json")
-"""
+"""Sharded files whose bytes do not depend on the workers: shard by hash of key, sorted by key."""
 
 import hashlib
 import json

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How close reconstructions are to their images, and how a codebook is used; pure, no Beam.
 
-A row is what was measured of one image: `key`, PSNR in dB, SSIM, L1 in levels of 0 to 255, and
-the share of its tokens that come back when its reconstruction is encoded; with an upsampler also
-`upsampled`: {"upsampler", "bicubic", "nearest": {"psnr", "ssim"}}.
+A row is of one image: `key`, PSNR in dB, SSIM, L1 of 255, the share of its tokens that come back,
+and with an upsampler `upsampled`: {"upsampler", "bicubic", "nearest": {"psnr", "ssim"}}.
 """
 
 import collections

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reference images through a tokenizer and back: the models, the Beam job, and its numbers.
 
-The job writes a row for each image, see `reconstruction_metrics`: JSON lines in the order of the
-pairs, a file for each of their shards. It keeps no image, and does not measure again the shards
-that an interrupted run had finished.
+The job writes a row for each image (`reconstruction_metrics`) as JSON lines, a file for each shard
+of pairs. A resumed run skips the shards that are finished.
 """
 
 import dataclasses

@@ -1,9 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader sees of an evaluation: tables for the terminal, and a page for each part.
+"""What a reader sees of an evaluation: tables for the terminal, and pages of bounded size.
 
-`report.html` is about generations, `reconstructions.html` about the models that drew them. Both are
-of bounded size and load nothing.
+`report.html` is about generations, `reconstructions.html` about the models that drew them.
 """
 
 import math

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well images agree with the scenes of their prompts: from what was read of them to numbers.
 
-Comparisons, each a mean over prompts with its interval: `best` is the image of rank 0, `random` any
-sample (the mean over a prompt's samples), `shuffled` the best images of other prompts, which is
-chance, `oracle` the sample that agrees most with the scene: what a perfect reranker chooses.
+Means over prompts: `best` is of rank 0, `random` any sample, `shuffled` the best of other prompts,
+which is chance, `oracle` the sample that agrees most: what a perfect reranker chooses.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """index.html: images with caption and key, a page to look through with no server or network.
 
-Images are written into the page as data URIs until a budget of bytes is spent; the others are read
-from the page's folder. The same images give the same bytes.
+The first are embedded up to a budget of bytes, the others are read from the page's folder.
 """
 
 import dataclasses

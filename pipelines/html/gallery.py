@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """gallery.html: one file to look at a folder of generations, with no server and no network.
 
-The best image of every prompt, then all samples of the first prompts, are written into the file as
-data URIs until a budget of bytes is spent; the others are linked to `images/`. The same generations
-give the same bytes.
+The best image of every prompt, then all samples of the first prompts, are embedded up to a budget
+of bytes; the others are linked to `images/`. The same generations give the same bytes.
 """
 
 import dataclasses

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards of pairs as batches of images at the image tokenizer's size, cut in order.
 
-With `augment`, a train shard is read that many times, and each time gives one random crop of each
-image: a row of its own, under a key of its own (`crop_key`). So the crops of an image are a whole
-shard apart, and memory holds a batch or two, as without.
+With `augment`, a train shard is read that many times, each time for one random crop of each image,
+a row with a key of its own (`crop_key`): memory holds a batch or two, as without.
 """
 
 import dataclasses

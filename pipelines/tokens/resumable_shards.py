@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards that are written batch by batch: pieces of a shard, joined in order once all are there.
 
-Any worker may process a batch, and more than once; its piece is the same file. A finished shard has
-a small JSON report, and a resumed run skips it. Pieces may be of any format whose files,
-concatenated, are a file of the format: TFRecord, JSON lines.
+Whoever processes a batch, and how often, its piece is the same. A finished shard has a JSON report,
+by which a resumed run skips it. Pieces concatenated must be a file of their format.
 """
 
 import json
