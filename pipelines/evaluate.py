@@ -21,7 +21,7 @@ from parti.data.scenes import probe as scene_probe
 from parti.data.storage import records
 from parti.pipelines import generate
 from parti.pipelines.beam import options, sharded_writers
-from parti.pipelines.evaluation import reconstruction_samples, reconstructions, scene_alignment
+from parti.pipelines.evaluation import reconstructions, scene_alignment
 from parti.pipelines.evaluation import report as evaluation_report
 from parti.pipelines.html import gallery
 from parti.stages import files, flag_parser, manifests, output_directory, progress_line
@@ -94,20 +94,16 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise ValueError(f"--num_reference={flags.num_reference}: give at least 1")
 
 
-def _check_mode(flags: argparse.Namespace) -> None:
+def run(argv: Sequence[str]) -> int:
+    """Runs `parti evaluate`."""
+    flags, beam_options = options.parse(make_parser(), argv)
+    check_flags(flags)
     if bool(flags.generations) == flags.reconstructions:
         raise ValueError("give --generations DIR or --reconstructions, one of them")
     if flags.reconstructions and not flags.reference:
         raise ValueError("--reconstructions needs --reference (pairs) and --model")
     if not flags.reference and (flags.split or flags.num_reference):
         raise ValueError("--split and --num_reference are of --reference, which is not given")
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs `parti evaluate`."""
-    flags, beam_options = options.parse(make_parser(), argv)
-    check_flags(flags)
-    _check_mode(flags)
     settings: dict[str, Any] = {}
     if flags.generations:
         made = manifests.read(flags.generations, "generations")
@@ -215,8 +211,8 @@ def measure_reconstructions(
     """Runs the Beam job over reference images, writes their page, and returns the metrics."""
     metrics, codes = reconstructions.measure(reference, directory, beam_options)
     rows = reconstructions.Rows(directory, reference.shards)
-    groups = reconstruction_samples.choose(rows, codes.num_images)
-    shown = reconstruction_samples.show(groups, reference)
+    groups = reconstructions.choose(rows, codes.num_images)
+    shown = reconstructions.show(groups, reference)
     psnr = np.array([row["psnr"] for _, row in rows])
     evaluation_report.write_reconstructions(directory, metrics, codes.tokens, psnr, shown)
     reconstructions.clear(directory)

@@ -136,17 +136,17 @@ def run(argv: Sequence[str]) -> int:
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
     with stage:
-        prompts_per_batch = min(flags.prompts_per_batch, len(prompts))
-        batches = batch_prompts(prompts, prompts_per_batch, stage.path)
-        finished = sum(is_finished(stage.path, prompt) for prompt in prompts)
-        if finished:
+        size = min(flags.prompts_per_batch, len(prompts))
+        every = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+        batches = [some for some in every if not all(is_finished(stage.path, p) for p in some)]
+        if finished := sum(is_finished(stage.path, prompt) for prompt in prompts):
             notes.append(f"going on: {finished} of {len(prompts)} prompts are finished")
         for note in notes:
             print(note, flush=True)
         left = (len(prompts) - finished) * settings.num_samples
         progress = progress_line.Progress("generate", left, "images")
         if batches:
-            sizes = prompts_per_batch, flags.upsample_tile
+            sizes = size, flags.upsample_tile
             options.run_pipeline(
                 lambda root: build(root, batches, bundle, settings, stage.path, *sizes),
                 beam_options,
@@ -204,14 +204,6 @@ def part_path(directory: pathlib.Path, prompt: prompt_files.Prompt, suffix: str)
 def is_finished(directory: pathlib.Path, prompt: prompt_files.Prompt) -> bool:
     """Returns whether all of a prompt is written; its tokens are the last."""
     return part_path(directory, prompt, _TOKENS).exists()
-
-
-def batch_prompts(
-    prompts: Sequence[prompt_files.Prompt], size: int, directory: pathlib.Path
-) -> list[tuple[prompt_files.Prompt, ...]]:
-    """Returns batches, in the order of the file, that hold an unfinished prompt."""
-    batches = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
-    return [batch for batch in batches if not all(is_finished(directory, p) for p in batch)]
 
 
 def build(

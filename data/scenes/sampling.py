@@ -142,7 +142,12 @@ def _beside(
     return (along_a, along_b, level, shifted) if a >= b else (along_a, along_b, shifted, level)
 
 
-def _sample_beside(rng: random.Random, world: World, relation: str) -> drawing.Scene:
+def _sample_relation(rng: random.Random, world: World) -> drawing.Scene:
+    relation = rng.choice(world.relations)
+    if relation == "inside":
+        return _sample_inside(rng, world)
+    if relation == "overlapping":
+        return _sample_overlapping(rng, world)
     background, kinds = _pick_kinds(rng, world, 2)
     (size_a, a), (size_b, b) = _pair_sizes(rng, world)
     if relation in ("left_of", "above"):
@@ -189,15 +194,6 @@ def _sample_overlapping(rng: random.Random, world: World) -> drawing.Scene:
         drawing.SceneObject(shapes[1], colour_b, "", b, x, y),
     )
     return drawing.Scene(background, objects, "overlapping", challenge="relation")
-
-
-def _sample_relation(rng: random.Random, world: World) -> drawing.Scene:
-    relation = rng.choice(world.relations)
-    if relation == "inside":
-        return _sample_inside(rng, world)
-    if relation == "overlapping":
-        return _sample_overlapping(rng, world)
-    return _sample_beside(rng, world, relation)
 
 
 def _sample_text(rng: random.Random, world: World) -> drawing.Scene:

@@ -7,19 +7,20 @@ of pairs. A resumed run skips the shards that are finished.
 """
 
 import dataclasses
+import heapq
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 
-from parti.data.images import images
-from parti.data.storage import shard_names
+from parti.data.images import crops, images
+from parti.data.storage import records, shard_names, tfrecords
 from parti.engine.inference import bundles, loaded_models
-from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.beam import model_handlers, options, sharded_writers
 from parti.pipelines.evaluation import reconstruction_metrics
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
@@ -30,6 +31,8 @@ _ROWS = "reconstructions"  # folder of the rows
 _TOKENS = ".tokens"  # folder of the tokens: int32 without a header, until they are counted
 _TOKEN_TYPE = np.dtype("<i4")
 _BATCH_SIZE = 64
+NUM_EACH = 12  # images of a group that the report shows
+AMPLIFIED = 4  # what the difference of two images is multiplied with to be seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,3 +273,66 @@ def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:
         why = small if is_there else "the bundle has none"
         notes.append(f"the upsampler was not measured: {why}")
     return notes
+
+
+# Path of a shard, and the row of an image of it.
+Row = tuple[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """An image of the report, its caption, and what was measured."""
+
+    row: Mapping[str, Any]
+    text: str
+    original: np.ndarray  # [size, size, 3] uint8, as the tokenizer saw it
+    reconstruction: np.ndarray  # of the same shape
+
+    @property
+    def difference(self) -> np.ndarray:
+        """Their absolute difference, `AMPLIFIED` and clipped, [size, size, 3] uint8."""
+        apart = np.abs(self.original.astype(np.int16) - self.reconstruction)
+        return np.minimum(apart * AMPLIFIED, 255).astype(np.uint8)
+
+
+def choose(rows: Iterable[Row], num_images: int) -> dict[str, list[Row]]:
+    """Returns the rows of the images to show; iterates over all rows more than once, holds none.
+
+    "worst" and "best" are by PSNR, "random" by the hash of the key, `NUM_EACH` or fewer: of
+    `num_images`, if they are few, only a third is called worst, or best.
+    """
+    number = min(NUM_EACH, -(-num_images // 3))
+
+    def quality(item: Row) -> tuple[float, str]:
+        return item[1]["psnr"], item[1]["key"]
+
+    def chance(item: Row) -> float:
+        return sharded_writers.hash_fraction(item[1]["key"], "reconstructions")
+
+    return {
+        "worst": heapq.nsmallest(number, rows, key=quality),
+        "best": heapq.nlargest(number, rows, key=quality),
+        "random": heapq.nsmallest(number, rows, key=chance),
+    }
+
+
+def show(groups: Mapping[str, Sequence[Row]], reference: Reference) -> dict[str, list[Shown]]:
+    """Reads the images of the rows again, and reconstructs them again."""
+    wanted = {(shard, row["key"]) for group in groups.values() for shard, row in group}
+    pairs = (
+        (shard, records.ImageTextPair.from_example(row))
+        for shard in dict.fromkeys(shard for group in groups.values() for shard, _ in group)
+        for row in tfrecords.read(shard)
+    )
+    found = {(shard, pair.key): pair for shard, pair in pairs if (shard, pair.key) in wanted}
+    decoded = (images.decode_image(pair.image) for pair in found.values())
+    originals = np.stack([crops.fit(image, reference.image_size) for image in decoded])
+    tokenizer = bundles.load_part(reference.model, "tokenizer")
+    made = reconstruct(tokenizer, originals).images
+    index = {item: number for number, item in enumerate(found)}
+
+    def shown(shard: str, row: dict[str, Any]) -> Shown:
+        item = shard, row["key"]
+        return Shown(row, found[item].text, originals[index[item]], made[index[item]])
+
+    return {name: [shown(*item) for item in group] for name, group in groups.items()}

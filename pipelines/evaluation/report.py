@@ -14,7 +14,7 @@ import numpy as np
 
 from parti.data.images import images
 from parti.data.storage import records
-from parti.pipelines.evaluation import reconstruction_metrics, reconstruction_samples
+from parti.pipelines.evaluation import reconstruction_metrics, reconstructions
 from parti.pipelines.html import templates
 from parti.stages import files
 
@@ -185,7 +185,7 @@ def write_reconstructions(
     metrics: Mapping[str, Any],
     code_tokens: np.ndarray,  # [codes], tokens that are each code
     psnr: np.ndarray,  # [images], in dB
-    shown: Mapping[str, Sequence[reconstruction_samples.Shown]],  # by the names of its `choose`
+    shown: Mapping[str, Sequence[reconstructions.Shown]],  # by the names of its `choose`
 ) -> None:
     """Writes `reconstructions.html` of what `reconstructions.measure` gives and images to show."""
     page = templates.render(
@@ -197,12 +197,12 @@ def write_reconstructions(
         codes=_code_plot(code_tokens),
         psnr=_psnr_plot(psnr),
         groups=[(_GROUPS[name], [_views(one) for one in group]) for name, group in shown.items()],
-        amplified=reconstruction_samples.AMPLIFIED,
+        amplified=reconstructions.AMPLIFIED,
     )
     files.write_bytes(directory / RECONSTRUCTIONS_FILE, page.encode())
 
 
-def _views(one: reconstruction_samples.Shown) -> dict[str, Any]:
+def _views(one: reconstructions.Shown) -> dict[str, Any]:
     views = ("original", "reconstruction", "difference")
     return {
         "images": {name: _embed(getattr(one, name)) for name in views},
