@@ -147,9 +147,15 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     if flags.limit is not None and flags.limit < 1:
         raise ValueError(f"--limit={flags.limit}: give at least 1, or leave it out for all")
-    tokens = _read_manifest(flags.input)
+    found = manifests.read_json(files.join(flags.input, manifests.FILE_NAME)).get("kind")
+    tokens = manifests.read(flags.input, found if found in _PREFIXES else "tokens")
     shards = _find_shards(flags.input, tokens["kind"], flags.split, flags.limit)
-    source = flags.model or _model_of(flags.input, tokens)
+    source = flags.model or tokens["inputs"].get("model", "")
+    if not flags.model and not pathlib.Path(source or "-").is_dir():
+        raise FileNotFoundError(
+            f"{flags.input}: made with {source or 'an unnamed model'}, which is not there; "
+            "give the tokenizer with --model"
+        )
     tokenizer = bundles.load_part(source, "tokenizer")
     _check_tokenizer(flags.input, tokens, source, tokenizer)
     model = tokenizer.model
@@ -189,12 +195,6 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _read_manifest(directory: str) -> dict[str, Any]:
-    """Returns the manifest of a folder with token shards; raises as `manifests.read`."""
-    found = manifests.read_json(files.join(directory, manifests.FILE_NAME)).get("kind")
-    return manifests.read(directory, found if found in _PREFIXES else "tokens")
-
-
 def _find_shards(
     directory: str, kind: str, split: str | None, limit: int | None
 ) -> list[TokenShard]:
@@ -223,17 +223,6 @@ def _find_shards(
     if not shards:
         raise FileNotFoundError(f"{directory}: no token shards of {split or ' or '.join(prefixes)}")
     return shards
-
-
-def _model_of(directory: str, tokens: dict[str, Any]) -> str:
-    """Returns the tokenizer that a manifest of tokens names; FileNotFoundError if it is gone."""
-    source = tokens["inputs"].get("model", "")
-    if not pathlib.Path(source or "-").is_dir():
-        raise FileNotFoundError(
-            f"{directory}: made with {source or 'an unnamed model'}, which is not there; "
-            "give the tokenizer with --model"
-        )
-    return source
 
 
 def _check_tokenizer(

@@ -228,13 +228,11 @@ def _run_shards(
 def summary(stage: output_directory.OutputDirectory, counts: dict[str, int]) -> str:
     """Returns what the user reads at the end."""
     manifest = stage.manifest or {}
-    augment = manifest["settings"]["augment"]
-    what = f"{counts['train']} train and {counts['validation']} validation images"
-    if augment:
-        what = (
-            f"{augment} crops of each of {counts['train'] // augment} train images, and "
-            f"{counts['validation']} validation images,"
-        )
+    train, validation = counts["train"], counts["validation"]
+    what = f"{train} train and {validation} validation images"
+    if augment := manifest["settings"]["augment"]:
+        of_each = f"{augment} crops of each of {train // augment} train images"
+        what = f"{of_each}, and {validation} validation images,"
     size = manifest["grid_size"]
     line = f"{stage.output}: {what} as {size} x {size} tokens of {manifest['codebook_size']}"
     if counts["rejected"]:

@@ -138,15 +138,15 @@ class Renderer:
     def __init__(self, source: Path, num_upsampled: int, window_size: int = 0) -> None:
         """Loads the parts of a bundle.
 
-        Of a prompt `num_upsampled` best samples are upsampled, none without loading the upsampler,
-        in windows of `tiling` with sides of `window_size` pixels, or whole (0).
+        Of a prompt `num_upsampled` best samples are upsampled, in windows of `tiling` with sides of
+        `window_size` pixels, or whole (0).
         """
         bundle = bundles.Bundle.open(source)
         self._num_upsampled, self._window_size = num_upsampled, window_size
         self._tokenizer = decode_handler(source).load_model()
-        self._reranker = bundle.load("reranker") if "reranker" in bundle.parts else None
-        has_upsampler = "upsampler" in bundle.parts and num_upsampled
-        self._upsampler = bundle.load("upsampler") if has_upsampler else None
+        wanted = {"reranker", "upsampler"} if num_upsampled else {"reranker"}
+        others = {part: bundle.load(part) for part in bundle.parts if part in wanted}
+        self._reranker, self._upsampler = others.get("reranker"), others.get("upsampler")
 
     def render(self, text: str, image_tokens: np.ndarray) -> Samples:
         """Decodes, scores and upsamples the samples of a prompt, [samples, length] int32."""
