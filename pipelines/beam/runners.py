@@ -165,8 +165,9 @@ def _keep_short(log: pathlib.Path, ended: threading.Event) -> None:
     is_last = False
     while not is_last:
         is_last = ended.wait(_LOG_SECONDS)
-        if log.stat().st_size > LOG_BYTES:
-            with open(log, "a+b") as file:  # to append, as the workers do at the same time
+        # To append, as the workers do at the same time.
+        with contextlib.suppress(OSError), open(log, "a+b") as file:
+            if file.tell() > LOG_BYTES:
                 file.seek(-LOG_BYTES // 2, os.SEEK_END)
                 end = file.read()
                 file.truncate(0)
