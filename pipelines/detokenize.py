@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti detokenize`: image tokens back to images, to see what a text-to-image model sees.
 
-It reads what `parti tokenize` or `parti generate` wrote. Images are
-`images/<shard>/<row>-<key>.png`; `manifest.jsonl` has a line for each, and `index.html` shows the
-first ones. A resumed run skips the shards that are finished, and the bytes do not depend on workers
-or runner.
+It reads what `parti tokenize` or `parti generate` wrote. A resumed run skips the shards that are
+finished, and the bytes do not depend on workers or runner.
 """
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -20,23 +19,37 @@ import apache_beam as beam
 import numpy as np
 
 from parti.data.images import images
-from parti.data.storage import records, tfrecords
-from parti.engine.inference import bundles
+from parti.data.storage import records, shard_names, tfrecords
+from parti.engine.inference import bundles, loaded_models
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.html import contact_sheet
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
-from parti.pipelines.tokens import shards as token_shards
-from parti.stages import files, flag_parser, progress_line, publishing
+from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 IMAGES = "images"
 MANIFEST_LINES = "manifest.jsonl"
+# Kind of a folder with token shards -> what their names begin with.
+_PREFIXES = {"tokens": records.SPLITS, "generations": ("tokens",)}
 _LINES = ".lines"  # the lines of each shard, while the job runs
 _MAX_NAME = 80  # characters of a key in a file name
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenShard:
+    """A token shard to read."""
+
+    path: str  # of the TFRecord file of `TokenizedPair`
+    num_rows: int | None = None  # that are read; None reads all
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return pathlib.Path(self.path).name
+
+
 def _read_tokens(
-    shard: token_shards.TokenShard, num_tokens: int, codebook_size: int
+    shard: TokenShard, num_tokens: int, codebook_size: int
 ) -> Iterator[tuple[token_batches.Batch, np.ndarray]]:
     """Yields (Batch, image tokens [batch, length] int32) of a shard, in order.
 
@@ -44,9 +57,9 @@ def _read_tokens(
       ValueError: a row that the tokenizer cannot have made.
     """
     rows = itertools.islice(tfrecords.read(shard.path), shard.num_rows)
+    every = map(records.TokenizedPair.from_example, rows)
     for index in itertools.count():
-        batch = itertools.islice(rows, model_handlers.IMAGE_BATCH)
-        pairs = tuple(records.TokenizedPair.from_example(data) for data in batch)
+        pairs = tuple(itertools.islice(every, model_handlers.IMAGE_BATCH))
         if not pairs:
             return
         for pair in pairs:
@@ -91,7 +104,7 @@ def image_path(shard: str, row: int, key: str) -> str:
 
 def build(
     root: beam.Pipeline,
-    shards: Sequence[token_shards.TokenShard],
+    shards: Sequence[TokenShard],
     source: str,
     facts: dict[str, int],
     directory: pathlib.Path,
@@ -134,11 +147,18 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     if flags.limit is not None and flags.limit < 1:
         raise ValueError(f"--limit={flags.limit}: give at least 1, or leave it out for all")
-    tokens = token_shards.read_manifest(flags.input)
-    shards = token_shards.find_shards(flags.input, tokens["kind"], flags.split, flags.limit)
-    source = flags.model or token_shards.model_of(flags.input, tokens)
+    path = files.join(flags.input, manifests.FILE_NAME)
+    found = manifests.read_json(path, "make the output again").get("kind")
+    tokens = manifests.read(flags.input, found if found in _PREFIXES else "tokens")
+    shards = _find_shards(flags.input, tokens["kind"], flags.split, flags.limit)
+    source = flags.model or tokens["inputs"].get("model", "")
+    if not flags.model and not pathlib.Path(source or "-").is_dir():
+        raise FileNotFoundError(
+            f"{flags.input}: made with {source or 'an unnamed model'}, which is not there; "
+            "give the tokenizer with --model"
+        )
     tokenizer = bundles.load_part(source, "tokenizer")
-    token_shards.check_tokenizer(flags.input, tokens, source, tokenizer)
+    _check_tokenizer(flags.input, tokens, source, tokenizer)
     model = tokenizer.model
     facts = {"num_tokens": model.grid_size**2, "codebook_size": model.codebook_size}
     stage = publishing.OutputDirectory(
@@ -157,7 +177,13 @@ def run(argv: Sequence[str]) -> int:
     del tokenizer  # The workers load their own.
     with stage:
         todo = [s for s in shards if not resumable_shards.is_finished(stage.path, s.name)]
-        progress = progress_line.Progress("detokenize", _count(tokens, shards, todo), "images")
+        known = [shard.num_rows for shard in todo if shard.num_rows is not None]
+        if len(known) == len(todo):
+            left = sum(known)
+        else:  # about
+            total = sum(tokens["counts"].get(name, 0) for name in (*records.SPLITS, "images"))
+            left = total * len(todo) // len(shards)
+        progress = progress_line.Progress("detokenize", left, "images")
         if todo:
             options.run_pipeline(
                 lambda root: build(root, todo, source, facts, stage.path), beam_options, progress
@@ -170,20 +196,53 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _count(
-    tokens: dict[str, Any],
-    shards: Sequence[token_shards.TokenShard],
-    todo: Sequence[token_shards.TokenShard],
-) -> int:
-    """Returns about how many images are to be made, for the display."""
-    known = [shard.num_rows for shard in todo if shard.num_rows is not None]
-    if len(known) == len(todo):
-        return sum(known)
-    total = sum(tokens["counts"].get(name, 0) for name in (*records.SPLITS, "images"))
-    return total * len(todo) // len(shards)
+def _find_shards(
+    directory: str, kind: str, split: str | None, limit: int | None
+) -> list[TokenShard]:
+    """Returns what is to be read of a folder of "tokens" or "generations", in order.
+
+    `limit` is the number of rows of each split; None is all.
+
+    Raises:
+      FileNotFoundError: there are no shards.
+      ValueError: a split of generations, which have none.
+    """
+    prefixes = _PREFIXES[kind]
+    if split and split not in prefixes:
+        raise ValueError(f"--split={split}: {directory} holds {kind}, which have no splits")
+    found = [TokenShard(path) for path in shard_names.expand_pattern(directory, "token shards")]
+    shards: list[TokenShard] = []
+    for prefix in (split,) if split else prefixes:
+        left = limit
+        for shard in (one for one in found if one.name.startswith(f"{prefix}-")):
+            if left is None:
+                shards.append(shard)
+            elif left:
+                count = sum(1 for _ in itertools.islice(tfrecords.read(shard.path), left))
+                shards.append(TokenShard(shard.path, count))
+                left -= count
+    if not shards:
+        raise FileNotFoundError(f"{directory}: no token shards of {split or ' or '.join(prefixes)}")
+    return shards
 
 
-def finish(directory: pathlib.Path, shards: Sequence[token_shards.TokenShard], source: str) -> int:
+def _check_tokenizer(
+    directory: str, tokens: dict[str, Any], source: str, tokenizer: loaded_models.LoadedModel
+) -> None:
+    """Raises ValueError unless tokens are of a tokenizer's encoder and codebook."""
+    if tokens["kind"] == "tokens":
+        theirs = tokens["tokenizer_fingerprint"]
+    else:
+        prints = tokens["fingerprints"]
+        theirs = prints.get("encoder", prints["tokenizer"])
+    if not tokenizer.made_tokens_of(theirs):
+        raise ValueError(
+            f"{directory}: tokens of the encoder {theirs[:12]}, but {source} has "
+            f"{tokenizer.encoder_fingerprint[:12]}; give their own tokenizer with --model"
+        )
+
+
+def finish(directory: pathlib.Path, shards: Sequence[TokenShard], source: str) -> int:
     """Writes the lines of all shards and the page; returns the number of images."""
     count = 0
     shown: dict[str, list[contact_sheet.Tile]] = {}

@@ -2,23 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti scenes`: the built-in data set, as webdataset tars in img2dataset layout.
 
-A tar holds for each scene `key.png`, `key.txt` (the fullest caption) and `key.json` (size, split,
-challenge, all captions, and the scene itself). A shard is a range of scene numbers, and a scene
-depends on seed, split and number alone: whoever draws a shard writes the same bytes.
-`prompts-validation.jsonl` holds captions of validation scenes, whose attributes are held out of
-train, with the scenes that images of them can be measured against.
+A scene depends on seed, split and number alone: whoever draws a shard writes the same bytes.
+`prompts-validation.jsonl` has captions of validation scenes, with the scenes to measure against.
 """
 
 import argparse
 import collections
 import dataclasses
 import io
+import itertools
 import json
 import math
 import pathlib
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import apache_beam as beam
 
@@ -79,8 +76,7 @@ class SceneShard:
 
 def plan_shards(settings: SceneSettings) -> list[SceneShard]:
     """Returns the tars; those of a split differ by one scene at most."""
-    shards = []
-    counts = settings.counts
+    shards, counts = [], settings.counts
     num_train = settings.shards or math.ceil(counts["train"] / _SCENES_PER_SHARD)
     for split, count in counts.items():
         share = count / counts["train"]
@@ -123,19 +119,17 @@ def write_tar(path: pathlib.Path, content: Iterator[tuple[str, bytes]]) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
-class _DrawShard(beam.DoFn):
-    def __init__(self, directory: pathlib.Path, settings: SceneSettings) -> None:
-        self._directory, self._settings = directory, settings
-
-    def process(self, shard: SceneShard) -> Iterator[tuple[str, int]]:
-        write_tar(self._directory / shard.name, self._counted(shard))
-        yield shard.name, shard.num
-
-    def _counted(self, shard: SceneShard) -> Iterator[tuple[str, bytes]]:
-        for name, content in members(shard, self._settings):
+def _draw_shard(
+    shard: SceneShard, directory: pathlib.Path, settings: SceneSettings
+) -> tuple[str, int]:
+    def counted() -> Iterator[tuple[str, bytes]]:
+        for name, content in members(shard, settings):
             yield name, content
             if name.endswith(".txt"):  # the last of a scene
                 options.tick()
+
+    write_tar(directory / shard.name, counted())
+    return shard.name, shard.num
 
 
 def build(
@@ -145,7 +139,7 @@ def build(
     return (
         root
         | "Shards" >> beam.Create(plan_shards(settings), reshuffle=True)
-        | "Draw" >> beam.ParDo(_DrawShard(directory, settings))
+        | "Draw" >> beam.Map(_draw_shard, directory, settings)
     )
 
 
@@ -161,18 +155,12 @@ def choose_prompts(settings: SceneSettings) -> list[prompt_files.Prompt]:
         scene = scenes.draw_scene("validation", index, settings.seed, world)
         text = scenes.captions(scene)[0]
         challenge = scenes.CHALLENGES[scene.challenge]
-        metadata: dict[str, Any] = {"scene": scene.to_dict()}
-        prompt = prompt_files.Prompt(
-            scenes.scene_key("validation", index), text, "Scenes", challenge, metadata
-        )
+        key, metadata = scenes.scene_key("validation", index), {"scene": scene.to_dict()}
+        prompt = prompt_files.Prompt(key, text, "Scenes", challenge, metadata)
         groups[challenge].setdefault(text, prompt)
-    turns = [
-        (turn, name, prompt)
-        for name, group in groups.items()
-        for turn, prompt in enumerate(group.values())
-    ]
-    chosen = sorted(turns, key=lambda row: row[:2])[: settings.num_prompts]
-    return [prompt for _, _, prompt in chosen]
+    ordered = [list(groups[name].values()) for name in sorted(groups)]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*ordered))
+    return [prompt for prompt in turns if prompt][: settings.num_prompts]
 
 
 def make_parser() -> flag_parser.Parser:

@@ -2,16 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti evaluate`: how well generations agree with their prompts, and how well the models draw.
 
-For prompts that carry their true `scene`, every image is read by `data.scenes.probe`; see
-`scene_alignment`. With reference pairs and a bundle, tokenizer and upsampler are measured too
-(`reconstructions`), or with --reconstructions they alone. Intervals are 95%, by bootstrap.
+The first for prompts that carry their `scene`, see `scene_alignment`; the second with reference
+pairs and models, see `reconstructions`. Intervals are 95%, by bootstrap.
 """
 
 import argparse
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -22,7 +21,7 @@ from parti.data.scenes import probe as scene_probe
 from parti.data.storage import records
 from parti.pipelines import generate
 from parti.pipelines.beam import options, sharded_writers
-from parti.pipelines.evaluation import reconstruction_samples, reconstructions, scene_alignment
+from parti.pipelines.evaluation import reconstructions, scene_alignment
 from parti.pipelines.evaluation import report as evaluation_report
 from parti.pipelines.html import gallery
 from parti.stages import files, flag_parser, manifests, progress_line, publishing
@@ -51,19 +50,11 @@ def _read_samples(group: list[records.Generation], directory: pathlib.Path) -> d
 
 def build(
     root: beam.Pipeline,
-    groups: Sequence[list[records.Generation]],
-    generations_dir: pathlib.Path,
-    directory: pathlib.Path,
+    groups: Sequence[list[records.Generation]],  # of each prompt with a scene, in rank order
+    generations_dir: pathlib.Path,  # of their paths; every worker must reach it
+    directory: pathlib.Path,  # where the results are collected
 ) -> beam.PCollection:
-    """Adds the reading of generated images to a pipeline.
-
-    Args:
-      root: the pipeline.
-      groups: the images of each prompt with a scene, in rank order.
-      generations_dir: what their paths are relative to; every worker must reach it.
-      directory: where the results are collected: "prompt_id", "alignments" in rank order, and the
-        "best" view of each prompt.
-    """
+    """Adds the reading of generated images to a pipeline; see `_read_samples`."""
     found = (
         root
         | "Prompts" >> beam.Create(list(groups))
@@ -96,28 +87,23 @@ def make_parser() -> flag_parser.Parser:
 def check_flags(flags: argparse.Namespace) -> None:
     """Raises ValueError for a value out of range, or half of what belongs together."""
     if bool(flags.reference) != bool(flags.model):
-        names = ("--model", "--reference") if flags.model else ("--reference", "--model")
-        given, missing = names
+        given, missing = ("--reference", "--model")[:: -1 if flags.model else 1]
         others = "" if flags.reconstructions else f", or leave out {given}"
         raise ValueError(f"{given} needs {missing}: give it too{others}")
     if flags.num_reference is not None and flags.num_reference < 1:
         raise ValueError(f"--num_reference={flags.num_reference}: give at least 1")
 
 
-def _check_mode(flags: argparse.Namespace) -> None:
+def run(argv: Sequence[str]) -> int:
+    """Runs `parti evaluate`."""
+    flags, beam_options = options.parse(make_parser(), argv)
+    check_flags(flags)
     if bool(flags.generations) == flags.reconstructions:
         raise ValueError("give --generations DIR or --reconstructions, one of them")
     if flags.reconstructions and not flags.reference:
         raise ValueError("--reconstructions needs --reference (pairs) and --model")
     if not flags.reference and (flags.split or flags.num_reference):
         raise ValueError("--split and --num_reference are of --reference, which is not given")
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs `parti evaluate`."""
-    flags, beam_options = options.parse(make_parser(), argv)
-    check_flags(flags)
-    _check_mode(flags)
     settings: dict[str, Any] = {}
     if flags.generations:
         made = manifests.read(flags.generations, "generations")
@@ -130,7 +116,15 @@ def run(argv: Sequence[str]) -> int:
         )
         settings |= reference.settings
     metrics: dict[str, Any] = {"notes": []}
-    with _output(flags, settings) as stage:
+    names = ("reference", "model") if flags.reconstructions else _INPUTS
+    with publishing.OutputDirectory(
+        flags.output,
+        "reconstructions" if flags.reconstructions else "evaluation",
+        settings=settings,
+        inputs={name: getattr(flags, name) for name in names},
+        overwrite=flags.overwrite,
+        resume=flags.reconstructions,
+    ) as stage:
         if flags.generations:
             generations_dir = pathlib.Path(flags.generations).resolve()
             metrics, best = measure_generations(groups, generations_dir, stage.path, beam_options)
@@ -138,35 +132,18 @@ def run(argv: Sequence[str]) -> int:
             found = measure_reconstructions(reference, stage.path, beam_options)
             metrics = {**metrics, **found, "notes": metrics["notes"] + found["notes"]}
         if flags.generations:
+            page = evaluation_report.FILE_NAME
+            counts = {"prompts": metrics["num_prompts"], "images": metrics["num_images"]}
             evaluation_report.write(stage.path, metrics, best, generations_dir)
+        else:
+            page, about = evaluation_report.RECONSTRUCTIONS_FILE, metrics["reference"]
+            counts = {"images": about["num_images"], "rejected": about["num_rejected"]}
         text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
         files.write_bytes(stage.path / METRICS_FILE, text.encode())
-        stage.publish(_counts(metrics))
+        stage.publish(counts)
     print(evaluation_report.table(metrics))
-    reconstructions_page = evaluation_report.RECONSTRUCTIONS_FILE
-    page = evaluation_report.FILE_NAME if flags.generations else reconstructions_page
     print(f"\nwritten to {stage.output}: {METRICS_FILE}, {page}")
     return 0
-
-
-def _output(flags: argparse.Namespace, settings: Mapping[str, Any]) -> publishing.OutputDirectory:
-    """Returns the output; of reconstructions alone, an interrupted run goes on."""
-    names = ("reference", "model") if flags.reconstructions else _INPUTS
-    return publishing.OutputDirectory(
-        flags.output,
-        "reconstructions" if flags.reconstructions else "evaluation",
-        settings=settings,
-        inputs={name: getattr(flags, name) for name in names},
-        overwrite=flags.overwrite,
-        resume=flags.reconstructions,
-    )
-
-
-def _counts(metrics: Mapping[str, Any]) -> dict[str, int]:
-    if "num_prompts" in metrics:
-        return {"prompts": metrics["num_prompts"], "images": metrics["num_images"]}
-    about = metrics["reference"]
-    return {"images": about["num_images"], "rejected": about["num_rejected"]}
 
 
 def measure_generations(
@@ -177,8 +154,7 @@ def measure_generations(
 ) -> tuple[dict[str, Any], list[tuple[records.Generation, float]]]:
     """Runs the Beam job over generations, and writes what each image scores.
 
-    Returns:
-      The metrics, and the best image of each prompt with a scene with its overall agreement.
+    Returns the metrics, and the best image of each prompt with a scene with its overall agreement.
     """
     measured, notes = _find_scenes(groups, generations_dir)
     metrics: dict[str, Any] = {
@@ -195,7 +171,13 @@ def measure_generations(
     )
     by_id = {row["prompt_id"]: row for row in sharded_writers.read_collected(directory / _FOUND)}
     found = [by_id[group[0].prompt_id] for group in measured]
-    _write_alignments(directory, measured, found)
+    rows = [
+        {"image": item.image, "rank": item.rank, "score": item.score, "alignment": alignment}
+        for group, row in zip(measured, found)
+        for item, alignment in zip(group, row["alignments"], strict=True)
+    ]
+    lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+    files.write_bytes(directory / ALIGNMENTS_FILE, lines.encode())
     progress.done()
     if any(item.score is None for group in groups for item in group):
         notes.append("no reranker scored these pictures: best is sample 0")
@@ -223,28 +205,14 @@ def _find_scenes(
     return chosen, [f"{missing} of {len(groups)} prompts have no `scene`"] if missing else []
 
 
-def _write_alignments(
-    directory: pathlib.Path,
-    groups: Sequence[Sequence[records.Generation]],
-    found: Sequence[Mapping[str, Any]],
-) -> None:
-    rows = [
-        {"image": item.image, "rank": item.rank, "score": item.score, "alignment": alignment}
-        for group, row in zip(groups, found)
-        for item, alignment in zip(group, row["alignments"], strict=True)
-    ]
-    lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-    files.write_bytes(directory / ALIGNMENTS_FILE, lines.encode())
-
-
 def measure_reconstructions(
     reference: reconstructions.Reference, directory: pathlib.Path, beam_options: Any
 ) -> dict[str, Any]:
     """Runs the Beam job over reference images, writes their page, and returns the metrics."""
     metrics, codes = reconstructions.measure(reference, directory, beam_options)
     rows = reconstructions.Rows(directory, reference.shards)
-    groups = reconstruction_samples.choose(rows, codes.num_images)
-    shown = reconstruction_samples.show(groups, reference)
+    groups = reconstructions.choose(rows, codes.num_images)
+    shown = reconstructions.show(groups, reference)
     psnr = np.array([row["psnr"] for _, row in rows])
     evaluation_report.write_reconstructions(directory, metrics, codes.tokens, psnr, shown)
     reconstructions.clear(directory)

@@ -5,7 +5,7 @@
 import argparse
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from parti.engine.checkpoints import checkpoints
 from parti.engine.inference import bundles, loaded_models
@@ -88,24 +88,16 @@ def run(argv: Sequence[str]) -> int:
         content = bundles.write_bundle(stage.path, parts, vocabulary)
         counts = {part: row["num_params"] for part, row in content["parts"].items()}
         stage.publish(counts)
-    print(summary(stage.output, counts, parts))
-    return 0
-
-
-def summary(
-    output: pathlib.Path, counts: Mapping[str, int], parts: Mapping[str, loaded_models.LoadedModel]
-) -> str:
-    """Returns what the user reads at the end."""
-    lines = [f"bundle {output}:"]
+    print(f"bundle {stage.output}:")
     for part in bundles.PARTS:
-        if part in counts:
+        if part in parts:
             note = parts[part].fingerprint[:12]
-            lines.append(f"  {part:<10} {counts[part]:>14,} parameters  {note}")
+            print(f"  {part:<10} {counts[part]:>14,} parameters  {note}")
         else:
-            lines.append(f"  {part:<10} {'none':>14}")
+            print(f"  {part:<10} {'none':>14}")
     if not parts["generator"].trained_on.get("tokenizer_fingerprint"):
-        lines.append(
+        print(
             "note: the generator's training does not say which tokenizer made its tokens; "
             "that they are of this one could not be checked"
         )
-    return "\n".join(lines)
+    return 0

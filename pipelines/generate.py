@@ -1,12 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`parti generate`: prompts to images, sampled, reranked and upsampled.
+"""`parti generate`: prompts to images, sampled, reranked and upsampled (docs/generate.md).
 
-    prompts --build--> images and parts, prompt by prompt --finish--> manifest, tokens, gallery
-
-A prompt's part is its manifest lines and its tokens, written after its images; an interrupted run
-goes on with the prompts that have none. Batches are in the order of the file and always sampled
-whole, so the bytes are the same however often the run was interrupted. See docs/generate.md.
+A prompt's part, its manifest lines and tokens, is written after its images; a resumed run goes on
+with the prompts that have none. Batches are always sampled whole, so the bytes stay the same.
 """
 
 import argparse
@@ -27,7 +24,6 @@ from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.html import gallery
-from parti.pipelines.tokens import resumable_shards
 from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 MANIFEST_LINES = "manifest.jsonl"
@@ -130,10 +126,8 @@ def run(argv: Sequence[str]) -> int:
         },
         # Another size of batches or windows may round differently; it starts anew.
         inputs={
-            "prompts": flags.prompts,
-            "model": flags.model,
-            "prompts_per_batch": flags.prompts_per_batch,
-            "upsample_tile": flags.upsample_tile,
+            name: getattr(flags, name)
+            for name in ("prompts", "model", "prompts_per_batch", "upsample_tile")
         },
         overwrite=flags.overwrite,
         resume=True,
@@ -142,17 +136,17 @@ def run(argv: Sequence[str]) -> int:
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
     with stage:
-        prompts_per_batch = min(flags.prompts_per_batch, len(prompts))
-        batches = batch_prompts(prompts, prompts_per_batch, stage.path)
-        finished = sum(is_finished(stage.path, prompt) for prompt in prompts)
-        if finished:
+        size = min(flags.prompts_per_batch, len(prompts))
+        every = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+        batches = [some for some in every if not all(is_finished(stage.path, p) for p in some)]
+        if finished := sum(is_finished(stage.path, prompt) for prompt in prompts):
             notes.append(f"going on: {finished} of {len(prompts)} prompts are finished")
         for note in notes:
             print(note, flush=True)
         left = (len(prompts) - finished) * settings.num_samples
         progress = progress_line.Progress("generate", left, "images")
         if batches:
-            sizes = prompts_per_batch, flags.upsample_tile
+            sizes = size, flags.upsample_tile
             options.run_pipeline(
                 lambda root: build(root, batches, bundle, settings, stage.path, *sizes),
                 beam_options,
@@ -191,8 +185,9 @@ def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> lis
 
 def check_tile(bundle: bundles.Bundle, settings: GenerateSettings, upsample_tile: int) -> None:
     """Raises ValueError unless images can be upsampled in windows; loads no parameters."""
-    if "upsampler" not in bundle.parts or not settings.num_upsampled:
-        why = "--keep is 0" if "upsampler" in bundle.parts else "the bundle has no upsampler"
+    has_upsampler = "upsampler" in bundle.parts
+    if not has_upsampler or not settings.num_upsampled:
+        why = "--keep is 0" if has_upsampler else "the bundle has no upsampler"
         raise ValueError(f"--upsample_tile={upsample_tile}: {why}; leave the flag out")
     config, side = bundle.model("upsampler").config, bundle.model("tokenizer").image_size
     try:
@@ -211,34 +206,16 @@ def is_finished(directory: pathlib.Path, prompt: prompt_files.Prompt) -> bool:
     return part_path(directory, prompt, _TOKENS).exists()
 
 
-def batch_prompts(
-    prompts: Sequence[prompt_files.Prompt], size: int, directory: pathlib.Path
-) -> list[tuple[prompt_files.Prompt, ...]]:
-    """Returns batches, in the order of the file, that hold an unfinished prompt."""
-    batches = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
-    return [batch for batch in batches if not all(is_finished(directory, p) for p in batch)]
-
-
 def build(
     root: beam.Pipeline,
-    batches: Sequence[tuple[prompt_files.Prompt, ...]],
-    bundle: bundles.Bundle,
+    batches: Sequence[tuple[prompt_files.Prompt, ...]],  # that are sampled together
+    bundle: bundles.Bundle,  # every worker must reach it, and `directory`
     settings: GenerateSettings,
-    directory: pathlib.Path,
-    prompts_per_batch: int = 4,
-    upsample_tile: int = 0,
+    directory: pathlib.Path,  # exists; images and parts are written into it
+    prompts_per_batch: int = 4,  # to as many a smaller batch is padded
+    upsample_tile: int = 0,  # side in pixels of the windows that are upsampled; 0 is whole
 ) -> beam.PCollection:
-    """Adds the job to a pipeline; gives the ids of the prompts that were written.
-
-    Args:
-      root: the pipeline.
-      batches: prompts that are sampled together, at most `prompts_per_batch` each.
-      bundle: the models; every worker must reach it, and `directory`.
-      settings: how to sample.
-      directory: existing folder to write images and parts into.
-      prompts_per_batch: to how many prompts a smaller batch is padded.
-      upsample_tile: side of the windows in which images are upsampled, in pixels; 0 is whole.
-    """
+    """Adds the job to a pipeline; gives the ids of the prompts that were written."""
     source = str(bundle.path.resolve())
     texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
     (directory / _PARTS).mkdir(exist_ok=True)
@@ -294,11 +271,10 @@ class _WritePrompt(beam.DoFn):
                 metadata=metadata,
             )
             lines.append(f"{generation.to_json()}\n")
-            key = f"{prompt.id}/{index:03d}"
-            tokens.append(records.TokenizedPair(key, prompt.text, samples.image_tokens[index]))
+            row = f"{prompt.id}/{index:03d}", prompt.text, samples.image_tokens[index]
+            tokens.append(records.TokenizedPair(*row).to_example())
         files.write_bytes(part_path(self._directory, prompt, _LINES), "".join(lines).encode())
-        rows = (row.to_example() for row in tokens)
-        tfrecords.write(part_path(self._directory, prompt, _TOKENS), rows)
+        tfrecords.write(part_path(self._directory, prompt, _TOKENS), tokens)
         options.tick(len(lines))
         yield prompt.id
 
@@ -311,24 +287,19 @@ def finish(
     All prompts are finished; the settings are `generation_settings`.
     """
     lines = (part_path(directory, prompt, _LINES) for prompt in prompts)
-    resumable_shards.join(lines, directory / MANIFEST_LINES)
+    files.concatenate(lines, directory / MANIFEST_LINES)
     per_shard = max(_TOKENS_PER_SHARD // settings["num_samples"], 1)
     starts = range(0, len(prompts), per_shard)
     for index, start in enumerate(starts):
         shard = prompts[start : start + per_shard]
         name = shard_names.shard_name("tokens", index, len(starts))
         tokens = (part_path(directory, prompt, _TOKENS) for prompt in shard)
-        resumable_shards.join(tokens, directory / name)
+        files.concatenate(tokens, directory / name)
     gallery.write_gallery(directory, _read_lines(directory), settings=settings)
 
 
 def read_generations(directory: str | pathlib.Path) -> list[records.Generation]:
-    """Returns the lines of a finished folder of generations.
-
-    Raises:
-      FileNotFoundError: no such folder, or it was not finished.
-      ValueError: it holds something else.
-    """
+    """Returns the lines of a finished folder of generations; raises as `manifests.read`."""
     manifests.read(directory, "generations")
     return _read_lines(pathlib.Path(directory))
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`parti tokenize`: pairs to image tokens, shard by shard, and reconstructions if wanted.
+"""`parti tokenize`: pairs to image tokens, shard by shard, and reconstructions (docs/tokens.md).
 
 A shard in is a shard out, with the same name and order, and the bytes do not depend on workers or
-runner. A resumed run skips the shards that are finished. docs/tokens.md is the user's page.
+runner. A resumed run skips the shards that are finished.
 """
 
 import argparse
@@ -47,36 +47,32 @@ class _WriteBatch(beam.DoFn):
         self, element: tuple[token_batches.Batch, model_handlers.Encoded]
     ) -> Iterator[tuple[str, tuple[int, int]]]:
         batch, encoded = element
-        tokens = [
-            records.TokenizedPair(pair.key, pair.text, row, pair.metadata)
-            for pair, row in zip(batch.pairs, encoded.image_tokens, strict=True)
-        ]
-        self._write("", batch, tokens)
+        rows: dict[str, Sequence[records.Record]] = {
+            "": [
+                records.TokenizedPair(pair.key, pair.text, row, pair.metadata)
+                for pair, row in zip(batch.pairs, encoded.image_tokens, strict=True)
+            ]
+        }
         if encoded.reconstructions is not None:
             pairs = zip(batch.pairs, encoded.reconstructions, strict=True)
-            self._write(RECONSTRUCTIONS, batch, [_reconstructed(*pair) for pair in pairs])
+            rows[RECONSTRUCTIONS] = [_reconstructed(*pair) for pair in pairs]
+        for folder, some in rows.items():
+            framed = (tfrecords.frame(row.to_example()) for row in some)
+            resumable_shards.write_piece(self._directory, folder, batch.shard, batch.index, framed)
         options.tick(len(batch.pairs))
         yield batch.shard, (batch.index, len(batch.pairs))
-
-    def _write(
-        self, folder: str, batch: token_batches.Batch, rows: Sequence[records.Record]
-    ) -> None:
-        framed = (tfrecords.frame(row.to_example()) for row in rows)
-        resumable_shards.write_piece(self._directory, folder, batch.shard, batch.index, framed)
 
 
 def _reconstructed(
     pair: records.ImageTextPair, reconstruction: np.ndarray
 ) -> records.ReconstructedPair:
     """Returns the pair's image, at its stored size, and its reconstruction, both as PNG."""
-    original = pair.image
-    image = images.decode_image(original)
+    original, image = pair.image, images.decode_image(pair.image)
     cropped = images.square_crop(image)
     if not original.startswith(_PNG_MAGIC) or cropped.shape != image.shape:
         original = images.encode_png(cropped)
-    return records.ReconstructedPair(
-        pair.key, pair.text, original, images.encode_png(reconstruction)
-    )
+    made = images.encode_png(reconstruction)
+    return records.ReconstructedPair(pair.key, pair.text, original, made)
 
 
 def build(
@@ -153,7 +149,8 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
     pairs = manifests.read(flags.input, "pairs")
-    shards = find_shards(flags.input)
+    paths = shard_names.expand_pattern(flags.input, "image-text pairs")
+    shards = [p for p in paths if token_batches.split_of(pathlib.Path(p).name) in records.SPLITS]
     tokenizer = bundles.load_part(flags.model, "tokenizer")
     model = tokenizer.model
     batches = token_batches.BatchSettings(
@@ -202,8 +199,8 @@ def _run_shards(
     """Makes the shards that are not there yet; returns the counts of all."""
     done = {report["name"]: report["count"] for report in resumable_shards.reports(stage.path)}
     todo = [path for path in shards if pathlib.Path(path).name not in done]
-    passes = {split: len(settings.batches.passes(split)) for split in records.SPLITS}
-    total = sum(expected.get(split, 0) * number for split, number in passes.items())
+    passes = settings.batches.num_passes
+    total = sum(expected.get(split, 0) * passes(split) for split in records.SPLITS)
     progress = progress_line.Progress("tokenize", total - sum(done.values()), "images")
     if todo:
         options.run_pipeline(
@@ -228,23 +225,14 @@ def _run_shards(
     return counts
 
 
-def find_shards(directory: str) -> list[str]:
-    """Returns the shards of both splits of a folder of pairs; FileNotFoundError for none."""
-    paths = shard_names.expand_pattern(directory, "image-text pairs")
-    splits = (token_batches.split_of(pathlib.Path(path).name) for path in paths)
-    return [path for path, split in zip(paths, splits) if split in records.SPLITS]
-
-
 def summary(stage: publishing.OutputDirectory, counts: dict[str, int]) -> str:
     """Returns what the user reads at the end."""
     manifest = stage.manifest or {}
-    augment = manifest["settings"]["augment"]
-    what = f"{counts['train']} train and {counts['validation']} validation images"
-    if augment:
-        what = (
-            f"{augment} crops of each of {counts['train'] // augment} train images, and "
-            f"{counts['validation']} validation images,"
-        )
+    train, validation = counts["train"], counts["validation"]
+    what = f"{train} train and {validation} validation images"
+    if augment := manifest["settings"]["augment"]:
+        of_each = f"{augment} crops of each of {train // augment} train images"
+        what = f"{of_each}, and {validation} validation images,"
     size = manifest["grid_size"]
     line = f"{stage.output}: {what} as {size} x {size} tokens of {manifest['codebook_size']}"
     if counts["rejected"]:

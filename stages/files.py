@@ -228,6 +228,14 @@ def copy(sources: Sequence[Path], targets: Sequence[Path]) -> None:
         shutil.copyfile(_local(source), _local(target))
 
 
+def concatenate(sources: Iterable[Path], target: Path) -> None:
+    """Writes the content of files, one after the other, to a file that appears whole."""
+    with replacing(target) as file:
+        for source in sources:
+            with open(source) as piece:
+                shutil.copyfileobj(piece, file)
+
+
 def remove(*paths: Path) -> None:
     """Deletes files; those that are not there are no error."""
     for path in paths:

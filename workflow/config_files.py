@@ -2,15 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workflow files: reads and checks them, and makes the stages' commands of them.
 
-A workflow file is YAML. Its sections are named after the stages, and hold that command's flags:
-
-    source: scenes              # or: pairs, which needs `input`
-    jobs: 2                     # stages at work at once
-    scenes: {num: 12000}        # -> parti scenes --num=12000
-    beam: {}                    # flags of every stage that runs on Beam (BEAM_STAGES)
-    train_generator:
-      experiment: t5x_configs/experiments/text_to_image_tiny.gin
-      gin: {TRAIN_STEPS: 2000}  # -> parti train --gin_file=... --gin.TRAIN_STEPS=2000
+A file is YAML. A section named after a stage holds its command's flags: `scenes: {num: 12000}` is
+`parti scenes --num=12000`. `beam` has flags of every stage of `BEAM_STAGES`. Of a training:
+`train_generator: {experiment: FILE.gin, gin: {TRAIN_STEPS: 2000}}`.
 """
 
 import difflib
@@ -61,16 +55,22 @@ def folder() -> pathlib.Path:
 def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
     """Reads a workflow file, applies changes and checks it; every path becomes absolute.
 
-    Args:
-      name_or_path: a file, or the name of one that comes with the package, such as `scenes-tiny`.
-      changes: `key=value` each; dots reach into sections, values are YAML:
-        `train_generator.gin.TRAIN_STEPS=500`.
+    It may be named as one that comes with the package: `scenes-tiny`. Changes are `key=value`; dots
+    reach into sections, values are YAML: `train_generator.gin.TRAIN_STEPS=500`.
 
     Raises:
       FileNotFoundError: no such workflow file, experiment file or input.
       ValueError: an unknown or missing key, or a value of the wrong kind.
     """
-    path = _find(name_or_path)
+    known = {path.stem: path for path in (folder() / "config").glob("*.yaml")}
+    path = pathlib.Path(name_or_path)
+    if not path.is_file():
+        if name_or_path not in known:
+            names = ", ".join(sorted(known))
+            raise FileNotFoundError(
+                f"no workflow file {name_or_path!r}; give a YAML file, or one of: {names}"
+            )
+        path = known[name_or_path]
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -82,19 +82,6 @@ def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
     return _checked(config, str(path))
 
 
-def _find(name_or_path: str) -> pathlib.Path:
-    path = pathlib.Path(name_or_path)
-    if path.is_file():
-        return path
-    known = {path.stem: path for path in (folder() / "config").glob("*.yaml")}
-    if name_or_path in known:
-        return known[name_or_path]
-    names = ", ".join(sorted(known))
-    raise FileNotFoundError(
-        f"no workflow file {name_or_path!r}; give a YAML file, or one of: {names}"
-    )
-
-
 def _set(config: Config, change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key:
@@ -103,9 +90,9 @@ def _set(config: Config, change: str) -> None:
     *parents, last = [*before.split("."), "gin", name] if is_gin else key.split(".")
     section = config
     for parent in parents:
-        if (below := section.get(parent)) is None:
-            below = section[parent] = {}
-        section = below
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
         if not isinstance(section, dict):
             raise ValueError(f"--set {change!r}: {parent!r} is a value, not a section")
     try:
@@ -116,11 +103,10 @@ def _set(config: Config, change: str) -> None:
 
 def _checked(config: Config, where: str) -> Config:
     """Completes what was read, and makes paths absolute; raises as `load`."""
-    for key in config:
-        if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(KEYS)}"
-            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
+    if unknown := [key for key in config if key not in KEYS]:
+        near = difflib.get_close_matches(str(unknown[0]), KEYS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(KEYS)}"
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; {hint}")
     if config.get("source") not in SOURCES:
         raise ValueError(f"{where}: source is {config.get('source')!r}; allowed: scenes, pairs")
     if config["source"] == "pairs" and not config.get("input"):
@@ -131,9 +117,8 @@ def _checked(config: Config, where: str) -> Config:
         config[section] = config.get(section) or {}
         if not isinstance(config[section], dict):
             raise ValueError(f"{where}: {section} is {config[section]!r}; it must be a section")
-        for flag in config[section]:
-            if flag in _NOT_TO_SET:
-                raise ValueError(f"{where}: {section}.{flag} is for the workflow to set; remove it")
+        for flag in (flag for flag in config[section] if flag in _NOT_TO_SET):
+            raise ValueError(f"{where}: {section}.{flag} is for the workflow to set; remove it")
     for key in ("input", "prompts"):
         config[key] = _absolute(config.get(key))
         for pattern in config[key]:
@@ -208,17 +193,11 @@ def train_command(part: str, section: Mapping[str, Any]) -> list[str]:
     """Returns `train --gin_file=... --gin.NAME=VALUE ...`; the section's own `gin` wins."""
     paths = {"MODEL_DIR": f"@/{part}", **TRAINING_INPUTS[part]}
     bindings = {name: f"'{path}'" for name, path in paths.items()}
-    bindings |= {name: _gin_value(value) for name, value in section["gin"].items()}
-    return [
-        "train",
-        f"--gin_file={section['experiment']}",
-        *(f"--gin.{name}={value}" for name, value in bindings.items()),
-    ]
-
-
-def _gin_value(value: Any) -> str:
-    is_reference = isinstance(value, str) and value.startswith(("@", "%"))
-    return value if is_reference else repr(value)
+    for name, value in section["gin"].items():
+        is_reference = isinstance(value, str) and value.startswith(("@", "%"))
+        bindings[name] = value if is_reference else repr(value)
+    gin_flags = [f"--gin.{name}={value}" for name, value in bindings.items()]
+    return ["train", f"--gin_file={section['experiment']}", *gin_flags]
 
 
 def listing(patterns: Sequence[str]) -> str:
@@ -230,10 +209,8 @@ def listing(patterns: Sequence[str]) -> str:
     for pattern in patterns:
         if "://" in pattern:
             rows.append(pattern)
-            continue
-        for path in sorted(glob.glob(pattern, recursive=True)):
-            below = sorted(pathlib.Path(path).rglob("*")) if os.path.isdir(path) else [path]
-            for file in below:
+        for path in [] if "://" in pattern else sorted(glob.glob(pattern, recursive=True)):
+            for file in sorted(pathlib.Path(path).rglob("*")) if os.path.isdir(path) else [path]:
                 state = os.stat(file)
                 rows.append(f"{file} {state.st_size} {state.st_mtime_ns}")
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16] if rows else ""

@@ -56,10 +56,6 @@ class Row:
             return ""
         return f"{done:,}{f'/{total:,}' if total else ''} {self.progress.get('unit', '')}"
 
-    def time(self) -> str:
-        """Returns the time so far, or in all."""
-        return progress_line.clock(self.seconds)
-
     def rate(self) -> str:
         """Returns `85.2 examples/s`, or '' if unknown."""
         rate = self.progress.get("rate") or 0
@@ -68,10 +64,8 @@ class Row:
 
     def eta(self) -> str:
         """Returns the time left, or '' if unknown."""
-        seconds = self.progress.get("eta_seconds")
-        return (
-            progress_line.clock(seconds) if seconds is not None and self.state == "running" else ""
-        )
+        seconds = self.progress.get("eta_seconds") if self.state == "running" else None
+        return "" if seconds is None else progress_line.clock(seconds)
 
     def fields(self) -> str:
         """Returns the stage's own numbers: `loss=3.21`."""
@@ -131,12 +125,21 @@ class Lines(View):
                 self._print(row, f"{title}: {row.what} -> {row.output}")
             if row.state == "running":
                 if time.monotonic() - self._printed[row.name] >= _LINE_SECONDS:
-                    eta = f"ETA {row.eta()}" if row.eta() else ""
-                    parts = (row.time(), row.counted(), row.rate(), eta, row.fields())
+                    eta = row.eta() and f"ETA {row.eta()}"
+                    parts = (
+                        progress_line.clock(row.seconds),
+                        row.counted(),
+                        row.rate(),
+                        eta,
+                        row.fields(),
+                    )
                     self._print(row, f"{title}: {'  '.join(filter(None, parts))}")
             elif row.state != before:
                 about = "  ".join(filter(None, (row.counted(), row.fields())))
-                self._print(row, f"{title}: {row.state} in {row.time()}  {about}".rstrip())
+                self._print(
+                    row,
+                    f"{title}: {row.state} in {progress_line.clock(row.seconds)}  {about}".rstrip(),
+                )
             self._states[row.name] = row.state
 
     def note(self, text: str) -> None:
@@ -145,7 +148,7 @@ class Lines(View):
 
     def _print(self, row: Row, text: str) -> None:
         self._printed[row.name] = time.monotonic()
-        print(text, flush=True)
+        self.note(text)
 
 
 class Table(View):
@@ -155,8 +158,7 @@ class Table(View):
         self, names: Sequence[str], workdir: pathlib.Path, since: float, live: rich.live.Live
     ) -> None:
         super().__init__(names, workdir, since)
-        self._live = live
-        self._note = ""
+        self._live, self._note = live, ""
 
     def _show(self, rows: Sequence[Row]) -> None:
         elapsed = progress_line.clock(time.time() - self._since)
@@ -175,7 +177,7 @@ class Table(View):
                 _progress_bar(row),
                 row.rate() if row.state == "running" else "",
                 row.eta(),
-                row.time() if row.state != "waiting" else "",
+                progress_line.clock(row.seconds) if row.state != "waiting" else "",
             )
         self._live.update(table, refresh=True)
 

@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks the flags and gin macros of every stage of a workflow, before the first one runs.
 
-    python -m parti.workflow.preflight WORKFLOW.yaml
-
-It is a program of its own because it imports all stages, and Beam, TensorFlow and JAX with them.
+A program of its own: it imports all stages, and Beam, TensorFlow and JAX with them.
 """
 
 import importlib

@@ -45,9 +45,8 @@ def workflow(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--workdir", help="where everything goes (default: runs/CONFIG)")
     options, extra = parser.parse_known_args(list(argv))
-    workdir = options.workdir or f"runs/{pathlib.Path(options.config).stem}"
-    again = ["parti", "workflow", options.config, "--workdir", workdir]
-    return _main(options, workdir, extra, again)
+    options.workdir = options.workdir or f"runs/{pathlib.Path(options.config).stem}"
+    return _main(options, extra, "workflow", options.config)
 
 
 def demo(argv: Sequence[str]) -> int:
@@ -57,8 +56,7 @@ def demo(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", default="runs/demo", help="default: %(default)s")
     options, extra = parser.parse_known_args(list(argv))
     options.config = _DEMO
-    again = ["parti", "demo", "--workdir", options.workdir]
-    return _main(options, options.workdir, extra, again)
+    return _main(options, extra, "demo")
 
 
 def _parser(program: str, description: str, epilog: str) -> flag_parser.Parser:
@@ -70,13 +68,13 @@ def _parser(program: str, description: str, epilog: str) -> flag_parser.Parser:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help=help_text)
     add("--dry_run", action="store_true", help="list what would run, and why")
     # Snakemake's words for it: handed on, they would look like a run that did nothing.
-    names = ("--dry-run", "--dryrun", "-n")
-    add(*names, dest="dry_run", action="store_true", help=argparse.SUPPRESS)
+    words = ("--dry-run", "--dryrun", "-n")
+    add(*words, dest="dry_run", action="store_true", help=argparse.SUPPRESS)
     add("--graph", metavar="FILE", help="only draw the stages: .dot; by Graphviz .svg, .png")
     return parser
 
 
-def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: list[str]) -> int:
+def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
     config = config_files.load(options.config, options.set)
     jobs = options.jobs if options.jobs is not None else config["jobs"]
     if jobs < 1:
@@ -86,11 +84,12 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: li
             f"{forced[0]}: a stage that is up to date does nothing; to make it anew, delete its "
             "folder (or change its settings)"
         )
-    folder = pathlib.Path(workdir).resolve()
-    if "://" in workdir:
-        raise ValueError(f"--workdir {workdir}: must be a folder of this machine")
+    folder = pathlib.Path(options.workdir).resolve()
+    if "://" in options.workdir:
+        raise ValueError(f"--workdir {options.workdir}: must be a folder of this machine")
     if folder.is_file():
-        raise NotADirectoryError(f"--workdir {workdir}: is a file; it must be a folder")
+        raise NotADirectoryError(f"--workdir {options.workdir}: is a file; it must be a folder")
+    again = ["parti", *command, "--workdir", options.workdir]
     again += [] if options.jobs is None else ["--jobs", str(options.jobs)]
     again += [word for change in options.set for word in ("--set", change)]
     with tempfile.TemporaryDirectory(prefix="parti-") as temporary:
@@ -106,7 +105,11 @@ def _main(options: argparse.Namespace, workdir: str, extra: list[str], again: li
         if not known.is_file() or known.read_bytes() != draft.read_bytes():
             preflight.check(draft, scheduler.environment())
         if options.dry_run:
-            _print_plan(tool.plan())
+            plan = tool.plan()
+            print(f"{len(plan)} stages would run:" if plan else _NOTHING)
+            width = max((len(planned.name) for planned in plan), default=0)
+            for planned in plan:
+                print(f"  {planned.name:<{width}}  {planned.reason}")
             return 0
         if not folder.is_dir():
             tool.plan()  # refuses an unknown flag of Snakemake
@@ -127,13 +130,6 @@ def _draw(path: pathlib.Path, dot: str) -> None:
         command = [str(program), f"-T{suffix[1:]}", "-o", str(path)]
         subprocess.run(command, input=dot, text=True, check=True)
     print(f"wrote {path}")
-
-
-def _print_plan(plan: Sequence[scheduler.Planned]) -> None:
-    print(f"{len(plan)} stages would run:" if plan else _NOTHING)
-    width = max((len(planned.name) for planned in plan), default=0)
-    for planned in plan:
-        print(f"  {planned.name:<{width}}  {planned.reason}")
 
 
 def _run(folder: pathlib.Path, draft: pathlib.Path, tool: scheduler.Scheduler, again: str) -> int:

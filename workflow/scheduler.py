@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snakemake as a child process: what it would run and why, its graph, and a run of it.
 
-Run as a program, this module is Snakemake itself, which ends when the process that started it
-ends: after a `kill -9` nothing of a run stays behind (stages stop themselves, `workflow/stage.py`).
+As a program, this module is Snakemake itself, which ends when the process that started it ends.
 """
 
 import contextlib
@@ -18,6 +17,8 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
+
+import psutil
 
 import parti
 from parti.workflow import config_files, stage
@@ -75,12 +76,9 @@ class Scheduler:
         return [
             *(sys.executable, "-P", "-m", "parti.workflow.scheduler"),
             *("--snakefile", str(config_files.folder() / "Snakefile")),
-            *("--directory", str(self.workdir)),
-            *("--configfile", str(self.config_path)),
-            *("--jobs", str(self.jobs)),
-            *("--rerun-triggers", "mtime", "params", "input"),
-            *("--scheduler", "greedy"),
-            *("--rerun-incomplete", "--nocolor"),
+            *("--directory", str(self.workdir), "--configfile", str(self.config_path)),
+            *("--rerun-triggers", "mtime", "params", "input", "--rerun-incomplete"),
+            *("--jobs", str(self.jobs), "--scheduler", "greedy", "--nocolor"),
             *arguments,
         ]
 
@@ -130,8 +128,6 @@ def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
 
 
 def _processes_of_snakemake(workdir: pathlib.Path) -> list[int]:
-    import psutil
-
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -148,11 +144,18 @@ def stop(process: "subprocess.Popen[bytes]", patience: float = 70.0) -> None:
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
-    try:
-        process.wait(patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+            return
+        # A stage that has just begun may have missed the signal; after `nohup ... &` it ignores it.
+        for child in psutil.Process(process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if stage.__name__ in " ".join(child.cmdline()):
+                    child.terminate()
+    process.kill()
+    process.wait()
 
 
 def parse_plan(text: str) -> list[Planned]:

@@ -2,20 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one stage of a workflow: continues, restores or replaces its output (see the Snakefile).
 
-    python -m parti.workflow.stage --name clean --output pairs --inputs .stages/scenes.done
-        -- clean --x=1
-
 Snakemake decides which stages run, and in what order. It sees only marker files,
 `.stages/<name>.done`, because it deletes the output of a job that starts or fails, which a training
-folder must survive. What Snakemake cannot do for the folders behind the markers is done here:
-
-- The *request* of a stage is the digest of its command and of its inputs' fingerprints. The same
-  request again: the output is continued, or already done. Another request: the output is moved to
-  `.stages/replaced/`, and deleted when the new one is finished; the old request, asked for before
-  that, brings it back.
-- A marker holds the fingerprint in the output's manifest. Before each run `reconcile` drops the
-  markers of outputs that are gone or incomplete, and renews those whose manifest was changed.
-- A stage holds a lock, which its command inherits; it stops its command when Snakemake dies.
+folder must survive. The *request* of a stage is the digest of its command and of its inputs'
+fingerprints. The same request again: the output is continued, or already done. Another: the output
+is moved to `.stages/replaced/`, from where the old request brings it back until the new one is
+finished. A marker holds the output's fingerprint, and `reconcile` drops or renews the stale ones.
 """
 
 import argparse
@@ -149,14 +141,17 @@ class _Stage:
                 self._write_record("done", reused=True)
                 _finish(self.workdir, self.record)
                 return 0
-            self._reopen()
+            # It lost files: it is unfinished again.
+            if self.command[0] == "train":  # goes on from its checkpoints and finishes at once
+                (self.output / manifests.FILE_NAME).unlink()
+            else:
+                self._move_aside()
         self._write_record("running")
         code = self._run_command(lock)
         if code == 0 and _fingerprint(self.output) is None:
             self._log(f"ended without an error, but wrote no {self.output / manifests.FILE_NAME}")
             code = 1
-        state = "done" if code == 0 else "stopped" if code in (130, 143) else "failed"
-        self._write_record(state)
+        self._write_record({0: "done", 130: "stopped", 143: "stopped"}.get(code, "failed"))
         if code == 0:
             _finish(self.workdir, self.record)
             for slot in self._replaced("").parent.glob(f"{self.name}-*"):
@@ -174,13 +169,6 @@ class _Stage:
             slot.parent.mkdir(exist_ok=True)
             files.remove_tree(slot)
             self.output.rename(slot)
-
-    def _reopen(self) -> None:
-        """Makes a finished output that lost files unfinished again."""
-        if self.command[0] == "train":  # goes on from its checkpoints and finishes at once
-            (self.output / manifests.FILE_NAME).unlink()
-        else:
-            self._move_aside()
 
     def _write_record(self, state: str, **fields: Any) -> None:
         self.record |= {"state": state, "updated": time.time()} | fields
@@ -262,8 +250,8 @@ def take_lock(lock: IO[str], patience: float, stop: Callable[[], bool] = lambda:
 def _finish(workdir: pathlib.Path, record: dict[str, Any]) -> None:
     """Records how many files belong to a stage's output, and writes its marker."""
     output, name = workdir / record["output"], record["name"]
-    files = _count_files(output, top_only=record["command"][0] == "train")
-    manifests.write_json(record_path(workdir, name), record | {"files": files})
+    counts = _count_files(output, top_only=record["command"][0] == "train")
+    manifests.write_json(record_path(workdir, name), record | {"files": counts})
     content = {"stage": name, "fingerprint": _fingerprint(output)}
     manifests.write_json(marker_path(workdir, name), content)
 
@@ -299,11 +287,8 @@ def _count_files(output: pathlib.Path, top_only: bool) -> dict[str, list[int]]:
 def _is_whole(output: pathlib.Path, counts: dict[str, list[int]]) -> bool:
     """Returns whether an output still has at least the files and bytes that belonged to it."""
     present = _count_files(output, top_only=set(counts) <= {"."})
-    return all(
-        now >= before
-        for folder, counted in counts.items()
-        for now, before in zip(present.get(folder, [0, 0]), counted, strict=True)
-    )
+    pairs = ((present.get(folder, [0, 0]), counted) for folder, counted in counts.items())
+    return all(now >= before for pair in pairs for now, before in zip(*pair, strict=True))
 
 
 def _quoted(word: str) -> str:

@@ -31,7 +31,7 @@ def _with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _thing(thing: drawing.SceneObject, size_words: dict[str, str]) -> str:
+def _thing(thing: drawing.SceneObject, size_words: dict[str, str] = _SIZE_WORDS) -> str:
     return _with_article(f"{size_words[thing.size]}{thing.colour} {thing.shape}")
 
 
@@ -41,31 +41,25 @@ def _group(shape: str, colour: str, count: int) -> str:
     return f"{_NUMBERS[count]} {colour} {_PLURALS.get(shape, shape + 's')}"
 
 
-def _simple(scene: drawing.Scene, place: str) -> list[str]:
-    thing, other = (_thing(scene.objects[0], words) for words in (_SIZE_WORDS, _OTHER_SIZE_WORDS))
-    return [
-        f"{thing} on {place}",
-        thing,
-        f"a picture of {thing} on {place}",
-        f"{place} with {other} on it",
-        f"a drawing of {other}",
-    ]
-
-
-def _groups(scene: drawing.Scene, place: str) -> list[str]:
-    groups = [_group(*kind, count) for kind, count in scene.groups().items()]
-    things, turned = " and ".join(groups), " and ".join(reversed(groups))
+def _things(scene: drawing.Scene, place: str) -> list[str]:
+    if len(scene.objects) == 1:
+        things = second = _thing(scene.objects[0])
+        third = last = _thing(scene.objects[0], _OTHER_SIZE_WORDS)
+    else:
+        groups = [_group(*kind, count) for kind, count in scene.groups().items()]
+        things = last = " and ".join(groups)
+        second = third = " and ".join(reversed(groups))
     return [
         f"{things} on {place}",
-        turned,
+        second,
         f"a picture of {things} on {place}",
-        f"{place} with {turned} on it",
-        f"a drawing of {things}",
+        f"{place} with {third} on it",
+        f"a drawing of {last}",
     ]
 
 
 def _relation(scene: drawing.Scene, place: str) -> list[str]:
-    a, b = (_thing(thing, _SIZE_WORDS) for thing in scene.objects)
+    a, b = (_thing(thing) for thing in scene.objects)
     other_a, other_b = (_thing(thing, _OTHER_SIZE_WORDS) for thing in scene.objects)
     words, converse = _RELATION_WORDS[scene.relation], _CONVERSE_WORDS[scene.relation]
     return [
@@ -95,10 +89,6 @@ def captions(scene: drawing.Scene, limit: int | None = None) -> list[str]:
     The first names everything that `probe.alignment` scores; the others may leave out size or
     background, or tell a relation from the other side.
     """
-    if scene.text:
-        describe = _text
-    elif scene.relation:
-        describe = _relation
-    else:
-        describe = _simple if len(scene.objects) == 1 else _groups
-    return describe(scene, f"{_with_article(scene.background)} background")[:limit]
+    place = f"{_with_article(scene.background)} background"
+    describe = _text if scene.text else _relation if scene.relation else _things
+    return describe(scene, place)[:limit]

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a scene is, and how it is drawn: palette, shapes, anti-aliased rendering.
 
-Shapes are polygons in a box [-1, 1] x [-1, 1], y downwards; some of them are cut out again (the
-hole of a ring, the door of a house). An image is drawn at four times its size and averaged down.
+Shapes are polygons in [-1, 1] x [-1, 1], y downwards, of which some are cut out again.
 """
 
 import collections
@@ -78,9 +77,8 @@ def _heart() -> _Points:
 
 def _flower() -> list[tuple[int, _Points]]:
     turns = [2 * math.pi * i / 5 - math.pi / 2 for i in range(5)]
-    petals = [_ellipse(0.6 * math.cos(turn), 0.6 * math.sin(turn), 0.4, 0.4) for turn in turns]
-    filled = [(1, points) for points in (*petals, _ellipse(0, 0, 0.4, 0.4))]
-    return [*filled, (0, _ellipse(0, 0, 0.24, 0.24))]
+    petals = [(1, _ellipse(0.6 * math.cos(t), 0.6 * math.sin(t), 0.4, 0.4)) for t in turns]
+    return [*petals, (1, _ellipse(0, 0, 0.4, 0.4)), (0, _ellipse(0, 0, 0.24, 0.24))]
 
 
 @functools.cache
@@ -134,8 +132,8 @@ SHAPES = tuple(shape for shape in outlines() if shape != SIGN)
 def ink(colour: str) -> tuple[int, int, int]:
     """Returns the RGB of text on a sign: white on dark boards, black on light ones."""
     red, green, blue = COLOURS[colour]
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 130
-    return (15, 15, 15) if bright else (255, 255, 255)
+    is_bright = 0.299 * red + 0.587 * green + 0.114 * blue > 130
+    return (15, 15, 15) if is_bright else (255, 255, 255)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +169,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.background not in BACKGROUNDS:
-            allowed = tuple(BACKGROUNDS)
-            raise ValueError(f"Scene: background {self.background!r} is not one of {allowed}.")
+            raise ValueError(
+                f"Scene: background {self.background!r} is not one of {tuple(BACKGROUNDS)}."
+            )
         if any(thing.colour == self.background for thing in self.objects):
             raise ValueError(f"Scene: an object has the background's colour, {self.background!r}.")
         if self.relation and (self.relation not in RELATIONS or len(self.objects) != 2):
@@ -204,11 +203,9 @@ class Scene:
 
 
 def shape_mask(shape: str, extent: float, offset: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
-    """Draws a shape, or a sign without text, alone and without anti-aliasing.
+    """Draws a shape, or a sign without text, alone: a mask of 255 inside, else 0, not smoothed.
 
-    The box of the shape has sides of `extent` pixels, and its corner is at `offset` (x, y), in
-    [0, 1) pixels, of the mask: mode "L", 255 inside the shape, else 0; as large as the box, rounded
-    up.
+    The box of the shape has sides of `extent` pixels, its corner is at `offset`, in [0, 1) pixels.
     """
     side = math.ceil(extent) + 2
     mask = Image.new("L", (side, side))
@@ -237,7 +234,7 @@ def render(scene: Scene, size: int) -> np.ndarray:
             (x, y), width, height = SIGN_FIELD
             half = extent / 2
             centre = (thing.cx * side + x * half - 0.5, thing.cy * side + y * half - 0.5)
-            size_of_field = width * half, height * half
+            fill = ink(thing.colour)
             canvas = ImageDraw.Draw(image)
-            glyphs.draw_text(canvas, scene.text, centre, *size_of_field, ink(thing.colour))
+            glyphs.draw_text(canvas, scene.text, centre, width * half, height * half, fill)
     return np.asarray(image.reduce(_SUPERSAMPLING))

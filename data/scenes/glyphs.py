@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stroke font of the capitals A to Z, for signs in scenes.
 
-A glyph is a few polylines on a grid 4 wide and 6 high, y downwards. All glyphs share one cell
-width, so a line of text is read back cell by cell (see `reader`).
+All glyphs share one cell width, so that `reader` reads a line of text cell by cell.
 """
 
 import functools

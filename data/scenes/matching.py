@@ -1,14 +1,13 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the shape of a mask: the template that correlates best with it.
+"""Finds the shape of a mask: the template, from the drawing code, that correlates best with it.
 
-Mask and templates are moved to one position and size first, by their moments, so that neither
-matters. The templates come from the drawing code itself, in several sizes and degrees of blur.
+Moments bring both to one position and size first. Templates are of several sizes and blurs.
 """
 
-import dataclasses
 import functools
 import operator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,8 +19,7 @@ _GRID = 24  # side of the frame that a shape is matched in
 _REACH = 2.1  # half of the frame's side, in radii of gyration of the shape
 
 
-@dataclasses.dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """A shape found in a mask."""
 
     shape: str  # one of `drawing.SHAPES` or `SIGN`; "" for none
@@ -86,8 +84,7 @@ def _shape_masks(extent: int, blur: float) -> dict[str, np.ndarray]:
 def _templates() -> tuple[np.ndarray, list[str], np.ndarray]:
     """Returns templates [n, grid * grid], their shapes, and their boxes [n, 3].
 
-    The box is (x offset, y offset, extent), of the box's middle from the centre of mass and of the
-    box's side, in radii of gyration.
+    A box is (x, y) of its middle from the centre of mass, and its side, in radii of gyration.
     """
     vectors, shapes, boxes = [], [], []
     for extent in (12, 18, 36):

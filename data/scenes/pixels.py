@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Divides the pixels of an image among the things in it, as the first step of `reader`.
 
-The background is what the border shows; each pixel goes to the background or to one of the colours
-that the image really contains; connected pixels of a colour are a thing.
+The background is what the border shows; connected pixels of a colour are a thing.
 """
 
 import dataclasses
@@ -31,8 +30,8 @@ class Segmentation:
 
     pixels: np.ndarray  # [y, x, 3]
     colours: list[str]
-    labels: np.ndarray  # [y, x], 0 for background and i + 1 for colours[i]
-    distances: np.ndarray  # [1 + colours, y, x], in RGB, from the background and each colour
+    labels: np.ndarray  # [y, x]: 0 for background, i + 1 for colours[i]
+    distances: np.ndarray  # [1 + colours, y, x], in RGB, from the background and from each colour
 
 
 def _noise(pixels: np.ndarray) -> float:
@@ -78,19 +77,12 @@ def distance(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 def grow(mask: np.ndarray, steps: int = 1) -> np.ndarray:
     """Returns a bool mask [y, x] with all eight neighbours of its pixels, `steps` times."""
-    for _ in range(steps):
-        wide = mask.copy()
-        wide[1:] |= mask[:-1]
-        wide[:-1] |= mask[1:]
-        mask = wide.copy()
-        mask[:, 1:] |= wide[:, :-1]
-        mask[:, :-1] |= wide[:, 1:]
-    return mask
+    return ndimage.maximum_filter(mask, 2 * steps + 1)
 
 
 def shrink(mask: np.ndarray) -> np.ndarray:
     """Returns a bool mask [y, x] without the pixels that have a neighbour outside."""
-    return ~grow(~mask)
+    return ndimage.minimum_filter(mask, 3)
 
 
 def _between(pixels: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -129,25 +121,20 @@ def segment(pixels: np.ndarray) -> tuple[str, Segmentation]:
     shades = [np.median(pixels[seed_map == index], axis=0) for index in present]
     distances = distance(pixels, np.asarray([seen, *shades], np.float32))
     reachable = distances.copy()
-    for i, index in enumerate(present, 1):
-        reachable[i][~grow(seed_map == index, 2)] = np.inf
+    for i, index in enumerate(present):
+        reachable[i + 1][~grow(seed_map == index, 2)] = np.inf
     colours = [_COLOUR_NAMES[index] for index in present]
     return background, Segmentation(pixels, colours, reachable.argmin(0), distances)
 
 
 def _mixed(
-    spots: np.ndarray,
-    nearest: np.ndarray,
-    on_edge: np.ndarray,
-    seed_map: np.ndarray,
-    seen: np.ndarray,
+    spots: np.ndarray,  # [n, 3] the seeds' RGB
+    nearest: np.ndarray,  # [n] the palette's colour nearest to each
+    on_edge: np.ndarray,  # [n] whether the image changes much around it
+    seed_map: np.ndarray,  # [y, x] `nearest` where a seed is, else -1
+    seen: np.ndarray,  # RGB of the background
 ) -> np.ndarray:
-    """Finds seeds whose colour is a mixture of their neighbours.
-
-    They are on an edge, and between two neighbours, or between one and the background (`seen`).
-    `spots` [n, 3] are the seeds' RGB, `nearest` [n] the palette's colours nearest to them, which
-    `seed_map` [y, x] has where a seed is, else -1.
-    """
+    """Returns bool [n]: whether a seed is on an edge, of a colour between those beside it."""
     counts = np.bincount(nearest, minlength=len(_PALETTE))
     common = [int(index) for index in np.flatnonzero(counts >= _MIN_SEEDS)]
     near = {index: grow(seed_map == index, 2)[seed_map >= 0] for index in common}
@@ -165,9 +152,9 @@ def _mixed(
 def coverage(segmentation: Segmentation, label: int, component: np.ndarray) -> np.ndarray:
     """Returns [y, x] in [0, 1]: how much of each pixel the component covers."""
     around = grow(component)
-    others = [other for other in np.unique(segmentation.labels[around]) if other != label]
+    others = np.setdiff1d(segmentation.labels[around], label)
     mine = segmentation.distances[label]
-    other = segmentation.distances[others or [0]].min(0)
+    other = segmentation.distances[others if others.size else [0]].min(0)
     share = other / np.maximum(mine + other, 1e-3)
     return np.where(around & ((segmentation.labels == label) | (share < 0.5)), share, 0)
 
@@ -224,8 +211,11 @@ def _give_edge_back(
 def _cut_off_from(things: np.ndarray, labels: list[int], areas: np.ndarray, piece: int) -> int:
     """Returns the thing that a piece is a part of, or 0."""
     label = labels[piece - 1]
-    same = [other for other, its_label in enumerate(labels, 1) if its_label == label]
-    larger = [other for other in same if areas[piece] < 0.35 * areas[other]]
+    larger = [
+        other + 1
+        for other, its_label in enumerate(labels)
+        if its_label == label and areas[piece] < 0.35 * areas[other + 1]
+    ]
     if not larger:
         return 0
     mine = things == piece

@@ -1,10 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Says how well an image agrees with a scene, challenge by challenge.
+"""Says how well an image agrees with a scene: `reader` reads it without knowing the scene.
 
-`reader` reads the image without knowing the scene; `compare` holds the two side by side.
-Every score is in [0, 1] and gives credit for parts. A score that does not apply to a scene is left
-out: a scene without sizes in its caption has no `size`.
+Scores are in [0, 1] and give credit for parts; one that does not apply to a scene is left out.
 """
 
 import numpy as np
@@ -24,8 +22,7 @@ _SMALL_BELOW, _LARGE_ABOVE = 0.30, 0.435
 def perfect_view(scene: scenes.Scene) -> View:
     """Returns the view that a faultless reader has of a scene's image."""
     objects = tuple(
-        SeenObject(thing.shape, thing.colour, thing.extent, thing.cx, thing.cy)
-        for thing in scene.objects
+        SeenObject(one.shape, one.colour, one.extent, one.cx, one.cy) for one in scene.objects
     )
     return View(scene.background, objects, scene.text)
 
@@ -59,7 +56,7 @@ def _pair_up(view: View, scene: scenes.Scene) -> list[SeenObject | None]:
         # Shape decides ties, so that the result is the same for any order.
         return 1.01 * (thing.shape == other.shape) + (thing.colour == other.colour)
 
-    table = np.asarray([[agreement(a, b) for b in view.objects] for a in scene.objects])
+    table = [[agreement(thing, other) for other in view.objects] for thing in scene.objects]
     for row, column in zip(*optimize.linear_sum_assignment(table, maximize=True)):
         seen[row] = view.objects[column]
     return seen
@@ -77,14 +74,11 @@ def _count_score(view: View, scene: scenes.Scene) -> float:
 
 def _relation_score(seen: list[SeenObject | None], scene: scenes.Scene) -> float:
     """Returns 1 if both objects are there, in shape or colour, and stand as they should."""
-    a, b = seen
-    if a is None or b is None:
-        return 0.0
-    right = all(
-        found.shape == thing.shape or found.colour == thing.colour
-        for found, thing in zip((a, b), scene.objects)
-    )
-    return float(right and relation_holds(scene.relation, a, b))
+    for found, thing in zip(seen, scene.objects):
+        if not found or (found.shape != thing.shape and found.colour != thing.colour):
+            return 0.0
+    a, b = (found for found in seen if found)
+    return float(relation_holds(scene.relation, a, b))
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -100,13 +94,13 @@ def edit_distance(a: str, b: str) -> int:
 def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
     """Scores what was seen against the truth.
 
-    Returns {name: score in [0, 1]} for the names in `SCORES` that apply to the scene, and
-    `overall`, their mean:
-    - shape, colour: the share of objects that have the right one; objects too many count against.
-    - size: the share of right sizes, among objects whose size the caption names.
-    - count: if there are several objects and no relation; see `_count_score`.
-    - relation, background: 1 or 0.
-    - text: 1 less the edit distance over the longer length.
+    Returns:
+        {name of `SCORES` that applies to the scene: score in [0, 1]}, and `overall`, their mean.
+        - shape, colour: the share of objects with the right one; those too many count against it.
+        - size: the share of right sizes, among objects whose size the caption names.
+        - count: if there are several objects and no relation; see `_count_score`.
+        - relation, background: 1 or 0.
+        - text: 1 less the edit distance over the longer length.
     """
     seen = _pair_up(view, scene)
     pairs = [(found, thing) for found, thing in zip(seen, scene.objects) if found]
@@ -116,8 +110,7 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
         "colour": sum(found.colour == thing.colour for found, thing in pairs) / num,
         "background": float(view.background == scene.background),
     }
-    named = sum(bool(thing.size) for thing in scene.objects)
-    if named:
+    if named := sum(bool(thing.size) for thing in scene.objects):
         right = sum(_size_name(found.extent) == thing.size for found, thing in pairs if thing.size)
         scores["size"] = right / named
     if scene.relation:
@@ -132,15 +125,11 @@ def compare(view: View, scene: scenes.Scene) -> dict[str, float]:
 
 
 def alignment(image: np.ndarray, scene: scenes.Scene) -> dict[str, float]:
-    """Scores an image, [size, size, 3] uint8 of 32 pixels a side or more, as `compare` does.
-
-    Raises:
-      ValueError: not a square RGB image of bytes.
-    """
+    """Scores an image, [size, size, 3] uint8 of 32 pixels or more; raises as `read_scene`."""
     return compare(read_scene(image), scene)
 
 
 def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
     """Returns the mean of each score over the rows that have it, in the order of `SCORES`."""
-    columns = {name: [row[name] for row in rows if name in row] for name in (*SCORES, "overall")}
-    return {name: sum(values) / len(values) for name, values in columns.items() if values}
+    values = {name: [r[name] for r in rows if name in r] for name in (*SCORES, "overall")}
+    return {name: sum(column) / len(column) for name, column in values.items() if column}

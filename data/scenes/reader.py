@@ -1,10 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a scene from pixels, with the palette and the shapes known and the caption unknown.
+"""Reads a scene from pixels, at 64 a side, the palette and shapes known and the caption unknown.
 
-The image is brought to 64 pixels, so one set of templates serves all sizes. `pixels` divides it
-into things; the shape of each is the template of `matching` that correlates best with it; a sign is
-read letter by letter.
+`pixels` finds the things, `matching` the shape of each; a sign is read letter by letter.
 """
 
 import dataclasses
@@ -37,7 +35,7 @@ class View:
 
     background: str
     objects: tuple[SeenObject, ...]
-    text: str = ""  # what a sign says, "" if there is none
+    text: str = ""  # that a sign says; "" if there is none
 
 
 def _fit_thing(
@@ -84,8 +82,8 @@ def _find_sign(segmentation: pixels.Segmentation) -> tuple[str, matching.Fit] | 
 def _glyph_bank(num_letters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns templates of letters in a line of `num_letters`, and where a cell's pixels are.
 
-    They are [blur * letter, pixels], unit vectors of mean 0; rows [y] and columns [x] of a cell's
-    pixels are from its corner, in glyph heights and widths: a little more than the glyph.
+    The templates [blur * letter, pixels] are unit vectors of mean 0. Rows [y] and columns [x] of a
+    cell are from its corner, in glyph heights and widths: a little more than the glyph.
     """
     half = 0.45 * pixels.WORK_SIZE  # of a usual sign
     (_, field_width, field_height) = drawing.SIGN_FIELD
@@ -143,11 +141,8 @@ def _read_text(segmentation: pixels.Segmentation, colour: str, sign: matching.Fi
         centre[1] + np.linspace(-0.5, 0.5, 20) * height,
     )
     total = float(np.maximum(field - 0.2, 0).mean() * width * height)
-    found = []
-    for num in range(1, glyphs.MAX_LENGTH + 1):
-        letters, score, amount = _read_line(ink, num, centre, width, height)
-        found.append((score * min(1.0, amount / max(total, 1e-6)), letters))
-    score, letters = max(found)
+    lines = (_read_line(ink, num, centre, width, height) for num in range(1, glyphs.MAX_LENGTH + 1))
+    score, letters = max((s * min(1.0, n / max(total, 1e-6)), text) for text, s, n in lines)
     return letters if score > 0.4 else ""
 
 
@@ -165,8 +160,7 @@ def read_scene(image: np.ndarray) -> View:
         )
     background, segmentation = pixels.segment(pixels.to_work_size(image))
     objects, text = [], ""
-    sign = _find_sign(segmentation)
-    if sign:
+    if sign := _find_sign(segmentation):
         colour, fit = sign
         text = _read_text(segmentation, colour, fit)
         objects.append(_seen(colour, fit))
@@ -174,11 +168,8 @@ def read_scene(image: np.ndarray) -> View:
     for thing in np.unique(things[things > 0]):
         label = labels[thing - 1]
         colour = segmentation.colours[label - 1]
-        if sign:
-            x, y, _ = matching.moments((things == thing).astype(np.float32))
-            if max(abs(x - sign[1].cx), abs(y - sign[1].cy)) < sign[1].extent / 2:
-                continue  # on the sign
-        if colour != "white":  # the ink of signs; no object is white
+        # White is the ink of signs; no object is white.
+        if colour != "white" and not (sign and _is_within(things == thing, sign[1])):
             objects.append(_seen(colour, _fit_thing(segmentation, things, thing, label)))
     return View(background, tuple(objects), text)
 
@@ -192,3 +183,8 @@ def _seen(colour: str, fit: matching.Fit) -> SeenObject:
         float(fit.cy + 0.5) / pixels.WORK_SIZE,
         fit.score,
     )
+
+
+def _is_within(component: np.ndarray, sign: matching.Fit) -> bool:
+    x, y, _ = matching.moments(component.astype(np.float32))
+    return max(abs(x - sign.cx), abs(y - sign.cy)) < sign.extent / 2

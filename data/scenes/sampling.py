@@ -16,14 +16,13 @@ CHALLENGES = {
     "text": "Writing & Symbols",
     "complex": "Complex",
 }
-_WORDS_BY_LENGTH = {
-    2: "HI GO NO UP OK ME WE US TO ON IN BY",
-    3: "YES CAT DOG SUN RUN FUN CAR BUS MAP TEA ICE ZOO BOX FOX SKY SEA RED BIG NEW OLD ONE TWO "
-    "SIX TEN JAM KEY LOW HOT",
-    4: "OPEN STOP EXIT SALE PARK TAXI FOOD HOME LOVE MOON STAR FISH BIRD TREE QUIZ JAZZ WAVE "
-    "KIWI PLAY LEFT NEXT HELP WEST EAST SHOP",
-}
-WORDS = tuple(word for words in _WORDS_BY_LENGTH.values() for word in words.split())
+_WORDS = (
+    "HI GO NO UP OK ME WE US TO ON IN BY YES CAT DOG SUN RUN FUN CAR BUS MAP TEA ICE ZOO BOX "
+    "FOX SKY SEA RED BIG NEW OLD ONE TWO SIX TEN JAM KEY LOW HOT OPEN STOP EXIT SALE PARK "
+    "TAXI FOOD HOME LOVE MOON STAR FISH BIRD TREE QUIZ JAZZ WAVE KIWI PLAY LEFT NEXT HELP "
+    "WEST EAST SHOP"
+)
+WORDS = tuple(_WORDS.split())
 
 # Extents of a named size. There are gaps between them, so that an image has one true answer.
 SIZE_EXTENTS = {"small": (0.19, 0.27), "medium": (0.33, 0.40), "large": (0.47, 0.62)}
@@ -45,9 +44,8 @@ class World:
     challenges: dict[str, float]  # {name in `CHALLENGES`: its share of the scenes}
     relations: tuple[str, ...] = drawing.RELATIONS  # names in `RELATIONS`
     max_objects: int = 5  # the highest count
-    # Extents of an object alone; None for the named sizes
+    # Extents of an object alone, and of two side by side; None for the named sizes
     single_extent: tuple[float, float] | None = None
-    # Extents of two objects side by side; None for the named sizes
     pair_extent: tuple[float, float] | None = None
     jitter: float = 0.5  # how far a lone object, or the line of a pair, may be from the middle
     num_captions: int | None = None  # phrasings of each scene; None for all
@@ -60,7 +58,7 @@ def _place(rng: random.Random, extent: float, jitter: float = 0.5) -> float:
 
 
 def _scatter(rng: random.Random, extents: Sequence[float]) -> list[tuple[float, float, float]]:
-    """Throws boxes (extent, cx, cy) onto the image so that none touch; shrinks them if need be."""
+    """Returns (extent, cx, cy) of boxes that do not touch, shrunk when they do not fit."""
     shrink = 1.0
     while True:
         placed: list[tuple[float, float, float]] = []
@@ -105,6 +103,10 @@ def _sample_groups(
     return drawing.Scene(background, objects, challenge=name)
 
 
+def _sample_count(rng: random.Random, world: World) -> drawing.Scene:
+    return _sample_groups(rng, world, [rng.randint(2, world.max_objects)], "count")
+
+
 def _sample_complex(rng: random.Random, world: World) -> drawing.Scene:
     first = rng.randint(1, world.max_objects - 2)
     second = rng.randint(2 if first == 1 else 1, world.max_objects - first)
@@ -126,22 +128,26 @@ def _pair_sizes(rng: random.Random, world: World) -> list[tuple[str, float]]:
 def _beside(
     rng: random.Random, a: float, b: float, jitter: float
 ) -> tuple[float, float, float, float]:
-    """Places a before b on one axis, level on the other.
+    """Draws the centres of a, before b on one axis and level on the other.
 
-    Returns (along a, along b, across a, across b): their centres on the two axes.
+    Returns (along a, along b, across a, across b).
     """
     free = 1 - 2 * _MARGIN - a - b - _GAP
     start, between = sorted((rng.uniform(0, free), rng.uniform(0, free)))
     along_a = _MARGIN + start + a / 2
     along_b = _MARGIN + between + a + _GAP + b / 2
     level = _place(rng, max(a, b), jitter)
-    low, high = (min(a, b) / 2 + _MARGIN, 1 - min(a, b) / 2 - _MARGIN)
-    offset = rng.uniform(-0.07, 0.07)
-    shifted = min(max(level + offset, low), high)
+    low, high = min(a, b) / 2 + _MARGIN, 1 - min(a, b) / 2 - _MARGIN
+    shifted = min(max(level + rng.uniform(-0.07, 0.07), low), high)
     return (along_a, along_b, level, shifted) if a >= b else (along_a, along_b, shifted, level)
 
 
-def _sample_beside(rng: random.Random, world: World, relation: str) -> drawing.Scene:
+def _sample_relation(rng: random.Random, world: World) -> drawing.Scene:
+    relation = rng.choice(world.relations)
+    if relation == "inside":
+        return _sample_inside(rng, world)
+    if relation == "overlapping":
+        return _sample_overlapping(rng, world)
     background, kinds = _pick_kinds(rng, world, 2)
     (size_a, a), (size_b, b) = _pair_sizes(rng, world)
     if relation in ("left_of", "above"):
@@ -179,8 +185,7 @@ def _sample_overlapping(rng: random.Random, world: World) -> drawing.Scene:
     a, b = rng.uniform(0.36, 0.48), rng.uniform(0.36, 0.48)
     dx = rng.choice((-1, 1)) * rng.uniform(0.62, 0.7) * (a + b) / 2
     dy = rng.uniform(-0.08, 0.08)
-    # Where b may stand so that both boxes keep the margin.
-    x, y = (
+    x, y = (  # of b, so that both boxes keep the margin
         rng.uniform(_MARGIN + max(b / 2, a / 2 - d), 1 - _MARGIN - max(b / 2, a / 2 + d))
         for d in (dx, dy)
     )
@@ -189,15 +194,6 @@ def _sample_overlapping(rng: random.Random, world: World) -> drawing.Scene:
         drawing.SceneObject(shapes[1], colour_b, "", b, x, y),
     )
     return drawing.Scene(background, objects, "overlapping", challenge="relation")
-
-
-def _sample_relation(rng: random.Random, world: World) -> drawing.Scene:
-    relation = rng.choice(world.relations)
-    if relation == "inside":
-        return _sample_inside(rng, world)
-    if relation == "overlapping":
-        return _sample_overlapping(rng, world)
-    return _sample_beside(rng, world, relation)
 
 
 def _sample_text(rng: random.Random, world: World) -> drawing.Scene:
@@ -215,9 +211,7 @@ def _sample_text(rng: random.Random, world: World) -> drawing.Scene:
 
 _SAMPLERS: dict[str, Callable[[random.Random, World], drawing.Scene]] = {
     "simple": _sample_simple,
-    "count": lambda rng, world: _sample_groups(
-        rng, world, [rng.randint(2, world.max_objects)], "count"
-    ),
+    "count": _sample_count,
     "relation": _sample_relation,
     "text": _sample_text,
     "complex": _sample_complex,
@@ -227,10 +221,10 @@ _SAMPLERS: dict[str, Callable[[random.Random, World], drawing.Scene]] = {
 def sample_scene(
     rng: random.Random, world: World, challenges: Sequence[str] | None = None
 ) -> drawing.Scene:
-    """Draws a scene of a world, of either split; of these `challenges` only, if they are given.
+    """Draws a scene of a world, of either split; of these challenges alone, if they are given.
 
     Raises:
-      ValueError: a challenge is not one of the world's.
+        ValueError: a challenge is not one of the world's.
     """
     names = list(world.challenges if challenges is None else challenges)
     for name in names:
@@ -238,12 +232,8 @@ def sample_scene(
             allowed = ", ".join(world.challenges)
             raise ValueError(f"This world has no challenge {name!r}: choose from {allowed}.")
     [name] = rng.choices(names, [world.challenges[name] for name in names])
-    return _rounded(_SAMPLERS[name](rng, world))
-
-
-def _rounded(scene: drawing.Scene) -> drawing.Scene:
-    """Returns a scene whose coordinates have four decimals, so that its JSON is short."""
-    objects = tuple(
+    scene = _SAMPLERS[name](rng, world)
+    objects = tuple(  # with four decimals, so that its JSON is short
         dataclasses.replace(
             thing, extent=round(thing.extent, 4), cx=round(thing.cx, 4), cy=round(thing.cy, 4)
         )

@@ -1,11 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in data set: small drawn images with exact captions.
+"""The built-in data set: small drawn images with exact captions, of what a `World` may hold.
 
-Scenes test in miniature what PartiPrompts tests in photographs: properties, quantity, position,
-writing. A `World` says what may occur. Scene `index` of a split is drawn from its own random
-numbers, seeded by (seed, split, index), so any worker can draw any scene. Some (shape, colour)
-pairs and some words are held out: they occur in the validation split only.
+Scene `index` of a split is drawn from random numbers seeded by (seed, split, index) alone. Some
+(shape, colour) pairs and some words are held out: they occur in the validation split only.
 """
 
 import hashlib
@@ -70,9 +68,8 @@ HELD_OUT_PAIRS = frozenset(
 
 def is_held_out(scene: Scene) -> bool:
     """Returns whether a scene belongs to validation: one of its pairs, or its text, is held out."""
-    if scene.text and _hold_out(scene.text):
-        return True
-    return any((thing.shape, thing.colour) in HELD_OUT_PAIRS for thing in scene.objects)
+    pairs = {(thing.shape, thing.colour) for thing in scene.objects}
+    return bool(pairs & HELD_OUT_PAIRS) or bool(scene.text) and _hold_out(scene.text)
 
 
 def find_world(name: str) -> World:
@@ -85,11 +82,7 @@ def find_world(name: str) -> World:
 def draw_scene(
     split: str, index: int, seed: int, world: World, challenge: str | None = None
 ) -> Scene:
-    """Draws scene number `index` of a split; of one challenge, if it is given.
-
-    Raises:
-      ValueError: there is no such split or challenge.
-    """
+    """Draws scene number `index` of a split; ValueError: there is no such split or challenge."""
     if split not in records.SPLITS:
         raise ValueError(f"No split {split!r}: choose one of {', '.join(records.SPLITS)}.")
     rng = random.Random(f"{seed}/{split}/{index}")
@@ -111,6 +104,5 @@ def generate(
     """Yields (key, scene, image [size, size, 3] uint8, captions) of scenes from `start` on."""
     chosen = find_world(world)
     for index in range(start, start + num):
-        scene = draw_scene(split, index, seed, chosen)
-        texts = captions(scene, chosen.num_captions)
-        yield scene_key(split, index), scene, render(scene, size), texts
+        scene, key = draw_scene(split, index, seed, chosen), scene_key(split, index)
+        yield key, scene, render(scene, size), captions(scene, chosen.num_captions)

@@ -21,8 +21,7 @@ _WORKER_ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 def make_flag_parser(error: Callable[[str], NoReturn]) -> argparse.ArgumentParser:
     """Returns a parser that knows every flag of every PipelineOptions class.
 
-    Args:
-      error: takes what is wrong with the value of a flag, and ends the process.
+    `error` takes what is wrong with the value of a flag, and ends the process.
     """
     parser = pipeline_options._BeamArgumentParser(allow_abbrev=False, add_help=False)
     classes = {str(cls): cls for cls in pipeline_options.PipelineOptions.__subclasses__()}

@@ -2,14 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """GroupByKey through files, for runners of one machine: Beam's keep every row in memory.
 
-    options.view_as(disk_group_by_key.ShuffleOptions).shuffle_dir = folder
-    groups = pairs | disk_group_by_key.GroupByKey()     # (bytes, bytes) -> (bytes, values)
-    groups = pairs | disk_group_by_key.GroupObjects()   # (str, any value) -> (str, values)
-
-Each bundle writes its pairs to a file, by partition of the keys; only their positions go through
-the runner. A partition is then read and sorted; one that is too large for memory is split again,
-and the values of a very frequent key are streamed. Without --shuffle_dir it is Beam's own
-transform, which runners of many machines do on disk.
+A bundle writes its pairs to a file, by partition of the keys; their positions go through the
+runner. A partition is read and sorted; one too large for memory is split again, and the values of a
+very frequent key are streamed. Without --shuffle_dir it is Beam's own transform.
 """
 
 import argparse
@@ -66,12 +61,12 @@ class GroupByKey(beam.PTransform):
         if not folder:
             return inputs | beam.Flatten() | "Group" >> beam.GroupByKey()
         # Each for itself: a runner may keep what is flattened until all of it is there.
-        parts = tuple(
+        parts = (
             pairs | f"To files {number}" >> beam.ParDo(_ToFiles(folder))
             for number, pairs in enumerate(inputs)
         )
         return (
-            parts
+            tuple(parts)
             | beam.Flatten()
             | "Parts" >> beam.GroupByKey()
             # The runner gives the parts in any order.
@@ -84,19 +79,16 @@ class GroupObjects(beam.PTransform):
 
     def expand(self, inputs: beam.PCollection | tuple[beam.PCollection, ...]) -> beam.PCollection:
         """Returns (key, iterable of values), which can be read more than once."""
+
+        def pack(key: str, value: Any) -> tuple[bytes, bytes]:
+            return key.encode("utf-8", "surrogatepass"), pickle.dumps(value)
+
+        def unpack(key: bytes, values: Iterable[bytes]) -> tuple[str, Iterable[Any]]:
+            return key.decode("utf-8", "surrogatepass"), _Unpacked(values)
+
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        packed = tuple(
-            some | f"Pack {number}" >> beam.Map(_pack) for number, some in enumerate(inputs)
-        )
-        return packed | GroupByKey() | "Unpack" >> beam.MapTuple(_unpack)
-
-
-def _pack(item: tuple[str, Any]) -> tuple[bytes, bytes]:
-    return item[0].encode("utf-8", "surrogatepass"), pickle.dumps(item[1])
-
-
-def _unpack(key: bytes, values: Iterable[bytes]) -> tuple[str, Iterable[Any]]:
-    return key.decode("utf-8", "surrogatepass"), _Unpacked(values)
+        packed = (some | f"Pack {i}" >> beam.MapTuple(pack) for i, some in enumerate(inputs))
+        return tuple(packed) | GroupByKey() | "Unpack" >> beam.MapTuple(unpack)
 
 
 class _Unpacked:
@@ -131,13 +123,12 @@ class _PartWriter:
         buffers, self._buffers, self._num_bytes = self._buffers, {}, 0
         if not buffers:
             return
-        path = files.join(self._folder, f"shuffle-{uuid.uuid4().hex}")
-        found = []
+        path, offset = files.join(self._folder, f"shuffle-{uuid.uuid4().hex}"), 0
         with files.open(path, "wb") as file:
-            for partition, buffer in buffers.items():
-                found.append((partition, _Part(path, file.tell(), len(buffer))))
-                file.write(buffer)
-        yield from found
+            file.writelines(buffers.values())
+        for partition, buffer in buffers.items():
+            yield partition, _Part(path, offset, len(buffer))
+            offset += len(buffer)
 
 
 class _ToFiles(beam.DoFn):
@@ -195,10 +186,10 @@ def _read(parts: Iterable[_Part]) -> Iterator[tuple[bytes, bytes]]:
         with files.open(path) as file:
             file.seek(offset)
             data = file.read(num_bytes)  # at most what is flushed at once, and a pair
-        position = 0
-        while position < len(data):
-            key_length, value_length = _LENGTHS.unpack_from(data, position)
-            start = position + _LENGTHS.size
+        end = 0
+        while end < len(data):
+            key_length, value_length = _LENGTHS.unpack_from(data, end)
+            start = end + _LENGTHS.size
             middle = start + key_length
-            position = middle + value_length
-            yield data[start:middle], data[middle:position]
+            end = middle + value_length
+            yield data[start:middle], data[middle:end]

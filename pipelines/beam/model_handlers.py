@@ -2,13 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RunInference handlers over `LoadedModel`: one copy of a part in each process, fixed batches.
 
-    keyed | model_handlers.infer("Decode", model_handlers.decode_handler(bundle_dir))
-
-takes (key, example) and gives (key, prediction); keys may be anything and travel along.
-
-An example is a whole batch that the pipeline has composed (images of a shard in order, prompts of a
-file in order), and Beam hands over one at a time. Beam's own batches depend on the runner and on
-where a bundle ends; these do not, so neither do the compiled shapes, nor the bytes.
+An example is a whole batch that the pipeline has composed, and Beam hands over one at a time: its
+own batches depend on runner and bundle, and compiled shapes and bytes must not. Keys travel along.
 """
 
 import functools
@@ -39,7 +34,7 @@ class Handler(inference.ModelHandler[Any, Any, Any]):
     def __init__(
         self, name: str, load: Callable[[], Any], predict: Callable[[Any, Any], Any]
     ) -> None:
-        """Takes the name of the metrics, what loads the model, and `predict(model, example)`."""
+        """Sets the name of the metrics, what loads the model, and `predict(model, example)`."""
         super().__init__(min_batch_size=1, max_batch_size=1)
         self._name, self._load, self._predict = name, load, predict
 
@@ -73,20 +68,12 @@ def infer(label: str, handler: Handler) -> beam.PTransform:
 
 
 def part_handler(
-    source: Path,
-    part: str,
+    source: Path,  # a bundle, or the part's training directory; every worker must reach it
+    part: str,  # of `bundles.PARTS`
     predict: Callable[[loaded_models.LoadedModel, Any], Any],
-    unused: Sequence[str] = (),
+    unused: Sequence[str] = (),  # top-level branches of its variables that `predict` never reads
 ) -> Handler:
-    """Returns the handler of one part.
-
-    Args:
-      source: a bundle, or the part's training directory; every worker must reach it.
-      part: of `bundles.PARTS`.
-      predict: see `Handler`.
-      unused: top-level branches of the part's variables that `predict` does not read; they do not
-        stay in memory.
-    """
+    """Returns the handler of one part, of which the unused branches do not stay in memory."""
 
     def load() -> loaded_models.LoadedModel:
         loaded = bundles.load_part(source, part)
@@ -151,15 +138,15 @@ class Renderer:
     def __init__(self, source: Path, num_upsampled: int, window_size: int = 0) -> None:
         """Loads the parts of a bundle.
 
-        Of a prompt `num_upsampled` best samples are upsampled, none without loading the upsampler,
-        in windows of `tiling` with sides of `window_size` pixels, or whole (0).
+        Of a prompt `num_upsampled` best samples are upsampled, in windows of `tiling` with sides of
+        `window_size` pixels, or whole (0).
         """
         bundle = bundles.Bundle.open(source)
         self._num_upsampled, self._window_size = num_upsampled, window_size
         self._tokenizer = decode_handler(source).load_model()
-        self._reranker = bundle.load("reranker") if "reranker" in bundle.parts else None
-        has_upsampler = "upsampler" in bundle.parts and num_upsampled
-        self._upsampler = bundle.load("upsampler") if has_upsampler else None
+        wanted = {"reranker", "upsampler"} if num_upsampled else {"reranker"}
+        others = {part: bundle.load(part) for part in bundle.parts if part in wanted}
+        self._reranker, self._upsampler = others.get("reranker"), others.get("upsampler")
 
     def render(self, text: str, image_tokens: np.ndarray) -> Samples:
         """Decodes, scores and upsamples the samples of a prompt, [samples, length] int32."""

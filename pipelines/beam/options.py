@@ -2,10 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The edge between a command line and Beam: flags, runner, progress, failures.
 
-    parser = options.make_parser("parti clean", "Cleans pairs.", "parti clean --input ...")
-    flags, beam_options = options.parse(parser, argv)
-    options.run_pipeline(lambda root: build(root, flags), beam_options)
-
 Flags that the parser does not know go to Beam; one that Beam does not know either is an error.
 """
 
@@ -14,13 +10,13 @@ import contextlib
 import logging
 import os
 import re
-import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.io import filesystems
 from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
@@ -30,7 +26,7 @@ from parti.stages import flag_parser, progress_line, quiet
 
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
-_TICK = struct.Struct("<qq")
+_TICK = np.dtype([("done", "<i8"), ("weight", "<i8")])
 
 
 def make_parser(command: str, description: str, example: str) -> flag_parser.Parser:
@@ -64,8 +60,7 @@ def parse(
     """Splits the arguments between the command and Beam.
 
     Raises:
-      SystemExit: code 2 with one line about a flag that is unknown or has a bad value; code 0
-        after --help.
+      SystemExit: after --help, or (2) a line about a flag that is unknown or has a bad value.
     """
     beam_parser = beam_internals.make_flag_parser(parser.error)
     flags, rest = parser.split(list(argv), others=flag_parser.names(beam_parser))
@@ -95,7 +90,7 @@ def tick(done: int = 1, weight: int = 0) -> None:
     """
     if path := os.environ.get(_TICKS_VARIABLE):
         with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
-            file.write(_TICK.pack(done, weight))
+            file.write(np.array((done, weight), _TICK).tobytes())
 
 
 @contextlib.contextmanager
@@ -108,23 +103,18 @@ def _ticks(progress: progress_line.Progress | None, total_weight: int) -> Iterat
         stop = threading.Event()
 
         def collect() -> None:
+            position, is_last = 0, False
             done = weight = 0
-            while True:
-                last = stop.wait(0.5)
-                data = file.read()
-                whole = len(data) - len(data) % _TICK.size
-                file.seek(whole - len(data), os.SEEK_CUR)
-                added = list(_TICK.iter_unpack(data[:whole]))
-                done += sum(units for units, _ in added)
-                weight += sum(part for _, part in added)
+            while not is_last:
+                is_last = stop.wait(0.5)
+                ticks = np.fromfile(file.name, _TICK, offset=position)  # whole ones alone
+                position += ticks.nbytes
+                done, weight = done + int(ticks["done"].sum()), weight + int(ticks["weight"].sum())
                 if total_weight and weight:
                     progress.total = max(round(done * total_weight / weight), done)
-                if added:
+                if len(ticks):
                     progress.update(done)
-                if last:
-                    return
 
-        before = os.environ.get(_TICKS_VARIABLE)
         os.environ[_TICKS_VARIABLE] = file.name
         thread = threading.Thread(target=collect, daemon=True)
         thread.start()
@@ -133,10 +123,7 @@ def _ticks(progress: progress_line.Progress | None, total_weight: int) -> Iterat
         finally:
             stop.set()
             thread.join()
-            if before is None:
-                del os.environ[_TICKS_VARIABLE]
-            else:
-                os.environ[_TICKS_VARIABLE] = before
+            del os.environ[_TICKS_VARIABLE]
 
 
 class PipelineError(RuntimeError):
@@ -149,13 +136,10 @@ def run_pipeline(
     progress: progress_line.Progress | None = None,
     total_weight: int = 0,
 ) -> beam_runner.PipelineResult:
-    """Builds a pipeline, runs it and waits for its end.
+    """Builds a pipeline, runs it and waits for its end; passes on what `build` raises.
 
-    Args:
-      build: adds the transforms to the pipeline it is given. What it raises is passed on.
-      progress: counts what DoFns report with `tick`; the caller calls its `done`.
-      total_weight: when the number of units is not known, what the weights of their ticks add up
-        to; the total is then estimated.
+    `progress` counts what DoFns report with `tick`; the caller calls its `done`. If the number of
+    units is not known, its total is estimated from `total_weight`, the sum of their weights.
 
     Raises:
       PipelineError: a DoFn raised, or the runner stopped; one line.

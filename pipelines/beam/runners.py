@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which runner runs a pipeline, and what must hold before it starts.
 
-The default is Beam's FnApiRunner: in this process, or in worker processes of this machine
-(`use_all_cores`, or --direct_num_workers=N --direct_running_mode=multi_processing). The name
-`DirectRunner` means the FnApiRunner too. `--runner=PortableRunner`, `FlinkRunner`,
-`DataflowRunner`, ... are passed on; docs/dataflow.md tells how their workers get this package.
+The default, also called `DirectRunner`, is Beam's FnApiRunner in this process or in worker
+processes of this machine; others are passed on (docs/dataflow.md: how workers get this package).
 """
 
 import contextlib
@@ -31,6 +29,9 @@ from parti.stages import files, machine, quiet
 LOCAL_RUNNERS = ("", "directrunner", "fnapirunner", "switchingdirectrunner")
 # A worker process takes seconds to start; with less input than this for each it is not worth it.
 BYTES_PER_PROCESS = 8 * 2**20
+# Of a longer log of worker processes the last half of this is kept; it is looked at every second.
+LOG_BYTES = 2**20
+_LOG_SECONDS = 1.0
 
 
 class WorkerDied(RuntimeError):
@@ -145,15 +146,32 @@ def _worker_log() -> Iterator[pathlib.Path]:
     """Yields a file for what worker processes write to stderr; it stays if one of them died."""
     descriptor, name = tempfile.mkstemp(prefix="parti-workers-", suffix=".log")
     os.close(descriptor)
-    log, is_kept = pathlib.Path(name), False
+    log, is_kept, ended = pathlib.Path(name), False, threading.Event()
+    thread = threading.Thread(target=_keep_short, args=(log, ended), daemon=True)
+    thread.start()
     try:
         yield log
     except WorkerDied:
         is_kept = bool(log.stat().st_size)
         raise
     finally:
+        ended.set()
+        thread.join()
         if not is_kept:
             log.unlink()
+
+
+def _keep_short(log: pathlib.Path, ended: threading.Event) -> None:
+    is_last = False
+    while not is_last:
+        is_last = ended.wait(_LOG_SECONDS)
+        # To append, as the workers do at the same time.
+        with contextlib.suppress(OSError), open(log, "a+b") as file:
+            if file.tell() > LOG_BYTES:
+                file.seek(-LOG_BYTES // 2, os.SEEK_END)
+                end = file.read()
+                file.truncate(0)
+                file.write(end)
 
 
 def _worker_command(log: pathlib.Path) -> str:

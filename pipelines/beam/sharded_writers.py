@@ -1,10 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sharded files whose bytes do not depend on the workers: shard by hash of key, sorted by key.
-
-written = lines | sharded_writers.WriteLines(stage.path, "rejected", num_shards=8)
-written | sharded_writers.CollectJson(stage.path / ".files.json")
-"""
+"""Sharded files whose bytes do not depend on the workers: shard by hash of key, sorted by key."""
 
 import hashlib
 import json
@@ -38,11 +34,7 @@ def shard_of(key: str, num_shards: int) -> int:
 
 
 def parse_num_shards(value: str, num_bytes: int) -> int:
-    """Returns the value of --num_shards: a number, or "auto" for one by the size of the data.
-
-    Raises:
-      ValueError: neither, or out of range.
-    """
+    """Returns the number that --num_shards gives, or, for "auto", one by the size of the data."""
     if value == "auto":
         return min(max(MIN_AUTO_SHARDS, -(-num_bytes // TARGET_SHARD_BYTES)), MAX_SHARDS)
     if not value.isdecimal() or not 1 <= int(value) <= MAX_SHARDS:
@@ -68,16 +60,14 @@ class WriteLines(beam.PTransform):
         """
         lines, num_shards = lines if isinstance(lines, tuple) else (lines,), self._num_shards
 
-        keyed = tuple(
-            some
-            | f"Assign shards {number}"
-            >> beam.Map(lambda item: (str(shard_of(item[0], num_shards)), item))
-            for number, some in enumerate(lines)
-        )
+        def keyed(item: tuple[str, bytes]) -> tuple[str, tuple[str, bytes]]:
+            return str(shard_of(item[0], num_shards)), item
+
+        some = (part | f"Assign shards {i}" >> beam.Map(keyed) for i, part in enumerate(lines))
         every = [(str(shard), None) for shard in range(num_shards)]
         empty = lines[0].pipeline | "All shards" >> beam.Create(every)
         return (
-            (*keyed, empty)
+            (*some, empty)
             | "Gather shards" >> disk_group_by_key.GroupObjects()
             | "Write files" >> beam.MapTuple(self._write_shard)
         )
@@ -93,8 +83,8 @@ class WriteLines(beam.PTransform):
 class SortedFile:
     """Pieces of bytes in any order, written to a file in the order of their keys.
 
-    An external sort: pieces beyond `_MEMORY_BYTES` are in a spill file, and only their keys in
-    memory. A context manager, which removes the spill file.
+    An external sort: beyond `_MEMORY_BYTES` a spill file, which leaving the context removes, has
+    the pieces, and memory only their keys.
     """
 
     def __init__(self, share: float = 1.0, spill_dir: str | None = None) -> None:
@@ -141,14 +131,12 @@ class CollectJson(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Returns a collection of one element, the path."""
-        path = self._path
+        return pcoll | beam.combiners.ToList() | beam.Map(self._write)
 
-        def write(values: list[Any]) -> str:
-            lines = sorted(json.dumps(value, sort_keys=True) for value in values)
-            files.write_bytes(path, b"[" + ",\n".join(lines).encode() + b"]\n")
-            return path
-
-        return pcoll | beam.combiners.ToList() | beam.Map(write)
+    def _write(self, values: list[Any]) -> str:
+        lines = sorted(json.dumps(value, sort_keys=True) for value in values)
+        files.write_bytes(self._path, b"[" + ",\n".join(lines).encode() + b"]\n")
+        return self._path
 
 
 def read_collected(path: files.Path) -> list[Any]:

@@ -10,18 +10,14 @@ import scipy.stats
 
 _NUM_RESAMPLES = 2000
 _SEED = 0
-# Resampled values held in memory at a time.
-_MAX_HELD = 4_000_000
+_MAX_HELD = 4_000_000  # resampled values in memory at a time
 
 
 def estimate_mean(values: Sequence[float] | np.ndarray, seed: int = _SEED) -> dict[str, Any]:
-    """Estimates a mean; the interval is the percentile bootstrap over the values.
+    """Returns the "mean", the ends "low" and "high" of its 95% interval, and the "count" of values.
 
-    Resample whatever is independent: one value for each prompt, not one for each of its samples.
-
-    Returns:
-      "mean"; "low" and "high", the ends of its 95% interval; all with six digits after the point;
-      "count", the number of values.
+    The interval is the percentile bootstrap over the values. Resample whatever is independent: one
+    value for each prompt, not one for each of its samples. Six digits after the point are kept.
 
     Raises:
       ValueError: there are no values, or one is not finite.
@@ -46,19 +42,14 @@ def estimate_mean(values: Sequence[float] | np.ndarray, seed: int = _SEED) -> di
 
 
 def derangements(size: int, count: int, seed: int = _SEED) -> np.ndarray:
-    """Returns [count, size] permutations of range(size) without a fixed point.
-
-    Raises:
-      ValueError: `size` is under 2: there is no such permutation.
-    """
+    """Returns [count, size] permutations without a fixed point; ValueError: `size` is under 2."""
     if size < 2:
         raise ValueError(f"size={size}: at least 2 things can be exchanged")
     rng = np.random.default_rng(seed)
     rows = np.empty((count, size), np.int64)
     for row in rows:
-        # A cycle through a random order moves everything.
         order = rng.permutation(size)
-        row[order] = np.roll(order, -1)
+        row[order] = np.roll(order, -1)  # a cycle moves everything
     return rows
 
 

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How close reconstructions are to their images, and how a codebook is used; pure, no Beam.
 
-A row is what was measured of one image: `key`, PSNR in dB, SSIM, L1 in levels of 0 to 255, and
-the share of its tokens that come back when its reconstruction is encoded; with an upsampler also
-`upsampled`: {"upsampler", "bicubic", "nearest": {"psnr", "ssim"}}.
+A row is of one image: `key`, PSNR in dB, SSIM, L1 of 255, the share of its tokens that come back,
+and with an upsampler `upsampled`: {"upsampler", "bicubic", "nearest": {"psnr", "ssim"}}.
 """
 
 import collections
@@ -32,20 +31,12 @@ def _psnr_and_ssim(image: np.ndarray, original: np.ndarray) -> dict[str, float]:
 
 def image_row(
     key: str,
-    original: np.ndarray,
-    reconstruction: np.ndarray,
-    image_tokens: np.ndarray,
-    tokens_again: np.ndarray,
+    original: np.ndarray,  # [size, size, 3] uint8, as it was encoded
+    reconstruction: np.ndarray,  # of the same shape, as a user gets it
+    image_tokens: np.ndarray,  # [length], of the original
+    tokens_again: np.ndarray,  # [length], of the reconstruction
 ) -> dict[str, Any]:
-    """Returns the row of the image of a pair.
-
-    Args:
-      key: of the pair.
-      original: [size, size, 3] uint8, as it was encoded.
-      reconstruction: of the same shape, as a user gets it.
-      image_tokens: [length], of the original.
-      tokens_again: [length], of the reconstruction.
-    """
+    """Returns the row of the image of a pair."""
     l1 = np.abs(reconstruction.astype(np.int16) - original).mean()
     return {
         "key": key,
@@ -56,17 +47,13 @@ def image_row(
 
 
 def upsampled_row(
-    original: np.ndarray, reconstruction: np.ndarray, upsampled: np.ndarray
+    original: np.ndarray,  # [side, side, 3] uint8, not resized
+    reconstruction: np.ndarray,  # [size, size, 3] uint8
+    upsampled: np.ndarray,  # the same by the upsampler, [size * scale, size * scale, 3] uint8
 ) -> dict[str, dict[str, float]] | None:
-    """Returns how upsampled and interpolated reconstructions compare with the original.
+    """Returns {name of `UPSAMPLERS`: {"psnr", "ssim"}}, compared with the original.
 
-    Args:
-      original: [side, side, 3] uint8, not resized.
-      reconstruction: [size, size, 3] uint8.
-      upsampled: the same by the upsampler, [size * scale, size * scale, 3] uint8.
-
-    Returns:
-      {name of `UPSAMPLERS`: {"psnr", "ssim"}}; None if the original has less detail than that.
+    None if the original has less detail than what was upsampled.
     """
     side, scale = len(upsampled), len(upsampled) // len(reconstruction)
     if len(original) < side:
@@ -83,9 +70,8 @@ def upsampled_row(
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the estimates over images, of whose rows only the numbers are held.
 
-    Returns:
-      "tokenizer": {measure: estimate}, and, if images were upsampled, "upsampler": {"psnr" and
-      "ssim": {name of `UPSAMPLERS`, or "gain_over_bicubic", "gain_over_nearest": estimate}}.
+    They are "tokenizer": {measure: estimate} and, if images were upsampled, "upsampler": {"psnr"
+    and "ssim": {name of `UPSAMPLERS`, "gain_over_bicubic" or "gain_over_nearest": estimate}}.
 
     Raises:
       ValueError: there are no rows.
@@ -100,21 +86,16 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     values = {name: np.array(column) for name, column in columns.items()}
     if not values:
         raise ValueError("no reference picture could be read; give the output of `parti clean`")
-    result: dict[str, Any] = {
-        "tokenizer": {name: bootstrap.estimate_mean(values[name,]) for name in MEASURES}
-    }
+    estimate = bootstrap.estimate_mean
+    result: dict[str, Any] = {"tokenizer": {name: estimate(values[name,]) for name in MEASURES}}
     if ("upsampler", "psnr") in values:
-        result["upsampler"] = {
-            name: _compared({kind: values[kind, name] for kind in UPSAMPLERS})
-            for name in ("psnr", "ssim")
-        }
+        result["upsampler"] = {}
+        for name in ("psnr", "ssim"):
+            compared = {kind: values[kind, name] for kind in UPSAMPLERS}
+            for kind in ("bicubic", "nearest"):  # paired differences
+                compared[f"gain_over_{kind}"] = compared["upsampler"] - compared[kind]
+            result["upsampler"][name] = {kind: estimate(c) for kind, c in compared.items()}
     return result
-
-
-def _compared(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the estimates of the upsampler, of interpolation, and of the paired differences."""
-    gains = {f"gain_over_{k}": values["upsampler"] - values[k] for k in ("bicubic", "nearest")}
-    return {name: bootstrap.estimate_mean(column) for name, column in {**values, **gains}.items()}
 
 
 class CodeCounts:
@@ -144,10 +125,9 @@ class CodeCounts:
 def codebook_metrics(counts: CodeCounts) -> dict[str, Any]:
     """Returns how much of the codebook is used.
 
-    Returns:
-      "size"; "usage": share of the codes that some image uses; "dead_codes": how many none uses;
-      "perplexity": exp of the entropy of the tokens, `size` if all codes are as frequent;
-      "batch_usage" in batches of "batch_size" images, see `batch_usage`.
+    "usage" is the share of the codes that some image uses, "dead_codes" how many none uses,
+    "perplexity" the exp of the entropy of the tokens: "size" if all codes are as frequent.
+    "batch_usage" is in batches of "batch_size" images, see `batch_usage`.
     """
     shares = counts.tokens[counts.tokens > 0] / counts.tokens.sum()
     batch_size = min(USAGE_BATCH, counts.num_images)

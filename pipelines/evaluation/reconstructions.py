@@ -2,25 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reference images through a tokenizer and back: the models, the Beam job, and its numbers.
 
-The job writes a row for each image, see `reconstruction_metrics`: JSON lines in the order of the
-pairs, a file for each of their shards. It keeps no image, and does not measure again the shards
-that an interrupted run had finished.
+The job writes a row for each image (`reconstruction_metrics`) as JSON lines, a file for each shard
+of pairs. A resumed run skips the shards that are finished.
 """
 
 import dataclasses
+import heapq
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 
-from parti.data.images import images
-from parti.data.storage import shard_names
+from parti.data.images import crops, images
+from parti.data.storage import records, shard_names, tfrecords
 from parti.engine.inference import bundles, loaded_models
-from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.beam import model_handlers, options, sharded_writers
 from parti.pipelines.evaluation import reconstruction_metrics
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
@@ -31,6 +31,8 @@ _ROWS = "reconstructions"  # folder of the rows
 _TOKENS = ".tokens"  # folder of the tokens: int32 without a header, until they are counted
 _TOKEN_TYPE = np.dtype("<i4")
 _BATCH_SIZE = 64
+NUM_EACH = 12  # images of a group that the report shows
+AMPLIFIED = 4  # what the difference of two images is multiplied with to be seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +52,9 @@ class Reference:
 
     @classmethod
     def open(cls, pairs: str, model: str, split: str | None, num_images: int | None) -> "Reference":
-        """Opens pairs and models, and checks that they can be measured.
+        """Opens pairs, of `parti clean`, and models, and checks that they can be measured.
 
-        Args:
-          pairs: the output of `parti clean`.
-          model, num_images: see the class.
-          split: of `records.SPLITS`; None is validation, or train if there is no other.
+        Without a split it is validation, or train if there is no other.
 
         Raises:
           FileNotFoundError: no finished pairs, or no model there.
@@ -137,8 +136,8 @@ def _measure_batch(
             row |= {"upsampled": compared} if compared else {}
         lines.append(json.dumps(row, sort_keys=True) + "\n")
         options.tick()
-    shard, tokens = _rows_name(batch.shard), made.image_tokens.astype(_TOKEN_TYPE)
-    for folder, data in ((_ROWS, "".join(lines).encode()), (_TOKENS, tokens.tobytes())):
+    shard, tokens = _rows_name(batch.shard), made.image_tokens.astype(_TOKEN_TYPE).tobytes()
+    for folder, data in ((_ROWS, "".join(lines).encode()), (_TOKENS, tokens)):
         resumable_shards.write_piece(directory, folder, shard, batch.index, [data])
     return shard, (batch.index, len(lines))
 
@@ -165,34 +164,32 @@ def build(
         )
     )
     tokenizer = model_handlers.part_handler(reference.model, "tokenizer", reconstruct)
-    made = (
+    measured = (
         read.batches
         | "Keep originals" >> beam.Map(lambda item: (item, item[1]))
         | model_handlers.infer("Reconstruct", tokenizer)
         | "Keep reconstructions" >> beam.Map(lambda item: (*item[0], item[1]))
     )
     if "upsampler" in reference.fingerprints:
-        upsampler = model_handlers.part_handler(
+        upsample = model_handlers.part_handler(
             reference.model, "upsampler", model_handlers.upsample
         )
-        upsampled = (
-            made
+        measured = (
+            measured
             | "To upsample" >> beam.Map(lambda item: (item, item[2].images))
-            | model_handlers.infer("Upsample", upsampler)
+            | model_handlers.infer("Upsample", upsample)
         )
     else:
-        upsampled = made | "Not upsampled" >> beam.Map(lambda item: (item, None))
-    measured = upsampled | "Measure" >> beam.Map(_measure_batch, directory)
-    rejected = read.rejected | "Rename" >> beam.MapTuple(
-        lambda shard, row: (_rows_name(shard), row)
-    )
+        measured = measured | "Not upsampled" >> beam.Map(lambda item: (item, None))
+    written = measured | "Measure" >> beam.Map(_measure_batch, directory)
+    rejected = read.rejected | "Rename" >> beam.MapTuple(lambda name, row: (_rows_name(name), row))
     names = [_rows_name(shard) for shard in shards]
-    return resumable_shards.gather(root, directory, names, (measured, rejected), (_ROWS, _TOKENS))
+    return resumable_shards.gather(root, directory, names, (written, rejected), (_ROWS, _TOKENS))
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of measured shards, each with the path of its shard; every iteration reads anew."""
+    """Iterates over the rows of measured shards, each with the path of its shard; reads anew."""
 
     directory: pathlib.Path
     shards: Sequence[str]
@@ -209,11 +206,8 @@ def measure(
 ) -> tuple[dict[str, Any], reconstruction_metrics.CodeCounts]:
     """Runs the Beam job and writes rows, counts of codes, and which images could not be read.
 
-    Shards that are finished in `directory` are not measured again.
-
-    Returns:
-      The metrics: "reference", what was measured; "tokenizer" and "upsampler", as
-      `reconstruction_metrics.summarise` has them; "codebook"; "notes". And the counts of codes.
+    Shards that are finished in `directory` are not measured again. Of the metrics, "reference" is
+    what was measured; "tokenizer" and "upsampler" are of `reconstruction_metrics.summarise`.
     """
     done = {report["name"]: report["count"] for report in resumable_shards.reports(directory)}
     todo = [shard for shard in reference.shards if _rows_name(shard) not in done]
@@ -224,24 +218,6 @@ def measure(
             lambda root: build(root, reference, todo, directory), beam_options, progress
         )
     progress.done()
-    num_rejected = _write_rejected(directory)
-    codes = _count_codes(reference, directory)
-    rows = Rows(directory, reference.shards)
-    metrics = reconstruction_metrics.summarise(row for _, row in rows)
-    metrics["codebook"] = reconstruction_metrics.codebook_metrics(codes)
-    metrics["reference"] = {
-        "split": reference.split,
-        "image_size": reference.image_size,
-        "grid_size": reference.grid_size,
-        "num_images": codes.num_images,
-        "num_rejected": num_rejected,
-    }
-    metrics["notes"] = _notes(reference, metrics)
-    files.write_bytes(directory / CODES_FILE, json.dumps(codes.to_dict()).encode() + b"\n")
-    return metrics, codes
-
-
-def _write_rejected(directory: pathlib.Path) -> int:
     rejected = [
         json.dumps({"key": key, "reason": reason}, sort_keys=True) + "\n"
         for report in resumable_shards.reports(directory)
@@ -250,7 +226,19 @@ def _write_rejected(directory: pathlib.Path) -> int:
     if rejected:
         path = directory / resumable_shards.REJECTED_FILE
         files.write_bytes(path, "".join(rejected).encode())
-    return len(rejected)
+    codes = _count_codes(reference, directory)
+    files.write_bytes(directory / CODES_FILE, json.dumps(codes.to_dict()).encode() + b"\n")
+    rows = Rows(directory, reference.shards)
+    metrics = reconstruction_metrics.summarise(row for _, row in rows)
+    metrics["codebook"] = reconstruction_metrics.codebook_metrics(codes)
+    metrics["reference"] = {
+        "split": reference.split,
+        "image_size": reference.image_size,
+        "grid_size": reference.grid_size,
+        "num_images": codes.num_images,
+        "num_rejected": len(rejected),
+    }
+    return metrics | {"notes": _notes(reference, metrics)}, codes
 
 
 def _count_codes(
@@ -280,8 +268,71 @@ def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:
     if reference.split == "train":
         notes.append("the pictures are of the train split: a tokenizer may have learnt from them")
     if reference.is_bundle and "upsampler" not in metrics:
-        why = "the bundle has none"
-        if "upsampler" in reference.fingerprints:
-            why = "the reference pictures are smaller than what it makes"
+        is_there = "upsampler" in reference.fingerprints
+        small = "the reference pictures are smaller than what it makes"
+        why = small if is_there else "the bundle has none"
         notes.append(f"the upsampler was not measured: {why}")
     return notes
+
+
+# Path of a shard, and the row of an image of it.
+Row = tuple[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """An image of the report, its caption, and what was measured."""
+
+    row: Mapping[str, Any]
+    text: str
+    original: np.ndarray  # [size, size, 3] uint8, as the tokenizer saw it
+    reconstruction: np.ndarray  # of the same shape
+
+    @property
+    def difference(self) -> np.ndarray:
+        """Their absolute difference, `AMPLIFIED` and clipped, [size, size, 3] uint8."""
+        apart = np.abs(self.original.astype(np.int16) - self.reconstruction)
+        return np.minimum(apart * AMPLIFIED, 255).astype(np.uint8)
+
+
+def choose(rows: Iterable[Row], num_images: int) -> dict[str, list[Row]]:
+    """Returns the rows of the images to show; iterates over all rows more than once, holds none.
+
+    "worst" and "best" are by PSNR, "random" by the hash of the key, `NUM_EACH` or fewer: of
+    `num_images`, if they are few, only a third is called worst, or best.
+    """
+    number = min(NUM_EACH, -(-num_images // 3))
+
+    def quality(item: Row) -> tuple[float, str]:
+        return item[1]["psnr"], item[1]["key"]
+
+    def chance(item: Row) -> float:
+        return sharded_writers.hash_fraction(item[1]["key"], "reconstructions")
+
+    return {
+        "worst": heapq.nsmallest(number, rows, key=quality),
+        "best": heapq.nlargest(number, rows, key=quality),
+        "random": heapq.nsmallest(number, rows, key=chance),
+    }
+
+
+def show(groups: Mapping[str, Sequence[Row]], reference: Reference) -> dict[str, list[Shown]]:
+    """Reads the images of the rows again, and reconstructs them again."""
+    wanted = {(shard, row["key"]) for group in groups.values() for shard, row in group}
+    pairs = (
+        (shard, records.ImageTextPair.from_example(row))
+        for shard in dict.fromkeys(shard for group in groups.values() for shard, _ in group)
+        for row in tfrecords.read(shard)
+    )
+    found = {(shard, pair.key): pair for shard, pair in pairs if (shard, pair.key) in wanted}
+    decoded = (images.decode_image(pair.image) for pair in found.values())
+    originals = np.stack([crops.fit(image, reference.image_size) for image in decoded])
+    tokenizer = bundles.load_part(reference.model, "tokenizer")
+    made = reconstruct(tokenizer, originals).images
+    index = {item: number for number, item in enumerate(found)}
+
+    def shown(shard: str, row: dict[str, Any]) -> Shown:
+        item = shard, row["key"]
+        return Shown(row, found[item].text, originals[index[item]], made[index[item]])
+
+    return {name: [shown(*item) for item in group] for name, group in groups.items()}

@@ -1,9 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader sees of an evaluation: tables for the terminal, and a page for each part.
+"""What a reader sees of an evaluation: tables for the terminal, and pages of bounded size.
 
-`report.html` is about generations, `reconstructions.html` about the models that drew them. Both are
-of bounded size and load nothing.
+`report.html` is about generations, `reconstructions.html` about the models that drew them.
 """
 
 import math
@@ -15,7 +14,7 @@ import numpy as np
 
 from parti.data.images import images
 from parti.data.storage import records
-from parti.pipelines.evaluation import reconstruction_metrics, reconstruction_samples
+from parti.pipelines.evaluation import reconstruction_metrics, reconstructions
 from parti.pipelines.html import templates
 from parti.stages import files
 
@@ -54,7 +53,7 @@ _GROUPS = {"worst": "The worst", "best": "The best", "random": "At random"}
 
 
 class Table(NamedTuple):
-    """A table of text: the names of the columns, and as many cells in each row."""
+    """A table of text, with as many cells in each row as in the head."""
 
     title: str
     head: Sequence[str]
@@ -63,18 +62,15 @@ class Table(NamedTuple):
 
 def table(metrics: Mapping[str, Any]) -> str:
     """Returns all tables and notes of `metrics.json` as text for a terminal."""
-    blocks = [_format(one) for one in _tables(metrics, narrow=True)]
+    blocks = []
+    for title, head, rows in _tables(metrics, narrow=True):
+        widths = [max(map(len, column)) for column in zip(head, *rows)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+        blocks.append("\n  ".join([title, *lines]))
     if blocks:
         blocks.append("±: half of the 95% interval, by bootstrap over prompts or pictures")
     blocks += [f"note: {note}" for note in metrics["notes"]]
     return "\n\n".join(blocks)
-
-
-def _format(one: Table) -> str:
-    rows = [one.head, *one.rows]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n  ".join([one.title, *lines])
 
 
 def _tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
@@ -84,9 +80,8 @@ def _tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
 def _alignment_tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
     tables = []
     if "alignment" in metrics:
-        title = (
-            f"Agreement with the scenes of {metrics['num_prompts_with_scene']} prompts, in [0, 1]"
-        )
+        count = metrics["num_prompts_with_scene"]
+        title = f"Agreement with the scenes of {count} prompts, in [0, 1]"
         tables.append(_alignment_table(title, "score", metrics["alignment"], narrow))
         title, rows = "Overall agreement by challenge", metrics["alignment_by_challenge"]
         tables.append(_alignment_table(title, "challenge", rows, narrow))
@@ -112,9 +107,9 @@ def _alignment_table(
 
 
 def _reconstruction_tables(metrics: Mapping[str, Any], narrow: bool) -> list[Table]:
-    if "reference" not in metrics:
+    about = metrics.get("reference")
+    if not about:
         return []
-    about = metrics["reference"]
     count = templates.plural(about["num_images"], "picture")
     rows = [
         (label, templates.estimate(metrics["tokenizer"][name], digits, narrow))
@@ -140,14 +135,13 @@ def _codebook_table(codebook: Mapping[str, Any]) -> Table:
 
 
 def _upsampler_table(upsampler: Mapping[str, Any], narrow: bool) -> Table:
-    rows = [
-        (
-            label,
-            templates.estimate(upsampler["psnr"][name], 2, narrow),
-            templates.estimate(upsampler["ssim"][name], 3, narrow),
-        )
-        for name, label in _UPSAMPLERS.items()
-    ]
+    def cells(name: str) -> list[str]:
+        return [
+            templates.estimate(upsampler[measure][name], digits, narrow)
+            for measure, digits in (("psnr", 2), ("ssim", 3))
+        ]
+
+    rows = [(label, *cells(name)) for name, label in _UPSAMPLERS.items()]
     count = templates.plural(upsampler["psnr"]["upsampler"]["count"], "picture")
     return Table(f"Upsampled reconstructions of {count}", ("picture", "PSNR, dB", "SSIM"), rows)
 
@@ -165,6 +159,12 @@ def write(
     order = sorted(best, key=lambda item: (-item[1], item[0].image))
     half = min(_NUM_EXAMPLES, len(order) // 2)
     groups = {"Highest": order[:half], "Lowest": order[len(order) - half :]} if half else {}
+
+    def example(item: records.Generation, agreement: float) -> dict[str, Any]:
+        data = (generations_dir / item.image).read_bytes()
+        image, width = templates.data_uri(data, "png"), images.read_size(data)[0]
+        return {"prompt": item.prompt, "agreement": agreement, "image": image, "width": width}
+
     page = templates.render(
         "evaluation_report.html",
         title="Parti evaluation",
@@ -173,42 +173,21 @@ def write(
         tables=_tables(metrics, narrow=False),
         reconstructions=RECONSTRUCTIONS_FILE if "reference" in metrics else "",
         groups=[
-            (
-                f"{name} agreement of a best picture",
-                [_example(*row, generations_dir) for row in chosen],
-            )
+            (f"{name} agreement of a best picture", [example(*row) for row in chosen])
             for name, chosen in groups.items()
         ],
     )
     files.write_bytes(directory / FILE_NAME, page.encode())
 
 
-def _example(item: records.Generation, agreement: float, directory: pathlib.Path) -> dict[str, Any]:
-    data = (directory / item.image).read_bytes()
-    return {
-        "prompt": item.prompt,
-        "agreement": agreement,
-        "image": templates.data_uri(data, "png"),
-        "width": images.read_size(data)[0],
-    }
-
-
 def write_reconstructions(
     directory: pathlib.Path,
     metrics: Mapping[str, Any],
-    code_tokens: np.ndarray,
-    psnr: np.ndarray,
-    shown: Mapping[str, Sequence[reconstruction_samples.Shown]],
+    code_tokens: np.ndarray,  # [codes], tokens that are each code
+    psnr: np.ndarray,  # [images], in dB
+    shown: Mapping[str, Sequence[reconstructions.Shown]],  # by the names of its `choose`
 ) -> None:
-    """Writes `reconstructions.html` of the images to show and what `reconstructions.measure` gives.
-
-    Args:
-      directory: where to.
-      metrics: the numbers.
-      code_tokens: [codes], tokens that are each code.
-      psnr: [images], in dB.
-      shown: the images, by the names of `reconstruction_samples.choose`.
-    """
+    """Writes `reconstructions.html` of what `reconstructions.measure` gives and images to show."""
     page = templates.render(
         "reconstruction_report.html",
         title="Reconstructions",
@@ -218,12 +197,12 @@ def write_reconstructions(
         codes=_code_plot(code_tokens),
         psnr=_psnr_plot(psnr),
         groups=[(_GROUPS[name], [_views(one) for one in group]) for name, group in shown.items()],
-        amplified=reconstruction_samples.AMPLIFIED,
+        amplified=reconstructions.AMPLIFIED,
     )
     files.write_bytes(directory / RECONSTRUCTIONS_FILE, page.encode())
 
 
-def _views(one: reconstruction_samples.Shown) -> dict[str, Any]:
+def _views(one: reconstructions.Shown) -> dict[str, Any]:
     views = ("original", "reconstruction", "difference")
     return {
         "images": {name: _embed(getattr(one, name)) for name in views},
@@ -234,8 +213,7 @@ def _views(one: reconstruction_samples.Shown) -> dict[str, Any]:
 
 
 def _embed(image: np.ndarray) -> str:
-    if len(image) > _MAX_SIDE:
-        image = images.resize(image, _MAX_SIDE)
+    image = images.resize(image, _MAX_SIDE) if len(image) > _MAX_SIDE else image
     if len(image) > _MAX_PNG_SIDE:
         return templates.data_uri(images.encode_jpeg(image), "jpeg")
     return templates.data_uri(images.encode_png(image), "png")
@@ -274,16 +252,13 @@ def _psnr_plot(psnr: np.ndarray) -> dict[str, Any]:
     low = min(math.floor(values.min()), high - 1)
     counts, edges = np.histogram(values, bins=_PSNR_COLUMNS, range=(low, high))
     median = float(np.median(values))
-    most = int(counts.max())
+    most, is_cut = int(counts.max()), bool((psnr > high).any())
     plot = {
         "columns": [
             {"height": 100 * count / most, "label": f"{start:.1f} to {end:.1f} dB: {count:,}"}
             for count, start, end in zip(counts.tolist(), edges, edges[1:])
         ],
-        "x_ticks": [
-            (0, f"{low} dB"),
-            (100, f"{high} dB and more" if (psnr > high).any() else f"{high} dB"),
-        ],
+        "x_ticks": [(0, f"{low} dB"), (100, f"{high} dB{' and more' if is_cut else ''}")],
         "y_ticks": templates.count_ticks(most),
         "x_lines": [(100 * (median - low) / (high - low), f"median: {median:.1f} dB")],
     }

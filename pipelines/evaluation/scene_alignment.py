@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well images agree with the scenes of their prompts: from what was read of them to numbers.
 
-Comparisons, each a mean over prompts with its interval: `best` is the image of rank 0, `random` any
-sample (the mean over a prompt's samples), `shuffled` the best images of other prompts, which is
-chance, `oracle` the sample that agrees most with the scene: what a perfect reranker chooses.
+Means over prompts: `best` is of rank 0, `random` any sample, `shuffled` the best of other prompts,
+which is chance, `oracle` the sample that agrees most: what a perfect reranker chooses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +20,7 @@ OVERALL = "overall"
 _SCENE = "scene"  # in the metadata of a prompt
 _NUM_PERMUTATIONS = 8
 
-# Score name -> alignment in [0, 1].
-Alignment = Mapping[str, float]
+Alignment = Mapping[str, float]  # score name -> agreement in [0, 1]
 
 
 def scene_of(item: records.Generation) -> scenes.Scene | None:
@@ -34,21 +32,17 @@ def scene_of(item: records.Generation) -> scenes.Scene | None:
 
 
 def alignment_metrics(
-    groups: Sequence[Sequence[records.Generation]], found: Sequence[Mapping[str, Any]]
+    groups: Sequence[Sequence[records.Generation]],  # the images of each prompt, in rank order
+    found: Sequence[Mapping[str, Any]],  # what `evaluate.build` gives for each prompt
 ) -> dict[str, Any]:
     """Returns the estimates for prompts with a scene.
 
-    Args:
-      groups: the images of each prompt, in rank order.
-      found: what `evaluate.build` gives for each prompt, in the same order.
-
-    Returns:
-      "alignment": {score name: {comparison: estimate}}; "alignment_by_challenge": the same for
-      `overall`, by the challenge of the scene; "rerank_correlation": Spearman's between the
-      reranker's scores and the alignments of a prompt's samples, if there are scores.
+    "alignment" is {score name: {comparison: estimate}}, "alignment_by_challenge" the same of the
+    overall score, by the challenge of the scene, "rerank_correlation" Spearman's between the
+    reranker's scores and the alignments of a prompt's samples, if there are scores.
     """
     truths = [scenes.Scene.from_dict(group[0].metadata[_SCENE]) for group in groups]
-    shuffled = _shuffled_alignments([_view(row["best"]) for row in found], truths)
+    shuffled = _shuffled_alignments(found, truths)
     prompts = [_comparisons(row["alignments"], other) for row, other in zip(found, shuffled)]
     challenges = [truth.challenge for truth in truths]
     by_score = {
@@ -101,18 +95,17 @@ def _estimate(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _shuffled_alignments(
-    views: Sequence[scene_probe.View], truths: Sequence[scenes.Scene]
+    found: Sequence[Mapping[str, Any]], truths: Sequence[scenes.Scene]
 ) -> list[dict[str, float] | None]:
     """Returns what the best images of other prompts score against each scene (the mean)."""
     if len(truths) < 2:
         return [None] * len(truths)
+    views = []
+    for best in (row["best"] for row in found):
+        objects = tuple(scene_probe.SeenObject(**thing) for thing in best["objects"])
+        views.append(scene_probe.View(best["background"], objects, best["text"]))
     permutations = bootstrap.derangements(len(truths), _NUM_PERMUTATIONS)
     return [
         scene_probe.mean_scores([scene_probe.compare(views[other], truth) for other in others])
         for truth, others in zip(truths, permutations.T)
     ]
-
-
-def _view(values: Mapping[str, Any]) -> scene_probe.View:
-    objects = tuple(scene_probe.SeenObject(**thing) for thing in values["objects"])
-    return scene_probe.View(values["background"], objects, values["text"])

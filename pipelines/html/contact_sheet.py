@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """index.html: images with caption and key, a page to look through with no server or network.
 
-Images are written into the page as data URIs until a budget of bytes is spent; the others are read
-from the page's folder. The same images give the same bytes.
+The first are embedded up to a budget of bytes, the others are read from the page's folder.
 """
 
 import dataclasses
@@ -17,7 +16,6 @@ from parti.pipelines.html import templates
 
 FILE_NAME = "index.html"
 MAX_IMAGES = 500  # of a section
-_EMBEDDED_BYTES = 16 * 2**20
 # Below this width single pixels are shown as squares instead of being smoothed away.
 _PIXELATED_BELOW = 128
 
@@ -33,24 +31,15 @@ class Tile:
 
 def write(
     root: pathlib.Path,
-    sections: Mapping[str, Sequence[Tile]],
-    total: int,
+    sections: Mapping[str, Sequence[Tile]],  # heading -> its images, in order
+    total: int,  # images, shown or not
     title: str,
-    embedded_bytes: int = _EMBEDDED_BYTES,
+    embedded_bytes: int = 16 * 2**20,  # of all embedded images together, before base64
 ) -> pathlib.Path:
-    """Writes the page and returns its path.
-
-    Args:
-      root: the folder of the page.
-      sections: heading -> its images, in order.
-      total: number of images, shown or not.
-      title: heading of the page.
-      embedded_bytes: of all embedded images together, before base64.
-    """
+    """Writes the page into its folder, and returns its path."""
     budget, width = embedded_bytes, 0
-    shown: dict[str, list[dict[str, Any]]] = {}
+    shown: dict[str, list[dict[str, Any]]] = {heading: [] for heading in sections}
     for heading, tiles in sections.items():
-        shown[heading] = []
         for tile in tiles:
             data = (root / tile.image).read_bytes()
             width = width or images.read_size(data)[0]

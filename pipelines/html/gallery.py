@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """gallery.html: one file to look at a folder of generations, with no server and no network.
 
-The best image of every prompt, then all samples of the first prompts, are written into the file as
-data URIs until a budget of bytes is spent; the others are linked to `images/`. The same generations
-give the same bytes.
+The best image of every prompt, then all samples of the first prompts, are embedded up to a budget
+of bytes; the others are linked to `images/`. The same generations give the same bytes.
 """
 
 import dataclasses
@@ -40,30 +39,14 @@ class _Image:
 
 
 def write_gallery(
-    root: str | pathlib.Path,
-    generations: Iterable[records.Generation],
+    root: pathlib.Path,  # that `Generation.image` is relative to
+    generations: Iterable[records.Generation],  # prompts are shown in order of appearance
     *,
-    title: str = "Parti generations",
-    lead: str = "",
-    settings: Mapping[str, Any] | None = None,
-    embedded_prompts: int = 24,
-    embedded_bytes: int = 16 * 2**20,
+    settings: Mapping[str, Any] | None = None,  # what the images were made with
+    embedded_prompts: int = 24,  # prompts whose samples are all embedded, not only the best one
+    embedded_bytes: int = 16 * 2**20,  # of all embedded images together, before base64
 ) -> pathlib.Path:
-    """Writes `root/gallery.html`, and returns its path.
-
-    Args:
-      root: folder of generations; `Generation.image` is a path relative to it.
-      generations: prompts are shown in the order of their first appearance.
-      title: heading of the page.
-      lead: sentence below the heading; by default it says how samples were ranked.
-      settings: what the images were made with.
-      embedded_prompts: number of prompts whose samples are all embedded, not only the best one.
-      embedded_bytes: of all embedded images together, before base64.
-
-    Raises:
-      ValueError: there is nothing to show.
-    """
-    root = pathlib.Path(root)
+    """Writes `root/gallery.html`, and returns its path; ValueError: there is nothing to show."""
     groups = group_by_prompt(generations)
     if not groups:
         raise ValueError(f"no generations to show in {root}; run `parti generate` with a prompt")
@@ -76,8 +59,8 @@ def write_gallery(
     tags = sorted({_challenge(group[0]) for group in groups} - {""})
     page = templates.render(
         "gallery.html",
-        title=title,
-        lead=lead or _lead(groups, scored),
+        title="Parti generations",
+        lead=_lead(groups, scored),
         facts=facts,
         tags=tags if len(tags) > 1 else [],
         has_order=scored and len(groups) > 1,
@@ -111,14 +94,14 @@ def _read_images(
     The best images are embedded first, then the samples of the first prompts, within the budget.
     """
     best = [group[0] for group in groups]
-    samples = [item for group in groups[:num_prompts] for item in group[1:]]
-    others = [item for group in groups[num_prompts:] for item in group[1:]]
+    samples = [item for group in groups for item in group[1:]]
+    num_wanted = len(best) + sum(len(group) - 1 for group in groups[:num_prompts])
     found: dict[str, _Image] = {}
-    for number, item in enumerate((*best, *samples, *others)):
+    for number, item in enumerate((*best, *samples)):
         source = ""
         with open(root / item.image, "rb") as file, PIL.Image.open(file) as image:
             width, height = image.size
-            if budget >= 0 and number < len(best) + len(samples):
+            if budget >= 0 and number < num_wanted:
                 kind, data = _embeddable(image, file)
                 budget -= len(data)
                 source = templates.data_uri(data, kind) if budget >= 0 else ""

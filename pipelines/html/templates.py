@@ -1,10 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The pages that commands write, from the Jinja templates of this folder.
+"""The pages that commands write, from the Jinja templates of this folder; each loads nothing.
 
-`page.html` is the frame of all, with the style `page.css` inside; `report.html` and `report.css`
-are those of reports, `macros.html` has what reports are made of. A page is one file that loads
-nothing. Every value is escaped unless it is `markupsafe.Markup`.
+Every value is escaped unless it is `markupsafe.Markup`.
 """
 
 import base64

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards of pairs as batches of images at the image tokenizer's size, cut in order.
 
-With `augment`, a train shard is read that many times, and each time gives one random crop of each
-image: a row of its own, under a key of its own (`crop_key`). So the crops of an image are a whole
-shard apart, and memory holds a batch or two, as without.
+With `augment`, a train shard is read that many times, each time for one random crop of each image,
+a row with a key of its own (`crop_key`): memory holds a batch or two, as without.
 """
 
 import dataclasses
@@ -22,25 +21,23 @@ from parti.data.storage import records, tfrecords
 
 @dataclasses.dataclass(frozen=True)
 class BatchSettings:
-    """How pairs become batches.
-
-    With `crop_pairs` the pairs that travel with a batch hold the same random crop as PNG, at its
-    own resolution, instead of the whole image.
-    """
+    """How pairs become batches."""
 
     image_size: int  # of the tokenizer, in pixels; images of another size are resized by area
     batch_size: int = 64
     augment: int = 0  # random crops of each train image; 0 takes the middle square, once
     seed: int = 0
+    # Whether the pairs that travel with a batch hold the random crop as PNG, at its own
+    # resolution, instead of the whole image.
     crop_pairs: bool = False
-
-    def passes(self, split: str) -> range:
-        """Returns the numbers of the rows that each image of a split becomes."""
-        return range(self.augment if self.is_random(split) else 1)
 
     def is_random(self, split: str) -> bool:
         """Returns whether the crops of a split are random."""
         return bool(self.augment) and split == "train"
+
+    def num_passes(self, split: str) -> int:
+        """Returns how many rows each image of a split becomes."""
+        return self.augment if self.is_random(split) else 1
 
 
 PairT = TypeVar("PairT", records.ImageTextPair, records.TokenizedPair)
@@ -68,7 +65,7 @@ class ReadBatches(beam.DoFn):
         pairs: list[records.ImageTextPair] = []
         pixels: list[np.ndarray] = []
         index = 0
-        for number in self._settings.passes(split_of(shard)):
+        for number in range(self._settings.num_passes(split_of(shard))):
             for serialized in itertools.islice(tfrecords.read(path), self._limit):
                 pair = records.ImageTextPair.from_example(serialized)
                 try:

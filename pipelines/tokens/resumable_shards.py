@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards that are written batch by batch: pieces of a shard, joined in order once all are there.
 
-Any worker may process a batch, and more than once; its piece is the same file. A finished shard has
-a small JSON report, and a resumed run skips it. Pieces may be of any format whose files,
-concatenated, are a file of the format: TFRecord, JSON lines.
+Whoever processes a batch, and how often, its piece is the same. A finished shard has a JSON report,
+by which a resumed run skips it. Pieces concatenated must be a file of their format.
 """
 
 import json
@@ -46,7 +45,7 @@ class JoinShard(beam.DoFn):
     """
 
     def __init__(self, directory: pathlib.Path, folders: Sequence[str] = ("",)) -> None:
-        """Names the folder that is written, and those in it that have a file for each shard."""
+        """Sets the folder that is written, and those in it that have a file for each shard."""
         self._directory, self._folders = directory, tuple(folders)
 
     def process(
@@ -59,7 +58,8 @@ class JoinShard(beam.DoFn):
         rejected = {item["key"]: item["reason"] for item in items if isinstance(item, dict)}
         for folder in self._folders:
             pieces = [piece_path(self._directory, folder, shard, i) for i in range(len(counts))]
-            join(pieces, self._directory / folder / shard)
+            (self._directory / folder).mkdir(parents=True, exist_ok=True)
+            files.concatenate(pieces, self._directory / folder / shard)
         report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
         path = self._directory / _FINISHED / f"{shard}.json"
         files.write_bytes(path, json.dumps(report).encode())
@@ -70,20 +70,12 @@ class JoinShard(beam.DoFn):
 
 def gather(
     root: beam.Pipeline,
-    directory: pathlib.Path,
-    shards: Sequence[str],
-    parts: Sequence[beam.PCollection],
+    directory: pathlib.Path,  # exists; every worker must reach it
+    shards: Sequence[str],  # their file names
+    parts: Sequence[beam.PCollection],  # of (shard, item); see `JoinShard`
     folders: Sequence[str] = ("",),
 ) -> beam.PCollection:
-    """Adds the joining of shards; gives {"name", "count", "rejected": {key: reason}} of each.
-
-    Args:
-      root: the pipeline.
-      directory: existing folder to write the shards into; every worker must reach it.
-      shards: their file names.
-      parts: of (shard, item); see `JoinShard`.
-      folders: those of `directory` that have a file for each shard.
-    """
+    """Adds the joining of shards; gives what `JoinShard` does."""
     (directory / _FINISHED).mkdir(exist_ok=True)
     names = root | "Names" >> beam.Create([(shard, None) for shard in shards])
     return (
@@ -109,12 +101,3 @@ def clear(directory: pathlib.Path) -> None:
     """Removes what only an unfinished run needs."""
     for folder in (_PIECES, _FINISHED):
         shutil.rmtree(directory / folder, ignore_errors=True)
-
-
-def join(pieces: Iterable[pathlib.Path], target: pathlib.Path) -> None:
-    """Concatenates files; the result appears when it is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(target) as file:
-        for piece in pieces:
-            with open(piece, "rb") as source:
-                shutil.copyfileobj(source, file)

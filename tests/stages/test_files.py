@@ -85,6 +85,14 @@ def test_text_rename_and_copy(root):
         files.open(a, "ab")
 
 
+def test_files_are_concatenated_in_order(root):
+    paths = [files.join(root, name) for name in ("b", "a")]
+    for path, data in zip(paths, (b"22", b"1")):
+        files.write_bytes(path, data)
+    files.concatenate(paths, files.join(root, "all"))
+    assert files.read_bytes(files.join(root, "all")) == b"221"
+
+
 def test_tfrecords_and_patterns(root):
     for index, values in enumerate(([b"a", b"b"], [b"c"])):
         path = files.join(root, shard_names.shard_name("train", index, 2))

@@ -95,6 +95,31 @@ def test_the_log_of_workers_that_end_well_is_removed(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("parti-workers-*"))
 
 
+def test_of_what_workers_write_only_the_end_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(runners, "LOG_BYTES", 4096)
+
+    def warn(_):
+        print(*(f"warning {number}" for number in range(10_000)), sep="\n", file=sys.stderr)
+        (log,) = tmp_path.glob("parti-workers-*.log")
+        end = time.monotonic() + 30
+        while log.stat().st_size > 4096 and time.monotonic() < end:
+            time.sleep(0.1)
+        print(f"{log.stat().st_size} bytes", file=sys.stderr)
+        end_with_last_words()
+
+    with pytest.raises(options.PipelineError, match="exit code 3: the disk is on fire"):
+        options.run_pipeline(
+            lambda root: root | beam.Create([5]) | beam.Reshuffle() | beam.Map(warn),
+            parsed(*PROCESSES),
+        )
+    (log,) = tmp_path.glob("parti-workers-*.log")
+    lines = log.read_text().splitlines()
+    assert log.stat().st_size < 4096
+    assert int(lines[-4].removesuffix(" bytes")) < 4096
+    assert lines[-5] == "warning 9999" and lines.count("warning 9999") == 1
+
+
 def test_worker_processes_write_nothing_and_leave_an_interrupt_to_us(capfd):
     def interrupt(element):
         os.kill(os.getpid(), 2)  # Ctrl-C goes to all processes of a terminal

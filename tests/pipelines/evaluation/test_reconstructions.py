@@ -18,10 +18,7 @@ from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles, loaded_models
 from parti.pipelines import evaluate
 from parti.pipelines.beam import options
-from parti.pipelines.evaluation import (
-    reconstruction_metrics,
-    reconstruction_samples,
-)
+from parti.pipelines.evaluation import reconstruction_metrics, reconstructions
 from parti.pipelines.evaluation import report as evaluation_report
 from parti.pipelines.tokens import resumable_shards
 from parti.stages import manifests
@@ -296,7 +293,7 @@ def test_the_page_is_bounded_whatever_the_size_and_survives_extremes(
     metrics = json.loads((report / "metrics.json").read_text())
     noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
     row = {"key": "k", "psnr": 10.0, "ssim": 0.1}
-    shown = [reconstruction_samples.Shown(row, "", noise, noise[::-1])] * 12
+    shown = [reconstructions.Shown(row, "", noise, noise[::-1])] * 12
     groups = {name: shown for name in ("worst", "best", "random")}
     only_one = np.array([5000] + [0] * 8191)
     for psnr in (np.array([100.0]), np.array([0.5, 100.0])):
@@ -305,3 +302,26 @@ def test_the_page_is_bounded_whatever_the_size_and_survives_extremes(
         assert "nan" not in page.split("<svg", 1)[1].split("</main>")[0].split("data:")[0]
         assert len(page) < 30e6  # noise, the worst for JPEG
     assert "60 dB and more" in page
+
+
+def test_a_few_pictures_are_chosen_of_many() -> None:
+    values = np.random.default_rng(0).permutation(1000)
+    every = [("shard", {"key": f"{value:04d}", "psnr": float(value)}) for value in values]
+    chosen = reconstructions.choose(every, 1000)
+    assert [row["psnr"] for _, row in chosen["worst"]] == list(range(12))
+    assert [row["psnr"] for _, row in chosen["best"]] == list(range(999, 987, -1))
+    assert len({row["key"] for _, row in chosen["random"]}) == 12
+    spread = [row["psnr"] for _, row in chosen["random"]]
+    assert max(spread) > 600 and min(spread) < 400
+    one = reconstructions.choose(every[:1], 1)
+    assert [len(group) for group in one.values()] == [1, 1, 1]
+
+
+def test_the_difference_is_amplified_and_clipped() -> None:
+    first, second = np.full((2, 2, 3), 10, np.uint8), np.full((2, 2, 3), 13, np.uint8)
+    second[0, 0] = 250
+    shown = reconstructions.Shown({}, "", first, second)
+    assert shown.difference.dtype == np.uint8
+    assert (
+        shown.difference[0, 0].tolist() == [255] * 3 and shown.difference[1, 1].tolist() == [12] * 3
+    )
