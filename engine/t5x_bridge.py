@@ -121,8 +121,29 @@ def get_dataset(
     num_epochs: int | None = None,
     continue_from_last_checkpoint: bool = False,
 ) -> Any:
-    """Returns T5X's share of the training batches, read as the embedded engine reads them."""
+    """Returns T5X's share of the training batches, read as the embedded engine reads them.
+
+    Raises:
+      ValueError: `cfg` asks for another way to read them, or the batch does not divide.
+    """
     del num_epochs, continue_from_last_checkpoint  # T5X's `train` gives neither.
+    only = {"split": datasets.TRAIN, "shuffle": True, "use_cached": False, "module": None}
+    only |= {"pack": False, "use_custom_packing_ops": False}
+    for name, value in only.items():
+        if (given := getattr(cfg, name)) != value:
+            raise ValueError(
+                f"utils.DatasetConfig.{name} = {given!r}: either engine goes on from the other's "
+                f"position in the data, so both read them alike; leave it at {value!r}"
+            )
+    if cfg.seed is None:
+        raise ValueError(
+            "utils.DatasetConfig.seed is None, which may differ between hosts; set DATA_SEED"
+        )
+    if cfg.batch_size % num_shards:
+        raise ValueError(
+            f"BATCH_SIZE {cfg.batch_size} does not divide over the {num_shards} parts in which "
+            "the hosts read the data; set a multiple"
+        )
     source = datasets.SeqioSource(cfg.mixture_or_task_name, cfg.task_feature_lengths)
     return source.dataset(
         cfg.split,

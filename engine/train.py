@@ -19,13 +19,13 @@ from typing import Any
 
 import jax
 
-from parti.engine.aot import device_memory
 from parti.engine.checkpoints import checkpoint_manager, checkpoints
 from parti.engine.distributed import multihost, preemption
 from parti.engine.experiment import experiments
 from parti.engine.input import datasets
 from parti.engine.loop import data_lineage, nan_recovery, run_directory, setup, training_loop
 from parti.engine.monitoring import watchdog
+from parti.engine.pod_estimates import device_memory
 from parti.engine.step import train_state, train_step
 
 CACHE_VARIABLE = "PARTI_COMPILATION_CACHE"

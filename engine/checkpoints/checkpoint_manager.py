@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from parti.engine.checkpoints import checkpoints, checksums, corruption, retention
+from parti.engine.checkpoints import checkpoints, checksums, read_errors, retention
 from parti.engine.checkpoints.checkpoints import Tree
 from parti.engine.distributed import multihost
 
@@ -99,7 +99,7 @@ class CheckpointManager:
 
         Raises:
           ValueError: the checkpoint is of another model or optimizer, or all are corrupt.
-          corruption.UnavailableCheckpointError: a checkpoint cannot be read at the moment.
+          read_errors.UnavailableCheckpointError: a checkpoint cannot be read at the moment.
         """
         found = self._steps()
         multihost.check_equal(f"which checkpoints are in {self.directory}", str(found))
@@ -108,7 +108,7 @@ class CheckpointManager:
             folder = checkpoints.step_path(self.directory, step)
             try:
                 tree = _restore(folder, want)
-            except corruption.CorruptCheckpointError as error:
+            except read_errors.CorruptCheckpointError as error:
                 multihost.log(f"[train] {folder.name} is damaged ({error.reason})")
                 corrupt.append(step)
                 continue
@@ -144,11 +144,11 @@ class CheckpointManager:
 
 def _restore(folder: pathlib.Path, want: Tree) -> Tree:
     """Reads a state tree in all processes."""
-    with corruption.readable_by_all(folder):
+    with read_errors.readable_by_all(folder):
         checksums.verify(folder, jax.process_index(), multihost.count())
         found = checkpoints.leaves(folder)
     _check_same(found, traverse_util.flatten_dict(want), folder)
-    with corruption.readable_by_all(folder):
+    with read_errors.readable_by_all(folder):
         return checkpoints.read_tree(folder, want)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from parti.engine.checkpoints import checksums, corruption
+from parti.engine.checkpoints import checksums, read_errors
 
 STEP_PREFIX = "checkpoint"
 # Before the name of a corrupt checkpoint.
@@ -100,17 +100,17 @@ def load_params(
     Raises:
       FileNotFoundError: no checkpoint there.
       ValueError: it is corrupt, or keeps no average while `ema` is True.
-      corruption.UnavailableCheckpointError: it cannot be read at the moment.
+      read_errors.UnavailableCheckpointError: it cannot be read at the moment.
     """
     folder = find(path)
-    with corruption.readable(folder):
+    with read_errors.readable(folder):
         if verify:
             checksums.verify(folder, below=STATE_ITEM)
         found = leaves(folder)
     keys = _params_keys(found, folder, ema)
     mutables = {key[1:]: key for key in found if key[0] == "flax_mutables"}
     step = ("state", "step")
-    with corruption.readable(folder):
+    with read_errors.readable(folder):
         got = read_leaves(folder, [*keys.values(), *mutables.values(), step])
     params, others = (
         traverse_util.unflatten_dict({name: got[key] for name, key in named.items()})

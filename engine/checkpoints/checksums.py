@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checksums of a checkpoint: size and crc32 of every file.
+"""Checks a checkpoint for damage by checksums: size and crc32 of every file.
 
 `checksums.json` is `{path below its folder: [size in bytes, crc32]}`. Each process sums the files
 it wrote, in their folder; the first process merges these and adds the sums of all other files.

@@ -75,17 +75,20 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
       ValueError: a macro is misspelt, or a value is no gin literal.
     """
     standard: set[str] | None = None
+    readers: dict[str, str] = {}
     for path in gin_files:
         _check_file(path)
         logging.disable(logging.ERROR)  # gin logs each folder in which it looks for an include.
         try:
-            gin.parse_config_file(path)
+            parsed = gin.parse_config_file(path)
         finally:
             logging.disable(logging.NOTSET)
+        for text in _texts(parsed):
+            readers |= gin_text.readers(text)
         if standard is None:  # Those of the run file, some of which a model may not have.
             standard = set(gin_text.macros(gin.config_str()))
     known = set(gin_text.macros(gin.config_str()))
-    gin_errors.check_macros(gin.config_str(), standard or set())
+    gin_errors.check_macros(gin.config_str(), standard or set(), readers)
     for binding in bindings:
         name, equals, value = (part.strip() for part in binding.partition("="))
         if not equals or not name:
@@ -102,10 +105,21 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
             ) from error
 
 
+def _texts(parsed: gin.config.ParsedConfigFileIncludesAndImports) -> Iterator[str]:
+    """Returns the texts of a file that gin has read, and of all that it includes."""
+    found = [path for path in _candidates(parsed.filename) if path.is_file()]
+    yield from (path.read_text(encoding="utf-8") for path in found[:1])
+    for included in parsed.includes:
+        yield from _texts(included)
+
+
+def _candidates(path: str) -> list[pathlib.Path]:
+    """Returns where gin looks for a file: an absolute path stays as it is."""
+    return [pathlib.Path(path), config_root() / path]
+
+
 def _check_file(path: str) -> None:
-    candidates = [pathlib.Path(path)]
-    if not candidates[0].is_absolute():
-        candidates.append(config_root() / path)
+    candidates = _candidates(path)
     if any(candidate.is_file() for candidate in candidates):
         return
     folders = [candidate.parent for candidate in candidates]

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,20 +77,24 @@ def _parameters(selector: str) -> list[str]:
         return []
 
 
-def check_macros(config: str, known: set[str]) -> None:
+def check_macros(config: str, known: set[str], readers: Mapping[str, str] | None = None) -> None:
     """Checks that every macro is used, so that a misspelt one does not pass in silence.
 
     Args:
       config: gin text of a whole configuration.
       known: macros that need no use.
+      readers: {macro: what a file sets to it}, where a later binding may set something else.
 
     Raises:
       ValueError: a macro that nothing reads.
     """
     used = gin_text.used_macros(config)
     for name in sorted(gin_text.macros(config).keys() - used - known):
-        others = (used | known) - {name}
-        raise ValueError(f"nothing uses the macro {name}{suggest(name, others)}")
+        hint = suggest(name, (used | known) - {name})
+        if readers and name in readers:
+            key = readers[name]
+            hint = f": {key} = %{name} was replaced; set {name} instead of {key}"
+        raise ValueError(f"nothing uses the macro {name}{hint}")
 
 
 def suggest(name: str, known: Any) -> str:

@@ -20,6 +20,7 @@ RUN_FILE = "t5x_configs/runs/embedded/train.gin"
 
 _PATH = settings.Allowed("a path in quotes", lambda value: isinstance(value, str) and value != "")
 _BELOW_1 = settings.Allowed("in [0, 1)", lambda value: 0 <= value < 1)
+_SEED = settings.Allowed("a whole number", lambda value: isinstance(value, int))
 _NOT_NEGATIVE = settings.Allowed("0 or more", lambda value: value >= 0)
 
 
@@ -46,8 +47,8 @@ class Experiment:
     learning_rate: float | Callable[[int], Any] | None = settings.field(
         "the schedule OPTIMIZER uses, named again so that it is logged", None, t5x=True
     )
-    random_seed: int = settings.field("of initialization and dropout", 0, t5x=True)
-    data_seed: int = settings.field("of shuffling", 0, t5x=True)
+    random_seed: int = settings.field("of initialization and dropout", 0, allowed=_SEED, t5x=True)
+    data_seed: int = settings.field("of shuffling", 0, allowed=_SEED, t5x=True)
     num_microbatches: int = settings.field(
         "parts of a batch over which gradients are averaged",
         1,

@@ -239,8 +239,15 @@ def check_parts(
                 f"the {name} {part.name!r} was trained with the vocabulary {trained_with[:12]}, "
                 f"not {text_tokenizer.fingerprint[:12]}; give its own with --vocabulary"
             )
+        if name not in READ_TEXT:
+            continue
         size = part.model.text_vocab_size
-        if size is not None and size < text_tokenizer.vocab_size:
+        if size is None:
+            raise ValueError(
+                f"the {name} {part.name!r} reads text, but {type(part.model).__name__}."
+                "text_vocab_size is None; let the model say how many text ids it has embeddings for"
+            )
+        if size < text_tokenizer.vocab_size:
             raise ValueError(
                 f"the {name} {part.name!r} has TEXT_VOCAB_SIZE {size}, the vocabulary has "
                 f"{text_tokenizer.vocab_size} pieces; give the {name}'s own with --vocabulary"

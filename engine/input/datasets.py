@@ -257,7 +257,7 @@ class SeqioSource:
         """Checks that the model has an embedding for each piece of the text vocabulary.
 
         Raises:
-          ValueError: it has too few.
+          ValueError: it has too few, or does not say how many.
         """
         import seqio
 
@@ -265,8 +265,14 @@ class SeqioSource:
         task = seqio.get_mixture_or_task(self.mixture_or_task_name)
         for name, feature in task.output_features.items():
             vocabulary = feature.vocabulary
-            if not isinstance(vocabulary, seqio.SentencePieceVocabulary) or size is None:
+            if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
                 continue
+            if size is None:
+                raise ValueError(
+                    f"{type(model).__name__}.text_vocab_size is None, but the task gives text, "
+                    f"{name!r}, of a vocabulary of {vocabulary.vocab_size} pieces; let the model "
+                    "say how many text ids it has embeddings for"
+                )
             # Past the last embedding jax.numpy.take gives NaN, and says nothing.
             if vocabulary.vocab_size > size:
                 raise ValueError(

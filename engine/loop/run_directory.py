@@ -231,5 +231,6 @@ def _material(config: str) -> dict[str, Any]:
     return {
         name: value
         for name, value in gin_text.bindings(config).items()
-        if name not in immaterial and name.rpartition(".")[0] != _IMMATERIAL_FUNCTION
+        if name not in immaterial
+        and name.rpartition("/")[2].rpartition(".")[0] != _IMMATERIAL_FUNCTION
     }

@@ -25,9 +25,7 @@ _LEAST_SQUARE = 1e-30
 
 
 class AdafactorState(NamedTuple):
-    """Trees like the parameters, and the number of steps.
-
-    What a parameter has no use for is one zero, [1]. Axes are those of a parameter [..., m, n].
+    """Trees like the parameters, of axes [..., m, n]; what one has no use for is a zero, [1].
 
     Attributes:
       num_steps: so far, int32 scalar.
@@ -105,8 +103,7 @@ def scale_by_adafactor(
 
     Args:
       learning_rate: a number, or a schedule of t - 1.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      b1, b2: decay of the first and of the second moment.
       clip_rms: largest root mean square of x.
       moment_dtype: 'int8' or 'float32'.
 
@@ -168,16 +165,14 @@ def _direction(
 
 def _initial(param: jax.Array, first: int, is_int8: bool) -> _Leaf:
     """Returns the state of a parameter at step 0; see `_first_axis`."""
-    shape = tuple(param.shape)
+    shape, unused = tuple(param.shape), (1,)
     factored = len(shape) - first >= 2
-    without_axis = shape[:first] + shape[first + 1 :]
-    unused = (1,)
     return _Leaf(
         row=jnp.zeros(shape[:-1] if factored else unused),
         column=jnp.zeros(shape[:-2] + shape[-1:] if factored else unused),
         full=jnp.zeros(unused if factored else shape),
         moment=jnp.zeros(shape, jnp.int8 if is_int8 else jnp.float32),
-        scale=jnp.zeros(without_axis if is_int8 else unused),
+        scale=jnp.zeros(shape[:first] + shape[first + 1 :] if is_int8 else unused),
     )
 
 
@@ -188,5 +183,5 @@ def _collect(num_steps: jax.Array, tree: Any, states: list[_Leaf]) -> AdafactorS
 
 def _first_axis(path: tuple[Any, ...], leaf: Any) -> int:
     """Returns how many leading axes count layers: 1 in a scanned stack, else 0."""
-    names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
     return int(SCANNED in names and leaf.ndim > 0)

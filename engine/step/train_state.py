@@ -17,6 +17,8 @@ from parti.engine.distributed import partitioning
 
 _AXES = "_axes"
 
+Key = tuple[str, ...]
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -43,7 +45,7 @@ def create(
 
     Args:
       model: a `Model`.
-      optimizer: turns gradients into updates.
+      optimizer: of its parameters.
       rng: PRNG key of the initial parameters.
       element_spec: shape and dtype of each feature of a global batch.
       given: {collection: part of its tree} that replaces the model's own start;
@@ -65,18 +67,21 @@ def partition(
     rules: partitioning.Rules,
 ) -> TrainState:
     """Returns the `PartitionSpec` of each leaf of a state (its shapes are enough)."""
-    variables = jax.eval_shape(
-        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
-    )
-    params = _specs(variables[f"params{_AXES}"], rules)
-    mutables = {k: _specs(variables[f"{k}{_AXES}"], rules) for k in state.mutables}
+
+    def specs(axes: Mapping[Key, Sequence[str | None]]) -> dict[str, Any]:
+        flat = {key: partitioning.spec(names, rules) for key, names in axes.items()}
+        return traverse_util.unflatten_dict(flat)
+
+    axes = _logical_axes(model, element_spec)
+    params = specs(axes["params"])
+    mutables = {name: specs(axes[name]) for name in state.mutables}
     opt_state = like_params(state.opt_state, state.params, params)
     return TrainState(PartitionSpec(), params, opt_state, mutables)
 
 
 def shardings(specs: TrainState, mesh: Mesh) -> TrainState:
     """Returns the sharding of each leaf."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def placed(tree: Any, shardings: Any) -> Any:
@@ -113,21 +118,19 @@ def like_params(tree: Any, params: Any, specs: Any) -> Any:
     Args:
       tree: optimizer state.
       params: parameters.
-      specs: tree like `params` of a `PartitionSpec` each.
-
-    Returns:
-      A tree like `tree` of a `PartitionSpec` each.
+      specs: tree like `params` of a `PartitionSpec` each; so is the result, like `tree`.
     """
-    shapes = {_names(k): v.shape for k, v in jax.tree_util.tree_flatten_with_path(params)[0]}
-    flat_specs = jax.tree_util.tree_flatten_with_path(specs, is_leaf=_is_spec)[0]
-    by_name = {_names(k): v for k, v in flat_specs}
+    flat, structure = jax.tree_util.tree_flatten_with_path(params)
+    known = {
+        tuple(_names(path)): (spec, leaf.shape)
+        for (path, leaf), spec in zip(flat, structure.flatten_up_to(specs), strict=True)
+    }
 
     def find(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
         names = _names(path)
-        for start in range(len(names)):
-            if names[start:] in shapes:
-                return _reduced(by_name[names[start:]], shapes[names[start:]], leaf.shape)
-        return PartitionSpec()
+        endings = (tuple(names[start:]) for start in range(len(names)))
+        found = next((known[ending] for ending in endings if ending in known), None)
+        return _reduced(*found, leaf.shape) if found else PartitionSpec()
 
     return jax.tree_util.tree_map_with_path(find, tree)
 
@@ -184,10 +187,7 @@ def table(
     element_spec: Mapping[str, jax.ShapeDtypeStruct],
 ) -> str:
     """Returns a line per parameter (name, shape, dtype, logical axes, sharding) and the total."""
-    variables = jax.eval_shape(
-        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
-    )
-    axes = _axes(variables[f"params{_AXES}"])
+    axes = _logical_axes(model, element_spec)["params"]
     partitions = traverse_util.flatten_dict(specs.params)
     rows = [("parameter", "shape", "dtype", "axes", "sharding")]
     for key, leaf in sorted(traverse_util.flatten_dict(state.params).items()):
@@ -209,20 +209,22 @@ def _initial_variables(
     return model.get_initial_variables(rng, shapes, types)
 
 
-def _axes(tree: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[str | None, ...]]:
-    """{'kernel_axes': AxisMetadata} -> {path of 'kernel': names}."""
-    flat = traverse_util.flatten_dict(tree)
-    return {(*k[:-1], k[-1].removesuffix(_AXES)): tuple(v.names) for k, v in flat.items()}
+def _logical_axes(
+    model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, dict[Key, tuple[str | None, ...]]]:
+    """Returns {collection: {path: axis names}} of {'params_axes': {'kernel_axes': ...}}."""
+    variables = jax.eval_shape(
+        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
+    )
+    return {
+        collection.removesuffix(_AXES): {
+            (*key[:-1], key[-1].removesuffix(_AXES)): tuple(axes.names)
+            for key, axes in traverse_util.flatten_dict(tree).items()
+        }
+        for collection, tree in variables.items()
+        if collection.endswith(_AXES)
+    }
 
 
-def _specs(tree: Mapping[str, Any], rules: partitioning.Rules) -> dict[str, Any]:
-    flat = {key: partitioning.spec(names, rules) for key, names in _axes(tree).items()}
-    return traverse_util.unflatten_dict(flat)
-
-
-def _is_spec(leaf: Any) -> bool:
-    return isinstance(leaf, PartitionSpec)
-
-
-def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+def _names(path: tuple[Any, ...]) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")

@@ -1,10 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tells a corrupt checkpoint from one that is unavailable at the moment.
+"""Errors of reading a checkpoint: it is corrupt, or unavailable at the moment.
 
-A training passes over a corrupt one to an older one. So no failure counts as corruption that may be
-over when the same command runs again: full memory, a lost file server, too many open files, a lost
-process.
+`checksums` finds damage. A training passes over a corrupt one to an older one. So no failure counts
+as corruption that may be over when the same command runs again: full memory, a lost file server,
+too many open files, a lost process.
 """
 
 import contextlib

@@ -15,9 +15,9 @@ import pytest
 
 from parti.engine import compile as compile_command
 from parti.engine import train
-from parti.engine.aot import compile_step, device_memory
 from parti.engine.experiment import experiments
 from parti.engine.hardware import accelerators
+from parti.engine.pod_estimates import compile_step, device_memory
 from parti.engine.step import train_step
 
 TINY = [f"--gin_file={pathlib.Path(__file__).parents[2] / 'tiny_generator.gin'}"]

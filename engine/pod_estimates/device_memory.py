@@ -10,7 +10,7 @@ import jax
 
 from parti.engine.distributed import partitioning
 from parti.engine.experiment import experiments
-from parti.engine.step import train_step
+from parti.engine.step import train_state, train_step
 from parti.models.layers import pipeline
 
 PARAMETERS, OPTIMIZER, OTHER_STATE = "parameters", "optimizer", "other state"
@@ -24,18 +24,10 @@ STATE = (PARAMETERS, OPTIMIZER, OTHER_STATE, CONSTANTS, BATCH)
 
 
 def per_device(tree: Any, shardings: Any) -> int:
-    """Returns the bytes of a tree of arrays on one device.
-
-    Args:
-      tree: arrays, or their shapes and dtypes.
-      shardings: tree like it, or one sharding for all its leaves.
-    """
-    leaves = jax.tree.leaves(tree)
-    each = jax.tree.leaves(shardings)
-    each = each * len(leaves) if len(each) == 1 else each
+    """Returns the bytes of a tree of arrays, or of shapes, on one device; see `placed`."""
     return sum(
-        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf, sharding in zip(leaves, each, strict=True)
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(train_state.placed(tree, shardings))
     )
 
 
@@ -47,14 +39,12 @@ def _whole(tree: Any) -> int:
 def state(program: train_step.Program) -> dict[str, int]:
     """Returns {kind of `STATE`: bytes on one device} of a training; nothing is compiled."""
     abstract, shardings = program.abstract, program.shardings
-    constants = program.step.args[0]
+    others = (abstract.step, abstract.mutables), (shardings.step, shardings.mutables)
     return {
         PARAMETERS: per_device(abstract.params, shardings.params),
         OPTIMIZER: per_device(abstract.opt_state, shardings.opt_state),
-        OTHER_STATE: per_device(
-            (abstract.step, abstract.mutables), (shardings.step, shardings.mutables)
-        ),
-        CONSTANTS: _whole(constants),
+        OTHER_STATE: per_device(*others),
+        CONSTANTS: _whole(program.step.args[0]),
         BATCH: per_device(program.element_spec, program.batch_sharding),
     }
 
@@ -64,13 +54,9 @@ def with_gradients(kinds: Mapping[str, int]) -> dict[str, int]:
 
     They take what the parameters take; a compiler may have fewer of them in memory at once.
     """
-    split: dict[str, int] = {}
-    for kind, size in kinds.items():
-        if kind == ACTIVATIONS:
-            split[GRADIENTS] = min(kinds[PARAMETERS], size)
-            size -= split[GRADIENTS]
-        split[kind] = size
-    return split
+    gradients = min(kinds[PARAMETERS], kinds[ACTIVATIONS])
+    before = {kind: kinds[kind] for kind in (*STATE, PADDING) if kind in kinds}
+    return {**before, GRADIENTS: gradients, **kinds, ACTIVATIONS: kinds[ACTIVATIONS] - gradients}
 
 
 def estimate(program: train_step.Program) -> str:
@@ -107,11 +93,7 @@ def advice(
 ) -> list[str]:
     """Returns what would make a train step that does not fit use less, the cheapest first.
 
-    Args:
-      kinds: bytes on one device, by kind.
-      available: bytes that a device has.
-      experiment: what is trained.
-      program: of the experiment.
+    `kinds` and `available` are bytes of one device.
     """
     kept = sum(kinds[kind] for kind in STATE)
     lines: list[str] = []
@@ -134,9 +116,8 @@ def _fewer_activations(
     experiment: experiments.Experiment,
     program: train_step.Program,
 ) -> Sequence[str]:
-    lines = []
+    lines, model = [], experiment.model
     batch_size = experiment.batch_size // experiment.num_microbatches
-    model = experiment.model
     if model.remat not in (None, "full"):
         lines.append(
             f"remat='full' in the model's configuration (it is {model.remat!r}; of Parti "
@@ -162,17 +143,13 @@ def _smaller_parts(
     """Returns how many microbatches would leave enough room, if any number would."""
     shards = partitioning.num_shards(program.mesh, program.batch_sharding.spec[0])
     rows, now = experiment.batch_size // shards, experiment.num_microbatches
-    model = experiment.model
+    pipeline_shape = experiment.model.pipeline_stages, experiment.model.pipeline_microbatches
     for parts in range(now + 1, rows + 1):
         # Gradients are added up beside those of a part; and not all shrinks with the rows.
         needed = kinds[ACTIVATIONS] * now // parts + 2 * kinds[GRADIENTS]
-        divides = rows % parts == 0 and _divides(
-            program,
-            experiment.batch_size // parts,
-            model.pipeline_stages,
-            model.pipeline_microbatches,
-        )
-        if divides and needed < 0.85 * room:
+        part = experiment.batch_size // parts
+        fits = rows % parts == 0 and needed < 0.85 * room
+        if fits and _divides(program, part, *pipeline_shape):
             return [
                 f"--gin.NUM_MICROBATCHES={parts}: {rows // parts} rows of a device at a time, "
                 f"about {format_bytes(needed)} for activations and gradients"

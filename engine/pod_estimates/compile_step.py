@@ -7,6 +7,7 @@ neither data nor vocabulary and computes nothing.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import re
 import time
@@ -16,10 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from parti.engine.aot import collectives, device_memory
 from parti.engine.distributed import partitioning
 from parti.engine.experiment import experiments
 from parti.engine.hardware import accelerators, flops
+from parti.engine.pod_estimates import collectives, device_memory
 from parti.engine.step import train_state, train_step
 from parti.models import base
 
@@ -32,9 +33,12 @@ _TOO_LARGE = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMGT]?)\b")
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """How many images a program of generation draws at once: all samples of some prompts."""
+    """How many images a program of generation draws at once: all samples of some prompts.
 
-    num_prompts: int
+    Without a number of prompts there is one for each shard of a batch.
+    """
+
+    num_prompts: int | None
     num_samples: int
 
 
@@ -82,13 +86,6 @@ class Report:
     versions: Mapping[str, str]
 
 
-@dataclasses.dataclass(frozen=True)
-class _TooLarge:
-    """The compiler's answer to a program that does not fit: the bytes that it needs."""
-
-    needed: int
-
-
 def element_spec(
     experiment: experiments.Experiment, task_feature_lengths: Mapping[str, int]
 ) -> dict[str, jax.ShapeDtypeStruct]:
@@ -110,7 +107,7 @@ def compile_train_step(
     """Compiles a train step and reports on it.
 
     Args:
-      experiment: what to train; its data source is not read.
+      experiment: its data source is not read.
       spec: shape and dtype of each feature of a global batch.
       target: what to compile for.
 
@@ -118,15 +115,15 @@ def compile_train_step(
       ValueError: the experiment does not fit the devices (their number, not their memory).
     """
     program = train_step.make_program(experiment, spec, target.devices, described=target.described)
-    report = _report(TRAIN, program, program.trace_step, device_memory.state(program), target)
-    report = dataclasses.replace(report, memory=device_memory.with_gradients(report.memory))
-    advice: Sequence[str] = ()
+    kinds = device_memory.state(program)
+    report = _report(TRAIN, program, program.trace_step, kinds, target, experiment.batch_size)
+    memory, advice = device_memory.with_gradients(report.memory), report.advice
     if report.available and report.fits is False:
-        advice = device_memory.advice(report.memory, report.available, experiment, program)
+        advice = device_memory.advice(memory, report.available, experiment, program)
     return dataclasses.replace(
         report,
-        batch=experiment.batch_size,
         num_microbatches=experiment.num_microbatches,
+        memory=memory,
         advice=advice,
         model_flops=flops.train_step(experiment.model, spec),
     )
@@ -150,40 +147,25 @@ def compile_generation(
             "an experiment of a text-to-image model"
         )
     program = train_step.make_program(experiment, spec, target.devices, described=target.described)
-    text_length = spec["encoder_input_tokens"].shape[1]
-    arguments, kinds = _generation_arguments(program, generation, text_length)
-    draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
-    report = _report(GENERATE, program, lambda: draw.trace(*arguments), kinds, target)
-    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_DEVICES]
-    return dataclasses.replace(
-        report,
-        batch=generation.num_prompts * generation.num_samples,
-        advice=advice if report.fits is False else (),
-    )
-
-
-def _generation_arguments(
-    program: train_step.Program, generation: Generation, text_length: int
-) -> tuple[tuple[Any, ...], dict[str, int]]:
-    """Returns the arguments of `sample`, placed, and the bytes of each kind on one device.
-
-    Prompts are divided as a batch is, parameters as in training.
-    """
-    sharding = program.batch_sharding
-    prompts, samples = generation.num_prompts, generation.num_samples
-    partitioning.check_divisible("--num_prompts: a batch", (prompts,), sharding.spec, program.mesh)
+    # Prompts are divided as a batch is, parameters as in training.
+    sharding, mesh, samples = program.batch_sharding, program.mesh, generation.num_samples
+    prompts = generation.num_prompts or partitioning.num_shards(mesh, sharding.spec[0])
+    partitioning.check_divisible("--num_prompts: a batch", (prompts,), sharding.spec, mesh)
     batch = (
-        jax.ShapeDtypeStruct((prompts, text_length), jnp.int32),
+        jax.ShapeDtypeStruct((prompts, spec["encoder_input_tokens"].shape[1]), jnp.int32),
         jax.ShapeDtypeStruct((prompts, samples, 2), jnp.uint32),
     )
-    params = {"params": program.abstract.params}
-    shardings = {"params": program.shardings.params}
+    params, shardings = program.abstract.params, program.shardings.params
     kinds = {
         device_memory.PARAMETERS: device_memory.per_device(params, shardings),
         device_memory.BATCH: device_memory.per_device(batch, sharding),
     }
-    placed = train_state.placed(params, shardings)
-    return (placed, *train_state.placed(batch, sharding)), kinds
+    variables = {"params": train_state.placed(params, shardings)}
+    draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
+    trace = functools.partial(draw.trace, variables, *train_state.placed(batch, sharding))
+    report = _report(GENERATE, program, trace, kinds, target, prompts * samples)
+    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_DEVICES]
+    return dataclasses.replace(report, advice=advice if report.fits is False else ())
 
 
 def _report(
@@ -192,8 +174,9 @@ def _report(
     trace: Callable[[], jax.stages.Traced],
     kinds: Mapping[str, int],
     target: accelerators.Target,
+    batch: int,
 ) -> Report:
-    """Traces, lowers and compiles; returns all of a report that needs no experiment."""
+    """Traces, lowers and compiles; `kinds` is the memory that shardings tell, the arguments'."""
     begin = time.perf_counter()
     with program.context():
         traced = trace()
@@ -201,20 +184,26 @@ def _report(
     middle, middle_cpu = time.perf_counter(), time.process_time()
     compiled = _compile(lowered)
     end, end_cpu = time.perf_counter(), time.process_time()
-    memory, summary = _memory(kinds, target, compiled), None
-    if isinstance(compiled, jax.stages.Compiled):
+    summary: collectives.Summary | None = None
+    if isinstance(compiled, int):
+        fits: bool | None = False
+        memory = {**kinds, device_memory.ACTIVATIONS: compiled - sum(kinds.values())}
+    else:
         summary = collectives.summarize(compiled.as_text() or "")
+        memory = _memory(kinds, target, compiled)
+        fits = None if target.memory is None else sum(memory.values()) <= target.memory
     program_flops = flops.of_jaxpr(traced.jaxpr)
+    packages = ("jax", "libtpu") if target.described else ("jax",)
     return Report(
         program=name,
         topology=target.name,
         mesh=dict(program.mesh.shape),
-        batch=0,
+        batch=batch,
         num_microbatches=1,
         num_params=train_state.num_params(program.abstract.params),
         memory=memory,
         available=target.memory,
-        fits=_fits(memory, target, compiled),
+        fits=fits,
         advice=(),
         model_flops=program_flops,
         program_flops=program_flops,
@@ -226,27 +215,25 @@ def _report(
             "compile": round(end - middle, 1),
             "compile_cpu": round(end_cpu - middle_cpu, 1),
         },
-        versions=_versions(target),
+        versions={name: importlib.metadata.version(name) for name in packages},
     )
 
 
-def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled | _TooLarge:
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled | int:
+    """Returns a compiled program, or the bytes that it needs if that is more than a TPU has."""
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         match = _TOO_LARGE.search(str(error))
         if match is None or "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _TooLarge(int(float(match.group(1)) * _UNITS[match.group(2)]))
+        return int(float(match.group(1)) * _UNITS[match.group(2)])
 
 
 def _memory(
-    kinds: Mapping[str, int], target: accelerators.Target, compiled: jax.stages.Compiled | _TooLarge
+    kinds: Mapping[str, int], target: accelerators.Target, compiled: jax.stages.Compiled
 ) -> dict[str, int]:
-    """Adds to the kinds that shardings tell (the arguments) those that the compiler tells."""
-    arguments = sum(kinds.values())
-    if isinstance(compiled, _TooLarge):
-        return {**kinds, device_memory.ACTIVATIONS: compiled.needed - arguments}
+    """Adds to the kinds of the arguments those that the compiler tells."""
     stats: Any = compiled.memory_analysis()
     output = stats.output_size_in_bytes - stats.alias_size_in_bytes
     temporaries = stats.temp_size_in_bytes
@@ -256,23 +243,8 @@ def _memory(
         temporaries = stats.peak_memory_in_bytes - stats.argument_size_in_bytes - output
     return {
         **kinds,
-        device_memory.PADDING: max(0, stats.argument_size_in_bytes - arguments),
+        device_memory.PADDING: max(0, stats.argument_size_in_bytes - sum(kinds.values())),
         device_memory.ACTIVATIONS: temporaries,
         device_memory.OUTPUT: output,
         device_memory.CODE: stats.generated_code_size_in_bytes,
     }
-
-
-def _fits(
-    memory: Mapping[str, int],
-    target: accelerators.Target,
-    compiled: jax.stages.Compiled | _TooLarge,
-) -> bool | None:
-    if isinstance(compiled, _TooLarge):
-        return False
-    return None if target.memory is None else sum(memory.values()) <= target.memory
-
-
-def _versions(target: accelerators.Target) -> dict[str, str]:
-    names = ("jax", "libtpu") if target.described else ("jax",)
-    return {name: importlib.metadata.version(name) for name in names}
