@@ -45,11 +45,7 @@ def make_parser() -> flag_parser.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `parti compile`; see `make_parser` for its flags.
-
-    Raises:
-      ValueError: a flag or a value is wrong, or the experiment does not fit the devices.
-    """
+    """Runs `parti compile`; raises ValueError for bad flags, or if the devices do not fit."""
     bindings = [argument.removeprefix(GIN) for argument in argv if argument.startswith(GIN)]
     flags = make_parser().parse_args([a for a in argv if not a.startswith(GIN)])
     _check(flags)
@@ -65,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
     if flags.program == compile_step.TRAIN:
         report = compile_step.compile_train_step(experiment, spec, target)
     else:
-        generation = compile_step.Generation(flags.num_prompts, flags.num_samples)
-        report = compile_step.compile_generation(experiment, spec, target, generation)
+        drawn = flags.num_prompts, flags.num_samples
+        report = compile_step.compile_generation(experiment, spec, target, *drawn)
     print(text(report))
     if flags.json:
         content = {"gin_file": flags.gin_file, "bindings": bindings, **dataclasses.asdict(report)}

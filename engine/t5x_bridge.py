@@ -73,13 +73,8 @@ class Model:
     def __init__(self, experiment: experiments.Experiment) -> None:
         """Takes an experiment; raises ValueError, see `check`."""
         check(experiment)
-        self.experiment = experiment
-        self._model = experiment.model
-
-    @property
-    def FEATURE_CONVERTER_CLS(self) -> Any:  # noqa: N802 (T5X's name)
-        """The seqio feature converter class."""
-        return self._model.FEATURE_CONVERTER_CLS
+        self.experiment, self._model = experiment, experiment.model
+        self.FEATURE_CONVERTER_CLS = experiment.model.FEATURE_CONVERTER_CLS
 
     @functools.cached_property
     def optimizer_def(self) -> "Optimizer":
@@ -182,10 +177,9 @@ class Optimizer(optimizers.OptaxWrapper):
 
 
 class MeshPartitioner(partitioning.PjitPartitioner):
-    """Divides arrays over the mesh of an experiment, on any kind of device."""
+    """Divides arrays over the mesh of MESH_SHAPE and so on, on any kind of device."""
 
     def __init__(self, mesh_shape: Any, mesh_axes: Any, logical_axis_rules: Any) -> None:
-        """Takes MESH_SHAPE, MESH_AXES and LOGICAL_AXIS_RULES; see `distributed.partitioning`."""
         self._experiment_mesh = meshes.make_mesh(mesh_shape, mesh_axes)
         rules = meshes.axis_rules(logical_axis_rules, self._experiment_mesh)
         super().__init__(num_partitions=1, logical_axis_rules=rules)
@@ -273,20 +267,18 @@ class TrainStateInitializer(utils.TrainStateInitializer):
         """Returns the state at step 0.
 
         Raises:
-          ValueError, FileNotFoundError: INITIAL does not fit; see `warm_start.WarmStart.load`.
+          ValueError, FileNotFoundError: INITIAL does not fit; see `warm_start.load`.
         """
         shapes, axes = self.global_train_state_shape, self.train_state_axes
         wanted = {"params": unfreeze(shapes.params), **unfreeze(shapes.flax_mutables)}
         specs = {"params": unfreeze(axes.params), **unfreeze(axes.flax_mutables)}
-        initial = self._experiment.initial
-        given = initial.load(wanted) if initial else {}
-        warm_start.check_frozen(self._experiment.model.frozen, wanted, given)
-        for line in initial.describe(given) if initial else ():
-            logging.info("%s", line)
+        initial, frozen = self._experiment.initial, self._experiment.model.frozen
+        given = warm_start.load(initial, frozen, wanted, functools.partial(logging.info, "%s"))
         flat_specs = traverse_util.flatten_dict(specs)
-        flat = traverse_util.flatten_dict(given)
-        for key, leaf in flat.items():
-            flat[key] = jax.device_put(leaf, NamedSharding(self._mesh, flat_specs[key]))
+        flat = {
+            key: jax.device_put(leaf, NamedSharding(self._mesh, flat_specs[key]))
+            for key, leaf in traverse_util.flatten_dict(given).items()
+        }
         given_specs = traverse_util.unflatten_dict({key: flat_specs[key] for key in flat})
         create = self._partitioner.partition(
             self._create, in_axis_resources=(None, given_specs), out_axis_resources=axes

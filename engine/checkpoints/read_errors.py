@@ -53,12 +53,7 @@ class UnavailableCheckpointError(_CheckpointError, RuntimeError):
 
 @contextlib.contextmanager
 def readable(folder: pathlib.Path) -> Iterator[None]:
-    """Turns any failure to read a checkpoint into one of two errors.
-
-    Raises:
-      CorruptCheckpointError: something is missing or wrong in the checkpoint.
-      UnavailableCheckpointError: reading failed for another reason.
-    """
+    """Turns any failure to read a checkpoint into one of the two errors above."""
     try:
         yield
     except Exception as error:

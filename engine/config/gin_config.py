@@ -27,16 +27,14 @@ _lock = threading.RLock()
 
 
 def model_from_config(config: str | pathlib.Path) -> Any:
-    """Builds MODEL, and nothing else, from an exported configuration.
-
-    Args:
-      config: gin text, or the path of a gin file such as `<train dir>/model.gin`.
+    """Builds MODEL, and nothing else, from gin text or a gin file such as `<train dir>/model.gin`.
 
     Raises:
       ValueError: the text does not define a model.
       FileNotFoundError: the file is missing.
     """
-    text = _read(config)
+    is_path = isinstance(config, pathlib.Path) or ("\n" not in config and config.endswith(".gin"))
+    text = pathlib.Path(config).read_text(encoding="utf-8") if is_path else str(config)
     with empty(), gin_errors.one_line():
         gin.parse_config(text)
         return evaluate_macro("MODEL")
@@ -139,34 +137,22 @@ def evaluate_macros(names: Iterable[str]) -> dict[str, Any]:
     Raises:
       ValueError: one of them, or a macro that its value uses, is not set.
     """
-    with _no_unset_macros():
-        # Copying a reference evaluates it; that is how gin itself does it.
-        return {name: copy.deepcopy(gin.config.parse_value(f"%{name}")) for name in names}
-
-
-@contextmanager
-def _no_unset_macros() -> Iterator[None]:
-    """Refuses macros still `%gin.REQUIRED` among those that the block evaluates."""
+    values: dict[str, Any] = {}
     failure: Exception | None = None
     try:
-        yield
-    except TypeError as error:
+        # Copying a reference evaluates it; that is how gin itself does it.
+        values |= {name: copy.deepcopy(gin.config.parse_value(f"%{name}")) for name in names}
+    except Exception as error:
         if match := re.search(r"^macro\(\) missing 1.*in scope '(\w+)'", str(error), re.DOTALL):
             raise ValueError(_unset(match.group(1))) from error
-        failure = error
-    except Exception as error:
         failure = error
     for name, value in gin_text.macros(gin.operative_config_str()).items():
         if value == gin_text.UNSET:
             raise ValueError(_unset(name)) from failure
     if failure is not None:
         raise failure
+    return values
 
 
 def _unset(name: str) -> str:
     return f"{name} is not set; set it in the experiment file or with --gin.{name}=VALUE"
-
-
-def _read(config: str | pathlib.Path) -> str:
-    is_path = isinstance(config, pathlib.Path) or ("\n" not in config and config.endswith(".gin"))
-    return pathlib.Path(config).read_text(encoding="utf-8") if is_path else str(config)

@@ -14,6 +14,8 @@ import gin
 
 from parti.engine.config import gin_text
 
+_MISTAKES = (ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError)
+
 
 @contextmanager
 def one_line() -> Iterator[None]:
@@ -25,12 +27,10 @@ def one_line() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(_explain(error)) from error
-    except (ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError) as error:
-        raise ValueError(_explain(error)) from error
-    except (TypeError, OSError) as error:
-        if "\n" not in str(error):
-            raise
-        raise ValueError(_explain(error)) from error
+    except (*_MISTAKES, TypeError, OSError) as error:
+        if isinstance(error, _MISTAKES) or "\n" in str(error):
+            raise ValueError(_explain(error)) from error
+        raise
 
 
 def _explain(error: Exception) -> str:
@@ -78,15 +78,12 @@ def _parameters(selector: str) -> list[str]:
 
 
 def check_macros(config: str, known: set[str], readers: Mapping[str, str] | None = None) -> None:
-    """Checks that every macro is used, so that a misspelt one does not pass in silence.
+    """Raises ValueError for a macro that nothing uses, so that a misspelt one is no silent one.
 
     Args:
       config: gin text of a whole configuration.
       known: macros that need no use.
       readers: {macro: what a file sets to it}, where a later binding may set something else.
-
-    Raises:
-      ValueError: a macro that nothing reads.
     """
     used = gin_text.used_macros(config)
     for name in sorted(gin_text.macros(config).keys() - used - known):

@@ -28,10 +28,8 @@ from parti.models import base
 from parti.stages.version import VERSION
 
 SCHEMA_VERSION = 1
-BUNDLE_FILE = "bundle.json"
-VOCABULARY_FILE = "vocabulary.model"
-CONFIG_FILE = "config.gin"
-PARAMS_FILE = "params.safetensors"
+BUNDLE_FILE, VOCABULARY_FILE = "bundle.json", "vocabulary.model"
+CONFIG_FILE, PARAMS_FILE = "config.gin", "params.safetensors"
 
 # Part -> the role that its model has in generation.
 PARTS: Mapping[str, type] = {
@@ -51,10 +49,7 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Writes the files of a bundle, `bundle.json` last, and returns the content of that.
 
-    Args:
-      output: folder to write into; made if absent.
-      parts: "tokenizer", "generator" and optionally "reranker", "upsampler".
-      vocabulary: the SentencePiece model that the generator and reranker were trained with.
+    `vocabulary` is the SentencePiece model that the generator and reranker were trained with.
 
     Raises:
       ValueError: parts are missing, unknown or do not fit each other; nothing is written then.
@@ -122,8 +117,7 @@ class Bundle:
                 f"{folder}: bundle of schema version {content.get('schema_version')}, this code "
                 f"reads {SCHEMA_VERSION}; export it again"
             )
-        missing = [name for name in REQUIRED if name not in content["parts"]]
-        if missing:
+        if missing := [name for name in REQUIRED if name not in content["parts"]]:
             raise ValueError(f"{folder}: bundle without {' and '.join(missing)}; export it again")
         files = [f"{part}/{f}" for part in content["parts"] for f in (CONFIG_FILE, PARAMS_FILE)]
         for name in (VOCABULARY_FILE, *files):
@@ -132,7 +126,12 @@ class Bundle:
                     f"{folder / name} is missing; copy the bundle again, or export it again"
                 )
         for part in content["parts"]:
-            _check_size(folder / part / PARAMS_FILE)
+            path = folder / part / PARAMS_FILE
+            try:
+                with safetensors.safe_open(path, framework="numpy"):
+                    pass  # The file is as long as its header says.
+            except safetensors.SafetensorError as error:
+                raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error
         return cls(folder, content)
 
     @property
@@ -277,12 +276,3 @@ def check_role(name: str, part: loaded_models.LoadedModel) -> None:
             f"{part.name!r} is a {type(part.model).__name__}, and no {role.__name__} "
             f"(parti.models.base); give the training directory of a {name}"
         )
-
-
-def _check_size(path: pathlib.Path) -> None:
-    """Raises ValueError if a file is not as long as its header says."""
-    try:
-        with safetensors.safe_open(path, framework="numpy"):
-            pass
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error

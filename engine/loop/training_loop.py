@@ -15,7 +15,14 @@ from parti.engine.checkpoints import checkpoint_manager, checkpoints
 from parti.engine.distributed import multihost, preemption
 from parti.engine.experiment import nan_policies
 from parti.engine.input import datasets, prefetch
-from parti.engine.loop import nan_recovery, run_directory, setup, step_metrics, validation
+from parti.engine.loop import (
+    nan_recovery,
+    run_directory,
+    sample_grids,
+    setup,
+    step_metrics,
+    validation,
+)
 from parti.engine.monitoring import metrics_log, profiling, watchdog
 from parti.engine.step import train_state, train_step
 
@@ -40,7 +47,8 @@ class Loop:
         self._start = start
         directory = self._experiment.model_dir
         self._profiler = profiling.Profiler(directory, self._experiment.profile_steps)
-        self._log = metrics_log.RunLog(self._experiment, start)
+        tensorboard = self._experiment.tensorboard
+        self._log = metrics_log.MetricsLog(directory, start, tensorboard)
         self._validation = validation.Validation(training, self._log, monitor)
         self._metrics = step_metrics.StepMetrics(training, manager, record, self._log, monitor)
         self._report = self._metrics.report
@@ -53,13 +61,8 @@ class Loop:
         """
         if self._experiment.nan_policy == nan_policies.ROLL_BACK and self._start == 0:
             self._save_start(state, batches)
-        prefetcher = prefetch.Prefetcher(
-            batches,
-            self._program.place,
-            self._start,
-            self._experiment.train_steps,
-            self._saves_at,
-        )
+        place, stop = self._program.place, self._experiment.train_steps
+        prefetcher = prefetch.Prefetcher(batches, place, self._start, stop, self._saves_at)
         try:
             with self._profiler.listening():
                 self._announce(state)
@@ -107,10 +110,11 @@ class Loop:
 
     def _catch_up(self, state: TrainState) -> None:
         """Does what a signal left out after the step that the run goes on from."""
-        if self._start and self._validation.is_missing(self._start):
-            self._evaluate(self._start, state)
-        if self._start and self._validation.are_samples_missing(self._start):
-            self._validation.draw(self._start, state)
+        step, due = self._start, self._validation
+        if step and due.is_due(step) and not self._log.has(step, datasets.VALIDATION):
+            self._evaluate(step, state)
+        if step and due.draws_at(step) and not self._log.has_shown(step, sample_grids.NAME):
+            due.draw(step, state)
 
     def _after_step(self, step: int, state: TrainState, prefetcher: prefetch.Prefetcher) -> None:
         """Logs, evaluates, draws and saves what is due after a step."""

@@ -39,7 +39,7 @@ class Profiler:
         """Takes the run's directory and PROFILE_STEPS, (first, last) or None."""
         self._folder = pathlib.Path(directory) / FOLDER
         self._first, self._last = steps or (0, -1)
-        self._asked, self._running = False, False
+        self._asked = self._running = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -32,58 +32,28 @@ _TOO_LARGE = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMGT]?)\b")
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation:
-    """How many images a program of generation draws at once: all samples of some prompts.
-
-    Without a number of prompts there is one for each shard of a batch.
-    """
-
-    num_prompts: int | None
-    num_samples: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Report:
-    """The report of a compiled program.
+    """The report of a compiled program."""
 
-    Attributes:
-      program: 'train' or 'generate'.
-      topology: as given.
-      mesh: axis -> devices.
-      batch: examples of a step, or images drawn at once.
-      num_microbatches: of a step.
-      num_params: parameters of the model.
-      memory: kind -> bytes on one device (see `device_memory`).
-      available: bytes of a device that a program may use, None without a known limit.
-      fits: whether it does; None without a known limit.
-      advice: what to change if it does not fit.
-      model_flops: of the whole mesh, without what is computed again to save memory.
-      program_flops: of the whole mesh, with that, and with what a pipeline computes idly.
-      peak_flops: of a device, a second; None if not known.
-      collectives: kind -> count and bytes on one device; None if the program was too large.
-      is_exact: whether all collectives are counted as often as they run (see `collectives`).
-      seconds: to 'lower' the program and to 'compile' it; 'compile_cpu' of all cores, which does
-        not depend on what else the machine does.
-      versions: of jax and, for a TPU, of libtpu.
-    """
-
-    program: str
+    program: str  # 'train' or 'generate'
     topology: str
-    mesh: Mapping[str, int]
-    batch: int
+    mesh: Mapping[str, int]  # axis -> devices
+    batch: int  # examples of a step, or images drawn at once
     num_microbatches: int
     num_params: int
-    memory: Mapping[str, int]
-    available: int | None
-    fits: bool | None
-    advice: Sequence[str]
-    model_flops: int
-    program_flops: int
-    peak_flops: float | None
+    memory: Mapping[str, int]  # kind -> bytes on one device (see `device_memory`)
+    available: int | None  # bytes of a device that a program may use, None without a known limit
+    fits: bool | None  # None without a known limit
+    advice: Sequence[str]  # what to change if it does not fit
+    model_flops: int  # of the whole mesh, without what is computed again to save memory
+    program_flops: int  # with that, and with what a pipeline computes idly
+    peak_flops: float | None  # of a device, a second; None if not known
+    # Kind -> count and bytes on one device; None if the program was too large.
     collectives: Mapping[str, collectives.Traffic] | None
-    is_exact: bool
+    is_exact: bool  # whether all collectives are counted as often as they run
+    # To 'lower' and to 'compile'; 'compile_cpu' of all cores, whatever else the machine does.
     seconds: Mapping[str, float]
-    versions: Mapping[str, str]
+    versions: Mapping[str, str]  # of jax and, for a TPU, of libtpu
 
 
 def element_spec(
@@ -106,10 +76,7 @@ def compile_train_step(
 ) -> Report:
     """Compiles a train step and reports on it.
 
-    Args:
-      experiment: its data source is not read.
-      spec: shape and dtype of each feature of a global batch.
-      target: what to compile for.
+    The data source is not read; `spec` has shape and dtype of each feature of a global batch.
 
     Raises:
       ValueError: the experiment does not fit the devices (their number, not their memory).
@@ -133,9 +100,12 @@ def compile_generation(
     experiment: experiments.Experiment,
     spec: Mapping[str, jax.ShapeDtypeStruct],
     target: accelerators.Target,
-    generation: Generation,
+    num_prompts: int | None,
+    num_samples: int,
 ) -> Report:
-    """Compiles the drawing of images and reports on it; arguments as of `compile_train_step`.
+    """Compiles the drawing of all samples of some prompts at once, and reports on it.
+
+    Without `num_prompts` there is one for each shard of a batch. See `compile_train_step`.
 
     Raises:
       ValueError: the model draws no images, or the experiment does not fit the devices.
@@ -148,12 +118,12 @@ def compile_generation(
         )
     program = train_step.make_program(experiment, spec, target.devices, described=target.described)
     # Prompts are divided as a batch is, parameters as in training.
-    sharding, mesh, samples = program.batch_sharding, program.mesh, generation.num_samples
-    prompts = generation.num_prompts or partitioning.num_shards(mesh, sharding.spec[0])
+    sharding, mesh = program.batch_sharding, program.mesh
+    prompts = num_prompts or partitioning.num_shards(mesh, sharding.spec[0])
     partitioning.check_divisible("--num_prompts: a batch", (prompts,), sharding.spec, mesh)
     batch = (
         jax.ShapeDtypeStruct((prompts, spec["encoder_input_tokens"].shape[1]), jnp.int32),
-        jax.ShapeDtypeStruct((prompts, samples, 2), jnp.uint32),
+        jax.ShapeDtypeStruct((prompts, num_samples, 2), jnp.uint32),
     )
     params, shardings = program.abstract.params, program.shardings.params
     kinds = {
@@ -163,7 +133,7 @@ def compile_generation(
     variables = {"params": train_state.placed(params, shardings)}
     draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
     trace = functools.partial(draw.trace, variables, *train_state.placed(batch, sharding))
-    report = _report(GENERATE, program, trace, kinds, target, prompts * samples)
+    report = _report(GENERATE, program, trace, kinds, target, prompts * num_samples)
     advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_DEVICES]
     return dataclasses.replace(report, advice=advice if report.fits is False else ())
 

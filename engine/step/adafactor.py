@@ -57,10 +57,7 @@ class _Leaf(NamedTuple):
 def quantize(x: jax.Array, axis: int = 0) -> tuple[jax.Array, jax.Array]:
     """Rounds to int8, symmetrically, with one scale for each slice along an axis.
 
-    Args:
-      x: float.
-      axis: over which the largest magnitude is taken; if there is no such axis, as in a scalar,
-        each value has a scale of its own.
+    Without that axis, as in a scalar, each value has a scale of its own.
 
     Returns:
       int8 values in [-127, 127] of the same shape, and the float32 scales without `axis`:
@@ -101,14 +98,10 @@ def scale_by_adafactor(
     A parameter with one axis has v <- d v + (1 - d) (g^2 + 1e-30) and x = g v^-1/2. The moment is
     rounded after it was used.
 
-    Args:
-      learning_rate: a number, or a schedule of t - 1.
-      b1, b2: decay of the first and of the second moment.
-      clip_rms: largest root mean square of x.
-      moment_dtype: 'int8' or 'float32'.
+    A schedule `learning_rate` is one of t - 1.
 
     Raises:
-      ValueError: no such `moment_dtype`.
+      ValueError: `moment_dtype` is neither 'int8' nor 'float32'.
     """
     if moment_dtype not in MOMENT_DTYPES:
         raise ValueError(f"moment_dtype is {moment_dtype!r}; choose 'int8' or 'float32'")

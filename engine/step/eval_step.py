@@ -41,15 +41,10 @@ def evaluate(
     place: Callable[[datasets.Batch], Any],
     after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Returns the metrics over the first batches of a split, in its order.
+    """Returns the metrics over the first batches of a split, or all if it has fewer.
 
-    Args:
-      step_fn: the jitted `eval_step` of a model.
-      state: of the training.
-      batches: the split.
-      num_batches: all are taken if a finite split has fewer.
-      place: puts a batch on the devices.
-      after_batch: called when a batch is done; the next one is then at work.
+    `step_fn` is the jitted `eval_step` of a model; `place` puts a batch on the devices;
+    `after_batch` is called when a batch is done, and the next one is at work.
 
     Raises:
       ValueError: the split has no batch.

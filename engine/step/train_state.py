@@ -43,13 +43,8 @@ def create(
 ) -> TrainState:
     """Returns the state at step 0; jit it, or trace it with `jax.eval_shape`.
 
-    Args:
-      model: a `Model`.
-      optimizer: of its parameters.
-      rng: PRNG key of the initial parameters.
-      element_spec: shape and dtype of each feature of a global batch.
-      given: {collection: part of its tree} that replaces the model's own start;
-        see `warm_start.WarmStart`.
+    `element_spec` is of a global batch. `given`, {collection: part of its tree}, replaces the
+    model's own start; see `warm_start.WarmStart`.
     """
     variables = _initial_variables(model, rng, element_spec)
     plain = {name: tree for name, tree in variables.items() if not name.endswith(_AXES)}
@@ -97,11 +92,7 @@ def placed(tree: Any, shardings: Any) -> Any:
 
 
 def check_divisible(state: TrainState, specs: TrainState, mesh: Mesh) -> None:
-    """Checks that every parameter can be divided evenly.
-
-    Raises:
-      ValueError: names the first that cannot, and what to change.
-    """
+    """Raises ValueError for the first parameter that cannot be divided evenly."""
     partitions = traverse_util.flatten_dict(specs.params, sep="/")
     for name, leaf in sorted(traverse_util.flatten_dict(state.params, sep="/").items()):
         partitioning.check_divisible(f"parameter {name}", leaf.shape, partitions[name], mesh)
@@ -115,10 +106,7 @@ def like_params(tree: Any, params: Any, specs: Any) -> Any:
     leaf is divided as the axes that are left. So any optax state works, moments and averages alike.
     Other leaves, such as counters, are not divided.
 
-    Args:
-      tree: optimizer state.
-      params: parameters.
-      specs: tree like `params` of a `PartitionSpec` each; so is the result, like `tree`.
+    `specs` is a tree like `params` of a `PartitionSpec` each; so is the result, like `tree`.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(params)
     known = {
@@ -153,10 +141,7 @@ def to_tree(state: TrainState) -> dict[str, Any]:
     """Returns T5X's checkpoint tree of a state (without empty dicts, which Orbax drops)."""
     opt_state = serialization.to_state_dict(state.opt_state)
     opt_state = traverse_util.unflatten_dict(traverse_util.flatten_dict(opt_state))
-    tree = {
-        "target": state.params,
-        "state": {"step": state.step, "param_states": opt_state},
-    }
+    tree = {"target": state.params, "state": {"step": state.step, "param_states": opt_state}}
     return {**tree, "flax_mutables": state.mutables} if state.mutables else tree
 
 

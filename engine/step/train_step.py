@@ -50,11 +50,8 @@ def train_step(
     """Takes one step.
 
     Args:
-      model: a `Model` whose loss is a mean over the batch.
-      optimizer: of its parameters.
+      model: its loss is a mean over the batch; `constants` are its own.
       num_microbatches: parts of the batch whose gradients are averaged one after another.
-      constants: the model's.
-      state: before the step.
       batch: arrays [batch, ...].
       rng: PRNG key of the run; the step's number is folded in.
       nan_policy: with 'skip' only the step's number changes where loss or gradients are not finite.
@@ -189,12 +186,8 @@ def make_program(
 
     The model's constants are read, and put on the devices.
 
-    Args:
-      experiment: what to train.
-      element_spec: shape and dtype of each feature of a batch.
-      devices: the devices to use; all by default.
-      described: the devices are only descriptions, for which programs can be compiled but not run
-        (see `compile_step`); the constants stay shapes.
+    By default it is for all devices. Those `described` are only descriptions, for which programs
+    can be compiled but not run (see `compile_step`); the constants stay shapes.
 
     Raises:
       ValueError: batch, mesh, rules or parameter sizes do not fit one another, or the model's loss

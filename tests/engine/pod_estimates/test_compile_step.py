@@ -178,11 +178,8 @@ def test_bad_flags_are_refused(flags: list[str], message: str) -> None:
 
 
 def test_a_model_that_draws_nothing_is_refused() -> None:
-    generation = compile_step.Generation(num_prompts=8, num_samples=1)
     with pytest.raises(ValueError, match="draws no images"):
-        compile_step.compile_generation(
-            regressor(), spec(), accelerators.target("cpu-8"), generation
-        )
+        compile_step.compile_generation(regressor(), spec(), accelerators.target("cpu-8"), 8, 1)
 
 
 needs_libtpu = pytest.mark.skipif(
