@@ -82,10 +82,7 @@ class Model:
         return Optimizer(train_step.make_optimizer(self.experiment))
 
     def get_initial_variables(
-        self,
-        rng: jax.Array,
-        input_shapes: Mapping[str, tuple[int, ...]],
-        input_types: Mapping[str, Any] | None = None,
+        self, rng: jax.Array, input_shapes: Mapping[str, Any], input_types: Any = None
     ) -> dict[str, Any]:
         """Returns the variables and their axes; see `base.Model`."""
         return self._model.get_initial_variables(rng, input_shapes, input_types)
@@ -242,11 +239,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
         partitioner: Any,
         input_types: Any = None,
     ) -> None:
-        """Takes what T5X gives; `init_fn` is a method of `Model`.
-
-        Raises:
-          ValueError: a parameter does not divide over its devices.
-        """
+        """Takes what T5X gives; `init_fn` is a method of `Model`."""
         super().__init__(optimizer_def, init_fn, input_shapes, partitioner, input_types)
         self._experiment: experiments.Experiment = init_fn.__self__.experiment  # type: ignore[attr-defined]
         self._mesh = partitioner.mesh
@@ -264,11 +257,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
         self._create = create
 
     def from_scratch(self, init_rng: jax.Array) -> Any:
-        """Returns the state at step 0.
-
-        Raises:
-          ValueError, FileNotFoundError: INITIAL does not fit; see `warm_start.load`.
-        """
+        """Returns the state at step 0; raises what `warm_start.load` does."""
         shapes, axes = self.global_train_state_shape, self.train_state_axes
         wanted = {"params": unfreeze(shapes.params), **unfreeze(shapes.flax_mutables)}
         specs = {"params": unfreeze(axes.params), **unfreeze(axes.flax_mutables)}
@@ -300,11 +289,7 @@ class StopAtNotFinite(trainer.BaseAction):
     """NAN_POLICY 'stop': ends the process before T5X saves a state that is not finite."""
 
     def run(self, train_state: Any, metrics_by_task: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Returns False, to go on.
-
-        Raises:
-          nan_recovery.NotFiniteError: loss or gradients of the steps since the last log are not.
-        """
+        """Returns False, to go on; raises `nan_recovery.NotFiniteError` otherwise."""
         for metrics in metrics_by_task.values():
             values = {name: float(metrics[name].value) for name in ("loss", "grad_norm")}
             if not np.isfinite(list(values.values())).all():

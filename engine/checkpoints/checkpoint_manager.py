@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from flax import traverse_util
 
 from parti.engine.checkpoints import checkpoints, checksums, read_errors, retention
 from parti.engine.checkpoints.checkpoints import Tree
+from parti.engine.checkpoints.retention import Metrics
 from parti.engine.distributed import multihost
 
 # What Orbax still writes into a checkpoint after everything else, as it gets its final name.
@@ -50,11 +51,7 @@ class CheckpointManager:
             )
 
     def save(
-        self,
-        step: int,
-        tree: Tree,
-        position: pathlib.Path,
-        metrics: Mapping[str, float] | None = None,
+        self, step: int, tree: Tree, position: pathlib.Path, metrics: Metrics | None = None
     ) -> None:
         """Starts to save a state tree, the files of a data position, and validation metrics.
 

@@ -71,9 +71,7 @@ def readable(folder: pathlib.Path) -> Iterator[None]:
 def readable_by_all(folder: pathlib.Path) -> Iterator[None]:
     """`readable`, with one outcome in all processes; nothing inside may wait for the others.
 
-    Raises:
-      UnavailableCheckpointError: in this or another process.
-      CorruptCheckpointError: in this or another process, and unavailable in none.
+    Corrupt is what is so in one of them, and unavailable in none.
     """
     failure: Exception | None = None
     try:

@@ -132,11 +132,7 @@ def evaluate_macro(name: str) -> Any:
 
 
 def evaluate_macros(names: Iterable[str]) -> dict[str, Any]:
-    """Returns {name: value} of macros.
-
-    Raises:
-      ValueError: one of them, or a macro that its value uses, is not set.
-    """
+    """Returns {name: value} of macros; raises ValueError if one, or one that it uses, is unset."""
     values: dict[str, Any] = {}
     failure: Exception | None = None
     try:

@@ -40,10 +40,7 @@ class _Unevaluated(config_parser.ParserDelegate):
 def bindings(text: str) -> dict[str, Any]:
     """Returns {'MACRO' or 'scope/module.function.argument': value}; of two, the later one.
 
-    Includes are not followed.
-
-    Raises:
-      ValueError: this is no gin text.
+    Includes are not followed. Raises ValueError if this is no gin text.
     """
     return {
         _key(statement): statement.value

@@ -5,17 +5,11 @@
 from typing import Any
 
 from parti.engine.experiment import nan_policies, settings
-from parti.engine.monitoring import profiling
 
 
 def check(experiment: Any) -> None:
-    """Checks the settings of an experiment, each by itself and then together.
-
-    Raises:
-      ValueError: names the macro, its value, and what is allowed.
-    """
+    """Raises ValueError, with the macro, unless settings are allowed by themselves and together."""
     settings.check(experiment)
-    profiling.check_steps(experiment.profile_steps)
     if "://" in experiment.model_dir:
         raise ValueError(
             f"MODEL_DIR {experiment.model_dir!r} is an address, and a training writes files: "

@@ -23,6 +23,15 @@ _FROM_0, _FROM_1 = settings.whole_number(0), settings.whole_number(1)
 _BELOW_1 = settings.Allowed("in [0, 1)", lambda value: 0 <= value < 1)
 _SEED = settings.Allowed("a whole number", lambda value: isinstance(value, int))
 _NOT_NEGATIVE = settings.Allowed("0 or more", lambda value: value >= 0)
+_FIRST_AND_LAST = settings.Allowed(
+    "None or (first, last), steps from 1 on",
+    lambda steps: (
+        steps is None
+        or (
+            all(isinstance(n, int) for n in steps) and len(steps) == 2 and 1 <= steps[0] <= steps[1]
+        )
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +89,7 @@ class Experiment:
         "@warm_start.WarmStart(): branches that a finished training gives",
         None,
         allowed=settings.none_or(
-            warm_start.WarmStart,
-            "warm_start.WarmStart",
-            "name the training with warm_start.WarmStart.path",
+            warm_start.WarmStart, "name the training with warm_start.WarmStart.path"
         ),
         t5x=True,
     )
@@ -101,7 +108,6 @@ class Experiment:
         None,
         allowed=settings.none_or(
             sample_settings.SampleSettings,
-            "sample_settings.SampleSettings",
             "give the captions with sample_settings.SampleSettings.prompts",
         ),
         immaterial=True,
@@ -133,7 +139,10 @@ class Experiment:
         "and the process ends with exit code 75", False, immaterial=True
     )
     profile_steps: Sequence[int] | None = settings.field(
-        "(first, last): a trace of these steps; SIGUSR1: of the next 5", None, immaterial=True
+        "(first, last): a trace of these steps; SIGUSR1: of the next 5",
+        None,
+        allowed=_FIRST_AND_LAST,
+        immaterial=True,
     )
     config: str = ""
     model_config: str = ""
@@ -178,11 +187,7 @@ def from_macros(**given: Any) -> Experiment:
 
 
 def check_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
-    """Checks what `load_experiment` would read, except its data, which need not be there yet.
-
-    Raises:
-      ValueError, FileNotFoundError: see `load_experiment`.
-    """
+    """Checks, and raises, as `load_experiment` does; the data need not be there yet."""
     with gin_config.empty(), gin_errors.one_line():
         _parse(gin_files, bindings)
         from_macros(data_source=None)
@@ -191,11 +196,7 @@ def check_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> 
 def load_without_data(
     gin_files: Sequence[str], bindings: Sequence[str] = ()
 ) -> tuple[Experiment, dict[str, int]]:
-    """Reads an experiment, with None as its data source, and TASK_FEATURE_LENGTHS.
-
-    Raises:
-      ValueError, FileNotFoundError: see `load_experiment`.
-    """
+    """Returns what `load_experiment` does, without a data source, and TASK_FEATURE_LENGTHS."""
     with gin_config.empty(), gin_errors.one_line():
         _parse(gin_files, bindings)
         experiment = from_macros(data_source=None)

@@ -33,11 +33,7 @@ class SampleSettings:
             )
 
     def texts(self) -> list[str]:
-        """Returns the captions.
-
-        Raises:
-          ValueError: a file of prompts cannot be read.
-        """
+        """Returns the captions; raises ValueError if a file of them cannot be read."""
         if isinstance(self.prompts, str):
             return [prompt.text for prompt in prompt_files.read_prompts(self.prompts)]
         return list(self.prompts)

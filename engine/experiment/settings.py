@@ -84,11 +84,10 @@ def one_of(choices: Sequence[str]) -> Allowed:
     return Allowed(words, lambda value: value in choices)
 
 
-def none_or(kind: type, reference: str, hint: str) -> Allowed:
-    """Allows None and instances of a class, which gin calls `reference`."""
-    return Allowed(
-        f"None or @{reference}()", lambda value: value is None or isinstance(value, kind), hint
-    )
+def none_or(kind: type, hint: str) -> Allowed:
+    """Allows None and instances of a class."""
+    words = f"None or @{kind.__module__.rpartition('.')[2]}.{kind.__name__}()"
+    return Allowed(words, lambda value: value is None or isinstance(value, kind), hint)
 
 
 def of(dataclass: Any) -> dict[str, Setting]:
@@ -101,11 +100,7 @@ def of(dataclass: Any) -> dict[str, Setting]:
 
 
 def check(instance: Any) -> None:
-    """Checks each setting by itself.
-
-    Raises:
-      ValueError: names the macro, its value, and what is allowed.
-    """
+    """Raises ValueError, with its macro, for the first setting whose value is not allowed."""
     for name, stated in of(instance).items():
         if stated.allowed is not None:
             stated.allowed.check(name.upper(), getattr(instance, name))

@@ -93,11 +93,7 @@ def _count(jaxpr: core.Jaxpr) -> int:
 
 
 def _count_equation(equation: core.JaxprEqn) -> int:
-    """Counts one equation; of a conditional its dearest branch, of a shard what all shards do.
-
-    Raises:
-      ValueError: products inside a loop whose number of turns is not known.
-    """
+    """Counts one equation; of a conditional its dearest branch, of a shard what all shards do."""
     if equation.primitive is primitives.dot_general_p:
         (contracted, _), _ = equation.params["dimension_numbers"]
         lhs, out = _shape(equation.invars[0]), _shape(equation.outvars[0])

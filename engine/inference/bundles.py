@@ -148,21 +148,13 @@ class Bundle:
         return prints | ({"encoder": encoder} if encoder else {})  # Bundles of 0.1.0 have none.
 
     def vocabulary(self) -> vocabularies.TextTokenizer:
-        """Returns the text vocabulary.
-
-        Raises:
-          ValueError: the file is not the one that was exported.
-        """
+        """Returns the text vocabulary; raises ValueError if it is not what was exported."""
         tokenizer = vocabularies.TextTokenizer(self.path / VOCABULARY_FILE)
         self._check_fingerprint("vocabulary", VOCABULARY_FILE, tokenizer.fingerprint)
         return tokenizer
 
     def model(self, part: str) -> Any:
-        """Returns the model object of a part, without its variables (cheap).
-
-        Raises:
-          ValueError: the bundle has no such part, or its configuration builds no such model.
-        """
+        """Returns the model object of a part, without its variables; raises as `load` does."""
         if part not in self.parts:
             raise ValueError(
                 f"{self.path} has no {part}; it has {', '.join(self.parts)}. Train one and "

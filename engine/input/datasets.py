@@ -26,6 +26,7 @@ TRAIN, VALIDATION = "train", "validation"
 _POSITION = "train_ds-000-of-001"
 
 Batch = dict[str, np.ndarray]
+Shard = tuple[int, int]  # which part of the examples, of how many
 
 
 class Batches(Protocol):
@@ -155,11 +156,7 @@ class TfDataset:
         self._checkpoint.write(str(path / _POSITION))
 
     def restore(self, path: pathlib.Path) -> None:
-        """Reads the iterator's state.
-
-        Raises:
-          ValueError: it is of one of several processes, or of another pipeline.
-        """
+        """Reads the iterator's state; raises ValueError if it is of another pipeline."""
         if not (path / f"{_POSITION}.index").is_file():
             raise ValueError(
                 f"{path} holds no {_POSITION}: T5X with several processes leaves a position for "
@@ -187,27 +184,20 @@ class SeqioSource:
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
         """Opens 'train' (shuffled, endless) or 'validation' (in order, once).
 
-        The last batch of the validation split is filled up from its beginning.
-
-        Raises:
-          ValueError: the model has too few embeddings for the vocabulary.
+        The last batch of the validation split is filled up from its beginning. Raises ValueError
+        as `check_vocabulary` does.
         """
         self.check_vocabulary(model)
         return TfDataset(self.dataset(split, batch_size, seed, model.FEATURE_CONVERTER_CLS))
 
     def dataset(
-        self,
-        split: str,
-        batch_size: int,
-        seed: int,
-        converter_class: Any,
-        shard: tuple[int, int] = (0, 1),
+        self, split: str, batch_size: int, seed: int, converter: Any, shard: Shard = (0, 1)
     ) -> Any:
         """Returns the `tf.data.Dataset` of a split's batches.
 
         T5X reads this too: a position is one of a pipeline, and each engine goes on from the
         other's (`t5x_bridge.get_dataset`). `seed` is of the order and of random preprocessors;
-        `shard` says which part of the examples to read, of how many.
+        `converter` is the model's class.
         """
         import seqio
 
@@ -230,7 +220,7 @@ class SeqioSource:
             dataset = examples(None)
         else:
             dataset = examples(1).concatenate(examples(None).take(batch_size - 1))
-        return converter_class(pack=False).to_batches(dataset, lengths, batch_size)
+        return converter(pack=False).to_batches(dataset, lengths, batch_size)
 
     def check_vocabulary(self, model: base.Model) -> None:
         """Raises ValueError unless the model has embeddings for all pieces of the vocabulary."""

@@ -91,11 +91,7 @@ class Sampler:
         return np.concatenate(drawn).reshape(-1, num_samples, *shape)[: len(self.texts)]
 
     def show(
-        self,
-        step: int,
-        params: Any,
-        writer: summary_writer.Writer,
-        after_batch: Callable[[], None] = lambda: None,
+        self, step: int, params: Any, writer: summary_writer.Writer, after_batch: Callable[[], None]
     ) -> None:
         """Draws and writes the grid of a step."""
         drawn = self.draw(params, after_batch)
@@ -107,11 +103,7 @@ class Sampler:
 
 
 def _encode(texts: Sequence[str], path: str, model: Any, config: str) -> np.ndarray:
-    """Returns [prompts, text_length] int32.
-
-    Raises:
-      ValueError: the model draws nothing, or was not trained with this vocabulary.
-    """
+    """Returns [prompts, text_length] int32; raises ValueError if it is no model for these."""
     if not isinstance(model, base.Generator):
         raise ValueError(
             f"SAMPLES draws from text-to-image models, and {type(model).__name__} is none; set "

@@ -44,10 +44,8 @@ def open_training(
 ) -> Training:
     """Opens the data, builds the program, and checks settings, devices, SAMPLES and BEST_METRIC.
 
-    By default it uses all devices.
-
-    Raises:
-      ValueError, OSError: something does not fit or is not there; nothing was written.
+    By default it uses all devices. Raises ValueError or OSError if something does not fit or is not
+    there; nothing was written.
     """
     summary_writer.check_installed(experiment.tensorboard)
     monitor = monitor or watchdog.Watchdog(0)

@@ -38,13 +38,10 @@ class StepMetrics:
         self._compiled = False
         with monitor.stage(watchdog.PREPARING):
             step_flops = training.step_flops
+        devices, dtype = training.program.mesh.devices, experiment.model.dtype
+        productive = log.last.get(f"{datasets.TRAIN}/{telemetry.PRODUCTIVE}", 0.0)
         self._telemetry = telemetry.Telemetry(
-            experiment.model_dir,
-            experiment.batch_size,
-            step_flops,
-            training.program.mesh.devices,
-            experiment.model.dtype,
-            log.last.get(f"{datasets.TRAIN}/{telemetry.PRODUCTIVE}", 0.0),
+            experiment.model_dir, experiment.batch_size, step_flops, devices, dtype, productive
         )
         self.waiting, self.restart_clock = self._telemetry.waiting, self._telemetry.restart
         self.report = progress_line.Progress(
@@ -75,11 +72,7 @@ class StepMetrics:
         self.report.update(step)
 
     def write(self, step: int) -> None:
-        """Fetches the metrics since the last log, applies NAN_POLICY to them and logs them.
-
-        Raises:
-          nan_recovery.NotFiniteError, nan_recovery.RollBack: see NAN_POLICY.
-        """
+        """Fetches and logs the metrics since the last log, or raises as NAN_POLICY says."""
         if not self._pending:
             return
         self._manager.check()  # A full disk ends the run now, not at the next checkpoint.

@@ -15,14 +15,7 @@ from parti.engine.checkpoints import checkpoint_manager, checkpoints
 from parti.engine.distributed import multihost, preemption
 from parti.engine.experiment import nan_policies
 from parti.engine.input import datasets, prefetch
-from parti.engine.loop import (
-    nan_recovery,
-    run_directory,
-    sample_grids,
-    setup,
-    step_metrics,
-    validation,
-)
+from parti.engine.loop import nan_recovery, run_directory, setup, step_metrics, validation
 from parti.engine.monitoring import metrics_log, profiling, watchdog
 from parti.engine.step import train_state, train_step
 
@@ -54,11 +47,7 @@ class Loop:
         self._report = self._metrics.report
 
     def run(self, state: TrainState, batches: datasets.Batches) -> int:
-        """Runs to the end, or until asked to stop; returns the exit code.
-
-        Raises:
-          nan_recovery.NotFiniteError, nan_recovery.RollBack: see NAN_POLICY.
-        """
+        """Runs to the end, or until asked to stop; returns the exit code."""
         if self._experiment.nan_policy == nan_policies.ROLL_BACK and self._start == 0:
             self._save_start(state, batches)
         place, stop = self._program.place, self._experiment.train_steps
@@ -110,11 +99,11 @@ class Loop:
 
     def _catch_up(self, state: TrainState) -> None:
         """Does what a signal left out after the step that the run goes on from."""
-        step, due = self._start, self._validation
-        if step and due.is_due(step) and not self._log.has(step, datasets.VALIDATION):
-            self._evaluate(step, state)
-        if step and due.draws_at(step) and not self._log.has_shown(step, sample_grids.NAME):
-            due.draw(step, state)
+        evaluates, draws = self._validation.left_out(self._start)
+        if evaluates:
+            self._evaluate(self._start, state)
+        if draws:
+            self._validation.draw(self._start, state)
 
     def _after_step(self, step: int, state: TrainState, prefetcher: prefetch.Prefetcher) -> None:
         """Logs, evaluates, draws and saves what is due after a step."""

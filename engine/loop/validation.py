@@ -12,7 +12,7 @@ import jax
 
 from parti.engine.distributed import multihost
 from parti.engine.input import datasets
-from parti.engine.loop import setup
+from parti.engine.loop import sample_grids, setup
 from parti.engine.monitoring import metrics_log, watchdog
 from parti.engine.step import eval_step, train_state
 
@@ -36,6 +36,12 @@ class Validation:
         if experiment.samples is None:
             return False
         return self._at(step, experiment.samples.period or experiment.eval_period)
+
+    def left_out(self, step: int) -> tuple[bool, bool]:
+        """Returns whether a signal left out the evaluation, and the samples, due after a step."""
+        shown, split = sample_grids.NAME, datasets.VALIDATION
+        evaluation = step > 0 and self.is_due(step) and not self._log.has(step, split)
+        return evaluation, step > 0 and self.draws_at(step) and not self._log.has_shown(step, shown)
 
     def metrics_at(self, step: int) -> Mapping[str, float] | None:
         """Returns the validation metrics of a step, None if it was not evaluated."""

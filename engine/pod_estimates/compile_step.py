@@ -70,13 +70,9 @@ def element_spec(
 
 
 def compile_train_step(
-    experiment: experiments.Experiment,
-    spec: Mapping[str, jax.ShapeDtypeStruct],
-    target: accelerators.Target,
+    experiment: experiments.Experiment, spec: train_state.ElementSpec, target: accelerators.Target
 ) -> Report:
-    """Compiles a train step and reports on it.
-
-    The data source is not read; `spec` has shape and dtype of each feature of a global batch.
+    """Compiles a train step and reports on it; the data source is not read.
 
     Raises:
       ValueError: the experiment does not fit the devices (their number, not their memory).
@@ -98,7 +94,7 @@ def compile_train_step(
 
 def compile_generation(
     experiment: experiments.Experiment,
-    spec: Mapping[str, jax.ShapeDtypeStruct],
+    spec: train_state.ElementSpec,
     target: accelerators.Target,
     num_prompts: int | None,
     num_samples: int,

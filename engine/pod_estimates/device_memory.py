@@ -22,6 +22,8 @@ MORE_DEVICES = "more devices, or more of them on the last axis of MESH_SHAPE"
 # In memory during the whole training; known from shapes and shardings alone.
 STATE = (PARAMETERS, OPTIMIZER, OTHER_STATE, CONSTANTS, BATCH)
 
+Kinds = Mapping[str, int]  # kind -> bytes on one device
+
 
 def per_device(tree: Any, shardings: Any) -> int:
     """Returns the bytes of a tree of arrays, or of shapes, on one device; see `placed`."""
@@ -49,7 +51,7 @@ def state(program: train_step.Program) -> dict[str, int]:
     }
 
 
-def with_gradients(kinds: Mapping[str, int]) -> dict[str, int]:
+def with_gradients(kinds: Kinds) -> dict[str, int]:
     """Takes the gradients out of what the compiler tells in one number.
 
     They take what the parameters take; a compiler may have fewer of them in memory at once.
@@ -77,7 +79,7 @@ def format_bytes(size: int) -> str:
     return f"{size} bytes"
 
 
-def table(kinds: Mapping[str, int], available: int | None) -> list[str]:
+def table(kinds: Kinds, available: int | None) -> list[str]:
     """Returns a line for each kind and for their sum."""
     width = max(len(kind) for kind in kinds)
     lines = [f"  {kind:<{width}}  {format_bytes(size):>11}" for kind, size in kinds.items() if size]
@@ -86,15 +88,9 @@ def table(kinds: Mapping[str, int], available: int | None) -> list[str]:
 
 
 def advice(
-    kinds: Mapping[str, int],
-    available: int,
-    experiment: experiments.Experiment,
-    program: train_step.Program,
+    kinds: Kinds, available: int, experiment: experiments.Experiment, program: train_step.Program
 ) -> list[str]:
-    """Returns what would make a train step that does not fit use less, the cheapest first.
-
-    `kinds` and `available` are bytes of one device.
-    """
+    """Returns what would make a train step that does not fit use less, the cheapest first."""
     kept = sum(kinds[kind] for kind in STATE)
     lines: list[str] = []
     if kept < available:
@@ -111,10 +107,7 @@ def advice(
 
 
 def _fewer_activations(
-    kinds: Mapping[str, int],
-    room: int,
-    experiment: experiments.Experiment,
-    program: train_step.Program,
+    kinds: Kinds, room: int, experiment: experiments.Experiment, program: train_step.Program
 ) -> Sequence[str]:
     lines, model = [], experiment.model
     batch_size = experiment.batch_size // experiment.num_microbatches
@@ -135,10 +128,7 @@ def _fewer_activations(
 
 
 def _smaller_parts(
-    kinds: Mapping[str, int],
-    room: int,
-    experiment: experiments.Experiment,
-    program: train_step.Program,
+    kinds: Kinds, room: int, experiment: experiments.Experiment, program: train_step.Program
 ) -> Sequence[str]:
     """Returns how many microbatches would leave enough room, if any number would."""
     shards = partitioning.num_shards(program.mesh, program.batch_sharding.spec[0])

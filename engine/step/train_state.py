@@ -18,6 +18,7 @@ from parti.engine.distributed import partitioning
 _AXES = "_axes"
 
 Key = tuple[str, ...]
+ElementSpec = Mapping[str, jax.ShapeDtypeStruct]  # of each feature of a global batch
 
 
 @flax.struct.dataclass
@@ -38,12 +39,12 @@ def create(
     model: Any,
     optimizer: optax.GradientTransformation,
     rng: jax.Array,
-    element_spec: Mapping[str, jax.ShapeDtypeStruct],
+    element_spec: ElementSpec,
     given: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Returns the state at step 0; jit it, or trace it with `jax.eval_shape`.
 
-    `element_spec` is of a global batch. `given`, {collection: part of its tree}, replaces the
+    `given`, {collection: part of its tree}, replaces the
     model's own start; see `warm_start.WarmStart`.
     """
     variables = _initial_variables(model, rng, element_spec)
@@ -56,10 +57,7 @@ def create(
 
 
 def partition(
-    model: Any,
-    state: TrainState,
-    element_spec: Mapping[str, jax.ShapeDtypeStruct],
-    rules: partitioning.Rules,
+    model: Any, state: TrainState, element_spec: ElementSpec, rules: partitioning.Rules
 ) -> TrainState:
     """Returns the `PartitionSpec` of each leaf of a state (its shapes are enough)."""
 
@@ -165,12 +163,7 @@ def num_params(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def table(
-    model: Any,
-    state: TrainState,
-    specs: TrainState,
-    element_spec: Mapping[str, jax.ShapeDtypeStruct],
-) -> str:
+def table(model: Any, state: TrainState, specs: TrainState, element_spec: ElementSpec) -> str:
     """Returns a line per parameter (name, shape, dtype, logical axes, sharding) and the total."""
     axes = _logical_axes(model, element_spec)["params"]
     partitions = traverse_util.flatten_dict(specs.params)
@@ -186,16 +179,14 @@ def table(
     return "\n".join(lines)
 
 
-def _initial_variables(
-    model: Any, rng: jax.Array, element_spec: Mapping[str, jax.ShapeDtypeStruct]
-) -> dict[str, Any]:
+def _initial_variables(model: Any, rng: jax.Array, element_spec: ElementSpec) -> dict[str, Any]:
     shapes = {name: spec.shape for name, spec in element_spec.items()}
     types = {name: spec.dtype for name, spec in element_spec.items()}
     return model.get_initial_variables(rng, shapes, types)
 
 
 def _logical_axes(
-    model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]
+    model: Any, element_spec: ElementSpec
 ) -> dict[str, dict[Key, tuple[str | None, ...]]]:
     """Returns {collection: {path: axis names}} of {'params_axes': {'kernel_axes': ...}}."""
     variables = jax.eval_shape(
