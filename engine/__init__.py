@@ -4,5 +4,5 @@
 
 The commands are `train` and `compile`; `t5x_bridge` is for T5X. Rooms, each importing only those
 before it: input, distributed, hardware, monitoring, checkpoints, config, inference, experiment,
-step, aot, loop.
+step, pod_estimates, loop.
 """

@@ -5,14 +5,14 @@
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from parti.engine.aot import compile_step, device_memory
-from parti.engine.distributed import partitioning
 from parti.engine.experiment import experiments
 from parti.engine.hardware import accelerators
+from parti.engine.pod_estimates import compile_step, device_memory
 from parti.stages import flag_parser
 
 EXAMPLE = """\
@@ -35,12 +35,8 @@ def make_parser() -> flag_parser.Parser:
     add = parser.add_argument
     add("--gin_file", action="append", required=True, metavar="FILE", help="as of `parti train`")
     add("--topology", required=True, metavar="NAME", help=accelerators.FORMS)
-    add(
-        "--program",
-        choices=(compile_step.TRAIN, compile_step.GENERATE),
-        default=compile_step.TRAIN,
-        help="default: train",
-    )
+    programs = (compile_step.TRAIN, compile_step.GENERATE)
+    add("--program", choices=programs, default=programs[0], help="default: train")
     add("--num_prompts", type=int, metavar="N", help="of generation; default: one per data shard")
     add("--num_samples", type=int, default=16, metavar="N", help="of each prompt (default: 16)")
     add("--memory", type=float, metavar="GIB", help="of a device; default: all it has")
@@ -49,11 +45,7 @@ def make_parser() -> flag_parser.Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `parti compile`; see `make_parser` for its flags.
-
-    Raises:
-      ValueError: a flag or a value is wrong, or the experiment does not fit the devices.
-    """
+    """Runs `parti compile`; raises ValueError for bad flags, or if the devices do not fit."""
     bindings = [argument.removeprefix(GIN) for argument in argv if argument.startswith(GIN)]
     flags = make_parser().parse_args([a for a in argv if not a.startswith(GIN)])
     _check(flags)
@@ -69,10 +61,8 @@ def main(argv: Sequence[str]) -> int:
     if flags.program == compile_step.TRAIN:
         report = compile_step.compile_train_step(experiment, spec, target)
     else:
-        generation = compile_step.Generation(
-            flags.num_prompts or _data_shards(experiment, target), flags.num_samples
-        )
-        report = compile_step.compile_generation(experiment, spec, target, generation)
+        drawn = flags.num_prompts, flags.num_samples
+        report = compile_step.compile_generation(experiment, spec, target, *drawn)
     print(text(report))
     if flags.json:
         content = {"gin_file": flags.gin_file, "bindings": bindings, **dataclasses.asdict(report)}
@@ -89,12 +79,6 @@ def _check(flags: argparse.Namespace) -> None:
         raise ValueError("--num_prompts is for --program generate")
     if flags.json and not flags.json.parent.is_dir():
         raise FileNotFoundError(f"--json {flags.json}: no folder {flags.json.parent}")
-
-
-def _data_shards(experiment: experiments.Experiment, target: accelerators.Target) -> int:
-    mesh = partitioning.make_mesh(experiment.mesh_shape, experiment.mesh_axes, target.devices)
-    rules = partitioning.axis_rules(experiment.logical_axis_rules, mesh)
-    return partitioning.num_shards(mesh, partitioning.batch_sharding(mesh, rules).spec[0])
 
 
 def text(report: compile_step.Report) -> str:
@@ -139,10 +123,7 @@ def _work(report: compile_step.Report) -> list[str]:
             "or idly)"
         )
     if report.peak_flops:
-        devices = 1
-        for size in report.mesh.values():
-            devices *= size
-        rate = devices * report.peak_flops
+        rate = math.prod(report.mesh.values()) * report.peak_flops
         lines.append(
             f"at the peak rate of all devices, {rate:.3g} FLOP/s: {report.model_flops / rate:.3g} s"
         )

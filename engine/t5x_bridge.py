@@ -73,13 +73,8 @@ class Model:
     def __init__(self, experiment: experiments.Experiment) -> None:
         """Takes an experiment; raises ValueError, see `check`."""
         check(experiment)
-        self.experiment = experiment
-        self._model = experiment.model
-
-    @property
-    def FEATURE_CONVERTER_CLS(self) -> Any:  # noqa: N802 (T5X's name)
-        """The seqio feature converter class."""
-        return self._model.FEATURE_CONVERTER_CLS
+        self.experiment, self._model = experiment, experiment.model
+        self.FEATURE_CONVERTER_CLS = experiment.model.FEATURE_CONVERTER_CLS
 
     @functools.cached_property
     def optimizer_def(self) -> "Optimizer":
@@ -87,10 +82,7 @@ class Model:
         return Optimizer(train_step.make_optimizer(self.experiment))
 
     def get_initial_variables(
-        self,
-        rng: jax.Array,
-        input_shapes: Mapping[str, tuple[int, ...]],
-        input_types: Mapping[str, Any] | None = None,
+        self, rng: jax.Array, input_shapes: Mapping[str, Any], input_types: Any = None
     ) -> dict[str, Any]:
         """Returns the variables and their axes; see `base.Model`."""
         return self._model.get_initial_variables(rng, input_shapes, input_types)
@@ -121,8 +113,29 @@ def get_dataset(
     num_epochs: int | None = None,
     continue_from_last_checkpoint: bool = False,
 ) -> Any:
-    """Returns T5X's share of the training batches, read as the embedded engine reads them."""
+    """Returns T5X's share of the training batches, read as the embedded engine reads them.
+
+    Raises:
+      ValueError: `cfg` asks for another way to read them, or the batch does not divide.
+    """
     del num_epochs, continue_from_last_checkpoint  # T5X's `train` gives neither.
+    only = {"split": datasets.TRAIN, "shuffle": True, "use_cached": False, "module": None}
+    only |= {"pack": False, "use_custom_packing_ops": False}
+    for name, value in only.items():
+        if (given := getattr(cfg, name)) != value:
+            raise ValueError(
+                f"utils.DatasetConfig.{name} = {given!r}: either engine goes on from the other's "
+                f"position in the data, so both read them alike; leave it at {value!r}"
+            )
+    if cfg.seed is None:
+        raise ValueError(
+            "utils.DatasetConfig.seed is None, which may differ between hosts; set DATA_SEED"
+        )
+    if cfg.batch_size % num_shards:
+        raise ValueError(
+            f"BATCH_SIZE {cfg.batch_size} does not divide over the {num_shards} parts in which "
+            "the hosts read the data; set a multiple"
+        )
     source = datasets.SeqioSource(cfg.mixture_or_task_name, cfg.task_feature_lengths)
     return source.dataset(
         cfg.split,
@@ -161,10 +174,9 @@ class Optimizer(optimizers.OptaxWrapper):
 
 
 class MeshPartitioner(partitioning.PjitPartitioner):
-    """Divides arrays over the mesh of an experiment, on any kind of device."""
+    """Divides arrays over the mesh of MESH_SHAPE and so on, on any kind of device."""
 
     def __init__(self, mesh_shape: Any, mesh_axes: Any, logical_axis_rules: Any) -> None:
-        """Takes MESH_SHAPE, MESH_AXES and LOGICAL_AXIS_RULES; see `distributed.partitioning`."""
         self._experiment_mesh = meshes.make_mesh(mesh_shape, mesh_axes)
         rules = meshes.axis_rules(logical_axis_rules, self._experiment_mesh)
         super().__init__(num_partitions=1, logical_axis_rules=rules)
@@ -227,11 +239,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
         partitioner: Any,
         input_types: Any = None,
     ) -> None:
-        """Takes what T5X gives; `init_fn` is a method of `Model`.
-
-        Raises:
-          ValueError: a parameter does not divide over its devices.
-        """
+        """Takes what T5X gives; `init_fn` is a method of `Model`."""
         super().__init__(optimizer_def, init_fn, input_shapes, partitioner, input_types)
         self._experiment: experiments.Experiment = init_fn.__self__.experiment  # type: ignore[attr-defined]
         self._mesh = partitioner.mesh
@@ -249,23 +257,17 @@ class TrainStateInitializer(utils.TrainStateInitializer):
         self._create = create
 
     def from_scratch(self, init_rng: jax.Array) -> Any:
-        """Returns the state at step 0.
-
-        Raises:
-          ValueError, FileNotFoundError: INITIAL does not fit; see `warm_start.WarmStart.load`.
-        """
+        """Returns the state at step 0; raises what `warm_start.load` does."""
         shapes, axes = self.global_train_state_shape, self.train_state_axes
         wanted = {"params": unfreeze(shapes.params), **unfreeze(shapes.flax_mutables)}
         specs = {"params": unfreeze(axes.params), **unfreeze(axes.flax_mutables)}
-        initial = self._experiment.initial
-        given = initial.load(wanted) if initial else {}
-        warm_start.check_frozen(self._experiment.model.frozen, wanted, given)
-        for line in initial.describe(given) if initial else ():
-            logging.info("%s", line)
+        initial, frozen = self._experiment.initial, self._experiment.model.frozen
+        given = warm_start.load(initial, frozen, wanted, functools.partial(logging.info, "%s"))
         flat_specs = traverse_util.flatten_dict(specs)
-        flat = traverse_util.flatten_dict(given)
-        for key, leaf in flat.items():
-            flat[key] = jax.device_put(leaf, NamedSharding(self._mesh, flat_specs[key]))
+        flat = {
+            key: jax.device_put(leaf, NamedSharding(self._mesh, flat_specs[key]))
+            for key, leaf in traverse_util.flatten_dict(given).items()
+        }
         given_specs = traverse_util.unflatten_dict({key: flat_specs[key] for key in flat})
         create = self._partitioner.partition(
             self._create, in_axis_resources=(None, given_specs), out_axis_resources=axes
@@ -287,11 +289,7 @@ class StopAtNotFinite(trainer.BaseAction):
     """NAN_POLICY 'stop': ends the process before T5X saves a state that is not finite."""
 
     def run(self, train_state: Any, metrics_by_task: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Returns False, to go on.
-
-        Raises:
-          nan_recovery.NotFiniteError: loss or gradients of the steps since the last log are not.
-        """
+        """Returns False, to go on; raises `nan_recovery.NotFiniteError` otherwise."""
         for metrics in metrics_by_task.values():
             values = {name: float(metrics[name].value) for name in ("loss", "grad_norm")}
             if not np.isfinite(list(values.values())).all():

@@ -19,13 +19,13 @@ from typing import Any
 
 import jax
 
-from parti.engine.aot import device_memory
 from parti.engine.checkpoints import checkpoint_manager, checkpoints
 from parti.engine.distributed import multihost, preemption
 from parti.engine.experiment import experiments
 from parti.engine.input import datasets
 from parti.engine.loop import data_lineage, nan_recovery, run_directory, setup, training_loop
 from parti.engine.monitoring import watchdog
+from parti.engine.pod_estimates import device_memory
 from parti.engine.step import train_state, train_step
 
 CACHE_VARIABLE = "PARTI_COMPILATION_CACHE"
@@ -65,8 +65,7 @@ def train(
       0, or 128 + the signal's number after SIGTERM or SIGINT (the state is then saved).
 
     Raises:
-      ValueError, OSError: the experiment, its data or its directory do not fit; nothing was trained
-        and nothing of an earlier training was changed.
+      ValueError, OSError: experiment, data or directory do not fit; nothing was changed.
       TrainingFailedError: such an error after the training had begun.
       nan_recovery.NotFiniteError: see NAN_POLICY there.
     """
@@ -106,11 +105,7 @@ def train(
 
 
 def _needs_training(experiment: experiments.Experiment, overwrite: bool) -> bool:
-    """Checks the directory and the data; returns whether the training is not finished yet.
-
-    Raises:
-      ValueError: the directory is not this training's, or the processes have not the same.
-    """
+    """Checks directory, data and the other processes; returns whether there is a step to take."""
     multihost.check_equal("the configuration", experiment.config)
     run_directory.check_ours(experiment)
     multihost.check_shared(pathlib.Path(experiment.model_dir))
@@ -135,15 +130,7 @@ def _train_to_the_end(
     monitor: watchdog.Watchdog,
     initial: Mapping[str, Any],
 ) -> int:
-    """Trains from the last checkpoint, or from the start, however often it rolls back.
-
-    Returns:
-      The exit code.
-
-    Raises:
-      ValueError: the checkpoint does not fit; nothing was trained.
-      TrainingFailedError: a file or value was bad while training ran.
-    """
+    """Trains from the last checkpoint or the start, with rollbacks; returns the exit code."""
     experiment = training.experiment
     state, start, record = _restore(training, manager, monitor, initial)
     if start and (difference := run_directory.config_difference(experiment)):
@@ -217,11 +204,7 @@ def restore_or_init(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `parti train`.
-
-    Raises:
-      ValueError: a flag or a value is wrong.
-    """
+    """Runs `parti train`; raises ValueError if a flag or a value is wrong."""
     if not argv or set(argv) & {"-h", "--help"}:
         print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
@@ -242,7 +225,7 @@ def dry_run(experiment: experiments.Experiment) -> int:
     spec = program.element_spec
     print(experiment.config)
     for name, leaf in spec.items():
-        print(f"batch {name}: {leaf.dtype}[{', '.join(map(str, leaf.shape))}]")
+        print(f"batch {name}: {checkpoints.describe(leaf)}")
     print(f"mesh: {dict(program.mesh.shape)}\n")
     print(train_state.table(experiment.model, program.abstract, program.specs, spec))
     print(device_memory.estimate(program))
@@ -251,14 +234,12 @@ def dry_run(experiment: experiments.Experiment) -> int:
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--gin_file", action="append", default=[])
-    parser.add_argument("--gin_bindings", action="append", default=[])
-    parser.add_argument("--dry_run", action="store_true")
-    parser.add_argument("--overwrite", action="store_true")
-    parser.add_argument("--distributed", action="store_true")
-    parser.add_argument("--coordinator_address")
-    parser.add_argument("--num_processes", type=int)
-    parser.add_argument("--process_id", type=int)
+    for name in ("--gin_file", "--gin_bindings"):
+        parser.add_argument(name, action="append", default=[])
+    for name in ("--dry_run", "--overwrite", "--distributed"):
+        parser.add_argument(name, action="store_true")
+    for name, kind in (("coordinator_address", str), ("num_processes", int), ("process_id", int)):
+        parser.add_argument(f"--{name}", type=kind)
     known = ["--gin.NAME", *(f"--{name}" for name in vars(parser.parse_args([])))]
     prefix = "--gin."
     argv = [f"--gin_bindings={a[len(prefix) :]}" if a.startswith(prefix) else a for a in argv]

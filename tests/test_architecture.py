@@ -27,7 +27,7 @@ ROOMS = {
     ),
     "engine": (
         *("input", "distributed", "hardware", "monitoring", "checkpoints", "config"),
-        *("inference", "experiment", "step", "aot", "loop"),
+        *("inference", "experiment", "step", "pod_estimates", "loop"),
     ),
     "pipelines": (
         *("beam", "deduplicate", "rules", "readers", "html", "clean", "tokens"),

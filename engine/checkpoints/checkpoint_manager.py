@@ -10,16 +10,16 @@ import dataclasses
 import itertools
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from parti.engine.checkpoints import checkpoints, checksums, corruption, retention
+from parti.engine.checkpoints import checkpoints, checksums, read_errors, retention
 from parti.engine.checkpoints.checkpoints import Tree
+from parti.engine.checkpoints.retention import Metrics
 from parti.engine.distributed import multihost
 
 # What Orbax still writes into a checkpoint after everything else, as it gets its final name.
@@ -33,7 +33,7 @@ class CheckpointManager:
     def __init__(
         self, directory: str | pathlib.Path, policy: retention.Retention | None = None
     ) -> None:
-        """Opens or creates a directory; without a policy all checkpoints stay."""
+        """Opens or creates it; without a policy all checkpoints stay."""
         self.directory = pathlib.Path(directory).absolute()
         self._state = _StateHandler()
         options = ocp.CheckpointManagerOptions(
@@ -51,11 +51,7 @@ class CheckpointManager:
             )
 
     def save(
-        self,
-        step: int,
-        tree: Tree,
-        position: pathlib.Path,
-        metrics: Mapping[str, float] | None = None,
+        self, step: int, tree: Tree, position: pathlib.Path, metrics: Metrics | None = None
     ) -> None:
         """Starts to save a state tree, the files of a data position, and validation metrics.
 
@@ -89,17 +85,15 @@ class CheckpointManager:
     def restore(self, want: Tree) -> tuple[Tree, int, pathlib.Path] | None:
         """Reads the newest checkpoint that is not corrupt; logs those that are.
 
-        Corrupt ones are renamed to `damaged-checkpoint_<N>`, once a whole one is found.
-
-        Args:
-          want: the state tree as `jax.ShapeDtypeStruct`s with shardings.
+        Corrupt ones are renamed to `damaged-checkpoint_<N>`, once a whole one is found. `want` is
+        the state tree as `jax.ShapeDtypeStruct`s with shardings.
 
         Returns:
-          (tree, step, folder of the data position), or None if there is no checkpoint.
+          (tree, step, folder of the data position), or None without a checkpoint.
 
         Raises:
           ValueError: the checkpoint is of another model or optimizer, or all are corrupt.
-          corruption.UnavailableCheckpointError: a checkpoint cannot be read at the moment.
+          read_errors.UnavailableCheckpointError: a checkpoint cannot be read at the moment.
         """
         found = self._steps()
         multihost.check_equal(f"which checkpoints are in {self.directory}", str(found))
@@ -108,7 +102,7 @@ class CheckpointManager:
             folder = checkpoints.step_path(self.directory, step)
             try:
                 tree = _restore(folder, want)
-            except corruption.CorruptCheckpointError as error:
+            except read_errors.CorruptCheckpointError as error:
                 multihost.log(f"[train] {folder.name} is damaged ({error.reason})")
                 corrupt.append(step)
                 continue
@@ -143,30 +137,20 @@ class CheckpointManager:
 
 
 def _restore(folder: pathlib.Path, want: Tree) -> Tree:
-    """Reads a state tree in all processes."""
-    with corruption.readable_by_all(folder):
+    """Reads a state tree in all processes; raises ValueError if another model wrote it."""
+    with read_errors.readable_by_all(folder):
         checksums.verify(folder, jax.process_index(), multihost.count())
         found = checkpoints.leaves(folder)
-    _check_same(found, traverse_util.flatten_dict(want), folder)
-    with corruption.readable_by_all(folder):
-        return checkpoints.read_tree(folder, want)
-
-
-def _check_same(found: checkpoints.Leaves, want: checkpoints.Leaves, folder: pathlib.Path) -> None:
-    """Raises ValueError, naming the first that differs, if a checkpoint has other leaves."""
-    for key in sorted(set(found) | set(want), key=lambda key: (key[0] != "target", key)):
-        old, new = (_describe(tree.get(key)) for tree in (found, want))
+    wanted = traverse_util.flatten_dict(want)
+    for key in sorted(set(found) | set(wanted), key=lambda key: (key[0] != "target", key)):
+        old, new = (checkpoints.describe(tree.get(key)) for tree in (found, wanted))
         if old != new:
             raise ValueError(
                 f"{folder} is of another model or optimizer: {'/'.join(key)} is {old} there and "
                 f"{new} in this experiment; choose another MODEL_DIR, or --overwrite this one"
             )
-
-
-def _describe(leaf: Any) -> str:
-    if leaf is None:
-        return "absent"
-    return f"{np.dtype(leaf.dtype)}[{', '.join(map(str, leaf.shape))}]"
+    with read_errors.readable_by_all(folder):
+        return checkpoints.read_tree(folder, want)
 
 
 class _StateHandler(ocp.PyTreeCheckpointHandler):

@@ -19,13 +19,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from parti.engine.checkpoints import checksums, corruption
+from parti.engine.checkpoints import checksums, read_errors
 
 STEP_PREFIX = "checkpoint"
-# Before the name of a corrupt checkpoint.
-DAMAGED_PREFIX = "damaged-"
-STATE_ITEM = "state"
-DATASET_ITEM = "dataset"
+DAMAGED_PREFIX = "damaged-"  # before the name of a corrupt checkpoint
+STATE_ITEM, DATASET_ITEM = "state", "dataset"
 # State of `optimizers.with_ema`, wherever it stands among the optimizer's state.
 EMA_KEY = "averaged_params"
 
@@ -51,11 +49,7 @@ def step_path(directory: str | pathlib.Path, step: int) -> pathlib.Path:
 
 
 def find(path: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
-    """Returns the checkpoint folder meant by a path.
-
-    Args:
-      path: a training directory, or one of its `checkpoint_<N>` folders.
-      step: which checkpoint of a training directory; the newest by default.
+    """Returns a `checkpoint_<N>` folder: the path, or in a training's that of a step or the newest.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
@@ -83,15 +77,12 @@ def is_checkpoint(path: str | pathlib.Path) -> bool:
 def load_params(
     path: str | pathlib.Path, *, ema: bool | None = None, verify: bool = True
 ) -> tuple[Tree, Tree, int]:
-    """Reads the parameters of a checkpoint written by this engine or by T5X.
+    """Reads the parameters of a checkpoint, as `find` finds it, written by this engine or by T5X.
 
     Args:
-      path: a `checkpoint_<N>` folder, or a training directory, whose newest one is read (`find`
-        gives those of other steps).
       ema: True for the moving average of the parameters, False for the parameters themselves; by
         default the average where the run kept one (of frozen parameters it keeps none: they stay).
-      verify: whether to compare the files of the state with their checksums first; all of them, as
-        each may hold a piece of any array.
+      verify: whether to compare all files of the state with their checksums first.
 
     Returns:
       (params, mutables, step): nested dicts of numpy arrays; `mutables` is {collection: tree},
@@ -100,17 +91,17 @@ def load_params(
     Raises:
       FileNotFoundError: no checkpoint there.
       ValueError: it is corrupt, or keeps no average while `ema` is True.
-      corruption.UnavailableCheckpointError: it cannot be read at the moment.
+      read_errors.UnavailableCheckpointError: it cannot be read at the moment.
     """
     folder = find(path)
-    with corruption.readable(folder):
+    with read_errors.readable(folder):
         if verify:
             checksums.verify(folder, below=STATE_ITEM)
         found = leaves(folder)
     keys = _params_keys(found, folder, ema)
     mutables = {key[1:]: key for key in found if key[0] == "flax_mutables"}
     step = ("state", "step")
-    with corruption.readable(folder):
+    with read_errors.readable(folder):
         got = read_leaves(folder, [*keys.values(), *mutables.values(), step])
     params, others = (
         traverse_util.unflatten_dict({name: got[key] for name, key in named.items()})
@@ -133,6 +124,13 @@ def leaves(folder: pathlib.Path) -> Leaves:
     """Returns {path: metadata with `shape` and `dtype`} of the leaves of a checkpoint."""
     with _reader() as reader:
         return traverse_util.flatten_dict(reader.metadata(folder / STATE_ITEM).tree)
+
+
+def describe(leaf: Any) -> str:
+    """Returns dtype and shape of an array, such as 'float32[2, 3]'; 'absent' of None."""
+    if leaf is None:
+        return "absent"
+    return f"{np.dtype(leaf.dtype)}[{', '.join(map(str, leaf.shape))}]"
 
 
 def read_tree(folder: pathlib.Path, want: Tree) -> Tree:

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checksums of a checkpoint: size and crc32 of every file.
+"""Checks a checkpoint for damage by checksums: size and crc32 of every file.
 
 `checksums.json` is `{path below its folder: [size in bytes, crc32]}`. Each process sums the files
 it wrote, in their folder; the first process merges these and adds the sums of all other files.
@@ -25,13 +25,10 @@ Sums = dict[str, tuple[int, int]]
 
 
 def write(folder: pathlib.Path, without: Collection[str] = ()) -> None:
-    """Writes the checksums of a folder.
+    """Writes the checksums of a checkpoint, or of one process's part of it.
 
-    Those of folders in it are merged into its own and deleted.
-
-    Args:
-      folder: a checkpoint, or one process's part of it.
-      without: paths, relative to the folder, of files that are still to change.
+    Those of folders in it are merged into its own and deleted; left out are the files `without`,
+    relative to the folder, that are still to change.
     """
     sums: Sums = {}
     for part in sorted(folder.glob(f"*/**/{FILE_NAME}")):
@@ -50,14 +47,12 @@ def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1, below: str =
 
     Args:
       folder: the checkpoint.
-      part: which share of the files to read, of `num_parts`; their sizes are alike.
-      num_parts: into how many shares they are divided.
+      part, num_parts: which share of the files to read, of how many; their sizes are alike.
       below: only the files in this folder of it; all by default.
 
     Raises:
-      ValueError: the size or the content of a file has changed.
-      FileNotFoundError: a file is missing.
-      OSError: a file cannot be read.
+      ValueError, FileNotFoundError: the size or the content of a file has changed; it is missing.
+      OSError: it cannot be read.
     """
     try:
         sums = _read(folder)

@@ -22,21 +22,13 @@ class Retention:
 
     Orbax's own `LatestN` would count a checkpoint that a signal made among the last k, so that
     NAN_POLICY 'rollback' could go back to another step than in a run that nothing interrupted.
-
-    Attributes:
-      keep: how many stay: the newest, and before it the last that are multiples of `period`; None
-        keeps all.
-      period: steps between two regular checkpoints.
-      keep_period: those at multiples of it stay for good; 0: none does.
-      best_metric: a validation metric; the checkpoint with the best value stays. '': none.
-      best_mode: whether the best is the 'min' or the 'max'.
     """
 
-    keep: int | None = None
-    period: int = 1
-    keep_period: int = 0
-    best_metric: str = ""
-    best_mode: str = "min"
+    keep: int | None = None  # the newest and, before it, multiples of `period`; None: all
+    period: int = 1  # steps between two regular checkpoints
+    keep_period: int = 0  # those at multiples of it stay for good; 0: none does
+    best_metric: str = ""  # a validation metric; the best checkpoint stays. '': none
+    best_mode: str = "min"  # or 'max'
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that contradict one another."""

@@ -27,16 +27,14 @@ _lock = threading.RLock()
 
 
 def model_from_config(config: str | pathlib.Path) -> Any:
-    """Builds MODEL, and nothing else, from an exported configuration.
-
-    Args:
-      config: gin text, or the path of a gin file such as `<train dir>/model.gin`.
+    """Builds MODEL, and nothing else, from gin text or a gin file such as `<train dir>/model.gin`.
 
     Raises:
       ValueError: the text does not define a model.
       FileNotFoundError: the file is missing.
     """
-    text = _read(config)
+    is_path = isinstance(config, pathlib.Path) or ("\n" not in config and config.endswith(".gin"))
+    text = pathlib.Path(config).read_text(encoding="utf-8") if is_path else str(config)
     with empty(), gin_errors.one_line():
         gin.parse_config(text)
         return evaluate_macro("MODEL")
@@ -75,17 +73,20 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
       ValueError: a macro is misspelt, or a value is no gin literal.
     """
     standard: set[str] | None = None
+    readers: dict[str, str] = {}
     for path in gin_files:
         _check_file(path)
         logging.disable(logging.ERROR)  # gin logs each folder in which it looks for an include.
         try:
-            gin.parse_config_file(path)
+            parsed = gin.parse_config_file(path)
         finally:
             logging.disable(logging.NOTSET)
+        for text in _texts(parsed):
+            readers |= gin_text.readers(text)
         if standard is None:  # Those of the run file, some of which a model may not have.
             standard = set(gin_text.macros(gin.config_str()))
     known = set(gin_text.macros(gin.config_str()))
-    gin_errors.check_macros(gin.config_str(), standard or set())
+    gin_errors.check_macros(gin.config_str(), standard or set(), readers)
     for binding in bindings:
         name, equals, value = (part.strip() for part in binding.partition("="))
         if not equals or not name:
@@ -102,10 +103,21 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
             ) from error
 
 
+def _texts(parsed: gin.config.ParsedConfigFileIncludesAndImports) -> Iterator[str]:
+    """Returns the texts of a file that gin has read, and of all that it includes."""
+    found = [path for path in _candidates(parsed.filename) if path.is_file()]
+    yield from (path.read_text(encoding="utf-8") for path in found[:1])
+    for included in parsed.includes:
+        yield from _texts(included)
+
+
+def _candidates(path: str) -> list[pathlib.Path]:
+    """Returns where gin looks for a file: an absolute path stays as it is."""
+    return [pathlib.Path(path), config_root() / path]
+
+
 def _check_file(path: str) -> None:
-    candidates = [pathlib.Path(path)]
-    if not candidates[0].is_absolute():
-        candidates.append(config_root() / path)
+    candidates = _candidates(path)
     if any(candidate.is_file() for candidate in candidates):
         return
     folders = [candidate.parent for candidate in candidates]
@@ -120,39 +132,23 @@ def evaluate_macro(name: str) -> Any:
 
 
 def evaluate_macros(names: Iterable[str]) -> dict[str, Any]:
-    """Returns {name: value} of macros.
-
-    Raises:
-      ValueError: one of them, or a macro that its value uses, is not set.
-    """
-    with _no_unset_macros():
-        # Copying a reference evaluates it; that is how gin itself does it.
-        return {name: copy.deepcopy(gin.config.parse_value(f"%{name}")) for name in names}
-
-
-@contextmanager
-def _no_unset_macros() -> Iterator[None]:
-    """Refuses macros still `%gin.REQUIRED` among those that the block evaluates."""
+    """Returns {name: value} of macros; raises ValueError if one, or one that it uses, is unset."""
+    values: dict[str, Any] = {}
     failure: Exception | None = None
     try:
-        yield
-    except TypeError as error:
+        # Copying a reference evaluates it; that is how gin itself does it.
+        values |= {name: copy.deepcopy(gin.config.parse_value(f"%{name}")) for name in names}
+    except Exception as error:
         if match := re.search(r"^macro\(\) missing 1.*in scope '(\w+)'", str(error), re.DOTALL):
             raise ValueError(_unset(match.group(1))) from error
-        failure = error
-    except Exception as error:
         failure = error
     for name, value in gin_text.macros(gin.operative_config_str()).items():
         if value == gin_text.UNSET:
             raise ValueError(_unset(name)) from failure
     if failure is not None:
         raise failure
+    return values
 
 
 def _unset(name: str) -> str:
     return f"{name} is not set; set it in the experiment file or with --gin.{name}=VALUE"
-
-
-def _read(config: str | pathlib.Path) -> str:
-    is_path = isinstance(config, pathlib.Path) or ("\n" not in config and config.endswith(".gin"))
-    return pathlib.Path(config).read_text(encoding="utf-8") if is_path else str(config)

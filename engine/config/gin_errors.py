@@ -6,13 +6,15 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import gin
 
 from parti.engine.config import gin_text
+
+_MISTAKES = (ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError)
 
 
 @contextmanager
@@ -25,12 +27,10 @@ def one_line() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(_explain(error)) from error
-    except (ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError) as error:
-        raise ValueError(_explain(error)) from error
-    except (TypeError, OSError) as error:
-        if "\n" not in str(error):
-            raise
-        raise ValueError(_explain(error)) from error
+    except (*_MISTAKES, TypeError, OSError) as error:
+        if isinstance(error, _MISTAKES) or "\n" in str(error):
+            raise ValueError(_explain(error)) from error
+        raise
 
 
 def _explain(error: Exception) -> str:
@@ -77,20 +77,21 @@ def _parameters(selector: str) -> list[str]:
         return []
 
 
-def check_macros(config: str, known: set[str]) -> None:
-    """Checks that every macro is used, so that a misspelt one does not pass in silence.
+def check_macros(config: str, known: set[str], readers: Mapping[str, str] | None = None) -> None:
+    """Raises ValueError for a macro that nothing uses, so that a misspelt one is no silent one.
 
     Args:
       config: gin text of a whole configuration.
       known: macros that need no use.
-
-    Raises:
-      ValueError: a macro that nothing reads.
+      readers: {macro: what a file sets to it}, where a later binding may set something else.
     """
     used = gin_text.used_macros(config)
     for name in sorted(gin_text.macros(config).keys() - used - known):
-        others = (used | known) - {name}
-        raise ValueError(f"nothing uses the macro {name}{suggest(name, others)}")
+        hint = suggest(name, (used | known) - {name})
+        if readers and name in readers:
+            key = readers[name]
+            hint = f": {key} = %{name} was replaced; set {name} instead of {key}"
+        raise ValueError(f"nothing uses the macro {name}{hint}")
 
 
 def suggest(name: str, known: Any) -> str:

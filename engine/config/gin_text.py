@@ -40,10 +40,7 @@ class _Unevaluated(config_parser.ParserDelegate):
 def bindings(text: str) -> dict[str, Any]:
     """Returns {'MACRO' or 'scope/module.function.argument': value}; of two, the later one.
 
-    Includes are not followed.
-
-    Raises:
-      ValueError: this is no gin text.
+    Includes are not followed. Raises ValueError if this is no gin text.
     """
     return {
         _key(statement): statement.value
@@ -59,8 +56,13 @@ def macros(text: str) -> dict[str, Any]:
 
 def used_macros(text: str) -> set[str]:
     """Returns the macros that a value names."""
-    references = (r.text for value in bindings(text).values() for r in _references(value))
-    return {reference[1:] for reference in references if reference.startswith("%")}
+    return set(readers(text))
+
+
+def readers(text: str) -> dict[str, str]:
+    """Returns {macro: a key of `bindings` whose value names it}."""
+    references = ((r.text, key) for key, v in bindings(text).items() for r in _references(v))
+    return {reference[1:]: key for reference, key in references if reference.startswith("%")}
 
 
 def functions(text: str) -> set[str]:

@@ -19,12 +19,9 @@ _FOLDERS = ("TOKENS_DIR", "PAIRS_DIR", "RECONSTRUCTIONS_DIR")
 def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
     """Returns the fingerprints of what a training read, as far as they can still be known.
 
-    They are taken from the manifest of the training; of one that has not finished from what it
-    noted when it began; where neither says anything, from what its configuration names, if it is
-    still there.
-
-    Returns:
-      What `data_fingerprints` gives.
+    As `data_fingerprints` gives them: from the manifest of the training; of one that has not
+    finished from what it noted when it began; where neither says anything, from what its
+    configuration names, if it is still there.
     """
     folder = pathlib.Path(directory)
     if (folder / manifests.FILE_NAME).is_file():
@@ -37,14 +34,10 @@ def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
 
 
 def data_fingerprints(config: str) -> dict[str, str]:
-    """Returns the fingerprints of the data that a configuration names.
+    """Returns the fingerprints of the data that a configuration, gin text, names.
 
-    Args:
-      config: gin text of a whole training.
-
-    Returns:
-      `tokenizer_fingerprint`, `tokens_fingerprint`, `pairs_fingerprint`,
-      `reconstructions_fingerprint` and `vocabulary_fingerprint`, each only if it is there.
+    `tokenizer_fingerprint`, `tokens_fingerprint`, `pairs_fingerprint`,
+    `reconstructions_fingerprint` and `vocabulary_fingerprint`, each only if it is there.
     """
     tokens = _data_manifest(config, "TOKENS_DIR")
     manifests = {
@@ -62,10 +55,7 @@ def data_fingerprints(config: str) -> dict[str, str]:
 
 
 def data_files(config: str) -> dict[str, list[tuple[str, int]]]:
-    """Returns {macro: (name below its folder, bytes) of each file} of the data of a configuration.
-
-    Of those that are there; their content is not read.
-    """
+    """Returns {macro: (name below its folder, bytes) of each file} of the data that are there."""
     found = {}
     for macro in _FOLDERS:
         if folder := _text_macro(config, macro):

@@ -43,8 +43,7 @@ def connect(
 
     Args:
       coordinator_address: `host:port` of process 0; the port must be free there.
-      num_processes: how many there are.
-      process_id: which this is, from 0.
+      num_processes, process_id: how many there are, and which this is, from 0.
 
     Raises:
       ValueError: only some of the three are given, or they do not fit.
@@ -92,11 +91,7 @@ def wait_for_all(name: str) -> None:
 
 
 def check_equal(what: str, text: str) -> None:
-    """Checks that all processes have the same text.
-
-    Raises:
-      ValueError: another process has another one.
-    """
+    """Raises ValueError unless all processes have the same text."""
     if count() == 1:
         return
     mine = np.frombuffer(hashlib.sha256(text.encode("utf-8")).digest(), np.uint8)
@@ -117,11 +112,7 @@ def all_agree(condition: bool) -> bool:
 
 
 def check_shared(folder: pathlib.Path) -> None:
-    """Checks that all processes see one folder, by a file that the first one writes there.
-
-    Raises:
-      ValueError: one of them does not, within SHARED_SECONDS.
-    """
+    """Raises ValueError unless all processes see a file of the first one within SHARED_SECONDS."""
     if count() == 1:
         return
     name = np.frombuffer(uuid.uuid4().bytes, np.uint8)

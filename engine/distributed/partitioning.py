@@ -55,8 +55,7 @@ def mesh_sizes(
     Args:
       shape: MESH_SHAPE: a size for each axis, -1 at most once for what the others leave; None is
         all devices along the first axis.
-      axes: MESH_AXES.
-      num_devices: devices in all.
+      axes, num_devices: MESH_AXES; devices in all.
 
     Raises:
       ValueError: the shape has another number of axes, or of devices than there are.
@@ -93,17 +92,10 @@ def make_mesh(
     axes: Sequence[str] = ("data", "model"),
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """Arranges devices in a mesh.
+    """Arranges devices, by default all, in a mesh; arguments and errors are those of `mesh_sizes`.
 
     Devices that differ in the last axis only are the nearest to each other: put the axis with the
     most traffic there.
-
-    Args:
-      shape, axes: see `mesh_sizes`.
-      devices: the devices; by default all of them.
-
-    Raises:
-      ValueError: see `mesh_sizes`.
     """
     devices = list(devices) if devices is not None else jax.devices()
     sizes = mesh_sizes(shape, axes, len(devices))
@@ -123,7 +115,17 @@ def axis_rules(rules: Sequence[Sequence] | None, mesh: Mesh | AbstractMesh) -> R
         rules = [rule for rule in LOGICAL_AXIS_RULES if rule[1] in mesh.axis_names]
     found = tuple((k, tuple(v) if isinstance(v, (list, tuple)) else v) for k, v in rules)
     for logical, axis in found:
-        _check_rule(logical, axis, mesh)
+        if logical not in LOGICAL_AXES:
+            close = difflib.get_close_matches(str(logical), LOGICAL_AXES, 1)
+            hint = (
+                f"did you mean {close[0]!r}?" if close else f"there are {', '.join(LOGICAL_AXES)}"
+            )
+            raise ValueError(f"LOGICAL_AXIS_RULES names {logical!r}, which no model has; {hint}")
+        if missing := [name for name in mesh_axes(axis) if name not in mesh.axis_names]:
+            raise ValueError(
+                f"LOGICAL_AXIS_RULES puts {logical!r} on {missing[0]!r}, but MESH_AXES are "
+                f"{mesh.axis_names}"
+            )
     for name, size in mesh.shape.items():
         if size > 1 and not any(name in mesh_axes(axis) for _, axis in found):
             raise ValueError(
@@ -131,21 +133,6 @@ def axis_rules(rules: Sequence[Sequence] | None, mesh: Mesh | AbstractMesh) -> R
                 "there, so they would all do the same work; add a rule, or make the size 1"
             )
     return found
-
-
-def _check_rule(
-    logical: str, axis: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh
-) -> None:
-    if logical not in LOGICAL_AXES:
-        close = difflib.get_close_matches(str(logical), LOGICAL_AXES, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(LOGICAL_AXES)}"
-        raise ValueError(f"LOGICAL_AXIS_RULES names {logical!r}, which no model has; {hint}")
-    for name in mesh_axes(axis):
-        if name not in mesh.axis_names:
-            raise ValueError(
-                f"LOGICAL_AXIS_RULES puts {logical!r} on {name!r}, but MESH_AXES are "
-                f"{mesh.axis_names}"
-            )
 
 
 def mesh_axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -171,11 +158,7 @@ def num_shards(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...] | None) ->
 def check_divisible(
     what: str, shape: Sequence[int], partition: PartitionSpec, mesh: Mesh | AbstractMesh
 ) -> None:
-    """Checks that an array can be divided evenly.
-
-    Raises:
-      ValueError: a dimension does not divide by the devices along its mesh axes.
-    """
+    """Raises ValueError if a dimension of an array does not divide by the devices of its axes."""
     for dimension, axis in zip(shape, tuple(partition)):
         parts = num_shards(mesh, axis)
         if dimension % parts:

@@ -72,7 +72,7 @@ def stop_request() -> Iterator[StopRequest]:
     """Listens for signals inside; a second one ends the process as usual."""
     request = StopRequest()
     numbers = [signal.SIGINT, signal.SIGTERM][: 2 if multihost.count() == 1 else 1]
-    before: dict[signal.Signals, Any] = {}
+    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in numbers}
 
     def handle(number: int, _: object) -> None:
         for other, handler in before.items():
@@ -80,13 +80,7 @@ def stop_request() -> Iterator[StopRequest]:
             signal.signal(other, handler if multihost.count() == 1 else signal.SIG_DFL)
         request.receive(number)
 
-    try:
+    with contextlib.ExitStack() as stack:
         for number in numbers:
-            before[number] = signal.signal(number, handle)
-    except ValueError:  # Not the main thread: whoever runs us handles signals.
-        before = {}
-    try:
+            stack.enter_context(handled(number, handle))
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

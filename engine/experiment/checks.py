@@ -5,23 +5,21 @@
 from typing import Any
 
 from parti.engine.experiment import nan_policies, settings
-from parti.engine.monitoring import profiling
 
 
 def check(experiment: Any) -> None:
-    """Checks the settings of an experiment, each by itself and then together.
-
-    Raises:
-      ValueError: names the macro, its value, and what is allowed.
-    """
+    """Raises ValueError, with the macro, unless settings are allowed by themselves and together."""
     settings.check(experiment)
-    profiling.check_steps(experiment.profile_steps)
     if "://" in experiment.model_dir:
         raise ValueError(
             f"MODEL_DIR {experiment.model_dir!r} is an address, and a training writes files: "
             "name a folder, of many hosts a shared one, such as a bucket mounted as a folder"
         )
-    _check_samples(experiment)
+    if experiment.samples and not (experiment.samples.period or experiment.eval_period):
+        raise ValueError(
+            "SAMPLES are drawn at evaluations, and EVAL_PERIOD is 0; set "
+            "sample_settings.SampleSettings.period"
+        )
     _check_best(experiment)
     _check_rollback(experiment)
     if experiment.batch_size % experiment.num_microbatches:
@@ -34,15 +32,6 @@ def check(experiment: Any) -> None:
             f"NUM_MICROBATCHES is {experiment.num_microbatches}, but the loss of "
             f"{type(experiment.model).__name__} compares all examples of a batch with each other: "
             "in parts it would be another loss. Set it to 1; remat or more devices save memory"
-        )
-
-
-def _check_samples(experiment: Any) -> None:
-    """Raises ValueError if samples are never drawn."""
-    if experiment.samples and not (experiment.samples.period or experiment.eval_period):
-        raise ValueError(
-            "SAMPLES are drawn at evaluations, and EVAL_PERIOD is 0; set "
-            "sample_settings.SampleSettings.period"
         )
 
 

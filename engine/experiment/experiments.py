@@ -19,8 +19,19 @@ from parti.engine.input import datasets
 RUN_FILE = "t5x_configs/runs/embedded/train.gin"
 
 _PATH = settings.Allowed("a path in quotes", lambda value: isinstance(value, str) and value != "")
+_FROM_0, _FROM_1 = settings.whole_number(0), settings.whole_number(1)
 _BELOW_1 = settings.Allowed("in [0, 1)", lambda value: 0 <= value < 1)
+_SEED = settings.Allowed("a whole number", lambda value: isinstance(value, int))
 _NOT_NEGATIVE = settings.Allowed("0 or more", lambda value: value >= 0)
+_FIRST_AND_LAST = settings.Allowed(
+    "None or (first, last), steps from 1 on",
+    lambda steps: (
+        steps is None
+        or (
+            all(isinstance(n, int) for n in steps) and len(steps) == 2 and 1 <= steps[0] <= steps[1]
+        )
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,22 +48,15 @@ class Experiment:
     model_dir: str = settings.field(
         "where the training is kept", allowed=_PATH, immaterial=True, t5x=True
     )
-    train_steps: int = settings.field(
-        "of the whole run", allowed=settings.whole_number(1), t5x=True
-    )
-    batch_size: int = settings.field(
-        "examples a step, over all devices", allowed=settings.whole_number(1), t5x=True
-    )
+    train_steps: int = settings.field("of the whole run", allowed=_FROM_1, t5x=True)
+    batch_size: int = settings.field("examples a step, over all devices", allowed=_FROM_1, t5x=True)
     learning_rate: float | Callable[[int], Any] | None = settings.field(
         "the schedule OPTIMIZER uses, named again so that it is logged", None, t5x=True
     )
-    random_seed: int = settings.field("of initialization and dropout", 0, t5x=True)
-    data_seed: int = settings.field("of shuffling", 0, t5x=True)
+    random_seed: int = settings.field("of initialization and dropout", 0, allowed=_SEED, t5x=True)
+    data_seed: int = settings.field("of shuffling", 0, allowed=_SEED, t5x=True)
     num_microbatches: int = settings.field(
-        "parts of a batch over which gradients are averaged",
-        1,
-        allowed=settings.whole_number(1),
-        t5x=True,
+        "parts of a batch over which gradients are averaged", 1, allowed=_FROM_1, t5x=True
     )
     ema_decay: float = settings.field(
         "moving average of the parameters; 0: none", 0.0, allowed=_BELOW_1, t5x=True
@@ -67,11 +71,7 @@ class Experiment:
         "in order of precedence; None: those of engine/distributed/partitioning.py", None, t5x=True
     )
     checkpoint_period: int = settings.field(
-        "steps; there is always one at the end",
-        1000,
-        allowed=settings.whole_number(1),
-        immaterial=True,
-        t5x=True,
+        "steps; there is always one at the end", 1000, allowed=_FROM_1, immaterial=True, t5x=True
     )
     checkpoints_to_keep: int | None = settings.field(
         "the newest and those before it; None: all",
@@ -81,29 +81,20 @@ class Experiment:
         t5x=True,
     )
     eval_period: int = settings.field(
-        "steps; 0: never", 1000, allowed=settings.whole_number(0), immaterial=True, t5x=True
+        "steps; 0: never", 1000, allowed=_FROM_0, immaterial=True, t5x=True
     )
-    eval_steps: int = settings.field(
-        "batches", 10, allowed=settings.whole_number(1), immaterial=True, t5x=True
-    )
-    log_period: int = settings.field(
-        "steps", 50, allowed=settings.whole_number(1), immaterial=True, t5x=True
-    )
+    eval_steps: int = settings.field("batches", 10, allowed=_FROM_1, immaterial=True, t5x=True)
+    log_period: int = settings.field("steps", 50, allowed=_FROM_1, immaterial=True, t5x=True)
     initial: warm_start.WarmStart | None = settings.field(
         "@warm_start.WarmStart(): branches that a finished training gives",
         None,
         allowed=settings.none_or(
-            warm_start.WarmStart,
-            "warm_start.WarmStart",
-            "name the training with warm_start.WarmStart.path",
+            warm_start.WarmStart, "name the training with warm_start.WarmStart.path"
         ),
         t5x=True,
     )
     keep_checkpoint_period: int = settings.field(
-        "those at multiples of it stay for good; 0: none does",
-        0,
-        allowed=settings.whole_number(0),
-        immaterial=True,
+        "those at multiples of it stay for good; 0: none does", 0, allowed=_FROM_0, immaterial=True
     )
     best_metric: str = settings.field(
         "the checkpoint with its best validation value stays; '': none", "", immaterial=True
@@ -117,7 +108,6 @@ class Experiment:
         None,
         allowed=settings.none_or(
             sample_settings.SampleSettings,
-            "sample_settings.SampleSettings",
             "give the captions with sample_settings.SampleSettings.prompts",
         ),
         immaterial=True,
@@ -128,22 +118,16 @@ class Experiment:
         allowed=settings.one_of(nan_policies.POLICIES),
     )
     max_skipped_steps: int = settings.field(
-        "'skip': more of them in a row stop the training",
-        10,
-        allowed=settings.whole_number(0),
-        immaterial=True,
+        "'skip': more of them in a row stop the training", 10, allowed=_FROM_0, immaterial=True
     )
     rollback_steps: int = settings.field(
         "'rollback': go back at least this many steps, past the data since",
         1,
-        allowed=settings.whole_number(1),
+        allowed=_FROM_1,
         immaterial=True,
     )
     max_rollbacks: int = settings.field(
-        "'rollback': one more in the whole run stops it",
-        10,
-        allowed=settings.whole_number(1),
-        immaterial=True,
+        "'rollback': one more in the whole run stops it", 10, allowed=_FROM_1, immaterial=True
     )
     watchdog_seconds: float = settings.field(
         "longer without progress: the log says which host hangs where; 0: never",
@@ -155,7 +139,10 @@ class Experiment:
         "and the process ends with exit code 75", False, immaterial=True
     )
     profile_steps: Sequence[int] | None = settings.field(
-        "(first, last): a trace of these steps; SIGUSR1: of the next 5", None, immaterial=True
+        "(first, last): a trace of these steps; SIGUSR1: of the next 5",
+        None,
+        allowed=_FIRST_AND_LAST,
+        immaterial=True,
     )
     config: str = ""
     model_config: str = ""
@@ -167,22 +154,14 @@ class Experiment:
     @property
     def retention(self) -> retention.Retention:
         """Which checkpoints stay."""
-        return retention.Retention(
-            keep=self.checkpoints_to_keep,
-            period=self.checkpoint_period,
-            keep_period=self.keep_checkpoint_period,
-            best_metric=self.best_metric,
-            best_mode=self.best_mode,
-        )
+        kept = self.checkpoints_to_keep, self.checkpoint_period, self.keep_checkpoint_period
+        return retention.Retention(*kept, self.best_metric, self.best_mode)
 
 
 def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
-    """Reads an experiment.
+    """Reads an experiment: gin files, in order, then bindings such as "MODEL_DIR='runs/a'".
 
-    Args:
-      gin_files: experiment files, in order. A path beginning with `t5x_configs/` resolves from
-        any working directory.
-      bindings: `NAME=VALUE` with VALUE in gin's syntax, such as "MODEL_DIR='runs/a'".
+    A path beginning with `t5x_configs/` resolves from any working directory.
 
     Raises:
       ValueError: a name or value is wrong; the message is one line that says what to do.
@@ -197,10 +176,7 @@ def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> E
 
 
 def from_macros(**given: Any) -> Experiment:
-    """Returns what gin's present configuration describes.
-
-    Args:
-      **given: fields, in place of what their macros say.
+    """Returns what gin's present configuration describes; fields `given` are not asked of macros.
 
     Raises:
       ValueError: a macro is not set, or its value is not allowed.
@@ -211,34 +187,20 @@ def from_macros(**given: Any) -> Experiment:
 
 
 def check_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
-    """Checks what `load_experiment` would read, except its data, which need not be there yet.
-
-    Raises:
-      ValueError, FileNotFoundError: see `load_experiment`.
-    """
+    """Checks, and raises, as `load_experiment` does; the data need not be there yet."""
     with gin_config.empty(), gin_errors.one_line():
-        _read_without_data(gin_files, bindings)
+        _parse(gin_files, bindings)
+        from_macros(data_source=None)
 
 
 def load_without_data(
     gin_files: Sequence[str], bindings: Sequence[str] = ()
 ) -> tuple[Experiment, dict[str, int]]:
-    """Reads an experiment except its data, which need not be there.
-
-    Returns:
-      The experiment, with None as its data source, and TASK_FEATURE_LENGTHS.
-
-    Raises:
-      ValueError, FileNotFoundError: see `load_experiment`.
-    """
+    """Returns what `load_experiment` does, without a data source, and TASK_FEATURE_LENGTHS."""
     with gin_config.empty(), gin_errors.one_line():
-        experiment = _read_without_data(gin_files, bindings)
+        _parse(gin_files, bindings)
+        experiment = from_macros(data_source=None)
         return experiment, dict(gin_config.evaluate_macro("TASK_FEATURE_LENGTHS"))
-
-
-def _read_without_data(gin_files: Sequence[str], bindings: Sequence[str]) -> Experiment:
-    _parse(gin_files, bindings)
-    return from_macros(data_source=None)
 
 
 def _parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:

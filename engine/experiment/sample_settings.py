@@ -12,25 +12,15 @@ from parti.models.text_to_image import sampling
 
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
-    """What to draw, from which prompts, how often.
+    """What to draw, from which prompts, how often."""
 
-    Attributes:
-      prompts: the captions, or a file of them that `parti generate` reads.
-      tokenizer: what decodes tokens to images: a bundle, or the training of an image tokenizer.
-      vocabulary: the SentencePiece model of the training.
-      num_samples: images of each prompt.
-      period: steps between two grids; 0: one at each evaluation.
-      seed: of the sampling.
-      settings: temperature, guidance and so on; None: the model's own.
-    """
-
-    prompts: Sequence[str] | str
-    tokenizer: str
-    vocabulary: str
-    num_samples: int = 4
-    period: int = 0
-    seed: int = 0
-    settings: sampling.SamplingSettings | None = None
+    prompts: Sequence[str] | str  # captions, or a file of them that `parti generate` reads
+    tokenizer: str  # decodes the tokens: a bundle, or the training of an image tokenizer
+    vocabulary: str  # the SentencePiece model of the training
+    num_samples: int = 4  # images of each prompt
+    period: int = 0  # steps between two grids; 0: one at each evaluation
+    seed: int = 0  # of the sampling
+    settings: sampling.SamplingSettings | None = None  # temperature, ...; None: the model's own
 
     def __post_init__(self) -> None:
         """Raises ValueError for a number out of range, or without prompts."""
@@ -43,11 +33,7 @@ class SampleSettings:
             )
 
     def texts(self) -> list[str]:
-        """Returns the captions.
-
-        Raises:
-          ValueError: a file of prompts cannot be read.
-        """
+        """Returns the captions; raises ValueError if a file of them cannot be read."""
         if isinstance(self.prompts, str):
             return [prompt.text for prompt in prompt_files.read_prompts(self.prompts)]
         return list(self.prompts)

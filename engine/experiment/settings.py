@@ -13,6 +13,7 @@ its value, whether a finished training may differ in it, whether T5X follows it,
 `t5x_configs/runs/settings.gin`, which a test compares with `gin_text`.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -29,45 +30,29 @@ _HEADER = """\
 
 
 class Allowed(NamedTuple):
-    """Which values a setting may have.
+    """Which values a setting may have: those for which `holds` is true."""
 
-    Attributes:
-      words: what follows 'must be' in the error message.
-      holds: whether a value is allowed.
-      hint: what the message says at the end.
-    """
-
-    words: str
+    words: str  # what follows 'must be' in the error message
     holds: Callable[[Any], bool]
-    hint: str = ""
+    hint: str = ""  # what the message says at the end
 
     def check(self, name: str, value: Any) -> None:
         """Raises ValueError if a value is not allowed."""
-        try:
-            is_allowed = self.holds(value)
-        except TypeError:  # It cannot be compared with a number.
-            is_allowed = False
-        if not is_allowed:
-            hint = f"; {self.hint}" if self.hint else ""
-            raise ValueError(f"{name} must be {self.words}, got {value!r}{hint}")
+        with contextlib.suppress(TypeError):  # It cannot be compared with a number.
+            if self.holds(value):
+                return
+        hint = f"; {self.hint}" if self.hint else ""
+        raise ValueError(f"{name} must be {self.words}, got {value!r}{hint}")
 
 
 class Setting(NamedTuple):
-    """What is known of a field.
+    """What is known of a field."""
 
-    Attributes:
-      doc: what it means, in a line.
-      default: `dataclasses.MISSING` if it must be set.
-      allowed: None: anything, or `checks.check` says.
-      immaterial: a finished training stays finished whatever it says.
-      t5x: T5X follows it; of the others it accepts the default alone.
-    """
-
-    doc: str
-    default: Any = dataclasses.MISSING
-    allowed: Allowed | None = None
-    immaterial: bool = False
-    t5x: bool = False
+    doc: str  # what it means, in a line
+    default: Any = dataclasses.MISSING  # if it must be set
+    allowed: Allowed | None = None  # None: anything, or `checks.check` says
+    immaterial: bool = False  # a finished training stays finished whatever it says
+    t5x: bool = False  # T5X follows it; of the others it accepts the default alone
 
 
 def field(
@@ -99,11 +84,10 @@ def one_of(choices: Sequence[str]) -> Allowed:
     return Allowed(words, lambda value: value in choices)
 
 
-def none_or(kind: type, reference: str, hint: str) -> Allowed:
-    """Allows None and instances of a class, which gin calls `reference`."""
-    return Allowed(
-        f"None or @{reference}()", lambda value: value is None or isinstance(value, kind), hint
-    )
+def none_or(kind: type, hint: str) -> Allowed:
+    """Allows None and instances of a class."""
+    words = f"None or @{kind.__module__.rpartition('.')[2]}.{kind.__name__}()"
+    return Allowed(words, lambda value: value is None or isinstance(value, kind), hint)
 
 
 def of(dataclass: Any) -> dict[str, Setting]:
@@ -116,11 +100,7 @@ def of(dataclass: Any) -> dict[str, Setting]:
 
 
 def check(instance: Any) -> None:
-    """Checks each setting by itself.
-
-    Raises:
-      ValueError: names the macro, its value, and what is allowed.
-    """
+    """Raises ValueError, with its macro, for the first setting whose value is not allowed."""
     for name, stated in of(instance).items():
         if stated.allowed is not None:
             stated.allowed.check(name.upper(), getattr(instance, name))

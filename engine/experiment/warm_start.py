@@ -38,17 +38,14 @@ _NUM_PROBLEMS = 5  # that an error message names
 class WarmStart:
     """Where the first step's variables come from.
 
-    Attributes:
-      path: a finished training directory (its moving average, if it kept one), a part's folder in a
-        bundle such as `bundle/tokenizer`, or a `checkpoint_<N>` folder, also one of T5X.
-      branches: paths that are the same here and there, or {path here: path there}.
-      fresh: paths inside those branches (here) that start as the model starts them.
-      converters: {path of a leaf in those branches (here): function of the array there}.
+    `path`: a finished training directory (its moving average, if it kept one), a part's folder in a
+    bundle such as `bundle/tokenizer`, or a `checkpoint_<N>` folder, also one of T5X.
     """
 
     path: str
-    branches: Sequence[str] | Mapping[str, str]
-    fresh: Sequence[str] = ()
+    branches: Sequence[str] | Mapping[str, str]  # the same here and there, or {here: there}
+    fresh: Sequence[str] = ()  # paths inside those (here) that start as the model starts them
+    # {path of a leaf in those branches (here): function of the array there}
     converters: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,13 +86,9 @@ class WarmStart:
             return ""
 
     def load(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads the branches.
+        """Reads the branches, {collection: tree of numpy arrays}.
 
-        Args:
-          wanted: {collection: tree with shapes and dtypes} of all variables of the new model.
-
-        Returns:
-          {collection: tree of numpy arrays}, with the branches alone.
+        `wanted` is {collection: tree with shapes and dtypes} of all variables of the new model.
 
         Raises:
           ValueError: the branches do not fit; the message says in what.
@@ -106,20 +99,19 @@ class WarmStart:
         problems: list[str] = []
         for here, there in self._pairs():
             problems += self._take(_below(want, here), _below(found, there), here, there, taken)
-        problems += [
-            f"{path} of {name} names no {what} here"
-            for name, what, paths in (
-                ("fresh", "branch", [p for p in self.fresh if not _below(want, p)]),
-                ("converters", "leaf", [p for p in self.converters if not _is_leaf(want, p)]),
-            )
-            for path in paths
-        ]
+        for path in self.fresh:
+            if not _below(want, path):
+                problems.append(f"{path} of fresh names no branch here")
+        for path in self.converters:
+            if not any(len(key) == 1 for key in _below(want, path)):
+                problems.append(f"{path} of converters names no leaf here")
         if problems:
             more = len(problems) - _NUM_PROBLEMS
             text = "; ".join(problems[:_NUM_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+            there, here = (", ".join(sorted({k[1] for k in leaves})) for leaves in (found, want))
             raise ValueError(
-                f"INITIAL cannot start from {self.path}: {text}. There: {_branches(found)}; here: "
-                f"{_branches(want)}. Change branches or fresh of warm_start.WarmStart, or the model"
+                f"INITIAL cannot start from {self.path}: {text}. There: {there}; here: {here}. "
+                "Change branches or fresh of warm_start.WarmStart, or the model"
             )
         return traverse_util.unflatten_dict(taken)
 
@@ -141,14 +133,7 @@ class WarmStart:
             return list(self.branches.items())
         return [(branch, branch) for branch in self.branches]
 
-    def _take(
-        self,
-        want: Leaves,
-        found: Leaves,
-        here: str,
-        there: str,
-        taken: Leaves,
-    ) -> list[str]:
+    def _take(self, want: Leaves, found: Leaves, here: str, there: str, taken: Leaves) -> list[str]:
         """Adds a branch to `taken`; returns what does not fit. Keys are relative to the branch."""
         missing = [
             f"{path} names nothing {side}"
@@ -165,7 +150,7 @@ class WarmStart:
             leaf = found.get(key)
             if leaf is not None and name in self.converters:
                 leaf = np.asarray(self.converters[name](leaf))
-            ours, theirs = _describe(want.get(key)), _describe(leaf)
+            ours, theirs = checkpoints.describe(want.get(key)), checkpoints.describe(leaf)
             if ours != theirs:
                 problems.append(f"{key[0]}/{name} is {ours} here and {theirs} there")
             else:
@@ -173,19 +158,21 @@ class WarmStart:
         return problems
 
 
-def check_frozen(
-    frozen: Sequence[str], wanted: Mapping[str, Any], taken: Mapping[str, Any]
-) -> None:
-    """Checks that no frozen parameter starts at random.
+def load(
+    initial: WarmStart | None,
+    frozen: Sequence[str],
+    wanted: Mapping[str, Any],
+    log: Callable[[str], Any],
+) -> dict[str, Any]:
+    """Returns the variables that INITIAL gives the first step, on the host; logs them.
 
-    Args:
-      frozen: `Model.frozen`.
-      wanted: {collection: tree} of all variables of the model.
-      taken: what `WarmStart.load` gave; {} without INITIAL.
+    `frozen` is `Model.frozen`; see `WarmStart.load`.
 
     Raises:
-      ValueError: a frozen branch, or a part of it, is the model's own random start.
+      ValueError: INITIAL does not fit, or leaves a frozen branch, or a part, at a random start.
+      FileNotFoundError: there is no such training, or it has not finished.
     """
+    taken = initial.load(wanted) if initial else {}
     given = _flatten(taken)
     for branch in frozen:
         random = [key for key in _flatten(wanted) if key[1] == branch and key not in given]
@@ -195,6 +182,9 @@ def check_frozen(
                 f"set INITIAL = @warm_start.WarmStart(), its path to a finished training, and "
                 f"{branch} among its branches"
             )
+    for line in initial.describe(taken) if initial else ():
+        log(line)
+    return taken
 
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:
@@ -219,17 +209,5 @@ def _below(leaves: Leaves, path: str) -> Leaves:
     return {(k[0], *k[end:]): leaf for k, leaf in leaves.items() if k[1:end] == names}
 
 
-def _is_leaf(leaves: Leaves, path: str) -> bool:
-    return any(len(key) == 1 for key in _below(leaves, path))
-
-
 def _is_below(path: str, other: str) -> bool:
     return f"{path}/".startswith(f"{other}/")
-
-
-def _branches(leaves: Leaves) -> str:
-    return ", ".join(sorted({key[1] for key in leaves}))
-
-
-def _describe(leaf: Any) -> str:
-    return "absent" if leaf is None else f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"

@@ -31,21 +31,13 @@ FORMS = "v4:4x4x4, v5p:4x4x8, v5e:8x8, v6e:8x8 (chips along each side), cpu-8, o
 
 @dataclasses.dataclass(frozen=True)
 class Tpu:
-    """A TPU generation.
+    """A TPU generation."""
 
-    Attributes:
-      memory: bytes of a device's memory (HBM) that a program may use.
-      peak_flops: bfloat16 operations a second.
-      dimensions: of a topology.
-      torus: devices along a side from which on its ends are connected; of a side that is not a
-        multiple of it they are not.
-      options: what jax's `get_topology_desc` needs besides.
-    """
-
-    memory: int
-    peak_flops: float
-    dimensions: int
-    torus: int
+    memory: int  # bytes of a device's memory (HBM) that a program may use
+    peak_flops: float  # bfloat16 operations a second
+    dimensions: int  # of a topology
+    torus: int  # the ends of a side are connected if its devices are a multiple of this
+    # What jax's `get_topology_desc` needs besides.
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -91,21 +83,13 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What to compile for.
+    """What to compile for."""
 
-    Attributes:
-      name: as given, such as 'v4:4x4x4'.
-      devices: of the topology.
-      described: the devices are descriptions that no program can run on.
-      memory: bytes of a device that a program may use; None without a known limit.
-      peak_flops: bfloat16 operations a second of a device; None if not known.
-    """
-
-    name: str
+    name: str  # as given, such as 'v4:4x4x4'
     devices: tuple[Any, ...]
-    described: bool
-    memory: int | None
-    peak_flops: float | None = None
+    described: bool  # the devices are descriptions that no program can run on
+    memory: int | None  # bytes of a device that a program may use; None without a known limit
+    peak_flops: float | None = None  # bfloat16 operations a second of a device, if known
 
 
 def target(name: str) -> Target:

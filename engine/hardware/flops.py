@@ -23,11 +23,7 @@ def train_step(model: Any, element_spec: Mapping[str, jax.ShapeDtypeStruct]) -> 
     """Returns the operations of a model's loss and its gradients for a batch: its model FLOPs.
 
     What is computed again in the backward pass to save memory is not counted, nor what a pipeline
-    computes idly, nor the optimizer.
-
-    Args:
-      model: a `Model`.
-      element_spec: shape and dtype of each feature of a global batch.
+    computes idly, nor the optimizer. `element_spec` is of a global batch.
     """
     model, batch = model.without_pipeline, dict(element_spec)
     shapes = {name: spec.shape for name, spec in batch.items()}
@@ -97,13 +93,11 @@ def _count(jaxpr: core.Jaxpr) -> int:
 
 
 def _count_equation(equation: core.JaxprEqn) -> int:
-    """Counts one equation; of a conditional its dearest branch, of a shard what all shards do.
-
-    Raises:
-      ValueError: products inside a loop whose number of turns is not known.
-    """
+    """Counts one equation; of a conditional its dearest branch, of a shard what all shards do."""
     if equation.primitive is primitives.dot_general_p:
-        return _count_product(equation)
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        lhs, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+        return 2 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
     if equation.primitive is primitives.conv_general_dilated_p:
         return _count_convolution(equation)
     inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation.params)]
@@ -132,12 +126,6 @@ def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
 
 def _shape(variable: Any) -> tuple[int, ...]:
     return variable.aval.shape
-
-
-def _count_product(equation: core.JaxprEqn) -> int:
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    lhs, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
-    return 2 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
 
 
 def _count_convolution(equation: core.JaxprEqn) -> int:

@@ -28,10 +28,8 @@ from parti.models import base
 from parti.stages.version import VERSION
 
 SCHEMA_VERSION = 1
-BUNDLE_FILE = "bundle.json"
-VOCABULARY_FILE = "vocabulary.model"
-CONFIG_FILE = "config.gin"
-PARAMS_FILE = "params.safetensors"
+BUNDLE_FILE, VOCABULARY_FILE = "bundle.json", "vocabulary.model"
+CONFIG_FILE, PARAMS_FILE = "config.gin", "params.safetensors"
 
 # Part -> the role that its model has in generation.
 PARTS: Mapping[str, type] = {
@@ -51,10 +49,7 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Writes the files of a bundle, `bundle.json` last, and returns the content of that.
 
-    Args:
-      output: folder to write into; made if absent.
-      parts: "tokenizer", "generator" and optionally "reranker", "upsampler".
-      vocabulary: the SentencePiece model that the generator and reranker were trained with.
+    `vocabulary` is the SentencePiece model that the generator and reranker were trained with.
 
     Raises:
       ValueError: parts are missing, unknown or do not fit each other; nothing is written then.
@@ -122,8 +117,7 @@ class Bundle:
                 f"{folder}: bundle of schema version {content.get('schema_version')}, this code "
                 f"reads {SCHEMA_VERSION}; export it again"
             )
-        missing = [name for name in REQUIRED if name not in content["parts"]]
-        if missing:
+        if missing := [name for name in REQUIRED if name not in content["parts"]]:
             raise ValueError(f"{folder}: bundle without {' and '.join(missing)}; export it again")
         files = [f"{part}/{f}" for part in content["parts"] for f in (CONFIG_FILE, PARAMS_FILE)]
         for name in (VOCABULARY_FILE, *files):
@@ -132,7 +126,12 @@ class Bundle:
                     f"{folder / name} is missing; copy the bundle again, or export it again"
                 )
         for part in content["parts"]:
-            _check_size(folder / part / PARAMS_FILE)
+            path = folder / part / PARAMS_FILE
+            try:
+                with safetensors.safe_open(path, framework="numpy"):
+                    pass  # The file is as long as its header says.
+            except safetensors.SafetensorError as error:
+                raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error
         return cls(folder, content)
 
     @property
@@ -149,21 +148,13 @@ class Bundle:
         return prints | ({"encoder": encoder} if encoder else {})  # Bundles of 0.1.0 have none.
 
     def vocabulary(self) -> vocabularies.TextTokenizer:
-        """Returns the text vocabulary.
-
-        Raises:
-          ValueError: the file is not the one that was exported.
-        """
+        """Returns the text vocabulary; raises ValueError if it is not what was exported."""
         tokenizer = vocabularies.TextTokenizer(self.path / VOCABULARY_FILE)
         self._check_fingerprint("vocabulary", VOCABULARY_FILE, tokenizer.fingerprint)
         return tokenizer
 
     def model(self, part: str) -> Any:
-        """Returns the model object of a part, without its variables (cheap).
-
-        Raises:
-          ValueError: the bundle has no such part, or its configuration builds no such model.
-        """
+        """Returns the model object of a part, without its variables; raises as `load` does."""
         if part not in self.parts:
             raise ValueError(
                 f"{self.path} has no {part}; it has {', '.join(self.parts)}. Train one and "
@@ -239,8 +230,15 @@ def check_parts(
                 f"the {name} {part.name!r} was trained with the vocabulary {trained_with[:12]}, "
                 f"not {text_tokenizer.fingerprint[:12]}; give its own with --vocabulary"
             )
+        if name not in READ_TEXT:
+            continue
         size = part.model.text_vocab_size
-        if size is not None and size < text_tokenizer.vocab_size:
+        if size is None:
+            raise ValueError(
+                f"the {name} {part.name!r} reads text, but {type(part.model).__name__}."
+                "text_vocab_size is None; let the model say how many text ids it has embeddings for"
+            )
+        if size < text_tokenizer.vocab_size:
             raise ValueError(
                 f"the {name} {part.name!r} has TEXT_VOCAB_SIZE {size}, the vocabulary has "
                 f"{text_tokenizer.vocab_size} pieces; give the {name}'s own with --vocabulary"
@@ -270,12 +268,3 @@ def check_role(name: str, part: loaded_models.LoadedModel) -> None:
             f"{part.name!r} is a {type(part.model).__name__}, and no {role.__name__} "
             f"(parti.models.base); give the training directory of a {name}"
         )
-
-
-def _check_size(path: pathlib.Path) -> None:
-    """Raises ValueError if a file is not as long as its header says."""
-    try:
-        with safetensors.safe_open(path, framework="numpy"):
-            pass
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error

@@ -19,16 +19,15 @@ from parti.stages import manifests
 
 
 class LoadedModel:
-    """A model with its variables on the device.
+    """A model with its variables on the device; methods are called as `method(variables, *arrays)`.
 
     Attributes:
-      model: the object whose methods are called, each as `method(variables, *arrays)`.
       variables: `{'params': ..., **mutable collections}`, without what only training reads.
       config: gin text that `gin_config.model_from_config` builds `model` from.
       fingerprint: sha256 of the variables and `config`, in hex.
       name: what to call it in messages.
       trained_on: what the training recorded about its data, e.g. `tokenizer_fingerprint`.
-      vocabulary: the text vocabulary, of a bundle's parts that read captions; otherwise None.
+      vocabulary: of a bundle's parts that read captions; otherwise None.
     """
 
     def __init__(
@@ -37,19 +36,15 @@ class LoadedModel:
         variables: Mapping[str, Any],
         *,
         config: str = "",
-        fingerprint: str = "",
         name: str = "model",
         trained_on: Mapping[str, Any] | None = None,
         vocabulary: vocabularies.TextTokenizer | None = None,
     ) -> None:
-        """Puts the variables on the device; computes the fingerprint unless it is given."""
-        self.model = model
-        self.config = config
-        self.name = name
+        """Puts the variables on the device; computes the fingerprint."""
+        self.model, self.config, self.name = model, config, name
+        self.trained_on, self.vocabulary = dict(trained_on or {}), vocabulary
         kept = base.without_branches(variables, model.training_only)
-        self.fingerprint = fingerprint or checkpoints.fingerprint(kept, config)
-        self.trained_on = dict(trained_on or {})
-        self.vocabulary = vocabulary
+        self.fingerprint = checkpoints.fingerprint(kept, config)
         self.variables = jax.device_put(kept)
         self._jitted: dict[Hashable, Callable[..., Any]] = {}
         self._lock = threading.Lock()
@@ -105,18 +100,10 @@ class LoadedModel:
         )
 
     def call(self, method: str, *arrays: np.ndarray, batch_size: int, **static: Hashable) -> Any:
-        """Calls a method on rows in batches of one size, so that it compiles once.
+        """Calls `model.method(variables, *arrays, **static)` in batches of one size, compiled once.
 
-        The last batch is filled up with copies of its last row; their results are cut off.
-
-        Args:
-          method: of `model`, taking `(variables, *arrays, **static)`.
-          *arrays: [rows, ...] each, of one number of rows; at least one row.
-          batch_size: rows a call.
-          **static: hashable settings, compiled into the program.
-
-        Returns:
-          The method's result as numpy arrays, [rows, ...] each.
+        The last batch is filled up with copies of its last row; their results are cut off. Arrays,
+        of one row at least, and those of the result, of numpy, are [rows, ...] each.
         """
         rows = {len(array) for array in arrays}
         if len(rows) != 1 or 0 in rows or batch_size < 1:
@@ -129,10 +116,8 @@ class LoadedModel:
         results = []
         for start in range(0, num_rows, batch_size):
             batch = [pad_rows(a[start : start + batch_size], batch_size) for a in arrays]
-            kept = min(batch_size, num_rows - start)
-            result = jax.device_get(function(*batch))
-            results.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], result))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
+            results.append(jax.device_get(function(*batch)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_rows], *results)
 
     def _function(self, method: str, static: Mapping[str, Hashable]) -> Callable[..., Any]:
         """Returns the jitted method, the same object for the same settings."""

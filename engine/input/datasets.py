@@ -26,6 +26,7 @@ TRAIN, VALIDATION = "train", "validation"
 _POSITION = "train_ds-000-of-001"
 
 Batch = dict[str, np.ndarray]
+Shard = tuple[int, int]  # which part of the examples, of how many
 
 
 class Batches(Protocol):
@@ -60,27 +61,17 @@ class ArrayDataset:
     """
 
     def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        batch_size: int,
-        seed: int = 0,
-        *,
-        shuffle: bool = True,
+        self, arrays: Mapping[str, np.ndarray], batch_size: int, seed: int = 0, shuffle: bool = True
     ) -> None:
-        """Takes arrays of one length on their first axis.
-
-        Raises:
-          ValueError: lengths differ, or are shorter than a batch.
-        """
+        """Takes arrays [examples, ...]; raises ValueError unless as many each, a batch at least."""
         lengths = {name: len(array) for name, array in arrays.items()}
         self._size = min(lengths.values(), default=0)
         if len(set(lengths.values())) > 1 or self._size < batch_size:
             raise ValueError(
                 f"arrays need one length, at least the batch size {batch_size}; got {lengths}"
             )
-        self._arrays, self._batch_size, self._seed = dict(arrays), batch_size, seed
-        self._shuffle = shuffle
-        self._taken = 0
+        self._arrays, self._batch_size = dict(arrays), batch_size
+        self._seed, self._shuffle, self._taken = seed, shuffle, 0
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     @property
@@ -95,10 +86,12 @@ class ArrayDataset:
         return self
 
     def __next__(self) -> Batch:
-        per_epoch = self._size // self._batch_size
-        epoch, index = divmod(self._taken, per_epoch)
+        epoch, index = divmod(self._taken, self._size // self._batch_size)
         if self._order[0] != epoch:
-            self._order = (epoch, self._epoch_order(epoch))
+            order = np.arange(self._size)
+            if self._shuffle:
+                order = np.random.default_rng((self._seed, epoch)).permutation(order)
+            self._order = (epoch, order)
         rows = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
         self._taken += 1
         return {name: array[rows] for name, array in self._arrays.items()}
@@ -113,11 +106,6 @@ class ArrayDataset:
         text = (path / "position.json").read_text(encoding="utf-8")
         self._taken = int(json.loads(text)["batches_taken"])
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        if not self._shuffle:
-            return np.arange(self._size)
-        return np.random.default_rng((self._seed, epoch)).permutation(self._size)
-
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
@@ -129,9 +117,8 @@ class ArraySource:
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
         """Opens 'train' (shuffled, endless) or 'validation' (in order, endless)."""
         del model  # The arrays are already what the model takes.
-        training = split == TRAIN
-        arrays = self.train if training else self.validation
-        return ArrayDataset(arrays, batch_size, seed, shuffle=training)
+        arrays = self.train if split == TRAIN else self.validation
+        return ArrayDataset(arrays, batch_size, seed, shuffle=split == TRAIN)
 
 
 class TfDataset:
@@ -169,12 +156,7 @@ class TfDataset:
         self._checkpoint.write(str(path / _POSITION))
 
     def restore(self, path: pathlib.Path) -> None:
-        """Reads the iterator's state.
-
-        Raises:
-          ValueError: what is there is not the position of one process that reads everything, or
-            of another pipeline.
-        """
+        """Reads the iterator's state; raises ValueError if it is of another pipeline."""
         if not (path / f"{_POSITION}.index").is_file():
             raise ValueError(
                 f"{path} holds no {_POSITION}: T5X with several processes leaves a position for "
@@ -202,33 +184,20 @@ class SeqioSource:
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
         """Opens 'train' (shuffled, endless) or 'validation' (in order, once).
 
-        The last batch of the validation split is filled up from its beginning.
-
-        Raises:
-          ValueError: the model has too few embeddings for the vocabulary.
+        The last batch of the validation split is filled up from its beginning. Raises ValueError
+        as `check_vocabulary` does.
         """
         self.check_vocabulary(model)
         return TfDataset(self.dataset(split, batch_size, seed, model.FEATURE_CONVERTER_CLS))
 
     def dataset(
-        self,
-        split: str,
-        batch_size: int,
-        seed: int,
-        converter_class: Any,
-        shard: tuple[int, int] = (0, 1),
+        self, split: str, batch_size: int, seed: int, converter: Any, shard: Shard = (0, 1)
     ) -> Any:
         """Returns the `tf.data.Dataset` of a split's batches.
 
         T5X reads this too: a position is one of a pipeline, and each engine goes on from the
-        other's (`t5x_bridge.get_dataset`).
-
-        Args:
-          split: 'train' or 'validation'; see `open`.
-          batch_size: examples of a batch.
-          seed: of the order and of random preprocessors.
-          converter_class: the model's feature converter.
-          shard: which part of the examples to read, of how many.
+        other's (`t5x_bridge.get_dataset`). `seed` is of the order and of random preprocessors;
+        `converter` is the model's class.
         """
         import seqio
 
@@ -251,22 +220,24 @@ class SeqioSource:
             dataset = examples(None)
         else:
             dataset = examples(1).concatenate(examples(None).take(batch_size - 1))
-        return converter_class(pack=False).to_batches(dataset, lengths, batch_size)
+        return converter(pack=False).to_batches(dataset, lengths, batch_size)
 
     def check_vocabulary(self, model: base.Model) -> None:
-        """Checks that the model has an embedding for each piece of the text vocabulary.
-
-        Raises:
-          ValueError: it has too few.
-        """
+        """Raises ValueError unless the model has embeddings for all pieces of the vocabulary."""
         import seqio
 
         size = model.text_vocab_size
         task = seqio.get_mixture_or_task(self.mixture_or_task_name)
         for name, feature in task.output_features.items():
             vocabulary = feature.vocabulary
-            if not isinstance(vocabulary, seqio.SentencePieceVocabulary) or size is None:
+            if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
                 continue
+            if size is None:
+                raise ValueError(
+                    f"{type(model).__name__}.text_vocab_size is None, but the task gives text, "
+                    f"{name!r}, of a vocabulary of {vocabulary.vocab_size} pieces; let the model "
+                    "say how many text ids it has embeddings for"
+                )
             # Past the last embedding jax.numpy.take gives NaN, and says nothing.
             if vocabulary.vocab_size > size:
                 raise ValueError(

@@ -31,15 +31,10 @@ class Prefetcher:
         keep_position: Callable[[int], bool],
         depth: int = 2,
     ) -> None:
-        """Starts to read.
+        """Starts to read, `depth` batches ahead, the data after step `start`, to step `stop`.
 
-        Args:
-          batches: the data, at the position after step `start`.
-          place: puts a batch on the devices.
-          start: number of steps already done.
-          stop: number of steps after which the batches end.
-          keep_position: whether the position after a number of steps will be asked for.
-          depth: how many batches to read ahead.
+        `place` puts a batch on the devices; `keep_position` says whether the position after a
+        number of steps will be asked for.
         """
         self._batches, self._place, self._keep_position = batches, place, keep_position
         self._start, self._stop, self._depth = start, stop, depth

@@ -48,11 +48,7 @@ def differing(experiment: experiments.Experiment) -> list[tuple[str, str, str]]:
 
 
 def check(experiment: experiments.Experiment) -> None:
-    """Checks, before going on from a checkpoint, that data and order are those of the first step.
-
-    Raises:
-      ValueError: they have been made again, others are named, or their order would be another.
-    """
+    """Raises ValueError if a checkpoint is there, and data or order are not the first step's."""
     folder = pathlib.Path(experiment.model_dir)
     if not checkpoints.steps(folder):
         return

@@ -27,7 +27,7 @@ RECORD = "not_finite.jsonl"
 
 
 class NotFiniteError(RuntimeError):
-    """The loss or its gradient is not a finite number, and NAN_POLICY allows no more of it."""
+    """The loss or its gradient is not finite, and NAN_POLICY allows no more of it."""
 
 
 class RollBack(Exception):  # noqa: N818 (it is no failure)
@@ -128,9 +128,7 @@ class NanRecovery:
     def apply(self, first: int, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Returns the metrics of the steps that count, without `nan_policies.SKIPPED`.
 
-        Args:
-          first: the number of the first step.
-          results: the metrics of each step, on the host.
+        `results` are those of each step from `first` on, on the host.
 
         Raises:
           NotFiniteError: a step is not finite and NAN_POLICY allows no more of them.
@@ -138,12 +136,11 @@ class NanRecovery:
         """
         kept = []
         for step, metrics in enumerate(results, start=first):
-            others = {
-                name: metric for name, metric in metrics.items() if name != nan_policies.SKIPPED
-            }
-            if nan_policies.SKIPPED in metrics and float(metrics[nan_policies.SKIPPED].compute()):
+            others = dict(metrics)
+            skipped = others.pop(nan_policies.SKIPPED, None)
+            if skipped is not None and float(skipped.compute()):
                 self._skip(step, others)
-            elif _all_finite(others):
+            elif np.isfinite(list(_values(others).values())).all():
                 kept.append(others)
             elif self._experiment.nan_policy == nan_policies.ROLL_BACK:
                 self._roll_back(step, others)
@@ -206,10 +203,6 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(metrics[name].compute()) for name in ("loss", "grad_norm", "update_norm")}
-
-
-def _all_finite(metrics: Mapping[str, Any]) -> bool:
-    return bool(np.isfinite(list(_values(metrics).values())).all())
 
 
 def _describe(step: int, metrics: Mapping[str, Any]) -> str:

@@ -60,11 +60,7 @@ _IMMATERIAL_FUNCTION = "sample_settings.SampleSettings"
 
 
 def check_ours(experiment: experiments.Experiment) -> None:
-    """Checks that the directory is new, empty or a training's.
-
-    Raises:
-      ValueError: it is a file, another stage's output, or a folder of somebody else's files.
-    """
+    """Raises ValueError unless the directory is new, empty or a training's."""
     folder = pathlib.Path(experiment.model_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"MODEL_DIR {folder} is a file; name a folder")
@@ -100,7 +96,10 @@ def is_finished(experiment: experiments.Experiment) -> bool:
     manifest = _read_manifest(folder)
     if manifest is None or manifest["counts"]["steps"] < experiment.train_steps:
         return False
-    if _binds_fields(folder):
+    path = folder / CONFIG
+    names = gin_text.bindings(path.read_text(encoding="utf-8")) if path.is_file() else ()
+    # It sets fields of `Experiment` by name, as it no longer can.
+    if any(name.startswith("experiments.Experiment.") for name in names):
         raise ValueError(
             f"{folder} holds a finished training of an earlier version of Parti: it can be used "
             "and exported, but not gone on from; choose another MODEL_DIR"
@@ -120,13 +119,6 @@ def is_finished(experiment: experiments.Experiment) -> bool:
             "MODEL_DIR"
         )
     return True
-
-
-def _binds_fields(folder: pathlib.Path) -> bool:
-    """Returns whether a configuration sets fields of `Experiment` by name, as it no longer can."""
-    path = folder / CONFIG
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return any(name.startswith("experiments.Experiment.") for name in gin_text.bindings(text))
 
 
 def config_difference(experiment: experiments.Experiment) -> str:
@@ -156,11 +148,7 @@ def start(experiment: experiments.Experiment, step: int = 0) -> None:
 
 
 def clear(experiment: experiments.Experiment) -> None:
-    """Deletes what an earlier training wrote, and nothing else.
-
-    Raises:
-      ValueError: the directory is not a training's.
-    """
+    """Deletes what an earlier training wrote, and nothing else; see `check_ours`."""
     folder = pathlib.Path(experiment.model_dir)
     check_ours(experiment)
     manifest, *others = (folder / name for name in _OWN)
@@ -185,10 +173,8 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
         "created_by": "parti train",
         "counts": {"steps": step, **counts},
         "settings": {
-            "batch_size": experiment.batch_size,
-            "random_seed": experiment.random_seed,
-            "data_seed": experiment.data_seed,
-            "ema_decay": experiment.ema_decay,
+            name: getattr(experiment, name)
+            for name in ("batch_size", "random_seed", "data_seed", "ema_decay")
         },
         "fingerprint": checkpoints.fingerprint(
             base.without_branches(
@@ -231,5 +217,6 @@ def _material(config: str) -> dict[str, Any]:
     return {
         name: value
         for name, value in gin_text.bindings(config).items()
-        if name not in immaterial and name.rpartition(".")[0] != _IMMATERIAL_FUNCTION
+        if name not in immaterial
+        and name.rpartition("/")[2].rpartition(".")[0] != _IMMATERIAL_FUNCTION
     }

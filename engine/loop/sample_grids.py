@@ -39,11 +39,7 @@ class Sampler:
     ) -> None:
         """Loads the vocabulary and the tokenizer, which stays on the host.
 
-        Args:
-          samples: what to draw.
-          model: the model in training.
-          config: gin text of the training.
-          mesh: its devices.
+        `model`, `config` (gin text) and `mesh` are those of the training.
 
         Raises:
           ValueError: the model is no text-to-image model, or tokenizer and vocabulary are not its.
@@ -70,11 +66,8 @@ class Sampler:
     ) -> np.ndarray | None:
         """Returns [prompts, samples, image_size, image_size, 3] in [-1, 1].
 
-        Every process of a training calls it; the first one decodes, the others get None.
-
-        Args:
-          params: of the model, divided as they are in training.
-          after_batch: called when the images of a few prompts are done.
+        Every process of a training calls it, with the parameters divided as they are in training;
+        the first one decodes, the others get None. `after_batch` is called after a few prompts.
         """
         num_samples = self._keys.shape[1]
         size = min(len(self.texts), max(_AT_ONCE // num_samples, 1))
@@ -98,11 +91,7 @@ class Sampler:
         return np.concatenate(drawn).reshape(-1, num_samples, *shape)[: len(self.texts)]
 
     def show(
-        self,
-        step: int,
-        params: Any,
-        writer: summary_writer.Writer,
-        after_batch: Callable[[], None] = lambda: None,
+        self, step: int, params: Any, writer: summary_writer.Writer, after_batch: Callable[[], None]
     ) -> None:
         """Draws and writes the grid of a step."""
         drawn = self.draw(params, after_batch)
@@ -114,11 +103,7 @@ class Sampler:
 
 
 def _encode(texts: Sequence[str], path: str, model: Any, config: str) -> np.ndarray:
-    """Returns [prompts, text_length] int32.
-
-    Raises:
-      ValueError: the model draws nothing, or was not trained with this vocabulary.
-    """
+    """Returns [prompts, text_length] int32; raises ValueError if it is no model for these."""
     if not isinstance(model, base.Generator):
         raise ValueError(
             f"SAMPLES draws from text-to-image models, and {type(model).__name__} is none; set "

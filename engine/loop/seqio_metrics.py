@@ -41,15 +41,10 @@ class TaskMetrics:
         batch_size: int,
         num_examples: int,
     ) -> None:
-        """Opens nothing yet.
+        """Opens nothing yet; `num_examples` of the split are to be taken, from its beginning.
 
-        Args:
-          source: the data of a training; `have_metrics`.
-          model: what it trains; `predict_batch`, `predict_batch_with_aux` and `score_batch` are
-            called if a metric asks for them.
-          program: of the training; it has the devices.
-          batch_size: examples that the devices take at a time.
-          num_examples: how many of the split to take, from its beginning.
+        `predict_batch`, `predict_batch_with_aux` and `score_batch` of the model are called if a
+        metric asks for them.
         """
         self._source, self._model, self._program = source, model, program
         self._batch_size, self._num_examples = batch_size, num_examples
@@ -75,12 +70,8 @@ class TaskMetrics:
     ) -> dict[str, float]:
         """Returns {metric: value}; with several tasks `task/metric`.
 
-        Args:
-          step: of the training.
-          state: its state.
-          heartbeat: called after each batch.
+        `heartbeat` is called after each batch.
         """
-
         import seqio
 
         def runner(method: str) -> Callable[[Any], Any]:
@@ -109,7 +100,8 @@ class TaskMetrics:
         rows: list[Any] = []
         for numbers, batch in dataset.batch(self._batch_size).as_numpy_iterator():
             missing = self._batch_size - len(numbers)
-            full = {name: _filled(values, missing) for name, values in batch.items()}
+            # Copies of the first row fill the last batch up.
+            full = {k: np.concatenate([x, x[:1].repeat(missing, 0)]) for k, x in batch.items()}
             found = jax.device_get(self._outputs(method, state, self._program.place(full)))
             indices += numbers.tolist()
             rows += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(numbers))]
@@ -132,8 +124,3 @@ class TaskMetrics:
             self._jitted[method] = jax.jit(call, out_shardings=everywhere)
         with self._program.context():
             return self._jitted[method](*self._program.step.args, state, batch)
-
-
-def _filled(values: np.ndarray, missing: int) -> np.ndarray:
-    """Returns the values with copies of the first one, so that the last batch has its size."""
-    return np.concatenate([values, np.repeat(values[:1], missing, axis=0)])

@@ -22,23 +22,14 @@ from parti.engine.step import eval_step, train_step
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A checked training.
-
-    Attributes:
-      experiment: its settings.
-      program: what runs on the devices.
-      batches: the training data, opened.
-      open_split: opens a split by its name.
-      sampler: what draws SAMPLES, if there are to be any.
-      task_metrics: what computes the metrics of seqio tasks, if they have any.
-    """
+    """A checked training."""
 
     experiment: experiments.Experiment
     program: train_step.Program
-    batches: datasets.Batches
+    batches: datasets.Batches  # the training data, opened
     open_split: Callable[[str], datasets.Batches]
-    sampler: sample_grids.Sampler | None
-    task_metrics: seqio_metrics.TaskMetrics | None
+    sampler: sample_grids.Sampler | None  # draws SAMPLES, if there are to be any
+    task_metrics: seqio_metrics.TaskMetrics | None  # if seqio's tasks have any
 
     @functools.cached_property
     def step_flops(self) -> int | None:
@@ -53,13 +44,8 @@ def open_training(
 ) -> Training:
     """Opens the data, builds the program, and checks settings, devices, SAMPLES and BEST_METRIC.
 
-    Args:
-      experiment: what to train.
-      devices: the devices to use; all by default.
-      monitor: watches for stalls.
-
-    Raises:
-      ValueError, OSError: something does not fit or is not there; nothing was written.
+    By default it uses all devices. Raises ValueError or OSError if something does not fit or is not
+    there; nothing was written.
     """
     summary_writer.check_installed(experiment.tensorboard)
     monitor = monitor or watchdog.Watchdog(0)
@@ -78,35 +64,24 @@ def open_training(
         sampler = None
         if drawn := experiment.samples:
             sampler = sample_grids.Sampler(drawn, experiment.model, experiment.config, program.mesh)
-        task_metrics = _task_metrics(experiment, program)
+        task_metrics = None
+        source, batch_size = experiment.data_source, experiment.batch_size
+        if experiment.eval_period and seqio_metrics.have_metrics(source):
+            num_examples = experiment.eval_steps * batch_size
+            task_metrics = seqio_metrics.TaskMetrics(
+                source, experiment.model, program, batch_size, num_examples
+            )
         if experiment.best_metric and not task_metrics:
             with program.context():
                 eval_step.check_metric(experiment.best_metric, program)
     return Training(experiment, program, batches, open_split, sampler, task_metrics)
 
 
-def _task_metrics(
-    experiment: experiments.Experiment, program: train_step.Program
-) -> seqio_metrics.TaskMetrics | None:
-    source = experiment.data_source
-    if not experiment.eval_period or not seqio_metrics.have_metrics(source):
-        return None
-    num_examples = experiment.eval_steps * experiment.batch_size
-    return seqio_metrics.TaskMetrics(
-        source, experiment.model, program, experiment.batch_size, num_examples
-    )
-
-
 def load_initial(experiment: experiments.Experiment, program: train_step.Program) -> dict[str, Any]:
-    """Returns the variables that INITIAL gives the first step, on the host; logs them.
-
-    Raises:
-      ValueError: it does not fit, or leaves a frozen branch at its random start.
-      FileNotFoundError: there is no such training, or it has not finished.
-    """
+    """Returns the variables that INITIAL gives the first step; see `warm_start.load`."""
     wanted = {"params": program.abstract.params, **program.abstract.mutables}
-    given = experiment.initial.load(wanted) if experiment.initial else {}
-    warm_start.check_frozen(experiment.model.frozen, wanted, given)
-    for line in experiment.initial.describe(given) if experiment.initial else ():
+
+    def log(line: str) -> None:
         multihost.log(f"[train] {line}")
-    return given
+
+    return warm_start.load(experiment.initial, experiment.model.frozen, wanted, log)

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics of train steps: kept on the devices, then fetched, checked and logged together."""
 
-import contextlib
 from typing import Any
 
 import jax
@@ -20,8 +19,7 @@ from parti.stages import progress_line
 class StepMetrics:
     """Paces the steps of a run and logs their metrics.
 
-    Attributes:
-      report: the progress line.
+    `report` is the progress line; `waiting` and `restart_clock` are those of `telemetry.Telemetry`.
     """
 
     def __init__(
@@ -29,7 +27,7 @@ class StepMetrics:
         training: setup.Training,
         manager: checkpoint_manager.CheckpointManager,
         record: nan_recovery.Record,
-        log: metrics_log.RunLog,
+        log: metrics_log.MetricsLog,
         monitor: watchdog.Watchdog,
     ) -> None:
         """Starts the clocks; productive seconds go on where the log stands."""
@@ -40,14 +38,12 @@ class StepMetrics:
         self._compiled = False
         with monitor.stage(watchdog.PREPARING):
             step_flops = training.step_flops
+        devices, dtype = training.program.mesh.devices, experiment.model.dtype
+        productive = log.last.get(f"{datasets.TRAIN}/{telemetry.PRODUCTIVE}", 0.0)
         self._telemetry = telemetry.Telemetry(
-            experiment.model_dir,
-            experiment.batch_size,
-            step_flops,
-            training.program.mesh.devices,
-            experiment.model.dtype,
-            log.last.get(f"{datasets.TRAIN}/{telemetry.PRODUCTIVE}", 0.0),
+            experiment.model_dir, experiment.batch_size, step_flops, devices, dtype, productive
         )
+        self.waiting, self.restart_clock = self._telemetry.waiting, self._telemetry.restart
         self.report = progress_line.Progress(
             "train",
             experiment.train_steps,
@@ -56,14 +52,6 @@ class StepMetrics:
             rate_scale=experiment.batch_size,
             silent=not multihost.is_first(),
         )
-
-    def waiting(self) -> contextlib.AbstractContextManager[None]:
-        """Counts the time inside as spent waiting for a batch."""
-        return self._telemetry.waiting()
-
-    def restart_clock(self) -> None:
-        """Leaves what came since the last log out of the timing."""
-        self._telemetry.restart()
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Takes the metrics of a dispatched step; waits until at most two steps are in flight.
@@ -76,7 +64,7 @@ class StepMetrics:
             self._wait_for(metrics["loss"])
             self.report.count += 1
             self.report.restart_clock()
-            self._telemetry.restart()
+            self.restart_clock()
         else:
             self._telemetry.step()
             if len(self._pending) > 2:
@@ -84,11 +72,7 @@ class StepMetrics:
         self.report.update(step)
 
     def write(self, step: int) -> None:
-        """Fetches the metrics since the last log, applies NAN_POLICY to them and logs them.
-
-        Raises:
-          nan_recovery.NotFiniteError, nan_recovery.RollBack: see NAN_POLICY.
-        """
+        """Fetches and logs the metrics since the last log, or raises as NAN_POLICY says."""
         if not self._pending:
             return
         self._manager.check()  # A full disk ends the run now, not at the next checkpoint.

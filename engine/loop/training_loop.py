@@ -40,26 +40,18 @@ class Loop:
         self._start = start
         directory = self._experiment.model_dir
         self._profiler = profiling.Profiler(directory, self._experiment.profile_steps)
-        self._log = metrics_log.RunLog(self._experiment, start)
+        tensorboard = self._experiment.tensorboard
+        self._log = metrics_log.MetricsLog(directory, start, tensorboard)
         self._validation = validation.Validation(training, self._log, monitor)
         self._metrics = step_metrics.StepMetrics(training, manager, record, self._log, monitor)
         self._report = self._metrics.report
 
     def run(self, state: TrainState, batches: datasets.Batches) -> int:
-        """Runs to the end, or until asked to stop; returns the exit code.
-
-        Raises:
-          nan_recovery.NotFiniteError, nan_recovery.RollBack: see NAN_POLICY.
-        """
+        """Runs to the end, or until asked to stop; returns the exit code."""
         if self._experiment.nan_policy == nan_policies.ROLL_BACK and self._start == 0:
             self._save_start(state, batches)
-        prefetcher = prefetch.Prefetcher(
-            batches,
-            self._program.place,
-            self._start,
-            self._experiment.train_steps,
-            self._saves_at,
-        )
+        place, stop = self._program.place, self._experiment.train_steps
+        prefetcher = prefetch.Prefetcher(batches, place, self._start, stop, self._saves_at)
         try:
             with self._profiler.listening():
                 self._announce(state)
@@ -107,9 +99,10 @@ class Loop:
 
     def _catch_up(self, state: TrainState) -> None:
         """Does what a signal left out after the step that the run goes on from."""
-        if self._start and self._validation.is_missing(self._start):
+        evaluates, draws = self._validation.left_out(self._start)
+        if evaluates:
             self._evaluate(self._start, state)
-        if self._start and self._validation.are_samples_missing(self._start):
+        if draws:
             self._validation.draw(self._start, state)
 
     def _after_step(self, step: int, state: TrainState, prefetcher: prefetch.Prefetcher) -> None:

@@ -21,9 +21,8 @@ class Validation:
     """Evaluates a training and draws its samples."""
 
     def __init__(
-        self, training: setup.Training, log: metrics_log.RunLog, monitor: watchdog.Watchdog
+        self, training: setup.Training, log: metrics_log.MetricsLog, monitor: watchdog.Watchdog
     ) -> None:
-        """Takes the training and its logs."""
         self._training, self._log, self._monitor = training, log, monitor
         self._last: tuple[int, dict[str, float]] = (0, {})
 
@@ -34,28 +33,23 @@ class Validation:
     def draws_at(self, step: int) -> bool:
         """Returns whether samples are drawn after a step."""
         experiment = self._training.experiment
-        drawn = experiment.samples
-        return drawn is not None and self._at(step, drawn.period or experiment.eval_period)
+        if experiment.samples is None:
+            return False
+        return self._at(step, experiment.samples.period or experiment.eval_period)
+
+    def left_out(self, step: int) -> tuple[bool, bool]:
+        """Returns whether a signal left out the evaluation, and the samples, due after a step."""
+        shown, split = sample_grids.NAME, datasets.VALIDATION
+        evaluation = step > 0 and self.is_due(step) and not self._log.has(step, split)
+        return evaluation, step > 0 and self.draws_at(step) and not self._log.has_shown(step, shown)
 
     def metrics_at(self, step: int) -> Mapping[str, float] | None:
         """Returns the validation metrics of a step, None if it was not evaluated."""
         evaluated, values = self._last
         return values if evaluated == step else None
 
-    def is_missing(self, step: int) -> bool:
-        """Returns whether a signal left out the evaluation that was due after a step."""
-        return self.is_due(step) and not self._log.has(step, datasets.VALIDATION)
-
-    def are_samples_missing(self, step: int) -> bool:
-        """Returns whether a signal left out the samples that were due after a step."""
-        return self.draws_at(step) and not self._log.has_shown(step, sample_grids.NAME)
-
     def evaluate(self, step: int, state: train_state.TrainState) -> Mapping[str, float]:
-        """Evaluates, and writes the model's summaries of the first batch.
-
-        Returns:
-          The metrics, which are logged.
-        """
+        """Returns and logs the metrics; writes the model's summaries of the first batch."""
         experiment, program = self._training.experiment, self._training.program
         with self._monitor.stage(watchdog.EVALUATING):
             batches = iter(self._training.open_split(datasets.VALIDATION))

@@ -5,7 +5,6 @@
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 from parti.engine.distributed import multihost
 from parti.engine.monitoring import summary_writer
@@ -19,10 +18,12 @@ class MetricsLog:
 
     Attributes:
       last: {'split/name': value} of the last line that has it; empty except in the first process.
+      writer: of TensorBoard and of grids of images.
     """
 
-    def __init__(self, directory: str | pathlib.Path, step: int) -> None:
-        """Opens the log; lines of steps after `step`, of a run that was cut off, are dropped."""
+    def __init__(self, directory: str | pathlib.Path, step: int, tensorboard: bool = False) -> None:
+        """Opens the logs; what is of steps after `step`, of a run that was cut off, is dropped."""
+        self.writer = summary_writer.Writer(str(directory), tensorboard, step)
         self._path = pathlib.Path(directory) / METRICS
         self.last: dict[str, float] = {}
         self._written: set[tuple[int, str]] = set()
@@ -39,36 +40,23 @@ class MetricsLog:
         """Returns, in all processes alike, whether there is a line of a step."""
         return multihost.all_agree(not multihost.is_first() or (step, split) in self._written)
 
+    def has_shown(self, step: int, name: str) -> bool:
+        """Returns, in all processes alike, whether a step's grid is there."""
+        return multihost.all_agree(
+            not multihost.is_first() or self.writer.path(step, name).is_file()
+        )
+
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Appends a line."""
+        """Writes the metrics of a step."""
         if multihost.is_first():
             self._note(step, split, **values)
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            self.writer.write(step, split, values)
 
     def _note(self, step: int, split: str, **values: float) -> None:
         self._written.add((step, split))
         self.last |= {f"{split}/{name}": value for name, value in values.items()}
-
-
-class RunLog(MetricsLog):
-    """All logs of a run; `writer` is that of TensorBoard and grids."""
-
-    def __init__(self, experiment: Any, step: int) -> None:
-        """Opens the logs of an `experiments.Experiment` that goes on from a step."""
-        super().__init__(experiment.model_dir, step)
-        self.writer = summary_writer.Writer(experiment.model_dir, experiment.tensorboard, step)
-
-    def has_shown(self, step: int, name: str) -> bool:
-        """Returns, in all processes alike, whether a step's grid is there."""
-        shown = not multihost.is_first() or self.writer.path(step, name).is_file()
-        return multihost.all_agree(shown)
-
-    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Writes the metrics of a step."""
-        super().write(step, split, values)
-        if multihost.is_first():
-            self.writer.write(step, split, values)
 
 
 def _step_of(line: str) -> float:

@@ -21,17 +21,6 @@ FOLDER = "profile"
 ON_DEMAND_STEPS = 5
 
 
-def check_steps(steps: Sequence[int] | None) -> None:
-    """Raises ValueError if PROFILE_STEPS is neither None nor (first, last), counted from 1."""
-    if steps is None:
-        return
-    is_pair = isinstance(steps, tuple | list) and len(steps) == 2
-    if not (is_pair and all(isinstance(n, int) for n in steps) and 1 <= steps[0] <= steps[1]):
-        raise ValueError(
-            f"PROFILE_STEPS must be None or (first, last), steps from 1 on; got {steps!r}"
-        )
-
-
 class Profiler:
     """Traces the steps that are asked for; the others pay two comparisons."""
 
@@ -39,7 +28,7 @@ class Profiler:
         """Takes the run's directory and PROFILE_STEPS, (first, last) or None."""
         self._folder = pathlib.Path(directory) / FOLDER
         self._first, self._last = steps or (0, -1)
-        self._asked, self._running = False, False
+        self._asked = self._running = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:

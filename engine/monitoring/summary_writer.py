@@ -23,11 +23,7 @@ _GAP = 2  # pixels between the images of a grid
 
 
 def check_installed(tensorboard: bool) -> None:
-    """Checks, without importing it, that what writes TensorBoard files is installed.
-
-    Raises:
-      ValueError: TENSORBOARD is True and TensorFlow is not installed.
-    """
+    """Raises ValueError if TENSORBOARD is True and TensorFlow, not imported here, not installed."""
     if tensorboard and importlib.util.find_spec("tensorflow") is None:
         raise ValueError(
             "TENSORBOARD is True, but TensorFlow, which writes its files, is not installed: "
@@ -59,8 +55,8 @@ class Writer:
 
         New files tell TensorBoard to drop the later steps of earlier ones, of an interrupted run.
         """
-        self._directory, self._tensorboard = pathlib.Path(directory), tensorboard
-        self._start = start
+        self._directory = pathlib.Path(directory)
+        self._tensorboard, self._start = tensorboard, start
         self._writers: dict[str, Any] = {}
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:

@@ -57,13 +57,7 @@ class Telemetry:
     ) -> None:
         """Starts the clock.
 
-        Args:
-          directory: the run's.
-          batch_size: examples of a step.
-          step_flops: see `model_flops`.
-          devices: array of all devices of the mesh.
-          dtype: that the model computes in.
-          productive_seconds: of the run, before this start.
+        `devices` is the array of the mesh; `productive_seconds` are the run's before this start.
         """
         self._batch_size, self._productive = batch_size, productive_seconds
         self._device_flops = step_flops / devices.size if step_flops else None

@@ -34,12 +34,9 @@ class Watchdog:
     """A thread that reports each stall once."""
 
     def __init__(self, seconds: float, abort: bool = False) -> None:
-        """Starts the thread.
+        """Starts the thread; `seconds` and `abort` are WATCHDOG_SECONDS and WATCHDOG_ABORT.
 
-        Args:
-          seconds: how long a stage may take, WATCHDOG_SECONDS; its first time at least an hour. 0
-            watches nothing.
-          abort: end the process with EXIT_CODE at a stall, WATCHDOG_ABORT.
+        A stage may take `seconds` (0: any time), its first time at least an hour.
         """
         self._seconds, self._abort = float(seconds), abort
         self._stage, self._step, self._since = STARTING, 0, time.monotonic()

@@ -25,9 +25,7 @@ _LEAST_SQUARE = 1e-30
 
 
 class AdafactorState(NamedTuple):
-    """Trees like the parameters, and the number of steps.
-
-    What a parameter has no use for is one zero, [1]. Axes are those of a parameter [..., m, n].
+    """Trees like the parameters, of axes [..., m, n]; what one has no use for is a zero, [1].
 
     Attributes:
       num_steps: so far, int32 scalar.
@@ -59,10 +57,7 @@ class _Leaf(NamedTuple):
 def quantize(x: jax.Array, axis: int = 0) -> tuple[jax.Array, jax.Array]:
     """Rounds to int8, symmetrically, with one scale for each slice along an axis.
 
-    Args:
-      x: float.
-      axis: over which the largest magnitude is taken; if there is no such axis, as in a scalar,
-        each value has a scale of its own.
+    Without that axis, as in a scalar, each value has a scale of its own.
 
     Returns:
       int8 values in [-127, 127] of the same shape, and the float32 scales without `axis`:
@@ -103,15 +98,10 @@ def scale_by_adafactor(
     A parameter with one axis has v <- d v + (1 - d) (g^2 + 1e-30) and x = g v^-1/2. The moment is
     rounded after it was used.
 
-    Args:
-      learning_rate: a number, or a schedule of t - 1.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      clip_rms: largest root mean square of x.
-      moment_dtype: 'int8' or 'float32'.
+    A schedule `learning_rate` is one of t - 1.
 
     Raises:
-      ValueError: no such `moment_dtype`.
+      ValueError: `moment_dtype` is neither 'int8' nor 'float32'.
     """
     if moment_dtype not in MOMENT_DTYPES:
         raise ValueError(f"moment_dtype is {moment_dtype!r}; choose 'int8' or 'float32'")
@@ -168,16 +158,14 @@ def _direction(
 
 def _initial(param: jax.Array, first: int, is_int8: bool) -> _Leaf:
     """Returns the state of a parameter at step 0; see `_first_axis`."""
-    shape = tuple(param.shape)
+    shape, unused = tuple(param.shape), (1,)
     factored = len(shape) - first >= 2
-    without_axis = shape[:first] + shape[first + 1 :]
-    unused = (1,)
     return _Leaf(
         row=jnp.zeros(shape[:-1] if factored else unused),
         column=jnp.zeros(shape[:-2] + shape[-1:] if factored else unused),
         full=jnp.zeros(unused if factored else shape),
         moment=jnp.zeros(shape, jnp.int8 if is_int8 else jnp.float32),
-        scale=jnp.zeros(without_axis if is_int8 else unused),
+        scale=jnp.zeros(shape[:first] + shape[first + 1 :] if is_int8 else unused),
     )
 
 
@@ -188,5 +176,5 @@ def _collect(num_steps: jax.Array, tree: Any, states: list[_Leaf]) -> AdafactorS
 
 def _first_axis(path: tuple[Any, ...], leaf: Any) -> int:
     """Returns how many leading axes count layers: 1 in a scanned stack, else 0."""
-    names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
     return int(SCANNED in names and leaf.ndim > 0)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation during training: `eval_fn` over the first batches of the validation split."""
 
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -40,15 +41,10 @@ def evaluate(
     place: Callable[[datasets.Batch], Any],
     after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Returns the metrics over the first batches of a split, in its order.
+    """Returns the metrics over the first batches of a split, or all if it has fewer.
 
-    Args:
-      step_fn: the jitted `eval_step` of a model.
-      state: training state.
-      batches: the split.
-      num_batches: how many to take; all if a finite split has fewer.
-      place: puts a batch on the devices.
-      after_batch: called when a batch is done; the next one is then at work.
+    `step_fn` is the jitted `eval_step` of a model; `place` puts a batch on the devices;
+    `after_batch` is called when a batch is done, and the next one is at work.
 
     Raises:
       ValueError: the split has no batch.
@@ -65,23 +61,14 @@ def evaluate(
 
 def merge(results: Sequence[Metrics]) -> dict[str, float]:
     """Returns the values of metrics gathered over several batches, already on the host."""
-    merged = dict(results[0])
-    for metrics in results[1:]:
-        for name, metric in metrics.items():
-            merged[name] = merged[name].merge(metric)
-    return {name: float(metric.compute()) for name, metric in merged.items()}
+    return {
+        name: float(functools.reduce(lambda a, b: a.merge(b), (m[name] for m in results)).compute())
+        for name in results[0]
+    }
 
 
 def check_metric(name: str, program: Any) -> None:
-    """Checks that evaluations will have a metric; computes nothing.
-
-    Args:
-      name: BEST_METRIC.
-      program: a `program.Program`.
-
-    Raises:
-      ValueError: they will not.
-    """
+    """Raises ValueError if evaluations of a `train_step.Program` will not have BEST_METRIC."""
     arguments = program.abstract, dict(program.element_spec)
     names = {*jax.eval_shape(program.eval, *arguments)}
     names |= {*jax.eval_shape(program.summarize, *arguments).scalars}

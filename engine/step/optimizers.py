@@ -188,10 +188,6 @@ def freeze(
     They stay bitwise what they are: no update, so no weight decay either; no part in the norm that
     is clipped; no state, so no moving average. The optimizer sees a tree without them.
 
-    Args:
-      optimizer: for the other branches.
-      branches: such as `Model.frozen`.
-
     Raises:
       ValueError: (when the state is initialised) the parameters have no such branch, or no other.
     """
@@ -208,13 +204,9 @@ def freeze(
             )
         return {branch: "frozen" if branch in branches else "trained" for branch in params}
 
-    return optax.partition({"trained": optimizer, "frozen": optax.stateless(_no_update)}, labels)
-
-
-def _no_update(updates: Any, params: Any) -> Any:
-    """Returns -0 everywhere: x + -0 is x, also for x = -0, where optax's zeros would give 0."""
-    del params
-    return jax.tree.map(lambda update: jnp.full_like(update, -0.0), updates)
+    # x + -0 is x, also for x = -0, where optax's zeros would give 0.
+    nothing = optax.stateless(lambda updates, _: optax.tree.full_like(updates, -0.0))
+    return optax.partition({"trained": optimizer, "frozen": nothing}, labels)
 
 
 def _clip(norm: float) -> optax.GradientTransformation:

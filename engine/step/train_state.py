@@ -17,6 +17,9 @@ from parti.engine.distributed import partitioning
 
 _AXES = "_axes"
 
+Key = tuple[str, ...]
+ElementSpec = Mapping[str, jax.ShapeDtypeStruct]  # of each feature of a global batch
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -36,18 +39,13 @@ def create(
     model: Any,
     optimizer: optax.GradientTransformation,
     rng: jax.Array,
-    element_spec: Mapping[str, jax.ShapeDtypeStruct],
+    element_spec: ElementSpec,
     given: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Returns the state at step 0; jit it, or trace it with `jax.eval_shape`.
 
-    Args:
-      model: a `Model`.
-      optimizer: turns gradients into updates.
-      rng: PRNG key of the initial parameters.
-      element_spec: shape and dtype of each feature of a global batch.
-      given: {collection: part of its tree} that replaces the model's own start;
-        see `warm_start.WarmStart`.
+    `given`, {collection: part of its tree}, replaces the
+    model's own start; see `warm_start.WarmStart`.
     """
     variables = _initial_variables(model, rng, element_spec)
     plain = {name: tree for name, tree in variables.items() if not name.endswith(_AXES)}
@@ -59,24 +57,24 @@ def create(
 
 
 def partition(
-    model: Any,
-    state: TrainState,
-    element_spec: Mapping[str, jax.ShapeDtypeStruct],
-    rules: partitioning.Rules,
+    model: Any, state: TrainState, element_spec: ElementSpec, rules: partitioning.Rules
 ) -> TrainState:
     """Returns the `PartitionSpec` of each leaf of a state (its shapes are enough)."""
-    variables = jax.eval_shape(
-        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
-    )
-    params = _specs(variables[f"params{_AXES}"], rules)
-    mutables = {k: _specs(variables[f"{k}{_AXES}"], rules) for k in state.mutables}
+
+    def specs(axes: Mapping[Key, Sequence[str | None]]) -> dict[str, Any]:
+        flat = {key: partitioning.spec(names, rules) for key, names in axes.items()}
+        return traverse_util.unflatten_dict(flat)
+
+    axes = _logical_axes(model, element_spec)
+    params = specs(axes["params"])
+    mutables = {name: specs(axes[name]) for name in state.mutables}
     opt_state = like_params(state.opt_state, state.params, params)
     return TrainState(PartitionSpec(), params, opt_state, mutables)
 
 
 def shardings(specs: TrainState, mesh: Mesh) -> TrainState:
     """Returns the sharding of each leaf."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def placed(tree: Any, shardings: Any) -> Any:
@@ -92,11 +90,7 @@ def placed(tree: Any, shardings: Any) -> Any:
 
 
 def check_divisible(state: TrainState, specs: TrainState, mesh: Mesh) -> None:
-    """Checks that every parameter can be divided evenly.
-
-    Raises:
-      ValueError: names the first that cannot, and what to change.
-    """
+    """Raises ValueError for the first parameter that cannot be divided evenly."""
     partitions = traverse_util.flatten_dict(specs.params, sep="/")
     for name, leaf in sorted(traverse_util.flatten_dict(state.params, sep="/").items()):
         partitioning.check_divisible(f"parameter {name}", leaf.shape, partitions[name], mesh)
@@ -110,24 +104,19 @@ def like_params(tree: Any, params: Any, specs: Any) -> Any:
     leaf is divided as the axes that are left. So any optax state works, moments and averages alike.
     Other leaves, such as counters, are not divided.
 
-    Args:
-      tree: optimizer state.
-      params: parameters.
-      specs: tree like `params` of a `PartitionSpec` each.
-
-    Returns:
-      A tree like `tree` of a `PartitionSpec` each.
+    `specs` is a tree like `params` of a `PartitionSpec` each; so is the result, like `tree`.
     """
-    shapes = {_names(k): v.shape for k, v in jax.tree_util.tree_flatten_with_path(params)[0]}
-    flat_specs = jax.tree_util.tree_flatten_with_path(specs, is_leaf=_is_spec)[0]
-    by_name = {_names(k): v for k, v in flat_specs}
+    flat, structure = jax.tree_util.tree_flatten_with_path(params)
+    known = {
+        tuple(_names(path)): (spec, leaf.shape)
+        for (path, leaf), spec in zip(flat, structure.flatten_up_to(specs), strict=True)
+    }
 
     def find(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
         names = _names(path)
-        for start in range(len(names)):
-            if names[start:] in shapes:
-                return _reduced(by_name[names[start:]], shapes[names[start:]], leaf.shape)
-        return PartitionSpec()
+        endings = (tuple(names[start:]) for start in range(len(names)))
+        found = next((known[ending] for ending in endings if ending in known), None)
+        return _reduced(*found, leaf.shape) if found else PartitionSpec()
 
     return jax.tree_util.tree_map_with_path(find, tree)
 
@@ -150,10 +139,7 @@ def to_tree(state: TrainState) -> dict[str, Any]:
     """Returns T5X's checkpoint tree of a state (without empty dicts, which Orbax drops)."""
     opt_state = serialization.to_state_dict(state.opt_state)
     opt_state = traverse_util.unflatten_dict(traverse_util.flatten_dict(opt_state))
-    tree = {
-        "target": state.params,
-        "state": {"step": state.step, "param_states": opt_state},
-    }
+    tree = {"target": state.params, "state": {"step": state.step, "param_states": opt_state}}
     return {**tree, "flax_mutables": state.mutables} if state.mutables else tree
 
 
@@ -177,17 +163,9 @@ def num_params(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def table(
-    model: Any,
-    state: TrainState,
-    specs: TrainState,
-    element_spec: Mapping[str, jax.ShapeDtypeStruct],
-) -> str:
+def table(model: Any, state: TrainState, specs: TrainState, element_spec: ElementSpec) -> str:
     """Returns a line per parameter (name, shape, dtype, logical axes, sharding) and the total."""
-    variables = jax.eval_shape(
-        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
-    )
-    axes = _axes(variables[f"params{_AXES}"])
+    axes = _logical_axes(model, element_spec)["params"]
     partitions = traverse_util.flatten_dict(specs.params)
     rows = [("parameter", "shape", "dtype", "axes", "sharding")]
     for key, leaf in sorted(traverse_util.flatten_dict(state.params).items()):
@@ -201,28 +179,28 @@ def table(
     return "\n".join(lines)
 
 
-def _initial_variables(
-    model: Any, rng: jax.Array, element_spec: Mapping[str, jax.ShapeDtypeStruct]
-) -> dict[str, Any]:
+def _initial_variables(model: Any, rng: jax.Array, element_spec: ElementSpec) -> dict[str, Any]:
     shapes = {name: spec.shape for name, spec in element_spec.items()}
     types = {name: spec.dtype for name, spec in element_spec.items()}
     return model.get_initial_variables(rng, shapes, types)
 
 
-def _axes(tree: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[str | None, ...]]:
-    """{'kernel_axes': AxisMetadata} -> {path of 'kernel': names}."""
-    flat = traverse_util.flatten_dict(tree)
-    return {(*k[:-1], k[-1].removesuffix(_AXES)): tuple(v.names) for k, v in flat.items()}
+def _logical_axes(
+    model: Any, element_spec: ElementSpec
+) -> dict[str, dict[Key, tuple[str | None, ...]]]:
+    """Returns {collection: {path: axis names}} of {'params_axes': {'kernel_axes': ...}}."""
+    variables = jax.eval_shape(
+        lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
+    )
+    return {
+        collection.removesuffix(_AXES): {
+            (*key[:-1], key[-1].removesuffix(_AXES)): tuple(axes.names)
+            for key, axes in traverse_util.flatten_dict(tree).items()
+        }
+        for collection, tree in variables.items()
+        if collection.endswith(_AXES)
+    }
 
 
-def _specs(tree: Mapping[str, Any], rules: partitioning.Rules) -> dict[str, Any]:
-    flat = {key: partitioning.spec(names, rules) for key, names in _axes(tree).items()}
-    return traverse_util.unflatten_dict(flat)
-
-
-def _is_spec(leaf: Any) -> bool:
-    return isinstance(leaf, PartitionSpec)
-
-
-def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+def _names(path: tuple[Any, ...]) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")

@@ -50,11 +50,8 @@ def train_step(
     """Takes one step.
 
     Args:
-      model: a `Model` whose loss is a mean over the batch.
-      optimizer: turns gradients into updates.
+      model: its loss is a mean over the batch; `constants` are its own.
       num_microbatches: parts of the batch whose gradients are averaged one after another.
-      constants: the model's.
-      state: before the step.
       batch: arrays [batch, ...].
       rng: PRNG key of the run; the step's number is folded in.
       nan_policy: with 'skip' only the step's number changes where loss or gradients are not finite.
@@ -67,16 +64,14 @@ def train_step(
     dropout_rng = jax.random.fold_in(rng, state.step)
     loss, grads, metrics, mutables = gradients(model, num_microbatches, state, batch, dropout_rng)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    extra = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    metrics = {
-        "loss": clu.metrics.Average.from_model_output(loss),
-        **metrics,
-        **{name: clu.metrics.Average.from_model_output(value) for name, value in extra.items()},
-    }
+    norms = optax.tree.norm(grads), optax.tree.norm(updates)
+    average = clu.metrics.Average.from_model_output
+    metrics = {"loss": average(loss), **metrics}
+    metrics |= {"grad_norm": average(norms[0]), "update_norm": average(norms[1])}
     params = optax.apply_updates(state.params, updates)
     new = TrainState(state.step + 1, params, opt_state, mutables)
     if nan_policy == nan_policies.SKIP:
-        finite = nan_policies.is_finite(loss, extra["grad_norm"], extra["update_norm"])
+        finite = nan_policies.is_finite(loss, *norms)
         new = nan_policies.keep_if(finite, new, dataclasses.replace(state, step=new.step))
         metrics[nan_policies.SKIPPED] = nan_policies.skipped(finite)
     return new, metrics
@@ -191,20 +186,24 @@ def make_program(
 
     The model's constants are read, and put on the devices.
 
-    Args:
-      experiment: what to train.
-      element_spec: shape and dtype of each feature of a batch.
-      devices: the devices to use; all by default.
-      described: the devices are only descriptions, for which programs can be compiled but not run
-        (see `compile_step`); the constants stay shapes.
+    By default it is for all devices. Those `described` are only descriptions, for which programs
+    can be compiled but not run (see `compile_step`); the constants stay shapes.
 
     Raises:
       ValueError: batch, mesh, rules or parameter sizes do not fit one another, or the model's loss
         is a sum.
     """
     model = experiment.model
-    _check_loss_is_mean(model)
-    mesh, rules = _make_mesh(experiment, devices)
+    if not model.loss_is_mean:
+        raise ValueError(
+            f"the loss of {type(model).__name__} is a sum over the batch (loss_is_mean is False); "
+            "this engine averages gradients: make the loss a mean, or train with T5X"
+        )
+    mesh = partitioning.make_mesh(experiment.mesh_shape, experiment.mesh_axes, devices)
+    rules = partitioning.axis_rules(experiment.logical_axis_rules, mesh)
+    microbatch = (experiment.batch_size // experiment.num_microbatches,)
+    spec = partitioning.batch_sharding(mesh, rules).spec
+    partitioning.check_divisible("a batch (or microbatch)", microbatch, spec, mesh)
     optimizer = make_optimizer(experiment)
 
     def init(rng: jax.Array, given: Mapping[str, Any]) -> TrainState:
@@ -223,13 +222,8 @@ def make_program(
         jitted = jax.jit(function, out_shardings=out_shardings, **options)
         return functools.partial(jitted, constants)
 
-    step = functools.partial(
-        train_step,
-        model,
-        optimizer,
-        experiment.num_microbatches,
-        nan_policy=experiment.nan_policy,
-    )
+    parts, policy = experiment.num_microbatches, experiment.nan_policy
+    step = functools.partial(train_step, model, optimizer, parts, nan_policy=policy)
     program = Program(
         mesh=mesh,
         rules=rules,
@@ -254,26 +248,6 @@ def make_optimizer(experiment: experiments.Experiment) -> optax.GradientTransfor
     if experiment.ema_decay:
         optimizer = optimizers.with_ema(optimizer, experiment.ema_decay)
     return optimizers.freeze(optimizer, experiment.model.frozen)
-
-
-def _make_mesh(
-    experiment: experiments.Experiment, devices: Sequence[jax.Device] | None
-) -> tuple[jax.sharding.Mesh, partitioning.Rules]:
-    """Returns the mesh and the axis rules; raises ValueError if a batch does not fit them."""
-    mesh = partitioning.make_mesh(experiment.mesh_shape, experiment.mesh_axes, devices)
-    rules = partitioning.axis_rules(experiment.logical_axis_rules, mesh)
-    microbatch = (experiment.batch_size // experiment.num_microbatches,)
-    spec = partitioning.batch_sharding(mesh, rules).spec
-    partitioning.check_divisible("a batch (or microbatch)", microbatch, spec, mesh)
-    return mesh, rules
-
-
-def _check_loss_is_mean(model: base.Model) -> None:
-    if not model.loss_is_mean:
-        raise ValueError(
-            f"the loss of {type(model).__name__} is a sum over the batch (loss_is_mean is False); "
-            "this engine averages gradients: make the loss a mean, or train with T5X"
-        )
 
 
 def _abstract_rng() -> jax.ShapeDtypeStruct:

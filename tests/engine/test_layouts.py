@@ -14,10 +14,10 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from parti.engine.aot import collectives, compile_step, device_memory
 from parti.engine.distributed import partitioning
 from parti.engine.experiment import experiments
 from parti.engine.input import datasets
+from parti.engine.pod_estimates import collectives, compile_step, device_memory
 from parti.engine.step import optimizers, train_state, train_step
 
 NUM_PAIRS, BATCH, TEXT_LENGTH, IMAGE_LENGTH = 64, 16, 6, 16

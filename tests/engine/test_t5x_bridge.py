@@ -427,6 +427,30 @@ def test_data_that_are_not_a_task(bridge: Any, stages: dict[str, str], tmp_path:
         bridge.check(experiment)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shuffle": False}, "DatasetConfig.shuffle = False: .*; leave it at True"),
+        ({"split": "train[:50%]"}, "DatasetConfig.split = 'train.:50%.': .*; leave it at 'train'"),
+        ({"pack": True}, "DatasetConfig.pack = True"),
+        ({"use_custom_packing_ops": True}, "DatasetConfig.use_custom_packing_ops = True"),
+        ({"use_cached": True}, "DatasetConfig.use_cached = True"),
+        ({"module": "own.tasks"}, "DatasetConfig.module = 'own.tasks'"),
+        ({"seed": None}, "seed is None, .*; set DATA_SEED"),
+        ({"batch_size": 15}, "BATCH_SIZE 15 does not divide over the 2 parts"),
+    ],
+)
+def test_data_that_t5x_would_read_otherwise(
+    changes: dict[str, Any], message: str, bridge: Any
+) -> None:
+    from t5x import utils
+
+    given = {"mixture_or_task_name": "a", "task_feature_lengths": {"image": 8}, "split": "train"}
+    given |= {"batch_size": 16, "shuffle": True, "seed": 0}
+    with pytest.raises(ValueError, match=message):
+        bridge.get_dataset(utils.DatasetConfig(**(given | changes)), 0, 2, None)
+
+
 def test_periods(bridge: Any) -> None:
     assert bridge.common_period(500, 750) == 250
     assert bridge.common_period(500, 1000) == 0

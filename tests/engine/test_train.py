@@ -65,6 +65,9 @@ def test_finished_run_is_left_alone(straight: pathlib.Path, capsys) -> None:
     before = (straight / "manifest.json").stat().st_mtime_ns
     assert run(make(straight)) == 0
     assert "already finished" in capsys.readouterr().err
+    for scope in ("", "often/"):
+        drawn = f"{scope}sample_settings.SampleSettings.period = 2\n"
+        assert run(make(straight, config=drawn)) == 0, "what is drawn does not change a training"
     assert (straight / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="is at step 10, beyond TRAIN_STEPS 6"):
         run(make(straight, train_steps=6))

@@ -19,7 +19,7 @@ from parti.engine.checkpoints import (
     checkpoint_manager,
     checkpoints,
     checksums,
-    corruption,
+    read_errors,
     retention,
 )
 from parti.engine.distributed import multihost
@@ -187,10 +187,10 @@ def test_what_cannot_be_read_now_is_no_damage(saved: pathlib.Path, with_checksum
     path.symlink_to(path)  # "Too many levels of symbolic links"
     manager = checkpoint_manager.CheckpointManager(saved)
     with pytest.raises(
-        corruption.UnavailableCheckpointError, match="Too many levels.*run the same"
+        read_errors.UnavailableCheckpointError, match="Too many levels.*run the same"
     ):
         manager.restore(want())
-    with pytest.raises(corruption.UnavailableCheckpointError, match="Too many levels"):
+    with pytest.raises(read_errors.UnavailableCheckpointError, match="Too many levels"):
         checkpoints.load_params(saved, ema=False)
     assert checkpoints.steps(saved) == [2, 3], "nothing is renamed"
     aside.rename(path)
@@ -209,7 +209,7 @@ def test_a_failing_file_server_is_no_damage(
     manager = checkpoint_manager.CheckpointManager(saved)
     with monkeypatch.context() as patched:
         patched.setattr(checksums, "_sum", fail)
-        with pytest.raises(corruption.UnavailableCheckpointError, match="no such luck"):
+        with pytest.raises(read_errors.UnavailableCheckpointError, match="no such luck"):
             manager.restore(want())
     restored = manager.restore(want())
     assert restored and restored[1] == 3
@@ -245,7 +245,7 @@ def test_processes_give_up_together(
     manager = checkpoint_manager.CheckpointManager(saved)
     monkeypatch.setattr(multihost, "all_agree", another_process([*before, False]))
     with pytest.raises(
-        corruption.UnavailableCheckpointError, match="checkpoint_3 could not be read"
+        read_errors.UnavailableCheckpointError, match="checkpoint_3 could not be read"
     ):
         manager.restore(want())
     manager.close()
@@ -257,7 +257,7 @@ def test_load_params_checks_what_it_reads(saved: pathlib.Path) -> None:
     assert checkpoints.load_params(saved)[2] == 3
     flip(saved / "checkpoint_3" / "state" / "commit_success.txt")
     with pytest.raises(
-        corruption.CorruptCheckpointError, match="content of state/commit_success.txt has changed"
+        read_errors.CorruptCheckpointError, match="content of state/commit_success.txt has changed"
     ):
         checkpoints.load_params(saved)
     assert checkpoints.load_params(saved, verify=False)[2] == 3

@@ -43,6 +43,7 @@ def test_bindings_are_values_and_references() -> None:
 
 def test_names_in_a_text() -> None:
     assert gin_text.used_macros(TEXT) == {"LENGTH", "WIDTH"}, "not in comments"
+    assert gin_text.readers(TEXT) == {"LENGTH": "LENGTHS", "WIDTH": "LENGTHS"}
     assert gin_text.functions(TEXT) == {"network.Model", "optax.adamw"}
 
 

@@ -94,6 +94,8 @@ def test_run_file_resolves_from_any_folder(
         ("include 'no.gin'", [MODEL_DIR], "Unable to open file: no.gin"),
         ("import not_there", [MODEL_DIR], "No module named 'not_there' ("),
         ("fake_training.source.features = 'a'", [MODEL_DIR], "(in source)"),
+        ("RANDOM_SEED = None", [MODEL_DIR], "RANDOM_SEED must be a whole number, got None"),
+        ("DATA_SEED = None", [MODEL_DIR], "DATA_SEED must be a whole number, got None"),
         ("TRAIN_STEPS = 0", [MODEL_DIR], "TRAIN_STEPS must be a whole number of at least 1, got 0"),
         ("", [], "MODEL_DIR is not set; set it in the experiment file or with --gin.MODEL_DIR="),
         ("", ["MODEL_DIR=/a/b"], "a text needs quotes of its own: --gin.MODEL_DIR=\"'/a/b'\""),
@@ -112,6 +114,24 @@ def test_mistakes_are_one_line(write, more: str, bindings: list[str], message: s
         experiments.load_experiment([write(more + "\n")], bindings)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_macro_whose_use_was_replaced(write, tmp_path: pathlib.Path) -> None:
+    """An included file sets and uses FEATURES; nothing is misspelt."""
+    included = write("FEATURES = 4\nfake_training.Regressor.features = %FEATURES\n")
+    own = tmp_path / "own.gin"
+    own.write_text(
+        "from __gin__ import dynamic_registration\nimport fake_training\n"
+        f"include '{included}'\nfake_training.Regressor.features = 3\n"
+    )
+    experiments.load_experiment([included], [MODEL_DIR])
+    key = "fake_training.Regressor.features"
+    with pytest.raises(ValueError) as caught:
+        experiments.load_experiment([str(own)], [MODEL_DIR])
+    assert str(caught.value) == (
+        f"nothing uses the macro FEATURES: {key} = %FEATURES was replaced; "
+        f"set FEATURES instead of {key}"
+    )
 
 
 def test_missing_file_names_the_nearest() -> None:

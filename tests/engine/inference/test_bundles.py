@@ -158,6 +158,11 @@ def test_models_that_do_not_fit_are_refused(
     for name in ("generator", "reranker"):
         few = tiny_models.part(name, text_vocab_size=100)
         refused(f"the {name} {name!r} has TEXT_VOCAB_SIZE 100, the vocabulary has", **{name: few})
+        few.model.text_vocab_size = None
+        refused(
+            f"{name!r} reads text, but {type(few.model).__name__}.text_vocab_size is None",
+            **{name: few},
+        )
     refused("CocaModel, and no Upsampler", upsampler=tiny_models.part("reranker"))
     other = tiny_models.part("tokenizer", seed=1).fingerprint
     refused(

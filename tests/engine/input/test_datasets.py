@@ -139,7 +139,7 @@ def test_positions_of_tokens_are_exact(
     monkeypatch.setattr(preprocessors, "CHUNK", chunk)
     source = datasets.SeqioSource(add_token_task(tmp_path), {"inputs": 6, "targets": 4})
     model = types.SimpleNamespace(
-        FEATURE_CONVERTER_CLS=feature_converters.TextToImageConverter, text_vocab_size=None
+        FEATURE_CONVERTER_CLS=feature_converters.TextToImageConverter, text_vocab_size=1000
     )
 
     def open_batches() -> datasets.Batches:
@@ -181,7 +181,7 @@ def test_seqio_source_gives_what_seqio_gives(tmp_path: pathlib.Path) -> None:
 
     class Model:
         FEATURE_CONVERTER_CLS = feature_converters.TextToImageConverter
-        text_vocab_size = None
+        text_vocab_size = 1000
 
     lengths = {"inputs": 6, "targets": 4}
     for name in (full, of_any_length):
@@ -234,6 +234,8 @@ def test_a_vocabulary_past_the_models_embeddings_is_refused(
     message = f"TEXT_VOCAB_SIZE is {size - 1}, but the vocabulary of 'inputs' has {size} pieces"
     with pytest.raises(ValueError, match=message):
         source.open(datasets.TRAIN, 4, 0, model(text_vocab_size=size - 1))
-    for fitting in (model(text_vocab_size=size), model()):
-        with pytest.raises(Opened):
-            source.open(datasets.TRAIN, 4, 0, fitting)
+    with pytest.raises(Opened):
+        source.open(datasets.TRAIN, 4, 0, model(text_vocab_size=size))
+    message = f"text_vocab_size is None, but the task gives text, 'inputs', of .* {size} pieces"
+    with pytest.raises(ValueError, match=message):
+        source.open(datasets.TRAIN, 4, 0, model())

@@ -14,10 +14,10 @@ import tiny_models
 
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
-from parti.engine.aot import compile_step
 from parti.engine.experiment import experiments
 from parti.engine.input import datasets
 from parti.engine.loop import seqio_metrics
+from parti.engine.pod_estimates import compile_step
 from parti.engine.step import train_state, train_step
 from parti.models import base
 from parti.tasks import contrastive, text_to_image

@@ -39,7 +39,7 @@ def test_steps_since_the_last_log_are_one_line(tmp_path: pathlib.Path) -> None:
         training,
         manager,
         nan_recovery.Record(tmp_path, 0),
-        metrics_log.RunLog(experiment, 0),
+        metrics_log.MetricsLog(experiment.model_dir, 0, experiment.tensorboard),
         watchdog.Watchdog(0),
     )
     metrics.write(0)

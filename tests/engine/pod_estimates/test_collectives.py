@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from parti.engine.aot import collectives
+from parti.engine.pod_estimates import collectives
 
 
 def compiled_text(function: Any, shape: tuple[int, ...], spec: PartitionSpec) -> str:

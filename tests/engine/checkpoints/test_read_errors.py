@@ -7,7 +7,7 @@ import pathlib
 import jax
 import pytest
 
-from parti.engine.checkpoints import corruption
+from parti.engine.checkpoints import read_errors
 
 
 def caused(cause: Exception) -> Exception:
@@ -35,8 +35,8 @@ def caused(cause: Exception) -> Exception:
 def test_what_may_be_over_is_no_damage(error: Exception) -> None:
     message = "checkpoint_1 could not be read .* nothing was renamed or lost: run the same command"
     with (
-        pytest.raises(corruption.UnavailableCheckpointError, match=message) as caught,
-        corruption.readable(pathlib.Path("checkpoint_1")),
+        pytest.raises(read_errors.UnavailableCheckpointError, match=message) as caught,
+        read_errors.readable(pathlib.Path("checkpoint_1")),
     ):
         raise error
     assert caught.value.__cause__ is error
@@ -56,9 +56,9 @@ def test_what_may_be_over_is_no_damage(error: Exception) -> None:
 def test_what_stays_wrong_is_damage(error: Exception) -> None:
     with (
         pytest.raises(
-            corruption.CorruptCheckpointError, match="checkpoint_1 is incomplete or"
+            read_errors.CorruptCheckpointError, match="checkpoint_1 is incomplete or"
         ) as caught,
-        corruption.readable(pathlib.Path("checkpoint_1")),
+        read_errors.readable(pathlib.Path("checkpoint_1")),
     ):
         raise error
     assert "params" in caught.value.reason, "the innermost error says what is wrong"

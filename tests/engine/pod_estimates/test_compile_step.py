@@ -15,9 +15,9 @@ import pytest
 
 from parti.engine import compile as compile_command
 from parti.engine import train
-from parti.engine.aot import compile_step, device_memory
 from parti.engine.experiment import experiments
 from parti.engine.hardware import accelerators
+from parti.engine.pod_estimates import compile_step, device_memory
 from parti.engine.step import train_step
 
 TINY = [f"--gin_file={pathlib.Path(__file__).parents[2] / 'tiny_generator.gin'}"]
@@ -178,11 +178,8 @@ def test_bad_flags_are_refused(flags: list[str], message: str) -> None:
 
 
 def test_a_model_that_draws_nothing_is_refused() -> None:
-    generation = compile_step.Generation(num_prompts=8, num_samples=1)
     with pytest.raises(ValueError, match="draws no images"):
-        compile_step.compile_generation(
-            regressor(), spec(), accelerators.target("cpu-8"), generation
-        )
+        compile_step.compile_generation(regressor(), spec(), accelerators.target("cpu-8"), 8, 1)
 
 
 needs_libtpu = pytest.mark.skipif(

@@ -10,7 +10,7 @@ import jax
 
 from parti.engine.distributed import partitioning
 from parti.engine.experiment import experiments
-from parti.engine.step import train_step
+from parti.engine.step import train_state, train_step
 from parti.models.layers import pipeline
 
 PARAMETERS, OPTIMIZER, OTHER_STATE = "parameters", "optimizer", "other state"
@@ -22,20 +22,14 @@ MORE_DEVICES = "more devices, or more of them on the last axis of MESH_SHAPE"
 # In memory during the whole training; known from shapes and shardings alone.
 STATE = (PARAMETERS, OPTIMIZER, OTHER_STATE, CONSTANTS, BATCH)
 
+Kinds = Mapping[str, int]  # kind -> bytes on one device
+
 
 def per_device(tree: Any, shardings: Any) -> int:
-    """Returns the bytes of a tree of arrays on one device.
-
-    Args:
-      tree: arrays, or their shapes and dtypes.
-      shardings: tree like it, or one sharding for all its leaves.
-    """
-    leaves = jax.tree.leaves(tree)
-    each = jax.tree.leaves(shardings)
-    each = each * len(leaves) if len(each) == 1 else each
+    """Returns the bytes of a tree of arrays, or of shapes, on one device; see `placed`."""
     return sum(
-        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf, sharding in zip(leaves, each, strict=True)
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(train_state.placed(tree, shardings))
     )
 
 
@@ -47,30 +41,24 @@ def _whole(tree: Any) -> int:
 def state(program: train_step.Program) -> dict[str, int]:
     """Returns {kind of `STATE`: bytes on one device} of a training; nothing is compiled."""
     abstract, shardings = program.abstract, program.shardings
-    constants = program.step.args[0]
+    others = (abstract.step, abstract.mutables), (shardings.step, shardings.mutables)
     return {
         PARAMETERS: per_device(abstract.params, shardings.params),
         OPTIMIZER: per_device(abstract.opt_state, shardings.opt_state),
-        OTHER_STATE: per_device(
-            (abstract.step, abstract.mutables), (shardings.step, shardings.mutables)
-        ),
-        CONSTANTS: _whole(constants),
+        OTHER_STATE: per_device(*others),
+        CONSTANTS: _whole(program.step.args[0]),
         BATCH: per_device(program.element_spec, program.batch_sharding),
     }
 
 
-def with_gradients(kinds: Mapping[str, int]) -> dict[str, int]:
+def with_gradients(kinds: Kinds) -> dict[str, int]:
     """Takes the gradients out of what the compiler tells in one number.
 
     They take what the parameters take; a compiler may have fewer of them in memory at once.
     """
-    split: dict[str, int] = {}
-    for kind, size in kinds.items():
-        if kind == ACTIVATIONS:
-            split[GRADIENTS] = min(kinds[PARAMETERS], size)
-            size -= split[GRADIENTS]
-        split[kind] = size
-    return split
+    gradients = min(kinds[PARAMETERS], kinds[ACTIVATIONS])
+    before = {kind: kinds[kind] for kind in (*STATE, PADDING) if kind in kinds}
+    return {**before, GRADIENTS: gradients, **kinds, ACTIVATIONS: kinds[ACTIVATIONS] - gradients}
 
 
 def estimate(program: train_step.Program) -> str:
@@ -91,7 +79,7 @@ def format_bytes(size: int) -> str:
     return f"{size} bytes"
 
 
-def table(kinds: Mapping[str, int], available: int | None) -> list[str]:
+def table(kinds: Kinds, available: int | None) -> list[str]:
     """Returns a line for each kind and for their sum."""
     width = max(len(kind) for kind in kinds)
     lines = [f"  {kind:<{width}}  {format_bytes(size):>11}" for kind, size in kinds.items() if size]
@@ -100,19 +88,9 @@ def table(kinds: Mapping[str, int], available: int | None) -> list[str]:
 
 
 def advice(
-    kinds: Mapping[str, int],
-    available: int,
-    experiment: experiments.Experiment,
-    program: train_step.Program,
+    kinds: Kinds, available: int, experiment: experiments.Experiment, program: train_step.Program
 ) -> list[str]:
-    """Returns what would make a train step that does not fit use less, the cheapest first.
-
-    Args:
-      kinds: bytes on one device, by kind.
-      available: bytes that a device has.
-      experiment: what is trained.
-      program: of the experiment.
-    """
+    """Returns what would make a train step that does not fit use less, the cheapest first."""
     kept = sum(kinds[kind] for kind in STATE)
     lines: list[str] = []
     if kept < available:
@@ -129,14 +107,10 @@ def advice(
 
 
 def _fewer_activations(
-    kinds: Mapping[str, int],
-    room: int,
-    experiment: experiments.Experiment,
-    program: train_step.Program,
+    kinds: Kinds, room: int, experiment: experiments.Experiment, program: train_step.Program
 ) -> Sequence[str]:
-    lines = []
+    lines, model = [], experiment.model
     batch_size = experiment.batch_size // experiment.num_microbatches
-    model = experiment.model
     if model.remat not in (None, "full"):
         lines.append(
             f"remat='full' in the model's configuration (it is {model.remat!r}; of Parti "
@@ -154,25 +128,18 @@ def _fewer_activations(
 
 
 def _smaller_parts(
-    kinds: Mapping[str, int],
-    room: int,
-    experiment: experiments.Experiment,
-    program: train_step.Program,
+    kinds: Kinds, room: int, experiment: experiments.Experiment, program: train_step.Program
 ) -> Sequence[str]:
     """Returns how many microbatches would leave enough room, if any number would."""
     shards = partitioning.num_shards(program.mesh, program.batch_sharding.spec[0])
     rows, now = experiment.batch_size // shards, experiment.num_microbatches
-    model = experiment.model
+    pipeline_shape = experiment.model.pipeline_stages, experiment.model.pipeline_microbatches
     for parts in range(now + 1, rows + 1):
         # Gradients are added up beside those of a part; and not all shrinks with the rows.
         needed = kinds[ACTIVATIONS] * now // parts + 2 * kinds[GRADIENTS]
-        divides = rows % parts == 0 and _divides(
-            program,
-            experiment.batch_size // parts,
-            model.pipeline_stages,
-            model.pipeline_microbatches,
-        )
-        if divides and needed < 0.85 * room:
+        part = experiment.batch_size // parts
+        fits = rows % parts == 0 and needed < 0.85 * room
+        if fits and _divides(program, part, *pipeline_shape):
             return [
                 f"--gin.NUM_MICROBATCHES={parts}: {rows // parts} rows of a device at a time, "
                 f"about {format_bytes(needed)} for activations and gradients"

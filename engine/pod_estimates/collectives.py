@@ -35,28 +35,18 @@ _WIDTH = re.compile(r"[a-z]+(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """The collectives of one kind in one run of a program.
-
-    Attributes:
-      count: how many are run.
-      num_bytes: sizes of their arrays on one device, before or after, whichever is more.
-    """
+    """The collectives of one kind in one run of a program."""
 
     count: int = 0
-    num_bytes: int = 0
+    num_bytes: int = 0  # of their arrays on one device, before or after, whichever is more
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """All collectives of a program.
+    """All collectives of a program."""
 
-    Attributes:
-      kinds: kind -> traffic; only those that the program has.
-      is_exact: False if some are in a loop whose number of turns the text does not tell; they are
-        counted as if it turned once.
-    """
-
-    kinds: Mapping[str, Traffic]
+    kinds: Mapping[str, Traffic]  # only those that the program has
+    # False if some are in a loop of a number of turns that the text does not tell, counted as one.
     is_exact: bool
 
 
@@ -72,12 +62,9 @@ _Computations = dict[str, list[_Instruction]]
 
 
 def summarize(text: str) -> Summary:
-    """Adds up the collectives of a program, those in a loop as often as it turns.
+    """Adds up the collectives in `jax.stages.Compiled.as_text`, in a loop as often as it turns.
 
     Of a conditional all branches are counted.
-
-    Args:
-      text: what `jax.stages.Compiled.as_text` gives.
     """
     computations, entry = _parse(text)
     totals: dict[str, list[int]] = {}

@@ -1,10 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tells a corrupt checkpoint from one that is unavailable at the moment.
+"""Errors of reading a checkpoint: it is corrupt, or unavailable at the moment.
 
-A training passes over a corrupt one to an older one. So no failure counts as corruption that may be
-over when the same command runs again: full memory, a lost file server, too many open files, a lost
-process.
+`checksums` finds damage. A training passes over a corrupt one to an older one. So no failure counts
+as corruption that may be over when the same command runs again: full memory, a lost file server,
+too many open files, a lost process.
 """
 
 import contextlib
@@ -53,12 +53,7 @@ class UnavailableCheckpointError(_CheckpointError, RuntimeError):
 
 @contextlib.contextmanager
 def readable(folder: pathlib.Path) -> Iterator[None]:
-    """Turns any failure to read a checkpoint into one of two errors.
-
-    Raises:
-      CorruptCheckpointError: something is missing or wrong in the checkpoint.
-      UnavailableCheckpointError: reading failed for another reason.
-    """
+    """Turns any failure to read a checkpoint into one of the two errors above."""
     try:
         yield
     except Exception as error:
@@ -76,9 +71,7 @@ def readable(folder: pathlib.Path) -> Iterator[None]:
 def readable_by_all(folder: pathlib.Path) -> Iterator[None]:
     """`readable`, with one outcome in all processes; nothing inside may wait for the others.
 
-    Raises:
-      UnavailableCheckpointError: in this or another process.
-      CorruptCheckpointError: in this or another process, and unavailable in none.
+    Corrupt is what is so in one of them, and unavailable in none.
     """
     failure: Exception | None = None
     try:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parti.engine.aot import device_memory
 from parti.engine.experiment import experiments
+from parti.engine.pod_estimates import device_memory
 from parti.engine.step import train_step
 from parti.models.super_resolution import model as super_resolution
 from parti.models.super_resolution import network

@@ -1,0 +1,216 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles an experiment ahead of time, for devices that need not be there, and reports on it.
+
+Shapes go in, a report comes out: memory of a device by kind, FLOPs, collectives, seconds. It reads
+neither data nor vocabulary and computes nothing.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from parti.engine.distributed import partitioning
+from parti.engine.experiment import experiments
+from parti.engine.hardware import accelerators, flops
+from parti.engine.pod_estimates import collectives, device_memory
+from parti.engine.step import train_state, train_step
+from parti.models import base
+
+TRAIN, GENERATE = "train", "generate"
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# What libtpu says of a program that is too large, at an early and at a late stage of compiling it.
+_TOO_LARGE = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMGT]?)\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The report of a compiled program."""
+
+    program: str  # 'train' or 'generate'
+    topology: str
+    mesh: Mapping[str, int]  # axis -> devices
+    batch: int  # examples of a step, or images drawn at once
+    num_microbatches: int
+    num_params: int
+    memory: Mapping[str, int]  # kind -> bytes on one device (see `device_memory`)
+    available: int | None  # bytes of a device that a program may use, None without a known limit
+    fits: bool | None  # None without a known limit
+    advice: Sequence[str]  # what to change if it does not fit
+    model_flops: int  # of the whole mesh, without what is computed again to save memory
+    program_flops: int  # with that, and with what a pipeline computes idly
+    peak_flops: float | None  # of a device, a second; None if not known
+    # Kind -> count and bytes on one device; None if the program was too large.
+    collectives: Mapping[str, collectives.Traffic] | None
+    is_exact: bool  # whether all collectives are counted as often as they run
+    # To 'lower' and to 'compile'; 'compile_cpu' of all cores, whatever else the machine does.
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]  # of jax and, for a TPU, of libtpu
+
+
+def element_spec(
+    experiment: experiments.Experiment, task_feature_lengths: Mapping[str, int]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape and dtype of each feature of a global batch, without any data."""
+    model = experiment.model
+    converter = model.FEATURE_CONVERTER_CLS(pack=False)
+    shapes = converter.get_batch_shapes(task_feature_lengths, experiment.batch_size)
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.dtype(model.feature_types[name]))
+        for name, shape in shapes.items()
+    }
+
+
+def compile_train_step(
+    experiment: experiments.Experiment, spec: train_state.ElementSpec, target: accelerators.Target
+) -> Report:
+    """Compiles a train step and reports on it; the data source is not read.
+
+    Raises:
+      ValueError: the experiment does not fit the devices (their number, not their memory).
+    """
+    program = train_step.make_program(experiment, spec, target.devices, described=target.described)
+    kinds = device_memory.state(program)
+    report = _report(TRAIN, program, program.trace_step, kinds, target, experiment.batch_size)
+    memory, advice = device_memory.with_gradients(report.memory), report.advice
+    if report.available and report.fits is False:
+        advice = device_memory.advice(memory, report.available, experiment, program)
+    return dataclasses.replace(
+        report,
+        num_microbatches=experiment.num_microbatches,
+        memory=memory,
+        advice=advice,
+        model_flops=flops.train_step(experiment.model, spec),
+    )
+
+
+def compile_generation(
+    experiment: experiments.Experiment,
+    spec: train_state.ElementSpec,
+    target: accelerators.Target,
+    num_prompts: int | None,
+    num_samples: int,
+) -> Report:
+    """Compiles the drawing of all samples of some prompts at once, and reports on it.
+
+    Without `num_prompts` there is one for each shard of a batch. See `compile_train_step`.
+
+    Raises:
+      ValueError: the model draws no images, or the experiment does not fit the devices.
+    """
+    model = experiment.model
+    if not isinstance(model, base.Generator):
+        raise ValueError(
+            f"--program generate: {type(model).__name__} draws no images; take --program train, or "
+            "an experiment of a text-to-image model"
+        )
+    program = train_step.make_program(experiment, spec, target.devices, described=target.described)
+    # Prompts are divided as a batch is, parameters as in training.
+    sharding, mesh = program.batch_sharding, program.mesh
+    prompts = num_prompts or partitioning.num_shards(mesh, sharding.spec[0])
+    partitioning.check_divisible("--num_prompts: a batch", (prompts,), sharding.spec, mesh)
+    batch = (
+        jax.ShapeDtypeStruct((prompts, spec["encoder_input_tokens"].shape[1]), jnp.int32),
+        jax.ShapeDtypeStruct((prompts, num_samples, 2), jnp.uint32),
+    )
+    params, shardings = program.abstract.params, program.shardings.params
+    kinds = {
+        device_memory.PARAMETERS: device_memory.per_device(params, shardings),
+        device_memory.BATCH: device_memory.per_device(batch, sharding),
+    }
+    variables = {"params": train_state.placed(params, shardings)}
+    draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
+    trace = functools.partial(draw.trace, variables, *train_state.placed(batch, sharding))
+    report = _report(GENERATE, program, trace, kinds, target, prompts * num_samples)
+    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_DEVICES]
+    return dataclasses.replace(report, advice=advice if report.fits is False else ())
+
+
+def _report(
+    name: str,
+    program: train_step.Program,
+    trace: Callable[[], jax.stages.Traced],
+    kinds: Mapping[str, int],
+    target: accelerators.Target,
+    batch: int,
+) -> Report:
+    """Traces, lowers and compiles; `kinds` is the memory that shardings tell, the arguments'."""
+    begin = time.perf_counter()
+    with program.context():
+        traced = trace()
+        lowered = traced.lower()
+    middle, middle_cpu = time.perf_counter(), time.process_time()
+    compiled = _compile(lowered)
+    end, end_cpu = time.perf_counter(), time.process_time()
+    summary: collectives.Summary | None = None
+    if isinstance(compiled, int):
+        fits: bool | None = False
+        memory = {**kinds, device_memory.ACTIVATIONS: compiled - sum(kinds.values())}
+    else:
+        summary = collectives.summarize(compiled.as_text() or "")
+        memory = _memory(kinds, target, compiled)
+        fits = None if target.memory is None else sum(memory.values()) <= target.memory
+    program_flops = flops.of_jaxpr(traced.jaxpr)
+    packages = ("jax", "libtpu") if target.described else ("jax",)
+    return Report(
+        program=name,
+        topology=target.name,
+        mesh=dict(program.mesh.shape),
+        batch=batch,
+        num_microbatches=1,
+        num_params=train_state.num_params(program.abstract.params),
+        memory=memory,
+        available=target.memory,
+        fits=fits,
+        advice=(),
+        model_flops=program_flops,
+        program_flops=program_flops,
+        peak_flops=target.peak_flops,
+        collectives=summary.kinds if summary else None,
+        is_exact=summary is not None and summary.is_exact,
+        seconds={
+            "lower": round(middle - begin, 1),
+            "compile": round(end - middle, 1),
+            "compile_cpu": round(end_cpu - middle_cpu, 1),
+        },
+        versions={name: importlib.metadata.version(name) for name in packages},
+    )
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled | int:
+    """Returns a compiled program, or the bytes that it needs if that is more than a TPU has."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        match = _TOO_LARGE.search(str(error))
+        if match is None or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return int(float(match.group(1)) * _UNITS[match.group(2)])
+
+
+def _memory(
+    kinds: Mapping[str, int], target: accelerators.Target, compiled: jax.stages.Compiled
+) -> dict[str, int]:
+    """Adds to the kinds of the arguments those that the compiler tells."""
+    stats: Any = compiled.memory_analysis()
+    output = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    temporaries = stats.temp_size_in_bytes
+    if target.described:
+        # libtpu holds the peak against the TPU's memory: the sizes of temporaries add up to more
+        # than ever is in use. The other compilers' peak leaves temporaries out.
+        temporaries = stats.peak_memory_in_bytes - stats.argument_size_in_bytes - output
+    return {
+        **kinds,
+        device_memory.PADDING: max(0, stats.argument_size_in_bytes - sum(kinds.values())),
+        device_memory.ACTIVATIONS: temporaries,
+        device_memory.OUTPUT: output,
+        device_memory.CODE: stats.generated_code_size_in_bytes,
+    }
