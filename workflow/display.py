@@ -81,8 +81,7 @@ def read_rows(names: Sequence[str], workdir: pathlib.Path, since: float) -> list
         if record.get("updated", 0) < since:
             rows.append(Row(name))
             continue
-        running = record["state"] == "running"
-        end = time.time() if running else record["updated"]
+        end = time.time() if record["state"] == "running" else record["updated"]
         state = "unchanged" if record.get("reused") else record["state"]
         output = short_path(workdir / record["output"])
         progress = manifests.read_json(stage.progress_path(workdir, name), "remove it")

@@ -22,7 +22,6 @@ from parti.pipelines.evaluation import report as evaluation_report
 from parti.stages import flag_parser, progress_line
 from parti.workflow import config_files, display, preflight, scheduler, stage
 
-_DEMO = "scenes-tiny"
 _NOTHING = "nothing to do: every stage is up to date"
 # Flags of Snakemake that a stage would not obey (see `workflow/stage.py`).
 _FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
@@ -55,7 +54,7 @@ def demo(argv: Sequence[str]) -> int:
     parser = _parser("parti demo", "Run the whole workflow, tiny, on this machine.", example)
     parser.add_argument("--workdir", default="runs/demo", help="default: %(default)s")
     options, extra = parser.parse_known_args(list(argv))
-    options.config = _DEMO
+    options.config = "scenes-tiny"
     return _main(options, extra, "demo")
 
 
@@ -133,10 +132,7 @@ def _draw(path: pathlib.Path, dot: str) -> None:
 
 
 def _run(folder: pathlib.Path, draft: pathlib.Path, tool: scheduler.Scheduler, again: str) -> int:
-    """Plans and runs; returns 0 when all is up to date, 1 when a stage failed, 130 when stopped.
-
-    `draft` is the workflow file with all changes made, `again` the command that goes on.
-    """
+    """Plans and runs; returns 0 when all is up to date, 1 when a stage failed, 130 when stopped."""
     began = time.monotonic()
     with scheduler.only_run(folder) as lock:
         shutil.copyfile(draft, folder / draft.name)

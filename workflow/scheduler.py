@@ -107,10 +107,7 @@ class Scheduler:
 
 @contextlib.contextmanager
 def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
-    """Holds the working folder for one run, or raises ValueError; yields the lock's descriptor.
-
-    Snakemake's own lock, which a kill leaves behind, is removed when nobody is at work.
-    """
+    """Holds the working folder for one run, or raises ValueError; yields the lock's descriptor."""
     (workdir / stage.FOLDER).mkdir(parents=True, exist_ok=True)
     with open(workdir / stage.FOLDER / "run.lock", "a+", encoding="utf-8") as lock:
         if not stage.take_lock(lock, patience):
@@ -119,7 +116,7 @@ def only_run(workdir: pathlib.Path, patience: float = 10.0) -> Iterator[int]:
             raise ValueError(f"{workdir}: another run is at work here (process {owner})")
         if others := _processes_of_snakemake(workdir):
             raise ValueError(f"{workdir}: Snakemake is at work here (process {others[0]})")
-        for left in (workdir / ".snakemake" / "locks").glob("*"):
+        for left in (workdir / ".snakemake" / "locks").glob("*"):  # by a kill
             left.unlink(missing_ok=True)
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -138,10 +135,7 @@ def _processes_of_snakemake(workdir: pathlib.Path) -> list[int]:
 
 
 def stop(process: "subprocess.Popen[bytes]", patience: float = 70.0) -> None:
-    """Ends a run as Ctrl-C in a terminal does: the stages save what they have.
-
-    Snakemake cancels what it submitted elsewhere.
-    """
+    """Ends a run: the stages save what they have, and Snakemake cancels what it submitted."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     end = time.monotonic() + patience

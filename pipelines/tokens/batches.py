@@ -56,7 +56,7 @@ class ReadBatches(beam.DoFn):
     """Path of a shard -> (Batch, images [batch, size, size, 3] uint8), and `rejected` rows."""
 
     def __init__(self, settings: BatchSettings, limit: int | None = None) -> None:
-        """Sets how to cut; `limit` is the number of records read of a shard, None for all."""
+        """Sets how to cut, and how many records are read of a shard; None for all."""
         self._settings, self._limit = settings, limit
 
     def process(self, path: str) -> Iterator[Any]:
