@@ -91,24 +91,22 @@ def _sample_simple(rng: random.Random, world: World) -> drawing.Scene:
     extent = rng.uniform(*(world.single_extent or SIZE_EXTENTS[size]))
     cx, cy = _place(rng, extent, world.jitter), _place(rng, extent, world.jitter)
     thing = drawing.SceneObject(shape, colour, size, extent, cx, cy)
-    return drawing.Scene(background, (thing,), challenge="simple")
+    return drawing.Scene(background, (thing,))
 
 
-def _sample_groups(
-    rng: random.Random, world: World, counts: Sequence[int], name: str
-) -> drawing.Scene:
+def _sample_groups(rng: random.Random, world: World, counts: Sequence[int]) -> drawing.Scene:
     background, kinds = _pick_kinds(rng, world, len(counts))
     low, high = _COUNT_EXTENTS[max(2, sum(counts))]
     boxes = _scatter(rng, [rng.uniform(low, high) for _ in range(sum(counts))])
     shapes = [kind for kind, count in zip(kinds, counts) for _ in range(count)]
     objects = tuple(drawing.SceneObject(*kind, "", *box) for kind, box in zip(shapes, boxes))
-    return drawing.Scene(background, objects, challenge=name)
+    return drawing.Scene(background, objects)
 
 
 def _sample_complex(rng: random.Random, world: World) -> drawing.Scene:
     first = rng.randint(1, world.max_objects - 2)
     second = rng.randint(2 if first == 1 else 1, world.max_objects - first)
-    return _sample_groups(rng, world, [first, second], "complex")
+    return _sample_groups(rng, world, [first, second])
 
 
 def _pair_sizes(rng: random.Random, world: World) -> list[tuple[str, float]]:
@@ -155,7 +153,7 @@ def _sample_beside(rng: random.Random, world: World, relation: str) -> drawing.S
         drawing.SceneObject(*kinds[0], size_a, a, *centre_a),
         drawing.SceneObject(*kinds[1], size_b, b, *centre_b),
     )
-    return drawing.Scene(background, objects, relation, challenge="relation")
+    return drawing.Scene(background, objects, relation)
 
 
 def _sample_inside(rng: random.Random, world: World) -> drawing.Scene:
@@ -170,7 +168,7 @@ def _sample_inside(rng: random.Random, world: World) -> drawing.Scene:
         drawing.SceneObject(inner_shape, inner_colour, size_a, inner, x, y),
         drawing.SceneObject(outer_shape, outer_colour, size_b, outer, cx, cy),
     )
-    return drawing.Scene(background, objects, "inside", challenge="relation")
+    return drawing.Scene(background, objects, "inside")
 
 
 def _sample_overlapping(rng: random.Random, world: World) -> drawing.Scene:
@@ -188,7 +186,7 @@ def _sample_overlapping(rng: random.Random, world: World) -> drawing.Scene:
         drawing.SceneObject(shapes[0], colour_a, "", a, x + dx, y + dy),
         drawing.SceneObject(shapes[1], colour_b, "", b, x, y),
     )
-    return drawing.Scene(background, objects, "overlapping", challenge="relation")
+    return drawing.Scene(background, objects, "overlapping")
 
 
 def _sample_relation(rng: random.Random, world: World) -> drawing.Scene:
@@ -210,14 +208,12 @@ def _sample_text(rng: random.Random, world: World) -> drawing.Scene:
     # The sign's box is higher than the sign; both axes may use a slim margin.
     x, y = (0.5 + rng.uniform(-0.025, 0.025) for _ in range(2))
     sign = drawing.SceneObject(drawing.SIGN, colour, "", extent, x, y)
-    return drawing.Scene(background, (sign,), text=text, challenge="text")
+    return drawing.Scene(background, (sign,), text=text)
 
 
 _SAMPLERS: dict[str, Callable[[random.Random, World], drawing.Scene]] = {
     "simple": _sample_simple,
-    "count": lambda rng, world: _sample_groups(
-        rng, world, [rng.randint(2, world.max_objects)], "count"
-    ),
+    "count": lambda rng, world: _sample_groups(rng, world, [rng.randint(2, world.max_objects)]),
     "relation": _sample_relation,
     "text": _sample_text,
     "complex": _sample_complex,
@@ -238,15 +234,11 @@ def sample_scene(
             allowed = ", ".join(world.challenges)
             raise ValueError(f"This world has no challenge {name!r}: choose from {allowed}.")
     [name] = rng.choices(names, [world.challenges[name] for name in names])
-    return _rounded(_SAMPLERS[name](rng, world))
+    scene = _SAMPLERS[name](rng, world)
+    return dataclasses.replace(scene, objects=tuple(map(_rounded, scene.objects)), challenge=name)
 
 
-def _rounded(scene: drawing.Scene) -> drawing.Scene:
-    """Returns a scene whose coordinates have four decimals, so that its JSON is short."""
-    objects = tuple(
-        dataclasses.replace(
-            thing, extent=round(thing.extent, 4), cx=round(thing.cx, 4), cy=round(thing.cy, 4)
-        )
-        for thing in scene.objects
-    )
-    return dataclasses.replace(scene, objects=objects)
+def _rounded(thing: drawing.SceneObject) -> drawing.SceneObject:
+    """Returns an object whose coordinates have four decimals, so that its JSON is short."""
+    extent, cx, cy = (round(value, 4) for value in (thing.extent, thing.cx, thing.cy))
+    return dataclasses.replace(thing, extent=extent, cx=cx, cy=cy)
