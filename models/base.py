@@ -113,19 +113,10 @@ def check_images(images: Array, size: int | None = None, name: str = "images") -
 def check_tokens(
     tokens: Array, length: int, num_ids: int, name: str, *, padded: bool = True
 ) -> None:
-    """Checks a batch of token ids: shape, type and, of a concrete array, range.
+    """Raises ValueError unless token ids are integers [batch, length] in [0, num_ids).
 
-    Under jit the ids are traced, and `check_token_range` is for the caller.
-
-    Args:
-      tokens: [batch, length].
-      length: Of the model's sequences.
-      num_ids: As of `check_token_range`.
-      name: Of the array, for the error message.
-      padded: Whether the model pads what is shorter; otherwise all sequences have `length`.
-
-    Raises:
-      ValueError: The ids have another shape, are not integers, or one is out of range.
+    If `padded`, the model pads what is shorter. Only a concrete array has a range: under jit, where
+    ids are traced, `check_token_range` is for the caller.
     """
     fits = tokens.ndim == 2 and (tokens.shape[1] == length or padded and tokens.shape[1] < length)
     if not fits:
@@ -144,14 +135,14 @@ def check_token_range(tokens: np.ndarray, num_ids: int, name: str) -> None:
     """Raises ValueError, on the host, unless token ids [...] are in [0, num_ids).
 
     A device raises no error: `jnp.take` fills NaN for an id past the table and wraps a negative
-    one. The message names the id and its place in the array `name`.
+    one. The message names the id and its position in the array `name`.
     """
     tokens = np.asarray(tokens)
     wrong = np.argwhere((tokens < 0) | (tokens >= num_ids))
     if len(wrong):
-        place = tuple(wrong[0].tolist())
+        index = tuple(wrong[0].tolist())
         raise ValueError(
-            f"{name}{list(place)} is {tokens[place]}, but this model knows 0 to {num_ids - 1}: "
+            f"{name}{list(index)} is {tokens[index]}, but this model knows 0 to {num_ids - 1}: "
             "the data were made with another vocabulary or image tokenizer, or still have the "
             "offset of 1 of an image token's id; make them with those of this model"
         )
@@ -216,10 +207,9 @@ class Model(abc.ABC):
         return self._constants
 
     def load_constants(self) -> PyTree:
-        """Returns the constants as numpy arrays; `constants` calls it at most once.
+        """Returns the constants as numpy arrays; OSError, ValueError: a file cannot be read.
 
-        Raises:
-          OSError, ValueError: A file cannot be read.
+        `constants` calls it at most once.
         """
         return {}
 
@@ -286,17 +276,10 @@ class Model(abc.ABC):
         dropout_rng: Array | None,
         flax_mutables: PyTree | None = None,
     ) -> tuple[Array, Any]:
-        """Computes the loss of a batch.
+        """Returns (mean loss, metrics) of a batch.
 
-        Args:
-          params: The parameters.
-          batch: The features of `feature_types`.
-          dropout_rng: None is no dropout, and leaves the mutable collections as they are.
-          flax_mutables: {collection: tree}; None if the model has none.
-
-        Returns:
-          (mean loss, metrics); with mutable collections (mean loss, (metrics, new flax_mutables of
-          the type that was given)).
+        With mutable collections it is (mean loss, (metrics, new flax_mutables of the type that was
+        given)). A `dropout_rng` of None is no dropout, and leaves the mutables as they are.
         """
 
     def eval_fn(
@@ -382,16 +365,12 @@ class Generator(Protocol):
     def sample(
         self, variables: Variables, text_tokens: Array, sample_keys: Array, settings: Any = None
     ) -> Array:
-        """Draws samples.
+        """Draws [prompts, samples, grid_size ** 2] int32 in [0, codebook_size), raster order.
 
         Args:
-          variables: `{'params': ...}`.
           text_tokens: [prompts, text_length] int32, 0 is padding.
           sample_keys: [prompts, samples, 2] uint32, a key per image.
           settings: How a token is chosen, hashable; None is the model's own.
-
-        Returns:
-          [prompts, samples, grid_size ** 2] int32 in [0, codebook_size), raster order.
         """
 
 

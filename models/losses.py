@@ -30,15 +30,7 @@ class TokenLoss(NamedTuple):
 
 
 def token_log_probs(logits: Array, targets: Array) -> Array:
-    """Returns log softmax(logits)[target] in nats.
-
-    Args:
-      logits: [..., vocab].
-      targets: [...] int32 ids.
-
-    Returns:
-      [...] float32.
-    """
+    """Returns log softmax(logits [..., vocab])[targets [...]] in nats, [...] float32."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
@@ -55,10 +47,7 @@ def cross_entropy(
       logits: [batch, length, vocab], any leading shape.
       targets: [batch, length] int32 ids.
       weights: [batch, length] weight of each token, 0 leaves it out; None is 1 for all.
-      z_loss: Factor of the penalty, 0 for none; it keeps the logits near 0.
-
-    Returns:
-      The weighted sums; `.mean` is the loss.
+      z_loss: Factor of the penalty, which keeps the logits near 0.
 
     Source: the loss averaged over image positions, Parti (arXiv 2206.10789) section 2.3; z_loss,
     T5X (t5x: t5x/losses.py) after Mesh TensorFlow.
@@ -91,12 +80,8 @@ def contrastive_loss(
     """Computes the symmetric contrastive loss of a batch of pairs.
 
     With logits = logit_scale * image_embeddings @ text_embeddings^T, the mean of the cross-entropy
-    of each image over the texts and of each text over the images; pair i is right for row i.
-
-    Args:
-      image_embeddings: [batch, embed], unit norm.
-      text_embeddings: [batch, embed], unit norm.
-      logit_scale: 1 / temperature, the value itself and not its logarithm.
+    of each image over the texts and of each text over the images; pair i is right for row i. The
+    embeddings are [batch, embed], unit norm; the scale is 1 / temperature, not its logarithm.
 
     Source: CLIP (arXiv 2103.00020) figure 3; CoCa (arXiv 2205.01917) equation 4 is the sum of the
     two directions, that is twice this.
@@ -120,12 +105,9 @@ class Weights:
     """Factors of losses: a field each, named as its metric without `_loss`; 0 leaves it out."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a weight below 0."""
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 0:
-                raise ValueError(
-                    f"the weight {field.name} is {getattr(self, field.name)}; give at least 0"
-                )
+        for name, weight in vars(self).items():
+            if weight < 0:
+                raise ValueError(f"the weight {name} is {weight}; give at least 0")
 
     def weigh(self, terms: Mapping[str, Array]) -> dict[str, Array]:
         """Returns weight * term of each; `terms` maps `l2_loss` etc. to scalars."""
@@ -146,14 +128,10 @@ def l1_loss(reconstructions: Array, images: Array) -> Array:
 
 
 def psnr(images: Array, references: Array) -> Array:
-    """Computes the peak signal-to-noise ratio of each image.
+    """Returns the peak signal-to-noise ratio of each image, [batch] in dB, at most 100.
 
-    Args:
-      images: [batch, height, width, channels]; clipped to [-1, 1] here.
-      references: The same shape, in [-1, 1].
-
-    Returns:
-      [batch] in dB, at most 100: 10 log10(peak^2 / mean squared error), the peak being 2.
+    Images [batch, height, width, channels] are clipped to [-1, 1], where the references are: it is
+    10 log10(peak^2 / mean squared error), the peak being 2.
     """
     error = jnp.square(jnp.clip(images.astype(jnp.float32), -1.0, 1.0) - references)
     mse = jnp.mean(error, axis=tuple(range(1, error.ndim)))

@@ -22,13 +22,8 @@ def add_task(
     """Registers the task once and returns its name.
 
     In training one of a pair's captions is drawn at random, and the image is moved by up to
-    `max_shift` pixels; in validation the caption is the first, and the image as it is.
-
-    Args:
-      pairs_dir: the output of `parti clean`; without `validation-*` shards the task has no
-        validation split.
-      vocabulary_path: the SentencePiece model, or the output of `parti vocab`.
-      image_size: the side, in pixels.
+    `max_shift` pixels; in validation the caption is the first, and the image as it is. The pairs
+    are the output of `parti clean`, the vocabulary a SentencePiece model or that of `parti vocab`.
 
     Raises:
       FileNotFoundError: no train shards, or no vocabulary.
@@ -36,26 +31,22 @@ def add_task(
     files = sources.split_files(pairs_dir, records.ImageTextPair)
     fingerprint = vocabularies.TextTokenizer(vocabulary_path).fingerprint
     vocabulary = vocabularies.seqio_text_vocabulary(vocabulary_path)
-    return sources.register(
-        "contrastive",
-        files,
-        {
-            "image_size": image_size,
-            "max_shift": max_shift,
-            "vocabulary": [os.fspath(vocabulary_path), fingerprint],
-        },
-        [
-            preprocessors.in_chunks(
-                preprocessors.parse_records(records.ImageTextPair, records.IMAGE, records.TEXT),
-                preprocessors.choose_caption,
-                preprocessors.tokenize_caption,
-            ),
-            image_preprocessors.decode_image(records.IMAGE, image_size),
-            image_preprocessors.shift_image(records.IMAGE, max_shift),
-        ],
-        {
-            preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
-            records.IMAGE: image_preprocessors.image_feature(),
-        },
-        [metrics.Retrieval],
-    )
+    arguments = {
+        "image_size": image_size,
+        "max_shift": max_shift,
+        "vocabulary": [os.fspath(vocabulary_path), fingerprint],
+    }
+    steps = [
+        preprocessors.in_chunks(
+            preprocessors.parse_records(records.ImageTextPair, records.IMAGE, records.TEXT),
+            preprocessors.choose_caption,
+            preprocessors.tokenize_caption,
+        ),
+        image_preprocessors.decode_image(records.IMAGE, image_size),
+        image_preprocessors.shift_image(records.IMAGE, max_shift),
+    ]
+    features = {
+        preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
+        records.IMAGE: image_preprocessors.image_feature(),
+    }
+    return sources.register("contrastive", files, arguments, steps, features, [metrics.Retrieval])

@@ -37,6 +37,7 @@ from parti.tasks import preprocessors
 FeatureSpec: TypeAlias = seqio.FeatureConverter.FeatureSpec
 
 _IDS = FeatureSpec(dtype=tf.int32)
+_FLOATS = FeatureSpec(dtype=tf.float32)
 _PIXELS = FeatureSpec(dtype=tf.float32, rank=3)
 _SPECS = {
     preprocessors.INPUTS: _IDS,
@@ -76,8 +77,7 @@ class _RenamingConverter(seqio.FeatureConverter):
     ) -> tf.data.Dataset:
         """Returns the batches of a task's examples, without an incomplete last one.
 
-        Raises:
-          ValueError: names, dtypes or ranks are not those of TASK_FEATURES.
+        ValueError: names, dtypes or ranks are not those of TASK_FEATURES.
         """
         return self(examples, task_feature_lengths).batch(batch_size, drop_remainder=True)
 
@@ -129,9 +129,7 @@ class TextToImageConverter(_RenamingConverter):
         "decoder_target_tokens": preprocessors.TARGETS,
         "decoder_loss_weights": preprocessors.TARGETS,
     }
-    RETYPED: ClassVar[dict[str, FeatureSpec]] = {
-        "decoder_loss_weights": FeatureSpec(dtype=tf.float32)
-    }
+    RETYPED: ClassVar[dict[str, FeatureSpec]] = {"decoder_loss_weights": _FLOATS}
 
     def to_batches(
         self, examples: tf.data.Dataset, task_feature_lengths: Mapping[str, int], batch_size: int

@@ -26,10 +26,7 @@ def decode_image(name: str, size: int) -> Callable:
 
     [] string becomes [size, size, 3] float32 in [-1, 1]. The middle square is taken and resized by
     area, unless it has the size already. Images come from `parti clean`, so they are PNG or JPEG,
-    upright and RGB. TASK_FEATURE_LENGTHS must have the same size, in pixels.
-
-    Raises:
-      ValueError: the size is under 1.
+    upright and RGB. TASK_FEATURE_LENGTHS must have the same size, in pixels, of at least 1.
     """
     check_size(size)
 
@@ -119,10 +116,7 @@ def shift_image(name: str, max_shift: int) -> Callable:
     """Returns the preprocessor that moves the image `name` in training by a few pixels.
 
     [height, width, 3]; each axis by its own random number, from -max_shift to max_shift, each as
-    likely; what comes into view repeats the edge.
-
-    Raises:
-      ValueError: `max_shift` is negative.
+    likely; what comes into view repeats the edge. ValueError: `max_shift` is negative.
     """
     if max_shift < 0:
         raise ValueError(f"max_shift={max_shift}: give 0 or more pixels.")

@@ -12,29 +12,18 @@ from parti.tasks import image_preprocessors, preprocessors, sources
 
 
 def add_task(pairs_dir: str | os.PathLike[str], image_size: int, augment: bool = False) -> str:
-    """Registers the task once and returns its name.
+    """Registers the task, over the output of `parti clean`, once and returns its name.
 
-    Args:
-      pairs_dir: the output of `parti clean`; without `validation-*` shards the task has no
-        validation split.
-      image_size: the side, in pixels.
-      augment: train on random crops, flipped or not (`image_preprocessors.decode_random_crop`),
-        instead of the middle square; pairs of 3/2 `image_size` or more leave it all its room.
+    With `augment` it trains on random crops, flipped or not (see `decode_random_crop`), instead of
+    the middle square; pairs of 3/2 `image_size` or more leave it all its room.
 
     Raises:
       FileNotFoundError: no train shards.
     """
     decode = image_preprocessors.decode_random_crop if augment else image_preprocessors.decode_image
     files = sources.split_files(pairs_dir, records.ImageTextPair)
-    return sources.register(
-        "images",
-        files,
-        {"image_size": image_size, "augment": augment},
-        [
-            preprocessors.in_chunks(
-                preprocessors.parse_records(records.ImageTextPair, records.IMAGE)
-            ),
-            decode(records.IMAGE, image_size),
-        ],
-        {records.IMAGE: image_preprocessors.image_feature()},
-    )
+    arguments = {"image_size": image_size, "augment": augment}
+    parse = preprocessors.parse_records(records.ImageTextPair, records.IMAGE)
+    steps = [preprocessors.in_chunks(parse), decode(records.IMAGE, image_size)]
+    features = {records.IMAGE: image_preprocessors.image_feature()}
+    return sources.register("images", files, arguments, steps, features)

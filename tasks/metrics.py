@@ -53,10 +53,8 @@ class Retrieval(seqio.metrics.Metric):
     def compute(self) -> dict[str, float]:
         """Returns the six shares, each in [0, 1]."""
         images, texts = self.image_embeddings, self.text_embeddings
-        return {
-            **_recalls("text_to_image", texts, images),
-            **_recalls("image_to_text", images, texts),
-        }
+        found = _recalls("text_to_image", texts, images)
+        return found | _recalls("image_to_text", images, texts)
 
 
 def _recalls(name: str, queries: np.ndarray, candidates: np.ndarray) -> dict[str, float]:

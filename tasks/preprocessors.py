@@ -123,12 +123,9 @@ def choose_caption(features: Features, context: Context) -> Features:
 
 
 def drop_caption(rate: float) -> Step:
-    """Returns the step that empties `text` in training with probability `rate`.
+    """Returns the step that empties `text` in training with probability `rate`, in [0, 1].
 
     The empty caption is the null caption of classifier-free guidance.
-
-    Raises:
-      ValueError: `rate` is not in [0, 1].
     """
     if not 0.0 <= rate <= 1.0:
         raise ValueError(f"text_drop_rate={rate}: it is a probability, so in [0, 1].")
@@ -161,9 +158,8 @@ def tokenize_caption(features: Features, context: Context) -> Features:
 def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Step:
     """Returns the step that turns `image_tokens` into `targets`: index c becomes id c + 1.
 
-    Args:
-      codebook_size: an index outside [0, codebook_size) stops the run.
-      num_tokens: of each image; TASK_FEATURE_LENGTHS must say the same.
+    An index outside [0, codebook_size) stops the run, as does an image of other than `num_tokens`;
+    TASK_FEATURE_LENGTHS must say the same.
     """
     vocabulary = vocabularies.ImageTokenVocabulary(codebook_size)
 
@@ -174,13 +170,10 @@ def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Step:
             f"image tokens must be {num_tokens} indices in [0, {codebook_size}): were these made "
             "by another image tokenizer?"
         )
+        length, size = tf.constant(num_tokens, tf.int64), tf.constant(codebook_size, tf.int64)
         checks = [
-            tf.debugging.assert_equal(
-                tokens.row_lengths(), tf.constant(num_tokens, tf.int64), message
-            ),
-            tf.debugging.assert_less(
-                tokens.flat_values, tf.constant(codebook_size, tf.int64), message
-            ),
+            tf.debugging.assert_equal(tokens.row_lengths(), length, message),
+            tf.debugging.assert_less(tokens.flat_values, size, message),
             tf.debugging.assert_non_negative(tokens.flat_values, message),
         ]
         with tf.control_dependencies(checks):
@@ -191,7 +184,7 @@ def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Step:
 
 
 def keep_features(*names: str) -> Step:
-    """Returns the step that drops every feature but `names`."""
+    """Returns the step that drops every feature except `names`."""
 
     def keep(features: Features, context: Context) -> Features:
         del context
@@ -201,11 +194,7 @@ def keep_features(*names: str) -> Step:
 
 
 def check_length(name: str, length: int, sequence_length: Mapping[str, int] | None) -> None:
-    """Checks a feature whose length is fixed; seqio would cut it without a word.
-
-    Raises:
-      ValueError: TASK_FEATURE_LENGTHS has another length.
-    """
+    """Raises ValueError for another length in TASK_FEATURE_LENGTHS; seqio would cut it silently."""
     if sequence_length and sequence_length.get(name, length) != length:
         raise ValueError(
             f"TASK_FEATURE_LENGTHS[{name!r}] is {sequence_length[name]}, but the task has "

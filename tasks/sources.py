@@ -49,12 +49,7 @@ class RecordSource(seqio.FileDataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """Returns a dataset of {`EXAMPLE`, `IS_TRAINING`}.
-
-        Args:
-          split: `train` or `validation`.
-          seed: of the shuffle; a repeated dataset has another order in each epoch.
-        """
+        """Returns a dataset of {`EXAMPLE`, `IS_TRAINING`}; repeated, its order differs by epoch."""
         dataset = super().get_dataset(split, shuffle=False, seed=seed, shard_info=shard_info)
         if shuffle:
             dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=seed)
@@ -72,6 +67,8 @@ class RecordSource(seqio.FileDataSource):
 
 def split_files(directory: str | os.PathLike[str], record: type[records.Record]) -> dict[str, list]:
     """Returns the shards of a stage's output: `train-*`, and `validation-*` where there are any.
+
+    Without the latter a task has no validation split.
 
     Raises:
       FileNotFoundError: no train shards; the message names the stage.
@@ -103,15 +100,10 @@ def register(
     output_features: Mapping[str, seqio.Feature],
     metrics: Sequence[type[seqio.metrics.Metric]] = (),
 ) -> str:
-    """Registers a task once and returns its name.
+    """Registers a task once and returns its name, `parti_<kind>_<hash>`.
 
-    Args:
-      kind: the first part of the name.
-      split_to_files: the files of each split; part of what the name stands for.
-      arguments: what else tells two tasks apart (JSON values).
-
-    Returns:
-      `parti_<kind>_<hash>`: equal arguments give an equal name, also in another process.
+    The hash is of the files of each split and the arguments, JSON values that tell two tasks apart:
+    equal ones give an equal name, also in another process.
     """
     text = json.dumps([kind, dict(split_to_files), dict(arguments)], sort_keys=True)
     name = f"parti_{kind}_{hashlib.sha256(text.encode('utf-8')).hexdigest()[:12]}"

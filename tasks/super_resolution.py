@@ -17,11 +17,7 @@ def add_task(
 ) -> str:
     """Registers the task once and returns its name.
 
-    Args:
-      reconstructions_dir: `reconstructions/` in the output of `parti tokenize
-        --write_reconstructions`; without `validation-*` shards the task has no validation split.
-      image_size: the high-resolution side, in pixels; a multiple of `reconstruction_size`.
-      reconstruction_size: the low-resolution side, in pixels.
+    The directory is `reconstructions/` in the output of `parti tokenize --write_reconstructions`.
 
     Raises:
       FileNotFoundError: no train shards.
@@ -33,21 +29,10 @@ def add_task(
             f"{reconstruction_size}; the upsampler multiplies sides by a whole number."
         )
     files = sources.split_files(reconstructions_dir, records.ReconstructedPair)
-    return sources.register(
-        "super_resolution",
-        files,
-        {"image_size": image_size, "reconstruction_size": reconstruction_size},
-        [
-            preprocessors.in_chunks(
-                preprocessors.parse_records(
-                    records.ReconstructedPair, records.IMAGE, records.RECONSTRUCTION
-                )
-            ),
-            image_preprocessors.decode_image(records.IMAGE, image_size),
-            image_preprocessors.decode_image(records.RECONSTRUCTION, reconstruction_size),
-        ],
-        {
-            records.IMAGE: image_preprocessors.image_feature(),
-            records.RECONSTRUCTION: image_preprocessors.image_feature(),
-        },
-    )
+    arguments = {"image_size": image_size, "reconstruction_size": reconstruction_size}
+    sizes = {records.IMAGE: image_size, records.RECONSTRUCTION: reconstruction_size}
+    parse = preprocessors.parse_records(records.ReconstructedPair, *sizes)
+    decode = [image_preprocessors.decode_image(name, size) for name, size in sizes.items()]
+    steps = [preprocessors.in_chunks(parse), *decode]
+    features = {name: image_preprocessors.image_feature() for name in sizes}
+    return sources.register("super_resolution", files, arguments, steps, features)

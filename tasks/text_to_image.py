@@ -24,14 +24,9 @@ def add_task(
     """Registers the task once and returns its name.
 
     In training one of a pair's captions is drawn at random, and `text_drop_rate` of the captions
-    are dropped for classifier-free guidance; validation has the first caption, always.
-
-    Args:
-      tokens_dir: the output of `parti tokenize`; without `validation-*` shards the task has no
-        validation split.
-      vocabulary_path: the SentencePiece model, or the output of `parti vocab`.
-      codebook_size: of the image tokenizer that made the tokens.
-      text_drop_rate: in [0, 1].
+    are dropped for classifier-free guidance; validation has the first caption, always. The tokens
+    are the output of `parti tokenize`, the vocabulary a SentencePiece model or that of `parti
+    vocab`.
 
     Raises:
       FileNotFoundError: no train shards, or no vocabulary.
@@ -42,34 +37,26 @@ def add_task(
     vocabulary = vocabularies.seqio_text_vocabulary(vocabulary_path)
     image_vocabulary = vocabularies.ImageTokenVocabulary(codebook_size)
     num_tokens = _num_tokens(files["train"], codebook_size)
-    return sources.register(
-        "text_to_image",
-        files,
-        {
-            "codebook_size": codebook_size,
-            "num_tokens": num_tokens,
-            "text_drop_rate": text_drop_rate,
-            "vocabulary": [os.fspath(vocabulary_path), fingerprint],
-        },
-        [
-            preprocessors.in_chunks(
-                preprocessors.parse_records(
-                    records.TokenizedPair, records.TEXT, records.IMAGE_TOKENS
-                ),
-                preprocessors.choose_caption,
-                preprocessors.drop_caption(text_drop_rate),
-                preprocessors.tokenize_caption,
-                preprocessors.image_tokens_to_targets(codebook_size, num_tokens),
-                preprocessors.keep_features(preprocessors.INPUTS, preprocessors.TARGETS),
-            )
-        ],
-        {
-            preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
-            preprocessors.TARGETS: seqio.Feature(
-                seqio.PassThroughVocabulary(image_vocabulary.vocab_size), add_eos=False
-            ),
-        },
+    arguments = {
+        "codebook_size": codebook_size,
+        "num_tokens": num_tokens,
+        "text_drop_rate": text_drop_rate,
+        "vocabulary": [os.fspath(vocabulary_path), fingerprint],
+    }
+    steps = preprocessors.in_chunks(
+        preprocessors.parse_records(records.TokenizedPair, records.TEXT, records.IMAGE_TOKENS),
+        preprocessors.choose_caption,
+        preprocessors.drop_caption(text_drop_rate),
+        preprocessors.tokenize_caption,
+        preprocessors.image_tokens_to_targets(codebook_size, num_tokens),
+        preprocessors.keep_features(preprocessors.INPUTS, preprocessors.TARGETS),
     )
+    image_ids = seqio.PassThroughVocabulary(image_vocabulary.vocab_size)
+    features = {
+        preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
+        preprocessors.TARGETS: seqio.Feature(image_ids, add_eos=False),
+    }
+    return sources.register("text_to_image", files, arguments, [steps], features)
 
 
 def num_tokens(grid_size: int) -> int:

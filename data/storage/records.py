@@ -97,8 +97,9 @@ class Record:
           ValueError: the metadata is not JSON, or its captions are not a list of texts.
         """
         example = _example_class()()
-        for name, texts in self._derived().items():
-            example.features.feature[name].bytes_list.value.extend(t.encode() for t in texts)
+        if METADATA in self.__dataclass_fields__:  # readers in tf.data need the captions apart
+            captions = [text.encode() for text in self._more_captions()]
+            example.features.feature[CAPTIONS].bytes_list.value.extend(captions)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             feature = example.features.feature[field.name]
@@ -135,17 +136,14 @@ class Record:
                 )
         return cls(**values)
 
-    def _derived(self) -> dict[str, list[str]]:
-        """Returns features that readers in tf.data need besides the fields; not read back."""
-        if METADATA not in {field.name for field in dataclasses.fields(self)}:
-            return {}
+    def _more_captions(self) -> list[str]:
         captions = getattr(self, METADATA).get(CAPTIONS, [])
         if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
             raise ValueError(
                 f"metadata[{CAPTIONS!r}] of {getattr(self, KEY)!r} must be a list of texts; "
                 f"got {captions!r}."
             )
-        return {CAPTIONS: [c for c in dict.fromkeys(captions) if c != getattr(self, TEXT)]}
+        return [c for c in dict.fromkeys(captions) if c != getattr(self, TEXT)]
 
     @classmethod
     def feature_spec(cls) -> dict[str, Any]:
@@ -158,7 +156,7 @@ class Record:
         import tensorflow as tf
 
         spec: dict[str, Any] = {}
-        if METADATA in {field.name for field in dataclasses.fields(cls)}:
+        if METADATA in cls.__dataclass_fields__:
             spec[CAPTIONS] = tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
         for field in dataclasses.fields(cls):
             if field.type is np.ndarray:

@@ -57,7 +57,7 @@ def read_prompts(path_or_text: str | os.PathLike[str]) -> list[Prompt]:
             )
         if not source.strip():
             raise ValueError("The prompt is empty; give a text or a prompt file.")
-        return [_prompt(0, source.strip())]
+        return [_prompt(0, source.strip(), {})]
     return parse_prompts(source, pathlib.Path(source).read_bytes())
 
 
@@ -103,12 +103,13 @@ def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> in
 _OPTIONAL = ("category", "challenge")
 
 
-def _prompt(index: int, text: str, **fields: Any) -> Prompt:
-    """Returns a prompt with an id made of its position and text."""
+def _prompt(index: int, text: str, row: dict[str, Any]) -> Prompt:
+    """Returns a prompt with an id made of its position and text, of the rest of its row."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")
     name = f"p{index:05d}-{slug}"[:_MAX_ID].rstrip("-")
-    return Prompt(name, text, **fields)
+    fields: dict[str, Any] = {field: str(row.pop(field, "") or "") for field in _OPTIONAL}
+    return Prompt(name, text, **fields, metadata=row)
 
 
 def _check_not_empty(where: str, text: str) -> None:
@@ -119,7 +120,7 @@ def _check_not_empty(where: str, text: str) -> None:
 def _read_txt(source: str, lines: list[str]) -> list[Prompt]:
     for number, line in enumerate(lines, start=1):
         _check_not_empty(f"Prompt file {source!r}, line {number}", line)
-    return [_prompt(index, line.strip()) for index, line in enumerate(lines)]
+    return [_prompt(index, line.strip(), {}) for index, line in enumerate(lines)]
 
 
 def _read_tsv(source: str, lines: list[str]) -> list[Prompt]:
@@ -135,9 +136,7 @@ def _read_tsv(source: str, lines: list[str]) -> list[Prompt]:
         values = {key: (row[name] or "").strip() for key, name in columns.items()}
         text = values.pop("prompt")
         _check_not_empty(f"Prompt file {source!r}, line {rows.line_num}", text)
-        fields: dict[str, Any] = {name: values.pop(name, "") for name in _OPTIONAL}
-        metadata = {name: value for name, value in values.items() if value}
-        prompts.append(_prompt(index, text, **fields, metadata=metadata))
+        prompts.append(_prompt(index, text, {key: value for key, value in values.items() if value}))
     return prompts
 
 
@@ -153,9 +152,8 @@ def _read_jsonl(source: str, lines: list[str]) -> list[Prompt]:
         text = row.pop("prompt", None) if isinstance(row, dict) else None
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f'{where}: it must be an object with a text under "prompt".')
-        fields: dict[str, Any] = {name: str(row.pop(name, "") or "") for name in _OPTIONAL}
         given_id = row.pop("id", None)
-        prompt = _prompt(len(prompts), text.strip(), **fields, metadata=row)
+        prompt = _prompt(len(prompts), text.strip(), row)
         if given_id is not None:
             prompt = dataclasses.replace(prompt, id=str(given_id))
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", prompt.id):

@@ -50,31 +50,24 @@ class AdversarialConfig:
 
     With NUM_MICROBATCHES above 1 each microbatch is a call, and counts.
 
-    Attributes:
-      adversarial_start: the first step at which the generator's loss counts. The discriminator
-        learns from step 0, so that by then it has something to say.
-      adversarial_ramp: steps over which the weight then rises to `LossWeights.adversarial`.
-      max_psnr_drop: how much of its best reconstruction error the generator may lose, in dB of
-        PSNR, before its adversarial loss is weakened; 0 never weakens it.
-      r1_gamma: twice the factor of the R1 penalty.
-      r1_interval: the penalty is computed at every `r1_interval`-th step, where it weighs
-        `r1_interval` times as much.
-
     Source: R1 of gamma 10 at every 16th step, StyleGAN2 (arXiv 1912.04958) section 4.1. No source
     gives ViT-VQGAN's values; start, ramp and back-off are this project's.
     """
 
+    # The first step at which the generator's loss counts. The discriminator learns from step 0, so
+    # that by then it has something to say.
     adversarial_start: int = 0
-    adversarial_ramp: int = 0
+    adversarial_ramp: int = 0  # steps in which the weight then rises to `LossWeights.adversarial`
+    # How much of its best reconstruction error the generator may lose, in dB of PSNR, before its
+    # adversarial loss is weakened; 0 never weakens it
     max_psnr_drop: float = 3.0
-    r1_gamma: float = 10.0
-    r1_interval: int = 16
+    r1_gamma: float = 10.0  # twice the factor of the R1 penalty
+    r1_interval: int = 16  # steps between penalties, each of which weighs that many times
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values out of range."""
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 0:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}; give at least 0")
+        for name, value in vars(self).items():
+            if value < 0:
+                raise ValueError(f"{name} is {value}; give at least 0")
         if self.r1_interval < 1:
             raise ValueError(f"r1_interval is {self.r1_interval}; give at least 1 step")
 
@@ -99,73 +92,54 @@ class AdversarialConfig:
 
 
 class AdversarialOutput(NamedTuple):
-    """The losses, metrics and state of a batch.
+    """The losses, metrics and state of a batch, each name -> scalar."""
 
-    Attributes:
-      losses: name -> scalar, weighted, to be added to the generator's other losses.
-      metrics: name -> scalar.
-      stats: the state after the batch.
-    """
-
-    losses: dict[str, jax.Array]
+    losses: dict[str, jax.Array]  # weighted, to be added to the generator's other losses
     metrics: dict[str, jax.Array]
-    stats: Stats
+    stats: Stats  # after the batch
 
 
 def initial_stats() -> Stats:
-    """Returns the state at step 0; see `Adversary`."""
+    """Returns the state of an `Adversary` at step 0."""
     return {
-        "steps": jnp.zeros((), jnp.int32),
-        "r1_penalty": jnp.zeros(()),
+        "steps": jnp.zeros((), jnp.int32),  # training calls so far
+        "r1_penalty": jnp.zeros(()),  # the one computed last
+        # Mean squared error of the reconstructions, averaged over the first 100 steps and then with
+        # a decay of ERROR_DECAY; and the lowest that it has been since step 100
         "error": jnp.zeros(()),
         "best_error": jnp.full((), jnp.inf, jnp.float32),
-        "strength": jnp.ones(()),
+        "strength": jnp.ones(()),  # the share of the weight that back-off leaves, in (0, 1]
     }
 
 
 class Adversary:
-    """A discriminator, its losses and the generator's, and the schedule of both.
-
-    Its state:
-      steps: training calls so far.
-      r1_penalty: the one computed last.
-      error: mean squared error of the reconstructions, averaged over the first 100 steps and then
-        with a decay of ERROR_DECAY.
-      best_error: the lowest that `error` has been since step 100.
-      strength: the share of the weight that back-off leaves, in (0, 1].
-    """
+    """A discriminator, its losses and the generator's, and the schedule of both."""
 
     def __init__(
         self,
-        config: AdversarialConfig,
-        discriminator_config: discriminator.DiscriminatorConfig,
+        config: AdversarialConfig | None,
+        discriminator_config: discriminator.DiscriminatorConfig | None,
         weight: float,
         image_size: int,
     ) -> None:
-        """Builds the discriminator.
+        """Builds the discriminator; `weight` is of the generator's loss after the ramp.
 
-        Args:
-          config: schedule and weights.
-          discriminator_config: sizes.
-          weight: of the generator's loss after the ramp.
-          image_size: height and width of the images, in pixels.
+        None is the defaults.
 
         Raises:
           ValueError: the discriminator takes no images of that size.
         """
-        discriminator_config.block_channels(image_size)  # checks the size
-        self.config, self.weight = config, weight
-        self.network = discriminator.Discriminator(discriminator_config)
+        sizes = discriminator_config or discriminator.DiscriminatorConfig()
+        sizes.block_channels(image_size)  # checks the size
+        self.config, self.weight = config or AdversarialConfig(), weight
+        self.network = discriminator.Discriminator(sizes)
 
     def add_variables(
         self, variables: Mapping[str, Mapping[str, Any]], rng: jax.Array, images: jax.Array
     ) -> dict[str, dict[str, Any]]:
         """Returns a generator's variables and, as BRANCH of `params` and `stats`, ours at step 0.
 
-        Args:
-          variables: what the generator's `init` gave, boxed; it may have no `stats`.
-          rng: PRNG key.
-          images: [batch, height, width, 3].
+        The generator's are what its `init` gave, boxed; they may have no `stats`.
         """
         ours = {"params": self.network.init(rng, images)["params"], "stats": initial_stats()}
         return {name: {**variables.get(name, {}), BRANCH: ours[name]} for name in ours}
@@ -178,18 +152,11 @@ class Adversary:
         images: jax.Array,
         training: bool,
     ) -> AdversarialOutput:
-        """Computes the losses of one batch.
+        """Computes the losses of one batch, [batch, height, width, 3]; reconstructions not clipped.
 
-        Args:
-          params: of the discriminator.
-          stats: its state.
-          reconstructions: [batch, height, width, 3], not clipped.
-          images: the same shape, in [-1, 1].
-          training: add the R1 penalty when it is due, and change the state.
-
-        Returns:
-          The ramped generator loss (gradient to the reconstructions only), the discriminator loss
-          and the weighted R1 penalty (gradient to `params` only).
+        They are the ramped generator loss, whose gradient is to the reconstructions only, the
+        discriminator loss and, in training, the weighted R1 penalty, whose gradient is to `params`
+        (the discriminator's) only. The state changes in training only.
         """
         stop = jax.lax.stop_gradient
         images, steps = stop(images), stats["steps"]
@@ -257,36 +224,14 @@ class Adversary:
         def penalty(params: Params) -> jax.Array:
             return losses.r1_penalty(lambda x: self._discriminate(params, x), images)
 
-        return jax.lax.cond(
-            self.config.r1_is_due(stats["steps"]),
-            penalty,
-            lambda _: stats["r1_penalty"],
-            params,
-        )
-
-
-def make(
-    weight: float,
-    config: AdversarialConfig | None,
-    discriminator_config: discriminator.DiscriminatorConfig | None,
-    image_size: int,
-) -> Adversary | None:
-    """Returns an adversary, or None for a weight of 0; see `Adversary`. None is the defaults.
-
-    Raises:
-      ValueError: the discriminator takes no images of that size.
-    """
-    if not weight > 0:
-        return None
-    sizes = discriminator_config or discriminator.DiscriminatorConfig()
-    return Adversary(config or AdversarialConfig(), sizes, weight, image_size)
+        due = self.config.r1_is_due(stats["steps"])
+        return jax.lax.cond(due, penalty, lambda _: stats["r1_penalty"], params)
 
 
 def branches(params: Params, stats: Any) -> tuple[Params, Stats]:
-    """Returns the discriminator's parameters and its state, of the variables of a whole model.
+    """Returns the discriminator's parameters and state, of the variables of a whole model.
 
-    Raises:
-      ValueError: they are not there.
+    ValueError: they are not there.
     """
     if BRANCH not in params or BRANCH not in stats:
         raise ValueError(

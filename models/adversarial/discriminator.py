@@ -27,43 +27,33 @@ _LAST_RESOLUTION = 4
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Sizes of the discriminator; the defaults are StyleGAN2's.
+    """Sizes of the discriminator; the defaults are StyleGAN2's."""
 
-    Attributes:
-      channel_multiplier: a map of r x r pixels has 16384 * channel_multiplier / r channels: with 2,
-        128 at 256 pixels and 256 at 128 pixels. It may be a fraction.
-      max_channels: no map has more.
-      minibatch_group_size: images among which the standard deviation is taken, if the batch divides
-        (see `group_size`).
-    """
-
+    # A map of r x r pixels has 16384 * channel_multiplier / r channels: with 2, 128 at 256 pixels.
     channel_multiplier: float = 2.0
-    max_channels: int = 512
+    max_channels: int = 512  # of any map
+    # Images among which the standard deviation is taken, if the batch divides (see `group_size`)
     minibatch_group_size: int = 4
 
     def __post_init__(self) -> None:
-        """Raises ValueError for sizes that are not positive."""
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}; give more than 0")
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} is {value}; give more than 0")
 
     def block_channels(self, image_size: int) -> tuple[int, ...]:
         """Returns the channels at image_size, image_size / 2, ..., 4 pixels.
 
-        Raises:
-          ValueError: the size is not a power of two of at least 8.
+        ValueError: the size is not a power of two of at least 8.
         """
         if image_size < 2 * _LAST_RESOLUTION or image_size & (image_size - 1):
             raise ValueError(
                 f"the discriminator halves images down to {_LAST_RESOLUTION} pixels; image_size is "
                 f"{image_size}, give a power of two of at least {2 * _LAST_RESOLUTION}"
             )
-        channels, resolution = [], image_size
-        while resolution >= _LAST_RESOLUTION:
-            wanted = int(_CHANNELS_AT_ONE_PIXEL * self.channel_multiplier / resolution)
-            channels.append(max(1, min(self.max_channels, wanted)))
-            resolution //= 2
-        return tuple(channels)
+        num_maps = (image_size // _LAST_RESOLUTION).bit_length()
+        wanted = _CHANNELS_AT_ONE_PIXEL * self.channel_multiplier
+        widths = (int(wanted / (image_size >> halvings)) for halvings in range(num_maps))
+        return tuple(max(1, min(self.max_channels, width)) for width in widths)
 
 
 def group_size(batch_size: int, wanted: int) -> int:
@@ -80,17 +70,11 @@ def group_size(batch_size: int, wanted: int) -> int:
 def minibatch_deviation(x: jax.Array, wanted_group_size: int) -> jax.Array:
     """Appends a channel that says how much the images of a group differ.
 
-    Groups are of successive images. The standard deviation over a group, averaged over pixels and
-    channels, is one number, given to all pixels of the group's images. Groups are of the global
-    batch, so the result does not depend on how the batch is divided over devices; where each device
-    holds whole groups, none waits for another.
-
-    Args:
-      x: [batch, height, width, channels].
-      wanted_group_size: see `group_size`.
-
-    Returns:
-      [batch, height, width, channels + 1].
+    Groups are of successive images (see `group_size`). The standard deviation over a group,
+    averaged over pixels and channels, is one number, given to all pixels of the group's images.
+    Groups are of the global batch, so the result does not depend on how the batch is divided over
+    devices; where each device holds whole groups, none waits for another. Maps [batch, height,
+    width, channels] to [batch, height, width, channels + 1].
 
     Source: Progressive GAN (arXiv 1710.10196) section 3, with StyleGAN2's groups.
     """

@@ -27,14 +27,10 @@ def discriminator_loss(fake_logits: jax.Array, real_logits: jax.Array) -> jax.Ar
 
 
 def r1_penalty(discriminate: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
-    """Computes the squared norm of the logit's gradient at real images.
+    """Computes the squared norm of the logit's gradient at real images [batch, height, width, 3].
 
-    Args:
-      discriminate: images -> logits [batch].
-      images: [batch, height, width, 3].
-
-    Returns:
-      A scalar: the sum over each image's values of the squared gradient, averaged over the batch.
+    It is the sum over each image's values of the squared gradient, averaged over the batch;
+    `discriminate` maps images to logits [batch].
 
     Source: Mescheder et al. (arXiv 1801.04406) equation 9.
     """

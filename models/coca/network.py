@@ -22,13 +22,6 @@ class CocaConfig(vision_transformer.VisionTransformerConfig):
     """Sizes of the reranker; the defaults are CoCa-Base with Parti's text vocabulary.
 
     The sizes of the blocks are those of both sides.
-
-    Attributes:
-      text_vocab_size: ids of the text vocabulary, padding included.
-      text_length: the longest text, in tokens.
-      num_image_layers, num_text_layers: blocks of either side.
-      embedding_dim: of the space in which images and texts are compared.
-      max_logit_scale: the learned 1 / temperature is clipped to this.
     """
 
     image_size: int = 288
@@ -36,15 +29,14 @@ class CocaConfig(vision_transformer.VisionTransformerConfig):
     emb_dim: int = 768
     num_heads: int = 12
     mlp_dim: int = 3072
-    text_vocab_size: int = 16000
-    text_length: int = 128
+    text_vocab_size: int = 16000  # padding included
+    text_length: int = 128  # the longest text, in tokens
     num_image_layers: int = 12
     num_text_layers: int = 12
-    embedding_dim: int = 512
-    max_logit_scale: float = 100.0
+    embedding_dim: int = 512  # of the space in which images and texts are compared
+    max_logit_scale: float = 100.0  # the learned 1 / temperature is clipped to this
 
     def __post_init__(self) -> None:
-        """Raises ValueError for sizes that do not fit together."""
         super().__post_init__()
         if min(self.text_vocab_size, self.text_length, self.embedding_dim) < 1:
             raise ValueError(
@@ -70,15 +62,10 @@ class CocaConfig(vision_transformer.VisionTransformerConfig):
 
 
 def text_mask(text_tokens: jax.Array) -> jax.Array:
-    """Returns who sees whom in a text with [CLS] appended.
+    """Returns who sees whom in texts [batch, length] with [CLS] appended.
 
-    Causal; nobody sees padding, and [CLS], being last, sees all of the text and itself.
-
-    Args:
-      text_tokens: [batch, length] int32, 0 is padding.
-
-    Returns:
-      [batch, 1, length + 1, length + 1] bool.
+    Causal; nobody sees padding, and [CLS], being last, sees all of the text and itself. The mask is
+    [batch, 1, length + 1, length + 1].
     """
     keys = jnp.pad(text_tokens, ((0, 0), (0, 1)), constant_values=1)  # [CLS] is not padding
     return masks.padding_mask(keys) & masks.causal_mask(keys.shape[1])
@@ -132,16 +119,10 @@ class Coca(nn.Module):
     def __call__(
         self, images: jax.Array, text_tokens: jax.Array, deterministic: bool = True
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Embeds pairs.
+        """Embeds pairs; unless deterministic the rng `dropout` is needed.
 
-        Args:
-          images: [batch, height, width, 3] in [-1, 1].
-          text_tokens: [batch, length] int32, 0 is padding.
-          deterministic: no dropout; otherwise the rng `dropout` is needed.
-
-        Returns:
-          (image embeddings [batch, embedding_dim], text embeddings [batch, embedding_dim], both of
-          unit norm; logit scale, a scalar in (0, max_logit_scale]).
+        Returns both embeddings, [batch, embedding_dim] of unit norm, and the logit scale, a scalar
+        in (0, max_logit_scale].
         """
         limit = math.log(self.config.max_logit_scale)
         return (

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The codebook: factorised, l2-normalised, trained by gradient, with dead codes revived.
+"""The codebook: factorised, l2-normalised, trained by gradient, with unused codes revived.
 
 Where the codes live. A code is written by two hands: the optimizer (the paper trains codes with
 the gradient of ||sg(z) - e||^2) and revival (a code that nothing uses is moved onto an encoder
@@ -37,36 +37,25 @@ from parti.models.layers import norms
 
 
 class CodebookOutput(NamedTuple):
-    """What quantising a batch of latents gives.
+    """What quantising a batch of latents gives; scalars from `codebook_loss` on."""
 
-    Attributes:
-      quantized: [batch, length, codebook_dim] unit-norm codes; the gradient goes straight through
-        to the latents and not to the codes.
-      image_tokens: [batch, length] int32 in [0, num_codes).
-      codebook_loss: scalar, ||sg(z) - e||^2: gradient to the codes only.
-      commitment_loss: scalar, ||z - sg(e)||^2, unweighted: gradient to the latents only.
-      perplexity: scalar in [1, num_codes], exp of the entropy of the batch's assignments.
-      usage: scalar in [0, 1], the share of codes whose moving-average share of the assignments is
-        above `usage_threshold / num_codes`.
-    """
-
+    # [batch, length, codebook_dim] unit-norm codes; the gradient goes straight through to the
+    # latents and not to the codes
     quantized: jax.Array
-    image_tokens: jax.Array
-    codebook_loss: jax.Array
-    commitment_loss: jax.Array
-    perplexity: jax.Array
+    image_tokens: jax.Array  # [batch, length] int32 in [0, num_codes)
+    codebook_loss: jax.Array  # ||sg(z) - e||^2: gradient to the codes only
+    commitment_loss: jax.Array  # ||z - sg(e)||^2, unweighted: gradient to the latents only
+    perplexity: jax.Array  # in [1, num_codes], exp of the entropy of the batch's assignments
+    # The share of codes whose moving-average share of the assignments is above
+    # `usage_threshold / num_codes`
     usage: jax.Array
 
 
 def nearest_code(latents: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Finds the code with the largest cosine, which for unit vectors is the nearest one.
 
-    Args:
-      latents: [..., codebook_dim], unit norm.
-      codes: [codebook, codebook_dim], unit norm.
-
-    Returns:
-      (indices [...] int32, squared distances [...] = 2 - 2 cosine).
+    Of latents [..., codebook_dim] and codes [codebook, codebook_dim], both of unit norm, returns
+    (indices [...] int32, squared distances [...] = 2 - 2 cosine).
     """
     cosine = jnp.einsum("...d,kd->...k", latents, codes, precision=jax.lax.Precision.HIGHEST)
     return jnp.argmax(cosine, axis=-1).astype(jnp.int32), 2.0 - 2.0 * jnp.max(cosine, axis=-1)
@@ -76,15 +65,8 @@ def draw_latents(rng: jax.Array, latents: jax.Array, weights: jax.Array, num: in
     """Draws latents without replacement, with a chance in proportion to their weights.
 
     The Gumbel top-k trick: no running sum, so the draw does not depend on how the batch is sharded.
-
-    Args:
-      rng: a PRNG key.
-      latents: [n, codebook_dim].
-      weights: [n], >= 0.
-      num: how many; where n < num, latents repeat.
-
-    Returns:
-      [num, codebook_dim], in order of decreasing score: the heavier latents tend to come first.
+    Of latents [n, codebook_dim] with weights [n], >= 0, it gives [num, codebook_dim], in order of
+    decreasing score: the heavier latents tend to come first. Where n < num, latents repeat.
     """
     scores = jnp.log(weights + 1e-6) + jax.random.gumbel(rng, weights.shape)
     _, indices = jax.lax.top_k(scores, min(num, latents.shape[0]))
@@ -92,21 +74,13 @@ def draw_latents(rng: jax.Array, latents: jax.Array, weights: jax.Array, num: in
 
 
 class Codebook(nn.Module):
-    """Quantises latents to the nearest of `num_codes` unit vectors.
-
-    Attributes:
-      num_codes: entries.
-      dim: the lookup dimension ("factorised": far smaller than the encoder's width).
-      decay: of the moving average of each code's share of the assignments.
-      usage_threshold: a code is unused below this many times the uniform share, 1 / num_codes.
-      revival_interval: steps between revivals; 0 never revives and never starts from data.
-    """
+    """Quantises latents to the nearest of `num_codes` unit vectors."""
 
     num_codes: int
-    dim: int
-    decay: float = 0.99
-    usage_threshold: float = 0.03
-    revival_interval: int = 10
+    dim: int  # of the lookup ("factorised": far smaller than the encoder's width)
+    decay: float = 0.99  # of the moving average of each code's share of the assignments
+    usage_threshold: float = 0.03  # of the uniform share, 1 / num_codes; below it a code is unused
+    revival_interval: int = 10  # steps; 0 never revives and never starts from data
 
     def setup(self) -> None:
         """Declares the codes and the usage statistics."""
@@ -129,12 +103,10 @@ class Codebook(nn.Module):
         return jnp.take(self.codes(), image_tokens, axis=0)
 
     def __call__(self, latents: jax.Array, deterministic: bool = True) -> CodebookOutput:
-        """Quantises latents; in training also refreshes the usage statistics and unused codes.
+        """Quantises latents [batch, length, codebook_dim], which are normalised here.
 
-        Args:
-          latents: [batch, length, codebook_dim]; normalised here.
-          deterministic: leave the `stats` collection alone. False needs an rng named 'codebook'
-            and `mutable=['stats']`.
+        Unless deterministic, also refreshes the usage statistics and unused codes; this needs an
+        rng named 'codebook' and `mutable=['stats']`.
         """
         latents = norms.unit_norm(latents)
         updating = not deterministic and not self.is_initializing()
@@ -175,10 +147,7 @@ class Codebook(nn.Module):
             offset = jnp.where(unused[:, None], drawn - embedding, offset)
             return offset, jnp.where(unused, self._least_share, share)
 
-        def kept(offset: jax.Array, share: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return offset, share
-
         due = self.steps.value % self.revival_interval == 0
         self.offset.value, self.share.value = jax.lax.cond(
-            due, revived, kept, self.offset.value, self.share.value
+            due, revived, lambda *kept: kept, self.offset.value, self.share.value
         )

@@ -63,15 +63,8 @@ def logit_laplace_loss(distribution: LogitLaplace, images: jax.Array) -> jax.Arr
     """Computes the mean negative log density of pixels under the logit-laplace distribution.
 
     With x in (0, 1) a mapped pixel, f(x | mu, b) = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)): a
-    Laplace distribution of logit(x), in the measure of x. It is a true density, so the loss is in
-    nats and can be negative.
-
-    Args:
-      distribution: mu and ln b, [batch, height, width, 3] each.
-      images: the same shape, in [-1, 1].
-
-    Returns:
-      A scalar: the mean over all values, in nats.
+    Laplace distribution of logit(x), in the measure of x. It is a true density, so the loss, a mean
+    over all values, is in nats and can be negative. Images are in [-1, 1].
 
     Source: DALL-E (arXiv 2102.12092) appendix A.3; weight 0.1 in ViT-VQGAN section 3.3.
     """

@@ -57,11 +57,9 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
         """Builds the network, and a discriminator if the adversarial loss has a weight.
 
         None is the defaults; of `perceptual`, where that loss has a weight, the in-house filters.
-
-        Args:
-          freeze_encoder: train only the decoder (and the discriminator): encoder and codebook stay
-            bitwise what they were, so tokens made before still fit. Source: Parti's second phase
-            (arXiv 2206.10789) section 2.1 and appendix H.
+        `freeze_encoder` trains only the decoder (and the discriminator): encoder and codebook stay
+        bitwise what they were, so tokens made before still fit. Source: Parti's second phase (arXiv
+        2206.10789) section 2.1 and appendix H.
 
         Raises:
           ValueError: the decoder's output and the weight of the logit-laplace loss disagree, or the
@@ -80,11 +78,11 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
             )
         self.network = network.ImageTokenizer(config)
         self.perceptual = perceptual_networks.choose(self.loss_weights.perceptual, perceptual)
-        self.adversary = adversary.make(
-            self.loss_weights.adversarial,
-            adversarial_config,
-            discriminator_config,
-            config.image_size,
+        weight, size = self.loss_weights.adversarial, config.image_size
+        self.adversary = (
+            adversary.Adversary(adversarial_config, discriminator_config, weight, size)
+            if weight > 0
+            else None
         )
         self.frozen = self.encoding_branches if freeze_encoder else ()
 
@@ -200,12 +198,10 @@ class ImageTokenizerModel(perceptual_networks.PerceptualModel):
     ) -> base.Summaries:
         """Shows how strong each loss is, how evenly the codes are used, and reconstructions.
 
-        Returns:
-          scalars `gradient_<loss>`: the norm of the gradient of each weighted loss to all
-          parameters; a backward pass each (the R1 penalty's weight is its mean over steps).
-          Histogram `codebook_share`, [codebook]: each code's moving-average share of the
-          assignments, 1 being an even share. Pictures `reconstructions`: up to 8 originals over
-          their reconstructions.
+        Scalars `gradient_<loss>`: the norm of the gradient of each weighted loss to all parameters;
+        a backward pass each (the R1 penalty's weight is its mean over steps). Histogram
+        `codebook_share`, [codebook]: each code's moving-average share of the assignments, 1 being
+        an even share. Pictures `reconstructions`: up to 8 originals over their reconstructions.
 
         Raises:
           ValueError: the images have the wrong size or type, or the statistics are missing.

@@ -26,33 +26,26 @@ class ImageTokenizerConfig(vision_transformer.VisionTransformerConfig):
 
     The sizes of `VisionTransformerConfig` are the encoder's; `grid_size` is the number of tokens
     along one side of an image.
-
-    Attributes:
-      num_encoder_layers, num_decoder_layers: blocks on either side.
-      decoder_emb_dim, decoder_num_heads, decoder_head_dim, decoder_mlp_dim: of the decoder's
-        blocks; None is the encoder's value.
-      codebook_size: entries of the codebook.
-      codebook_dim: the dimension in which codes are looked up.
-      codebook_decay, usage_threshold, revival_interval: see `codebook.Codebook`.
-      output: what the decoder emits for each colour of a pixel: 'rgb', its value (Parti's fix), or
-        'logit_laplace', mu and ln b of that density (ViT-VQGAN; see `losses.logit_laplace_loss`).
     """
 
     num_encoder_layers: int = 8
     num_decoder_layers: int = 8
+    # Of the decoder's blocks; None is the encoder's value
     decoder_emb_dim: int | None = None
     decoder_num_heads: int | None = None
     decoder_head_dim: int | None = None
     decoder_mlp_dim: int | None = None
+    # See `codebook.Codebook`
     codebook_size: int = 8192
     codebook_dim: int = 32
     codebook_decay: float = 0.99
     usage_threshold: float = 0.03
     revival_interval: int = 10
+    # What the decoder emits for each colour of a pixel: 'rgb', its value (Parti's fix), or
+    # 'logit_laplace', mu and ln b of that density (ViT-VQGAN; see `losses.logit_laplace_loss`)
     output: str = "rgb"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for sizes that do not fit together."""
         super().__post_init__()
         if self.codebook_size < 2 or self.codebook_dim < 1:
             raise ValueError(
@@ -102,21 +95,16 @@ class ImageEncoder(nn.Module):
         """Maps [batch, height, width, 3] in [-1, 1] to [batch, length, codebook_dim]."""
         config = self.config
         x = vision_transformer.encode(images, config, config.encoder_stack, deterministic)
-        return dense.matrix(
-            config.codebook_dim, ("embed", None), config.dtype, "codebook_projection"
-        )(x)
+        axes = ("embed", None)
+        return dense.matrix(config.codebook_dim, axes, config.dtype, "codebook_projection")(x)
 
 
 class Reconstruction(NamedTuple):
-    """What the decoder makes of codes.
+    """What the decoder makes of codes."""
 
-    Attributes:
-      images: [batch, height, width, 3], pixels, of a good decoder in [-1, 1]; not clipped.
-      distribution: of the mapped pixels, of the shape of `images`; None where the decoder emits
-        pixels.
-    """
-
+    # [batch, height, width, 3], pixels, of a good decoder in [-1, 1]; not clipped
     images: jax.Array
+    # Of the mapped pixels, of the shape of `images`; None where the decoder emits pixels
     distribution: losses.LogitLaplace | None = None
 
 
@@ -146,13 +134,8 @@ class ImageDecoder(nn.Module):
 def pixel_head(kernel: jax.Array) -> jax.Array:
     """Makes the last matrix of a decoder of pixels from that of one of logit-laplace densities.
 
-    The latter's image is unmap(sigmoid(mu)); this one's is mu / ln 9: the same at -1, 0 and 1.
-
-    Args:
-      kernel: [mlp, patch_size ** 2 * 6], mu and ln b of each pixel.
-
-    Returns:
-      [mlp, patch_size ** 2 * 3].
+    The latter's image is unmap(sigmoid(mu)); this one's is mu / ln 9: the same at -1, 0 and 1. Maps
+    [mlp, patch_size ** 2 * 6], mu and ln b of each pixel, to [mlp, patch_size ** 2 * 3].
     """
     means = kernel.reshape(len(kernel), -1, 6)[..., :3]
     white = losses.map_pixels(jnp.ones(()))
@@ -180,16 +163,12 @@ class ImageTokenizer(nn.Module):
     def __call__(
         self, images: jax.Array, deterministic: bool = True, freeze_encoder: bool = False
     ) -> tuple[Reconstruction, codebook.CodebookOutput]:
-        """Reconstructs images.
+        """Reconstructs images [batch, height, width, 3] in [-1, 1].
 
         Args:
-          images: [batch, height, width, 3] in [-1, 1].
           deterministic: no dropout, and the codebook's statistics stay as they are; otherwise the
             rngs `dropout` and `codebook` and `mutable=['stats']` are needed.
           freeze_encoder: encoder and codebook are as with `deterministic`, and get no gradient.
-
-        Returns:
-          (what the decoder made, what the codebook gave).
         """
         still = deterministic or freeze_encoder
         output = self.codebook(self.encoder(images, still), still)

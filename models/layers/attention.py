@@ -34,14 +34,6 @@ class Cache(NamedTuple):
     key: Array
     value: Array
 
-    @classmethod
-    def zeros(
-        cls, num_layers: int, batch: int, rows: int, columns: int, heads: int, kv: int, dtype: str
-    ) -> "Cache":
-        """Returns an empty cache."""
-        shape = (num_layers, batch, rows, columns, heads, kv)
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
 
 class CacheSlot(NamedTuple):
     """Where one decoding step writes and reads: int32 scalars.
@@ -64,14 +56,11 @@ def dot_product_attention(
     """Attends with softmax(query . key / sqrt(kv)); products in the inputs' dtype, softmax float32.
 
     Args:
-      query: [batch, q_length, heads, kv].
+      query: [batch, q_length, heads, kv], as the result.
       keys_values: [batch, k_length, heads, kv] each.
       mask: bool, broadcasts to [batch, heads, q_length, k_length]; None sees everything.
       dropout_rate: Of the attention weights; the same keys for all queries of a head, as in T5X.
       dropout_rng: None for no dropout.
-
-    Returns:
-      [batch, q_length, heads, kv].
     """
     query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
     logits = jnp.einsum(
@@ -88,21 +77,13 @@ def dot_product_attention(
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention without biases.
-
-    Attributes:
-      emb_dim: Width of the output.
-      num_heads: Heads.
-      head_dim: Width of a head.
-      dropout_rate: Of the attention weights.
-      dtype: Of the computation; parameters are float32.
-    """
+    """Multi-head attention without biases."""
 
     emb_dim: int
     num_heads: int
     head_dim: int
-    dropout_rate: float = 0.0
-    dtype: str = "float32"
+    dropout_rate: float = 0.0  # of the attention weights
+    dtype: str = "float32"  # of the computation; parameters are float32
 
     def setup(self) -> None:
         """Declares the projections; kernels are [embed, heads, kv] and [heads, kv, embed]."""
@@ -125,16 +106,9 @@ class MultiHeadAttention(nn.Module):
         mask: Array | None = None,
         deterministic: bool = True,
     ) -> Array:
-        """Attends over a sequence.
+        """Attends from inputs [batch, q_length, embed] to `inputs_kv` [batch, k_length, embed].
 
-        Args:
-          inputs: [batch, q_length, embed], what asks.
-          inputs_kv: [batch, k_length, embed], what is seen; None is `inputs` (self-attention).
-          mask: bool, broadcasts to [batch, heads, q_length, k_length].
-          deterministic: No dropout.
-
-        Returns:
-          [batch, q_length, embed].
+        Without `inputs_kv` it is self-attention; `mask` is as of `dot_product_attention`.
         """
         axes = ("batch", "length", "heads", "kv")
         query = nn.with_logical_constraint(self.query(inputs), axes)
@@ -151,34 +125,24 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[Array, Cache]:
         """Attends from one position to itself and the cached ones, and adds it to the cache.
 
-        Args:
-          inputs: [batch, embed].
-          cache: Of all layers.
-          layer: This layer's index in the cache.
-          slot: Where to write and read.
-          mask: [rows, width] bool, which of the slots read may be seen.
-
-        Returns:
-          [batch, embed], and the cache.
+        Maps inputs [batch, embed] to the same, and the cache of all layers. `layer` is this one's
+        index in it; mask [rows, width] bool says which of the slots read may be seen.
         """
-        keys_values = []
-        for buffer, new in zip(cache, self.keys_values(inputs)):
-            target = (layer, 0, slot.ring_row, slot.column, 0, 0)
-            buffer = lax.dynamic_update_slice(
-                buffer, new[None, :, None, None].astype(buffer.dtype), target
-            )
-            keys_values.append(buffer)
-        cache = Cache(*keys_values)
         _, batch, rows, _, heads, kv = cache.key.shape
-        size = (1, batch, rows, mask.shape[-1], heads, kv)
+        target = (layer, 0, slot.ring_row, slot.column, 0, 0)
         start = (layer, 0, 0, slot.first_column, 0, 0)
-        window = KeysValues(
-            *(
-                lax.dynamic_slice(buffer, start, size).reshape(batch, -1, heads, kv)
-                for buffer in cache
-            )
-        )
+        size = (1, batch, rows, mask.shape[-1], heads, kv)
+
+        def updated(buffer: Array, new: Array) -> Array:
+            new = new[None, :, None, None].astype(buffer.dtype)
+            return lax.dynamic_update_slice(buffer, new, target)
+
+        def read(buffer: Array) -> Array:
+            return lax.dynamic_slice(buffer, start, size).reshape(batch, -1, heads, kv)
+
+        cache = Cache(*map(updated, cache, self.keys_values(inputs)))
         query = self.query(inputs)[:, None]
+        window = KeysValues(*map(read, cache))
         x = dot_product_attention(query, window, mask.reshape(1, 1, 1, -1))[:, 0]
         return self.out(x), cache
 
@@ -187,21 +151,14 @@ class MultiHeadAttention(nn.Module):
     ) -> Array:
         """Attends from one position to keys and values that several rows share.
 
-        The rows fall into `len(shared)` parts of equal size; in part i, each of the entries of
-        `shared[i]` serves an equal run of rows. Nothing is repeated in memory.
-
-        Args:
-          inputs: [batch, embed].
-          shared: For each part [groups, length, heads, kv]; `groups` divides the part's rows.
-          masks: For each part [groups, length] bool, which keys may be seen.
-
-        Returns:
-          [batch, embed].
+        Maps [batch, embed] to the same. The rows fall into `len(shared)` parts of equal size; in
+        part i, each of the groups of `shared[i]` [groups, length, heads, kv] serves an equal run of
+        rows, and `masks[i]` [groups, length] says which keys it may see. Nothing is repeated in
+        memory.
         """
         parts = []
-        for query, keys_values, mask in zip(
-            jnp.split(self.query(inputs), len(shared)), shared, masks
-        ):
+        queries = jnp.split(self.query(inputs), len(shared))
+        for query, keys_values, mask in zip(queries, shared, masks):
             groups = keys_values.key.shape[0]
             grouped = query.reshape(groups, -1, *query.shape[1:])
             x = dot_product_attention(grouped, keys_values, mask[:, None, None, :])

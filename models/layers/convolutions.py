@@ -23,20 +23,13 @@ class EqualizedConv(nn.Module):
 
     An optimizer that normalises gradients, such as Adam, then changes all layers at one speed
     relative to their size, whatever their fan-in. The computation is in the input's dtype.
-
-    Attributes:
-      num_channels: output channels.
-      kernel_size: side of the square kernel.
-      stride: of the output, in pixels of the input.
-      padding: 'SAME' (zeros) or 'VALID'.
-      use_bias: adds a bias, which starts at 0.
     """
 
     num_channels: int
-    kernel_size: int
+    kernel_size: int  # side of the square kernel
     stride: int = 1
-    padding: str = "SAME"
-    use_bias: bool = True
+    padding: str = "SAME"  # with zeros, or 'VALID'
+    use_bias: bool = True  # which starts at 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -59,20 +52,14 @@ class EqualizedConv(nn.Module):
 
 
 def blur(x: Array, padding: tuple[int, int], stride: int = 1) -> Array:
-    """Low-passes each channel with [1, 3, 3, 1] / 8 along both sides, then keeps every pixel or
-    every `stride`-th.
+    """Low-passes each channel with [1, 3, 3, 1] / 8, then keeps every `stride`-th pixel.
 
     The filter has an even length: output i is centred half a pixel after the input's pixel
     stride * i - before + 1. Four shifted copies are added along each side, which XLA does
     far faster on a CPU than a depthwise convolution.
 
-    Args:
-      x: [batch, height, width, channels].
-      padding: (before, after), rows and columns of zeros on either side.
-      stride: 1, or the factor by which the sides shrink.
-
-    Returns:
-      [batch, (height + before + after - 4) // stride + 1, the same of width, channels].
+    Maps [batch, height, width, channels], with `padding` (before, after) rows and columns of zeros,
+    to [batch, (height + before + after - 4) // stride + 1, the same of width, channels].
     """
     for axis in (1, 2):
         pads = [padding if axis == other else (0, 0) for other in range(x.ndim)]

@@ -12,18 +12,11 @@ Array = jax.Array
 
 
 def matmul(inputs: Array, kernel: Array, preferred_dtype: str | None = None) -> Array:
-    """Contracts the last axes of the inputs with the first axis of a matrix.
+    """Maps [..., in] by a kernel [in, out] of the same dtype to [..., out].
 
-    Leading axes become one before the product: XLA on a CPU otherwise transposes a copy of the
-    gradient for each kernel, which doubled the time of an MLP's backward pass.
-
-    Args:
-      inputs: [..., in].
-      kernel: [in, out], of the same dtype.
-      preferred_dtype: Of the sums and the result; None is the inputs'.
-
-    Returns:
-      [..., out].
+    Sums and result have the preferred dtype; None is the inputs'. Leading axes become one before
+    the product: XLA on a CPU otherwise transposes a copy of the gradient for each kernel, which
+    doubled the time of an MLP's backward pass.
     """
     flat = inputs.reshape(-1, inputs.shape[-1])
     result = jnp.matmul(flat, kernel, preferred_element_type=preferred_dtype)
@@ -31,19 +24,12 @@ def matmul(inputs: Array, kernel: Array, preferred_dtype: str | None = None) -> 
 
 
 class Dense(nn.Module):
-    """Contracts the last `num_inputs` axes with a kernel; LeCun-normal start, no bias.
+    """Contracts the last `num_inputs` axes with a kernel; LeCun-normal start, no bias."""
 
-    Attributes:
-      features: Shape of the output axes.
-      axes: Logical names of the kernel's axes, inputs first.
-      num_inputs: Input axes to contract.
-      dtype: Of the computation; the kernel is float32.
-    """
-
-    features: tuple[int, ...]
-    axes: tuple[str | None, ...]
+    features: tuple[int, ...]  # shape of the output axes
+    axes: tuple[str | None, ...]  # logical names of the kernel's, inputs first
     num_inputs: int = 1
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the computation; the kernel is float32
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:

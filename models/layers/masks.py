@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
-Grid = tuple[int, int]
+Grid = tuple[int, int]  # rows, columns
 
 
 def padding_mask(key_tokens: Array, pad_id: int = 0) -> Array:
@@ -21,11 +21,7 @@ def causal_mask(length: int) -> np.ndarray:
 
 
 def window_reach(window: int, grid: Grid) -> int:
-    """Returns how many rows and columns away a key may be; the whole grid for window 0.
-
-    Args:
-      window: Odd width of the square window in tokens, centred on the query; 0 for no limit.
-      grid: (rows, columns).
+    """Returns how many rows and columns away a key may be in a window; the whole grid for 0.
 
     Raises:
       ValueError: The window is negative or even.
@@ -50,12 +46,8 @@ def conv_local_mask(grid: Grid, window: int) -> np.ndarray:
         x q .
         . . .
 
-    Args:
-      grid: (rows, columns).
-      window: Odd width of the square in tokens; 0 is the dense causal mask.
-
-    Returns:
-      [1, 1, length, length], length = rows * columns.
+    The window is an odd width in tokens; 0 is the dense causal mask. The mask is [1, 1, length,
+    length], length = rows * columns.
 
     Source: Parti section 2.2 names the mask; the 11 x 11 kernel is DALL-E's (arXiv 2102.12092,
     appendix B.1).
@@ -75,21 +67,16 @@ def cache_rows(grid: Grid, windows: tuple[int, ...]) -> int:
 def cached_row_mask(
     position: Array, grid: Grid, num_rows: int, reach: Array | int, first_column: Array, width: int
 ) -> Array:
-    """Returns which slots of a row-ring cache the query at a position may see.
+    """Returns which slots [num_rows, width] of a row-ring cache the query at a position may see.
 
     Ring row i holds the latest grid row r with r % num_rows == i; in the current row the slots
     right of the query still hold an older row, which is out of reach.
 
     Args:
       position: int32 scalar, the query's position in raster order.
-      grid: (rows, columns).
       num_rows: Rows in the ring.
       reach: Rows and columns within reach (`window_reach`), may be traced.
-      first_column: int32 scalar, the first column of the slice of the cache that is read.
-      width: Columns in that slice.
-
-    Returns:
-      [num_rows, width].
+      first_column: int32 scalar, the first of `width` columns of the cache that are read.
     """
     row, column = position // grid[1], position % grid[1]
     rows_back = (row - jnp.arange(num_rows)) % num_rows

@@ -24,12 +24,7 @@ def grid_size(image_size: int, patch_size: int) -> int:
 def patchify(images: Array, patch_size: int) -> Array:
     """Cuts images into square patches in raster order.
 
-    Args:
-      images: [batch, height, width, channels].
-      patch_size: Side of a patch in pixels.
-
-    Returns:
-      [batch, rows * columns, patch_size * patch_size * channels].
+    Maps [batch, height, width, channels] to [batch, rows * columns, patch_size ** 2 * channels].
 
     Raises:
       ValueError: The sides are not multiples of the patch size.
@@ -47,16 +42,7 @@ def patchify(images: Array, patch_size: int) -> Array:
 
 
 def unpatchify(patches: Array, grid: tuple[int, int], patch_size: int) -> Array:
-    """Puts patches back together; the inverse of `patchify`.
-
-    Args:
-      patches: [batch, rows * columns, patch_size * patch_size * channels].
-      grid: (rows, columns).
-      patch_size: Side of a patch in pixels.
-
-    Returns:
-      [batch, rows * patch_size, columns * patch_size, channels].
-    """
+    """Puts patches of a grid (rows, columns) back together; the inverse of `patchify`."""
     batch, rows, columns = patches.shape[0], *grid
     x = patches.reshape(batch, rows, columns, patch_size, patch_size, -1)
     x = x.transpose(0, 1, 3, 2, 4, 5)

@@ -45,11 +45,7 @@ ApplyLayer = Callable[[PyTree, Array, PyTree], Array]
 
 
 def check(num_layers: int, num_stages: int, num_microbatches: int) -> None:
-    """Checks that a stack can be a pipeline.
-
-    Raises:
-      ValueError: says which number to change.
-    """
+    """Raises ValueError, which says what number to change, unless a stack can be a pipeline."""
     if num_stages < 1 or num_layers % num_stages:
         raise ValueError(
             f"num_stages is {num_stages}; it must divide the stack's {num_layers} layers"
@@ -75,15 +71,12 @@ def circular(
     Args:
       apply_layer: one layer on some rows.
       layers: tree of [layers, ...], such as parameters; layer l is in stage l mod `num_stages`.
-      x: [batch, ...].
+      x: [batch, ...], as the result.
       context: tree of [batch, ...], what each layer needs besides x.
       num_stages: S.
       num_microbatches: M, of batch / M rows each.
       policy: what the backward pass keeps of an iteration; see `jax.checkpoint`. An iteration's
         weights are a copy, so it should not keep everything.
-
-    Returns:
-      [batch, ...].
 
     Raises:
       ValueError: the batch does not divide into microbatches, or stages or rows do not divide over
@@ -113,17 +106,10 @@ def circular(
 def _run_stages(
     apply_layer: ApplyLayer, t: Array, layers: PyTree, x: Array, context: PyTree
 ) -> Array:
-    """Runs one layer in each stage, for all replicas.
+    """Runs one layer in each stage, for all replicas, in iteration t.
 
-    Args:
-      apply_layer: see `circular`.
-      t: iteration, int32 scalar.
-      layers: tree of [rounds, stage, replica, ...].
-      x: [stage, replica, rows, ...].
-      context: tree of the same.
-
-    Returns:
-      [stage, replica, rows, ...].
+    `layers` is a tree of [rounds, stage, replica, ...]; x, `context` and the result are
+    [stage, replica, rows, ...].
     """
     num_rounds, num_stages = jax.tree.leaves(layers)[0].shape[:2]
     # Stage s does at t what stage 0 does at t - s, a layer further on.
@@ -137,24 +123,15 @@ def _run_stages(
 
 
 class _Rings(NamedTuple):
-    """The state between two iterations; each a tree of (x, context).
+    """The state between two iterations; each a tree of (x, context)."""
 
-    Attributes:
-      groups: [groups, stage, replica, rows, ...], before their first or after their last round.
-      work: [stage, replica, rows, ...], what each stage made in the iteration before.
-      waiting: [stage, replica, rows, ...], the group that is being taken in, or given out.
-    """
-
+    # [groups, stage, replica, rows, ...], before their first or after their last round
     groups: PyTree
-    work: PyTree
-    waiting: PyTree
+    work: PyTree  # [stage, replica, rows, ...], what each stage made in the iteration before
+    waiting: PyTree  # the same, the group that is being taken in, or given out
 
     def turned(self, t: Array, num_rounds: int) -> tuple[PyTree, "_Rings"]:
-        """Turns both rings by one stage.
-
-        Returns:
-          What each stage works on in iteration t, [stage, replica, rows, ...], and the rings.
-        """
+        """Returns what each stage works on in iteration t, and both rings turned by one stage."""
         num_stages = len(jax.tree.leaves(self.work)[0])
         group, at = t // (num_rounds * num_stages), t % (num_rounds * num_stages)
         waiting = _where(at == 0, _get_all(self.groups, group), self.waiting)
@@ -241,13 +218,8 @@ def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
 def check_devices(batch: int, num_stages: int, num_microbatches: int) -> int:
     """Returns the replicas of the pipeline that the devices of the mesh make room for.
 
-    Args:
-      batch: examples of a pass through the layers.
-      num_stages: of the pipeline.
-      num_microbatches: of the pass.
-
     Raises:
-      ValueError: one of them does not divide; names what to change.
+      ValueError: batch, stages or microbatches do not divide; names what to change.
     """
     if batch % num_microbatches:
         raise ValueError(

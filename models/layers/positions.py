@@ -12,17 +12,11 @@ _TABLE_INIT = nn.initializers.normal(stddev=0.02)
 
 
 class TokenEmbedding(nn.Module):
-    """A table of token embeddings, not tied to the output.
+    """A table of token embeddings, not tied to the output."""
 
-    Attributes:
-      vocab_size: Rows of the table; a multiple of the `vocab` mesh axis.
-      emb_dim: Width.
-      dtype: Of the result; the table is float32.
-    """
-
-    vocab_size: int
+    vocab_size: int  # a multiple of the `vocab` mesh axis
     emb_dim: int
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the result; the table is float32
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
@@ -33,17 +27,11 @@ class TokenEmbedding(nn.Module):
 
 
 class TextPositions(nn.Module):
-    """Learned positions of a text.
-
-    Attributes:
-      max_length: Rows of the table.
-      emb_dim: Width.
-      dtype: Of the result; the table is float32.
-    """
+    """Learned positions of a text."""
 
     max_length: int
     emb_dim: int
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the result; the table is float32
 
     @nn.compact
     def __call__(self, length: int) -> Array:
@@ -66,16 +54,11 @@ class ImagePositions(nn.Module):
     """Learned positions of an image's tokens in raster order: row embedding + column embedding.
 
     Source: DALL-E (arXiv 2102.12092) appendix B.1; Parti does not say.
-
-    Attributes:
-      grid: (rows, columns).
-      emb_dim: Width.
-      dtype: Of the result; the tables are float32.
     """
 
-    grid: tuple[int, int]
+    grid: tuple[int, int]  # rows, columns
     emb_dim: int
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the result; the tables are float32
 
     def setup(self) -> None:
         """Declares the two tables."""

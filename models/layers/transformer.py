@@ -33,54 +33,35 @@ _DROPOUT_BROADCAST = (-2,)
 
 @dataclasses.dataclass(frozen=True)
 class StackConfig:
-    """Sizes and choices of a stack.
-
-    Attributes:
-      num_layers: Layers.
-      emb_dim: Width of the residual stream.
-      num_heads: Attention heads.
-      head_dim: Width of a head.
-      mlp_dim: Width of the MLP's hidden layer.
-      dropout_rate: Of attention weights, hidden layer and both residual branches.
-      dtype: Of the computation, 'float32' or 'bfloat16'; parameters are float32.
-      cross_attention: Whether each layer also attends to an encoder's output.
-      scan_layers: One compiled layer for all; the parameters get a leading `layers` axis. Compiles
-        fast and is what large models want; a small model on a CPU runs faster without.
-      remat: 'none', 'full' (keep nothing), 'dots' (keep matrix products) or 'dots_no_batch' (keep
-        products with weights only).
-      num_stages: 1, or the stages of a circular pipeline (`pipeline`) that whole sequences take;
-        parameters and decoding are the same as without.
-      pipeline_microbatches: Parts of a batch that are in the pipeline one behind the other.
-    """
+    """Sizes and choices of a stack."""
 
     num_layers: int
-    emb_dim: int
+    emb_dim: int  # width of the residual stream
     num_heads: int
     head_dim: int
-    mlp_dim: int
-    dropout_rate: float = 0.0
-    dtype: str = "float32"
-    cross_attention: bool = False
+    mlp_dim: int  # width of the MLP's hidden layer
+    dropout_rate: float = 0.0  # of attention weights, hidden layer and both residual branches
+    dtype: str = "float32"  # or 'bfloat16', of the computation; parameters are float32
+    cross_attention: bool = False  # whether each layer also attends to an encoder's output
+    # One compiled layer for all; the parameters get a leading `layers` axis. Compiles fast and is
+    # what large models want; a small model on a CPU runs faster without.
     scan_layers: bool = True
+    # 'none', 'full' (keep nothing), 'dots' (keep matrix products) or 'dots_no_batch' (keep products
+    # with weights only)
     remat: str = "none"
+    # 1, or the stages of a circular pipeline (`pipeline`) that whole sequences take; parameters and
+    # decoding are the same as without
     num_stages: int = 1
-    pipeline_microbatches: int = 1
+    pipeline_microbatches: int = 1  # parts of a batch, in the pipeline one behind the other
 
     @classmethod
     def of(cls, config: Any, num_layers: int, **changes: Any) -> "StackConfig":
-        """Returns a stack with the sizes and choices of a family's configuration.
-
-        Args:
-          config: the fields it has of this class's names are taken.
-          num_layers: layers.
-          **changes: what differs from `config`.
-        """
+        """Returns a stack with a family's sizes and choices, by their names, and `changes`."""
         names = {field.name for field in dataclasses.fields(cls)}
         taken = {name: getattr(config, name) for name in names if hasattr(config, name)}
         return cls(**taken | {"num_layers": num_layers} | changes)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown choice, or a pipeline that cannot be."""
         if self.remat not in REMAT_CHOICES:
             raise ValueError(f"remat is {self.remat!r}; choose one of {', '.join(REMAT_CHOICES)}")
         if self.dtype not in ("float32", "bfloat16"):
@@ -136,20 +117,12 @@ class Layer(nn.Module):
         """Declares the parts."""
         config = self.config
 
-        def attend() -> attention.MultiHeadAttention:
-            return attention.MultiHeadAttention(
-                config.emb_dim,
-                config.num_heads,
-                config.head_dim,
-                config.dropout_rate,
-                config.dtype,
-            )
-
+        sizes = config.emb_dim, config.num_heads, config.head_dim, config.dropout_rate
         self.self_attention_norm = layer_norm(config.dtype)
-        self.self_attention = attend()
+        self.self_attention = attention.MultiHeadAttention(*sizes, config.dtype)
         if config.cross_attention:
             self.cross_attention_norm = layer_norm(config.dtype)
-            self.cross_attention = attend()
+            self.cross_attention = attention.MultiHeadAttention(*sizes, config.dtype)
         self.mlp_norm = layer_norm(config.dtype)
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=_DROPOUT_BROADCAST)
@@ -252,16 +225,13 @@ class Stack(nn.Module):
         """Runs the stack over whole sequences.
 
         Args:
-          x: [batch, length, embed].
+          x: [batch, length, embed], as the result.
           mask: bool, broadcasts to [batch, heads, length, length]; None sees everything.
           encoded: [batch, k_length, embed], for cross-attention.
           encoded_mask: bool, broadcasts to [batch, heads, length, k_length].
           deterministic: No dropout; otherwise the rng `dropout` is needed.
           mask_index: [layers] int32; then `mask` has a leading axis from which each layer takes
             the entry that its index names.
-
-        Returns:
-          [batch, length, embed], after the final LayerNorm.
         """
         mask = None if mask is None else jnp.asarray(mask)
         if self.config.num_stages > 1 and not self.is_initializing():
@@ -325,9 +295,8 @@ class Stack(nn.Module):
     def cross_keys_values(self, encoded: Array) -> list[attention.KeysValues]:
         """Projects an encoder's output [groups, length, embed] to each layer's keys and values.
 
-        Returns:
-          With scan_layers one entry, [layers, groups, length, heads, kv]; else one per layer,
-          [groups, length, heads, kv].
+        With scan_layers they are one entry, [layers, groups, length, heads, kv]; else one per
+        layer, [groups, length, heads, kv].
         """
         if self.config.scan_layers:
             return [self.layers.cross_keys_values(None, encoded)[1]]
@@ -341,17 +310,11 @@ class Stack(nn.Module):
         cross: Sequence[Sequence[attention.KeysValues]],
         step: DecodeStep,
     ) -> tuple[Array, attention.Cache]:
-        """Runs the stack over one position.
+        """Runs the stack over one position, [batch, embed], and adds it to the cache.
 
         Args:
-          x: [batch, embed].
-          cache: Keys and values of earlier positions.
           masks: [layers, rows, width] bool, which cached slots each layer sees.
           cross: For each part of the rows (see `decode_shared`) what `cross_keys_values` gave.
-          step: The slot of this position, and the cross-attention masks.
-
-        Returns:
-          [batch, embed] after the final LayerNorm, and the cache with this position.
         """
         carry = (x, cache)
         if self.config.scan_layers:
@@ -367,16 +330,9 @@ class AttentionalPooler(nn.Module):
     """Learned queries that attend to a sequence once, and a LayerNorm.
 
     Source: CoCa (arXiv 2205.01917) section 3.2.
-
-    Attributes:
-      num_queries: Length of the output.
-      emb_dim: Width.
-      num_heads: Attention heads.
-      head_dim: Width of a head.
-      dtype: Of the computation.
     """
 
-    num_queries: int
+    num_queries: int  # length of the output
     emb_dim: int
     num_heads: int
     head_dim: int

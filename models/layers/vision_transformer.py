@@ -17,17 +17,11 @@ from parti.models.layers import dense, patches, positions, transformer
 class VisionTransformerConfig:
     """The sizes and choices that all image encoders have; a family's configuration adds its own.
 
-    Attributes:
-      image_size: Height and width of an image, in pixels.
-      patch_size: Side of the square that one token stands for, in pixels.
-      emb_dim, num_heads, head_dim, mlp_dim: Of the blocks.
-      dropout_rate: Of attention weights, hidden layers and residual branches.
-      dtype: Of the computation, 'float32' or 'bfloat16'; parameters are float32.
-      scan_layers, remat: See `transformer.StackConfig`.
+    For what is not said here see `transformer.StackConfig`.
     """
 
-    image_size: int = 256
-    patch_size: int = 8
+    image_size: int = 256  # height and width of an image, in pixels
+    patch_size: int = 8  # side of the square that one token stands for, in pixels
     emb_dim: int = 512
     num_heads: int = 8
     head_dim: int = 64
@@ -38,7 +32,6 @@ class VisionTransformerConfig:
     remat: str = "none"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an image that does not divide into patches."""
         _ = self.grid_size
 
     @property
@@ -53,18 +46,10 @@ def encode(
     stack: transformer.StackConfig,
     deterministic: bool,
 ) -> jax.Array:
-    """Maps images to one vector per patch; call it inside a compact module.
+    """Maps [batch, height, width, 3] in [-1, 1] to a vector per patch, [batch, length, embed].
 
-    The module gets the parts `patch_projection`, `positions` and `stack`.
-
-    Args:
-      images: [batch, height, width, 3] in [-1, 1].
-      config: Of the images and patches.
-      stack: Of the blocks.
-      deterministic: No dropout; otherwise the rng `dropout` is needed.
-
-    Returns:
-      [batch, length, embed].
+    Call it inside a compact module, which gets the parts `patch_projection`, `positions` and
+    `stack`; unless deterministic it needs the rng `dropout`.
     """
     x = patches.patchify(images, config.patch_size)
     x = dense.matrix(stack.emb_dim, (None, "embed"), stack.dtype, "patch_projection")(x)

@@ -67,14 +67,9 @@ def make_variables() -> dict[str, np.ndarray]:
 def distance(variables: Variables, images: jax.Array, others: jax.Array) -> jax.Array:
     """Computes the distance of each pair of images; see the module.
 
-    Args:
-      variables: of `make_variables`; no gradient reaches them.
-      images: [batch, height, width, 3] in [-1, 1], both sides at least 8 px.
-      others: the same shape.
-
-    Returns:
-      [batch] float32, >= 0 and, but for rounding, 0 for equal images; its gradient is finite
-      everywhere.
+    The images are [batch, height, width, 3] in [-1, 1], both sides at least 8 px. A distance is
+    >= 0 and, except for rounding, 0 for equal images; its gradient is finite everywhere, and none
+    reaches the variables.
     """
     network.check_pairs(images, others, MIN_SIZE)
     kernel = jax.lax.stop_gradient(variables["kernel"])

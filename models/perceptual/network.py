@@ -53,13 +53,9 @@ def distance(variables: Variables, images: jax.Array, others: jax.Array) -> jax.
     differences are weighted by the tap's head and summed over channels, averaged over space, and
     summed over the five taps. With all weights 1 a tap gives 2 - 2 cosine, the mean over space.
 
-    Args:
-      variables: see the module; no gradient reaches them.
-      images: [batch, height, width, 3] in [-1, 1], both sides at least 16 px.
-      others: the same shape. Each of the two gets a gradient, computed only where it is asked for.
-
-    Returns:
-      [batch] float32, >= 0 and, but for rounding, 0 for equal images.
+    The images are [batch, height, width, 3] in [-1, 1], both sides at least 16 px. Each of the two
+    gets a gradient, computed only where it is asked for; the variables get none. A distance is
+    >= 0 and, except for rounding, 0 for equal images.
     """
     check_pairs(images, others, MIN_SIZE)
     variables = jax.lax.stop_gradient(variables)
@@ -81,7 +77,11 @@ def features(variables: Variables, images: jax.Array) -> Iterator[jax.Array]:
         if i > 1:
             x = _halve(x)
         for j in range(1, count + 1):
-            x = jax.nn.relu(_convolve(x, variables[f"conv{i}_{j}"]))
+            layer = variables[f"conv{i}_{j}"]
+            x = jax.lax.conv_general_dilated(
+                x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu(x + layer["bias"])
         yield x
 
 
@@ -105,13 +105,6 @@ def check_pairs(images: jax.Array, others: jax.Array, min_size: int) -> None:
             f"images are {images.shape[1]} x {images.shape[2]} px; this perceptual distance takes "
             f"sides of at least {min_size} px: enlarge them, or leave the perceptual loss out"
         )
-
-
-def _convolve(x: jax.Array, layer: Mapping[str, jax.Array]) -> jax.Array:
-    x = jax.lax.conv_general_dilated(
-        x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return x + layer["bias"]
 
 
 def _halve(x: jax.Array) -> jax.Array:

@@ -27,22 +27,22 @@ import numpy as np
 from parti.models import base
 from parti.models.perceptual import filters, network, weights
 
+# (variables, images, others), both [batch, height, width, 3] in [-1, 1], to [batch] float32
 Distance = Callable[[Mapping[str, Any], jax.Array, jax.Array], jax.Array]
 
 
 class Loaded(NamedTuple):
     """What a perceptual network is, once its file is read."""
 
-    name: str
-    variables: Mapping[str, Any]
+    name: str  # for a log: names the file and the start of its sha256
+    variables: Mapping[str, Any]  # float32 numpy arrays
 
 
 class PerceptualNetwork:
     """A distance between images, with frozen variables.
 
-    Attributes:
-      distance: (variables, images, others), both [batch, height, width, 3] in [-1, 1], to [batch]
-        float32; see `network.distance` and `filters.distance`.
+    `name` and `variables` raise OSError or ValueError if the file cannot be read or is none of
+    weights.
     """
 
     def __init__(self, load: Callable[[], Loaded], distance: Distance) -> None:
@@ -52,16 +52,12 @@ class PerceptualNetwork:
 
     @property
     def name(self) -> str:
-        """What to call the network in a log; names the file and the start of its sha256.
-
-        Raises:
-          OSError, ValueError: the file cannot be read or is not a weights file.
-        """
+        """See `Loaded`."""
         return self._load().name
 
     @property
     def variables(self) -> Mapping[str, Any]:
-        """Float32 numpy arrays, read as `name` is; `distance` lets no gradient through to them."""
+        """See `Loaded`; `distance` lets no gradient through to them."""
         return self._load().variables
 
 
@@ -70,10 +66,8 @@ def make(path: str | os.PathLike[str] | None = None) -> PerceptualNetwork:
 
     A file without heads gives LPIPS with all weights 1, which is a cosine distance (Zhang et al.,
     arXiv 1801.03924, section 3.1), and says so in its name. Its values are larger than those with
-    heads, at most 20: a weight of the loss that suits the one does not suit the other.
-
-    Args:
-      path: what `parti perceptual` wrote; None is the in-house filters.
+    heads, at most 20: a weight of the loss that suits the one does not suit the other. Without a
+    file it is the in-house filters.
     """
     if path is None:
         own = Loaded(filters.NAME, filters.make_variables())
@@ -87,13 +81,9 @@ def choose(weight: float, given: PerceptualNetwork | None) -> PerceptualNetwork 
 
 
 class PerceptualModel(base.Model):
-    """A model whose loss may have a perceptual term; the network's variables are its constants.
+    """A model whose loss may have a perceptual term; the network's variables are its constants."""
 
-    Attributes:
-      perceptual: the network; None leaves the term out.
-    """
-
-    perceptual: PerceptualNetwork | None = None
+    perceptual: PerceptualNetwork | None = None  # None leaves the term out
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -71,8 +71,7 @@ def read(path: Path) -> Weights:
     """Reads a weights file.
 
     Raises:
-      OSError: the file cannot be read.
-      ValueError: it is not a weights file, or an array is missing or wrong.
+      OSError, ValueError: it cannot be read, is no weights file, or an array is missing or wrong.
     """
     check_suffix(path)
     try:
@@ -98,9 +97,7 @@ def read(path: Path) -> Weights:
 def write(path: Path, layers: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     """Writes a weights file, whole or not at all; returns its sha256 in hex.
 
-    Raises:
-      ValueError: the suffix is neither .safetensors nor .npz, or an array is missing or wrong.
-      OSError: it cannot be written.
+    ValueError: the suffix is neither .safetensors nor .npz, or an array is missing or wrong.
     """
     check_suffix(path)
     checked = check(layers, "what is to be written")

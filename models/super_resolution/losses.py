@@ -24,7 +24,6 @@ class LossWeights(losses.Weights):
     adversarial: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a weight below 0, or if no loss compares pixels."""
         super().__post_init__()
         if not self.l2 and not self.l1:
             raise ValueError(

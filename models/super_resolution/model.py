@@ -6,9 +6,9 @@ Batch: `low_resolution_images` [batch, height, width, 3], what the tokenizer rec
 `images` [batch, s height, s width, 3], the originals; both float32 in [-1, 1].
 
 With a weight of the adversarial loss `params` and a mutable collection `stats` have a branch
-`discriminator`, which only training reads (see `parti.models.adversarial`); it is on the enlarged
-images. With one of the perceptual loss the perceptual network's variables are the model's
-`constants`. Without either there are `params` alone, and images may have any size.
+`discriminator`, of the enlarged images, which only training reads; without one there are `params`
+alone, and images may have any size. With a weight of the perceptual loss the perceptual network's
+variables are the model's `constants`.
 """
 
 from typing import Any
@@ -28,12 +28,7 @@ RECONSTRUCTION_LOSSES = ("l2", "l1")
 class SuperResolutionModel(perceptual_networks.PerceptualModel):
     """A WDSR network trained with reconstruction, perceptual and adversarial losses.
 
-    It is a `base.Upsampler`.
-
-    Attributes:
-      config: sizes.
-      scale: the factor between the sides of the output and the input.
-      image_size: height and width of the low-resolution image, in pixels.
+    It is a `base.Upsampler`; `image_size` is that of the low-resolution image.
     """
 
     feature_converter = "SuperResolutionConverter"
@@ -51,15 +46,9 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
     ) -> None:
         """Builds the network, and a discriminator if the adversarial loss has a weight.
 
-        Args:
-          config: sizes.
-          loss_weights: factors of the losses; None is `reconstruction_loss` alone.
-          perceptual: the perceptual network, where that loss has a weight; None is the in-house
-            filters.
-          discriminator_config: sizes of the discriminator; None is the defaults.
-          adversarial_config: schedule and weights of the two; None is the defaults.
-          reconstruction_loss: 'l2' (mean squared error, Parti's) or 'l1' (mean absolute error): the
-            loss, of weight 1, where there are no `loss_weights`.
+        None is the defaults; of `perceptual`, where that loss has a weight, the in-house filters.
+        Without `loss_weights` the loss, of weight 1, is `reconstruction_loss`: 'l2' (mean squared
+        error, Parti's) or 'l1' (mean absolute error).
 
         Raises:
           ValueError: there is no such loss, or there are `loss_weights` as well as 'l1'; or the
@@ -82,11 +71,11 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
         )
         self.network = network.SuperResolution(config)
         self.perceptual = perceptual_networks.choose(self.loss_weights.perceptual, perceptual)
-        self.adversary = adversary.make(
-            self.loss_weights.adversarial,
-            adversarial_config,
-            discriminator_config,
-            config.image_size * config.total_scale,
+        weight, size = self.loss_weights.adversarial, config.image_size * config.total_scale
+        self.adversary = (
+            adversary.Adversary(adversarial_config, discriminator_config, weight, size)
+            if weight > 0
+            else None
         )
         self.has_mutables = self.adversary is not None
 
@@ -107,15 +96,8 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
     ) -> tuple[jax.Array, Any]:
         """Computes the loss, and the discriminator's new statistics if there is one.
 
-        Args:
-          params: the parameters.
-          batch: `images` and `low_resolution_images`.
-          dropout_rng: None leaves the statistics as they are; a WDSR has no dropout.
-          flax_mutables: `{'stats': ...}` with a discriminator, else None.
-
-        Returns:
-          (mean loss, metrics), among them the PSNR of plain interpolation; with a discriminator
-          (mean loss, (metrics, new flax_mutables of the type that was given)).
+        A WDSR has no dropout; a `dropout_rng` of None leaves the statistics as they are. Among the
+        metrics is the PSNR of plain interpolation.
 
         Raises:
           ValueError: the images have the wrong size or type, or the discriminator is missing.
@@ -162,15 +144,10 @@ class SuperResolutionModel(perceptual_networks.PerceptualModel):
         return base.Summaries(pictures={"upsampled": jnp.stack([bicubic, upsampled, images])})
 
     def upsample(self, variables: base.Variables, images: jax.Array) -> jax.Array:
-        """Enlarges images.
+        """Maps [batch, height, width, 3] to [batch, s height, s width, 3], both in [-1, 1].
 
-        Args:
-          variables: `{'params': ...}`; the discriminator need not be there.
-          images: [batch, height, width, 3] in [-1, 1]; any height and width (a large one takes
-            much memory: see `tiling`).
-
-        Returns:
-          [batch, scale height, scale width, 3] in [-1, 1].
+        Any height and width will do, but a large one takes much memory: see `tiling`. The
+        discriminator need not be among the variables.
 
         Raises:
           ValueError: the images have the wrong shape or type.

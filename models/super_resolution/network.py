@@ -18,25 +18,16 @@ Axes = tuple[str | None, ...]
 
 @dataclasses.dataclass(frozen=True)
 class SuperResolutionConfig:
-    """Sizes of the upsampler.
+    """Sizes of the upsampler."""
 
-    Attributes:
-      image_size: height and width of the low-resolution image, in pixels; fixes no parameter.
-      scale: factor of one stage.
-      num_stages: networks in a row; the whole factor is `scale ** num_stages`.
-      num_channels: width of the residual stream.
-      num_blocks: residual blocks of a stage.
-      widening: width before each ReLU, as a multiple of `num_channels`.
-      dtype: of activations; weights and their norms are float32.
-    """
-
+    # Height and width of the low-resolution image, in pixels; fixes no parameter
     image_size: int = 256
-    scale: int = 2
-    num_stages: int = 1
-    num_channels: int = 128
-    num_blocks: int = 12
-    widening: int = 4
-    dtype: str = "float32"
+    scale: int = 2  # factor of one stage
+    num_stages: int = 1  # networks in a row; the whole factor is `scale ** num_stages`
+    num_channels: int = 128  # width of the residual stream
+    num_blocks: int = 12  # residual blocks of a stage
+    widening: int = 4  # width before each ReLU, as a multiple of `num_channels`
+    dtype: str = "float32"  # of activations; weights and their norms are float32
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -54,20 +45,12 @@ class WeightNormConv(nn.Module):
     """A convolution (SAME, stride 1) whose kernel is gain * direction / ||direction||.
 
     The norm is over all axes except the output channels. Source: arXiv 1602.07868, equation 2.
-
-    Attributes:
-      num_channels: output channels.
-      kernel_size: side of the square kernel.
-      axes: logical names of the kernel's input and output channels.
-      gain: start of the gain; with unit-variance input it is the output's standard deviation.
-      direction_init: start of the direction.
-      dtype: of the computation.
     """
 
     num_channels: int
-    kernel_size: int
-    axes: Axes
-    gain: float = 1.0
+    kernel_size: int  # side of the square kernel
+    axes: Axes  # logical names of the kernel's input and output channels
+    gain: float = 1.0  # at the start; of unit-variance input it is the output's standard deviation
     direction_init: nn.initializers.Initializer = nn.initializers.normal(1.0)
     dtype: str = "float32"
 
@@ -93,15 +76,9 @@ class WeightNormConv(nn.Module):
 
 
 def pixel_shuffle(x: jax.Array, scale: int) -> jax.Array:
-    """Moves channels into space.
+    """Maps [batch, height, width, s * s * channels] to [batch, s * height, s * width, channels].
 
-    Args:
-      x: [batch, height, width, scale * scale * channels], channels innermost.
-      scale: s.
-
-    Returns:
-      [batch, s * height, s * width, channels]; output pixel (s i + a, s j + b) is channel group
-      s a + b of input pixel (i, j).
+    Output pixel (s i + a, s j + b) is channel group s a + b of input pixel (i, j).
     """
     batch, height, width, depth = x.shape
     channels = depth // scale**2
@@ -143,13 +120,8 @@ class Wdsr(nn.Module):
             wide = config.num_channels * config.widening
             y = conv(f"expand_{i}", wide, 3, ("channels", "mlp"))(x)
             y = nn.with_logical_constraint(nn.relu(y), ("batch", None, None, "mlp"))
-            x = x + conv(
-                f"reduce_{i}",
-                config.num_channels,
-                3,
-                ("mlp", "channels"),
-                gain=config.num_blocks**-0.5,
-            )(y)
+            axes, gain = ("mlp", "channels"), config.num_blocks**-0.5
+            x = x + conv(f"reduce_{i}", config.num_channels, 3, axes, gain=gain)(y)
             x = nn.with_logical_constraint(x, ("batch", None, None, "channels"))
         tail = conv("tail", depth, 3, ("channels", None), gain=0.0)(x)
         skip = conv("skip", depth, 5, (None, None), direction_init=nearest_direction)(images)

@@ -12,6 +12,7 @@ the whole image, and no pixel is made up. All windows have one size, hence one c
     large = tiling.upsample(upsample, images, model.config, window_size=256)
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,17 +22,15 @@ from parti.models.super_resolution import network
 
 
 class Span(NamedTuple):
-    """A window along one axis, in low-resolution pixels.
-
-    Attributes:
-      start: where the window begins.
-      keep_from: the first pixel that is taken from it.
-      keep_to: the first pixel behind those that are taken.
-    """
+    """A window along one axis, in low-resolution pixels."""
 
     start: int
-    keep_from: int
-    keep_to: int
+    keep_from: int  # the first pixel that is taken from the window
+    keep_to: int  # the first pixel behind those that are taken
+
+    def kept(self, scale: int, origin: int = 0) -> slice:
+        """Returns the slice of the kept pixels in an enlarged image that begins at `origin`."""
+        return slice((self.keep_from - origin) * scale, (self.keep_to - origin) * scale)
 
 
 def receptive_radius(config: network.SuperResolutionConfig) -> int:
@@ -63,12 +62,10 @@ def check_window(config: network.SuperResolutionConfig, window_size: int, side: 
 
 
 def spans(length: int, window_size: int, halo: int) -> list[Span]:
-    """Cuts one axis into windows, of whose kept parts each pixel is in one.
+    """Cuts an axis into windows, of whose kept parts each pixel is in one.
 
-    Args:
-      length: of the axis.
-      window_size: of each window, above 2 * halo; an axis that is no longer is one span.
-      halo: pixels that are not kept at an edge of a window, unless it is one of the image.
+    A window has a size above 2 * halo, pixels that are not kept at its edges, unless an edge is one
+    of the image; an axis that is no longer than a window is one span.
     """
     found, kept = [], 0
     while kept < length:
@@ -93,13 +90,10 @@ def upsample(
     Args:
       upsample_fn: the network: [batch, height, width, 3] to [batch, scale height, scale width, 3],
         as `SuperResolutionModel.upsample` with its variables; called with one shape.
-      images: [batch, height, width, 3] in [-1, 1], on the host.
+      images: [batch, height, width, 3] in [-1, 1], on the host, as is the result.
       config: of the network.
       window_size: side of a window, in low-resolution pixels; an axis of the images that is no
         longer is not cut.
-
-    Returns:
-      [batch, scale height, scale width, 3], on the host.
 
     Raises:
       ValueError: the window is too small for what the network sees.
@@ -107,19 +101,12 @@ def upsample(
     scale, halo = config.total_scale, receptive_radius(config)
     batch, height, width, channels = images.shape
     check_window(config, window_size, max(height, width))
-    rows, columns = (spans(length, window_size, halo) for length in (height, width))
+    cuts = (spans(length, window_size, halo) for length in (height, width))
     large = np.empty((batch, height * scale, width * scale, channels), np.float32)
-    for row in rows:
-        for column in columns:
-            window = images[
-                :, row.start : row.start + window_size, column.start : column.start + window_size
-            ]
-            made = np.asarray(upsample_fn(window))
-            inside = made[:, _kept(row, row.start, scale), _kept(column, column.start, scale)]
-            large[:, _kept(row, 0, scale), _kept(column, 0, scale)] = inside
+    for row, column in itertools.product(*cuts):
+        top, left = row.start, column.start
+        window = images[:, top : top + window_size, left : left + window_size]
+        made = np.asarray(upsample_fn(window))
+        inside = made[:, row.kept(scale, top), column.kept(scale, left)]
+        large[:, row.kept(scale), column.kept(scale)] = inside
     return large
-
-
-def _kept(span: Span, origin: int, scale: int) -> slice:
-    """Returns the slice of the kept pixels in an enlarged image that begins at `origin`."""
-    return slice((span.keep_from - origin) * scale, (span.keep_to - origin) * scale)

@@ -22,11 +22,8 @@ PyTree = Any
 class TextToImageModel(base.Model):
     """Parti's stage two, a `base.Generator`.
 
-    Attributes:
-      config: The network's sizes.
-      text_length, grid_size, codebook_size: See `base.Generator`.
-      z_loss: Factor of the penalty on log-partition functions; the paper names none.
-      settings: How `predict_batch` samples.
+    `z_loss` is the factor of the penalty on log-partition functions, of which the paper names none;
+    `settings` say how `predict_batch` samples.
     """
 
     feature_converter = "TextToImageConverter"
@@ -103,9 +100,8 @@ class TextToImageModel(base.Model):
         self, params: PyTree, batch: base.Batch, flax_mutables: PyTree | None = None
     ) -> Array:
         """Returns the log-probability of each example's image tokens in nats, [batch]."""
-        log_probs = losses.token_log_probs(
-            self.logits(params, batch), batch["decoder_target_tokens"]
-        )
+        logits = self.logits(params, batch)
+        log_probs = losses.token_log_probs(logits, batch["decoder_target_tokens"])
         return jnp.sum(log_probs * batch["decoder_loss_weights"], axis=-1)
 
     def predict_batch(
@@ -115,14 +111,10 @@ class TextToImageModel(base.Model):
         rng: Array | None = None,
         flax_mutables: PyTree | None = None,
     ) -> Array:
-        """Draws one image per caption: [batch, image_length] int32 codebook indices.
+        """Draws one image per `encoder_input_tokens`: [batch, image_length] codebook indices.
 
-        Args:
-          params: Parameters.
-          batch: Only `encoder_input_tokens` is read.
-          rng: PRNG key; a fixed one if None. An image depends on its row of the batch here; use
-            `sample` with keys from `sampling.image_keys` where it must not.
-          flax_mutables: Not read.
+        The key is a fixed one if None. An image depends on its row of the batch here; use `sample`
+        with keys from `sampling.image_keys` where it must not.
         """
         text_tokens = batch["encoder_input_tokens"]
         rng = jax.random.PRNGKey(0) if rng is None else rng
@@ -142,11 +134,10 @@ class TextToImageModel(base.Model):
         Raises:
           ValueError: the shapes do not go together or, outside of jit, a text id is out of range.
         """
-        config, settings = self.config, settings or self.settings
+        config, params = self.config, variables["params"]
         base.check_tokens(text_tokens, config.text_length, config.text_vocab_size, "text_tokens")
-        return sampling.sample(
-            self.network, variables["params"], text_tokens, sample_keys, settings
-        )
+        settings = settings or self.settings
+        return sampling.sample(self.network, params, text_tokens, sample_keys, settings)
 
 
 def _logits(

@@ -8,6 +8,7 @@ GELU, untied embeddings) is chosen so that the sizes of its Table 1 come out.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,48 +25,31 @@ Array = jax.Array
 class TextToImageConfig:
     """Sizes and choices of the network; the defaults are a small model, not one of the paper's.
 
-    Attributes:
-      text_vocab_size: Rows of the text embedding table.
-      text_length: Most tokens of a caption.
-      codebook_size: Image tokens; codebook index c is id c + 1, id 0 is padding and start.
-      grid_size: Rows, and columns, of an image's tokens.
-      emb_dim: Width of the residual streams.
-      num_heads: Attention heads.
-      head_dim: Width of a head.
-      mlp_dim: Width of the MLPs' hidden layers.
-      num_encoder_layers: Layers of the text encoder.
-      num_decoder_layers: Layers of the image decoder.
-      local_window: Width of the decoder's convolution-shaped self-attention window (odd), 0 for
-        dense causal attention; a tuple gives one per layer.
-      dropout_rate: Of embeddings, attention weights, hidden layers and residual branches.
-      dtype: 'float32' or 'bfloat16'; LayerNorm, softmax and logits are float32 in both.
-      scan_layers: See `transformer.StackConfig`.
-      remat: See `transformer.StackConfig`.
-      num_stages: Of a circular pipeline through the encoder and then of one through the decoder; 1
-        is none. See `layers.pipeline`.
-      pipeline_microbatches: See `transformer.StackConfig`.
+    For what is not said here see `transformer.StackConfig`.
     """
 
-    text_vocab_size: int = 16000
-    text_length: int = 128
-    codebook_size: int = 8192
-    grid_size: int = 32
+    text_vocab_size: int = 16000  # rows of the text embedding table
+    text_length: int = 128  # most tokens of a caption
+    codebook_size: int = 8192  # codebook index c is id c + 1, id 0 is padding and start
+    grid_size: int = 32  # rows, and columns, of an image's tokens
     emb_dim: int = 512
     num_heads: int = 8
     head_dim: int = 64
     mlp_dim: int = 2048
     num_encoder_layers: int = 6
     num_decoder_layers: int = 6
+    # Width of the decoder's convolution-shaped self-attention window (odd), 0 for dense causal
+    # attention; a tuple gives one per layer
     local_window: int | tuple[int, ...] = 11
-    dropout_rate: float = 0.1
-    dtype: str = "bfloat16"
+    dropout_rate: float = 0.1  # also of embeddings
+    dtype: str = "bfloat16"  # LayerNorm, softmax and logits are float32 all the same
     scan_layers: bool = True
     remat: str = "none"
+    # Of a circular pipeline through the encoder and then of one through the decoder; 1 is none
     num_stages: int = 1
     pipeline_microbatches: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ValueError for sizes that do not go together."""
         if not isinstance(self.local_window, int):  # gin gives lists
             object.__setattr__(self, "local_window", tuple(self.local_window))
         if len(self.windows) != self.num_decoder_layers:
@@ -160,16 +144,10 @@ class ImageTokenDecoder(nn.Module):
     def __call__(
         self, tokens: Array, encoded: Array, encoded_mask: Array, deterministic: bool = True
     ) -> Array:
-        """Computes the logits of all positions of a training example.
+        """Computes the logits [batch, image_length, vocab] float32; position t predicts token t.
 
-        Args:
-          tokens: [batch, image_length] int32, the targets shifted right by one.
-          encoded: [batch, text_length, embed].
-          encoded_mask: [batch, 1, 1, text_length] bool.
-          deterministic: No dropout.
-
-        Returns:
-          [batch, image_length, vocab] float32; position t predicts image token t.
+        The tokens [batch, image_length] are the targets shifted right by one, the captions
+        [batch, text_length, embed] with a mask [batch, 1, 1, text_length].
 
         Raises:
           ValueError: The images have another number of tokens than the network.
@@ -201,21 +179,32 @@ class ImageTokenDecoder(nn.Module):
         cross: Sequence[Sequence[attention.KeysValues]],
         cross_masks: Sequence[Array],
     ) -> tuple[Array, attention.Cache]:
-        """Computes the logits of one position; see `PartiTransformer.decode_step`."""
+        """Computes the logits of one position for rows whose earlier positions are in the cache.
+
+        Args:
+          tokens: [rows] int32, the tokens before this position (0 at the first).
+          position: int32 scalar, in raster order.
+          cache: From `empty_cache` or the step before.
+          cross: Parts of equally many rows; each is what `prepare` gave, and serves its rows in
+            equal runs (see `attention.MultiHeadAttention.decode_shared`).
+          cross_masks: For each part [groups, text_length] bool, True where the caption has a token.
+
+        Returns:
+          [rows, vocab] float32, and the cache with this position.
+        """
         config = self.config
-        rows, columns = config.grid
-        reach = [masks.window_reach(window, config.grid) for window in config.windows]
+        grid, columns = config.grid, config.grid_size
+        reach = [masks.window_reach(window, grid) for window in config.windows]
         num_rows = cache.key.shape[2]
         width = min(columns, 2 * max(reach) + 1)
-        first_column = jnp.clip(position % columns - max(reach), 0, columns - width)
-        visible = jax.vmap(
-            lambda layer_reach: masks.cached_row_mask(
-                position, config.grid, num_rows, layer_reach, first_column, width
-            )
-        )(jnp.array(reach))
-        slot = attention.CacheSlot(
-            (position // columns) % num_rows, position % columns, first_column
-        )
+        row, column = position // columns, position % columns
+        first_column = jnp.clip(column - max(reach), 0, columns - width)
+
+        def seen(reach: Array) -> Array:
+            return masks.cached_row_mask(position, grid, num_rows, reach, first_column, width)
+
+        visible = jax.vmap(seen)(jnp.array(reach))
+        slot = attention.CacheSlot(row % num_rows, column, first_column)
         x = self.token_embedding(tokens) + self.positions.at(position)
         x = nn.with_logical_constraint(x, ("batch", "embed"))
         step = transformer.DecodeStep(slot, cross_masks)
@@ -233,81 +222,29 @@ class PartiTransformer(nn.Module):
         self.encoder = TextEncoder(self.config)
         self.decoder = ImageTokenDecoder(self.config)
 
-    def encode(self, text_tokens: Array, deterministic: bool = True) -> Array:
-        """Maps caption tokens [batch, text_length] int32 to [batch, text_length, embed]."""
-        return self.encoder(text_tokens, deterministic)
-
-    def decode(
-        self,
-        encoded: Array,
-        text_tokens: Array,
-        decoder_input_tokens: Array,
-        deterministic: bool = True,
-    ) -> Array:
-        """Computes logits from an encoded caption.
-
-        Args:
-          encoded: [batch, text_length, embed].
-          text_tokens: [batch, text_length] int32, tells what is padding.
-          decoder_input_tokens: [batch, image_length] int32, targets shifted right by one.
-          deterministic: No dropout.
-
-        Returns:
-          [batch, image_length, vocab] float32.
-        """
-        mask = masks.padding_mask(text_tokens)
-        return self.decoder(decoder_input_tokens, encoded, mask, deterministic)
-
     def __call__(
         self, text_tokens: Array, decoder_input_tokens: Array, deterministic: bool = True
     ) -> Array:
         """Computes logits [batch, image_length, vocab] from captions and shifted targets."""
-        encoded = self.encode(text_tokens, deterministic)
-        return self.decode(encoded, text_tokens, decoder_input_tokens, deterministic)
+        encoded = self.encoder(text_tokens, deterministic)
+        mask = masks.padding_mask(text_tokens)
+        return self.decoder(decoder_input_tokens, encoded, mask, deterministic)
 
     def prepare(self, text_tokens: Array) -> list[attention.KeysValues]:
-        """Encodes captions and projects them to the decoder's cross-attention keys and values.
+        """Encodes captions [groups, text_length], and projects them to keys and values.
 
-        Args:
-          text_tokens: [groups, text_length] int32.
-
-        Returns:
-          What `transformer.Stack.cross_keys_values` gives; the `groups` axis is the fourth last.
+        They are those of `transformer.Stack.cross_keys_values`, for the decoder's cross-attention;
+        the `groups` axis is the fourth last.
         """
-        return self.decoder.stack.cross_keys_values(self.encode(text_tokens))
+        return self.decoder.stack.cross_keys_values(self.encoder(text_tokens))
 
-    def decode_step(
-        self,
-        tokens: Array,
-        position: Array,
-        cache: attention.Cache,
-        cross: Sequence[Sequence[attention.KeysValues]],
-        cross_masks: Sequence[Array],
-    ) -> tuple[Array, attention.Cache]:
-        """Computes the logits of one position for rows whose earlier positions are in the cache.
-
-        Args:
-          tokens: [rows] int32, the tokens before this position (0 at the first).
-          position: int32 scalar, in raster order.
-          cache: From `empty_cache` or the step before.
-          cross: Parts of equally many rows; each is what `prepare` gave, and serves its rows in
-            equal runs (see `attention.MultiHeadAttention.decode_shared`).
-          cross_masks: For each part [groups, text_length] bool, True where the caption has a token.
-
-        Returns:
-          [rows, vocab] float32, and the cache with this position.
-        """
-        return self.decoder.decode_step(tokens, position, cache, cross, cross_masks)
+    def decode_step(self, *arrays: Any) -> tuple[Array, attention.Cache]:
+        """Computes the logits of one position; see `ImageTokenDecoder.decode_step`."""
+        return self.decoder.decode_step(*arrays)
 
 
 def empty_cache(config: TextToImageConfig, rows: int) -> attention.Cache:
     """Returns the cache before the first position: only the image rows that stay in reach."""
-    return attention.Cache.zeros(
-        config.num_decoder_layers,
-        rows,
-        masks.cache_rows(config.grid, config.windows),
-        config.grid_size,
-        config.num_heads,
-        config.head_dim,
-        config.dtype,
-    )
+    grid = masks.cache_rows(config.grid, config.windows), config.grid_size
+    shape = (config.num_decoder_layers, rows, *grid, config.num_heads, config.head_dim)
+    return attention.Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))

@@ -27,24 +27,19 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-    """How a token is chosen; hashable, so it can be a static argument of `jax.jit`.
+    """How a token is chosen; hashable, so it can be a static argument of `jax.jit`."""
 
-    Attributes:
-      temperature: Divides the logits; 0 takes the most likely token.
-      top_k: Keep this many of the most likely tokens, 0 keeps all. Applied after guidance and
-        temperature; tokens as likely as the last one kept stay too.
-      top_p: Then keep the fewest most likely tokens with this much of the probability, in (0, 1].
-      guidance_scale: l = l_u + guidance_scale * (l_c - l_u); 1 is no guidance, and skips the
-        unconditional rows. The paper's FID results use 1.2.
-    """
-
-    temperature: float = 1.0
+    temperature: float = 1.0  # divides the logits; 0 takes the most likely token
+    # Keep this many of the most likely tokens, 0 keeps all. Applied after guidance and temperature;
+    # tokens as likely as the last one kept stay too.
     top_k: int = 0
+    # Then keep the fewest most likely tokens with this much of the probability, in (0, 1]
     top_p: float = 1.0
+    # See `guided_logits`; 1 is no guidance, and skips the unconditional rows. The paper's FID
+    # results use 1.2.
     guidance_scale: float = 1.2
 
     def __post_init__(self) -> None:
-        """Raises ValueError for settings out of range."""
         for ok, what, got in (
             (self.temperature >= 0, "temperature must be >= 0 (0 is greedy)", self.temperature),
             (self.top_k >= 0, "top_k must be >= 0 (0 keeps all tokens)", self.top_k),
@@ -73,10 +68,7 @@ def null_caption(length: int) -> np.ndarray:
 def image_key(seed: int, prompt_text: str, sample_index: int) -> np.ndarray:
     """Returns the PRNG key data of an image, uint32 [2], the same on every machine.
 
-    Args:
-      seed: The run's seed.
-      prompt_text: The prompt as given; where it stands in a file does not matter.
-      sample_index: Which of the prompt's samples, from 0.
+    Where the prompt stands in a file does not matter; its samples count from 0.
     """
     text = json.dumps([int(seed), prompt_text, int(sample_index)])
     digest = hashlib.sha256(text.encode("utf-8")).digest()
@@ -89,23 +81,15 @@ def image_keys(seed: int, prompt_texts: Sequence[str], num_samples: int) -> np.n
     return np.array(keys, np.uint32).reshape(len(prompt_texts), num_samples, 2)
 
 
-def _ordered_bits(x: Array) -> Array:
-    """Maps float32 to uint32 in the same order."""
-    bits = lax.bitcast_convert_type(x, jnp.uint32)
-    return jnp.where(bits >> 31, ~bits, bits | jnp.uint32(1 << 31))
-
-
 def _keep_largest(values: Array, enough: Callable[[Array], Array]) -> Array:
     """Returns the mask of the fewest largest values that are enough; ties stay together.
 
     Finds the threshold by bisection over the bits of a float, which is exact and far faster than
-    a sort (12 times, for 128 rows of 640 values on a CPU).
-
-    Args:
-      values: [..., vocab] float32.
-      enough: Mask [..., vocab] -> bool [...], True once enough is kept; if it never is, all stay.
+    a sort (12 times, for 128 rows of 640 values on a CPU). `enough` maps a mask [..., vocab] to
+    bool [...], True once enough is kept; if it never is, all stay.
     """
-    bits = _ordered_bits(values)
+    bits = lax.bitcast_convert_type(values, jnp.uint32)
+    bits = jnp.where(bits >> 31, ~bits, bits | jnp.uint32(1 << 31))  # in the order of the floats
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds  # enough at `low`, not enough at `high`
@@ -119,16 +103,7 @@ def _keep_largest(values: Array, enough: Callable[[Array], Array]) -> Array:
 
 
 def filter_logits(logits: Array, top_k: int, top_p: float) -> Array:
-    """Sets what top-k, and then top-p, leave out to -inf.
-
-    Args:
-      logits: [..., vocab] float32, after guidance and temperature.
-      top_k: Tokens to keep, 0 for all.
-      top_p: Probability to keep, in (0, 1].
-
-    Returns:
-      [..., vocab].
-    """
+    """Sets what top-k, and then top-p, leave out to -inf, in [..., vocab]; see the settings."""
     if 0 < top_k < logits.shape[-1]:
         keep = _keep_largest(logits, lambda mask: jnp.sum(mask, axis=-1) >= top_k)
         logits = jnp.where(keep, logits, -jnp.inf)
@@ -142,15 +117,8 @@ def filter_logits(logits: Array, top_k: int, top_p: float) -> Array:
 def choose_tokens(logits: Array, uniform: Array, settings: SamplingSettings) -> Array:
     """Draws a token per row by inverting the cumulative distribution.
 
-    One random number per row, where the Gumbel trick takes one per row and token.
-
-    Args:
-      logits: [rows, vocab] float32 after guidance, -inf for forbidden ids.
-      uniform: [rows] in [0, 1).
-      settings: Temperature, top_k, top_p.
-
-    Returns:
-      [rows] int32.
+    One random number per row, `uniform` [rows] in [0, 1), where the Gumbel trick takes one per row
+    and token. The logits [rows, vocab] are those after guidance, -inf for forbidden ids.
     """
     if settings.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -200,15 +168,8 @@ def sample(
 ) -> Array:
     """Draws images for prompts; pure, and `jax.jit`-able with static transformer and settings.
 
-    Args:
-      transformer: The network.
-      params: Its parameters.
-      text_tokens: [prompts, text_length] int32, each ending in EOS and padded with 0.
-      sample_keys: [prompts, samples, 2] uint32, from `image_keys`.
-      settings: How tokens are chosen.
-
-    Returns:
-      [prompts, samples, image_length] int32, codebook indices in raster order.
+    Maps texts [prompts, text_length], each ending in EOS and padded with 0, and keys from
+    `image_keys` to [prompts, samples, image_length] int32, codebook indices in raster order.
 
     Raises:
       ValueError: The shapes do not go together.
