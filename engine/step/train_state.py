@@ -106,10 +106,11 @@ def like_params(tree: Any, params: Any, specs: Any) -> Any:
 
     `specs` is a tree like `params` of a `PartitionSpec` each; so is the result, like `tree`.
     """
-    flat, structure = jax.tree_util.tree_flatten_with_path(params)
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    leaves = jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
     known = {
         tuple(_names(path)): (spec, leaf.shape)
-        for (path, leaf), spec in zip(flat, structure.flatten_up_to(specs), strict=True)
+        for (path, leaf), spec in zip(flat, leaves, strict=True)
     }
 
     def find(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
