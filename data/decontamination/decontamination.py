@@ -142,8 +142,8 @@ class EvaluationSet:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the set to one file, for `open`."""
-        images_of_all = self._index.images
-        names, phashes, colours, sizes = zip(*images_of_all) if images_of_all else ((),) * 4
+        rows = self._index.images
+        names, phashes, colours, sizes = zip(*rows) if rows else ((), (), (), ())
         header = {
             "format": _FORMAT,
             "num_words": self._num_words,

@@ -212,13 +212,13 @@ class NearIndex:
         if not self.images:
             return None
         if not self._columns:
-            _, phashes, colours, sizes = zip(*self.images, strict=True)
-            rows = np.frombuffer(b"".join(colours), np.uint8).reshape(-1, NUM_COLOURS)
-            self._columns = np.array(phashes, np.uint64), rows, np.array(sizes, np.int64)
-        hashes, levels_of, sizes = self._columns
-        bits = distances(phash, hashes)
+            _, hashes, colours, counts = zip(*self.images, strict=True)
+            table = np.frombuffer(b"".join(colours), np.uint8).reshape(-1, NUM_COLOURS)
+            self._columns = np.array(hashes, np.uint64), table, np.array(counts, np.int64)
+        phashes, rows, sizes = self._columns
+        bits = distances(phash, phashes)
         near = np.flatnonzero(bits <= self._max_distance)
-        levels = colour_distances(colour, levels_of[near])
+        levels = colour_distances(colour, rows[near])
         smaller = np.minimum(num_pixels, sizes[near])
         within = levels <= colour_limit(smaller, self._max_colour_distance)
         near, levels = near[within], levels[within]

@@ -97,7 +97,7 @@ def is_finished(experiment: experiments.Experiment) -> bool:
     if manifest is None or manifest["counts"]["steps"] < experiment.train_steps:
         return False
     path = folder / CONFIG
-    names = gin_text.bindings(path.read_text(encoding="utf-8")) if path.is_file() else ()
+    names = gin_text.bindings(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # It sets fields of `Experiment` by name, as it no longer can.
     if any(name.startswith("experiments.Experiment.") for name in names):
         raise ValueError(

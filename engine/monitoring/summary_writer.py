@@ -23,7 +23,7 @@ _GAP = 2  # pixels between the images of a grid
 
 
 def check_installed(tensorboard: bool) -> None:
-    """Raises ValueError if TENSORBOARD is True and TensorFlow, not imported here, not installed."""
+    """Raises ValueError if TENSORBOARD is True and TensorFlow, not imported here, is missing."""
     if tensorboard and importlib.util.find_spec("tensorflow") is None:
         raise ValueError(
             "TENSORBOARD is True, but TensorFlow, which writes its files, is not installed: "
