@@ -245,6 +245,7 @@ def _run_job(
         directory=stage.address,
         scratch=stage.scratch,
         old_rejected=plan.extension.old_rejected() if plan.extension else (),
+        old_paths=sorted(plan.extension.sources) if plan.extension else (),
         input_root=stage.inputs[incremental.ROOT],
     )
     files.make_dirs(job.intermediate_dir)
@@ -391,7 +392,7 @@ def _summary(report: Mapping[str, Any], output: str) -> str:
     if dropped:
         reasons = ", ".join(f"{rule['dropped']:,} {rule['name']}" for rule in dropped)
         lines.append(f"dropped {read - kept:,}: {reasons}")
-    lines += report.get("split_notes", [])
+    lines += report.get("notes", [])
     if left_out := report.get("left_out", []):
         number = sum(row["count"] for row in left_out)
         files_ = "file" if number == 1 else "files"

@@ -129,7 +129,7 @@ class Report(TypedDict, total=False):
     # Address -> how many of its rows are broken; of a folder, which ends in /, how many files.
     broken_files: Mapping[str, int]
     left_out: Sequence[LeftOut]
-    split_notes: Sequence[str]  # what is to be said of the splits that the metadata name
+    notes: Sequence[str]  # what is to be said of splits and keys
     extends: Extends
     rules: Required[Sequence[Rule]]  # in the order in which they are applied
     not_applied: Sequence[NotApplied]

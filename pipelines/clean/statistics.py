@@ -31,9 +31,10 @@ class Count(NamedTuple):
 
     "read" counts pairs and broken rows that came in; "rejected" those with a reason; "broken" those
     of a file, or of a folder and a slash; "left_out" files that are no pair's, with a reason
-    (`left_out.REASONS`); "unknown_split" pairs of a split of another name; "changed" captions
-    that a repair changed; "no_value" pairs without a value for a rule; "before" and "kept" the
-    pairs in a bin of a histogram, before all rules and after.
+    (`left_out.REASONS`); "unknown_split" pairs of a split of another name; "new_key" those whose
+    key was another file's too; "changed" captions that a repair changed; "no_value" pairs without a
+    value for a rule; "before" and "kept" the pairs in a bin of a histogram, before all rules and
+    after.
     """
 
     kind: Literal[
@@ -42,6 +43,7 @@ class Count(NamedTuple):
         "broken",
         "left_out",
         "unknown_split",
+        "new_key",
         "changed",
         "no_value",
         "before",

@@ -65,8 +65,8 @@ def make_report(
     }
     if found := _left_out(counts, samples):
         report["left_out"] = found
-    if notes := _split_notes(counts, samples):
-        report["split_notes"] = notes
+    if notes := _notes(counts, samples):
+        report["notes"] = notes
     if broken := _of_kind(counts, "broken"):
         report["broken_files"] = dict(sorted(broken.items()))
     if extends:
@@ -101,9 +101,11 @@ def _left_out(counts: Mapping[statistics.Count, int], samples: Samples) -> list[
     return rows
 
 
-def _split_notes(counts: Mapping[statistics.Count, int], samples: Samples) -> list[str]:
-    """Returns what is to be said of the splits that the metadata name."""
+def _notes(counts: Mapping[statistics.Count, int], samples: Samples) -> list[str]:
+    """Returns what is to be said of the splits that the metadata name, and of keys."""
     notes = []
+    if renamed := counts.get(statistics.Count("new_key"), 0):
+        notes.append(f"{renamed:,} keys are of several files: the file's name is before them")
     if dropped := counts.get(statistics.Count("rejected", "split_test"), 0):
         notes.append(
             f"{dropped:,} of a test split kept out of training "
