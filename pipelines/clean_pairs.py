@@ -3,7 +3,8 @@
 """`parti clean`: raw pairs to decoded, filtered, deduplicated, square pairs in two splits.
 
 `clean.job` says how. A run that was killed goes on: sources that it had filtered are not filtered
-again. A pair goes to the split that its metadata name, else to one by the hash of its key.
+again. A pair goes to the split that its metadata name, else to one by the hash of its key; one of a
+test split is dropped.
 """
 
 import argparse
@@ -33,10 +34,17 @@ from parti.pipelines.readers.http import fetching
 from parti.pipelines.rules import presets
 from parti.stages import files, flag_parser, machine, progress_line, publishing
 
+# What to do where all pairs are dropped and most of them for this; else rules are to be loosened.
+_REMEDIES = {
+    "split_test": "no training is to see them; --drop_test_split=false puts them into validation",
+    "image_unsupported": "save the pictures as JPEG, PNG or WebP",
+    "members_far_apart": "unpack the tar, or pack picture and caption side by side",
+}
 _FETCH = fetching.FetchSettings()
 _SHUFFLE = "shuffle"
 _MAX_MEASURE = 80  # characters that the last line shows of one
 _MAX_BROKEN = 3  # broken files that it names
+_MAX_LEFT_OUT = 2  # files that are left out for a reason
 
 
 def make_parser() -> flag_parser.Parser:
@@ -237,6 +245,7 @@ def _run_job(
         directory=stage.address,
         scratch=stage.scratch,
         old_rejected=plan.extension.old_rejected() if plan.extension else (),
+        old_paths=sorted(plan.extension.sources) if plan.extension else (),
         input_root=stage.inputs[incremental.ROOT],
     )
     files.make_dirs(job.intermediate_dir)
@@ -319,13 +328,25 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str)
         reasons = ", ".join(map(_dropped, most))
         raise ValueError(
             f"no pair of {report['read']} in {where} was kept: {reasons}; "
-            f"check the files, or loosen the rules (see --help); {page} shows them"
+            f"{_remedy(most)}; {page} shows them"
         )
     if not report["splits"]["train"]:
         raise ValueError(
             f"all {report['kept']} kept pairs of {where} fell to validation; "
             "lower --validation_fraction or give more pairs"
         )
+
+
+def _remedy(dropped: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what to do where these rules have dropped all, the most first."""
+    names = {rule["name"] for rule in dropped}
+    if names <= {"missing_caption", "missing_image"}:
+        return (
+            "give each picture its caption in a .txt of its name, in the same folder: "
+            "dog.jpg and dog.txt (or webdataset's dog.image.jpg and dog.text.txt); or name a "
+            "table of pictures and captions"
+        )
+    return _REMEDIES.get(dropped[0]["name"], "check the files, or loosen the rules (see --help)")
 
 
 def _broken(report: Mapping[str, Any]) -> tuple[int, str]:
@@ -352,6 +373,15 @@ def _dropped(rule: Mapping[str, Any]) -> str:
     return f"{rule['dropped']:,} {rule['name']}" + (f" ({shown})" if shown else "")
 
 
+def _left_out(row: Mapping[str, Any]) -> str:
+    """Returns how many files a reason has left out, with the names of some."""
+    names = [
+        name if len(name) <= _MAX_MEASURE else f"...{name[-_MAX_MEASURE:]}" for name in row["files"]
+    ]
+    some = [*names[:_MAX_LEFT_OUT], *(["..."] if row["count"] > _MAX_LEFT_OUT else [])]
+    return f"{row['count']:,} {row['name']} ({', '.join(some)})"
+
+
 def _summary(report: Mapping[str, Any], output: str) -> str:
     kept, read, splits = report["kept"], report["read"], report["splits"]
     lines = [
@@ -362,6 +392,11 @@ def _summary(report: Mapping[str, Any], output: str) -> str:
     if dropped:
         reasons = ", ".join(f"{rule['dropped']:,} {rule['name']}" for rule in dropped)
         lines.append(f"dropped {read - kept:,}: {reasons}")
+    lines += report.get("notes", [])
+    if left_out := report.get("left_out", []):
+        number = sum(row["count"] for row in left_out)
+        files_ = "file" if number == 1 else "files"
+        lines.append(f"left out {number:,} {files_}: {', '.join(map(_left_out, left_out))}")
     num_broken, broken = _broken(report)
     lines += [broken] if num_broken else []
     size = templates.size(report["num_bytes"])

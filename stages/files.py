@@ -14,7 +14,7 @@ import os
 import posixpath
 import shutil
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal, TextIO, overload
 
 from parti.stages import file_entries
@@ -187,7 +187,10 @@ def list_folder(folder: Path) -> list[Entry]:
 
 
 def walk(folder: Path) -> list[Entry]:
-    """Returns all files below a folder at any depth, sorted; [] if there is no such folder."""
+    """Returns all files below a folder at any depth, sorted; [] if there is no such folder.
+
+    Links are followed; a folder that several lead to is read once.
+    """
     if is_remote(folder):
         return _remote().walk(os.fspath(folder))
 
@@ -195,8 +198,42 @@ def walk(folder: Path) -> list[Entry]:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 
-    folders = os.walk(_local(folder), onerror=fail)
-    return _entries(os.path.join(inner, name) for inner, _, names in folders for name in names)
+    folders = _walk_links(_local(folder), fail, set())
+    return _entries(os.path.join(inner, name) for inner, names in folders for name in names)
+
+
+def _walk_links(
+    folder: str, fail: Callable[[OSError], None], seen: set[tuple[int, int]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yields each folder, also those that links lead to, once, and the names of files in it."""
+    links = []
+    for inner, names, file_names in os.walk(folder, onerror=fail):
+        if (identity := _identity(inner)) in seen:
+            names.clear()
+            continue
+        seen.add(identity)
+        links += [path for n in names if os.path.islink(path := os.path.join(inner, n))]
+        yield inner, file_names
+    for link in sorted(links):
+        if _identity(link) not in seen:
+            yield from _walk_links(link, fail, seen)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        found = os.stat(folder)
+    except FileNotFoundError:
+        return (-1, -1)
+    return found.st_dev, found.st_ino
+
+
+def list_odd(folder: Path) -> list[str]:
+    """Returns what is below a local folder and is no file: links to nothing, pipes, devices."""
+    if is_remote(folder):
+        return []
+    folders = _walk_links(_local(folder), lambda error: None, set())
+    paths = (os.path.join(inner, name) for inner, names in folders for name in names)
+    return sorted(path for path in paths if not os.path.isfile(path))
 
 
 def _entries(paths: Iterable[str]) -> list[Entry]:

@@ -13,11 +13,12 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from parti.data.images import images
 from parti.data.storage import records, tfrecords
 from parti.data.text import prompt_files
 from parti.stages import files
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = images.SUFFIXES
 PROMPT_SUFFIXES = (".tsv", ".jsonl")
 CAPTION_SUFFIX = ".txt"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -15,6 +15,18 @@ from PIL import Image
 # (ICO), or that no data set uses stay closed.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
+# Endings of their files, in lower case; of two files of one name the first ending counts.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".jpe", ".jfif", ".mpo", ".apng", ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+)
+# Endings of images that `decode` does not take.
+OTHER_SUFFIXES = (
+    *(".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".jxl", ".svg", ".psd"),
+    *(".ico", ".icns", ".tga", ".dib", ".eps", ".qoi", ".dds", ".exr", ".hdr", ".raw", ".dng"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pcx", ".xcf", ".ai", ".wmf"),
+)
+
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
 JPEG_QUALITY = 95
 

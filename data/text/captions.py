@@ -35,6 +35,17 @@ _STREET = re.compile(
 )
 _FILE_NAME = re.compile(r"^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg|heic|avif)$", re.IGNORECASE)
 _CAMERA_NAME = re.compile(r"^(img|dsc|dscn|dscf|pict?|image|photo|p)[_ -]?\d{3,}$", re.IGNORECASE)
+# What programs write where there is no text: what pandas reads as missing, and a few more.
+_PLACEHOLDERS = frozenset(
+    (
+        *("nan", "nat", "none", "null", "nil", "undefined", "unknown", "missing"),
+        *("na", "#na", "n/a", "#n/a", "#n/a_n/a", "n.a", r"n\a", r"\n", "1.#ind", "1.#qnan"),
+        *("no_caption", "not_available", "not_applicable", "object_object"),
+        *("#null", "#value", "#ref", "#name", "#div/0", "#num"),
+    )
+)
+# What may stand around one.
+_AROUND = " \t'\"`<>[](){}.:;,!?_/*~-\u2010\u2011\u2012\u2013\u2014\u2015\u2026"
 # Scripts that do not put spaces between words: each of these characters counts as a word.
 _NO_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
@@ -43,6 +54,7 @@ _SEPARATORS = " \t-\u2013\u2014|:;,.\u00b7\u2022>\u00bb*#"
 _MIN_WORDS_TO_REPEAT = 6
 _MIN_LETTERS_TO_SHOUT = 10
 _PASSES = 4
+_MAX_PLACEHOLDER = 24  # characters
 _MAX_AFFIXES = 8
 
 
@@ -56,7 +68,8 @@ def normalize_caption(text: str) -> str:
     for _ in range(_PASSES):  # one pass can bring out what the next one removes: "&amp;lt;b&gt;"
         before = text
         text = html.unescape(text) if "&" in text else text
-        text = _TAG.sub(" ", text) if "<" in text else text
+        if "<" in text and not find_placeholder(text):  # <NA> is no markup
+            text = _TAG.sub(" ", text)
         text = _CONTROL.sub(" ", text)
         text = " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).split())
         if text == before:
@@ -211,6 +224,14 @@ def find_street_address(text: str) -> str | None:
 def find_file_name(text: str) -> str | None:
     """Finds a file name that stands for a caption (`IMG_1234`, `sunset.jpg`)."""
     return text if _FILE_NAME.match(text) or _CAMERA_NAME.match(text) else None
+
+
+def find_placeholder(text: str) -> str | None:
+    """Finds a text that only says that there is none: `nan`, `None`, `<NA>`, `-`."""
+    if len(text) > _MAX_PLACEHOLDER:
+        return None
+    core = "_".join(text.casefold().replace(" / ", "/").strip(_AROUND).split())
+    return text if text and (not core or core in _PLACEHOLDERS) else None
 
 
 def find_affix(text: str, affixes: Sequence[str]) -> str | None:

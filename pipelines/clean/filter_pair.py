@@ -17,17 +17,18 @@ import xxhash
 from parti.data.decontamination import decontamination
 from parti.data.images import crops, image_hashes, images
 from parti.data.storage import records
-from parti.data.text import text_hashes
+from parti.data.text import captions, text_hashes
 from parti.pipelines import readers
 from parti.pipelines.beam import sharded_writers
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.clean import statistics
 from parti.pipelines.deduplicate import fingerprints
-from parti.pipelines.rules import evaluate, rule, table
+from parti.pipelines.rules import evaluate, rule, splits, table
 
 ORIGINAL_SIZE = "original_size"  # in the metadata: [width, height] before crop and resize
 # A JPEG is decoded at a size of at least twice the side of the output: see `images.decode`.
 _DRAFT_SIDES = 2
+_MAX_SPLIT = 20  # characters of the name of an unknown split
 
 
 class Passed(NamedTuple):
@@ -45,6 +46,7 @@ class Filtered(NamedTuple):
     # Rule -> how near a pair that passed came to being dropped (0 is nearest), what was measured.
     near: Mapping[str, tuple[float, str]] = {}
     changes: Mapping[str, str] = {}  # repair -> the caption before it, if it changed the caption
+    unknown_split: str = ""  # what the metadata name as split, if it is none that is known
 
 
 def filter_pair(
@@ -60,11 +62,15 @@ def filter_pair(
     without = [n.removeprefix(evaluate.NO_VALUE) for n in notes if n not in changes]
     counts = [statistics.Count("changed", repair) for repair in changes]
     counts += [statistics.Count("no_value", name) for name in without]
+    unknown = ""
+    if splits.named_by(pair.metadata) == splits.UNKNOWN:
+        unknown = str(splits.value_of(pair.metadata))[:_MAX_SPLIT]
+        counts.append(statistics.Count("unknown_split"))
     counts += statistics.caption_counts("before", text, pair.metadata, settings)
 
     def reject(reason: str, measure: str) -> Filtered:
         row = readers.Rejected(pair.key, reason, measure, text, pair.source)
-        return Filtered(row, counts, changes=changes)
+        return Filtered(row, counts, changes=changes, unknown_split=unknown)
 
     if rejection:
         return reject(*rejection)
@@ -87,7 +93,7 @@ def filter_pair(
         )
         for name, measure in measures.items()
     }
-    return Filtered(passed, counts, near, changes)
+    return Filtered(passed, counts, near, changes, unknown)
 
 
 def load_filter(
@@ -137,10 +143,15 @@ def _fingerprint(
 
 
 def _split(pair: records.ImageTextPair, settings: clean_settings.CleanSettings) -> str:
-    """Returns the split that the metadata name, else one by the hash of the key."""
-    split = str(pair.metadata.get("split"))
-    if split in records.SPLITS:
-        return split
+    """Returns the split that the metadata name, else one by the hash of the key.
+
+    A test pair that the rules keep goes to validation.
+    """
+    named = splits.named_by(pair.metadata)
+    if named in records.SPLITS:
+        return named
+    if named == splits.TEST:
+        return splits.VALIDATION  # no training sees it
     fraction = sharded_writers.hash_fraction(pair.key, "split")
     return "validation" if fraction < settings.validation_fraction else "train"
 
@@ -184,8 +195,13 @@ def _output_metadata(
         more = metadata[records.CAPTIONS]
         # Whatever the metadata had there, it becomes a list of texts.
         texts = [c for c in (more if isinstance(more, list) else [more]) if isinstance(c, str)]
+        drops = settings.rules.values["drop_placeholders"]
         repaired = (evaluate.repair(caption, settings.rules)[0] for caption in texts)
-        metadata[records.CAPTIONS] = [caption for caption in repaired if caption]
+        metadata[records.CAPTIONS] = [
+            caption
+            for caption in repaired
+            if caption and not (drops and captions.find_placeholder(caption))
+        ]
     return metadata
 
 

@@ -18,7 +18,7 @@ from parti.pipelines import readers
 from parti.pipelines.beam import options
 from parti.pipelines.clean import filter_pair, intermediate, statistics
 from parti.pipelines.deduplicate import fingerprints
-from parti.pipelines.readers.base import rows
+from parti.pipelines.readers.base import left_out, rows
 from parti.pipelines.readers.base.source_files import FOLDER
 from parti.pipelines.readers.http import fetching
 from parti.stages import files
@@ -96,8 +96,9 @@ class FilterSource(beam.DoFn):
         self, work: Work, writer: intermediate.Writer, tally: "Tally"
     ) -> Iterator[int]:
         """Filters the rows of a source; yields the size of each image, in bytes."""
+        files_left_out = left_out.LeftOut()
         found: Iterator[tuple[int, rows.Row]] = enumerate(
-            readers.read_source(work.source, self._fetcher), work.source.start
+            readers.read_source(work.source, self._fetcher, files_left_out), work.source.start
         )
         if work.in_part:
             wanted = intermediate.read_wanted(self._directory, work.name)
@@ -116,6 +117,8 @@ class FilterSource(beam.DoFn):
                 filtered = filtered._replace(result=result)
             tally.add(filtered, image, self._sampler)
             yield len(image)
+        if not work.in_part:  # else the earlier run has told of them
+            tally.add_left_out(files_left_out, work.source.name, self._sampler)
 
     def _add_known(self, work: Work, writer: intermediate.Writer, tally: "Tally") -> Iterator[int]:
         """Takes over the pairs that an earlier run has cleaned; yields their sizes, in bytes."""
@@ -144,6 +147,10 @@ class Tally:
         self.counts.update(filtered.counts)
         result = filtered.result
         text = result.pair.text if isinstance(result, filter_pair.Passed) else result.text
+        if filtered.unknown_split:
+            name = statistics.SampleName("unknown_split")
+            key = result.pair.key if isinstance(result, filter_pair.Passed) else result.key
+            self.samples += sampler.offer(name, key, text, filtered.unknown_split, b"")
         for repair, before in filtered.changes.items():
             name = statistics.SampleName("changed", repair)
             self.samples += sampler.offer(name, before, before, text, b"")
@@ -156,6 +163,16 @@ class Tally:
             self.counts[statistics.Count("rejected", result.reason)] += 1
             name = statistics.SampleName("dropped", result.reason)
             self.samples += sampler.offer(name, result.key, text, result.measure, image)
+
+    def add_left_out(
+        self, found: left_out.LeftOut, source: str, sampler: statistics.Sampler
+    ) -> None:
+        """Adds the files of a source that are no part of a pair."""
+        for reason, number in found.counts.items():
+            self.counts[statistics.Count("left_out", reason)] += number
+            name = statistics.SampleName("left_out", reason)
+            for file in found.names[reason]:
+                self.samples += sampler.offer(name, file, "", source, b"")
 
     def to_json(self) -> dict[str, Any]:
         """Returns what `from_json` reads."""

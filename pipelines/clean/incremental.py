@@ -198,7 +198,13 @@ class Extension:
 def _part(source: readers.Source, paths: Sequence[str]) -> readers.Source:
     """Returns a source of some of the files of another."""
     num_bytes = source.num_bytes * len(paths) // len(source.paths)
-    return dataclasses.replace(source, paths=tuple(paths), num_bytes=num_bytes)
+    beside = dict(zip(source.paths, source.beside))
+    return dataclasses.replace(
+        source,
+        paths=tuple(paths),
+        num_bytes=num_bytes,
+        beside=tuple(beside[path] for path in paths if path in beside),
+    )
 
 
 def _take(

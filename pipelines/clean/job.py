@@ -5,7 +5,7 @@
 1. *Filter* (`filter_sources`, `filter_pair`): a worker reads a source, filters each pair alone, and
    writes those that pass to the source's intermediate shard. Only a fingerprint row of each goes
    through the runner.
-2. *Deduplicate*: of pairs with one key one stays; then duplicates and counts over pairs
+2. *Deduplicate*: every key is one pair's; then duplicates and counts over pairs
    (`duplicate_rules`).
 3. *Merge* (`merge_shards`): each shard gathers its pairs from all intermediate shards, without
    those that were dropped.
@@ -24,7 +24,14 @@ import apache_beam as beam
 from parti.data.storage import records
 from parti.pipelines import readers
 from parti.pipelines.beam import sharded_writers
-from parti.pipelines.clean import filter_pair, filter_sources, incremental, merge_shards, statistics
+from parti.pipelines.clean import (
+    filter_pair,
+    filter_sources,
+    incremental,
+    merge_shards,
+    origins,
+    statistics,
+)
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.deduplicate import duplicate_rules, fingerprints
 from parti.pipelines.readers.http import fetching
@@ -43,6 +50,7 @@ class CleanJob:
     directory: files.Path  # exists; pairs, hashes and rejected rows are written there
     scratch: files.Path  # exists; for intermediate shards and counts
     old_rejected: Sequence[incremental.OldRejected] = ()  # to take over
+    old_paths: Sequence[str] = ()  # of the files that an earlier run has read
     input_root: str = ""  # beginning of addresses that rejected rows leave out
 
     @property
@@ -72,7 +80,8 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
             )
         ).with_outputs(*filter_sources.TAGS, main="fingerprints")
     )
-    unique, same_key = duplicate_rules.one_per_key(filtered.fingerprints)
+    origin_of = origins.of_sources(job.sources, job.old_paths)
+    unique, same_key = duplicate_rules.one_per_key(filtered.fingerprints, origin_of)
     duplicates = unique | duplicate_rules.FindDuplicates(settings.duplicates)
     groups = duplicates | statistics.CountGroups()
     merged = {
@@ -112,7 +121,9 @@ class _Describe:
     def __call__(
         self, merged: merge_shards.Merged, shown: Mapping[str, int]
     ) -> Iterator[beam.pvalue.TaggedOutput]:
-        pair, row, decision = merged
+        pair, row, decision, is_new_key = merged
+        if is_new_key:
+            yield beam.pvalue.TaggedOutput(merge_shards.COUNTS, (statistics.Count("new_key"), 1))
         if decision is None:
             yield beam.pvalue.TaggedOutput("captions", pair.text)
             counts, reason, measure, group = self._bins(pair, row), "kept", "", row.key

@@ -3,6 +3,7 @@
 """The last step of `parti clean`: final shards, each from its ranges of the intermediate shards."""
 
 import collections
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ class Merged(NamedTuple):
     pair: records.ImageTextPair
     row: fingerprints.Fingerprint
     decision: fingerprints.Decision | None  # why other pairs drop it; None: it is written
+    is_new_key: bool = False  # whether its key was changed, since a pair of another file has it
 
 
 Describe = Callable[[Merged, Any], Iterable[beam.pvalue.TaggedOutput]]
@@ -33,9 +35,10 @@ Describe = Callable[[Merged, Any], Iterable[beam.pvalue.TaggedOutput]]
 class MergeShards(beam.PTransform):
     """Writes `train-*.tfrecord`, `validation-*.tfrecord` and their hashes.
 
-    Takes a dict of `ranges` (shard, intermediate.Range), `decisions` (fingerprints.Decision) and
-    `shown` (one list of the groups that `describe` shall show). The result has the outputs `files`
-    (dict of a file: name, count, num_bytes, sha256), and whatever `describe` yields.
+    Takes a dict of `ranges` (shard, intermediate.Range), `decisions` (fingerprints.Decision,
+    fingerprints.NewKey) and `shown` (one list of the groups that `describe` shall show). The result
+    has the outputs `files` (dict of a file: name, count, num_bytes, sha256), and what `describe`
+    yields.
     """
 
     def __init__(
@@ -83,13 +86,20 @@ class MergeShards(beam.PTransform):
     ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
         split, index = key.split()
         decisions = {item.id: item for item in found if isinstance(item, fingerprints.Decision)}
+        new_keys = {item.id: item.key for item in found if isinstance(item, fingerprints.NewKey)}
         ranges = [item for item in found if isinstance(item, intermediate.Range)]
         counts: collections.Counter[Any] = collections.Counter()
         with sharded_writers.SortedFile(3 / 4) as pairs, sharded_writers.SortedFile(1 / 4) as rows:
             for row, serialized in intermediate.read_ranges(self._intermediate_dir, ranges):
                 decision = decisions.get(row.id)
                 pair = records.ImageTextPair.from_example(serialized)
-                for output in self._describe(Merged(pair, row, decision), shown):
+                if row.id in new_keys:
+                    row = dataclasses.replace(row, key=new_keys[row.id])
+                    pair = dataclasses.replace(pair, key=row.key)
+                    serialized = pair.to_example()
+                for output in self._describe(
+                    Merged(pair, row, decision, row.id in new_keys), shown
+                ):
                     if output.tag == COUNTS:
                         counts[output.value[0]] += output.value[1]
                     else:

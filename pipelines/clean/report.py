@@ -32,6 +32,7 @@ MOST = {
     "hits": 12,
     "top": 20,
     "examples": 6,
+    "files": 12,
 }
 _PICTURE = "picture"  # key of what report.json does not have
 _THUMBNAIL_SIDE = 160  # pixels

@@ -107,6 +107,16 @@ class Extends(TypedDict):
     kept: int
 
 
+class LeftOut(TypedDict):
+    """Files of the input that are no part of a pair, for one reason, and some of their names."""
+
+    name: str
+    title: str
+    explanation: str
+    count: int
+    files: Sequence[str]
+
+
 class Report(TypedDict, total=False):
     """Everything about the pairs. What a run does not have (evaluation sets, say) is left out."""
 
@@ -118,6 +128,8 @@ class Report(TypedDict, total=False):
     inputs: Sequence[str]
     # Address -> how many of its rows are broken; of a folder, which ends in /, how many files.
     broken_files: Mapping[str, int]
+    left_out: Sequence[LeftOut]
+    notes: Sequence[str]  # what is to be said of splits and keys
     extends: Extends
     rules: Required[Sequence[Rule]]  # in the order in which they are applied
     not_applied: Sequence[NotApplied]

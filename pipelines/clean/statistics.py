@@ -30,12 +30,25 @@ class Count(NamedTuple):
     """What is counted.
 
     "read" counts pairs and broken rows that came in; "rejected" those with a reason; "broken" those
-    of a file, or of a folder and a slash; "changed" captions that a repair changed; "no_value"
-    pairs without a value for a rule; "before" and "kept" the pairs in a bin of a histogram, before
-    all rules and after.
+    of a file, or of a folder and a slash; "left_out" files that are no pair's, with a reason
+    (`left_out.REASONS`); "unknown_split" pairs of a split of another name; "new_key" those whose
+    key was another file's too; "changed" captions that a repair changed; "no_value" pairs without a
+    value for a rule; "before" and "kept" the pairs in a bin of a histogram, before all rules and
+    after.
     """
 
-    kind: Literal["read", "rejected", "broken", "changed", "no_value", "before", "kept"]
+    kind: Literal[
+        "read",
+        "rejected",
+        "broken",
+        "left_out",
+        "unknown_split",
+        "new_key",
+        "changed",
+        "no_value",
+        "before",
+        "kept",
+    ]
     name: str = ""  # of the reason, file, repair, rule or histogram
     bin: int = 0
 
@@ -43,7 +56,16 @@ class Count(NamedTuple):
 class SampleName(NamedTuple):
     """What a sample is of: a reason, all that is kept, a rule, a repair, or a group of copies."""
 
-    kind: Literal["dropped", "kept", "near", "changed", "group:kept", "group:dropped"]
+    kind: Literal[
+        "dropped",
+        "kept",
+        "near",
+        "changed",
+        "left_out",
+        "unknown_split",
+        "group:kept",
+        "group:dropped",
+    ]
     name: str = ""  # of the reason, rule or repair; of a group, the key of the copy that stays
 
     @property

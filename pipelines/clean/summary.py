@@ -11,9 +11,11 @@ from parti.pipelines.clean import histograms as clean_histograms
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import report_schema, statistics
 from parti.pipelines.clean import settings as clean_settings
+from parti.pipelines.readers.base import left_out
 from parti.pipelines.rules import table
 
 _PICTURE = clean_reasons.PICTURE
+_MAX_SPLITS = 4  # names of unknown splits that are shown
 _EVALUATION_REASONS = ("contaminated_caption", "contaminated_image")
 
 Samples = Mapping[statistics.SampleName, Sequence[Mapping[str, Any]]]
@@ -61,6 +63,10 @@ def make_report(
         "captions": {**collected.captions, "repairs": _repairs(counts, samples)},
         "copies": _copies(collected.groups, samples),
     }
+    if found := _left_out(counts, samples):
+        report["left_out"] = found
+    if notes := _notes(counts, samples):
+        report["notes"] = notes
     if broken := _of_kind(counts, "broken"):
         report["broken_files"] = dict(sorted(broken.items()))
     if extends:
@@ -72,6 +78,48 @@ def make_report(
 
 def _of_kind(counts: Mapping[statistics.Count, int], kind: str) -> dict[str, int]:
     return {count.name: number for count, number in counts.items() if count.kind == kind}
+
+
+def _left_out(counts: Mapping[statistics.Count, int], samples: Samples) -> list[dict[str, Any]]:
+    """Returns the files that are no part of a pair: reason, words, how many, names of some."""
+    found = _of_kind(counts, "left_out")
+    rows = []
+    for reason, (title, explanation) in left_out.REASONS.items():
+        if count := found.get(reason, 0):
+            names = [
+                row["key"] for row in samples.get(statistics.SampleName("left_out", reason), [])
+            ]
+            rows.append(
+                {
+                    "name": reason,
+                    "title": title,
+                    "explanation": explanation,
+                    "count": count,
+                    "files": sorted(names),
+                }
+            )
+    return rows
+
+
+def _notes(counts: Mapping[statistics.Count, int], samples: Samples) -> list[str]:
+    """Returns what is to be said of the splits that the metadata name, and of keys."""
+    notes = []
+    if renamed := counts.get(statistics.Count("new_key"), 0):
+        notes.append(f"{renamed:,} keys are of several files: the file's name is before them")
+    if dropped := counts.get(statistics.Count("rejected", "split_test"), 0):
+        notes.append(
+            f"{dropped:,} of a test split kept out of training "
+            "(--drop_test_split=false puts them into validation)"
+        )
+    if unknown := counts.get(statistics.Count("unknown_split"), 0):
+        names = sorted(
+            {row["measure"] for row in samples.get(statistics.SampleName("unknown_split"), [])}
+        )
+        shown = ", ".join([*names[:_MAX_SPLITS], *(["..."] if names[_MAX_SPLITS:] else [])])
+        notes.append(
+            f"{unknown:,} name a split that is not known ({shown}): split by their keys instead"
+        )
+    return notes
 
 
 def _sample(row: Sequence[Any]) -> dict[str, Any]:

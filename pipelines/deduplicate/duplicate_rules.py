@@ -20,7 +20,7 @@ no step holds a group of rows in memory: groups are read twice instead.
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -100,15 +100,83 @@ class FindDuplicates(beam.PTransform):
         return dropped | "All decisions" >> beam.Flatten(pipeline=rows.pipeline)
 
 
-def one_per_key(rows: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
-    """Returns the best `Fingerprint` row of each key, and a `Decision` for each of the others."""
+def one_per_key(
+    rows: beam.PCollection, origins: Mapping[str, fingerprints.Origin] | None = None
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Gives every key to one pair; keys of tars that each count from 0 become different ones.
 
-    def decide(best: Fingerprint, row: Fingerprint) -> fingerprints.Decision | None:
-        if row.id == best.id:
-            return None
-        return fingerprints.Decision(row.id, "duplicate_key", "", row.key)
+    Of rows of one key and one origin the best stays; of those of several origins that are equal in
+    image and caption too. Of the others the first origin's, in the order of paths, or a known row,
+    keeps its key; the origin's label and a slash go before those of the rest.
 
-    return _by_group(rows, "Same key", _GroupRule(lambda row: row.key.encode(), _best, decide))
+    Args:
+      rows: `Fingerprint` rows.
+      origins: the origin of rows by the first part of their ids; rows of others have one together.
+
+    Returns:
+      The rows that stay, with their keys; and a `Decision` for each of the others, `NewKey`s.
+    """
+    origins = dict(origins or {})
+    applied = (
+        rows
+        | "Same key: value" >> beam.FlatMap(_by_key, {o.label for o in origins.values()})
+        | "Same key: group" >> disk_group_by_key.GroupByKey()
+        | "Same key: apply"
+        >> beam.FlatMap(_share_key, origins).with_outputs("dropped", main="kept")
+    )
+    return applied.kept, applied.dropped
+
+
+_TAKEN = b"t"  # how a mark begins; no packed row does
+
+
+def _by_key(row: Fingerprint, labels: Set[str]) -> Iterator[tuple[bytes, bytes]]:
+    """Yields a row by its key; if that is what a new key could be, also a mark that it is taken."""
+    yield row.key.encode(), fingerprints.pack(row)
+    for index in (i for i, letter in enumerate(row.key) if letter == "/"):
+        if (label := row.key[:index]) in labels:
+            yield row.key[index + 1 :].encode(), _TAKEN + label.encode()
+
+
+def _share_key(
+    group: tuple[bytes, Iterable[bytes]], origins: Mapping[str, fingerprints.Origin]
+) -> Iterator[Any]:
+    key, packed = group[0].decode(), group[1]
+    taken = {mark[1:].decode() for mark in packed if mark.startswith(_TAKEN)}
+    best: dict[fingerprints.Origin, Fingerprint] = {}
+    for row in _rows(packed):
+        origin = _origin(row, origins)
+        if origin not in best or row.order < best[origin].order:
+            best[origin] = row
+    keys: dict[str, str] = {}  # id of a row that stays -> its key
+    equal: dict[tuple[bytes, bytes], str] = {}  # (image, caption) -> key
+    for number, (origin, row) in enumerate(sorted(best.items(), key=lambda item: item[0])):
+        new = key if number == 0 else f"{origin.label}/{key}"
+        if (row.content, row.caption) in equal or (number and origin.label in taken):
+            continue
+        taken.add(origin.label)
+        keys[row.id] = equal[row.content, row.caption] = new
+    for row in _rows(packed):  # read a second time, not held
+        if row.known or row.id in keys:
+            new = key if row.known else keys[row.id]
+            yield dataclasses.replace(row, key=new)
+            if new != key:
+                yield beam.pvalue.TaggedOutput("dropped", fingerprints.NewKey(row.id, new))
+        else:
+            first = best[_origin(row, origins)]
+            stays = keys.get(first.id) or equal.get((first.content, first.caption), key)
+            decision = fingerprints.Decision(row.id, "duplicate_key", "", stays)
+            yield beam.pvalue.TaggedOutput("dropped", decision)
+
+
+def _origin(row: Fingerprint, origins: Mapping[str, fingerprints.Origin]) -> fingerprints.Origin:
+    """Returns the origin of a row; known rows have one that comes before all others."""
+    none = fingerprints.Origin("")
+    return none if row.known else origins.get(row.id.partition("/")[0], none)
+
+
+def _rows(packed: Iterable[bytes]) -> Iterator[Fingerprint]:
+    return (fingerprints.unpack(row) for row in packed if not row.startswith(_TAKEN))
 
 
 class _GroupRule(NamedTuple):

@@ -7,7 +7,7 @@ import json
 import operator
 import pickle
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 # Namespace of Beam's counters, for the displays of remote runners; the report counts the output.
 COUNTERS = "parti.clean"
@@ -77,3 +77,18 @@ class Decision:
     reason: str  # a short name, counted and reported
     measure: str  # the value that decided, as text
     group: str = ""  # key of the copy that stays; empty where there is none
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NewKey:
+    """A pair that gets another key, since a pair of another file has its own."""
+
+    id: str
+    key: str
+
+
+class Origin(NamedTuple):
+    """The file, or folder of images, that a row is from; the smaller one keeps a key."""
+
+    name: str  # of its first source: what the ids of its rows begin with, in the order of paths
+    label: str = ""  # what goes before its keys where another origin has the same; unique

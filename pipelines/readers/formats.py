@@ -5,16 +5,16 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO
 
 from parti.pipelines.readers.archives import folders, tars, tfrecord_files
-from parti.pipelines.readers.base import pair_files, rows, source_files
+from parti.pipelines.readers.base import left_out, pair_files, rows, source_files
 from parti.pipelines.readers.http import fetching
 from parti.pipelines.readers.tables import delimited, pairs, parquet
 from parti.stages import files
 
 Source = source_files.Source
-Read = Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]  # the fetcher is for URLs
+# The fetcher is for URLs
+Read = Callable[[Source, fetching.Fetcher, left_out.LeftOut], Iterator[rows.Row]]
 Split = Callable[[source_files.Found], list[Source]]
 
 
@@ -25,7 +25,7 @@ class Format:
     name: str  # what --input_format takes
     description: str
     suffixes: tuple[str, ...]  # endings of its files, in lower case
-    read: Read  # yields the pairs and rejected rows of a source
+    read: Read  # yields the pairs and rejected rows of a source; counts files that are left out
     split: Split = source_files.one_for_each_file  # returns the sources in files of this format
     files: str = ""  # what its files are called in messages; "<name> files" if empty
     # Whether a folder with these names of files, in lower case, is of this format although files
@@ -38,16 +38,18 @@ class Format:
         return any(path.endswith(self.suffixes) for path in paths)
 
 
-def _stream(read: Callable[[IO[bytes], str], Iterator[rows.Row]]) -> Read:
-    def read_source(source: Source, fetcher: fetching.Fetcher) -> Iterator[rows.Row]:
-        name = source.name
+def _stream(read: Callable[..., Iterator[rows.Row]], counts_files: bool = False) -> Read:
+    def read_source(
+        source: Source, fetcher: fetching.Fetcher, found: left_out.LeftOut
+    ) -> Iterator[rows.Row]:
+        name, more = source.name, [found] if counts_files else []
         try:
             file = files.open(source.paths[0])
         except OSError as error:
             yield rows.reject(name, "broken_file", rows.one_line(error), source=name)
             return
         with file:
-            yield from read(file, name)
+            yield from read(file, name, *more)
 
     return read_source
 
@@ -56,7 +58,9 @@ def _table(
     name: str, description: str, suffixes: tuple[str, ...], split: Split, read_rows: pairs.ReadRows
 ) -> Format:
     read = functools.partial(pairs.read_table, read_rows=read_rows, suffixes=suffixes)
-    return Format(name, description, suffixes, read, split, is_table=True)
+    return Format(
+        name, description, suffixes, lambda *given: read(*given[:2]), split, is_table=True
+    )
 
 
 _TABLE = (
@@ -71,14 +75,14 @@ _TABLE = (
         "webdataset",
         "tar files in img2dataset layout: key.jpg|png|webp, key.txt, key.json",
         tars.SUFFIXES,
-        _stream(tars.read_tar),
+        _stream(tars.read_tar, counts_files=True),
         files="tar files",
     ),
     Format(
         source_files.FOLDER,
         "image files with the caption beside each, in a .txt of the same name",
         pair_files.IMAGE_SUFFIXES,
-        folders.read_folder,
+        lambda source, fetcher, found: folders.read_folder(source, found),
         folders.split,
         files="image files",
         is_certain=folders.has_captions,  # else a table may hold them

@@ -10,17 +10,26 @@ import apache_beam as beam
 from parti.pipelines.beam import options
 from parti.pipelines.readers import formats
 from parti.pipelines.readers.base import rows
-from parti.pipelines.readers.base.source_files import Source
+from parti.pipelines.readers.base.left_out import LeftOut
+from parti.pipelines.readers.base.source_files import FOLDER, Source
 from parti.pipelines.readers.http import fetching
+from parti.stages import files
 
 
-def read_source(source: Source, fetcher: fetching.Fetcher | None = None) -> Iterator[rows.Row]:
+def read_source(
+    source: Source, fetcher: fetching.Fetcher | None = None, left_out: LeftOut | None = None
+) -> Iterator[rows.Row]:
     """Yields the pairs of a source, images undecoded, and what could not be read.
 
     Images by URL come from the fetcher; without one, from the process's own of default settings.
+    Files that are no part of a pair go to `left_out`, some of them only at the end.
     """
     fetcher = fetcher or fetching.shared(fetching.FetchSettings())
-    yield from formats.FORMATS[source.format].read(source, fetcher)
+    left_out = LeftOut() if left_out is None else left_out
+    if source.format != FOLDER:
+        for reason, path in source.left_out:
+            left_out.add(reason, rows.utf8(files.name(path)))
+    yield from formats.FORMATS[source.format].read(source, fetcher, left_out)
 
 
 class ReadPairs(beam.PTransform):

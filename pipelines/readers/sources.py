@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from parti.pipelines.readers import formats
-from parti.pipelines.readers.base import rows
+from parti.pipelines.readers.base import pair_files, rows
 from parti.pipelines.readers.base.source_files import FOLDER, Found, Source
 from parti.pipelines.readers.tables import column_roles
 from parti.stages import files
@@ -45,7 +45,7 @@ def find_sources(
     result = [
         dataclasses.replace(source, image_root=image_root)
         for found in _group(patterns, input_format, chosen)
-        for source in formats.FORMATS[found.format].split(found)
+        for source in _split(found)
     ]
     mistakes = [source.mistake for source in result if source.mistake]
     if mistakes and all(s.problem for s in result if formats.FORMATS[s.format].is_table):
@@ -53,20 +53,56 @@ def find_sources(
     return sorted(result, key=lambda source: (source.paths, source.start))
 
 
+def _split(found: Found) -> list[Source]:
+    sources = formats.FORMATS[found.format].split(found)
+    if found.format == FOLDER or not (sources and found.left_out):
+        return sources
+    return [dataclasses.replace(sources[0], left_out=tuple(found.left_out)), *sources[1:]]
+
+
 def _group(
     patterns: Sequence[str], input_format: str, columns: column_roles.Given
 ) -> Iterator[Found]:
     """Yields the files that patterns name, each once, by format and folder."""
     found: dict[tuple[str, str], tuple[str, files.Entry]] = {}
+    folders: dict[tuple[str, str], list[files.Entry]] = {}  # (format, folder) -> all files in it
     for pattern in [part for whole in patterns for part in _parts(whole)]:
         root, entries = _list(pattern)
         is_auto = input_format == "auto"
         name = formats.detect(pattern, [e.path for e in entries]) if is_auto else input_format
         found |= {(name, e.path): (root, e) for e in _fitting(pattern, name, root, entries)}
+        if root == (pattern.rstrip("/") or "/"):
+            folders[name, root] = entries
     groups: dict[tuple[str, str], list[files.Entry]] = {}
     for (name, _), (root, entry) in sorted(found.items()):
         groups.setdefault((name, root), []).append(entry)
-    yield from (Found(*group, entries, columns) for group, entries in groups.items())
+    taken, noted = {path for _, path in found}, set[tuple[str, str]]()
+    for (name, root), entries in groups.items():
+        others, left_out = None, []
+        if (name, root) in folders:
+            others = [e for e in folders[name, root] if e.path not in taken]
+            odd, left_out = _odd_files(root)
+            if name == FOLDER:  # a caption that is a pipe is still the caption of its image
+                sides = [p for p in odd if pair_files.suffix_of(p) in pair_files.SIDE_SUFFIXES]
+                others += [files.Entry(path, 0) for path in sides]
+                odd = [path for path in odd if path not in sides]
+            else:
+                left_out += [("other_format", entry.path) for entry in others]
+            left_out += [("special_file", path) for path in odd]
+            left_out = [item for item in left_out if item not in noted]
+            noted |= {*left_out}
+        yield Found(name, root, entries, columns, others, left_out)
+
+
+def _odd_files(root: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns pipes and devices below a folder, and what of it is left out: (reason, path)."""
+    inner = len(root.rstrip("/")) + 1
+    entries = (entry.path for entry in files.walk(root))
+    hidden = [path for path in entries if re.search(r"(^|/)[._]", path[inner:])]
+    odd = [path for path in files.list_odd(root) if not re.search(r"(^|/)[._]", path[inner:])]
+    lost = [path for path in odd if not files.exists(path)]
+    left_out = [("hidden", path) for path in hidden] + [("dangling_link", path) for path in lost]
+    return [path for path in odd if path not in {*lost}], left_out
 
 
 def _fitting(

@@ -15,7 +15,8 @@ Rejection = tuple[str, str]  # the rule's name, and the measure that decided
 MAX_CAPTION = 16_384
 NO_VALUE = "no_value:"  # begins the note of a rule whose score the metadata does not have
 
-_CAPTION_RULES = [r for r in table.RULES.values() if r.kind in (table.CAPTION, table.SCORE)]
+_NOT_CAPTION_KINDS = (table.IMAGE, table.COPIES)
+_CAPTION_RULES = [r for r in table.RULES.values() if r.kind not in _NOT_CAPTION_KINDS]
 _IMAGE_RULES = [r for r in table.RULES.values() if r.kind == table.IMAGE]
 
 

@@ -11,11 +11,11 @@ import functools
 from collections.abc import Callable
 
 from parti.data.text import captions, word_lists
-from parti.pipelines.rules import rule
+from parti.pipelines.rules import rule, splits
 from parti.pipelines.rules.rule import Caption, Setting, Settings
 
 # The kinds of rules, by what they read: the stages of the funnel.
-CAPTION, SCORE = "Good caption", "Good scores"
+SPLIT, CAPTION, SCORE = "To train on", "Good caption", "Good scores"
 IMAGE, COPIES = "Good picture", "Only one of its kind"
 _caption_rule = functools.partial(rule.Rule, CAPTION)
 _image_rule = functools.partial(rule.Rule, IMAGE)
@@ -31,6 +31,11 @@ _COYO = "COYO-700M README"
 def _repair_letters(text: str, settings: Settings) -> str:
     repaired = captions.repair_caption(text)
     return text if repaired == text else captions.normalize_caption(repaired)
+
+
+def _test_split(caption: Caption, settings: Settings) -> str | None:
+    value = splits.value_of(caption.metadata)
+    return f"split {value}" if splits.named_by(caption.metadata) == splits.TEST else None
 
 
 def _foreign_confidence(caption: Caption, settings: Settings) -> float:
@@ -120,12 +125,27 @@ REPAIRS = (
 )
 
 _RULES = (
+    rule.Rule(
+        SPLIT,
+        "split_test",
+        "Of a test split",
+        "Its metadata name it a test pair, which no training is to see.",
+        Setting("drop_test_split", "switch", "drop pairs of a test split; else they validate"),
+        find=_test_split,
+    ),
     _caption_rule(
         "caption_empty",
         "Empty caption",
         "There is no text, or none is left when boilerplate is stripped.",
         Setting("drop_empty", "switch", "drop captions without text"),
         find=lambda c, s: None if c.text else "no text",
+    ),
+    _caption_rule(
+        "caption_placeholder",
+        "Says that there is no caption",
+        "Only nan, None, null, N/A, a dash or the like: what programs write for nothing.",
+        Setting("drop_placeholders", "switch", "drop captions such as nan, None, N/A or -"),
+        find=lambda c, s: _quoted(captions.find_placeholder(c.text), "is"),
     ),
     _caption_rule(
         "caption_too_long",

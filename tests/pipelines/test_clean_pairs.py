@@ -82,6 +82,8 @@ def write_tar(path, rows, extra=()):
 
 
 HOSTILE = [("../up.png", b"x"), ("alone.png", picture(77)), ("wordless.txt", b"words")]
+# A smaller picture under a key of the same tar.
+HOSTILE += [("good002.png", picture(89, 16, 16)), ("good002.txt", b"a second one")]
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +93,12 @@ def raw(tmp_path_factory):
     keys = list(rows)
     write_tar(folder / "0.tar", {key: rows[key] for key in keys[::2]}, HOSTILE)
     write_tar(folder / "1.tar", {key: rows[key] for key in keys[1::2]})
-    # Another picture under a key that is taken, in a file that ends too early.
+    # Another picture under a key of another tar, in a file that ends too early.
     write_tar(folder / "2.tar", {"good003": (picture(88), "a second one", {}), "cut": rows["held"]})
     data = (folder / "2.tar").read_bytes()
     (folder / "2.tar").write_bytes(data[: 4 * 512 + 600])
     reasons |= {"../up": "unsafe_name", "alone": "missing_caption", "wordless": "missing_image"}
-    reasons |= {"2.tar": "broken_file", "good003": "duplicate_key"}
+    reasons |= {"2.tar": "broken_file", "good002": "duplicate_key"}
     return folder, reasons
 
 
@@ -154,7 +156,8 @@ def test_every_reason_is_met(raw, cleaned):
 def test_kept_pairs(cleaned):
     train, validation = pairs(cleaned, "train"), pairs(cleaned, "validation")
     by_key = {pair.key: pair for pair in train + validation}
-    assert len(by_key) == len(train) + len(validation) == NUM_GOOD + 1
+    assert len(by_key) == len(train) + len(validation) == NUM_GOOD + 2
+    assert by_key["good003"].source == "1.tar" and by_key["2/good003"].source == "2.tar"
     assert {pair.key for pair in validation} >= {"held"}
     assert 3 <= len(validation) <= 25
     assert by_key["held"].metadata["scene"] == {"n": 1}
@@ -181,7 +184,7 @@ def test_published_folder_is_complete(raw, cleaned):
     assert [path.name for path in cleaned.parent.iterdir()] == ["pairs"]
     manifest = manifests.read(cleaned, "pairs")
     report = json.loads((cleaned / "report.json").read_text())
-    assert report["kept"] == NUM_GOOD + 1
+    assert report["kept"] == NUM_GOOD + 2
     rules = {rule["name"]: rule for rule in report["rules"]}
     assert {rule["name"] for rule in report["rules"] if rule["dropped"]} == set(raw[1].values())
     assert rules["image_blank"]["dropped"] == 1
@@ -189,7 +192,7 @@ def test_published_folder_is_complete(raw, cleaned):
     assert report["rules"][0]["seen"] == report["read"]
     assert report["copies"]["num_dropped"] == 2
     assert manifest["counts"] == {
-        "read": NUM_GOOD + 1 + len(raw[1]),
+        "read": NUM_GOOD + 2 + len(raw[1]),
         "rejected": len(raw[1]),
         **report["splits"],
     }
@@ -275,6 +278,73 @@ def test_no_input_and_no_pairs(tmp_path):
     assert not (tmp_path / "x.unfinished").exists()
 
 
+def test_pictures_without_captions_are_told_what_they_need(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.JPG").write_bytes(picture(1, kind="JPEG"))
+    with pytest.raises(ValueError, match="1 missing_caption; give each picture its caption in a "):
+        clean_pairs.run([f"--input={tmp_path}/raw", f"--output={tmp_path / 'x'}"])
+
+
+def test_splits_that_pairs_name_and_files_that_are_no_pair(tmp_path, capsys):
+    names = ["train", "restval", "val", "Validation", "DEV", "test", "Test", "mine", ""]
+    rows = {
+        f"k{i}": (picture(i), f"picture number {i}", {"Split": name})
+        for i, name in enumerate(names)
+    }
+    extra = [("README.md", b""), ("k0.gif", b"another"), ("films/a.mp4", b""), ("b.mp4", b"")]
+    write_tar(tmp_path / "0.tar", rows, extra)
+    command = [f"--input={tmp_path}/0.tar", *EXTEND, "--validation_fraction=0"]
+    output = tmp_path / "pairs"
+    assert clean_pairs.run([*command, f"--output={output}"]) == 0
+    found = {s: sorted(pair.key for pair in pairs(output, s)) for s in records.SPLITS}
+    assert found == {"train": ["k0", "k1", "k7", "k8"], "validation": ["k2", "k3", "k4"]}
+    assert {row["key"] for row in rejected_lines(output)} == {"k5", "k6"}
+    said = capsys.readouterr().out
+    assert "dropped 2: 2 split_test\n2 of a test split kept out of training (--drop_test_" in said
+    assert "1 name a split that is not known (mine): split by their keys instead\n" in said
+    assert "left out 4 files: 3 other_ending (README.md, b.mp4, ...), 1 several_images (k0" in said
+    report = json.loads((output / "report.json").read_text())
+    assert [(row["name"], row["count"]) for row in report["left_out"]] == [
+        ("other_ending", 3),
+        ("several_images", 1),
+    ]
+    page = (output / "report.html").read_text()
+    assert "<code>films/a.mp4</code>" in page and "2 of a test split kept out" in page
+    more = [f"--output={tmp_path}/all", "--drop_test_split=false"]
+    assert clean_pairs.run([*command, *more]) == 0
+    assert {pair.key for pair in pairs(tmp_path / "all", "validation")} >= {"k5", "k6"}
+
+
+def test_tars_that_each_count_from_zero(tmp_path, capsys):
+    """Each keeps its pairs, also those that are added later; a copy of a tar is one of pairs."""
+
+    def fill(name, first):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        rows = {f"{i:06d}": (picture(first + i), f"picture {first + i}", {}) for i in range(3)}
+        write_tar(tmp_path / name, rows)
+
+    def keys(output):
+        return {p.key: p.text for s in records.SPLITS for p in pairs(tmp_path / output, s)}
+
+    for number, name in enumerate(("a/0.tar", "a/1.tar", "b/1.tar")):
+        fill(name, 10 * number)
+    shutil.copy(tmp_path / "b" / "1.tar", tmp_path / "b" / "2.tar")
+    preset = ["--preset=none", "--image_size=16", "--num_shards=2", "--validation_fraction=0"]
+    command = ["--input", f"{tmp_path}/?/*.tar", *preset]
+    assert clean_pairs.run([*command, f"--output={tmp_path}/pairs"]) == 0
+    labels = {"": 0, "a/1/": 10, "b/1/": 20}
+    wanted = {
+        f"{n}{i:06d}": f"picture {first + i}" for n, first in labels.items() for i in range(3)
+    }
+    assert keys("pairs") == wanted
+    assert {row["reason"] for row in rejected_lines(tmp_path / "pairs")} == {"duplicate_key"}
+    assert "6 keys are of several files: the file's name is before them" in capsys.readouterr().out
+    fill("c/1.tar", 30)
+    more = [f"--output={tmp_path}/more", f"--extend={tmp_path}/pairs"]
+    assert clean_pairs.run([*command, *more]) == 0
+    assert keys("more") == wanted | {f"c/1/{i:06d}": f"picture {30 + i}" for i in range(3)}
+
+
 def test_evaluation_sets_are_kept_out(raw, tmp_path):
     (tmp_path / "prompts.txt").write_text("Picture number 5.\n")
     (tmp_path / "held").mkdir()
@@ -317,7 +387,7 @@ def test_new_files_are_added_to_old_pairs(raw, tmp_path):
     extend = [f"--extend={old}", "--retry_rejected", "image_would_grow", "caption_empty"]
     assert clean_pairs.run(["--input", *inputs, f"--output={new}", *common, *extend]) == 0
     before, after = ({p.key: p for s in records.SPLITS for p in pairs(d, s)} for d in (old, new))
-    assert set(after) - set(before) == {"more"} and set(before) <= set(after)
+    assert set(after) - set(before) == {"more", "2/good003"} and set(before) <= set(after)
     assert all(after[key] == pair for key, pair in before.items())
     rows = rejected(new)
     assert rows["copy"]["reason"] == "duplicate_image"

@@ -2,22 +2,98 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a pair: an image, its caption in a .txt, its metadata in a .json of the same name.
 
-What tars, folders and tables share: endings, bounds, safe paths, and the pair that files make.
+What tars, folders and tables share: endings, bounds, safe paths, which files are of one pair, and
+the pair that they make.
 """
 
+import collections
 import os
 import posixpath
 import stat
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
+from parti.data.images import images
+from parti.data.storage import records
 from parti.pipelines.readers.base import rows
+from parti.pipelines.readers.base.left_out import LeftOut
 from parti.stages import files
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (*images.SUFFIXES, *images.OTHER_SUFFIXES)
 TEXT, METADATA = ".txt", ".json"
-SUFFIXES = (*IMAGE_SUFFIXES, TEXT, METADATA)
+SIDE_SUFFIXES = (TEXT, METADATA)
+SUFFIXES = (*IMAGE_SUFFIXES, *SIDE_SUFFIXES)
+# Fields of a .json that may hold the caption, or a list of captions, in order of preference.
+CAPTION_FIELDS = ("caption", "text", "alt_text", "captions", "description", "title")
 
-Group = dict[str, bytes | rows.Rejected]  # the files of one key: {".jpg": ..., ".txt": ...}
+Group = Mapping[str, bytes | rows.Rejected]  # the files of one pair, by name
+
+
+class Kinds(NamedTuple):
+    """The names of the files of a pair, by kind; of each kind the first is the most preferred."""
+
+    images: list[str]
+    texts: list[str]
+    metadata: list[str]
+
+
+def suffix_of(name: str) -> str:
+    """Returns the ending of a name in lower case."""
+    return posixpath.splitext(name)[1].lower()
+
+
+def by_kind(names: Iterable[str]) -> Kinds:
+    """Returns names by kind; others are left out."""
+    kinds = Kinds([], [], [])
+    for name in sorted(names):
+        suffix = suffix_of(name)
+        if suffix == TEXT:
+            kinds.texts.append(name)
+        elif suffix == METADATA:
+            kinds.metadata.append(name)
+        elif suffix in IMAGE_SUFFIXES:
+            kinds.images.append(name)
+    kinds.images.sort(key=lambda name: (IMAGE_SUFFIXES.index(suffix_of(name)), name))
+    return kinds
+
+
+def sample_key(name: str) -> str:
+    """Returns webdataset's key: the name up to the first dot of its last part."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + (base.split(".")[0] or base)
+
+
+def keys_of_stems(stems: Mapping[str, Kinds], paired: Iterable[str] = ()) -> dict[str, list[str]]:
+    """Returns the stems (names without their last ending) that make one pair, by its key.
+
+    That is each stem by itself: `a.b.jpg` and `a.b.txt`. Only where no stem of a webdataset key has
+    both an image and a caption, all stems of that key are one pair: `a.input.jpg` and
+    `a.outputs.txt`; not so if two of them have an image with a .json of its own. `paired` are keys
+    of webdataset under which there is such a stem elsewhere.
+    """
+    samples: dict[str, list[str]] = collections.defaultdict(list)
+    for stem in stems:
+        samples[sample_key(stem)].append(stem)
+    whole = {key for key, group in samples.items() if _is_one(group, stems)} - {*paired}
+    found: dict[str, list[str]] = {}
+    for stem in stems:
+        key = sample_key(stem)
+        found[key if key in whole else stem] = samples[key] if key in whole else [stem]
+    return found
+
+
+def _is_one(group: list[str], stems: Mapping[str, Kinds]) -> bool:
+    if any(stems[stem].images and stems[stem].texts for stem in group):
+        return False
+    with_image = [stem for stem in group if stems[stem].images]
+    if not with_image or len(with_image) == len(group):
+        return False
+    return len(with_image) == 1 or not any(stems[stem].metadata for stem in with_image)
+
+
+def refusal(suffix: str) -> rows.Rejected | None:
+    """Returns why files of this ending are not read, if they are not."""
+    return rows.refuse("image_unsupported", suffix) if suffix in images.OTHER_SUFFIXES else None
 
 
 def limit_of(suffix: str) -> tuple[int, str]:
@@ -65,19 +141,89 @@ def below(folder: str, path: str) -> str | rows.Rejected:
     return files.join(folder, inner)
 
 
-def make_pair(key: str, group: Group, source: str) -> rows.Row:
-    """Returns the pair that the files of one key make."""
-    for part in group.values():
+def make_pair(key: str, group: Group, source: str, left_out: LeftOut, root: str = "") -> rows.Row:
+    """Returns the pair that the files of one key make.
+
+    Of several images the first is taken: by ending, in the order of `IMAGE_SUFFIXES`, then by name.
+    Captions are the lines of its .txt files; without one, what a field of its .json holds. The
+    first is the pair's text; of several, all are in `captions`. A .json that is not usable costs
+    the pair nothing, unless there is no .txt. Names are shown relative to `root`.
+    """
+    kinds = by_kind(group)
+    for name in kinds.images[1:]:
+        left_out.add("several_images", relative(name, root) if root else rows.utf8(name))
+    for name in (*kinds.images[:1], *kinds.texts):
+        part = group[name]
         if isinstance(part, rows.Rejected):
             return part.of(key, source=source)
-    content: dict[str, bytes] = group  # type: ignore[assignment]
     metadata: dict[str, Any] = {}
-    if METADATA in content:
-        try:
-            metadata = rows.parse_metadata(content[METADATA])
-        except ValueError as error:
-            return rows.reject(key, "broken_metadata", rows.one_line(error), source=source)
-    named = metadata.get("caption")
-    text = content.get(TEXT, named if isinstance(named, str) else None)
-    image = next((content[suffix] for suffix in IMAGE_SUFFIXES if suffix in content), None)
+    unusable: dict[str, rows.Rejected] = {}
+    for name in kinds.metadata:
+        parsed = _parse(group[name])
+        if isinstance(parsed, rows.Rejected):
+            unusable[name] = parsed
+        else:
+            metadata = parsed | metadata
+    captions: list[str] = []
+    for name in kinds.texts:
+        lines = _lines(group[name])
+        if isinstance(lines, rows.Rejected):
+            return lines.of(key, group[name], source)  # type: ignore[arg-type]
+        captions += lines
+    if not kinds.texts:
+        captions = _captions_in(metadata)
+        if unusable and not captions:
+            return next(iter(unusable.values())).of(key, source=source)
+    for name in unusable:
+        left_out.add("unusable_json", relative(name, root) if root else rows.utf8(name))
+    text = captions[0] if captions else None
+    if len(captions) > 1:
+        more = metadata.get(records.CAPTIONS)
+        captions += more if isinstance(more, list) and kinds.texts else []
+        metadata = {**metadata, records.CAPTIONS: captions}
+    image: Any = group[kinds.images[0]] if kinds.images else None
     return rows.make_pair(key, image, text, source, metadata)
+
+
+def _lines(part: Any) -> list[str] | rows.Rejected:
+    """Returns the captions of a .txt, one in each line; one alone as it stands in the file."""
+    text = rows.check_caption(part)
+    if isinstance(text, rows.Rejected):
+        return text
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines if len(lines) > 1 else [text]
+
+
+def _parse(part: bytes | rows.Rejected) -> dict[str, Any] | rows.Rejected:
+    """Returns the metadata in a .json; a list of texts is one of captions."""
+    if isinstance(part, rows.Rejected):
+        return part
+    try:
+        value = rows.parse_json(part)
+    except ValueError as error:
+        return rows.refuse("broken_metadata", rows.one_line(error))
+    if isinstance(value, str) or (value and _is_texts(value)):
+        return {records.CAPTIONS: [value] if isinstance(value, str) else value}
+    if not isinstance(value, dict):
+        what = type(value).__name__
+        return rows.refuse("broken_metadata", f"a JSON object is wanted, this is {what}")
+    return value
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _captions_in(metadata: Mapping[str, Any]) -> list[str]:
+    """Returns the captions of the first field that holds a text, or a list with some."""
+    fields = {name.casefold(): value for name, value in reversed(metadata.items())}
+    for name in CAPTION_FIELDS:
+        value = fields.get(name)
+        if isinstance(value, str) and value.strip():
+            return [value]
+        if isinstance(value, list):
+            texts = [item for item in value if isinstance(item, str) and item.strip()]
+            if texts:
+                return texts
+    given = fields.get(CAPTION_FIELDS[0])
+    return [given] if isinstance(given, str) else []

@@ -32,6 +32,15 @@ REASONS = {
         "The name is absolute or climbs out with “..”, is over 1,024 bytes, or has a NUL in it.",
     ),
     "not_a_file": ("Not a file", "A link, a device or a pipe where a picture or text should be."),
+    "image_unsupported": (
+        "Another image format",
+        "A picture of a format that is not read; save it as JPEG or PNG.",
+    ),
+    "members_far_apart": (
+        "Picture and text far apart",
+        "Picture and caption are too far apart in a compressed tar; unpack it, or pack them side "
+        "by side.",
+    ),
     "member_too_large": ("Too large a file", "A picture of over 64 MiB."),
     "missing_image": ("No picture", "A caption without a picture."),
     "missing_caption": ("No caption", "A picture without a caption."),
@@ -153,13 +162,18 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
     Raises:
       ValueError: not a JSON object.
     """
-    try:
-        value = json_safe(json.loads(data.decode("utf-8-sig")))
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    value = parse_json(data)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object is wanted, this is {type(value).__name__}")
     return value
+
+
+def parse_json(data: bytes) -> Any:
+    """Returns any JSON value, made `json_safe`; ValueError: not JSON."""
+    try:
+        return json_safe(json.loads(data.decode("utf-8-sig")))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def json_safe(value: Any) -> Any:

@@ -17,12 +17,15 @@ MAX_PIECES_WITHIN = 64
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Source:
-    """A tar, a TFRecord file, files of a folder, or rows of a table."""
+    """A tar, a TFRecord file, pairs of a folder by their images, or rows of a table."""
 
     format: str  # a key of `formats.FORMATS`
     paths: tuple[str, ...]  # the files; one except for a folder
     root: str = ""  # the folder that keys are relative to; empty for tars and TFRecords
     num_bytes: int = 0  # size of what is read, for the progress line
+    # Of a folder, for each of `paths` the other files of its pair
+    beside: tuple[tuple[str, ...], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()  # (reason, path) of files that no source has
     # The rest is of tables only.
     start: int = 0  # the first row
     stop: int = -1  # the row after the last; -1 if all that follow belong to it
@@ -48,6 +51,9 @@ class Found:
     root: str
     entries: Sequence[files.Entry]
     columns: tuple[tuple[str, str], ...] = ()  # as of `Source`
+    # What else is in the folder; None if a glob names the files, not the folder that they are in
+    others: Sequence[files.Entry] | None = None
+    left_out: Sequence[tuple[str, str]] = ()  # as of `Source`
 
     def whole(self, entry: files.Entry) -> Source:
         """Returns a source of one whole table."""

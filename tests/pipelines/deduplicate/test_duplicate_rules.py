@@ -120,6 +120,66 @@ def test_of_one_key_the_best_stays(tmp_path):
     ]
 
 
+def share_keys(tmp_path, rows, origins):
+    """Returns {id: key} of those that stay, and {id: key of the pair that stays} of the others."""
+
+    def build(root):
+        given = root | beam.Create(rows) | beam.Reshuffle()
+        unique, others = duplicate_rules.one_per_key(given, origins)
+        kept = unique | "Kept" >> beam.Map(lambda r: (r.id, r.key))
+        kept | sharded_writers.CollectJson(tmp_path / "kept.json")
+        rest = others | "Others" >> beam.Map(lambda o: (type(o).__name__, dataclasses.astuple(o)))
+        rest | sharded_writers.CollectJson(tmp_path / "others.json")
+
+    options.run_pipeline(build, pipeline_options.PipelineOptions([]))
+    kept = dict(sharded_writers.read_collected(tmp_path / "kept.json"))
+    others = sharded_writers.read_collected(tmp_path / "others.json")
+    new = {values[0]: values[1] for kind, values in others if kind == "NewKey"}
+    assert new == {id: key for id, key in kept.items() if new.get(id)}
+    return kept, {values[0]: values[3] for kind, values in others if kind == "Decision"}
+
+
+def test_keys_of_several_files_are_told_apart(tmp_path):
+    origins = {name: fingerprints.Origin(name, f"tar{name}") for name in "0123"}
+    origins["4"] = origins["3"]  # another piece of the same file
+
+    def at(id, key, picture, **more):
+        return dataclasses.replace(row(key, picture, picture, **more), id=id)
+
+    rows = [
+        *(at(f"{n}/a", "a", f"a of {n}") for n in "0123"),
+        at("4/again", "a", "smaller", area=1),
+        at("2/copy", "a", "a of 2", area=1),
+        at("1/b", "b", "b of 1"),
+        at("2/b", "b", "b of 1"),  # equal to it
+        at("known-train-0/c", "c", "known", known=True),
+        at("0/c", "c", "c of 0", area=10**6),
+        at("1/c", "c", "known", area=10**6),
+        at("0/d", "d", "d of 0"),
+        at("1/d", "d", "d of 1"),
+        at("2/d", "tar1/d", "what looks like a new key"),
+    ]
+    kept, dropped = share_keys(tmp_path, rows, origins)
+    assert kept == {
+        "0/a": "a",
+        "1/a": "tar1/a",
+        "2/a": "tar2/a",
+        "3/a": "tar3/a",
+        "1/b": "b",
+        "known-train-0/c": "c",
+        "0/c": "tar0/c",
+        "0/d": "d",
+        "2/d": "tar1/d",
+    }
+    assert dropped == {
+        "4/again": "tar3/a",
+        "2/copy": "tar2/a",
+        "2/b": "b",
+        "1/c": "c",
+        "1/d": "d",
+    }
+
+
 def test_too_many(tmp_path):
     rows = [
         *(row(f"blank{i}", "blank", f"words {i}") for i in range(4)),

@@ -137,11 +137,31 @@ def test_large_members_are_refused(monkeypatch):
     assert {getattr(row, "reason", row.key) for row in found} == {"member_too_large", "a"}
 
 
-def test_memory_is_bounded(monkeypatch):
+def apart(num):
+    """All images, then all captions, as `tar cf x.tar *.jpg *.txt` has them."""
+    names = [f"{i}.{end}" for end in ("jpg", "txt") for i in range(num)]
+    return [(name, f"<{name}>".encode()) for name in names]
+
+
+def test_members_far_apart_are_read_a_second_time(monkeypatch):
     monkeypatch.setattr(tars, "MAX_PENDING_GROUPS", 2)
-    members = [(f"{i}.jpg", b"x") for i in range(9)] + [(f"{i}.txt", b"t") for i in range(9)]
-    found = list(readers.read_tar(io.BytesIO(tar_bytes(members)), "x.tar"))
-    assert sorted(row.reason for row in found) == ["missing_caption"] * 9 + ["missing_image"] * 9
+    monkeypatch.setattr(tars, "MAX_APART_BYTES", 0)  # in memory
+    found = list(readers.read_tar(io.BytesIO(tar_bytes(apart(9))), "x.tar"))
+    assert [(p.key, p.image, p.text) for p in found] == [
+        (str(i), b"<%d.jpg>" % i, f"<{i}.txt>") for i in range(9)
+    ]
+
+
+def test_memory_is_bounded(monkeypatch):
+    """A compressed tar cannot be read twice: what waits for a caption is in memory."""
+    monkeypatch.setattr(tars, "MAX_PENDING_GROUPS", 2)
+    packed = gzip.compress(tar_bytes(apart(9)))
+    assert len(list(readers.read_tar(io.BytesIO(packed), "x.tar"))) == 9
+    for name, bound in (("MAX_APART_BYTES", 9), ("MAX_APART_GROUPS", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(tars, name, bound)
+            found = list(readers.read_tar(io.BytesIO(packed), "x.tar"))
+            assert {getattr(row, "reason", "pair") for row in found} == {"members_far_apart"}
 
 
 def test_a_picture_over_the_bound_waits_for_its_caption(monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from parti.pipelines.rules import evaluate, presets, rule, table
+from parti.pipelines.rules import evaluate, presets, rule, splits, table
 
 GOOD = "A brown dog sleeps on a green sofa in the living room"
 
@@ -26,6 +26,15 @@ def caption_reason(text, metadata=None, **changes):
 # (setting, its value, what is dropped, its reason, what is kept)
 CAPTIONS = [
     ({"drop_empty": True}, " &nbsp; ", "caption_empty", "x"),
+    *(
+        ({"drop_placeholders": True}, text, "caption_placeholder", kept)
+        for text, kept in (
+            *(("nan", "Nana"), ("None", "None of them"), ("null", "nullify"), ("n/a", "a/n")),
+            *(("N / A", "N or A"), ("<NA>", "a <b>nan</b> bread"), ("#N/A", "# 1"), ("-", "- 5")),
+            *(("undefined", "undefined shape"), ("(NULL)", "(a dog)"), ("\\N", "N"), ("--", "1")),
+            *(("[object Object]", "object"), ("#DIV/0!", "#div"), ("NaN.", "naan"), ("…", "a…")),
+        )
+    ),
     ({"max_characters": 5}, "123456", "caption_too_long", "12345"),
     ({"min_characters": 5}, "1234", "caption_too_short", "12345"),
     ({"require_letters": True}, "123 !", "caption_no_letters", "赤"),
@@ -127,6 +136,29 @@ def test_fields_of_a_score_can_be_named() -> None:
     _, rejection, notes = evaluate.check_caption(GOOD, {"similarity": 0.1}, settings(**changes))
     assert rejection is None and notes  # a score of another model is not looked at
     assert caption_reason(GOOD, {"align_score": 0.1}, **changes)[0] == "score_similarity"
+
+
+@pytest.mark.parametrize("value", ["test", "TEST", " Test ", "test2014", "test-1", "testing"])
+@pytest.mark.parametrize("name", ["split", "Split", "SPLIT"])
+def test_pairs_of_a_test_split(name, value) -> None:
+    on = {"drop_test_split": True}
+    assert caption_reason(GOOD, {name: value}, **on) == ("split_test", f"split {value}")
+    assert caption_reason(GOOD, {name: value}) is None
+    for kept in ("train", "val", "contest", "", None, 3, ["test"]):
+        assert caption_reason(GOOD, {name: kept}, **on) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        *(("train", "train"), ("restval", "train"), ("Train", "train"), ("train2017", "train")),
+        *((name, "validation") for name in ("val", "VALID", "Validation", "dev", "val2014")),
+        *(("test", "test"), ("foo", "unknown"), (7, "unknown"), ("", ""), (None, "")),
+    ],
+)
+def test_names_of_splits(value, named) -> None:
+    assert splits.named_by({"split": value}) == named
+    assert splits.named_by({}) == ""
 
 
 def noise(width=64, height=48):
