@@ -304,11 +304,25 @@ def finish(
 
 
 def read_generations(directory: str | pathlib.Path) -> list[records.Generation]:
-    """Returns the lines of a finished folder of generations; raises as `manifests.read`."""
-    manifests.read(directory, "generations")
-    return _read_lines(pathlib.Path(directory))
+    """Returns the lines of a finished folder of generations; raises as `manifests.read`.
+
+    ValueError: also of a line that is not one, or lines that are missing.
+    """
+    counts = manifests.read(directory, "generations")["counts"]
+    made = _read_lines(pathlib.Path(directory))
+    if (num := counts.get("images", len(made))) != len(made):
+        raise ValueError(
+            f"{directory}: {MANIFEST_LINES} has {len(made)} lines, but {num} images were made; put "
+            "back what `parti generate` wrote, or run it again with --overwrite"
+        )
+    return made
 
 
 def _read_lines(directory: pathlib.Path) -> list[records.Generation]:
-    with open(directory / MANIFEST_LINES, encoding="utf-8") as file:
-        return [records.Generation.from_json(line) for line in file]
+    path, made = directory / MANIFEST_LINES, []
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+        try:
+            made.append(records.Generation.from_json(line.decode()))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return made
