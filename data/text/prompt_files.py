@@ -242,7 +242,7 @@ def _read_csv(text: str, left_out: _LeftOut) -> _Rows:
 
 def _read_table(text: str, separator: str, left_out: _LeftOut) -> _Rows:
     rows = text_files.read_table(text, _TEXT, separator)
-    names = [json_text.mend_text(name).strip().lower() for name in next(rows)[1]]
+    names = [json_text.mend_text(name).strip().lower() for name in next(rows, (1, []))[1]]
     named = [name for name in names if name]
     if _TEXT not in named:
         raise text_files.BrokenFileError(

@@ -18,7 +18,7 @@ _MARKS = {  # byte order mark -> encoding; the longer ones first
 _LINE_END = re.compile("\r\n|\r|\n")
 _SEPARATORS = (",", ";", "\t", "|")
 _NO_SEPARATOR = "\x1f"  # of a table of one column
-_SEPARATOR_LINE = re.compile('"?sep=(.)"?')  # which spreadsheets write before the header
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?')  # which spreadsheets write before the header
 
 
 class BrokenFileError(ValueError):
@@ -68,17 +68,19 @@ def read_table(text: str, column: str, separator: str) -> Iterator[tuple[int, li
     Raises:
       BrokenFileError: the quotes do not match, or a cell is huge.
     """
-    first, skipped = text.split("\n", 1)[0], 0
+    lines = text.count("\n")
+    text = text.lstrip("\n")
+    first = text.partition("\n")[0]
     if named := _SEPARATOR_LINE.fullmatch(first.strip(" ")):
-        separator, skipped = named.group(1), 1
-        text = text.partition("\n")[2]
+        separator, text = named.group(1), text.partition("\n")[2]
     else:
         names = (separator, *_SEPARATORS)
         separator = next((sep for sep in names if column in _names(first, sep)), separator)
-    if len(_names(text.split("\n", 1)[0], separator)) == 1:
+    skipped = lines - text.count("\n")
+    if len(_names(text.partition("\n")[0], separator)) == 1:
         separator = _NO_SEPARATOR
     try:
-        rows = list(_rows(text, separator, csv.QUOTE_MINIMAL))
+        rows = list(_rows(text, skipped, separator, csv.QUOTE_MINIMAL))
         is_quoted = separator != "\t" or not any(
             "\n" in cell and "\t" in cell for _, cells in rows for cell in cells
         )
@@ -86,22 +88,22 @@ def read_table(text: str, column: str, separator: str) -> Iterator[tuple[int, li
         if separator not in ("\t", _NO_SEPARATOR):
             raise
         is_quoted = False
-    for number, cells in rows if is_quoted else _rows(text, separator, csv.QUOTE_NONE):
-        yield number + skipped, cells
+    yield from rows if is_quoted else _rows(text, skipped, separator, csv.QUOTE_NONE)
 
 
 def _names(header: str, separator: str) -> list[str]:
     return [cell.strip().strip('"').strip().lower() for cell in header.split(separator)]
 
 
-def _rows(text: str, separator: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
+def _rows(text: str, skipped: int, separator: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
+    """Yields (number of its first line, cells) of the rows of a text after some skipped lines."""
     lines = io.StringIO(text, newline="\n")
     reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
-    number = 1
+    number = skipped + 1
     try:
         for cells in reader:
             yield number, [cell.strip() for cell in cells]
-            number = reader.line_num + 1
+            number = skipped + reader.line_num + 1
     except csv.Error as error:
         raise BrokenFileError(
             f"line {number}: {error}; a quote inside a quoted cell is written twice"

@@ -90,6 +90,9 @@ def test_jsonl_round_trip(tmp_path: pathlib.Path) -> None:
         ("p.tsv", "prompt\tNote\tnote\na\tb\tc\n", "two columns 'note'"),
         ("p.csv", "a,b", "the first line: it has the columns ['a', 'b']"),
         ("p.csv", "prompt,note\na red, round circle,b\n", "line 2: 3 cells for 2 columns"),
+        ("p.csv", 'sep=;\nprompt;note\n"a;b\n', "line 3: unexpected end of data"),
+        ("p.csv", "sep=;\n", "it has the columns []"),
+        ("p.csv", "\n\nsep=;\nprompt;note\na;b;c\n", "line 5: 3 cells for 2 columns"),
         ("p.csv", 'prompt,note\n\n"a "red" circle",b\n', "line 3: ',' expected after '\"'"),
         ("p.csv", 'prompt,note\n"a,b\nc,d\n', "line 2: unexpected end of data"),
         ("p.json", '{"prompt": "a"}', "it must be a list of texts or objects"),
@@ -266,13 +269,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("prompts")
 
 
-@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.settings(max_examples=500, deadline=None)
 @hypothesis.given(
     data=st.binary(max_size=80) | TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")),
     name=st.sampled_from(["p.txt", "p.tsv", "p.csv", "p.jsonl", "p.json"]),
+    begins=st.sampled_from(
+        [b"", b"prompt\n", b"\r\nPrompt,note\n", b"sep=;\n", b"id\tprompt\n", b"\xff\xfe", b'["a",']
+    ),
 )
-def test_any_bytes_give_prompts_or_one_line(folder: pathlib.Path, data: bytes, name: str) -> None:
-    (folder / name).write_bytes(data)
+def test_any_bytes_give_prompts_or_one_line(
+    folder: pathlib.Path, data: bytes, name: str, begins: bytes
+) -> None:
+    (folder / name).write_bytes(begins + data)
     check_readable(folder / name)
 
 
