@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from parti.data.storage import records, tfrecords
 from parti.data.text import prompt_files
-from parti.stages import flag_parser, manifests, publishing
+from parti.stages import flag_parser, json_text, manifests, publishing
 
 FILE_NAME = "prompts.jsonl"
 
@@ -19,19 +19,21 @@ FILE_NAME = "prompts.jsonl"
 def choose(prompts: Iterable[prompt_files.Prompt], num: int) -> list[prompt_files.Prompt]:
     """Returns `num` prompts (0: all) with different texts, as evenly over the challenges as can be.
 
-    The choice depends on the texts alone, not on their order.
+    The choice depends on the texts alone, not on their order; the result is in their order.
     """
-    different = {prompt.text: prompt for prompt in prompts}
+    different: dict[str, prompt_files.Prompt] = {}
+    for prompt in prompts:
+        different.setdefault(prompt.text, prompt)
     groups: dict[str, list[prompt_files.Prompt]] = collections.defaultdict(list)
     for prompt in sorted(different.values(), key=lambda p: _hash(p.text)):
         groups[prompt.challenge].append(prompt)
     turns = [(turn, name) for name, group in groups.items() for turn in range(len(group))]
-    chosen = [groups[name][turn] for turn, name in sorted(turns)]
-    return chosen[:num] if num else chosen
+    chosen = {groups[name][turn].text for turn, name in sorted(turns)[: num or None]}
+    return [prompt for text, prompt in different.items() if text in chosen]
 
 
 def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompt_files.Prompt]:
-    """Yields the captions of one split of cleaned pairs as prompts."""
+    """Yields the captions of one split of cleaned pairs as prompts, mended as of prompt files."""
     for example in tfrecords.read_pattern(pairs_dir / f"{split}-*.tfrecord"):
         pair = records.ImageTextPair.from_example(example)
         if pair.text.strip():
@@ -39,7 +41,12 @@ def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompt_files.Promp
             scene = {name: value for name, value in pair.metadata.items() if name == "scene"}
             challenge = str(pair.metadata.get("challenge", ""))
             unique = f"{name}-{_hash(pair.key)[:8]}".strip("-")
-            yield prompt_files.Prompt(unique, pair.text, "", challenge, {"key": pair.key, **scene})
+            try:
+                values = json_text.mend([pair.text, challenge, {"key": pair.key, **scene}])
+            except ValueError as error:
+                raise ValueError(f"{pairs_dir}: the scene of {pair.key!r}: {error}") from error
+            text, challenge, metadata = values
+            yield prompt_files.Prompt(unique, text, "", challenge, metadata)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,16 +55,20 @@ def run(argv: Sequence[str]) -> int:
     check_flags(flags)
     source = pathlib.Path(flags.input)
     settings, inputs = {"num": flags.num, "split": ""}, {"input": str(source)}
-    given: Iterable[prompt_files.Prompt]
+    notes: list[str] = []
     if source.is_dir():
         settings["split"] = flags.split
         inputs["fingerprint"] = manifests.read(source, "pairs")["fingerprint"]
-        given = captions(source, flags.split)
+        given = list(captions(source, flags.split))
     else:
-        given = prompt_files.read_prompts(source)
+        given = prompt_files.read_prompts(source, notes)
+    if equal := prompt_files.count_equal(given):
+        notes.append(f"{equal} of {len(given)} prompts left out: equal to an earlier one")
     with publishing.OutputDirectory(
         flags.output, "prompts", settings, inputs, flags.overwrite
     ) as stage:
+        for note in notes:
+            print(note, flush=True)
         chosen = choose(given, flags.num)
         if not chosen:
             raise ValueError(f"{source}: no captions in the {flags.split} split; try --split=train")

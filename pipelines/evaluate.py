@@ -7,6 +7,8 @@ pairs and models, see `reconstructions`. Intervals are 95%, by bootstrap.
 """
 
 import argparse
+import collections
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -31,21 +33,40 @@ ALIGNMENTS_FILE = "alignments.jsonl"
 _FOUND = ".alignments.json"  # what the job collects
 _INPUTS = ("generations", "reference", "model")
 _MIN_SIDE = 32  # pixels that the scene probe needs
+_NUM_NAMED = 3  # pictures that a message names
 _NUM_REFERENCE = 512  # images, by default, when generations are measured too
 
 
 def _read_samples(group: list[records.Generation], directory: pathlib.Path) -> dict[str, Any]:
-    """Returns what the images of a prompt (in rank order) score, and what the best one shows."""
+    """Returns what the images of a prompt (in rank order) score, and what the best one shows.
+
+    If some of them cannot be read, only "problems", a text for each.
+    """
     scene = scene_alignment.scene_of(group[0])
     assert scene, "groups without a scene are not read"
-    paths = [directory / item.image for item in group]
-    views = [scene_probe.read_scene(images.decode_image(path.read_bytes())) for path in paths]
+    views, sides, problems = [], [], []
+    for item in group:
+        try:
+            image = images.decode_image((directory / item.image).read_bytes())
+            if image.shape[0] != image.shape[1]:
+                raise ValueError(f"{image.shape[1]} x {image.shape[0]} px, it must be square")
+            views.append(scene_probe.read_scene(image))
+            sides.append(len(image))
+        except (ValueError, OSError) as error:
+            problems.append(f"{item.image}, prompt {item.prompt_id!r}: {_said(error)}")
     options.tick(len(group))
+    if problems:
+        return {"prompt_id": group[0].prompt_id, "problems": problems}
     return {
         "prompt_id": group[0].prompt_id,
         "alignments": [scene_probe.compare(view, scene) for view in views],
+        "sides": sides,
         "best": dataclasses.asdict(views[0]),
     }
+
+
+def _said(error: ValueError | OSError) -> str:
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
 
 
 def build(
@@ -171,6 +192,13 @@ def measure_generations(
     )
     by_id = {row["prompt_id"]: row for row in sharded_writers.read_collected(directory / _FOUND)}
     found = [by_id[group[0].prompt_id] for group in measured]
+    if problems := [problem for row in found for problem in row.get("problems", ())]:
+        progress.failed()
+        raise ValueError(
+            f"{generations_dir}: {len(problems)} of {sum(map(len, measured))} pictures cannot be "
+            f"measured; {'; '.join(problems[:_NUM_NAMED])}; put back what `parti generate` wrote"
+        )
+    notes += _size_notes(measured, [row["sides"] for row in found])
     rows = [
         {"image": item.image, "rank": item.rank, "score": item.score, "alignment": alignment}
         for group, row in zip(measured, found)
@@ -193,16 +221,54 @@ def _find_scenes(
 ) -> tuple[list[list[records.Generation]], list[str]]:
     """Returns the prompts whose images can be held against a scene, and notes on the others."""
     chosen = [group for group in groups if scene_alignment.scene_of(group[0])]
+    given = [group for group in groups if scene_alignment.has_scene(group[0])]
+    notes = []
+    if foreign := len(given) - len(chosen):
+        first = next(g[0].prompt_id for g in given if not scene_alignment.scene_of(g[0]))
+        notes.append(
+            f"{foreign} of {len(groups)} prompts have a `scene` that is not one of `parti scenes` "
+            f"(first: {first!r}) and are left out"
+        )
+    if given and (missing := len(groups) - len(given)):
+        notes.append(f"{missing} of {len(groups)} prompts have no `scene`")
     if not chosen:
-        return [], ["no prompt has a `scene` in its metadata: alignment was not measured"]
-    side = len(images.decode_image((generations_dir / chosen[0][0].image).read_bytes()))
-    if side < _MIN_SIDE:
+        what = "no prompt has a `scene` in its metadata" if not given else "no prompt is left"
+        return [], [*notes, f"{what}: alignment was not measured"]
+    side = 0
+    with contextlib.suppress(ValueError, OSError):  # it is named with the others
+        side = len(images.decode_image((generations_dir / chosen[0][0].image).read_bytes()))
+    if 0 < side < _MIN_SIDE:
         return [], [
             f"the pictures are {side} px wide, the scene probe reads {_MIN_SIDE} px or more: "
             "alignment was not measured"
         ]
-    missing = len(groups) - len(chosen)
-    return chosen, [f"{missing} of {len(groups)} prompts have no `scene`"] if missing else []
+    return chosen, notes
+
+
+def _size_notes(
+    groups: Sequence[Sequence[records.Generation]], sides: Sequence[Sequence[int]]
+) -> list[str]:
+    """Returns notes on images of another size than the others, upsampled or not, or too small."""
+    sizes: dict[bool, list[tuple[int, str]]] = {True: [], False: []}
+    for group, row in zip(groups, sides, strict=True):
+        for item, side in zip(group, row, strict=True):
+            is_small = item.rank >= item.settings.get("num_upsampled", len(group))
+            sizes[is_small].append((side, item.image))
+    notes = []
+    for found in filter(None, sizes.values()):
+        [(usual, _)] = collections.Counter(side for side, _ in found).most_common(1)
+        if odd := [(side, image) for side, image in found if side != usual]:
+            notes.append(
+                f"{len(odd)} of {len(found)} pictures are not {usual} px wide as the others, "
+                f"first {odd[0][1]}: {odd[0][0]} px; were they changed?"
+            )
+    every = [side for found in sizes.values() for side, _ in found]
+    if small := sum(side < _MIN_SIDE for side in every):
+        notes.append(
+            f"{small} of {len(every)} pictures are under {_MIN_SIDE} px wide, which the scene "
+            "probe hardly reads"
+        )
+    return notes
 
 
 def measure_reconstructions(

@@ -83,7 +83,7 @@ def make_parser() -> flag_parser.Parser:
     )
     default = GenerateSettings()
     add = parser.add_argument
-    add("--prompts", required=True, help="a text, or a file: .txt, .tsv (PartiPrompts), .jsonl")
+    add("--prompts", required=True, help="a text, or a .txt, .tsv, .csv, .jsonl or .json file")
     add("--output", required=True, metavar="DIR", help="the folder to write")
     add("--model", default=DEFAULT_BUNDLE, metavar="BUNDLE", help="from `parti export`")
     add("--num_samples", type=int, default=default.num_samples, help="images of each prompt")
@@ -115,8 +115,9 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti generate`."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
+    notes: list[str] = []
+    prompts = prompt_files.read_prompts(flags.prompts, notes)[: flags.num_prompts]
     bundle = bundles.Bundle.open(flags.model)
-    prompts = prompt_files.read_prompts(flags.prompts)[: flags.num_prompts]
     stage = publishing.OutputDirectory(
         flags.output,
         kind="generations",
@@ -132,7 +133,7 @@ def run(argv: Sequence[str]) -> int:
         overwrite=flags.overwrite,
         resume=True,
     )
-    notes = check(bundle, prompts)
+    notes += check(bundle, prompts)
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
     with stage:
@@ -177,6 +178,10 @@ def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> lis
     text_length = bundle.model("generator").text_length
     vocabulary = bundle.vocabulary()
     texts = [captions.normalize_caption(prompt.text) for prompt in prompts]
+    if empty := texts.count(""):
+        notes.append(f"{empty} prompts hold only markup or invisible characters: nothing to draw")
+    if equal := prompt_files.count_equal(prompts):
+        notes.append(f"{equal} prompts are equal to an earlier one, and so will be their images")
     cut = sum(vocabulary.encode(text, text_length + 1)[-1] != 0 for text in texts)
     if cut:
         notes.append(f"{cut} prompts are longer than {text_length} tokens and are cut")
@@ -299,11 +304,25 @@ def finish(
 
 
 def read_generations(directory: str | pathlib.Path) -> list[records.Generation]:
-    """Returns the lines of a finished folder of generations; raises as `manifests.read`."""
-    manifests.read(directory, "generations")
-    return _read_lines(pathlib.Path(directory))
+    """Returns the lines of a finished folder of generations; raises as `manifests.read`.
+
+    ValueError: also of a line that is not one, or lines that are missing.
+    """
+    counts = manifests.read(directory, "generations")["counts"]
+    made = _read_lines(pathlib.Path(directory))
+    if (num := counts.get("images", len(made))) != len(made):
+        raise ValueError(
+            f"{directory}: {MANIFEST_LINES} has {len(made)} lines, but {num} images were made; put "
+            "back what `parti generate` wrote, or run it again with --overwrite"
+        )
+    return made
 
 
 def _read_lines(directory: pathlib.Path) -> list[records.Generation]:
-    with open(directory / MANIFEST_LINES, encoding="utf-8") as file:
-        return [records.Generation.from_json(line) for line in file]
+    path, made = directory / MANIFEST_LINES, []
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+        try:
+            made.append(records.Generation.from_json(line.decode()))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return made

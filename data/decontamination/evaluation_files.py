@@ -8,6 +8,7 @@ would not be kept out of the training data.
 
 import os
 import posixpath
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -58,8 +59,11 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
         elif lower.endswith(CAPTION_SUFFIX) and _stem(path) in stems:
             yield Item(name, text=_caption(_read(path), path))
         elif lower.endswith((*PROMPT_SUFFIXES, CAPTION_SUFFIX)):
-            for prompt in prompt_files.parse_prompts(path, files.read_bytes(path)):
+            notes: list[str] = []
+            for prompt in prompt_files.parse_prompts(path, files.read_bytes(path), notes):
                 yield Item(f"{name}:{prompt.id}", text=prompt.text)
+            for note in notes:
+                print(note, file=sys.stderr, flush=True)
         elif lower.endswith(TAR_SUFFIXES):
             yield from _read_tar(path, name)
         else:

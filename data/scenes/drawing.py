@@ -197,8 +197,10 @@ class Scene:
         """Reads what `to_dict` wrote; ValueError: fields are missing, unknown or out of range."""
         try:
             objects = tuple(SceneObject(**thing) for thing in values["objects"])
+            if not objects or not isinstance(values.get("challenge", ""), str):
+                raise TypeError("no objects, or a challenge that is no text")
             return cls(**{**values, "objects": objects})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"Not a scene as Scene.to_dict writes it: {error}") from error
 
 

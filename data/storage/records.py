@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
+from parti.stages import json_text
+
 # The feature names that readers outside this file use (`tasks/` parse records inside tf.data).
 KEY = "key"
 IMAGE = "image"
@@ -304,11 +306,11 @@ class Generation:
 
     @classmethod
     def from_json(cls, line: str) -> "Generation":
-        """Reads a line; ValueError: not JSON, or fields are missing or unknown."""
+        """Reads a line, mended; ValueError: not JSON, or fields are missing, unknown or wrong."""
         problem = "Not a line of a generations manifest"
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
+            values = json_text.mend(json_text.parse(line))
+        except ValueError as error:
             raise ValueError(f"{problem}: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{problem}: not a JSON object.")
@@ -320,4 +322,9 @@ class Generation:
                 f"{problem} (made by `parti generate`): missing fields {missing}, unknown fields "
                 f"{unknown}."
             )
+        for field in fields:
+            kinds = int | float | None if field.name == "score" else field.type
+            kinds = dict if kinds == dict[str, Any] else kinds
+            if field.name in values and not isinstance(values[field.name], kinds):  # type: ignore[arg-type]
+                raise ValueError(f"{problem}: {field.name} is {values[field.name]!r}.")
         return cls(**values)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from parti.data.text import prompt_files
 from parti.engine.experiment import settings
 from parti.models.text_to_image import sampling
+from parti.stages import json_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,11 @@ class SampleSettings:
                 "sample_settings.SampleSettings.prompts is empty; give captions, or a file of them"
             )
 
-    def texts(self) -> list[str]:
-        """Returns the captions; raises ValueError if a file of them cannot be read."""
+    def texts(self, notes: list[str] | None = None) -> list[str]:
+        """Returns the captions, mended; raises ValueError if a file of them cannot be read.
+
+        `notes` gets lines about what was left out of a file (`prompt_files.read_prompts`).
+        """
         if isinstance(self.prompts, str):
-            return [prompt.text for prompt in prompt_files.read_prompts(self.prompts)]
-        return list(self.prompts)
+            return [prompt.text for prompt in prompt_files.read_prompts(self.prompts, notes)]
+        return [json_text.mend_text(prompt) for prompt in self.prompts]

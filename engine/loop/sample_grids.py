@@ -45,7 +45,10 @@ class Sampler:
           ValueError: the model is no text-to-image model, or tokenizer and vocabulary are not its.
           FileNotFoundError: there is no such tokenizer or vocabulary.
         """
-        self.texts = samples.texts()
+        notes: list[str] = []
+        self.texts = samples.texts(notes)
+        for note in notes:
+            multihost.log(f"[train] SAMPLES: {note}")
         self._text_tokens = _encode(self.texts, samples.vocabulary, model, config)
         self._keys = sampling.image_keys(samples.seed, self.texts, samples.num_samples)
         # The other processes of a training have no part in decoding.

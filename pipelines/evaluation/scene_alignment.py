@@ -23,6 +23,11 @@ _NUM_PERMUTATIONS = 8
 Alignment = Mapping[str, float]  # score name -> agreement in [0, 1]
 
 
+def has_scene(item: records.Generation) -> bool:
+    """Returns whether a prompt's metadata has a `scene`, of whatever kind."""
+    return item.metadata.get(_SCENE) is not None
+
+
 def scene_of(item: records.Generation) -> scenes.Scene | None:
     """Returns the scene that a prompt describes; None if its metadata has none of ours."""
     try:

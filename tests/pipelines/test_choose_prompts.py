@@ -4,11 +4,16 @@
 
 import json
 import pathlib
+import tempfile
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
+from parti.data.storage import records, tfrecords
 from parti.data.text import prompt_files
 from parti.pipelines import choose_prompts
+from parti.stages import manifests
 
 
 def make(text: str, challenge: str = "") -> prompt_files.Prompt:
@@ -21,7 +26,8 @@ def test_choice_is_even_over_challenges_and_does_not_depend_on_order() -> None:
     chosen = choose_prompts.choose(given, 6)
     counts = {name: sum(p.challenge == name for p in chosen) for name in ("count", "text")}
     assert counts == {"count": 3, "text": 1} and len(chosen) == 6
-    assert choose_prompts.choose(given[::-1], 6) == chosen
+    assert choose_prompts.choose(given[::-1], 6) == chosen[::-1]
+    assert chosen == [prompt for prompt in given if prompt in chosen]
     assert len(choose_prompts.choose(given, 0)) == len(given)
 
 
@@ -47,6 +53,72 @@ def test_a_prompt_file(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) ->
     assert "1 prompts in" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--overwrite"):
         choose_prompts.run(arguments)
+
+
+def test_order_and_notes_are_of_the_file(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.csv").write_text(
+        'ID,Prompt,Seed\n7,"a ""red"" cat",\n8,a dog,5\n\n9,a dog,\n'
+    )
+    output = tmp_path / "out"
+    assert choose_prompts.run(["--input", str(tmp_path / "mine.csv"), "--output", str(output)]) == 0
+    assert prompt_files.read_prompts(output / "prompts.jsonl") == [
+        prompt_files.Prompt("7", 'a "red" cat'),
+        prompt_files.Prompt("8", "a dog", metadata={"seed": "5"}),
+    ]
+    printed = capsys.readouterr().out
+    assert "left out 1 blank line\n" in printed
+    assert "1 of 3 prompts left out: equal to an earlier one\n" in printed
+
+
+def test_scenes_of_pairs_are_mended(tmp_path: pathlib.Path) -> None:
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    row = records.ImageTextPair("k", b"", "a cat", metadata={"scene": {"note": "-MARK-"}})
+    rows = [row.to_example().replace(b"-MARK-", rb"\ud83d")]  # as another writer may escape it
+    tfrecords.write(pairs / "validation-00000-of-00001.tfrecord", rows)
+    manifests.write(pairs, "pairs", counts={}, settings={}, content={})
+    assert choose_prompts.run(["--input", str(pairs), "--output", str(tmp_path / "out")]) == 0
+    (found,) = prompt_files.read_prompts(tmp_path / "out" / "prompts.jsonl")
+    assert found.metadata == {"key": "k", "scene": {"note": "\ufffd"}}
+
+
+JSON = strategies.recursive(
+    strategies.none() | strategies.floats() | strategies.text(strategies.characters(), max_size=9),
+    lambda inner: (
+        strategies.lists(inner, max_size=3)
+        | strategies.dictionaries(strategies.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(
+    texts=strategies.lists(strategies.text(strategies.characters(), max_size=12), max_size=4),
+    metadata=strategies.dictionaries(
+        strategies.text(max_size=3) | strategies.sampled_from(["id", "Category", "scene"]),
+        JSON,
+        max_size=4,
+    ),
+    num=strategies.integers(0, 5),
+)
+def test_any_prompts_give_a_file_or_one_line(
+    texts: list[str], metadata: dict[str, object], num: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, output = pathlib.Path(folder, "p.jsonl"), pathlib.Path(folder, "out")
+        path.write_text("".join(json.dumps({**metadata, "prompt": t}) + "\n" for t in texts))
+        try:
+            choose_prompts.run([f"--input={path}", f"--output={output}", f"--num={num}"])
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            return
+        given = prompt_files.read_prompts(path)
+        chosen = prompt_files.read_prompts(output / "prompts.jsonl")
+        assert chosen == [prompt for prompt in given if prompt in chosen]
+        assert len(chosen) == min(num or 9, len({prompt.text for prompt in given}))
 
 
 def test_mistakes(tmp_path: pathlib.Path) -> None:

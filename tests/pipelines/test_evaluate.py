@@ -5,6 +5,7 @@
 import json
 import pathlib
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,125 @@ def test_prompts_without_a_scene_have_no_agreement(
     assert not {"alignment", "alignment_by_challenge", "rerank_correlation"} & set(metrics)
     assert "no prompt has a `scene`" in capsys.readouterr().out
     assert "no prompt has a `scene`" in (tmp_path / "out" / "report.html").read_text()
+
+
+def edit_lines(made: pathlib.Path, edit: Callable[[int, dict[str, Any]], None]) -> None:
+    """Changes the lines of a manifest of generations."""
+    lines = [json.loads(line) for line in (made / "manifest.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines):
+        edit(number, line)
+    (made / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        *("beach", 3, ["sea"], {}, {"background": "white", "objects": None}),
+        *({"background": "white", "objects": "x"}, {"background": "white", "objects": []}),
+        {"background": "white", "objects": [{"shape": "bus", "color": "red"}]},
+        {"background": ["white"], "objects": []},
+    ],
+)
+def test_scenes_of_another_kind_are_left_out_with_a_note(
+    tmp_path: pathlib.Path, scene: Any
+) -> None:
+    made = plant(tmp_path / "made")
+    edit_lines(
+        made, lambda number, line: line["metadata"].update({"scene": scene} if number < 6 else {})
+    )
+    metrics = run(made, tmp_path / "out")
+    assert metrics["num_prompts_with_scene"] == NUM_PROMPTS - 2
+    assert metrics["notes"] == [
+        "2 of 12 prompts have a `scene` that is not one of `parti scenes` (first: 'p0') and are "
+        "left out"
+    ]
+    edit_lines(made, lambda _, line: line["metadata"].update(scene=scene))
+    assert run(made, tmp_path / "all")["notes"][1:] == [
+        "no prompt is left: alignment was not measured"
+    ]
+
+
+def test_a_scene_with_a_challenge_that_is_no_text_is_of_another_kind(
+    tmp_path: pathlib.Path,
+) -> None:
+    made = plant(tmp_path / "made")
+    edit_lines(made, lambda number, line: line["metadata"]["scene"].update(challenge=[number]))
+    assert run(made, tmp_path / "out")["num_prompts_with_scene"] == 0
+
+
+def test_pictures_that_cannot_be_measured_are_named(tmp_path: pathlib.Path) -> None:
+    made = plant(tmp_path / "made")
+    (made / "images/p0/0.png").unlink()
+    (made / "images/p3/1.png").write_bytes(b"no")
+    (made / "images/p4/2.png").write_bytes((made / "images/p4/1.png").read_bytes()[:200])
+    oblong = np.zeros((50, 40, 3), np.uint8)
+    (made / "images/p5/2.png").write_bytes(images.encode_png(oblong))
+    with pytest.raises(ValueError, match="4 of 36 pictures cannot be measured") as raised:
+        run(made, tmp_path / "out")
+    said = str(raised.value)
+    assert "images/p0/0.png, prompt 'p0': No such file" in said
+    assert "images/p3/1.png, prompt 'p3': not an image (2 bytes)" in said
+    assert "images/p4/2.png, prompt 'p4': not an image (200 bytes)" in said
+    for path in ("p0/0", "p3/1", "p4/2"):
+        (made / f"images/{path}.png").write_bytes((made / "images/p1/0.png").read_bytes())
+    with pytest.raises(ValueError, match="p5/2.png, prompt 'p5': 40 x 50 px, it must be square"):
+        run(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_another_size_are_named(tmp_path: pathlib.Path) -> None:
+    made = plant(tmp_path / "made")
+    for path, size in (("p1/2", 128), ("p2/0", 16)):
+        image = images.decode_image((made / f"images/{path}.png").read_bytes())
+        (made / f"images/{path}.png").write_bytes(images.encode_png(images.resize(image, size)))
+    assert run(made, tmp_path / "out")["notes"] == [
+        "2 of 36 pictures are not 64 px wide as the others, first images/p1/2.png: 128 px; were "
+        "they changed?",
+        "1 of 36 pictures are under 32 px wide, which the scene probe hardly reads",
+    ]
+
+
+def test_pictures_that_were_not_upsampled_are_no_other_size(tmp_path: pathlib.Path) -> None:
+    made = plant(tmp_path / "made")
+    edit_lines(made, lambda _, line: line.update(settings={"num_upsampled": 1}))
+    for number in range(NUM_PROMPTS):  # sample 1 is the best
+        for path in (made / f"images/p{number}/{index}.png" for index in (0, 2)):
+            small = images.resize(images.decode_image(path.read_bytes()), 32)
+            path.write_bytes(images.encode_png(small))
+    assert run(made, tmp_path / "out")["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text[:-2], "manifest.jsonl, line 36: Not a line of a generations manifest"),
+        (lambda text: text.replace('"rank": 1', '"rank": "1"', 1), "line 1: .*rank is '1'"),
+        (lambda text: "3" + text[text.index("\n") :], "line 1: .*not a JSON object"),
+        (lambda text: "\udc80" + text, "line 1: .*can't decode byte 0x80"),
+    ],
+)
+def test_lines_of_the_manifest_are_named(
+    tmp_path: pathlib.Path, edit: Callable[[str], str], message: str
+) -> None:
+    made = plant(tmp_path / "made")
+    lines = edit((made / "manifest.jsonl").read_text())
+    (made / "manifest.jsonl").write_bytes(lines.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=message):
+        run(made, tmp_path / "out")
+
+
+def test_lines_that_are_missing_are_said(tmp_path: pathlib.Path) -> None:
+    made = plant(tmp_path / "made")
+    manifests.write(made, "generations", counts={"images": 40}, settings={}, content={})
+    with pytest.raises(ValueError, match="has 36 lines, but 40 images were made"):
+        run(made, tmp_path / "out")
+
+
+def test_halves_of_characters_in_a_manifest_are_mended(tmp_path: pathlib.Path) -> None:
+    made = plant(tmp_path / "made")
+    edit_lines(made, lambda _, line: line.update(prompt="cut \ud83d"))
+    run(made, tmp_path / "out")
+    assert "cut \ufffd" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_pictures_too_small_to_read(tmp_path: pathlib.Path) -> None:

@@ -6,12 +6,16 @@ import dataclasses
 import importlib
 import json
 import pathlib
+import re
 import shlex
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
 
 from parti.data.images import images
 from parti.data.storage import records, tfrecords
@@ -19,7 +23,7 @@ from parti.data.text import prompt_files
 from parti.engine.inference import bundles
 from parti.pipelines import generate
 from parti.pipelines.beam import model_handlers, options
-from parti.stages import commands
+from parti.stages import commands, manifests
 
 PROMPTS = ("a red circle", "a blue square", "green star", "a red star and more words than fit")
 NUM_SAMPLES = 3
@@ -209,6 +213,117 @@ def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
     assert generate.check(bundles.Bundle.open(bundle), chosen) == [
         "1 prompts are longer than 8 tokens and are cut"
     ]
+    chosen = [prompt_files.Prompt(name, text) for name, text in zip("abc", ["star", "star", "<b>"])]
+    assert generate.check(bundles.Bundle.open(bundle), chosen) == [
+        "1 prompts hold only markup or invisible characters: nothing to draw",
+        "1 prompts are equal to an earlier one, and so will be their images",
+    ]
+
+
+def test_prompts_of_a_table_that_hold_what_cannot_be_written(
+    tmp_path: pathlib.Path, small_bundle: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        {"id": "17", "prompt": "a star \ud83d", "n\0": [float("nan"), "\udead"], "seed": "x"},
+        {"id": "18", "prompt": "a star", "category": "\x1b", "captions": 3, "prompt_id": [1]},
+    ]
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(["", *map(json.dumps, lines)]))
+    arguments = [f"--prompts={path}", f"--output={tmp_path / 'out'}", f"--model={small_bundle}"]
+    assert generate.run([*arguments, "--num_samples=1"]) == 0
+    made = generate.read_generations(tmp_path / "out")
+    assert [(g.prompt_id, g.prompt, g.image, g.seed) for g in made] == [
+        ("17", "a star \ufffd", "images/17/000.png", 0),
+        ("18", "a star", "images/18/000.png", 0),
+    ]
+    assert made[0].metadata == {"n ": [None, "\ufffd"], "seed": "x"}
+    assert made[1].metadata == {"category": " ", "captions": 3, "prompt_id": [1]}
+    assert {key for key, _ in drawn(tmp_path / "out")} == {"a star \ufffd", "a star"}
+    printed = capsys.readouterr().out
+    assert "line 2: mended" in printed and "left out 1 blank line" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "p.jsonl",
+            '{"prompt": "a"}\n{"prompt": "b", "id": "\\ud83d"}',
+            "line 2: id '\ufffd' cannot",
+        ),
+        ("p.tsv", "id\tprompt\nx\ta\nx\tb", "the id 'x' twice (line 2 and line 3)"),
+        ("p.txt", "a\0b", "line 1: a NUL character"),
+        ("caf\udce9", None, "is not UTF-8 at character 4"),
+    ],
+)
+def test_prompts_are_refused_before_a_model_is_opened(
+    tmp_path: pathlib.Path, name: str, text: str | None, message: str
+) -> None:
+    path = name if text is None else tmp_path / name
+    if text is not None:
+        pathlib.Path(path).write_text(text)
+    arguments = [f"--prompts={path}", f"--output={tmp_path / 'out'}", "--model=no_bundle"]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        generate.run(arguments)
+    assert not list(tmp_path.glob("out*"))
+
+
+JSON = strategies.recursive(
+    strategies.none() | strategies.floats() | strategies.text(strategies.characters(), max_size=9),
+    lambda inner: (
+        strategies.lists(inner, max_size=3)
+        | strategies.dictionaries(strategies.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+    rows=strategies.lists(
+        strategies.dictionaries(
+            strategies.text(max_size=3)
+            | strategies.sampled_from(["id", "category", "challenge", "scene", "captions"]),
+            JSON,
+            max_size=4,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    texts=strategies.lists(
+        strategies.text(strategies.characters(), max_size=12), min_size=3, max_size=3
+    ),
+)
+def test_every_prompt_that_is_read_can_be_written(
+    rows: list[dict[str, Any]], texts: list[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, output = pathlib.Path(folder, "p.json"), pathlib.Path(folder, "out")
+        path.write_text(json.dumps([row | {"prompt": text} for row, text in zip(rows, texts)]))
+        try:
+            prompts = prompt_files.read_prompts(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            return
+        (output / ".parts").mkdir(parents=True)
+        settings = {"seed": 0, "num_samples": 2}
+        image = np.zeros((4, 4, 3), np.uint8)
+        tokens = np.zeros((2, 4), np.int32)
+        samples = model_handlers.Samples(tokens, [image, image], np.array([0.1, 0.2]))
+        write = generate._WritePrompt(output, settings)
+        for prompt in prompts:
+            assert list(write.process((prompt, samples))) == [prompt.id]
+        generate.finish(output, prompts, settings)
+        manifests.write(output, "generations", counts={}, settings={}, content={})
+        made = generate.read_generations(output)
+        assert [g.prompt for g in made] == [prompt.text for prompt in prompts for _ in range(2)]
+        for generation, prompt in zip(made[::2], prompts):
+            assert prompt.metadata.items() <= generation.metadata.items()
+        keys = [
+            records.TokenizedPair.from_example(row).key
+            for row in tfrecords.read_pattern(output / "tokens-*.tfrecord")
+        ]
+        assert keys == [f"{prompt.id}/{index:03d}" for prompt in prompts for index in range(2)]
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,13 @@ def test_load(folder):
     assert (two.num_captions, two.num_images) == (2, 1)
 
 
+def test_what_is_left_out_of_a_prompt_file_is_said(tmp_path, capsys):
+    (tmp_path / "p.txt").write_text("# of two\na cat on a mat\n\nbond\n")
+    kept_out = decontamination.EvaluationSet.load([tmp_path / "p.txt"])
+    assert kept_out.num_captions == 2
+    assert "left out 1 comment and 1 blank line\n" in capsys.readouterr().err
+
+
 def test_saved_set_answers_the_same(folder, tmp_path):
     kept_out = decontamination.EvaluationSet.load([folder], num_words=5)
     kept_out.save(tmp_path / "set.npz")

@@ -1,11 +1,16 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
+import csv
+import json
 import pathlib
 import re
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from parti.data.text import prompt_files
+from parti.stages import json_text
 
 PARTI_PROMPTS = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "PartiPrompts.tsv"
 
@@ -63,14 +68,38 @@ def test_jsonl_round_trip(tmp_path: pathlib.Path) -> None:
         ("p.tsv", "", "holds no prompts"),
         ("p.jsonl", "", "holds no prompts"),
         ("p.tsv", "Prompt\tCategory\n", "holds no prompts"),
-        ("p.txt", "a\n\nb\n", "line 2: the prompt is empty"),
         ("p.tsv", "Prompt\tCategory\na\tb\n\tc\n", "line 3: the prompt is empty"),
         ("p.tsv", "Text\tCategory\na\tb\n", "name a column `Prompt`"),
         ("p.jsonl", "{}\n", "line 1: it must be an object"),
         ("p.jsonl", '{"prompt": "a"}\nnope\n', "line 2: not JSON"),
         ("p.jsonl", '{"prompt": "a", "id": "../up"}\n', "cannot be a file name"),
         ("p.jsonl", '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}', "'x' twice"),
-        ("p.csv", "a,b", "ends in '.csv'"),
+        ("p.jsonl", '["a"]\n', "line 1: it must be an object"),
+        ("p.jsonl", '{"text": "a"}\n', "it has ['text']"),
+        ("p.jsonl", '{"prompt": NaN}\n', "that is None"),
+        ("p.jsonl", '{"prompt": "a", "Prompt": "b"}\n', "line 1: 'prompt' is given twice"),
+        ("p.jsonl", '{"prompt": "a", "n": ' + 70 * "[" + 70 * "]" + "}", "line 1: nested over 64"),
+        ("p.jsonl", '{"prompt": "a", "n": ' + 9999 * "[" + 9999 * "]" + "}", "line 1: n"),
+        ("p.jsonl", '{"prompt": "a", "n": ' + 5000 * "9" + "}", "line 1: not JSON: Exceeds"),
+        ("p.jsonl", '{"prompt": "a", "id": ""}\n', "line 1: id '' cannot be a file name"),
+        ("p.txt", "# only\n# comments", "holds no prompts; put one on each line (2 comments left"),
+        ("p.txt", "a\nb\0c\n", "line 2: a NUL character"),
+        ("p.tsv", "id\tprompt\nx/1\ta\nx/1\tb\n", "line 2: id 'x/1' cannot be a file name"),
+        ("p.tsv", "ID\tPrompt\nx\ta\n\tb\nx\tc\n", "the id 'x' twice (line 2 and line 4)"),
+        ("p.tsv", "prompt\tnote\na\tb\tc\n", "line 2: 3 cells for 2 columns"),
+        ("p.tsv", "prompt\tNote\tnote\na\tb\tc\n", "two columns 'note'"),
+        ("p.csv", "a,b", "the first line: it has the columns ['a', 'b']"),
+        ("p.csv", "prompt,note\na red, round circle,b\n", "line 2: 3 cells for 2 columns"),
+        ("p.csv", 'sep=;\nprompt;note\n"a;b\n', "line 3: unexpected end of data"),
+        ("p.csv", "sep=;\n", "it has the columns []"),
+        ("p.csv", "\n\nsep=;\nprompt;note\na;b;c\n", "line 5: 3 cells for 2 columns"),
+        ("p.csv", 'prompt,note\n\n"a "red" circle",b\n', "line 3: ',' expected after '\"'"),
+        ("p.csv", 'prompt,note\n"a,b\nc,d\n', "line 2: unexpected end of data"),
+        ("p.json", '{"prompt": "a"}', "it must be a list of texts or objects"),
+        ("p.json", '["a", 3]', "entry 2: it must be an object"),
+        ("p.json", '{"prompt": "a"}\n{"prompt": "b"}', "read whole: not JSON: Extra data"),
+        ("p.doc", "a", "ends in '.doc'; it must be one of .txt, .tsv, .csv, .jsonl"),
+        ("noext", "a", "has no ending; it must be one of .txt"),
     ],
 )
 def test_errors(tmp_path: pathlib.Path, name: str, text: str, message: str) -> None:
@@ -87,6 +116,204 @@ def test_absent_files_are_no_prompts(tmp_path: pathlib.Path) -> None:
     assert prompt_files.read_prompts("a" * 5000)[0].text == "a" * 5000  # too long for a path
     with pytest.raises(ValueError, match="The prompt is empty"):
         prompt_files.read_prompts("  ")
+
+
+def test_txt_comments_and_blank_lines_are_left_out_and_counted(tmp_path: pathlib.Path) -> None:
+    text = "# animals\na red circle\n\n // shapes \n  \n  # more\na blue #2 square\n\n"
+    notes: list[str] = []
+    found = prompt_files.read_prompts(write(tmp_path / "p.TXT", text), notes)
+    assert [p.text for p in found] == ["a red circle", "// shapes", "a blue #2 square"]
+    assert [p.id for p in found] == [
+        "p00000-a-red-circle",
+        "p00001-shapes",
+        "p00002-a-blue-2-square",
+    ]
+    assert notes == [
+        f"Prompt file {str(tmp_path / 'p.TXT')!r}: left out 2 comments and 2 blank lines"
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends(tmp_path: pathlib.Path, encoding: str, end: str) -> None:
+    notes: list[str] = []
+    for name, lines in (("p.txt", ["a café", "a dog"]), ("p.csv", ["prompt", "a café", "a dog"])):
+        (tmp_path / name).write_bytes(end.join(lines).encode(encoding))
+        found = prompt_files.read_prompts(tmp_path / name, notes)
+        assert [p.text for p in found] == ["a café", "a dog"]
+    assert len(notes) == 2 * (encoding in ("utf-16", "utf-32"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("a dog\r\na café\n".encode("latin-1"), "line 2: byte 0xe9 is not UTF-8; save it"),
+        ("a café\n".encode("utf-16-le"), "line 1: byte 0xe9 is not UTF-8; it may be UTF-16"),
+        ("a cat\n".encode("utf-16-be"), "line 1: a NUL character, as UTF-16"),
+        ("a cat".encode("utf-16")[:-1], "line 1: byte 0x74 is not UTF-16; write it again"),
+    ],
+)
+def test_other_encodings_are_said(tmp_path: pathlib.Path, data: bytes, message: str) -> None:
+    (tmp_path / "p.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prompt_files.read_prompts(tmp_path / "p.txt")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv"])
+def test_tables_as_spreadsheets_and_pandas_write_them(
+    tmp_path: pathlib.Path, name: str, separator: str
+) -> None:
+    rows = [
+        ["", "Prompt", "Challenge", "ID"],
+        ["0", 'a sign that says "STOP"', "Writing", "17"],
+        ["", "", "", ""],
+        ["1", f'"A" and{separator.strip()} "B"\nbelow', "", ""],
+    ]
+    with open(tmp_path / name, "w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows([*rows, rows[1][:3]])
+    notes: list[str] = []
+    found = prompt_files.read_prompts(tmp_path / name, notes)
+    assert found[0] == prompt_files.Prompt("17", 'a sign that says "STOP"', "", "Writing")
+    assert found[1].text == f'"A" and{separator.strip()} "B"\nbelow'
+    assert [p.id[:6] for p in found[1:]] == ["p00001", "p00002"]
+    assert notes[0].endswith("left out 1 blank line and 1 nameless column")
+
+
+def test_tsv_quotes_are_text_where_they_are_no_quoting(tmp_path: pathlib.Path) -> None:
+    lines = ["Prompt\tNote", '"A" and "B"\t"c"', "x\ty"]
+    found = prompt_files.read_prompts(write(tmp_path / "p.tsv", "\n".join(lines)))
+    assert (found[0].text, found[0].metadata) == ('"A" and "B"', {"note": '"c"'})
+    lines = ["Prompt\tNote", '"opened\tx', 'and closed"\ty']  # a cell over both would hold a tab
+    found = prompt_files.read_prompts(write(tmp_path / "p.tsv", "\n".join(lines)))
+    assert [p.text for p in found] == ['"opened', 'and closed"']
+    lines = ["Prompt\tNote", '"opened\nand ""closed"""\ty']
+    (found_one,) = prompt_files.read_prompts(write(tmp_path / "p.tsv", "\n".join(lines)))
+    assert found_one.text == 'opened\nand "closed"'
+
+
+def test_tables_of_one_column_and_with_a_named_separator(tmp_path: pathlib.Path) -> None:
+    text = 'prompt\na red, round circle\n"a blue, ""round"" circle"\n'
+    found = prompt_files.read_prompts(write(tmp_path / "p.csv", text))
+    assert [p.text for p in found] == ["a red, round circle", 'a blue, "round" circle']
+    text = "sep=;\nPrompt;Note\na, b;c\n"
+    (one,) = prompt_files.read_prompts(write(tmp_path / "p.csv", text))
+    assert (one.text, one.metadata) == ("a, b", {"note": "c"})
+
+
+def test_json_lists(tmp_path: pathlib.Path) -> None:
+    text = '["a red circle", {"Prompt": "a dog", "ID": 7, "Challenge": "Basic", "scene": {}}]'
+    assert prompt_files.read_prompts(write(tmp_path / "p.json", text)) == [
+        prompt_files.Prompt("p00000-a-red-circle", "a red circle"),
+        prompt_files.Prompt("7", "a dog", "", "Basic", {"scene": {}}),
+    ]
+
+
+def test_what_cannot_be_written_is_mended_and_noted(tmp_path: pathlib.Path) -> None:
+    lines = [
+        '{"prompt": "a dog", "id": "b"}',
+        r'{"prompt": "\ud83da\u0000cat", "id": NaN, "n": [1e999, {"\udead": "\u001b"}],'
+        r' "o": "\ud83d\ude00"}',
+    ]
+    notes: list[str] = []
+    found = prompt_files.read_prompts(write(tmp_path / "p.jsonl", "\n".join(lines)), notes)
+    assert found[1] == prompt_files.Prompt(
+        "p00001-a-cat", "\ufffda cat", metadata={"n": [None, {"\ufffd": " "}], "o": "😀"}
+    )
+    assert len(notes) == 1 and "p.jsonl', line 2: mended" in notes[0] and "1 prompt" in notes[0]
+    assert prompt_files.read_prompts("a\x1bcat")[0].text == "a cat"
+    with pytest.raises(ValueError, match="The prompt 'a caf.udce9' is not UTF-8 at character 6"):
+        prompt_files.read_prompts("a caf\udce9")
+
+
+def test_flags_in_a_prompt_are_noted(tmp_path: pathlib.Path) -> None:
+    notes: list[str] = []
+    prompt_files.read_prompts(write(tmp_path / "p.txt", '--prompt "a cat" --seed 5'), notes)
+    assert "flags are not read" in notes[0]
+
+
+def test_metadata_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None:
+    for value in (float("nan"), "\ud83d", object()):
+        prompt = prompt_files.Prompt("a", "b", metadata={"n": value})
+        with pytest.raises(ValueError, match="Prompt 'a' cannot be written: "):
+            prompt_files.write_prompts(tmp_path / "p.jsonl", [prompt])
+
+
+TEXTS = st.one_of(
+    st.text(st.characters(), max_size=20),  # with halves of surrogate pairs
+    st.text("ab \t\n\r\0\x1b\ufeff\x85#\",;|'\\\ud83d😀", max_size=12),
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+ROLES = st.sampled_from(["prompt", "Prompt", "id", "ID", "category", "challenge", "note", ""])
+
+
+def check_readable(path: pathlib.Path) -> list[prompt_files.Prompt]:
+    """Checks that a file gives prompts that can be written and read again, or one clear line."""
+    try:
+        found = prompt_files.read_prompts(path)
+    except ValueError as error:
+        assert path.name in str(error) and "\n" not in str(error)
+        return []
+    again = path.with_name("again.jsonl")
+    assert prompt_files.write_prompts(again, found) == len(found) > 0
+    assert prompt_files.read_prompts(again) == found
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("prompts")
+
+
+@hypothesis.settings(max_examples=500, deadline=None)
+@hypothesis.given(
+    data=st.binary(max_size=80) | TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")),
+    name=st.sampled_from(["p.txt", "p.tsv", "p.csv", "p.jsonl", "p.json"]),
+    begins=st.sampled_from(
+        [b"", b"prompt\n", b"\r\nPrompt,note\n", b"sep=;\n", b"id\tprompt\n", b"\xff\xfe", b'["a",']
+    ),
+)
+def test_any_bytes_give_prompts_or_one_line(
+    folder: pathlib.Path, data: bytes, name: str, begins: bytes
+) -> None:
+    (folder / name).write_bytes(begins + data)
+    check_readable(folder / name)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(
+    rows=st.lists(st.dictionaries(ROLES | TEXTS, TEXTS | VALUES, max_size=4), max_size=4),
+    with_prompt=st.booleans(),
+)
+def test_any_json_gives_prompts_or_one_line(
+    folder: pathlib.Path, rows: list[dict[str, object]], with_prompt: bool
+) -> None:
+    rows = [{"prompt": "a cat", **row} if with_prompt else row for row in rows]
+    write(folder / "p.json", json.dumps(rows))
+    write(folder / "p.jsonl", "\n".join(map(json.dumps, rows)))
+    assert check_readable(folder / "p.json") == check_readable(folder / "p.jsonl")
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(
+    texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=4),
+    separator=st.sampled_from([",", ";", "\t", "|"]),
+    suffix=st.sampled_from([".csv", ".tsv"]),
+)
+def test_texts_come_back_from_tables(
+    folder: pathlib.Path, texts: list[str], separator: str, suffix: str
+) -> None:
+    path = folder / f"p{suffix}"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=separator, quoting=csv.QUOTE_ALL)
+        writer.writerows([["Prompt", "note"], *([text, "x"] for text in texts)])
+    found = check_readable(path)
+    if found and not any("\n" in text or "\r" in text or "\ufeff" in text for text in texts):
+        assert [p.text for p in found] == [json_text.mend_text(text).strip() for text in texts]
 
 
 @pytest.mark.skipif(not PARTI_PROMPTS.exists(), reason="PartiPrompts is not beside this clone")

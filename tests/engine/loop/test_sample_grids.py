@@ -159,6 +159,14 @@ def test_prompts_may_be_a_file(tmp_path: pathlib.Path) -> None:
     assert sample_settings.SampleSettings(str(tmp_path / "p.txt"), "a", "b").texts() == list(
         PROMPTS
     )
+    (tmp_path / "p.txt").write_text("# two\na red circle\na blue star\n")
+    notes: list[str] = []
+    settings = sample_settings.SampleSettings(str(tmp_path / "p.txt"), "a", "b")
+    assert settings.texts(notes) == list(PROMPTS) and notes[0].endswith("left out 1 comment")
+
+
+def test_half_an_emoji_ends_no_training() -> None:
+    assert sample_settings.SampleSettings(["a \ud83d"], "a", "b").texts() == ["a \ufffd"]
 
 
 def test_the_command_line_names_them(tmp_path: pathlib.Path) -> None:
