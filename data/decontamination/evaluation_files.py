@@ -36,7 +36,7 @@ class Item(NamedTuple):
 
 
 def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
-    """Yields the captions and images of the files that a pattern names: a file, glob or folder.
+    """Yields the captions and images of the files that an address names (see `files.resolve`).
 
     - `.txt`, `.tsv`, `.jsonl`: prompt files (see `text.prompt_files`); a `.txt` beside an image of
       the same name is its caption.
@@ -67,8 +67,13 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
 
 
 def _find(pattern: str) -> list[str]:
-    folder = files.is_dir(pattern)
-    found = files.walk(pattern) if folder else files.match(pattern)
+    found: list[files.Entry] = []
+    folder = False
+    for text, root, entries in files.resolve(pattern):
+        folder |= entries is None
+        found += (named := files.walk(root) if entries is None else entries)
+        if not named:
+            raise FileNotFoundError(f"{text}: no evaluation data there; it takes {KINDS}")
     paths = [entry.path for entry in found if entry.path.lower().endswith(_SUFFIXES)]
     if found and not paths and not folder:
         raise ValueError(f"{pattern}: not a kind of evaluation data that is known: {KINDS}")

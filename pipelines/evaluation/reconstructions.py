@@ -76,9 +76,10 @@ class Reference:
         if is_bundle := (pathlib.Path(model) / bundles.BUNDLE_FILE).is_file():
             parts = bundles.Bundle.open(model).fingerprints
             fingerprints |= {name: parts[name] for name in parts if name == "upsampler"}
-        pattern = str(pathlib.Path(pairs, f"{split}-*.tfrecord"))
+        if not (shards := shard_names.list_shards(pairs, split)):
+            raise FileNotFoundError(f"{pairs}: no {split}-*.tfrecord, which its manifest has")
         return cls(
-            shards=tuple(shard_names.expand_pattern(pattern, "image-text pairs")),
+            shards=tuple(shards),
             split=split,
             num_images=num_images,
             expected=min(counts[split], num_images or counts[split]),
