@@ -185,15 +185,22 @@ def resolve(address: Path) -> list[Named]:
     Raises:
       ValueError: braces stand for more than a million texts.
     """
+    return [named for part in parts(address) for named in _resolve_part(part)]
+
+
+def parts(address: Path) -> list[str]:
+    """Returns the parts of a list with commas; an address alone if it names something as a whole.
+
+    A comma within braces does not separate; raises as `resolve`.
+    """
     text = os.fspath(address) if is_remote(address) else _local(address)
-    parts = brace_patterns.split(text)
-    whole = _resolve_part(text, may_be_list=len(parts) > 1) if text else []
-    if len(parts) > 1 and whole[0].entries == []:
-        return [named for part in parts for named in resolve(part)]
-    return whole
+    found = brace_patterns.split(text)
+    if len(found) < 2 or _resolve_part(text, may_be_list=True)[0].entries != []:
+        return [text] if text else []
+    return [inner for part in found for inner in parts(part)]
 
 
-def _resolve_part(text: str, may_be_list: bool) -> list[Named]:
+def _resolve_part(text: str, may_be_list: bool = False) -> list[Named]:
     """Resolves without commas; of what may be a list, only the first text if that is nothing."""
     if (named := _as_it_is(text)).entries != [] or not _has_special(text):
         return [named]
