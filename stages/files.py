@@ -62,6 +62,15 @@ def is_utf8(path: Path) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in os.fspath(path))
 
 
+def text(path: Path) -> str:
+    """Returns a name as UTF-8 can write it: of a byte that is not UTF-8, `caf\\xe9`."""
+    return re.sub(
+        "[\ud800-\udfff]",
+        lambda match: f"\\x{ord(match[0]) & 0xFF:02x}" if "\udc80" <= match[0] <= "\udcff" else "?",
+        os.fspath(path),
+    )
+
+
 def join(path: Path, *names: str) -> str:
     """Returns the address of a file below a folder: join("gs://bucket/a", "b", "c.txt")."""
     if is_remote(path):

@@ -51,7 +51,7 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
     paths = _find(os.fspath(pattern))
     stems = {_stem(path) for path in paths if path.lower().endswith(IMAGE_SUFFIXES)}
     for path in paths:
-        name, lower = files.name(path), path.lower()
+        name, lower = files.text(files.name(path)), path.lower()
         if lower.endswith(IMAGE_SUFFIXES):
             yield Item(name, image=_read(path))
         elif lower.endswith(CAPTION_SUFFIX) and _stem(path) in stems:
@@ -118,7 +118,7 @@ def _read_tar(path: str, name: str) -> Iterator[Item]:
                 suffix = posixpath.splitext(member.name)[1].lower()
                 if not member.isreg() or suffix not in (*IMAGE_SUFFIXES, CAPTION_SUFFIX):
                     continue
-                where = f"{name}:{member.name}"
+                where = f"{name}:{files.text(member.name)}"
                 _check_size(where, member.size)
                 content = tar.extractfile(member)
                 data = content.read() if content else b""

@@ -36,7 +36,7 @@ def read_folder(source: Source, fetcher: object = None) -> Iterator[rows.Row]:
 def _read_image_file(path: str, root: str) -> rows.Row:
     stem, suffix = os.path.splitext(path)
     key = pair_files.relative(stem, root)
-    source = rows.utf8(files.name(path))
+    source = files.text(files.name(path))
     try:
         group: pair_files.Group = {suffix.lower(): pair_files.read(path)}
         for part in (pair_files.TEXT, pair_files.METADATA):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from parti.pipelines.readers.base import decompression, pair_files, rows
+from parti.stages import files
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # Members of one key may be apart in a tar, up to this.
@@ -114,17 +115,17 @@ def read_tar(file: IO[bytes], source: str) -> Iterator[rows.Row]:
 def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | rows.Rejected]]:
     content: Any = _Stream(decompression.inflated(file)[0])
     # A name that is not UTF-8 is still a key.
-    with tarfile.open(fileobj=content, mode="r|", tarinfo=_StrictTarInfo, errors="replace") as tar:
+    with tarfile.open(fileobj=content, mode="r|", tarinfo=_StrictTarInfo) as tar:
         while member := tar.next():
             # Else a long tar fills the memory.
             tar.members.clear()  # type: ignore[attr-defined]
-            name = posixpath.normpath(member.name)
+            name = files.text(posixpath.normpath(member.name))
             suffix = posixpath.splitext(name)[1].lower()
             if member.isdir() or suffix not in pair_files.SUFFIXES:
                 continue
             limit, reason = pair_files.limit_of(suffix)
             if member.name.startswith("/") or ".." in name.split("/"):
-                yield member.name, rows.refuse("unsafe_name")
+                yield files.text(member.name), rows.refuse("unsafe_name")
             elif not member.isreg():
                 yield name, rows.refuse("not_a_file")
             elif member.size > limit:
