@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -26,6 +28,8 @@ from parti.workflow import config_files, display, preflight, scheduler, stage
 _NOTHING = "nothing to do: every stage is up to date"
 # Flags of Snakemake that a stage would not obey (see `workflow/stage.py`).
 _FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
+# Flags of Snakemake with which the stages run on other machines.
+_ELSEWHERE = re.compile(r"(-e|--executor|--profile|--workflow-profile)(=|$)")
 _EXAMPLES = """examples:
   parti workflow pairs --set input='data/*.tar' --workdir runs/mine
   parti workflow scenes-tiny --workdir runs/demo --dry_run
@@ -94,6 +98,11 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
         )
     if folder.is_file():
         raise NotADirectoryError(f"--workdir {options.workdir}: is a file; it must be a folder")
+    elsewhere = os.environ.get(stage.COMMAND_VARIABLE) or any(map(_ELSEWHERE.match, extra))
+    if os.environ.get("JAX_PLATFORMS") and not elsewhere:
+        from parti.engine.hardware import accelerators  # loads JAX
+
+        accelerators.check_platforms()
     again = ["parti", *command, "--workdir", options.workdir]
     again += [] if options.jobs is None else ["--jobs", str(options.jobs)]
     again += [word for change in options.set for word in ("--set", change)]

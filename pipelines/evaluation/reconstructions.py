@@ -9,6 +9,7 @@ of pairs. A resumed run skips the shards that are finished.
 import dataclasses
 import heapq
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -158,7 +159,7 @@ def build(
     limit = reference.num_images and -(-reference.num_images // len(reference.shards))
     read = (
         root
-        | "Shards" >> beam.Create(list(shards))
+        | "Shards" >> beam.Create([os.fsencode(path) for path in shards])
         | "Read"
         >> beam.ParDo(token_batches.ReadBatches(settings, limit)).with_outputs(
             "rejected", main="batches"
