@@ -103,6 +103,7 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
         from parti.engine.hardware import accelerators  # loads JAX
 
         accelerators.check_platforms()
+    preflight.check_prompts(config["prompts"])
     again = ["parti", *command, "--workdir", options.workdir]
     again += [] if options.jobs is None else ["--jobs", str(options.jobs)]
     again += [word for change in options.set for word in ("--set", change)]
