@@ -22,6 +22,7 @@ import jax
 from parti.engine.checkpoints import checkpoint_manager, checkpoints
 from parti.engine.distributed import multihost, preemption
 from parti.engine.experiment import experiments
+from parti.engine.hardware import accelerators
 from parti.engine.input import datasets
 from parti.engine.loop import data_lineage, nan_recovery, run_directory, setup, training_loop
 from parti.engine.monitoring import watchdog
@@ -212,6 +213,7 @@ def main(argv: Sequence[str]) -> int:
     addressed = (flags.coordinator_address, flags.num_processes, flags.process_id)
     if flags.distributed or any(flag is not None for flag in addressed):
         multihost.connect(*addressed)
+    accelerators.check_platforms(in_this_process=True)
     if cache := os.environ.get(CACHE_VARIABLE):
         jax.config.update("jax_compilation_cache_dir", cache)
     experiment = experiments.load_experiment(flags.gin_file, flags.gin_bindings)

@@ -5,11 +5,12 @@
 import argparse
 import collections
 import hashlib
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from parti.data.storage import records, tfrecords
+from parti.data.storage import records, shard_names, tfrecords
 from parti.data.text import prompt_files
 from parti.stages import flag_parser, json_text, manifests, publishing
 
@@ -34,7 +35,8 @@ def choose(prompts: Iterable[prompt_files.Prompt], num: int) -> list[prompt_file
 
 def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompt_files.Prompt]:
     """Yields the captions of one split of cleaned pairs as prompts, mended as of prompt files."""
-    for example in tfrecords.read_pattern(pairs_dir / f"{split}-*.tfrecord"):
+    shards = shard_names.list_shards(pairs_dir, split)
+    for example in itertools.chain.from_iterable(map(tfrecords.read, shards)):
         pair = records.ImageTextPair.from_example(example)
         if pair.text.strip():
             name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pair.key).strip("-.")[:80]

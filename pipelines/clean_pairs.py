@@ -269,7 +269,7 @@ def _shuffle_dir(scratch: str, beam_options: pipeline_options.PipelineOptions) -
         raise ValueError(f"--shuffle_dir={given}: no such folder; make one that all workers reach")
     if not given and not runners.is_local(beam_options):
         yield
-    elif given or files.is_remote(scratch):
+    elif given or files.is_remote(scratch) or not files.is_utf8(scratch):  # as options must be
         with tempfile.TemporaryDirectory(prefix="parti-shuffle-", dir=given) as folder:
             shuffle.shuffle_dir = folder
             yield
@@ -286,7 +286,7 @@ def _make_report(
     evaluation = None
     if plan.evaluation:
         evaluation = {
-            "name": ", ".join(files.name(pattern) for pattern in flags.decontaminate),
+            "name": ", ".join(files.text(files.name(name)) for name in flags.decontaminate),
             "num_captions": plan.evaluation.num_captions,
             "num_pictures": plan.evaluation.num_images,
         }

@@ -20,6 +20,7 @@ import numpy as np
 
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
+from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles, loaded_models
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.html import contact_sheet
@@ -147,6 +148,7 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     if flags.limit is not None and flags.limit < 1:
         raise ValueError(f"--limit={flags.limit}: give at least 1, or leave it out for all")
+    accelerators.check_platforms()
     path = files.join(flags.input, manifests.FILE_NAME)
     found = manifests.read_json(path, "make the output again").get("kind")
     tokens = manifests.read(flags.input, found if found in _PREFIXES else "tokens")

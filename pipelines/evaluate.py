@@ -21,6 +21,7 @@ import numpy as np
 from parti.data.images import images
 from parti.data.scenes import probe as scene_probe
 from parti.data.storage import records
+from parti.engine.hardware import accelerators
 from parti.pipelines import generate
 from parti.pipelines.beam import options, sharded_writers
 from parti.pipelines.evaluation import reconstructions, scene_alignment
@@ -125,6 +126,8 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError("--reconstructions needs --reference (pairs) and --model")
     if not flags.reference and (flags.split or flags.num_reference):
         raise ValueError("--split and --num_reference are of --reference, which is not given")
+    if flags.model:
+        accelerators.check_platforms()
     settings: dict[str, Any] = {}
     if flags.generations:
         made = manifests.read(flags.generations, "generations")

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Sequence
 
 from parti.engine.checkpoints import checkpoints
+from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles, loaded_models
 from parti.stages import flag_parser, manifests, publishing
 
@@ -59,6 +60,7 @@ def find_parts(flags: argparse.Namespace) -> dict[str, pathlib.Path]:
 def run(argv: Sequence[str]) -> int:
     """Runs `parti export`."""
     flags = make_parser().parse_args(list(argv))
+    accelerators.check_platforms(in_this_process=True)
     vocabulary = pathlib.Path(flags.vocabulary or pathlib.Path(flags.workdir, "vocabulary"))
     if not vocabulary.exists():
         raise FileNotFoundError(

@@ -19,6 +19,7 @@ import numpy as np
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
 from parti.data.text import captions, prompt_files
+from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles
 from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
@@ -117,6 +118,7 @@ def run(argv: Sequence[str]) -> int:
     settings = check_flags(flags)
     notes: list[str] = []
     prompts = prompt_files.read_prompts(flags.prompts, notes)[: flags.num_prompts]
+    accelerators.check_platforms()
     bundle = bundles.Bundle.open(flags.model)
     stage = publishing.OutputDirectory(
         flags.output,

@@ -9,6 +9,7 @@ runner. A resumed run skips the shards that are finished.
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
+from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.tokens import batches as token_batches
@@ -87,7 +89,7 @@ def build(
     )
     read = (
         root
-        | "Shards" >> beam.Create(list(shards))
+        | "Shards" >> beam.Create([os.fsencode(path) for path in shards])
         | "Read"
         >> beam.ParDo(token_batches.ReadBatches(settings.batches)).with_outputs(
             "rejected", main="batches"
@@ -148,6 +150,7 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti tokenize`."""
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
+    accelerators.check_platforms()
     pairs = manifests.read(flags.input, "pairs")
     paths = shard_names.expand_pattern(flags.input, "image-text pairs")
     shards = [p for p in paths if token_batches.split_of(pathlib.Path(p).name) in records.SPLITS]

@@ -17,6 +17,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from parti.data.storage import shard_names
 from parti.data.text import vocabularies
 from parti.pipelines import readers
 from parti.pipelines.beam import options, sharded_writers
@@ -145,7 +146,7 @@ def _with_language(row: caption_sampling.Row) -> caption_sampling.Row:
 
 def read_sample(directory: str, prefix: str = _TRAIN) -> Iterator[caption_sampling.Row]:
     """Yields the rows that the job wrote, always in the same random order."""
-    for path in files.expand(files.join(directory, f"{prefix}-*.jsonl")):
+    for path in shard_names.list_shards(directory, prefix, ".jsonl"):
         with files.open(path, "r") as file:
             for line in file:
                 yield caption_sampling.Row.from_json(line)

@@ -15,6 +15,14 @@ class Entry(NamedTuple):
     num_bytes: int
 
 
+class Named(NamedTuple):
+    """What one part of an address of input names."""
+
+    text: str  # the part, with its braces expanded
+    folder: str  # the folder itself or that of the file; of a glob, what is before its wildcards
+    entries: list[Entry] | None  # the file, or those of a glob; [] for nothing; None: a folder
+
+
 class Status(NamedTuple):
     """Tells whether a file is still what it was."""
 

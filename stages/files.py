@@ -10,20 +10,23 @@ compresses or decompresses. What is not there, or cannot be read, raises OSError
 import builtins
 import contextlib
 import glob
+import itertools
 import os
 import posixpath
+import re
 import shutil
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal, TextIO, overload
 
-from parti.stages import file_entries
-from parti.stages.file_entries import Entry, Status
+from parti.stages import brace_patterns, file_entries
+from parti.stages.file_entries import Entry, Named, Status
 
 Path = str | os.PathLike[str]
 
 PARTIAL_SUFFIX = file_entries.PARTIAL_SUFFIX
 _LOCAL_SCHEME = "file://"
+_MAX_TEXTS = 1_000_000  # for which braces stand
 
 
 def _local(path: Path) -> str:
@@ -52,6 +55,20 @@ def absolute(path: Path) -> str:
     if is_remote(path):
         return os.fspath(path).rstrip("/")
     return os.path.abspath(_local(path))
+
+
+def is_utf8(path: Path) -> bool:
+    """Returns whether a name can be written as UTF-8; of a local file it may be any bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in os.fspath(path))
+
+
+def text(path: Path) -> str:
+    """Returns a name as UTF-8 can write it: of a byte that is not UTF-8, `caf\\xe9`."""
+    return re.sub(
+        "[\ud800-\udfff]",
+        lambda match: f"\\x{ord(match[0]) & 0xFF:02x}" if "\udc80" <= match[0] <= "\udcff" else "?",
+        os.fspath(path),
+    )
 
 
 def join(path: Path, *names: str) -> str:
@@ -166,24 +183,106 @@ def status(path: Path) -> Status:
     return Status(found.st_size, found.st_mtime)
 
 
-def match(pattern: Path) -> list[Entry]:
-    """Returns the files that a glob names, sorted; `**` stands for any number of folders."""
-    if is_remote(pattern):
-        return _remote().match(os.fspath(pattern))
-    text = _local(pattern)
-    return _entries([text] if os.path.isfile(text) else glob.iglob(text, recursive=True))
+def resolve(address: Path) -> list[Named]:
+    """Returns what an address of input names; every command reads its inputs through this.
+
+    A file or folder that exists is that one, whatever characters are in its name; so is a folder
+    with which the address begins. Else `{0000..0012}` and `{a,b}` stand for each of their texts
+    and `*`, `?`, `[ab]` and `**` are wildcards, which name files. Else commas separate parts, each
+    of which is resolved in this way. A part that names nothing has no entries.
+
+    Raises:
+      ValueError: braces stand for more than a million texts.
+    """
+    return [named for part in parts(address) for named in _resolve_part(part)]
 
 
-def expand(pattern: Path) -> list[str]:
-    """Returns the addresses of the files that a glob names, sorted."""
-    return [entry.path for entry in match(pattern)]
+def parts(address: Path) -> list[str]:
+    """Returns the parts of a list with commas; an address alone if it names something as a whole.
+
+    A comma within braces does not separate; raises as `resolve`.
+    """
+    text = os.fspath(address) if is_remote(address) else _local(address)
+    found = brace_patterns.split(text)
+    if len(found) < 2 or _resolve_part(text, may_be_list=True)[0].entries != []:
+        return [text] if text else []
+    return [inner for part in found for inner in parts(part)]
+
+
+def _resolve_part(text: str, may_be_list: bool = False) -> list[Named]:
+    """Resolves without commas; of what may be a list, only the first text if that is nothing."""
+    if (named := _as_it_is(text)).entries != [] or not _has_special(text):
+        return [named]
+    folder = _literal_folder(text)
+    rest = brace_patterns.expand(text[len(folder) :])
+    texts = [folder + each for each in itertools.islice(rest, _MAX_TEXTS + 1)]
+    if len(texts) > _MAX_TEXTS:
+        raise ValueError(f"{text}: stands for more than {_MAX_TEXTS:,} names; give fewer at once")
+    first = _glob(texts[0])
+    if may_be_list and first.entries == []:
+        return [first]
+    if is_remote(text) and len(texts) > 1:
+        # One listing rather than requests for each of many shards.
+        pattern = re.sub(r"\{.*\}", "**", text[len(folder) :], flags=re.DOTALL)
+        known = {entry.path: entry for entry in match(folder + pattern, folder)}
+        if known.keys() >= set(texts):
+            return [Named(each, parent(each), [known[each]]) for each in texts]
+    return [first, *map(_glob, texts[1:])]
+
+
+def _as_it_is(text: str) -> Named:
+    """Returns the file or folder of exactly this address."""
+    if is_dir(text):
+        return Named(text, text.rstrip("/") or "/", None)
+    is_file = exists(text) if is_remote(text) else os.path.isfile(text)
+    return Named(text, parent(text), [Entry(text, size(text))] if is_file else [])
+
+
+def _glob(text: str) -> Named:
+    """Returns what exists, or the files of a glob."""
+    if (named := _as_it_is(text)).entries != []:
+        return named
+    folder = _literal_folder(text)
+    fixed = folder + re.split(r"[*?\[]", text[len(folder) :])[0]
+    return Named(text, os.path.dirname(fixed), match(text, folder))
+
+
+def _has_special(text: str) -> bool:
+    return any(letter in text for letter in "*?[{,")
+
+
+def _literal_folder(text: str) -> str:
+    """Returns the longest beginning of a pattern that names a folder without any wildcard."""
+    end = text.index("://") + 3 if "://" in text else 0
+    while (slash := text.find("/", end) + 1) and (
+        not _has_special(text[end:slash]) or is_dir(text[: slash - 1])
+    ):
+        end = slash
+    return text[:end]
+
+
+def match(pattern: Path, folder: str = "") -> list[Entry]:
+    """Returns the files that a glob names, sorted; `**` stands for any number of folders.
+
+    It begins with `folder`, in which no character is a wildcard. Addresses that a user gives are
+    for `resolve`.
+    """
+    text = os.fspath(pattern)
+    if is_remote(text):
+        return _remote().match_below(folder, text)
+    folder, text = _local(folder), _local(text)
+    if os.path.isfile(text):
+        return _entries([text])
+    below = glob.escape(folder) + text[len(folder) :]
+    return _entries(glob.iglob(below, recursive=True))
 
 
 def list_folder(folder: Path) -> list[Entry]:
     """Returns the files in a folder, not those deeper, sorted; [] if there is no such folder."""
     if is_remote(folder):
         return _remote().list_folder(os.fspath(folder))
-    return match(os.path.join(glob.escape(_local(folder)), "*"))
+    local = _local(folder)
+    return match(os.path.join(local, "*"), os.path.join(local, ""))
 
 
 def walk(folder: Path) -> list[Entry]:

@@ -148,7 +148,12 @@ def read_json(path: files.Path, remedy: str) -> dict[str, Any]:
     return value
 
 
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """Returns JSON as UTF-8; of a name that is not UTF-8, `\\udce9`, which JSON reads back."""
+    text = json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_json(path: files.Path, value: Mapping[str, Any]) -> None:
     """Writes JSON so that a reader, also after a crash, sees the whole file or none of it."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    files.write_bytes(path, f"{text}\n".encode(), sync=True)
+    files.write_bytes(path, json_bytes(value, indent=2) + b"\n", sync=True)

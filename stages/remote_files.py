@@ -9,6 +9,9 @@ credentials). Their errors are OSErrors.
 import contextlib
 import importlib
 import io
+import itertools
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -29,6 +32,7 @@ _EXTRAS = {
 }
 _MEMORY_BYTES = 64 * 2**20  # of a file being written; beyond, a temporary file holds it
 _BATCH = 100  # files in one request
+_WILDCARD = re.compile(r"[*?\[]")
 
 
 def is_object_store(path: str) -> bool:
@@ -84,6 +88,19 @@ def match(pattern: str, limit: int | None = None) -> list[Entry]:
     """Returns the files that a glob names, sorted; at most `limit`, if the system can count."""
     results = _system(pattern).match([pattern], [limit])
     return sorted({Entry(data.path, data.size_in_bytes) for data in results[0].metadata_list})
+
+
+def match_below(folder: str, pattern: str) -> list[Entry]:
+    """Returns the files that a glob names; in `folder`, with which it begins, nothing is special.
+
+    Beam cannot quote wildcards, and lists where there are folders one level deep.
+    """
+    rest = pattern[len(folder) :]
+    if not _WILDCARD.search(folder) and ("**" not in rest or is_object_store(pattern)):
+        return match(pattern)
+    wanted = re.compile(filesystem.FileSystem.translate_pattern(rest))
+    top = os.path.dirname(folder + _WILDCARD.split(rest)[0])
+    return [entry for entry in walk(top) if wanted.match(entry.path[len(folder) :])]
 
 
 def list_folder(folder: str) -> list[Entry]:
@@ -157,6 +174,10 @@ def _list(folder: str, limit: int | None = None) -> list[Entry] | None:
     """Returns the content of a folder (all depths on an object store); None: not a folder."""
     depth = "*" if _system(folder).has_dirs() else "**"
     try:
+        if _WILDCARD.search(folder):  # which `match` cannot quote
+            inside = folder if depth == "*" else f"{folder}/"
+            listed = itertools.islice(_system(folder)._list(inside), limit)
+            return sorted({Entry(data.path, data.size_in_bytes) for data in listed})
         return match(f"{folder}/{depth}", limit)
     except OSError:
         if depth == "**":

@@ -11,7 +11,8 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from parti.data.storage import records, tfrecords
+from parti.data.storage import records, shard_names, tfrecords
+from parti.stages import files
 
 # Of one element of a `RecordSource`.
 EXAMPLE = "example"  # [] string, the serialized record
@@ -34,12 +35,17 @@ class RecordSource(seqio.FileDataSource):
     """
 
     def __init__(self, split_to_files: Mapping[str, Sequence[str]]) -> None:
+        self._split_to_files = split_to_files
         super().__init__(
             read_file_fn=tf.data.TFRecordDataset,
             split_to_filepattern=split_to_files,
             caching_permitted=False,
             performs_internal_shuffling=True,
         )
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        """Returns the files as they are; seqio would read their names as globs."""
+        return self._split_to_files[split]
 
     def get_dataset(
         self,
@@ -72,24 +78,29 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
 
     Raises:
       FileNotFoundError: no train shards; the message names the stage.
-      ValueError: the shards hold no record, or the first one is of another kind.
+      ValueError: the shards hold no record, or the first one is of another kind; or the folder's
+        name is not UTF-8.
     """
     base = os.path.abspath(directory) if "://" not in str(directory) else str(directory)
-    files: dict[str, list[str]] = {}
+    if not files.is_utf8(base):
+        raise ValueError(
+            f"{base!r}: a name that is not UTF-8, which TensorFlow needs; rename the folder, or "
+            "give a symbolic link to it"
+        )
+    found: dict[str, list[str]] = {}
     for split in records.SPLITS:
-        found = sorted(tf.io.gfile.glob(os.path.join(base, f"{split}-*.tfrecord")))
-        if found:
-            files[split] = found
-    if "train" not in files:
+        if shards := shard_names.list_shards(base, split):
+            found[split] = shards
+    if "train" not in found:
         raise FileNotFoundError(
             f"No train-*.tfrecord in {base!r}; {record.MADE_BY} makes them, {record.KIND} a record "
             "(its --output is the directory to give here)."
         )
-    first = next((r for path in files["train"] for r in tfrecords.read(path)), None)
+    first = next((r for path in found["train"] for r in tfrecords.read(path)), None)
     if first is None:
-        raise ValueError(f"{files['train'][0]!r} and the other train shards hold no records.")
+        raise ValueError(f"{found['train'][0]!r} and the other train shards hold no records.")
     record.from_example(first)
-    return files
+    return found
 
 
 def register(

@@ -8,7 +8,6 @@ A file is YAML. A section named after a stage holds its command's flags: `scenes
 """
 
 import difflib
-import glob
 import hashlib
 import os
 import pathlib
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 import parti
+from parti.stages import brace_patterns, files
 
 PARTS = ("tokenizer", "generator", "reranker", "upsampler")
 OPTIONAL_PARTS = ("reranker", "upsampler")
@@ -42,6 +42,7 @@ _NOT_TO_SET = (
     *("input", "output", "model", "prompts", "workdir", "generations", "reference"),
     "overwrite",
 )
+_ADDRESSES = ("input", "prompts", "experiment")
 KEYS = ("description", "source", "input", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
 
 Config = dict[str, Any]
@@ -95,8 +96,11 @@ def _set(config: Config, change: str) -> None:
         section = section[parent]
         if not isinstance(section, dict):
             raise ValueError(f"--set {change!r}: {parent!r} is a value, not a section")
+    if last in _ADDRESSES and not text.startswith(("[", "'", '"')):
+        section[last] = text  # as YAML, `a #1.tar` would be `a`, and `0012` a number
+        return
     try:
-        section[last] = yaml.safe_load(text)
+        section[last] = text if last in _ADDRESSES and files.exists(text) else yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {change!r}: the value is not YAML: {error}") from error
 
@@ -122,8 +126,10 @@ def _checked(config: Config, where: str) -> Config:
     for key in ("input", "prompts"):
         config[key] = _absolute(config.get(key))
         for pattern in config[key]:
-            if not listing([pattern]):
-                raise FileNotFoundError(f"{key}: no file matches {pattern!r}")
+            local = [] if files.is_remote(pattern) else files.resolve(pattern)
+            missing = [named.text for named in local if named.entries == []]
+            if missing or not listing([pattern]):
+                raise FileNotFoundError(f"{key}: no file matches {[*missing, pattern][0]!r}")
     if len(config["prompts"]) > 1:
         raise ValueError(f"{where}: prompts is {config['prompts']}; it must be one file")
     for part, name in zip(PARTS, TRAININGS, strict=True):
@@ -156,13 +162,18 @@ def _in_package(name: str) -> pathlib.Path | None:
 
 
 def _absolute(value: Any) -> list[str]:
-    """Returns patterns (a list, or text with commas) with absolute paths; `gs://` ones as is."""
-    items = value if isinstance(value, list) else str(value or "").split(",")
+    """Returns addresses (a list, or text with commas) as absolute ones; `gs://...` as it is."""
+    items = map(str, value) if isinstance(value, list) else [str(value or "")]
     return [
-        item if "://" in item else os.path.abspath(os.path.expanduser(item))
-        for item in (str(item).strip() for item in items)
-        if item
+        part if files.is_remote(part) else files.absolute(_from_home(part))
+        for item in items
+        # Remote ones are not looked for: that may need the flags of the stage.
+        for part in (brace_patterns.split(item) if files.is_remote(item) else files.parts(item))
     ]
+
+
+def _from_home(path: str) -> str:
+    return path if files.exists(path) else os.path.expanduser(path.strip())
 
 
 def verb(stage: str) -> str:
@@ -192,7 +203,7 @@ def flags(section: Mapping[str, Any]) -> list[str]:
 def train_command(part: str, section: Mapping[str, Any]) -> list[str]:
     """Returns `train --gin_file=... --gin.NAME=VALUE ...`; the section's own `gin` wins."""
     paths = {"MODEL_DIR": f"@/{part}", **TRAINING_INPUTS[part]}
-    bindings = {name: f"'{path}'" for name, path in paths.items()}
+    bindings = {name: repr(path) for name, path in paths.items()}
     for name, value in section["gin"].items():
         is_reference = isinstance(value, str) and value.startswith(("@", "%"))
         bindings[name] = value if is_reference else repr(value)
@@ -203,17 +214,26 @@ def train_command(part: str, section: Mapping[str, Any]) -> list[str]:
 def listing(patterns: Sequence[str]) -> str:
     """Returns a digest of the names, sizes and times of files ('' for none).
 
-    Addresses (`gs://...`) are taken by name only.
+    Remote addresses are taken by name only.
     """
     rows = []
     for pattern in patterns:
-        if "://" in pattern:
+        if files.is_remote(pattern):
             rows.append(pattern)
-        for path in [] if "://" in pattern else sorted(glob.glob(pattern, recursive=True)):
-            for file in sorted(pathlib.Path(path).rglob("*")) if os.path.isdir(path) else [path]:
-                state = os.stat(file)
-                rows.append(f"{file} {state.st_size} {state.st_mtime_ns}")
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16] if rows else ""
+            continue
+        for _, folder, entries in files.resolve(pattern):
+            for path in _below(folder) if entries is None else [e.path for e in entries]:
+                state = os.stat(path)
+                rows.append(f"{path} {state.st_size} {state.st_mtime_ns}")
+    # Names that are not UTF-8 give the bytes that they are.
+    text = "\n".join(rows).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:16] if rows else ""
+
+
+def _below(folder: str) -> list[pathlib.Path]:
+    """Returns all files and folders below a folder; no link that leads nowhere."""
+    found = {*pathlib.Path(folder).rglob("*"), *(pathlib.Path(e.path) for e in files.walk(folder))}
+    return sorted(path for path in found if path.exists())
 
 
 def experiment_digest(section: Mapping[str, Any]) -> str:

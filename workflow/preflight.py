@@ -10,11 +10,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 
 import yaml
 
-from parti.stages import commands, quiet
+from parti.data.text import prompt_files
+from parti.pipelines import choose_prompts
+from parti.stages import commands, manifests, quiet
 from parti.workflow import config_files, stage
 
 
@@ -40,6 +43,25 @@ def check(config_path: pathlib.Path, environment: Mapping[str, str]) -> None:
     if ended.returncode:
         lines = ended.stderr.strip().splitlines() or ["no message"]
         raise ValueError(lines[-1])
+
+
+def check_prompts(paths: Sequence[str]) -> None:
+    """Reads the prompts of a workflow file and writes them as `parti prompts` will.
+
+    Stages that run elsewhere check their own. Raises ValueError, or OSError, as these stages would.
+    """
+    for path in [] if os.environ.get(stage.COMMAND_VARIABLE) else map(pathlib.Path, paths):
+        if path.is_dir():
+            manifests.read(path, "pairs")
+            continue
+        prompts = choose_prompts.choose(prompt_files.read_prompts(path), num=0)
+        with tempfile.TemporaryDirectory(prefix="parti-") as folder:
+            written = pathlib.Path(folder, choose_prompts.FILE_NAME)
+            try:
+                prompt_files.write_prompts(written, prompts)
+                prompt_files.read_prompts(written)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
 
 
 def main(config_path: str) -> int:

@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -18,13 +20,16 @@ from collections.abc import Sequence
 
 import yaml
 
+from parti.engine.config import gin_text
 from parti.pipelines.evaluation import report as evaluation_report
-from parti.stages import flag_parser, progress_line
+from parti.stages import files, flag_parser, progress_line
 from parti.workflow import config_files, display, preflight, scheduler, stage
 
 _NOTHING = "nothing to do: every stage is up to date"
 # Flags of Snakemake that a stage would not obey (see `workflow/stage.py`).
 _FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
+# Flags of Snakemake with which the stages run on other machines.
+_ELSEWHERE = re.compile(r"(-e|--executor|--profile|--workflow-profile)(=|$)")
 _EXAMPLES = """examples:
   parti workflow pairs --set input='data/*.tar' --workdir runs/mine
   parti workflow scenes-tiny --workdir runs/demo --dry_run
@@ -86,8 +91,19 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
     folder = pathlib.Path(options.workdir).resolve()
     if "://" in options.workdir:
         raise ValueError(f"--workdir {options.workdir}: must be a folder of this machine")
+    if not files.is_utf8(folder) or gin_text.CONTROL.search(str(folder)):
+        raise ValueError(
+            f"--workdir {str(folder)!r}: its name holds a control character or bytes that are not "
+            "UTF-8, which trainings cannot write; name another folder"
+        )
     if folder.is_file():
         raise NotADirectoryError(f"--workdir {options.workdir}: is a file; it must be a folder")
+    elsewhere = os.environ.get(stage.COMMAND_VARIABLE) or any(map(_ELSEWHERE.match, extra))
+    if os.environ.get("JAX_PLATFORMS") and not elsewhere:
+        from parti.engine.hardware import accelerators  # loads JAX
+
+        accelerators.check_platforms()
+    preflight.check_prompts(config["prompts"])
     again = ["parti", *command, "--workdir", options.workdir]
     again += [] if options.jobs is None else ["--jobs", str(options.jobs)]
     again += [word for change in options.set for word in ("--set", change)]

@@ -109,8 +109,7 @@ class _Stage:
     ) -> None:
         self.workdir, self.name, self.must_stop = workdir, options.name, must_stop
         self.output = workdir / options.output
-        here = f"{workdir}/".replace("\\", r"\\")
-        self.command = [re.sub(r"(?<![^='])@/", here, word) for word in options.command]
+        self.command = [_in_folder(word, workdir) for word in options.command]
         self.before = read_record(workdir, options.name)
         inputs = {
             path: manifests.read_json(workdir / path, _MARKER_REMEDY).get("fingerprint")
@@ -289,6 +288,14 @@ def _is_whole(output: pathlib.Path, counts: dict[str, list[int]]) -> bool:
     present = _count_files(output, top_only=set(counts) <= {"."})
     pairs = ((present.get(folder, [0, 0]), counted) for folder, counted in counts.items())
     return all(now >= before for pair in pairs for now, before in zip(*pair, strict=True))
+
+
+def _in_folder(word: str, workdir: pathlib.Path) -> str:
+    """Returns a word of a command with the working folder for `@/`, where a path may begin."""
+    here = f"{workdir}/"
+    if word.startswith("--gin."):  # there it is part of a Python literal
+        here = re.sub(r"([\\'\"])", r"\\\1", here)
+    return re.sub(r"^(--[\w.]+=)?('?)@/", lambda match: f"{match[1] or ''}{match[2]}{here}", word)
 
 
 def _quoted(word: str) -> str:

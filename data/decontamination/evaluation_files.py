@@ -38,7 +38,7 @@ class Item(NamedTuple):
 
 
 def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
-    """Yields the captions and images of the files that a pattern names: a file, glob or folder.
+    """Yields the captions and images of the files that an address names (see `files.resolve`).
 
     - `.txt`, `.tsv`, `.jsonl`: prompt files (see `text.prompt_files`); a `.txt` beside an image of
       the same name is its caption.
@@ -53,7 +53,7 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
     paths = _find(os.fspath(pattern))
     stems = {_stem(path) for path in paths if path.lower().endswith(IMAGE_SUFFIXES)}
     for path in paths:
-        name, lower = files.name(path), path.lower()
+        name, lower = files.text(files.name(path)), path.lower()
         if lower.endswith(IMAGE_SUFFIXES):
             yield Item(name, image=_read(path))
         elif lower.endswith(CAPTION_SUFFIX) and _stem(path) in stems:
@@ -72,8 +72,13 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
 
 
 def _find(pattern: str) -> list[str]:
-    folder = files.is_dir(pattern)
-    found = files.walk(pattern) if folder else files.match(pattern)
+    found: list[files.Entry] = []
+    folder = False
+    for text, root, entries in files.resolve(pattern):
+        folder |= entries is None
+        found += (named := files.walk(root) if entries is None else entries)
+        if not named:
+            raise FileNotFoundError(f"{text}: no evaluation data there; it takes {KINDS}")
     paths = [entry.path for entry in found if entry.path.lower().endswith(_SUFFIXES)]
     if found and not paths and not folder:
         raise ValueError(f"{pattern}: not a kind of evaluation data that is known: {KINDS}")
@@ -118,7 +123,7 @@ def _read_tar(path: str, name: str) -> Iterator[Item]:
                 suffix = posixpath.splitext(member.name)[1].lower()
                 if not member.isreg() or suffix not in (*IMAGE_SUFFIXES, CAPTION_SUFFIX):
                     continue
-                where = f"{name}:{member.name}"
+                where = f"{name}:{files.text(member.name)}"
                 _check_size(where, member.size)
                 content = tar.extractfile(member)
                 data = content.read() if content else b""

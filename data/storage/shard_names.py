@@ -14,33 +14,42 @@ def shard_name(prefix: str, index: int, count: int, suffix: str = ".tfrecord") -
     return f"{prefix}-{index:05d}-of-{count:05d}{suffix}"
 
 
+def list_shards(
+    folder: str | os.PathLike[str], prefix: str, suffix: str = ".tfrecord"
+) -> list[str]:
+    """Returns the files `<prefix>-*<suffix>` of a folder, sorted; its name is no pattern."""
+    paths = (entry.path for entry in files.list_folder(folder))
+    return [
+        path
+        for path in paths
+        if files.name(path).startswith(f"{prefix}-") and path.endswith(suffix)
+    ]
+
+
 def expand_pattern(
     pattern: str | os.PathLike[str], what: str, suffixes: tuple[str, ...] = (".tfrecord",)
 ) -> list[str]:
-    """Returns the files that a pattern names, sorted, each once.
+    """Returns the files that an address names (see `files.resolve`), sorted, each once.
 
-    It is a file, a glob, a directory (which stands for the files in it that end in `suffixes`), or
-    several of these with commas between; local, or an address that `stages.files` reads. `what`
-    they hold is for the error message ("image-text pairs").
+    A folder stands for the files in it that end in `suffixes`. `what` they hold is for the error
+    message ("image-text pairs").
 
     Raises:
-      FileNotFoundError: a part of the pattern names no file.
+      FileNotFoundError: a part of the address names no file.
     """
-    whole = os.fspath(pattern)
-    parts = [whole] if os.path.exists(whole) else [p.strip() for p in whole.split(",") if p.strip()]
-    if not parts:
+    named = files.resolve(pattern)
+    if not named:
         raise FileNotFoundError(f"No {what}: the pattern is empty; give a file, glob or directory.")
     found: set[str] = set()
-    for part in parts:
-        is_dir = files.is_dir(part)
-        if is_dir:
-            paths = [f.path for f in files.list_folder(part) if f.path.endswith(suffixes)]
-        else:
-            paths = files.expand(part)
-        if not paths:
+    for text, folder, entries in named:
+        if entries is None:
             inside = f" that end in {' or '.join(suffixes)} in the directory"
+            paths = [f.path for f in files.list_folder(folder) if f.path.endswith(suffixes)]
+        else:
+            inside, paths = " match", [entry.path for entry in entries]
+        if not paths:
             raise FileNotFoundError(
-                f"No {what}: no files{inside if is_dir else ' match'} {part!r}; check the path, or "
+                f"No {what}: no files{inside} {text!r}; check the path, or "
                 "run the stage that writes it (quote a glob so that the shell leaves it alone)."
             )
         found.update(paths)

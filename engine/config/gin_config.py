@@ -94,12 +94,13 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
         if name.isidentifier() and name not in known:
             hint = gin_errors.suggest(name, known)
             raise ValueError(f"--gin.{name}: no gin file sets a macro of that name{hint}")
+        gin_text.check_text(name, value)
         try:
             gin.parse_config(f"{name} = {value}")
         except SyntaxError as error:
-            quoted = f"; a text needs quotes of its own: --gin.{name}=\"'{value}'\""
             raise ValueError(
-                f"--gin.{name}={value} is not a Python literal or gin reference{quoted}"
+                f"--gin.{name}={value} is not a Python literal or gin reference; a text needs "
+                f"quotes of its own: {gin_text.flag(name, value)}"
             ) from error
 
 

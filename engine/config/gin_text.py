@@ -5,7 +5,11 @@
 gin's own parser reads it, with references and macros left as they are written.
 """
 
+import ast
 import dataclasses
+import os
+import re
+import shlex
 import tokenize
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +28,7 @@ class Reference:
         return self.text
 
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # characters that no path and no setting needs
 UNSET = Reference("%gin.REQUIRED")
 
 
@@ -57,6 +62,33 @@ def macros(text: str) -> dict[str, Any]:
 def used_macros(text: str) -> set[str]:
     """Returns the macros that a value names."""
     return set(readers(text))
+
+
+def check_text(name: str, value: str) -> None:
+    """Raises ValueError for a text in quotes that gin would not read as it is written.
+
+    gin reads it as Python does: in 'runs\\new' it finds the end of a line.
+    """
+    if len(value) < 2 or value[0] not in "'\"" or value[-1] != value[0]:
+        return
+    written = value[1:-1]
+    try:
+        read = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        read = None
+    is_path = isinstance(read, str) and os.path.exists(written) and not os.path.exists(read)
+    if read is None or is_path or (isinstance(read, str) and CONTROL.search(read)):
+        raise ValueError(
+            f"--gin.{name}={value}: a quote or backslash in a text needs a backslash before it: "
+            f"{flag(name, written)}"
+        )
+
+
+def flag(name: str, text: str) -> str:
+    """Returns the flag that sets a text, as a shell reads it."""
+    if not set(repr(text)) & set('"$`\\!'):
+        return f'--gin.{name}="{text!r}"'
+    return shlex.quote(f"--gin.{name}={text!r}")
 
 
 def readers(text: str) -> dict[str, str]:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accelerators: peak rates, and targets to compile for (described TPUs, CPU devices, the GPU).
 
-Only `target` asks jax for devices: it sets options that jax reads when it starts.
+Only `check_platforms` and `target`, which sets options that jax reads when it starts, ask jax for
+devices.
 """
 
 import dataclasses
@@ -10,6 +11,8 @@ import importlib.util
 import math
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +29,7 @@ _LIBTPU_ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=4194304",
 }
+PLATFORMS = "JAX_PLATFORMS"  # the environment variable that names jax's backends
 FORMS = "v4:4x4x4, v5p:4x4x8, v5e:8x8, v6e:8x8 (chips along each side), cpu-8, or gpu"
 
 
@@ -73,6 +77,33 @@ _PEAKS |= {
     "NVIDIA L40": (181e12, 90e12),
     "NVIDIA L4": (121e12, 60e12),
 }
+
+
+def check_platforms(in_this_process: bool = False) -> None:
+    """Raises ValueError if JAX_PLATFORMS names what is not on this machine.
+
+    By default another process asks JAX, so that this one takes no accelerator from its workers.
+    """
+    wanted = os.environ.get(PLATFORMS, "").strip()
+    if wanted.lower() in ("", "cpu"):
+        return
+    if in_this_process:
+        try:
+            jax.devices()
+            return
+        except (RuntimeError, AssertionError) as error:
+            said = str(error)
+    else:
+        command = [sys.executable, "-c", "import jax; jax.devices()"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not ended.returncode:
+            return
+        said = [*ended.stderr.splitlines(), ""][-2 if ended.stderr else -1].partition(": ")[2]
+    why = f" ({said.partition(' (set JAX_PLATFORMS')[0]})" if said else ""
+    raise ValueError(
+        f"{PLATFORMS}={wanted}: JAX finds no such device here{why}; unset {PLATFORMS}, or set it "
+        "to cpu"
+    )
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:

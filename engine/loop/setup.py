@@ -57,8 +57,8 @@ def open_training(
     )
     with monitor.stage(watchdog.OPENING):
         batches = open_split(datasets.TRAIN)
-        if experiment.eval_period:
-            open_split(datasets.VALIDATION)
+        if experiment.eval_period and not any(True for _ in open_split(datasets.VALIDATION)):
+            raise ValueError(eval_step.EMPTY)
     with monitor.stage(watchdog.PREPARING):
         program = train_step.make_program(experiment, batches.element_spec, devices)
         sampler = None

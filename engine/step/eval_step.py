@@ -14,6 +14,11 @@ from parti.engine.input import datasets
 from parti.engine.step import train_state
 from parti.models import base
 
+EMPTY = (
+    "the validation split is empty; give it data (of `parti clean`, a larger "
+    "--validation_fraction), or set EVAL_PERIOD = 0"
+)
+
 Metrics = Mapping[str, Any]
 
 
@@ -55,7 +60,7 @@ def evaluate(
         jax.block_until_ready(results[-2:-1])
         after_batch()
     if not results:
-        raise ValueError("the validation split is empty; give it data, or set EVAL_PERIOD = 0")
+        raise ValueError(EMPTY)
     return merge(jax.device_get(results))
 
 

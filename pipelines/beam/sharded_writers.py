@@ -4,6 +4,7 @@
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -130,13 +131,13 @@ class CollectJson(beam.PTransform):
         self._path = str(path)
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
-        """Returns a collection of one element, the path."""
+        """Returns a collection of one element, the path as bytes."""
         return pcoll | beam.combiners.ToList() | beam.Map(self._write)
 
-    def _write(self, values: list[Any]) -> str:
+    def _write(self, values: list[Any]) -> bytes:
         lines = sorted(json.dumps(value, sort_keys=True) for value in values)
         files.write_bytes(self._path, b"[" + ",\n".join(lines).encode() + b"]\n")
-        return self._path
+        return os.fsencode(self._path)  # Beam writes a text as UTF-8
 
 
 def read_collected(path: files.Path) -> list[Any]:

@@ -200,7 +200,7 @@ def _outputs(tally: Tally, source: readers.Source) -> Iterator[beam.pvalue.Tagge
         if item[0].kind == "rejected":
             beam.metrics.Metrics.counter(fingerprints.COUNTERS, item[0].name).inc(item[1])
     if number := tally.counts[statistics.Count("rejected", "broken_file")]:
-        path = f"{source.root}/" if len(source.paths) > 1 else source.paths[0]
+        path = files.text(f"{source.root}/" if len(source.paths) > 1 else source.paths[0])
         yield beam.pvalue.TaggedOutput("counts", (statistics.Count("broken", path), number))
     for sample in tally.samples:
         yield beam.pvalue.TaggedOutput("samples", sample)

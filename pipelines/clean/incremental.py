@@ -160,7 +160,7 @@ class Extension:
         """Returns what the report says of the old pairs."""
         counts = self.manifest["counts"]
         kept = sum(counts[split] for split in records.SPLITS)
-        return {"directory": files.absolute(self.directory), "kept": kept}
+        return {"directory": files.text(files.absolute(self.directory)), "kept": kept}
 
     def old_rejected(self) -> list[OldRejected]:
         """Returns the files of rejected rows to take over."""

@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 from parti.data.storage import tfrecords
 from parti.pipelines.beam import sharded_writers
 from parti.pipelines.deduplicate import fingerprints
-from parti.stages import files
+from parti.stages import files, manifests
 
 LAYOUT = 2  # of the files here; those of a run with another one are not read
 
@@ -89,8 +89,8 @@ class Writer:
         self._pairs.write(f"{path}.tfrecord")
         with files.replacing(f"{path}.jsonl") as lines:
             content = {"attempt": attempt, "ranges": self._write_rows(lines), "notes": notes}
-        text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
-        files.write_bytes(files.join(self._directory, f"{self._name}.json"), text)
+        path = files.join(self._directory, f"{self._name}.json")
+        files.write_bytes(path, manifests.json_bytes(content))
         return Intermediate(self._directory, content)
 
     def _write_rows(self, lines: IO[bytes]) -> list[list[Any]]:

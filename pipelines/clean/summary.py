@@ -13,6 +13,7 @@ from parti.pipelines.clean import report_schema, statistics
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.readers.base import left_out
 from parti.pipelines.rules import table
+from parti.stages import files
 
 _PICTURE = clean_reasons.PICTURE
 _MAX_SPLITS = 4  # names of unknown splits that are shown
@@ -55,7 +56,7 @@ def make_report(
         "splits": splits,
         "num_bytes": sum(file["num_bytes"] for file in data),
         "settings": settings.to_dict(),
-        "inputs": list(inputs),
+        "inputs": list(map(files.text, inputs)),
         "rules": _rules(read, rejected, counts, samples, settings),
         "not_applied": [dataclasses.asdict(row) for row in settings.rules.not_applied],
         "kept_samples": samples.get(statistics.SampleName("kept"), []),

@@ -9,6 +9,7 @@ of pairs. A resumed run skips the shards that are finished.
 import dataclasses
 import heapq
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -76,9 +77,10 @@ class Reference:
         if is_bundle := (pathlib.Path(model) / bundles.BUNDLE_FILE).is_file():
             parts = bundles.Bundle.open(model).fingerprints
             fingerprints |= {name: parts[name] for name in parts if name == "upsampler"}
-        pattern = str(pathlib.Path(pairs, f"{split}-*.tfrecord"))
+        if not (shards := shard_names.list_shards(pairs, split)):
+            raise FileNotFoundError(f"{pairs}: no {split}-*.tfrecord, which its manifest has")
         return cls(
-            shards=tuple(shard_names.expand_pattern(pattern, "image-text pairs")),
+            shards=tuple(shards),
             split=split,
             num_images=num_images,
             expected=min(counts[split], num_images or counts[split]),
@@ -157,7 +159,7 @@ def build(
     limit = reference.num_images and -(-reference.num_images // len(reference.shards))
     read = (
         root
-        | "Shards" >> beam.Create(list(shards))
+        | "Shards" >> beam.Create([os.fsencode(path) for path in shards])
         | "Read"
         >> beam.ParDo(token_batches.ReadBatches(settings, limit)).with_outputs(
             "rejected", main="batches"

@@ -3,7 +3,6 @@
 """What there is to read: the files that patterns name, in pieces of work."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,7 +15,8 @@ from parti.stages import files
 
 def detect_format(pattern: str) -> str:
     """Returns the format of the files that a pattern names; raises as `find_sources`."""
-    return formats.detect(pattern, [entry.path for entry in _list(pattern)[1]])
+    listed = [entry.path for _, _, entries in _list(pattern) for entry in entries]
+    return formats.detect(pattern, listed)
 
 
 def find_sources(
@@ -28,7 +28,7 @@ def find_sources(
     """Returns what there is to read, sorted, each file once.
 
     Args:
-      patterns: files, globs or folders; several may stand in one, with commas between.
+      patterns: addresses of files or folders, see `files.resolve`.
       input_format: a key of `formats.FORMATS`, or "auto".
       columns: of tables, {role: column}; roles are `column_roles.NAMES`.
       image_root: the folder that paths in tables must not lead out of; each table's own if empty.
@@ -66,8 +66,7 @@ def _group(
     """Yields the files that patterns name, each once, by format and folder."""
     found: dict[tuple[str, str], tuple[str, files.Entry]] = {}
     folders: dict[tuple[str, str], list[files.Entry]] = {}  # (format, folder) -> all files in it
-    for pattern in [part for whole in patterns for part in _parts(whole)]:
-        root, entries = _list(pattern)
+    for pattern, root, entries in (named for whole in patterns for named in _list(whole)):
         is_auto = input_format == "auto"
         name = formats.detect(pattern, [e.path for e in entries]) if is_auto else input_format
         found |= {(name, e.path): (root, e) for e in _fitting(pattern, name, root, entries)}
@@ -117,43 +116,25 @@ def _fitting(
     return fitting or entries
 
 
-def _parts(pattern: str) -> list[str]:
-    """Returns the parts of a pattern with commas, unless a file or folder is named so."""
-    if "," not in pattern or files.exists(pattern):
-        return [pattern]
-    return [part.strip() for part in pattern.split(",") if part.strip()]
-
-
-def _list(pattern: str) -> tuple[str, list[files.Entry]]:
-    """Returns the folder that a pattern begins with, and all files that it names.
+def _list(pattern: str) -> Iterator[tuple[str, str, list[files.Entry]]]:
+    """Yields each part of a pattern, the folder that it begins with, and all files that it names.
 
     A file or folder inside a folder is left out if its name begins with `.` or `_`.
     """
-    fixed = re.split(r"[*?\[]", pattern)[0]
-    is_glob = files.is_remote(pattern) and fixed != pattern
-    if not is_glob and files.is_dir(pattern):
-        root = pattern.rstrip("/") or "/"
-        inner = len(root) + 1
-        found = [e for e in files.walk(root) if not re.search(r"(^|/)[._]", e.path[inner:])]
-        if not found:
-            raise FileNotFoundError(f"{pattern}: no file in this folder; check the path")
-        return root, found
     try:
-        found = _match(pattern, fixed)
+        found = files.resolve(pattern)
     except OSError as error:  # of a remote file system
         why = rows.one_line(error)
         raise FileNotFoundError(f"{pattern}: no such file; check the path ({why})") from error
     if not found:
-        raise FileNotFoundError(f"{pattern}: no such file; check the path (quote a glob)")
-    return (files.parent(pattern) if fixed == pattern else os.path.dirname(fixed)), found
-
-
-def _match(pattern: str, fixed: str) -> list[files.Entry]:
-    """Returns the files that a glob names; `fixed` is its part without wildcards."""
-    if not files.is_remote(pattern) or "**" not in pattern or files.is_object_store(pattern):
-        return files.match(pattern)
-    from apache_beam.io import filesystem
-
-    # Beam lists a remote folder one level deep.
-    wanted = re.compile(filesystem.FileSystem.translate_pattern(pattern))
-    return [entry for entry in files.walk(os.path.dirname(fixed)) if wanted.fullmatch(entry.path)]
+        raise FileNotFoundError("--input is empty; name files or a folder")
+    for text, root, entries in found:
+        if entries is not None:
+            listed, problem = entries, "no such file; check the path (quote a glob)"
+        else:
+            inner = len(root.rstrip("/")) + 1
+            listed = [e for e in files.walk(root) if not re.search(r"(^|/)[._]", e.path[inner:])]
+            problem = "no file in this folder; check the path"
+        if not listed:
+            raise FileNotFoundError(f"{text}: {problem}")
+        yield text, root, listed

@@ -8,6 +8,7 @@ a row with a key of its own (`crop_key`): memory holds a batch or two, as withou
 
 import dataclasses
 import itertools
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
@@ -59,8 +60,9 @@ class ReadBatches(beam.DoFn):
         """Sets how to cut, and how many records are read of a shard; None for all."""
         self._settings, self._limit = settings, limit
 
-    def process(self, path: str) -> Iterator[Any]:
-        """Yields the batches of a shard in order."""
+    def process(self, name: bytes) -> Iterator[Any]:
+        """Yields the batches of a shard in order; its path is bytes, as it need not be UTF-8."""
+        path = os.fsdecode(name)
         shard = pathlib.Path(path).name
         pairs: list[records.ImageTextPair] = []
         pixels: list[np.ndarray] = []

@@ -228,7 +228,7 @@ def test_memory_holds_two_batches_and_one_copy_of_the_model(
     models: list[weakref.ref] = []
     alive: list[int] = []
 
-    def reading(self: Any, path: str) -> Iterator[Any]:
+    def reading(self: Any, path: bytes) -> Iterator[Any]:
         for element in read(self, path):
             waiting.append(1)
             assert len(waiting) <= 2  # Beam holds one back

@@ -38,8 +38,10 @@ def test_write_read_list_and_delete(root):
     assert names(files.list_folder(root), root) == ["a.txt", "b.txt"]
     assert [entry.num_bytes for entry in files.walk(root)] == [0, 2, 3]
     assert names(files.match(files.join(root, "*.txt")), root) == ["a.txt", "b.txt"]
-    assert files.expand(files.join(root, "a.txt")) == [files.join(root, "a.txt")]
-    assert files.expand(files.join(root, "none.txt")) == []
+    ((_, _, entries),) = files.resolve(files.join(root, "a.txt"))
+    assert names(entries, root) == ["a.txt"]
+    ((_, _, entries),) = files.resolve(files.join(root, "none.txt"))
+    assert entries == []
     assert files.read_bytes(files.join(root, "sub", "deep", "c.txt")) == b"333"
     assert files.size(files.join(root, "b.txt")) == 2
     status = files.status(files.join(root, "b.txt"))
@@ -170,3 +172,74 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path, monkeyp
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(PermissionError):
         files.walk(tmp_path)
+
+
+def named(address):
+    return [
+        (text, entries and [files.name(e.path) for e in entries])
+        for text, _, entries in files.resolve(address)
+    ]
+
+
+ODD = ["run[1]", "a,b", "{x,y}", "wh?t", "st*r", "it's", 'q"', "back\\slash", "a b "]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_exists_is_that_one_whatever_is_in_its_name(root, name):
+    siblings = ["run1", "a", "b", "x", "y", "what", "star", "its", "q", "backslash", "a b", "new"]
+    for sibling in [*siblings, name]:
+        for file in ("one.tar", "two.tar", "n[1].tar", "n1.tar"):
+            files.write_bytes(_made(root, sibling, file), sibling.encode())
+    folder = files.join(root, name)
+    resolved = files.resolve(folder)
+    assert resolved == [(os.fspath(resolved[0].text), resolved[0].folder, None)]
+    assert names(files.walk(resolved[0].folder), root) == names(files.list_folder(folder), root)
+    assert [e.path for e in files.list_folder(folder)] == [
+        e.path for e in files.walk(folder) if files.read_bytes(e.path) == name.encode()
+    ]
+    assert len(files.list_folder(folder)) == 4
+    for pattern, count in {"*.tar": 4, "n[1].tar": 1, "{one,n[1]}.tar": 2}.items():
+        resolved = files.resolve(files.join(folder, pattern))
+        found = [entry for _, _, entries in resolved for entry in entries]
+        assert [files.read_bytes(entry.path) for entry in found] == [name.encode()] * count
+    assert shard_names.list_shards(folder, "one") == []
+
+
+def _made(root, folder, name):
+    files.make_dirs(files.join(root, folder))
+    return files.join(root, folder, name)
+
+
+def test_patterns_and_lists(root):
+    for name in ("s-0.tar", "s-1.tar", "s-2.tar", "t.txt"):
+        files.write_bytes(files.join(root, name), b"")
+    files.write_bytes(_made(root, "in", "u.txt"), b"")
+    where = files.join(root, "").rstrip("/") + "/"
+
+    def found(*words):
+        return [
+            (text.removeprefix(where.removeprefix("file://")), entries)
+            for text, entries in named(",".join(where + word for word in words))
+        ]
+
+    assert found("s-{0..2}.tar") == [(f"s-{n}.tar", [f"s-{n}.tar"]) for n in range(3)]
+    # What is missing of a range is told, not left out.
+    assert found("s-{1..3}.tar")[-1] == ("s-3.tar", [])
+    assert found("s-{0,2}*", "in") == [("s-0*", ["s-0.tar"]), ("s-2*", ["s-2.tar"]), ("in", None)]
+    assert found("{t,in/u}.txt") == [("t.txt", ["t.txt"]), ("in/u.txt", ["u.txt"])]
+    assert found("s-*", "no") == [("s-*", ["s-0.tar", "s-1.tar", "s-2.tar"]), ("no", [])]
+    assert found("**/*.txt")[0][1] in (["u.txt", "t.txt"], ["t.txt", "u.txt"], ["u.txt"])
+    assert files.resolve("") == []
+    with pytest.raises(ValueError, match="more than 1,000,000 names"):
+        files.resolve(where + "{0..99999999}")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9[1]", b"new\nline", b" "])
+def test_names_that_are_not_utf8_or_not_a_line(tmp_path, name):
+    name = os.fsdecode(bytes(tmp_path) + b"/" + name)
+    files.make_dirs(name)
+    files.write_bytes(files.join(name, "train-0.tfrecord"), b"x")
+    assert files.resolve(name) == [(name, name, None)]
+    assert shard_names.list_shards(name, "train") == [files.join(name, "train-0.tfrecord")]
+    ((_, _, (entry,)),) = files.resolve(files.join(name, "*"))
+    assert entry.path == files.join(name, "train-0.tfrecord")

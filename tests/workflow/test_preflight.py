@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mistake in the settings of a late stage is found before the first one runs."""
 
+import os
 import pathlib
 
 import pytest
@@ -82,3 +83,38 @@ def test_a_refused_workflow_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="Snakemake: .*--no_such_flag"):
         run_workflow.workflow([*arguments, "--set", "generate.num_sample=4", "--no_such_flag"])
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ['{"prompt": 5}\n', "[1\n", "", '{"id": "a/b", "prompt": "a"}\n']
+)
+def test_prompts_that_a_stage_refuses_are_refused_before_the_first(tmp_path, content, monkeypatch):
+    monkeypatch.delenv("PARTI_COMMAND", raising=False)
+    (tmp_path / "mine.jsonl").write_text(content)
+    workdir = tmp_path / "work"
+    arguments = ["scenes-tiny", "--workdir", str(workdir), "--dry_run"]
+    with pytest.raises(ValueError, match=r"mine\.jsonl"):
+        run_workflow.workflow([*arguments, "--set", f"prompts={tmp_path}/mine.jsonl"])
+    assert not workdir.exists()
+
+
+def test_a_platform_that_is_not_there_is_told_before_the_first_stage(tmp_path, monkeypatch):
+    monkeypatch.delenv("PARTI_COMMAND", raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    arguments = ["scenes-tiny", "--workdir", str(tmp_path / "work")]
+    with pytest.raises(ValueError, match="JAX_PLATFORMS=nonsense: JAX finds no such device here"):
+        run_workflow.workflow(arguments)
+    (tmp_path / "bad.jsonl").touch()
+    # Of another machine nothing is known here: the next check is what refuses.
+    with pytest.raises(ValueError, match="bad.jsonl"):
+        change = f"prompts={tmp_path}/bad.jsonl"
+        run_workflow.workflow([*arguments, "--executor=slurm", "--set", change])
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb", b"a\tb"])
+def test_a_working_folder_that_no_training_could_write_is_refused(tmp_path, name):
+    workdir = os.fsdecode(bytes(tmp_path) + b"/" + name)
+    with pytest.raises(ValueError, match="control character or bytes that are not UTF-8"):
+        run_workflow.workflow(["scenes-tiny", "--workdir", workdir, "--dry_run"])
+    assert not os.path.exists(workdir)

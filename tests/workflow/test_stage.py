@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The markers of stages follow the outputs behind them, and a stage's lock keeps others out."""
 
+import ast
 import json
 import os
 import pathlib
@@ -135,3 +136,15 @@ def test_a_signalled_stage_stops_its_command(workdir: pathlib.Path) -> None:
         assert process.wait(60) == 143
         assert stage.take_lock(lock, patience=30.0)
     assert stage.read_record(workdir, "pairs")["state"] == "stopped"
+
+
+@pytest.mark.parametrize("name", ["plain", "it's", 'q"', "a\\new", "\\", "{x}", "b=@", "'@"])
+def test_the_working_folder_is_what_it_is_in_every_word(name: str) -> None:
+    folder = pathlib.Path("/tmp") / name
+    assert stage._in_folder("--input=@/pairs", folder) == f"--input=/tmp/{name}/pairs"
+    assert stage._in_folder("@/raw", folder) == f"/tmp/{name}/raw"
+    word = stage._in_folder("--gin.PAIRS_DIR='@/pairs'", folder)
+    assert ast.literal_eval(word.removeprefix("--gin.PAIRS_DIR=")) == f"/tmp/{name}/pairs"
+    # Only where a path begins.
+    for other in ("/data/b=@/a.tar", "/data/it's '@/a.tar", "--gin.NOTE='see @/x'"):
+        assert stage._in_folder(other, folder) == other

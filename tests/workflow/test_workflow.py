@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a workflow runs again, and what it does not: Snakemake with stages that do nothing."""
 
+import glob
 import json
 import os
 import pathlib
@@ -316,6 +317,41 @@ def test_own_pictures_and_prompts(finished: Lab, tmp_path: pathlib.Path) -> None
         tool = scheduler.Scheduler(tmp_path, lab.config, 1)
         names = [planned.name for planned in tool.plan()]
     assert "scenes" not in names and names[0] in ("clean", "choose_prompts")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["run[1].tar", "a,b.tar", "{x,y}.tar", "a #1.tar", "0012", "it's", '"q', "[x]", "a: b", " s "],
+)
+def test_an_input_that_exists_is_that_one(
+    finished: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for other in ("run1.tar", "a", "b.tar", "x.tar", "y.tar", "10", "q", "x", "s"):
+        (tmp_path / other).write_text("another")
+    (tmp_path / name).write_text("this one")
+    monkeypatch.chdir(tmp_path)
+    for given in (name, f"{tmp_path}/{name}"):
+        config = config_files.load(str(finished.config), ["source=pairs", f"input={given}"])
+        assert config["input"] == [f"{tmp_path}/{name}"]
+    assert config_files.listing(config["input"]) == config_files.listing(
+        [glob.escape(f"{tmp_path}/{name}")]
+    )
+
+
+def test_inputs_may_be_lists_and_patterns(finished: Lab, tmp_path: pathlib.Path) -> None:
+    for number in range(3):
+        (tmp_path / f"s-{number:04d}.tar").write_text("x")
+
+    def load(value: str) -> list[str]:
+        return config_files.load(str(finished.config), ["source=pairs", f"input={value}"])["input"]
+
+    whole = f"{tmp_path}/s-{{0000..0002}}.tar"
+    assert load(whole) == [whole]
+    assert config_files.listing([whole]) == config_files.listing([f"{tmp_path}/*.tar"])
+    assert load(f"{whole},gs://b/{{a,b}}.tar") == [whole, "gs://b/{a,b}.tar"]
+    assert load(f"['{whole}', '{tmp_path}']") == [whole, str(tmp_path)]
+    with pytest.raises(FileNotFoundError, match=r"no file matches '.*s-0003\.tar'"):
+        load(f"{tmp_path}/s-{{0000..0003}}.tar")
 
 
 def test_unknown_workflow_names_those_that_exist() -> None:

@@ -83,7 +83,7 @@ def read_folder(source: Source, left_out: LeftOut) -> Iterator[rows.Row]:
 def _read_pair(path: str, beside: Sequence[str], root: str, left_out: LeftOut) -> rows.Row:
     stems = {os.path.splitext(name)[0] for name in (path, *beside)}
     stem = min(stems) if len(stems) == 1 else pair_files.sample_key(path)
-    key, source = pair_files.relative(stem, root), rows.utf8(files.name(path))
+    key, source = pair_files.relative(stem, root), files.text(files.name(path))
     kinds = pair_files.by_kind((path, *beside))
     group: dict[str, bytes | rows.Rejected] = {name: b"" for name in kinds.images}
     try:

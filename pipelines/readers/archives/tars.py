@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from parti.pipelines.readers.base import decompression, pair_files, rows
 from parti.pipelines.readers.base.left_out import LeftOut
+from parti.stages import files
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # Members of one key may be apart, up to this, before only their positions are kept.
@@ -170,26 +171,24 @@ class _Reader:
     def _members(self) -> Iterator[tuple[str, _Part, _Held]]:
         content: Any = _Stream(self._content)
         # A name that is not UTF-8 is still a key.
-        with tarfile.open(
-            fileobj=content, mode="r|", tarinfo=_StrictTarInfo, errors="replace"
-        ) as tar:
+        with tarfile.open(fileobj=content, mode="r|", tarinfo=_StrictTarInfo) as tar:
             while member := tar.next():
                 # Else a long tar fills the memory.
                 tar.members.clear()  # type: ignore[attr-defined]
-                name = posixpath.normpath(member.name)
+                name = files.text(posixpath.normpath(member.name))
                 suffix = pair_files.suffix_of(name)
                 if member.isdir():
                     continue
                 if suffix not in pair_files.SUFFIXES:
-                    self._left_out.add("other_ending", rows.utf8(name))
+                    self._left_out.add("other_ending", name)
                     continue
                 if posixpath.basename(name).startswith("._"):  # macOS keeps attributes in them
-                    self._left_out.add("hidden", rows.utf8(name))
+                    self._left_out.add("hidden", name)
                     continue
                 limit, reason = pair_files.limit_of(suffix)
                 held = _Held(member.offset_data, member.size)
                 if member.name.startswith("/") or ".." in name.split("/"):
-                    yield member.name, rows.refuse("unsafe_name"), held
+                    yield files.text(member.name), rows.refuse("unsafe_name"), held
                 elif refused := pair_files.refusal(suffix):
                     yield name, refused, held
                 elif member.issym() or member.islnk():
@@ -343,12 +342,10 @@ class _Reader:
         position = self._file.tell()
         try:
             self._file.seek(0)
-            with tarfile.open(
-                fileobj=self._file, mode="r:", tarinfo=_StrictTarInfo, errors="replace"
-            ) as tar:
+            with tarfile.open(fileobj=self._file, mode="r:", tarinfo=_StrictTarInfo) as tar:
                 while (member := tar.next()) and len(found) < 2 * MAX_APART_GROUPS:
                     tar.members.clear()  # type: ignore[attr-defined]
-                    name = posixpath.normpath(member.name)
+                    name = files.text(posixpath.normpath(member.name))
                     if member.isreg():
                         found[name] = _Held(member.offset_data, member.size)
                     elif target := _target(member):
@@ -372,5 +369,5 @@ def _target(member: tarfile.TarInfo) -> str:
     if not (member.issym() or member.islnk()) or member.linkname.startswith("/"):
         return ""
     folder = posixpath.dirname(member.name) if member.issym() else ""
-    target = posixpath.normpath(posixpath.join(folder, member.linkname))
+    target = files.text(posixpath.normpath(posixpath.join(folder, member.linkname)))
     return "" if target.startswith("..") else target

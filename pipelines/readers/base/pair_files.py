@@ -120,12 +120,12 @@ def read(path: str, suffix: str = "") -> bytes | rows.Rejected:
 
 
 def relative(path: str, root: str) -> str:
-    """Returns a path below a folder, with `/` between its parts; UTF-8 can write it."""
+    """Returns a path below a folder, with `/` between its parts, as UTF-8 (see `files.text`)."""
     if files.is_remote(path):
         inner = path.removeprefix(root.rstrip("/") + "/") if root else files.name(path)
     else:
         inner = os.path.relpath(path, root or ".").replace(os.sep, "/")
-    return rows.utf8(inner)
+    return files.text(inner)
 
 
 def below(folder: str, path: str) -> str | rows.Rejected:

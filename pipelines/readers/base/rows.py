@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parti.data.storage import records
+from parti.stages import manifests
 
 # Nothing larger is held in memory, whatever a file claims.
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -95,7 +96,7 @@ class Rejected:
 
     def to_json(self) -> str:
         """Returns one line of JSON."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, sort_keys=True)
+        return manifests.json_bytes(dataclasses.asdict(self)).decode()
 
 
 Row = records.ImageTextPair | Rejected

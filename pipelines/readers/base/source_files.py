@@ -5,7 +5,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-from parti.pipelines.readers.base import rows
 from parti.stages import files
 
 FOLDER, TFRECORD = "folder", "tfrecord"  # formats that other rooms name
@@ -40,7 +39,7 @@ class Source:
     @property
     def name(self) -> str:
         """The name of its first file, as UTF-8 can write it."""
-        return rows.utf8(files.name(self.paths[0]))
+        return files.text(files.name(self.paths[0]))
 
 
 @dataclasses.dataclass(frozen=True)

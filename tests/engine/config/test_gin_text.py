@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """gin text read without importing what it names."""
 
+import pathlib
+import shlex
+
 import pytest
 
 from parti.engine.config import gin_text
@@ -58,3 +61,25 @@ def test_other_text_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ValueError, match="^not gin text: ") as caught:
         gin_text.bindings(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["runs/a", "John's", 'q"', "a\\new", "$HOME", "a b", "!x`"])
+def test_a_flag_sets_its_text(text: str) -> None:
+    word = gin_text.flag("MODEL_DIR", text)
+    (read,) = shlex.split(word)
+    value = read.removeprefix("--gin.MODEL_DIR=")
+    assert gin_text.bindings(f"MODEL_DIR = {value}") == {"MODEL_DIR": text}
+    gin_text.check_text("MODEL_DIR", value)
+
+
+@pytest.mark.parametrize("value", ["'John's'", r"'runs\new'", "'a\nb'"])
+def test_a_text_that_gin_would_read_otherwise_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="needs a backslash before it: '--gin.MODEL_DIR="):
+        gin_text.check_text("MODEL_DIR", value)
+
+
+def test_a_path_that_exists_with_a_backslash(tmp_path: pathlib.Path) -> None:
+    (tmp_path / r"a\x41").mkdir()
+    with pytest.raises(ValueError, match="needs a backslash"):
+        gin_text.check_text("PAIRS_DIR", rf"'{tmp_path}/a\x41'")
+    gin_text.check_text("PAIRS_DIR", repr(rf"{tmp_path}/a\x41"))
