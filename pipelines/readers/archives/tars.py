@@ -22,6 +22,7 @@ MAX_PENDING_GROUPS = 256
 MAX_PENDING_BYTES = 64 * 2**20
 MAX_APART_GROUPS = 200_000  # keys of which members are looked for further on
 MAX_APART_BYTES = 64 * 2**20  # of their content, in a compressed tar
+_KNOWN = frozenset(pair_files.SUFFIXES)
 _MAX_LINKS = 8  # in a row
 # Reasons of a group that a member further on may mend.
 _INCOMPLETE = ("missing_image", "missing_caption", "broken_metadata", "metadata_too_large")
@@ -130,6 +131,12 @@ class _Group:
         return pair_files.by_kind(self.parts)
 
     @property
+    def is_pair(self) -> bool:
+        """Whether it has an image and a caption."""
+        suffixes = {pair_files.suffix_of(name) for name in self.parts}
+        return pair_files.TEXT in suffixes and not suffixes <= {*pair_files.SIDE_SUFFIXES}
+
+    @property
     def num_bytes(self) -> int:
         return sum(len(part) for part in self.parts.values() if isinstance(part, bytes))
 
@@ -180,7 +187,7 @@ class _Reader:
                 suffix = pair_files.suffix_of(name)
                 if member.isdir():
                     continue
-                if suffix not in pair_files.SUFFIXES:
+                if suffix not in _KNOWN:
                     self._left_out.add("other_ending", rows.utf8(name))
                     continue
                 if posixpath.basename(name).startswith("._"):  # macOS keeps attributes in them
@@ -221,8 +228,7 @@ class _Reader:
                 after.held[image] = group.held.pop(image)
             yield from self._take({stem: self._remove(stem)})
             group = after
-        kinds = group.kinds
-        if kinds.images and kinds.texts and pair_files.suffix_of(name) in pair_files.IMAGE_SUFFIXES:
+        if pair_files.suffix_of(name) not in pair_files.SIDE_SUFFIXES and group.is_pair:
             group.surplus.add(name)
         group.parts[name], group.held[name] = part, held
         self._groups[stem] = group
@@ -278,8 +284,7 @@ class _Reader:
             self._samples[key].pop(stem)
             if not self._samples[key]:
                 del self._samples[key]
-        kinds = group.kinds
-        if kinds.images and kinds.texts:
+        if group.is_pair:
             self._paired.add(key)
         return group
 
