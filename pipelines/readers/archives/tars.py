@@ -272,7 +272,8 @@ class _Reader:
         stems = self._samples[pair_files.sample_key(stem)]
         kinds = {name: self._groups[name].kinds for name in stems}
         (key, group), *_ = pair_files.keys_of_stems(kinds, self._paired).items()
-        self._is_over = True
+        of_key = pair_files.by_kind(part for name in group for part in self._groups[name].parts)
+        self._is_over |= not (of_key.images and (of_key.texts or of_key.metadata))
         yield from self._take({name: self._remove(name) for name in group}, key)
 
     def _remove(self, stem: str) -> _Group:
