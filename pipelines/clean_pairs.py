@@ -321,6 +321,7 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str)
     if not report["read"]:
         raise ValueError(
             f"no pairs in {where}; a tar holds key.jpg (or png, webp) and key.txt for each pair"
+            + "".join(f"; {text}" for text in _all_left_out(report))
         )
     if not report["kept"]:
         dropped = [rule for rule in report["rules"] if rule["dropped"]]
@@ -373,6 +374,14 @@ def _dropped(rule: Mapping[str, Any]) -> str:
     return f"{rule['dropped']:,} {rule['name']}" + (f" ({shown})" if shown else "")
 
 
+def _all_left_out(report: Mapping[str, Any]) -> list[str]:
+    """Returns a line about the files that are no part of a pair, if there are any."""
+    rows = report.get("left_out", [])
+    number = sum(row["count"] for row in rows)
+    what = "file" if number == 1 else "files"
+    return [f"left out {number:,} {what}: {', '.join(map(_left_out, rows))}"] if rows else []
+
+
 def _left_out(row: Mapping[str, Any]) -> str:
     """Returns how many files a reason has left out, with the names of some."""
     names = [
@@ -393,10 +402,7 @@ def _summary(report: Mapping[str, Any], output: str) -> str:
         reasons = ", ".join(f"{rule['dropped']:,} {rule['name']}" for rule in dropped)
         lines.append(f"dropped {read - kept:,}: {reasons}")
     lines += report.get("notes", [])
-    if left_out := report.get("left_out", []):
-        number = sum(row["count"] for row in left_out)
-        files_ = "file" if number == 1 else "files"
-        lines.append(f"left out {number:,} {files_}: {', '.join(map(_left_out, left_out))}")
+    lines += _all_left_out(report)
     num_broken, broken = _broken(report)
     lines += [broken] if num_broken else []
     size = templates.size(report["num_bytes"])

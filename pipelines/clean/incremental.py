@@ -23,7 +23,7 @@ from parti.pipelines.clean import filter_sources, intermediate, merge_shards, re
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.readers.base.source_files import FOLDER, TFRECORD
-from parti.pipelines.rules import rule
+from parti.pipelines.rules import rule, table
 from parti.stages import files, manifests
 
 SOURCES = "sources"  # in a manifest's inputs: [[path, bytes], ...] that were read
@@ -97,6 +97,9 @@ class Extension:
         before, now = self.manifest["inputs"].get(WORD_FILES, {}), settings.rules.hash_files()
         old |= {f"sha256 of {name}": value for name, value in before.items()}
         new |= {f"sha256 of {name}": value for name, value in now.items()}
+        # A rule that there was not yet was off.
+        off = {name: setting.off for name, setting in table.SETTINGS.items()}
+        old = {n: list(v) if isinstance(v, tuple) else v for n, v in off.items()} | old
         for name in sorted({*old, *new} - {*_FREE}):
             if old.get(name) != new.get(name):
                 raise ValueError(

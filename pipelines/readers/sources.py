@@ -79,13 +79,18 @@ def _group(
     for (name, root), entries in groups.items():
         others, left_out = None, []
         if (name, root) in folders:
-            others = [e for e in folders[name, root] if e.path not in taken]
+            inner = tuple(f"{r}/" for n, r in groups if n == name and r.startswith(f"{root}/"))
+            others = [
+                entry
+                for entry in folders[name, root]
+                if entry.path not in taken and not entry.path.startswith(inner)
+            ]
             odd, left_out = _odd_files(root)
             if name == FOLDER:  # a caption that is a pipe is still the caption of its image
                 sides = [p for p in odd if pair_files.suffix_of(p) in pair_files.SIDE_SUFFIXES]
                 others += [files.Entry(path, 0) for path in sides]
                 odd = [path for path in odd if path not in sides]
-            else:
+            elif not formats.FORMATS[name].is_table:  # a table names files beside it
                 left_out += [("other_format", entry.path) for entry in others]
             left_out += [("special_file", path) for path in odd]
             left_out = [item for item in left_out if item not in noted]

@@ -23,6 +23,7 @@ MAX_PENDING_GROUPS = 256
 MAX_PENDING_BYTES = 64 * 2**20
 MAX_APART_GROUPS = 200_000  # keys of which members are looked for further on
 MAX_APART_BYTES = 64 * 2**20  # of their content, in a compressed tar
+_KNOWN = frozenset(pair_files.SUFFIXES)
 _MAX_LINKS = 8  # in a row
 # Reasons of a group that a member further on may mend.
 _INCOMPLETE = ("missing_image", "missing_caption", "broken_metadata", "metadata_too_large")
@@ -131,6 +132,12 @@ class _Group:
         return pair_files.by_kind(self.parts)
 
     @property
+    def is_pair(self) -> bool:
+        """Whether it has an image and a caption."""
+        suffixes = {pair_files.suffix_of(name) for name in self.parts}
+        return pair_files.TEXT in suffixes and not suffixes <= {*pair_files.SIDE_SUFFIXES}
+
+    @property
     def num_bytes(self) -> int:
         return sum(len(part) for part in self.parts.values() if isinstance(part, bytes))
 
@@ -179,7 +186,7 @@ class _Reader:
                 suffix = pair_files.suffix_of(name)
                 if member.isdir():
                     continue
-                if suffix not in pair_files.SUFFIXES:
+                if suffix not in _KNOWN:
                     self._left_out.add("other_ending", name)
                     continue
                 if posixpath.basename(name).startswith("._"):  # macOS keeps attributes in them
@@ -220,8 +227,7 @@ class _Reader:
                 after.held[image] = group.held.pop(image)
             yield from self._take({stem: self._remove(stem)})
             group = after
-        kinds = group.kinds
-        if kinds.images and kinds.texts and pair_files.suffix_of(name) in pair_files.IMAGE_SUFFIXES:
+        if pair_files.suffix_of(name) not in pair_files.SIDE_SUFFIXES and group.is_pair:
             group.surplus.add(name)
         group.parts[name], group.held[name] = part, held
         self._groups[stem] = group
@@ -265,7 +271,8 @@ class _Reader:
         stems = self._samples[pair_files.sample_key(stem)]
         kinds = {name: self._groups[name].kinds for name in stems}
         (key, group), *_ = pair_files.keys_of_stems(kinds, self._paired).items()
-        self._is_over = True
+        of_key = pair_files.by_kind(part for name in group for part in self._groups[name].parts)
+        self._is_over |= not (of_key.images and (of_key.texts or of_key.metadata))
         yield from self._take({name: self._remove(name) for name in group}, key)
 
     def _remove(self, stem: str) -> _Group:
@@ -277,8 +284,7 @@ class _Reader:
             self._samples[key].pop(stem)
             if not self._samples[key]:
                 del self._samples[key]
-        kinds = group.kinds
-        if kinds.images and kinds.texts:
+        if group.is_pair:
             self._paired.add(key)
         return group
 

@@ -23,6 +23,7 @@ IMAGE_SUFFIXES = (*images.SUFFIXES, *images.OTHER_SUFFIXES)
 TEXT, METADATA = ".txt", ".json"
 SIDE_SUFFIXES = (TEXT, METADATA)
 SUFFIXES = (*IMAGE_SUFFIXES, *SIDE_SUFFIXES)
+_RANKS = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
 # Fields of a .json that may hold the caption, or a list of captions, in order of preference.
 CAPTION_FIELDS = ("caption", "text", "alt_text", "captions", "description", "title")
 
@@ -51,9 +52,10 @@ def by_kind(names: Iterable[str]) -> Kinds:
             kinds.texts.append(name)
         elif suffix == METADATA:
             kinds.metadata.append(name)
-        elif suffix in IMAGE_SUFFIXES:
+        elif suffix in _RANKS:
             kinds.images.append(name)
-    kinds.images.sort(key=lambda name: (IMAGE_SUFFIXES.index(suffix_of(name)), name))
+    if len(kinds.images) > 1:
+        kinds.images.sort(key=lambda name: (_RANKS[suffix_of(name)], name))
     return kinds
 
 

@@ -164,6 +164,18 @@ def test_memory_is_bounded(monkeypatch):
             assert {getattr(row, "reason", "pair") for row in found} == {"members_far_apart"}
 
 
+def test_a_long_compressed_tar_of_webdataset(monkeypatch):
+    """Keys that only webdataset has make pairs although they wait till memory is full."""
+    monkeypatch.setattr(tars, "MAX_PENDING_GROUPS", 2)
+    monkeypatch.setattr(tars, "MAX_APART_BYTES", 30)
+    members = [
+        (name, b"%d" % i) for i in range(40) for name in (f"d/s{i}.in.jpg", f"d/s{i}.out.txt")
+    ]
+    pairs, rejected = read(gzip.compress(tar_bytes([*members, ("alone.png", b"")])))
+    assert [(p.key, p.text) for p in pairs] == [(f"d/s{i}", str(i)) for i in range(40)]
+    assert [row.reason for row in rejected.values()] == ["missing_caption"]
+
+
 def test_a_picture_over_the_bound_waits_for_its_caption(monkeypatch):
     monkeypatch.setattr(tars, "MAX_PENDING_BYTES", 10)
     members = [

@@ -204,6 +204,16 @@ def test_files_beside_tars_are_counted(tmp_path):
     }
 
 
+def test_folders_in_each_other_and_tables_beside_pictures(tmp_path):
+    """What one source reads is not left out of another; a table reads the pictures beside it."""
+    write(tmp_path / "raw", {"a.jpg": b"A", "a.txt": "a", "sub/b.jpg": b"B", "sub/b.txt": "b"})
+    for patterns in (["raw", "raw/sub"], ["raw/sub", "raw"], ["raw", "raw/*.jpg"]):
+        pairs, rejected, left = read_folder(tmp_path, *patterns)
+        assert len(pairs) == 2 and rejected == left == {}
+    write(tmp_path / "table", {"t.csv": "image,text\na.jpg,a\n", "a.jpg": b"A", "README": ""})
+    assert read_folder(tmp_path, "table") == ({"t#0": (b"A", "a", {})}, {}, {})
+
+
 def test_links_in_a_folder(tmp_path):
     """To files and to folders; each folder once, so that a loop ends."""
     write(tmp_path / "store", {"x1.jpg": b"1", "x1.txt": "one", "more/x2.jpg": b"2"})
