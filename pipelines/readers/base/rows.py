@@ -19,6 +19,9 @@ MAX_METADATA_BYTES = 2**20
 MAX_KEY_BYTES = 1024
 MAX_RECORD_BYTES = MAX_IMAGE_BYTES + 2 * MAX_METADATA_BYTES
 
+# Key of the metadata under which columns are that are not in it, and why.
+LEFT_OUT = "left_out"
+
 SHOWN_URL = 200  # characters of a URL or path in a rejected row
 _SHOWN_CHARACTERS = 400  # of a caption there
 

@@ -26,6 +26,7 @@ SUFFIXES = {
     name: tuple(ending + pack for ending in endings for pack in ("", *decompression.SUFFIXES))
     for name, endings in ((CSV, (".csv",)), (TSV, (".tsv",)), (JSONL, (".jsonl", ".ndjson")))
 }
+OF_TEXT = (CSV, TSV)  # formats whose numbers are text too
 MAX_ROW_BYTES = 2 * rows.MAX_METADATA_BYTES
 MAX_LINES = 256  # of a row, and the rows that are lost where a quote is never closed
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d{1,40})?([eE][+-]?\d{1,3})?")
