@@ -118,6 +118,8 @@ class Report(TypedDict, total=False):
     inputs: Sequence[str]
     # Address -> how many of its rows are broken; of a folder, which ends in /, how many files.
     broken_files: Mapping[str, int]
+    # A column and why it is not in the metadata -> pairs that passed all rules for one pair.
+    left_out_columns: Mapping[str, int]
     extends: Extends
     rules: Required[Sequence[Rule]]  # in the order in which they are applied
     not_applied: Sequence[NotApplied]

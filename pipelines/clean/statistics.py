@@ -31,12 +31,21 @@ class Count(NamedTuple):
 
     "read" counts pairs and broken rows that came in; "rejected" those with a reason; "broken" those
     of a file, or of a folder and a slash; "changed" captions that a repair changed; "no_value"
-    pairs without a value for a rule; "before" and "kept" the pairs in a bin of a histogram, before
-    all rules and after.
+    pairs without a value for a rule; "left_out_column" pairs that passed without a column of their
+    metadata; "before" and "kept" the pairs in a bin of a histogram, before all rules and after.
     """
 
-    kind: Literal["read", "rejected", "broken", "changed", "no_value", "before", "kept"]
-    name: str = ""  # of the reason, file, repair, rule or histogram
+    kind: Literal[
+        "read",
+        "rejected",
+        "broken",
+        "changed",
+        "no_value",
+        "left_out_column",
+        "before",
+        "kept",
+    ]
+    name: str = ""  # of the reason, file, repair, rule or histogram; column and why
     bin: int = 0
 
 

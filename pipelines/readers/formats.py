@@ -5,7 +5,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 from parti.pipelines.readers.archives import folders, tars, tfrecord_files
 from parti.pipelines.readers.base import pair_files, rows, source_files
@@ -53,10 +53,15 @@ def _stream(read: Callable[[IO[bytes], str], Iterator[rows.Row]]) -> Read:
 
 
 def _table(
-    name: str, description: str, suffixes: tuple[str, ...], split: Split, read_rows: pairs.ReadRows
+    name: str,
+    description: str,
+    suffixes: tuple[str, ...],
+    split: Split,
+    read_rows: pairs.ReadRows,
+    **more: Any,
 ) -> Format:
     read = functools.partial(pairs.read_table, read_rows=read_rows, suffixes=suffixes)
-    return Format(name, description, suffixes, read, split, is_table=True)
+    return Format(name, description, suffixes, read, split, is_table=True, **more)
 
 
 _TABLE = (
@@ -93,10 +98,19 @@ _TABLE = (
     *(
         _table(name, description, delimited.SUFFIXES[name], delimited.split, delimited.read_rows)
         for name, description in (
-            (delimited.CSV, "the same as text, separated by commas"),
+            (delimited.CSV, "the same as text, separated by commas, semicolons or bars"),
             (delimited.TSV, "separated by tabs"),
             (delimited.JSONL, "a JSON object in each line"),
         )
+    ),
+    _table(
+        delimited.TXT,
+        "tables of text of any of these forms, as Flickr8k's captions.txt",
+        delimited.SUFFIXES[delimited.TXT],
+        delimited.split,
+        delimited.read_rows,
+        # Elsewhere a .txt is a caption, or a note.
+        is_certain=lambda names: all(n.endswith(delimited.SUFFIXES[delimited.TXT]) for n in names),
     ),
 )
 FORMATS = {row.name: row for row in _TABLE}

@@ -205,6 +205,13 @@ def _tidy_captions(metadata: dict[str, Any]) -> dict[str, Any]:
     return {**rest, records.CAPTIONS: texts} if texts else rest
 
 
+def left_out(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the columns that are not in the metadata of a pair, with the reasons."""
+    value = metadata.get(LEFT_OUT)
+    found = value.items() if isinstance(value, dict) else ()
+    return {name: why for name, why in found if isinstance(why, str)}
+
+
 def utf8(name: str) -> str:
     """Returns a text such as UTF-8 can write, `?` for what it cannot."""
     return name.encode("utf-8", "replace").decode("utf-8")

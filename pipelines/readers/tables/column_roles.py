@@ -8,8 +8,7 @@ can have several; a row's value is in the first that has one.
 
 import collections
 import dataclasses
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from parti.pipelines.readers.base import rows
@@ -34,6 +33,7 @@ NAMES = {
 _ALIASES = frozenset(alias for aliases in NAMES.values() for alias in aliases)
 
 Given = tuple[tuple[str, str], ...]
+Roles = dict[str, tuple[str, ...]]
 Cells = dict[str, Any]  # of a row, by the names of columns
 
 
@@ -47,8 +47,7 @@ def given(columns: Mapping[str, str] | None) -> Given:
     return tuple(sorted((columns or {}).items()))
 
 
-@functools.lru_cache(maxsize=1024)
-def resolve(names: tuple[str, ...], chosen: Given) -> Mapping[str, tuple[str, ...]]:
+def candidates(names: Sequence[str], chosen: Given) -> Roles:
     """Returns {role: its columns, the preferred first} for the roles that a table has."""
     folded = ((name.casefold(), name) for name in reversed(names))
     known = {alias: name for alias, name in folded if alias in _ALIASES}
@@ -60,9 +59,14 @@ def resolve(names: tuple[str, ...], chosen: Given) -> Mapping[str, tuple[str, ..
     return found | {role: (name,) for role, name in chosen}
 
 
-def columns_of_pairs(names: tuple[str, ...], chosen: Given) -> tuple[set[str], set[str]]:
+def resolve(names: Sequence[str], chosen: Given) -> dict[str, str]:
+    """Returns {role: its preferred column} for the roles that a table has."""
+    return {role: columns[0] for role, columns in candidates(names, chosen).items()}
+
+
+def columns_of_pairs(names: Sequence[str], chosen: Given) -> tuple[set[str], set[str]]:
     """Returns the columns that captions are in, and those that images, paths or URLs are in."""
-    roles = resolve(names, chosen)
+    roles = candidates(names, chosen)
     return {*roles.get(TEXT, ())}, {*roles.get(IMAGE, ()), *roles.get(URL, ())}
 
 

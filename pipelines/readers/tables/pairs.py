@@ -66,7 +66,7 @@ def read_table(
         return
     stem = pair_files.relative(source.paths[0], source.root)
     for suffix in (*decompression.SUFFIXES, *suffixes):
-        stem = stem.removesuffix(suffix)
+        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
     prepared = _prepared(source, read_rows, stem)
     for row, fetched in fetcher.fetch_all(prepared, size=_size):
         if isinstance(row, rows.Rejected):
@@ -101,10 +101,12 @@ def _prepared(
     source: Source, read_rows: ReadRows, stem: str
 ) -> Iterator[tuple[_Ready | rows.Rejected, str]]:
     next_row = source.start
+    # Rows of a jsonl have names of their own.
+    roles = column_roles.candidates(source.names, source.columns) if source.names else None
     try:
         for index, cells in read_rows(source):
             next_row = index + 1
-            row = _prepare(cells, f"{stem}#{index}", source)
+            row = _prepare(cells, f"{stem}#{index}", source, roles)
             yield row, row.url if isinstance(row, _Ready) else ""
     except (parquet.BrokenError, *decompression.ERRORS) as error:
         where = f"from row {next_row:,} on: " if next_row else ""
@@ -112,18 +114,22 @@ def _prepared(
         yield rows.reject(name, "broken_file", why, source=name), ""
 
 
-def _prepare(cells: Cells | rows.Rejected, name: str, source: Source) -> _Ready | rows.Rejected:
+def _prepare(
+    cells: Cells | rows.Rejected, name: str, source: Source, roles: column_roles.Roles | None
+) -> _Ready | rows.Rejected:
     """Returns a row with its cells by their roles."""
     file = source.name
     if isinstance(cells, rows.Rejected):
         return cells.of(name, source=file)
-    roles = column_roles.resolve(tuple(cells), source.columns)
+    roles = roles or column_roles.candidates(list(cells), source.columns)
     key_column, *_ = roles.get(column_roles.KEY, (None,))
     texts = roles.get(column_roles.TEXT, (None,))
     text_column = next((column for column in texts if not _is_empty(cells.get(column))), texts[0])
     images = roles.get(column_roles.IMAGE, ())
     key = _key(cells.get(key_column)) or name
     text, more_captions = _caption(cells.get(text_column), text_column)
+    if isinstance(text, str) and source.format in delimited.SEPARATORS:
+        text = _as_utf8(text)
     if isinstance(text, rows.Rejected):
         return text.of(key, source=file)
     folder = source.image_root or files.parent(source.paths[0])
@@ -131,7 +137,7 @@ def _prepare(cells: Cells | rows.Rejected, name: str, source: Source) -> _Ready 
     used = {key_column, text_column, image_column, *images[:1]}
     used |= {column for column in (*texts, *images) if _is_empty(cells.get(column))}
     rest = {n: value for n, value in cells.items() if n not in used and value is not None}
-    metadata = _metadata(rest | more_captions, is_text=source.format in delimited.OF_TEXT)
+    metadata = _metadata(rest | more_captions, is_text=source.format in delimited.SEPARATORS)
     for part in (metadata, image):
         if isinstance(part, rows.Rejected):
             return part.of(key, text, file)
@@ -170,6 +176,17 @@ def _caption(
         return text, more
     why = f"column {column}: {_what(value)}, not a text; name another with --columns text=NAME"
     return rows.refuse("broken_caption", why), more
+
+
+def _as_utf8(text: str) -> str | rows.Rejected:
+    """Returns a text of a file, or what to do if it is not UTF-8."""
+    if text.isascii():
+        return text
+    data = text.encode("utf-8", "surrogateescape")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        return rows.refuse("broken_caption", delimited.not_utf8(data, error))
 
 
 def _text(value: Any) -> str | bytes | None:
