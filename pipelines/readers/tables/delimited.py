@@ -82,7 +82,10 @@ class _Recoded(io.RawIOBase):
         data = b"more"
         while not self._ready and data:
             data = self._read(_SNIFFED_BYTES)
-            text = self._decoder.decode(data, final=not data)
+            try:
+                text = self._decoder.decode(data, final=not data)
+            except UnicodeError as error:  # of a codec that cannot replace
+                raise OSError(rows.one_line(error)) from error
             text = text.replace(self._line_end, "\n") if self._line_end else text
             self._ready = text.encode("utf-8", "surrogateescape")
         size = min(len(buffer), len(self._ready))
@@ -260,6 +263,8 @@ def _with_form(table: Source) -> Source:
         shares = [data[first::2].count(0) / max(1, len(data) // 2) for first in (0, 1)]
         if max(shares) > 0.5 and min(shares) < 0.1:
             encoding = "utf-16-be" if shares[0] > shares[1] else "utf-16-le"
+    if encoding in ("utf-16", "utf-32") and not data.startswith(tuple(_BYTE_ORDER_MARKS)):
+        encoding += "-le"
     text = data.decode(encoding or "utf-8", "replace")
     line = _SEPARATOR_LINE.match(text.encode())
     separator = table.separator or (line[1].decode("utf-8", "replace") if line else "")

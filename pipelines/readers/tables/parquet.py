@@ -202,9 +202,10 @@ def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.R
     lost: column_roles.Cells = {}
     while True:
         try:
-            for row in _read(source, index, numbers if lost else None):
-                yield index, row if isinstance(row, rows.Rejected) else row | lost
-                index += 1
+            with _Decoder() as decoder:
+                for row in _read(decoder, source, index, numbers if lost else None):
+                    yield index, row if isinstance(row, rows.Rejected) else row | lost
+                    index += 1
             return
         except BrokenError as error:
             if lost or not (broken := _broken_columns(source, index)):
@@ -214,33 +215,34 @@ def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.R
 
 
 def _broken_columns(source: Source, start: int) -> dict[int, BrokenError]:
-    """Returns the numbers of columns that cannot be decoded from a row on, if no pair needs them.
-
-    One after the other is tried, in a process of its own.
-    """
+    """Returns the numbers of columns that cannot be decoded from a row on, if no pair needs them."""
     needed = set().union(*column_roles.columns_of_pairs(source.names, source.columns))
-    found = {}
-    for number, name in enumerate(source.names):
-        if name not in needed:
-            try:
-                for _ in _read(source, start, [number]):
-                    pass
-            except BrokenError as error:
-                found[number] = error
+    left = [number for number, name in enumerate(source.names) if name not in needed]
+    found: dict[int, BrokenError] = {}
+    while left:
+        with _Decoder() as decoder:
+            while left:
+                try:
+                    for _ in _read(decoder, source, start, [left[0]]):
+                        pass
+                except BrokenError as error:
+                    found[left[0]] = error
+                    break  # it may have crashed: take a new one
+                finally:
+                    left.pop(0)
     return found
 
 
 def _read(
-    source: Source, start: int, numbers: list[int] | None
+    decoder: _Decoder, source: Source, start: int, numbers: list[int] | None
 ) -> Iterator[column_roles.Cells | rows.Rejected]:
     """Yields rows from one on, with all columns or those of some numbers; raises as `read_rows`."""
-    with _Decoder() as decoder:
-        request = {"do": "read", "start": start, "stop": source.stop, "columns": numbers}
-        for kind, data in decoder.request(source.paths[0], **request):
-            if kind == b"L":
-                yield rows.refuse("row_too_large", f"{int(data):,} bytes")
-            else:
-                yield from _rows(data, source.names)
+    request = {"do": "read", "start": start, "stop": source.stop, "columns": numbers}
+    for kind, data in decoder.request(source.paths[0], **request):
+        if kind == b"L":
+            yield rows.refuse("row_too_large", f"{int(data):,} bytes")
+        else:
+            yield from _rows(data, source.names)
 
 
 def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[column_roles.Cells]:
