@@ -42,6 +42,8 @@ _REMEDIES = {
 }
 _FETCH = fetching.FetchSettings()
 _SHUFFLE = "shuffle"
+_TEXT_FLAGS = ("separator", "encoding")  # of the manifest only if they are given
+_MAX_COLUMNS = 5  # that were left out, in the last lines
 _MAX_MEASURE = 80  # characters that the last line shows of one
 _MAX_BROKEN = 3  # broken files that it names
 _MAX_LEFT_OUT = 2  # files that are left out for a reason
@@ -64,6 +66,10 @@ def make_parser() -> flag_parser.Parser:
     add("--input_format", default="auto", help=f"auto, {', '.join(readers.FORMATS)}")
     columns = "columns of a table: image, url, text, key"
     add("--columns", **several, metavar="ROLE=NAME", help=columns)
+    separator = "of the cells of csv and tsv, a character or tab (default: found out)"
+    add("--separator", default="", metavar="CHARACTER", help=separator)
+    encoding = "of tables of text, e.g. cp1252 (default: UTF-8, or as the table's mark says)"
+    add("--encoding", default="", metavar="NAME", help=encoding)
     broken = "fail if more files cannot be read to their end (default: any number)"
     add("--max_broken_files", type=int, metavar="N", help=broken)
     image_root = "where the pictures are that tables name by path (default: beside the table)"
@@ -97,6 +103,7 @@ def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
     """
     readers.check_format(flags.input_format)
     readers.check_columns(_columns(flags))
+    readers.check_text(flags.separator, flags.encoding)
     _fetch_settings(flags)
     if flags.max_broken_files is not None and flags.max_broken_files < 0:
         raise ValueError(f"--max_broken_files={flags.max_broken_files}: give 0 or more")
@@ -188,7 +195,14 @@ class _Plan:
 
 def _plan(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> _Plan:
     """Finds the input, and opens the evaluation sets and the earlier run."""
-    found = readers.find_sources(flags.input, flags.input_format, _columns(flags), flags.image_root)
+    found = readers.find_sources(
+        flags.input,
+        flags.input_format,
+        _columns(flags),
+        flags.image_root,
+        flags.separator,
+        flags.encoding,
+    )
     statuses = incremental.read_statuses(found)
     evaluation = None
     if flags.decontaminate:
@@ -215,6 +229,7 @@ def _stage(flags: argparse.Namespace, plan: _Plan) -> publishing.OutputDirectory
         "input_format": flags.input_format,
         "columns": _columns(flags),
         "image_root": flags.image_root,
+        **{name: value for name in _TEXT_FLAGS if (value := getattr(flags, name))},
         "decontaminate": list(flags.decontaminate),
         "extend": [flags.extend, *flags.retry_rejected] if flags.extend else [],
         incremental.ROOT: incremental.input_root(sources),
@@ -341,13 +356,15 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str)
 def _remedy(dropped: Sequence[Mapping[str, Any]]) -> str:
     """Returns what to do where these rules have dropped all, the most first."""
     names = {rule["name"] for rule in dropped}
-    if names <= {"missing_caption", "missing_image"}:
+    if "missing_caption" in names and names <= {"missing_caption", "missing_image"}:
         return (
             "give each picture its caption in a .txt of its name, in the same folder: "
             "dog.jpg and dog.txt (or webdataset's dog.image.jpg and dog.text.txt); or name a "
             "table of pictures and captions"
         )
-    return _REMEDIES.get(dropped[0]["name"], "check the files, or loosen the rules (see --help)")
+    unread = all(name in readers.REASONS for name in names)
+    what = "check the files" if unread else "check the files, or loosen the rules (see --help)"
+    return _REMEDIES.get(dropped[0]["name"], what)
 
 
 def _broken(report: Mapping[str, Any]) -> tuple[int, str]:
@@ -391,6 +408,12 @@ def _left_out(row: Mapping[str, Any]) -> str:
     return f"{row['count']:,} {row['name']} ({', '.join(some)})"
 
 
+def _dropped_in_short(rule: Mapping[str, Any]) -> str:
+    """Returns how many a rule has dropped; why, if a table's form may be at fault."""
+    is_of_form = rule["name"] in ("broken_row", "broken_caption", "missing_image")
+    return _dropped(rule) if is_of_form else f"{rule['dropped']:,} {rule['name']}"
+
+
 def _summary(report: Mapping[str, Any], output: str) -> str:
     kept, read, splits = report["kept"], report["read"], report["splits"]
     lines = [
@@ -399,11 +422,15 @@ def _summary(report: Mapping[str, Any], output: str) -> str:
     ]
     dropped = [rule for rule in report["rules"] if rule["dropped"]]
     if dropped:
-        reasons = ", ".join(f"{rule['dropped']:,} {rule['name']}" for rule in dropped)
+        reasons = ", ".join(map(_dropped_in_short, dropped))
         lines.append(f"dropped {read - kept:,}: {reasons}")
     lines += report.get("notes", [])
     lines += _all_left_out(report)
     num_broken, broken = _broken(report)
     lines += [broken] if num_broken else []
+    columns = report.get("left_out_columns", {})
+    some = [f"{name} of {count:,} pairs" for name, count in columns.items()][:_MAX_COLUMNS]
+    more = [f"and {len(columns) - len(some):,} more"] if len(columns) > len(some) else []
+    lines += [f"left out of the metadata: {', '.join([*some, *more])}"] if some else []
     size = templates.size(report["num_bytes"])
     return "\n".join([*lines, f"wrote {size} to {output}; see report.html there"])

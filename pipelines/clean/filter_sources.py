@@ -25,6 +25,7 @@ from parti.stages import files
 
 TAGS = ("ranges", "rejected", "counts", "samples")  # the main output is "fingerprints"
 _TICK_EVERY = 16
+_MAX_COLUMNS, _MAX_COLUMN = 100, 200  # left out and counted in a source; characters of one
 _FETCH = fetching.FetchSettings()
 
 PairFilter = Callable[[records.ImageTextPair], filter_pair.Filtered]
@@ -139,6 +140,7 @@ class Tally:
         default_factory=collections.Counter
     )
     samples: list[statistics.Sample] = dataclasses.field(default_factory=list)
+    _num_columns: int = 0  # that are counted as left out
 
     def add(
         self, filtered: filter_pair.Filtered, image: bytes, sampler: statistics.Sampler
@@ -155,6 +157,8 @@ class Tally:
             name = statistics.SampleName("changed", repair)
             self.samples += sampler.offer(name, before, before, text, b"")
         if isinstance(result, filter_pair.Passed):
+            for column, why in rows.left_out(result.pair.metadata).items():
+                self._count_column(f"{column} ({why})"[:_MAX_COLUMN])
             for rule, (distance, measure) in filtered.near.items():
                 name = statistics.SampleName("near", rule)
                 self.samples += sampler.offer(name, result.pair.key, text, measure, image, distance)
@@ -173,6 +177,13 @@ class Tally:
             name = statistics.SampleName("left_out", reason)
             for file in found.names[reason]:
                 self.samples += sampler.offer(name, file, "", source, b"")
+
+    def _count_column(self, name: str) -> None:
+        count = statistics.Count("left_out_column", name)
+        if count not in self.counts and self._num_columns >= _MAX_COLUMNS:
+            count = statistics.Count("left_out_column", "other columns")
+        self._num_columns += count not in self.counts
+        self.counts[count] += 1
 
     def to_json(self) -> dict[str, Any]:
         """Returns what `from_json` reads."""

@@ -130,6 +130,8 @@ class Report(TypedDict, total=False):
     broken_files: Mapping[str, int]
     left_out: Sequence[LeftOut]
     notes: Sequence[str]  # what is to be said of splits and keys
+    # A column and why it is not in the metadata -> pairs that passed all rules for one pair.
+    left_out_columns: Mapping[str, int]
     extends: Extends
     rules: Required[Sequence[Rule]]  # in the order in which they are applied
     not_applied: Sequence[NotApplied]

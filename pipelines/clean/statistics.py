@@ -33,8 +33,8 @@ class Count(NamedTuple):
     of a file, or of a folder and a slash; "left_out" files that are no pair's, with a reason
     (`left_out.REASONS`); "unknown_split" pairs of a split of another name; "new_key" those whose
     key was another file's too; "changed" captions that a repair changed; "no_value" pairs without a
-    value for a rule; "before" and "kept" the pairs in a bin of a histogram, before all rules and
-    after.
+    value for a rule; "left_out_column" pairs that passed without a column of their metadata;
+    "before" and "kept" the pairs in a bin of a histogram, before all rules and after.
     """
 
     kind: Literal[
@@ -46,10 +46,11 @@ class Count(NamedTuple):
         "new_key",
         "changed",
         "no_value",
+        "left_out_column",
         "before",
         "kept",
     ]
-    name: str = ""  # of the reason, file, repair, rule or histogram
+    name: str = ""  # of the reason, file, repair, rule or histogram; column and why
     bin: int = 0
 
 

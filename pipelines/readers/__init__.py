@@ -24,6 +24,7 @@ from parti.pipelines.readers.formats import check as check_format
 from parti.pipelines.readers.reading import ReadPairs, read_source
 from parti.pipelines.readers.sources import detect_format, find_sources
 from parti.pipelines.readers.tables.column_roles import given as check_columns
+from parti.pipelines.readers.tables.delimited import check_text
 
 __all__ = [
     "FORMATS",
@@ -33,6 +34,7 @@ __all__ = [
     "Source",
     "check_columns",
     "check_format",
+    "check_text",
     "detect_format",
     "find_sources",
     "parse_metadata",

@@ -5,6 +5,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from parti.pipelines.readers.archives import folders, tars, tfrecord_files
 from parti.pipelines.readers.base import left_out, pair_files, rows, source_files
@@ -55,11 +56,22 @@ def _stream(read: Callable[..., Iterator[rows.Row]], counts_files: bool = False)
 
 
 def _table(
-    name: str, description: str, suffixes: tuple[str, ...], split: Split, read_rows: pairs.ReadRows
+    name: str,
+    description: str,
+    suffixes: tuple[str, ...],
+    split: Split,
+    read_rows: pairs.ReadRows,
+    **more: Any,
 ) -> Format:
     read = functools.partial(pairs.read_table, read_rows=read_rows, suffixes=suffixes)
     return Format(
-        name, description, suffixes, lambda *given: read(*given[:2]), split, is_table=True
+        name,
+        description,
+        suffixes,
+        lambda *given: read(*given[:2]),
+        split,
+        is_table=True,
+        **more,
     )
 
 
@@ -97,10 +109,19 @@ _TABLE = (
     *(
         _table(name, description, delimited.SUFFIXES[name], delimited.split, delimited.read_rows)
         for name, description in (
-            (delimited.CSV, "the same as text, separated by commas"),
+            (delimited.CSV, "the same as text, separated by commas, semicolons or bars"),
             (delimited.TSV, "separated by tabs"),
             (delimited.JSONL, "a JSON object in each line"),
         )
+    ),
+    _table(
+        delimited.TXT,
+        "tables of text of any of these forms, as Flickr8k's captions.txt",
+        delimited.SUFFIXES[delimited.TXT],
+        delimited.split,
+        delimited.read_rows,
+        # Elsewhere a .txt is a caption, or a note.
+        is_certain=lambda names: all(n.endswith(delimited.SUFFIXES[delimited.TXT]) for n in names),
     ),
 )
 FORMATS = {row.name: row for row in _TABLE}

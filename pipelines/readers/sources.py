@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from parti.pipelines.readers import formats
 from parti.pipelines.readers.base import pair_files, rows
 from parti.pipelines.readers.base.source_files import FOLDER, Found, Source
-from parti.pipelines.readers.tables import column_roles
+from parti.pipelines.readers.tables import column_roles, delimited
 from parti.stages import files
 
 
@@ -24,6 +24,8 @@ def find_sources(
     input_format: str = "auto",
     columns: Mapping[str, str] | None = None,
     image_root: str = "",
+    separator: str = "",
+    encoding: str = "",
 ) -> list[Source]:
     """Returns what there is to read, sorted, each file once.
 
@@ -32,6 +34,8 @@ def find_sources(
       input_format: a key of `formats.FORMATS`, or "auto".
       columns: of tables, {role: column}; roles are `column_roles.NAMES`.
       image_root: the folder that paths in tables must not lead out of; each table's own if empty.
+      separator: of the cells of csv and tsv; found out for each table if empty.
+      encoding: of tables of text; if empty, as their first bytes say, else UTF-8.
 
     Raises:
       FileNotFoundError: a pattern matches no file, or there is no such folder.
@@ -42,10 +46,11 @@ def find_sources(
         raise FileNotFoundError(f"--image_root={image_root}: no such folder; check the path")
     image_root = files.absolute(image_root) if image_root else ""
     chosen = column_roles.given(columns)
+    separator, encoding = delimited.check_text(separator, encoding)
     result = [
         dataclasses.replace(source, image_root=image_root)
         for found in _group(patterns, input_format, chosen)
-        for source in _split(found)
+        for source in _split(dataclasses.replace(found, separator=separator, encoding=encoding))
     ]
     mistakes = [source.mistake for source in result if source.mistake]
     if mistakes and all(s.problem for s in result if formats.FORMATS[s.format].is_table):

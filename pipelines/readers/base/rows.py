@@ -20,7 +20,11 @@ MAX_METADATA_BYTES = 2**20
 MAX_KEY_BYTES = 1024
 MAX_RECORD_BYTES = MAX_IMAGE_BYTES + 2 * MAX_METADATA_BYTES
 
+# Key of the metadata under which columns are that are not in it, and why.
+LEFT_OUT = "left_out"
+
 SHOWN_URL = 200  # characters of a URL or path in a rejected row
+_MAX_DIGITS = 4000  # of an integer
 _SHOWN_CHARACTERS = 400  # of a caption there
 
 REASONS = {
@@ -172,9 +176,18 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
 def parse_json(data: bytes) -> Any:
     """Returns any JSON value, made `json_safe`; ValueError: not JSON."""
     try:
-        return json_safe(json.loads(data.decode("utf-8-sig")))
+        return json_safe(_parse(data.decode("utf-8-sig")))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python makes no integer of so many digits: it stays text
+        return json.loads(text, parse_int=lambda n: n if len(n) > _MAX_DIGITS else int(n))
 
 
 def json_safe(value: Any) -> Any:
@@ -215,6 +228,13 @@ def _tidy_captions(metadata: dict[str, Any]) -> dict[str, Any]:
     given = value if isinstance(value, list) else [value]
     texts = [text for text in given if isinstance(text, str) and check_caption(text) == text]
     return {**rest, records.CAPTIONS: texts} if texts else rest
+
+
+def left_out(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the columns that are not in the metadata of a pair, with the reasons."""
+    value = metadata.get(LEFT_OUT)
+    found = value.items() if isinstance(value, dict) else ()
+    return {name: why for name, why in found if isinstance(why, str)}
 
 
 def utf8(name: str) -> str:

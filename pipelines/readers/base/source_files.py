@@ -31,6 +31,9 @@ class Source:
     offset: int = 0  # of text, where the first row begins, in bytes of the decompressed file
     names: tuple[str, ...] = ()  # the columns; empty for jsonl, where each row has its own
     columns: tuple[tuple[str, str], ...] = ()  # the (role, column) that the user has named
+    separator: str = ""  # of the cells of csv and tsv
+    encoding: str = ""  # of text; empty for UTF-8
+    line_end: str = ""  # of text, if it is neither a line feed nor ends with one
     image_root: str = ""  # the folder that paths are relative to; empty for the table's own
     num_rows: int = 0  # how many, as far as is known
     problem: str = ""  # why no row can be read, which the reader reports; else empty
@@ -53,10 +56,20 @@ class Found:
     # What else is in the folder; None if a glob names the files, not the folder that they are in
     others: Sequence[files.Entry] | None = None
     left_out: Sequence[tuple[str, str]] = ()  # as of `Source`
+    separator: str = ""  # as of `Source`; empty to find it out
+    encoding: str = ""  # the same
 
     def whole(self, entry: files.Entry) -> Source:
         """Returns a source of one whole table."""
-        return Source(self.format, (entry.path,), self.root, entry.num_bytes, columns=self.columns)
+        return Source(
+            self.format,
+            (entry.path,),
+            self.root,
+            entry.num_bytes,
+            columns=self.columns,
+            separator=self.separator,
+            encoding=self.encoding,
+        )
 
 
 def one_for_each_file(found: Found) -> list[Source]:

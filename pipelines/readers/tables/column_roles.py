@@ -1,9 +1,14 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which column of a table is what: the names that published data sets use."""
+"""Which column of a table is what: the names that published data sets use.
 
+Some tables have the captions of some rows in one column and those of others in another, so a role
+can have several; a row's value is in the first that has one.
+"""
+
+import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from parti.pipelines.readers.base import rows
@@ -18,15 +23,17 @@ NAMES = {
     IMAGE: (
         *("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img"),
         *("image_path", "img_path", "file_name", "filename", "filepath", "path", "file"),
+        *("image_name", "file_path", "image_file"),
     ),
     URL: ("url", "image_url", "img_url"),
-    TEXT: ("caption", "text", "alt_text", "captions", "description", "title"),
+    TEXT: ("caption", "text", "alt_text", "captions", "description", "title", "txt", "comment"),
     KEY: ("key", "__key__", "uid", "sample_id", "id"),
 }
 
 _ALIASES = frozenset(alias for aliases in NAMES.values() for alias in aliases)
 
 Given = tuple[tuple[str, str], ...]
+Roles = dict[str, tuple[str, ...]]
 Cells = dict[str, Any]  # of a row, by the names of columns
 
 
@@ -40,16 +47,40 @@ def given(columns: Mapping[str, str] | None) -> Given:
     return tuple(sorted((columns or {}).items()))
 
 
-def resolve(names: tuple[str, ...], chosen: Given) -> dict[str, str]:
-    """Returns {role: column} for the roles that a table has."""
+def candidates(names: Sequence[str], chosen: Given) -> Roles:
+    """Returns {role: its columns, the preferred first} for the roles that a table has."""
     folded = ((name.casefold(), name) for name in reversed(names))
     known = {alias: name for alias, name in folded if alias in _ALIASES}
     found = {
-        role: next(known[alias] for alias in aliases if alias in known)
+        role: tuple(known[alias] for alias in aliases if alias in known)
         for role, aliases in NAMES.items()
         if not known.keys().isdisjoint(aliases)
     }
-    return found | dict(chosen)
+    return found | {role: (name,) for role, name in chosen}
+
+
+def resolve(names: Sequence[str], chosen: Given) -> dict[str, str]:
+    """Returns {role: its preferred column} for the roles that a table has."""
+    return {role: columns[0] for role, columns in candidates(names, chosen).items()}
+
+
+def columns_of_pairs(names: Sequence[str], chosen: Given) -> tuple[set[str], set[str]]:
+    """Returns the columns that captions are in, and those that images, paths or URLs are in."""
+    roles = candidates(names, chosen)
+    return {*roles.get(TEXT, ())}, {*roles.get(IMAGE, ()), *roles.get(URL, ())}
+
+
+def unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns names with `.1`, `.2` and so on at the end of those that were there before."""
+    found: dict[str, None] = {}
+    again: collections.Counter[str] = collections.Counter()
+    for name in names:
+        other = name
+        while other in found:
+            again[name] += 1
+            other = f"{name}.{again[name]}"
+        found[other] = None
+    return tuple(found)
 
 
 def check(names: tuple[str, ...], chosen: Given, where: str) -> None:

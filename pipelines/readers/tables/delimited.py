@@ -5,13 +5,21 @@
 A row of csv may have line breaks inside quotes. A row of tsv is a line: quotes around a whole cell
 are taken off, others are part of the text. Rows are counted from 0, without the header and without
 empty lines.
+
+Spreadsheets write csv in many forms. The separator is the first of `SEPARATORS` with which the
+first row names columns that are known; or it is that of a first line `sep=;`. Text is UTF-8, or
+what its byte order mark says; other encodings are named by the user. A table without a line feed
+has lines that end with a carriage return.
 """
 
+import codecs
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -21,15 +29,32 @@ from parti.pipelines.readers.base.source_files import Found, Source
 from parti.pipelines.readers.tables import column_roles
 from parti.stages import files
 
-CSV, TSV, JSONL = "csv", "tsv", "jsonl"
+CSV, TSV, TXT, JSONL = "csv", "tsv", "txt", "jsonl"
 SUFFIXES = {
     name: tuple(ending + pack for ending in endings for pack in ("", *decompression.SUFFIXES))
-    for name, endings in ((CSV, (".csv",)), (TSV, (".tsv",)), (JSONL, (".jsonl", ".ndjson")))
+    for name, endings in (
+        (CSV, (".csv",)),
+        (TSV, (".tsv",)),
+        (TXT, (".txt",)),
+        (JSONL, (".jsonl", ".ndjson")),
+    )
 }
+# In the order in which they are tried.
+SEPARATORS = {CSV: ",\t;|", TSV: "\t,;|", TXT: ",\t;|"}
 MAX_ROW_BYTES = 2 * rows.MAX_METADATA_BYTES
 MAX_LINES = 256  # of a row, and the rows that are lost where a quote is never closed
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d{1,40})?([eE][+-]?\d{1,3})?")
 _SKIPPED_BYTES = 2**20
+_SNIFFED_BYTES = 2**16
+_SEPARATOR_LINE = re.compile(rb'(?i)(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n')  # Excel's
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # begins as the next one does
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "",
+}
+_IMAGE_NAME = re.compile(r"(?i).*\.(jpe?g|png|webp)(#\d+)?")
 _FIRST_ROWS = 100  # of jsonl, whose names are its columns
 
 CellsOrRejected = column_roles.Cells | rows.Rejected
@@ -40,12 +65,43 @@ class _TooLargeError(Exception):
     """A row is over a limit."""
 
 
+class _Recoded(io.RawIOBase):
+    """A text of another encoding or with other ends of lines, as UTF-8 with line feeds."""
+
+    def __init__(self, file: io.BufferedReader, encoding: str, line_end: str) -> None:
+        self._read, self._line_end, self._ready = file.read1, line_end, b""
+        # What one byte does not mean is found again cell by cell; elsewhere U+FFFD is there.
+        is_of_bytes = len(bytes(range(256)).decode(encoding or "ascii", "replace")) == 256
+        errors = "surrogateescape" if is_of_bytes or not encoding else "replace"
+        self._decoder = codecs.getincrementaldecoder(encoding or "utf-8")(errors)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = b"more"
+        while not self._ready and data:
+            data = self._read(_SNIFFED_BYTES)
+            try:
+                text = self._decoder.decode(data, final=not data)
+            except UnicodeError as error:  # of a codec that cannot replace
+                raise OSError(rows.one_line(error)) from error
+            text = text.replace(self._line_end, "\n") if self._line_end else text
+            self._ready = text.encode("utf-8", "surrogateescape")
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+
 class _Lines:
-    """The lines of a file from an offset on, bounded in each row."""
+    """The lines of a file from an offset on, bounded in each row; without a line `sep=;`."""
 
     def __init__(self, file: io.BufferedReader, offset: int) -> None:
         self._file, self.offset = file, offset
         self._at_start = offset == 0
+        self._first = file.readline(MAX_ROW_BYTES + 1) if offset == 0 else b""
+        if _SEPARATOR_LINE.fullmatch(self._first):
+            self.offset, self._first = len(self._first), b""
         self.begin_row()
 
     def begin_row(self) -> None:
@@ -55,7 +111,8 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = part = self._file.readline(MAX_ROW_BYTES + 1)
+        line = part = self._first or self._file.readline(MAX_ROW_BYTES + 1)
+        self._first = b""
         if not line:
             raise StopIteration
         self.offset += len(line)
@@ -73,9 +130,11 @@ class _Lines:
         return line.decode(codec, "surrogateescape")
 
 
-def _raw_rows(lines: _Lines, kind: str) -> Iterator[_RawRow]:
+def _raw_rows(lines: _Lines, table: Source) -> Iterator[_RawRow]:
     """Yields the rows that are not empty."""
-    source: Iterator[Any] = csv.reader(lines) if kind == CSV else lines
+    csv.field_size_limit(MAX_ROW_BYTES)
+    make = functools.partial(csv.reader, delimiter=table.separator or ",")
+    source: Iterator[Any] = lines if _has_a_row_in_each_line(table) else make(lines)
     while True:
         lines.begin_row()
         try:
@@ -83,12 +142,16 @@ def _raw_rows(lines: _Lines, kind: str) -> Iterator[_RawRow]:
         except StopIteration:
             return
         except (_TooLargeError, csv.Error) as error:
-            if kind == CSV:
-                source = csv.reader(lines)  # the old one is in the middle of a row
+            if source is not lines:
+                source = make(lines)  # the old one is in the middle of a row
             large = isinstance(error, _TooLargeError) or "limit" in str(error)
             row = rows.refuse("row_too_large" if large else "broken_row", rows.one_line(error))
         if row and (not isinstance(row, str) or row.strip()):
             yield row
+
+
+def _has_a_row_in_each_line(table: Source) -> bool:
+    return table.format == JSONL or (table.format == TSV and table.separator == "\t")
 
 
 def _tsv_cells(line: str) -> list[str]:
@@ -98,73 +161,181 @@ def _tsv_cells(line: str) -> list[str]:
     ]
 
 
-def _parse(raw: _RawRow, kind: str, names: tuple[str, ...]) -> CellsOrRejected:
+def _parse(raw: _RawRow, table: Source) -> CellsOrRejected:
     if isinstance(raw, rows.Rejected):
         return raw
-    if kind == JSONL:
+    if table.format == JSONL:
+        data = cast(str, raw).encode("utf-8", "surrogateescape")
         try:
-            return rows.parse_metadata(cast(str, raw).encode("utf-8", "surrogateescape"))
+            return rows.parse_metadata(data)
+        except UnicodeDecodeError as error:
+            return rows.refuse("broken_row", not_utf8(data, error))
         except ValueError as error:
             return rows.refuse("broken_row", rows.one_line(error))
     cells = _tsv_cells(raw) if isinstance(raw, str) else raw
+    names = table.names
     if len(cells) != len(names):
-        return rows.refuse("broken_row", f"{len(cells)} cells for {len(names)} columns")
+        why = f"{len(cells)} cells for {len(names)} columns"
+        if len(cells) > len(names) and any(cells[len(names) :]):
+            more = f"is a {_shown(table.separator)} in a text that is not in quotes?"
+            return rows.refuse("broken_row", f"{why}; {more}")
+        there = {*names[: len(cells)]}
+        if not all(
+            there & wanted for wanted in column_roles.columns_of_pairs(names, table.columns)
+        ):
+            return rows.refuse("broken_row", why)
     return dict(zip(names, cells))
+
+
+def _shown(separator: str) -> str:
+    return "tab" if separator == "\t" else f"“{separator}”"
+
+
+def not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
+    """Returns what to do about a text that is not UTF-8."""
+    shown = data[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace")
+    return f"not UTF-8; with --encoding=cp1252 it is {' '.join(shown.split())!r}"
 
 
 def number(cell: str) -> Any:
     """Returns the number that a cell of text spells as JSON would, else the text itself."""
-    return json.loads(cell) if _NUMBER.fullmatch(cell) else cell
+    if not _NUMBER.fullmatch(cell):
+        return cell
+    value = json.loads(cell)
+    return value if math.isfinite(value) else cell
 
 
-def _open(file: IO[bytes], offset: int) -> _Lines:
-    """Returns the lines of a file, plain or compressed, from an offset on."""
+def check_text(separator: str, encoding: str) -> tuple[str, str]:
+    """Returns the user's separator and encoding, empty for UTF-8; ValueError: there is none such.
+
+    A separator is a character, or "tab".
+    """
+    found = {"tab": "\t", "\\t": "\t"}.get(separator.lower(), separator)
+    if len(found) > 1 or found in ('"', "\r", "\n", "\0"):
+        raise ValueError(f"--separator={separator}: give one character between cells, or tab")
+    try:
+        known = codecs.lookup(encoding or "utf-8").name
+        codecs.getincrementaldecoder(known)
+        "".encode(known)  # of codecs of bytes this fails
+    except (LookupError, ValueError) as error:
+        raise ValueError(
+            f"--encoding={encoding}: not known; give cp1252 (of Windows), mac-roman, utf-16, "
+            "shift_jis or another that Python knows"
+        ) from error
+    return found, "" if known in ("utf-8", "utf-8-sig") else known
+
+
+def _open(file: IO[bytes], table: Source, offset: int) -> _Lines:
+    """Returns the lines of a table, plain or compressed, from an offset on."""
     content, compressed = decompression.inflated(file)
-    if offset and not compressed:
+    left = offset
+    if not (compressed or table.encoding):
         file.seek(offset)
-        content = decompression.plain(file)  # a row may begin as a compressed file does
-    else:
-        left = offset
-        while left and (skipped := len(content.read(min(left, _SKIPPED_BYTES)))):
-            left -= skipped
+        content, left = decompression.plain(file), 0  # a row may begin as a compressed file does
+    if table.encoding or table.line_end:
+        recoded = _Recoded(content, table.encoding, table.line_end)
+        content = io.BufferedReader(recoded, _SNIFFED_BYTES)
+    while left and (skipped := len(content.read(min(left, _SKIPPED_BYTES)))):
+        left -= skipped
     return _Lines(content, offset)
 
 
-def _with_columns(table: Source) -> Source:
-    """Returns a table with the names of its columns, and which are chosen.
-
-    A csv or tsv without a header has the columns `#1`, `#2`, ...: if one of these is chosen, or if
-    its first row is two cells and one of them a URL (the form of CC3M and CC12M).
-    """
-    path, chosen = table.paths[0], table.columns
+def _first_bytes(path: str) -> bytes:
+    """Returns the first bytes of a file, decompressed; fewer if it is damaged."""
+    data = b""
     with files.open(path) as file:
-        lines = _open(file, 0)
-        if table.format == JSONL:
-            if names := _names_of_first(lines):
-                column_roles.check(names, chosen, path)
-            return table
-        first = next(_raw_rows(lines, table.format), "")
+        content, _ = decompression.inflated(file)
+        try:
+            while len(data) < _SNIFFED_BYTES and (more := content.read1(_SNIFFED_BYTES)):
+                data += more
+        except decompression.ERRORS:
+            pass  # the reader finds it
+    return data
+
+
+def _with_form(table: Source) -> Source:
+    """Returns a table with what its first bytes say of encoding, ends of lines and separator."""
+    data = _first_bytes(table.paths[0])
+    marked = (name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark))
+    encoding = next(marked, table.encoding)
+    if not encoding:
+        # Of UTF-16 without a mark every other byte of English is a NUL.
+        shares = [data[first::2].count(0) / max(1, len(data) // 2) for first in (0, 1)]
+        if max(shares) > 0.5 and min(shares) < 0.1:
+            encoding = "utf-16-be" if shares[0] > shares[1] else "utf-16-le"
+    if encoding in ("utf-16", "utf-32") and not data.startswith(tuple(_BYTE_ORDER_MARKS)):
+        encoding += "-le"
+    text = data.decode(encoding or "utf-8", "replace")
+    line = _SEPARATOR_LINE.match(text.encode())
+    separator = table.separator or (line[1].decode("utf-8", "replace") if line else "")
+    line_end = "\r" if "\r" in text and "\n" not in text else ""
+    return dataclasses.replace(table, encoding=encoding, line_end=line_end, separator=separator)
+
+
+def _with_columns(table: Source) -> Source:
+    """Returns a table with its form, the names of its columns, and which are chosen.
+
+    A table of which no separator gives known columns has the one that gives the most.
+
+    Raises:
+      ValueError: no columns are known to hold captions, or images.
+    """
+    table, path = _with_form(table), table.paths[0]
+    if table.format == JSONL:
+        with files.open(path) as file:
+            if names := _names_of_first(_open(file, table, 0), table):
+                column_roles.check(names, table.columns, path)
+        return table
+    most, failure = 0, ValueError()
+    for separator in table.separator or SEPARATORS[table.format]:
+        tried = dataclasses.replace(table, separator=separator)
+        cells = _first_cells(tried)
+        try:
+            return _named(tried, cells)
+        except ValueError as error:
+            if len(cells) > most:
+                most, failure = len(cells), error
+    if most == 1 and not table.separator:
+        raise ValueError(f"{failure}; or name what is between columns with --separator")
+    raise failure
+
+
+def _first_cells(table: Source) -> list[str]:
+    with files.open(table.paths[0]) as file:
+        first = next(_raw_rows(_open(file, table, 0), table), "")
     if isinstance(first, rows.Rejected) or any("\0" in cell for cell in first):
-        raise ValueError(f"{path}: its first row is not the names of columns")
-    cells = _tsv_cells(first) if isinstance(first, str) else first
-    numbers = _numbers(len(cells))
-    urls = [name for name, cell in zip(numbers, cells) if cell.startswith(source_files.HTTP)]
-    if not chosen and len(cells) == 2 and len(urls) == 1:
-        (other,) = set(numbers) - set(urls)
-        chosen = column_roles.given({column_roles.URL: urls[0], column_roles.TEXT: other})
-    names = tuple(rows.utf8(cell.strip()) for cell in cells)
+        raise ValueError(f"{table.paths[0]}: its first row is not the names of columns")
+    return _tsv_cells(first) if isinstance(first, str) else first
+
+
+def _named(table: Source, cells: list[str]) -> Source:
+    """Returns a table with the names that are in the cells of its first row.
+
+    A table without a header has the columns `#1`, `#2`, ...: if one of these is chosen, or if its
+    first row is two cells and one of them a URL (the form of CC3M and CC12M) or the name of an
+    image (that of Flickr8k).
+    """
+    chosen, numbers = table.columns, _numbers(len(cells))
+    if not chosen and len(cells) == 2:
+        is_url = [cell.startswith(source_files.HTTP) for cell in cells]
+        found = is_url if any(is_url) else [bool(_IMAGE_NAME.fullmatch(cell)) for cell in cells]
+        if sum(found) == 1:
+            role = column_roles.URL if any(is_url) else column_roles.IMAGE
+            at = found.index(True)
+            chosen = column_roles.given({role: numbers[at], column_roles.TEXT: numbers[1 - at]})
+    names = column_roles.unique(rows.utf8(cell.strip()) for cell in cells)
     if any(name in numbers and name not in names for _, name in chosen):
         names = numbers
-    column_roles.check(names, chosen, path)
+    column_roles.check(names, chosen, table.paths[0])
     return dataclasses.replace(table, names=names, columns=chosen)
 
 
-def _names_of_first(lines: _Lines) -> tuple[str, ...]:
+def _names_of_first(lines: _Lines, table: Source) -> tuple[str, ...]:
     """Returns the names in the first rows of a jsonl; those that cannot be parsed have none."""
     names: dict[str, None] = {}
     try:
-        for raw in itertools.islice(_raw_rows(lines, JSONL), _FIRST_ROWS):
-            row = _parse(raw, JSONL, ())
+        for raw in itertools.islice(_raw_rows(lines, table), _FIRST_ROWS):
+            row = _parse(raw, table)
             if isinstance(row, dict):
                 names |= dict.fromkeys(row)
             if lines.offset > MAX_ROW_BYTES:
@@ -202,7 +373,7 @@ def _plan(table: Source) -> list[Source]:
                 count, offset = count + 1, lines.offset
         except decompression.ERRORS:
             pass  # the reader of the last piece finds it
-    if path.lower().endswith(decompression.SUFFIXES):
+    if table.encoding or path.lower().endswith(decompression.SUFFIXES):
         starts = starts[:: -(-len(starts) // source_files.MAX_PIECES_WITHIN)]
     total = max(1, lines.offset - starts[0][1])
     pieces = [
@@ -221,8 +392,8 @@ def _plan(table: Source) -> list[Source]:
 
 def _open_rows(file: IO[bytes], table: Source) -> tuple[_Lines, Iterator[_RawRow]]:
     """Returns the lines of a table from its offset on, and its rows, without the header."""
-    lines = _open(file, table.offset)
-    raw_rows = _raw_rows(lines, table.format)
+    lines = _open(file, table, table.offset)
+    raw_rows = _raw_rows(lines, table)
     if table.names and table.offset == 0 and table.names != _numbers(len(table.names)):
         next(raw_rows, None)
     return lines, raw_rows
@@ -243,5 +414,5 @@ def read_rows(source: Source) -> Iterator[tuple[int, CellsOrRejected]]:
         _, raw_rows = _open_rows(file, source)
         index = source.start
         while index != source.stop and (raw := next(raw_rows, None)) is not None:
-            yield index, _parse(raw, source.format, source.names)
+            yield index, _parse(raw, source)
             index += 1

@@ -3,15 +3,21 @@
 """The rows of a table to pairs: with images in the table, in files beside it, or by URL.
 
 A path is relative to the table's folder, or to another that the user names; one that leads out of
-it is not read. A row's image is the first that it has of: bytes, path, URL. Its key is that of its
-key column, else the table's name and the number of the row. All columns except those of image,
-caption and key go to the metadata.
+it is not read. A row's image is the first that it has of: bytes (also as a list of them, as base64
+or in a data: URL), path, URL. Its key is that of its key column, else the table's name and the
+number of the row. All columns except those of image, caption and key go to the metadata; what
+cannot be there is left out and named under `rows.LEFT_OUT`, and costs no pair.
 """
 
+import array
+import base64
+import decimal
 import json
 import math
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from parti.data.storage import records
@@ -23,7 +29,14 @@ from parti.stages import files
 
 Cells = column_roles.Cells
 ReadRows = Callable[[Source], Iterator[tuple[int, Cells | rows.Rejected]]]
-_TEXT_CELLS = (delimited.CSV, delimited.TSV)  # numbers too are text there
+_NUMBERED = re.compile(r"(?i)(.*\.(?:jpe?g|png|webp))#\d+")  # Flickr8k's: a caption of an image
+# How the base64 of JPEG, PNG, WebP, GIF, BMP, TIFF, and of AVIF and HEIF begins.
+_BASE64 = ("/9j/", "iVBORw0K", "UklGR", "R0lGOD", "Qk", "SUkq", "TU0A", "AAAA")
+_LEAST_BASE64, _LONGEST_PATH = 64, 4096  # characters
+_TEXT_OF_BYTES = tuple(t.encode() for t in (*source_files.HTTP, "data:", *_BASE64))
+_IMAGE_KEYS = ("bytes", "path", "url")
+# Columns that a pair names as left out, characters of a name, and bytes of all at most.
+_LEFT_OUT_COLUMNS, _LEFT_OUT_NAME, _LEFT_OUT_BYTES = 20, 100, 2**15
 
 
 class _Ready(NamedTuple):
@@ -53,7 +66,7 @@ def read_table(
         return
     stem = pair_files.relative(source.paths[0], source.root)
     for suffix in (*decompression.SUFFIXES, *suffixes):
-        stem = stem.removesuffix(suffix)
+        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
     prepared = _prepared(source, read_rows, stem)
     for row, fetched in fetcher.fetch_all(prepared, size=_size):
         if isinstance(row, rows.Rejected):
@@ -72,7 +85,8 @@ def _read_image(row: _Ready, fetched: bytes | rows.Rejected) -> bytes | rows.Rej
         try:
             return pair_files.read(row.path)
         except (OSError, ValueError) as error:
-            return rows.refuse("missing_image", rows.one_line(error))
+            where = f"{rows.one_line(error)}: {files.name(row.path)[: rows.SHOWN_URL]}"
+            return rows.refuse("missing_image", f"{where}; --image_root names another folder")
     if row.url and isinstance(fetched, rows.Rejected):
         url, said = row.url[: rows.SHOWN_URL], fetched.measure
         return rows.refuse(fetched.reason, said if url in said else f"{said}: {url}")
@@ -87,10 +101,12 @@ def _prepared(
     source: Source, read_rows: ReadRows, stem: str
 ) -> Iterator[tuple[_Ready | rows.Rejected, str]]:
     next_row = source.start
+    # Rows of a jsonl have names of their own.
+    roles = column_roles.candidates(source.names, source.columns) if source.names else None
     try:
         for index, cells in read_rows(source):
             next_row = index + 1
-            row = _prepare(cells, f"{stem}#{index}", source)
+            row = _prepare(cells, f"{stem}#{index}", source, roles)
             yield row, row.url if isinstance(row, _Ready) else ""
     except (parquet.BrokenError, *decompression.ERRORS) as error:
         where = f"from row {next_row:,} on: " if next_row else ""
@@ -98,76 +114,216 @@ def _prepared(
         yield rows.reject(name, "broken_file", why, source=name), ""
 
 
-def _prepare(cells: Cells | rows.Rejected, name: str, source: Source) -> _Ready | rows.Rejected:
+def _prepare(
+    cells: Cells | rows.Rejected, name: str, source: Source, roles: column_roles.Roles | None
+) -> _Ready | rows.Rejected:
     """Returns a row with its cells by their roles."""
     file = source.name
     if isinstance(cells, rows.Rejected):
         return cells.of(name, source=file)
-    roles = column_roles.resolve(tuple(cells), source.columns)
-    cell = {role: cells.get(column) for role, column in roles.items()}
-    key = _key(cell.get(column_roles.KEY)) or name
-    text, more_captions = _caption(cell.get(column_roles.TEXT))
+    roles = roles or column_roles.candidates(list(cells), source.columns)
+    key_column, *_ = roles.get(column_roles.KEY, (None,))
+    texts = roles.get(column_roles.TEXT, (None,))
+    text_column = next((column for column in texts if not _is_empty(cells.get(column))), texts[0])
+    images = roles.get(column_roles.IMAGE, ())
+    key = _key(cells.get(key_column)) or name
+    text, more_captions = _caption(cells.get(text_column), text_column)
+    if isinstance(text, str) and source.format in delimited.SEPARATORS:
+        text = _as_utf8(text)
     if isinstance(text, rows.Rejected):
         return text.of(key, source=file)
-    used = {column for role, column in roles.items() if role != column_roles.URL}
-    rest = {n: value for n, value in cells.items() if n not in used and value is not None}
-    metadata = _metadata(rest | more_captions, is_text=source.format in _TEXT_CELLS)
-    if isinstance(metadata, rows.Rejected):
-        return metadata.of(key, text, file)
     folder = source.image_root or files.parent(source.paths[0])
-    row = _Ready(key, text, metadata)
-    found = _with_image(row, cell.get(column_roles.IMAGE), cell.get(column_roles.URL), folder)
-    return found.of(key, text, file) if isinstance(found, rows.Rejected) else found
+    image_column, image = _first_image(cells, roles, folder)
+    used = {key_column, text_column, image_column, *images[:1]}
+    used |= {column for column in (*texts, *images) if _is_empty(cells.get(column))}
+    rest = {n: value for n, value in cells.items() if n not in used and value is not None}
+    metadata = _metadata(rest | more_captions, is_text=source.format in delimited.SEPARATORS)
+    for part in (metadata, image):
+        if isinstance(part, rows.Rejected):
+            return part.of(key, text, file)
+    return _Ready(key, text, metadata, **image)  # type: ignore[arg-type]
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, float):
+        return math.isnan(value)
+    if isinstance(value, list | dict):
+        return all(map(_is_empty, value.values() if isinstance(value, dict) else value))
+    return value is None or value == b""
 
 
 def _key(value: Any) -> str:
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else ""
+    if isinstance(value, float | decimal.Decimal):
+        return str(int(value)) if math.isfinite(value) and value == int(value) else ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return rows.utf8(str(value)) if isinstance(value, str | int) else ""
 
 
-def _caption(value: Any) -> tuple[str | bytes | None | rows.Rejected, dict[str, Any]]:
+def _caption(
+    value: Any, column: str | None
+) -> tuple[str | bytes | None | rows.Rejected, dict[str, Any]]:
     """Returns (the caption or why there is none, metadata with all captions of a list)."""
     more = {}
     if isinstance(value, list):
-        more = {records.CAPTIONS: value}
-        value = next((item for item in value if isinstance(item, str | bytes)), None)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None, more
-    if not isinstance(value, str | bytes):
-        return rows.refuse("broken_caption", f"{type(value).__name__}, not a text"), more
-    return value, more
+        texts = [_text(item) for item in value]
+        more = {records.CAPTIONS: texts}
+        value = next((text for text in texts if not _is_empty(text)), None)
+    text = _text(value)
+    if text is not None or value is None or (isinstance(value, float) and math.isnan(value)):
+        return text, more
+    why = f"column {column}: {_what(value)}, not a text; name another with --columns text=NAME"
+    return rows.refuse("broken_caption", why), more
 
 
-def _metadata(rest: dict[str, Any], is_text: bool) -> bytes | rows.Rejected:
-    """Returns what JSON can hold, as JSON; numbers of tables of text as numbers."""
-    if is_text:
-        rest = {name: delimited.number(value) for name, value in rest.items()}
+def _as_utf8(text: str) -> str | rows.Rejected:
+    """Returns a text of a file, or what to do if it is not UTF-8."""
+    if text.isascii():
+        return text
+    data = text.encode("utf-8", "surrogateescape")
     try:
-        metadata = json.dumps(rows.json_safe(rest), ensure_ascii=False).encode()
+        return data.decode()
+    except UnicodeDecodeError as error:
+        return rows.refuse("broken_caption", delimited.not_utf8(data, error))
+
+
+def _text(value: Any) -> str | bytes | None:
+    """Returns a text, or the only one in a struct; None if there is none, or several."""
+    if isinstance(value, dict):
+        texts = [t for t in value.values() if isinstance(t, str | bytes) and not _is_empty(t)]
+        return texts[0] if len(texts) == 1 else None
+    return value if isinstance(value, str | bytes) else None
+
+
+def _what(value: Any) -> str:
+    """Returns in words what a cell holds."""
+    if isinstance(value, Exception):
+        return rows.one_line(value)
+    if isinstance(value, dict):
+        return f"a struct of {', '.join(map(str, value))}"[: rows.SHOWN_URL]
+    return f"a list of {len(value):,}" if isinstance(value, list) else type(value).__name__
+
+
+def _metadata(rest: Mapping[str, Any], is_text: bool) -> bytes | rows.Rejected:
+    """Returns what JSON can hold, as JSON; numbers of tables of text as numbers.
+
+    What it cannot hold is left out, and the largest of what is too much.
+    """
+    found: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for name, value in rest.items():
+        try:
+            if isinstance(value, Exception):
+                raise value
+            found[rows.utf8(name)] = rows.json_safe(delimited.number(value) if is_text else value)
+        except Exception as error:  # of what kind depends on the type
+            left_out[rows.utf8(name)] = rows.one_line(error)
+    try:
+        metadata = _json(found, left_out)
+        if (size := len(metadata)) > rows.MAX_METADATA_BYTES:
+            sizes = {name: len(_json({name: value}, {})) for name, value in found.items()}
+            for name in sorted(sizes, key=lambda name: -sizes[name]):
+                if size + _LEFT_OUT_BYTES > rows.MAX_METADATA_BYTES:
+                    size -= sizes[name]
+                    left_out[name] = "too large"
+                    del found[name]
+            metadata = _json(found, left_out)
     except (RecursionError, ValueError) as error:
         return rows.refuse("broken_metadata", rows.one_line(error))
-    if len(metadata) > rows.MAX_METADATA_BYTES:
-        return rows.refuse("metadata_too_large", f"{len(metadata):,} bytes")
     return metadata
 
 
-def _with_image(row: _Ready, image: Any, url: Any, folder: str) -> _Ready | rows.Rejected:
-    """Returns a row with where its image is, from its cells; paths are below a folder."""
-    if isinstance(image, dict):  # Hugging Face's form
-        image = image.get("bytes") or image.get("path")
-    if isinstance(image, bytes):
-        if len(image) > rows.MAX_IMAGE_BYTES:
-            return rows.refuse("member_too_large", f"{len(image):,} bytes")
-        return row._replace(image=image)
-    if isinstance(image, str) and image.strip():
-        image = image.strip()
-        if image.startswith(source_files.HTTP):
-            return row._replace(url=image)
-        path = pair_files.below(folder, image)
-        return path if isinstance(path, rows.Rejected) else row._replace(path=path)
-    if isinstance(url, bytes):
-        url = url.decode("utf-8", "replace")
-    return row._replace(url=rows.utf8(url.strip()) if isinstance(url, str) else "")
+def _json(found: dict[str, Any], left_out: Mapping[str, str]) -> bytes:
+    if left_out:
+        some = list(left_out.items())[:_LEFT_OUT_COLUMNS]
+        found = found | {rows.LEFT_OUT: {name[:_LEFT_OUT_NAME]: why for name, why in some}}
+    return json.dumps(found, ensure_ascii=False).encode()
+
+
+def _first_image(
+    cells: Cells, roles: Mapping[str, Sequence[str]], folder: str
+) -> tuple[str | None, dict[str, Any] | rows.Rejected]:
+    """Returns (the column that is no metadata, where the image is: fields of `_Ready`)."""
+    refused = None
+    for role in (column_roles.IMAGE, column_roles.URL):
+        for column in roles.get(role, ()):
+            found = _find_image(cells.get(column), folder, is_url=role == column_roles.URL)
+            if isinstance(found, rows.Rejected):
+                if found.reason != "missing_image":
+                    return column, found
+                why = f"column {column}: {found.measure}"
+                refused = refused or rows.refuse(found.reason, why)
+            elif found:
+                return None if "url" in found and role == column_roles.URL else column, found
+    return None, refused or {}
+
+
+def _find_image(value: Any, folder: str, is_url: bool) -> dict[str, Any] | rows.Rejected | None:
+    """Returns where the image of a cell is, as fields of `_Ready`; None if the cell is empty."""
+    value = _unwrapped(value)
+    if _is_empty(value):
+        return None
+    if isinstance(value, bytes):
+        if not (is_url or value.startswith(_TEXT_OF_BYTES)):
+            return _image(value)
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        return rows.refuse("missing_image", f"{_what(value)}, not a picture, path or URL")
+    value = value.strip()
+    if value.startswith(source_files.HTTP):
+        return {"url": rows.utf8(value)}
+    data = _inline(value)
+    if data is not None:
+        return data if isinstance(data, rows.Rejected) else _image(data)
+    return {"url": rows.utf8(value)} if is_url else _path(value, folder)
+
+
+def _unwrapped(value: Any) -> Any:
+    """Returns what is in Hugging Face's {"bytes", "path"}, in a list of one, or a list of bytes."""
+    if isinstance(value, dict) and not value.keys().isdisjoint(_IMAGE_KEYS):
+        return _unwrapped(next((value[k] for k in _IMAGE_KEYS if value.get(k)), None))
+    if not isinstance(value, list):
+        return value
+    some = [item for item in value if item is not None]
+    if some and type(some[0]) is int:
+        for kind in "Bb":
+            try:
+                return array.array(kind, some).tobytes()
+            except (TypeError, OverflowError):
+                pass
+    return _unwrapped(some[0]) if len(some) == 1 else value
+
+
+def _image(data: bytes) -> dict[str, Any] | rows.Rejected:
+    if len(data) > rows.MAX_IMAGE_BYTES:
+        return rows.refuse("member_too_large", f"{len(data):,} bytes")
+    return {"image": data}
+
+
+def _inline(text: str) -> bytes | rows.Rejected | None:
+    """Returns the bytes of a data: URL or of base64 that begins as images do; None if neither."""
+    head, _, data = text.partition(",")
+    if head[:5].lower() == "data:":
+        data = urllib.parse.unquote_to_bytes(data).decode("latin-1")
+        decoded = _base64(data) if head.lower().endswith(";base64") else data.encode("latin-1")
+        return decoded or rows.refuse("missing_image", "a data: URL that cannot be decoded")
+    return _base64(text) if len(text) >= _LEAST_BASE64 and text.startswith(_BASE64) else None
+
+
+def _base64(text: str) -> bytes | None:
+    text = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return None
+
+
+def _path(text: str, folder: str) -> dict[str, Any] | rows.Rejected:
+    if len(text) > _LONGEST_PATH:
+        why = f"a text of {len(text):,} characters, not a path, URL or base64"
+        return rows.refuse("missing_image", why)
+    numbered = _NUMBERED.fullmatch(text)
+    path = pair_files.below(folder, numbered[1] if numbered else text)
+    return path if isinstance(path, rows.Rejected) else {"path": path}

@@ -33,7 +33,7 @@ class BrokenError(Exception):
 class Description(NamedTuple):
     """What a Parquet file says of itself."""
 
-    names: tuple[str, ...]  # of its columns, as UTF-8 can write them
+    names: tuple[str, ...]  # of its columns, each different, as UTF-8 can write them
     groups: list[int]  # the number of rows of each row group
 
 
@@ -132,7 +132,8 @@ def describe(paths: Iterable[str]) -> Iterator[Description | BrokenError]:
                     content = json.loads(data)
                     if any(not 0 <= count <= _MAX_ROWS for count in content["groups"]):
                         raise BrokenError("a number of rows that cannot be")
-                    yield Description(tuple(map(rows.utf8, content["columns"])), content["groups"])
+                    names = column_roles.unique(map(rows.utf8, content["columns"]))
+                    yield Description(names, content["groups"])
                 except (BrokenError, OSError) as error:
                     yield BrokenError(rows.one_line(error))
                     break  # it may have crashed: take a new one
@@ -191,40 +192,66 @@ def _stops(counts: Sequence[int]) -> list[int]:
 def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.Rejected]]:
     """Yields (number of the row, its cells by name or why it cannot be read).
 
-    A text that is not UTF-8 comes as bytes.
+    A text that is not UTF-8 comes as bytes. An `Exception` is in place of a cell that cannot be
+    read; also of the cells of a column that cannot be decoded, if no pair needs it.
 
     Raises:
       BrokenError: the file cannot be decoded from here on; OSError: it cannot be read.
     """
-    index = source.start
-    with _Decoder() as decoder:
-        request = {"do": "read", "start": source.start, "stop": source.stop}
-        for kind, data in decoder.request(source.paths[0], **request):
-            if kind == b"L":
-                yield index, rows.refuse("row_too_large", f"{int(data):,} bytes")
-                index += 1
-                continue
-            for row in _rows(data, source.names):
-                yield index, row
-                index += 1
+    index, numbers = source.start, list(range(len(source.names)))
+    lost: column_roles.Cells = {}
+    while True:
+        try:
+            with _Decoder() as decoder:
+                for row in _read(decoder, source, index, numbers if lost else None):
+                    yield index, row if isinstance(row, rows.Rejected) else row | lost
+                    index += 1
+            return
+        except BrokenError as error:
+            if lost or not (broken := _broken_columns(source, index)):
+                raise error
+            numbers = [number for number in numbers if number not in broken]
+            lost = {source.names[number]: why for number, why in broken.items()}
 
 
-def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[column_roles.Cells | rows.Rejected]:
+def _broken_columns(source: Source, start: int) -> dict[int, BrokenError]:
+    """Returns the numbers of columns that cannot be decoded from a row on, if no pair needs them."""
+    needed = set().union(*column_roles.columns_of_pairs(source.names, source.columns))
+    left = [number for number, name in enumerate(source.names) if name not in needed]
+    found: dict[int, BrokenError] = {}
+    while left:
+        with _Decoder() as decoder:
+            while left:
+                try:
+                    for _ in _read(decoder, source, start, [left[0]]):
+                        pass
+                except BrokenError as error:
+                    found[left[0]] = error
+                    break  # it may have crashed: take a new one
+                finally:
+                    left.pop(0)
+    return found
+
+
+def _read(
+    decoder: _Decoder, source: Source, start: int, numbers: list[int] | None
+) -> Iterator[column_roles.Cells | rows.Rejected]:
+    """Yields rows from one on, with all columns or those of some numbers; raises as `read_rows`."""
+    request = {"do": "read", "start": start, "stop": source.stop, "columns": numbers}
+    for kind, data in decoder.request(source.paths[0], **request):
+        if kind == b"L":
+            yield rows.refuse("row_too_large", f"{int(data):,} bytes")
+        else:
+            yield from _rows(data, source.names)
+
+
+def _rows(data: bytes, names: tuple[str, ...]) -> Iterator[column_roles.Cells]:
     import pyarrow as pa
 
+    from parti.pipelines.readers.tables import arrow_cells
+
     with pa.ipc.open_stream(data) as stream:
-        table = stream.read_all()
-    try:
-        cells = [column.to_pylist() for column in table.columns]
-    except (ValueError, OverflowError, pa.ArrowException):  # of some cell: find out which
-        for i in range(table.num_rows):
-            yield _row([column.slice(i, 1) for column in table.columns], names)
-    else:
-        yield from (dict(zip(names, row)) for row in zip(*cells))
-
-
-def _row(cells: list[Any], names: tuple[str, ...]) -> column_roles.Cells | rows.Rejected:
-    try:
-        return {name: cell.to_pylist()[0] for name, cell in zip(names, cells)}
-    except Exception as error:  # of what kind depends on the type
-        return rows.refuse("broken_row", rows.one_line(error))
+        batch = stream.read_next_batch()  # the only one
+    cells = [arrow_cells.read(column) for column in batch.columns]
+    columns = [names[int(number)] for number in batch.schema.names]
+    yield from (dict(zip(columns, row)) for row in zip(*cells))

@@ -8,11 +8,14 @@ of a process. It opens no file, is run by its path, and imports only pyarrow and
 Requests are lines of JSON on its standard input:
 
     {"do": "describe", "size": 123, "memory": 456}
-    {"do": "read", "size": 123, "memory": 456, "start": 0, "stop": 10, "max_row": 789}
+    {"do": "read", "size": 123, "memory": 456, "start": 0, "stop": 10, "max_row": 789,
+     "columns": null}
 
 It answers with frames, a letter and a length before each: `R` requests bytes of the file (offset
 and length as two int64; the answer is a length and the bytes), `D` is a description as JSON, `B` is
-some rows as an Arrow stream, `L` a row that is too large (its size), `E` an error, `.` the end.
+some rows as an Arrow stream, whose columns are named by their numbers in the file, `L` a row that
+is too large (its size), `E` an error, `.` the end. `columns` are the numbers of those to read; null
+for all.
 """
 
 import io
@@ -99,24 +102,36 @@ def _read(request: dict[str, Any]) -> None:
     file = _open(request["size"])
     start, stop = request["start"], request["stop"]
     stop = stop if stop >= 0 else sys.maxsize
-    first = 0
+    first, columns = 0, request["columns"]
     for index in range(file.metadata.num_row_groups):
         last = first + file.metadata.row_group(index).num_rows
         if last > start and first < stop:
-            _read_group(file, index, start - first, stop - first, request["max_row"])
+            _read_group(file, index, start - first, stop - first, columns, request["max_row"])
         first = last
 
 
-def _read_group(file: pq.ParquetFile, index: int, start: int, stop: int, max_row: int) -> None:
+def _read_group(
+    file: pq.ParquetFile,
+    index: int,
+    start: int,
+    stop: int,
+    columns: list[int] | None,
+    max_row: int,
+) -> None:
     """Sends the rows [start, stop) of a row group; `start` may be negative, `stop` too large."""
+    names = file.schema_arrow.names
+    wanted = None if columns is None else [names[number] for number in columns]
+    numbers = columns or list(range(len(names)))
     group = file.metadata.row_group(index)
     row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
     size = max(1, min(_MAX_BATCH_ROWS, _FRAME_BYTES // row_bytes))
     begin = 0  # of the batch, in the row group
-    for batch in file.iter_batches(size, row_groups=[index], use_threads=False):
+    for batch in file.iter_batches(size, row_groups=[index], columns=wanted, use_threads=False):
+        if batch.num_columns != len(numbers):  # a name that a column of another begins with
+            raise ValueError("columns whose names are alike")
         low, high = max(0, start - begin), min(batch.num_rows, stop - begin)
         if high > low:
-            _send_rows(batch.slice(low, high - low), max_row)
+            _send_rows(batch.slice(low, high - low).columns, numbers, max_row)
         begin += batch.num_rows
         if begin >= stop:
             return
@@ -124,22 +139,20 @@ def _read_group(file: pq.ParquetFile, index: int, start: int, stop: int, max_row
         raise OSError(f"row group {index} has {begin} rows, not {group.num_rows}")
 
 
-def _send_rows(batch: pa.RecordBatch, max_row: int) -> None:
-    """Sends rows in frames of bounded size; a row with a text that is not UTF-8 goes alone."""
-    is_large = batch.num_rows > 1 and sum(map(_num_bytes, batch.columns)) > _FRAME_BYTES
-    columns = [] if is_large else [_plain(column) for column in batch.columns]
-    if is_large or (batch.num_rows > 1 and not all(map(_is_utf8, columns))):
-        half = batch.num_rows // 2
-        _send_rows(batch.slice(0, half), max_row)
-        _send_rows(batch.slice(half), max_row)
+def _send_rows(columns: list[pa.Array], numbers: list[int], max_row: int) -> None:
+    """Sends rows in frames of bounded size."""
+    columns = [_plain(column) for column in columns]
+    num_rows, num_bytes = len(columns[0]), sum(map(_num_bytes, columns))
+    if num_rows > 1 and num_bytes > _FRAME_BYTES:
+        half = num_rows // 2
+        _send_rows([column.slice(0, half) for column in columns], numbers, max_row)
+        _send_rows([column.slice(half) for column in columns], numbers, max_row)
         return
-    columns = [c if _is_utf8(c) else c.cast(pa.large_binary()) for c in columns]
-    # By position, not by name: names need not differ, nor be UTF-8.
-    plain = pa.RecordBatch.from_arrays(columns, names=[str(i) for i in range(len(columns))])
-    num_bytes = sum(map(_num_bytes, columns))
-    if plain.num_rows == 1 and num_bytes > max_row:
+    if num_rows == 1 and num_bytes > max_row:
         _send(b"L", str(num_bytes).encode())
         return
+    # By number, not by name: names need not differ, nor be UTF-8.
+    plain = pa.RecordBatch.from_arrays(columns, names=[str(number) for number in numbers])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, plain.schema) as stream:
         stream.write_batch(plain)
@@ -148,32 +161,28 @@ def _send_rows(batch: pa.RecordBatch, max_row: int) -> None:
 
 def _num_bytes(column: pa.Array) -> int:
     """Returns about how many bytes a column takes in Python; Arrow needs none for a null."""
-    num_bytes = column.nbytes + 8 * len(column)
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
-        num_bytes += _num_bytes(column.flatten())
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    kind, parts = column.type, []
+    if pa.types.is_map(kind):
+        first, last = column.offsets[0].as_py(), column.offsets[-1].as_py()
+        parts = [part.slice(first, last - first) for part in (column.keys, column.items)]
     elif pa.types.is_struct(kind):
-        num_bytes += sum(map(_num_bytes, column.flatten()))
-    return num_bytes
+        parts = column.flatten()
+    elif (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    ):
+        parts = [column.flatten()]
+    return column.nbytes + 8 * len(column) + sum(map(_num_bytes, parts))
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """Returns a column such as Python can read: no dictionary, no nanoseconds."""
+    """Returns a column without a dictionary, and texts and bytes of the usual layout."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        return column.cast(pa.timestamp("us", column.type.tz), safe=False)
-    return column
-
-
-def _is_utf8(column: pa.Array) -> bool:
-    """Returns whether a column of texts is what it says; others need no check."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid:
-            return False
-    return True
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    return column.cast(pa.large_binary()) if pa.types.is_binary_view(column.type) else column
 
 
 def main() -> None:

@@ -419,14 +419,12 @@ def test_long_captions_and_metadata(folder):
     ]
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pairs, rejected = read(folder / "t.jsonl")
-    assert [p.key for p in pairs] == ["t#3"]
-    found = reasons(rejected)
-    assert list(found.values()) == [
-        "caption_too_long",
-        "metadata_too_large",
-        "row_too_large",
-        "unsafe_name",
+    assert [(p.key, p.metadata) for p in pairs] == [
+        ("t#1", {"left_out": {"more": "too large"}}),
+        ("t#3", {}),
     ]
+    found = reasons(rejected)
+    assert list(found.values()) == ["caption_too_long", "row_too_large", "unsafe_name"]
     assert all(len(row.to_json()) < 2000 for row in rejected.values())
 
 
