@@ -170,3 +170,22 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path, monkeyp
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(PermissionError):
         files.walk(tmp_path)
+
+
+def test_links_below_a_folder_are_followed_once(tmp_path):
+    (tmp_path / "raw" / "b").mkdir(parents=True)
+    (tmp_path / "else").mkdir()
+    for name in ("raw/b/1", "else/2"):
+        (tmp_path / name).write_text("x")
+    for link, target in (
+        ("a", "b"),
+        ("c", "../else"),
+        ("b/up", "b/.."),
+        ("gone", "x"),
+        ("3", "b/1"),
+    ):
+        (tmp_path / "raw" / link).symlink_to(tmp_path / "raw" / target)
+    root = str(tmp_path / "raw")
+    found = [entry.path.removeprefix(root) for entry in files.walk(root)]
+    assert found == ["/3", "/b/1", "/c/2"]
+    assert files.list_odd(root) == [f"{root}/gone"]
