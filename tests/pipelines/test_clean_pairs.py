@@ -651,6 +651,19 @@ def test_shards_go_by_the_old_pairs_too(old, monkeypatch):
     assert settings["num_shards"] == -(-sum(path.stat().st_size for path in found) // 100)
 
 
+def test_a_rule_that_an_earlier_version_had_not_was_off(old):
+    extension = incremental.Extension(old, [])
+    later = ("drop_placeholders", "drop_test_split")
+    for name in later:
+        del extension.manifest["settings"][name]
+    flags = ["--input=x", "--output=y", *EXTEND]
+    parse = clean_pairs.make_parser().parse_args
+    with pytest.raises(ValueError, match="cleaned with drop_placeholders=False, now it is True"):
+        extension.check_settings(clean_pairs.check_flags(parse(flags)))
+    flags += [f"--{name}=false" for name in later]
+    extension.check_settings(clean_pairs.check_flags(parse(flags)))
+
+
 def test_rows_that_cannot_be_retried_are_named(old):
     write_tar(old.parent / "1.tar", rows_of([7]))
     message = "--input lacks row 6, small90, of .*/0.tar"

@@ -243,3 +243,22 @@ def test_names_that_are_not_utf8_or_not_a_line(tmp_path, name):
     assert shard_names.list_shards(name, "train") == [files.join(name, "train-0.tfrecord")]
     ((_, _, (entry,)),) = files.resolve(files.join(name, "*"))
     assert entry.path == files.join(name, "train-0.tfrecord")
+
+
+def test_links_below_a_folder_are_followed_once(tmp_path):
+    (tmp_path / "raw" / "b").mkdir(parents=True)
+    (tmp_path / "else").mkdir()
+    for name in ("raw/b/1", "else/2"):
+        (tmp_path / name).write_text("x")
+    for link, target in (
+        ("a", "b"),
+        ("c", "../else"),
+        ("b/up", "b/.."),
+        ("gone", "x"),
+        ("3", "b/1"),
+    ):
+        (tmp_path / "raw" / link).symlink_to(tmp_path / "raw" / target)
+    root = str(tmp_path / "raw")
+    found = [entry.path.removeprefix(root) for entry in files.walk(root)]
+    assert found == ["/3", "/b/1", "/c/2"]
+    assert files.list_odd(root) == [f"{root}/gone"]

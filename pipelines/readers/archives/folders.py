@@ -66,10 +66,13 @@ def _others(found: Found) -> list[str]:
     """Returns the files beside the images; those of their folders, if a glob named the images."""
     if found.others is not None:
         return [entry.path for entry in found.others]
-    folders = sorted({entry.path.rpartition("/")[0] for entry in found.entries})
-    listed = (entry.path for folder in folders for entry in files.list_folder(folder or "."))
-    paths = (os.path.normpath(path) if path.startswith("./") else path for path in listed)
-    return [path for path in paths if pair_files.suffix_of(path) in pair_files.SIDE_SUFFIXES]
+    folders = sorted({os.path.dirname(entry.path) for entry in found.entries})
+    listed = (
+        entry.path if folder else files.name(entry.path)
+        for folder in folders
+        for entry in files.list_folder(folder or ".")
+    )
+    return [path for path in listed if pair_files.suffix_of(path) in pair_files.SIDE_SUFFIXES]
 
 
 def read_folder(source: Source, left_out: LeftOut) -> Iterator[rows.Row]:

@@ -193,6 +193,17 @@ def test_what_is_left_out_of_a_folder(tmp_path):
     assert read_folder(tmp_path, "[ac]*.jpg") == (pairs, {}, {})
 
 
+def test_a_pattern_relative_to_here(tmp_path, monkeypatch):
+    write(tmp_path, {"a.jpg": b"A", "a.txt": "a", "s/b.x.jpg": b"B", "s/b.y.TXT": "b"})
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("*.jpg", "./*.jpg", "a.jpg", str(tmp_path / "*.jpg")):
+        sources = readers.find_sources([pattern])
+        pairs, _ = sorted_out(row for s in sources for row in readers.read_source(s))
+        assert pairs == {"a": (b"A", "a", {})}
+    (source,) = readers.find_sources(["s/*.jpg"])
+    assert [row.key for row in readers.read_source(source)] == ["b"]
+
+
 def test_files_beside_tars_are_counted(tmp_path):
     data = tar_of({"a.jpg": b"A", "a.txt": "a", "b.mp4": b"", "._a.jpg": b""})
     write(tmp_path, {"0.tar": data, "0.parquet": b"", "0_stats.json": "{}"})
