@@ -62,7 +62,7 @@ def test_a_platform_that_is_not_there_is_one_line_before_anything_is_begun(
     name: str,
     command: str,
 ) -> None:
-    ended = subprocess.CompletedProcess([], 1, "", f"Traceback\nRuntimeError: no '{name}'\nnote")
+    ended = subprocess.CompletedProcess([], 1, "", f"Traceback\nRuntimeError: no '{name}'\n")
 
     def refuse() -> None:
         raise RuntimeError(f"no '{name}' (set JAX_PLATFORMS='' to choose)")
