@@ -8,6 +8,7 @@ also 143 after SIGTERM, 75 after a stall (docs/training.md).
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -60,6 +61,9 @@ def _run(command: str, arguments: list[str]) -> int:
     """Imports and calls one command; turns its exceptions into a line and an exit code."""
     verbose = bool(os.environ.get(quiet.VARIABLE))
     quiet.install()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # any name can be printed, whatever the locale
+            stream.reconfigure(errors="backslashreplace")
     module, function, _ = commands.COMMANDS[command]
     try:
         return getattr(importlib.import_module(module), function)(arguments) or 0

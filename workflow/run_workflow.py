@@ -20,9 +20,9 @@ from collections.abc import Sequence
 
 import yaml
 
-from parti.engine.config import gin_text
+from parti.engine.experiment import checks
 from parti.pipelines.evaluation import report as evaluation_report
-from parti.stages import files, flag_parser, progress_line
+from parti.stages import flag_parser, progress_line
 from parti.workflow import config_files, display, preflight, scheduler, stage
 
 _NOTHING = "nothing to do: every stage is up to date"
@@ -91,11 +91,7 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
     folder = pathlib.Path(options.workdir).resolve()
     if "://" in options.workdir:
         raise ValueError(f"--workdir {options.workdir}: must be a folder of this machine")
-    if not files.is_utf8(folder) or gin_text.CONTROL.search(str(folder)):
-        raise ValueError(
-            f"--workdir {str(folder)!r}: its name holds a control character or bytes that are not "
-            "UTF-8, which trainings cannot write; name another folder"
-        )
+    checks.check_folder("--workdir", folder)
     if folder.is_file():
         raise NotADirectoryError(f"--workdir {options.workdir}: is a file; it must be a folder")
     elsewhere = os.environ.get(stage.COMMAND_VARIABLE) or any(map(_ELSEWHERE.match, extra))

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -153,6 +153,16 @@ def _restore(folder: pathlib.Path, want: Tree) -> Tree:
         return checkpoints.read_tree(folder, want)
 
 
+def _literal(folder: Any) -> Any:
+    """Returns Orbax's path so that no character of it is a wildcard: `runs/a[1]`."""
+
+    class LiteralPath(type(folder)):  # type: ignore[misc]
+        def glob(self, pattern: str) -> Iterator[Any]:
+            return (type(folder)(found) for found in pathlib.Path(self).glob(pattern))
+
+    return LiteralPath(folder)
+
+
 class _StateHandler(ocp.PyTreeCheckpointHandler):
     """Orbax item: a tree of arrays. Each process sums the files it has written."""
 
@@ -167,6 +177,10 @@ class _StateHandler(ocp.PyTreeCheckpointHandler):
                 checksums.write(own)
 
         return [ocp.future.ChainedFuture(futures or [], sum_own)]
+
+    def finalize(self, directory: Any) -> None:
+        """Merges the files of the processes, which Orbax finds by a glob in the folder."""
+        super().finalize(_literal(directory))
 
     def sum_checkpoint(self) -> None:
         """Adds the checksums of everything that is not yet summed."""

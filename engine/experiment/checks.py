@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the settings of an `experiments.Experiment` fit together, before anything uses a device."""
 
+import os
+import re
 from typing import Any
 
 from parti.engine.experiment import nan_policies, settings
+from parti.stages import files
 
 
 def check(experiment: Any) -> None:
@@ -15,6 +18,7 @@ def check(experiment: Any) -> None:
             f"MODEL_DIR {experiment.model_dir!r} is an address, and a training writes files: "
             "name a folder, of many hosts a shared one, such as a bucket mounted as a folder"
         )
+    check_folder("MODEL_DIR", experiment.model_dir)
     if experiment.samples and not (experiment.samples.period or experiment.eval_period):
         raise ValueError(
             "SAMPLES are drawn at evaluations, and EVAL_PERIOD is 0; set "
@@ -32,6 +36,19 @@ def check(experiment: Any) -> None:
             f"NUM_MICROBATCHES is {experiment.num_microbatches}, but the loss of "
             f"{type(experiment.model).__name__} compares all examples of a batch with each other: "
             "in parts it would be another loss. Set it to 1; remat or more devices save memory"
+        )
+
+
+def check_folder(name: str, folder: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a folder that checkpoints cannot be written to.
+
+    TensorStore takes UTF-8 only, and a backslash for a slash: it would write to another folder.
+    """
+    path = files.absolute(folder)
+    if not files.is_utf8(path) or re.search(r"[\x00-\x1f\x7f\\]", path):
+        raise ValueError(
+            f"{name} {path!r}: checkpoints cannot be written to a folder whose name holds a "
+            "backslash, a control character or bytes that are not UTF-8; name another"
         )
 
 

@@ -98,7 +98,7 @@ def check_platforms(in_this_process: bool = False) -> None:
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if not ended.returncode:
             return
-        said = [*ended.stderr.splitlines(), ""][-2 if ended.stderr else -1].partition(": ")[2]
+        said = ended.stderr.strip().rpartition("\n")[2].partition(": ")[2]
     why = f" ({said.partition(' (set JAX_PLATFORMS')[0]})" if said else ""
     raise ValueError(
         f"{PLATFORMS}={wanted}: JAX finds no such device here{why}; unset {PLATFORMS}, or set it "

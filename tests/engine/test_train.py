@@ -257,6 +257,18 @@ def without_validation(directory: pathlib.Path) -> Any:
     return Source()
 
 
+def empty_validation(directory: pathlib.Path) -> Any:
+    """Returns a source whose validation split has no batch."""
+    plain = fake_training.source()
+
+    class Source:
+        def open(self, split: str, batch_size: int, seed: int, model: Any) -> Any:
+            opened = plain.open(split, batch_size, seed, model)
+            return opened if split == datasets.TRAIN else iter(())
+
+    return Source()
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -267,6 +279,7 @@ def without_validation(directory: pathlib.Path) -> Any:
             "Regressor is none",
         ),
         ({"data_source": without_validation}, "no validation split"),
+        ({"data_source": empty_validation}, "the validation split is empty; .*EVAL_PERIOD = 0"),
         ({"mesh_shape": (3, 1)}, "asks for 3 devices"),
     ],
 )

@@ -112,9 +112,9 @@ def test_a_platform_that_is_not_there_is_told_before_the_first_stage(tmp_path, m
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb", b"a\tb"])
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb", b"a\tb", b"a\\new"])
 def test_a_working_folder_that_no_training_could_write_is_refused(tmp_path, name):
     workdir = os.fsdecode(bytes(tmp_path) + b"/" + name)
-    with pytest.raises(ValueError, match="control character or bytes that are not UTF-8"):
+    with pytest.raises(ValueError, match="--workdir .*: checkpoints cannot be written to"):
         run_workflow.workflow(["scenes-tiny", "--workdir", workdir, "--dry_run"])
     assert not os.path.exists(workdir)

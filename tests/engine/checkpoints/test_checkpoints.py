@@ -345,3 +345,16 @@ def test_fingerprint_depends_on_values_names_and_config() -> None:
         checkpoints.fingerprint({"a": {"b": np.zeros(3, np.float32)}}, "x"),
     ]
     assert len({base, *others}) == 4
+
+
+@pytest.mark.parametrize("name", ["run[1]", "wh?t*", "{a,b}", "it's", "a #%&é "])
+def test_the_folder_of_a_training_is_what_it_is(tmp_path: pathlib.Path, name: str) -> None:
+    for number, each in enumerate(("run1", "what", name)):  # siblings are not read or written
+        manager = checkpoint_manager.CheckpointManager(tmp_path / each)
+        manager.save(1, tree(number), position(tmp_path / f"position{number}", "p"))
+        manager.close()
+    reopened = checkpoint_manager.CheckpointManager(tmp_path / name)
+    restored, step, folder = reopened.restore(want())
+    reopened.close()
+    assert step == 1 and folder.is_relative_to(tmp_path / name)
+    np.testing.assert_array_equal(restored["target"]["encoder"]["kernel"], np.full((2, 3), 2.0))

@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peak rates: the whole name of a device counts, and `parti compile` has the same table."""
 
+import pathlib
+import subprocess
 from typing import Any
 
 import jax
 import pytest
 
+from parti import cli
 from parti.engine.hardware import accelerators
 
 
@@ -48,3 +51,34 @@ def test_the_gpu_to_compile_for_has_its_peak(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(jax, "devices", devices)
     target = accelerators.target("gpu")
     assert (target.memory, target.peak_flops) == (100, 989e12)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda,nonsense"])
+@pytest.mark.parametrize("command", ["train", "tokenize", "generate", "evaluate", "export"])
+def test_a_platform_that_is_not_there_is_one_line_before_anything_is_begun(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    command: str,
+) -> None:
+    ended = subprocess.CompletedProcess([], 1, "", f"Traceback\nRuntimeError: no '{name}'\n")
+
+    def refuse() -> None:
+        raise RuntimeError(f"no '{name}' (set JAX_PLATFORMS='' to choose)")
+
+    monkeypatch.setattr(jax, "devices", refuse)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: ended)
+    monkeypatch.setenv("JAX_PLATFORMS", name)
+    output = ["--output", str(tmp_path / "out")]
+    arguments = {
+        "train": ["--gin_file=t5x_configs/experiments/tokenizer_tiny.gin"],
+        "tokenize": ["--input=x", "--model=x", *output],
+        "generate": ["--prompts=a star", *output],
+        "evaluate": ["--reconstructions", "--reference=x", "--model=x", *output],
+        "export": ["--workdir=x", *output],
+    }
+    assert cli.main([command, *arguments[command]]) == 2
+    line = f"parti {command}: JAX_PLATFORMS={name}: JAX finds no such device here (no '{name}');"
+    assert capsys.readouterr().err.startswith(line)
+    assert not any(tmp_path.iterdir())
