@@ -323,8 +323,8 @@ class Generation:
                 f"{unknown}."
             )
         for field in fields:
-            kinds = int | float | None if field.name == "score" else field.type
-            kinds = dict if kinds == dict[str, Any] else kinds
-            if field.name in values and not isinstance(values[field.name], kinds):  # type: ignore[arg-type]
+            kinds: Any = dict if field.type == dict[str, Any] else field.type
+            kinds = kinds | int if field.name == "score" else kinds
+            if field.name in values and not isinstance(values[field.name], kinds):
                 raise ValueError(f"{problem}: {field.name} is {values[field.name]!r}.")
         return cls(**values)

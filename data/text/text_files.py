@@ -98,7 +98,7 @@ def _names(header: str, separator: str) -> list[str]:
 def _rows(text: str, skipped: int, separator: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
     """Yields (number of its first line, cells) of the rows of a text after some skipped lines."""
     lines = io.StringIO(text, newline="\n")
-    reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
+    reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
     number = skipped + 1
     try:
         for cells in reader:
