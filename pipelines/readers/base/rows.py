@@ -24,7 +24,6 @@ MAX_RECORD_BYTES = MAX_IMAGE_BYTES + 2 * MAX_METADATA_BYTES
 LEFT_OUT = "left_out"
 
 SHOWN_URL = 200  # characters of a URL or path in a rejected row
-_MAX_DIGITS = 4000  # of an integer
 _SHOWN_CHARACTERS = 400  # of a caption there
 
 REASONS = {
@@ -176,18 +175,9 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
 def parse_json(data: bytes) -> Any:
     """Returns any JSON value, made `json_safe`; ValueError: not JSON."""
     try:
-        return json_safe(_parse(data.decode("utf-8-sig")))
+        return json_safe(json.loads(data.decode("utf-8-sig")))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:  # Python makes no integer of so many digits: it stays text
-        return json.loads(text, parse_int=lambda n: n if len(n) > _MAX_DIGITS else int(n))
 
 
 def json_safe(value: Any) -> Any:

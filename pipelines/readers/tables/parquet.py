@@ -215,7 +215,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, column_roles.Cells | rows.R
 
 
 def _broken_columns(source: Source, start: int) -> dict[int, BrokenError]:
-    """Returns the numbers of columns that cannot be decoded from a row on, if no pair needs them."""
+    """Returns the columns, by number, that no pair needs and that cannot be decoded from a row."""
     needed = set().union(*column_roles.columns_of_pairs(source.names, source.columns))
     left = [number for number, name in enumerate(source.names) if name not in needed]
     found: dict[int, BrokenError] = {}
