@@ -27,7 +27,7 @@ from parti.pipelines.beam import sharded_writers
 from parti.pipelines.clean import filter_pair, filter_sources, incremental, merge_shards, statistics
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.deduplicate import duplicate_rules, fingerprints
-from parti.pipelines.readers.http import fetching
+from parti.pipelines.readers.http import fetching, originals
 from parti.stages import files
 
 _DESCRIBED = ("rejected", merge_shards.COUNTS, "samples", "captions")
@@ -42,6 +42,7 @@ class CleanJob:
     fetch: fetching.FetchSettings
     directory: files.Path  # exists; pairs, hashes and rejected rows are written there
     scratch: files.Path  # exists; for intermediate shards and counts
+    kept: originals.Kept | None = None  # what earlier runs fetched
     old_rejected: Sequence[incremental.OldRejected] = ()  # to take over
     input_root: str = ""  # beginning of addresses that rejected rows leave out
 
@@ -68,7 +69,12 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
         | "Filter sources"
         >> beam.ParDo(
             filter_sources.FilterSource(
-                make_filter, job.intermediate_dir, settings.shards, job.fetch
+                make_filter,
+                job.intermediate_dir,
+                settings.shards,
+                job.fetch,
+                functools.partial(filter_pair.needs_image, rules=settings.rules),
+                job.kept,
             )
         ).with_outputs(*filter_sources.TAGS, main="fingerprints")
     )

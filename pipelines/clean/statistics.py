@@ -21,6 +21,8 @@ from parti.pipelines.rules import rule, table
 from parti.stages import files
 
 SAMPLE_SIZE = 24
+# What became of a URL: read from what was kept, fetched, or not needed, for the row fell before.
+URLS = ("kept", "fetched", "not_needed")
 _SCORE_RULES = [row for row in table.RULES.values() if row.kind == table.SCORE]
 _MAX_CAPTION = 400  # characters in a sample
 _COLLECTED = ("files", "counts", "samples", "captions", "groups")
@@ -32,11 +34,11 @@ class Count(NamedTuple):
     "read" counts pairs and broken rows that came in; "rejected" those with a reason; "broken" those
     of a file, or of a folder and a slash; "changed" captions that a repair changed; "no_value"
     pairs without a value for a rule; "before" and "kept" the pairs in a bin of a histogram, before
-    all rules and after.
+    all rules and after; "url" the pairs with an image by URL that was one of `URLS`.
     """
 
-    kind: Literal["read", "rejected", "broken", "changed", "no_value", "before", "kept"]
-    name: str = ""  # of the reason, file, repair, rule or histogram
+    kind: Literal["read", "rejected", "broken", "changed", "no_value", "before", "kept", "url"]
+    name: str = ""  # of the reason, file, repair, rule or histogram, or one of `URLS`
     bin: int = 0
 
 

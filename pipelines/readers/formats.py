@@ -14,7 +14,7 @@ from parti.pipelines.readers.tables import delimited, pairs, parquet
 from parti.stages import files
 
 Source = source_files.Source
-Read = Callable[[Source, fetching.Fetcher], Iterator[rows.Row]]  # the fetcher is for URLs
+Read = Callable[[Source, fetching.Images], Iterator[rows.Row]]  # images are those by URL
 Split = Callable[[source_files.Found], list[Source]]
 
 
@@ -39,7 +39,7 @@ class Format:
 
 
 def _stream(read: Callable[[IO[bytes], str], Iterator[rows.Row]]) -> Read:
-    def read_source(source: Source, fetcher: fetching.Fetcher) -> Iterator[rows.Row]:
+    def read_source(source: Source, images: fetching.Images) -> Iterator[rows.Row]:
         name = source.name
         try:
             file = files.open(source.paths[0])

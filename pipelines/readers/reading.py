@@ -11,16 +11,23 @@ from parti.pipelines.beam import options
 from parti.pipelines.readers import formats
 from parti.pipelines.readers.base import rows
 from parti.pipelines.readers.base.source_files import Source
-from parti.pipelines.readers.http import fetching
+from parti.pipelines.readers.http import fetching, originals
 
 
-def read_source(source: Source, fetcher: fetching.Fetcher | None = None) -> Iterator[rows.Row]:
+def read_source(
+    source: Source,
+    fetcher: fetching.Fetcher | None = None,
+    wants: fetching.Wants = fetching.every,
+    part: originals.Part | None = None,
+) -> Iterator[rows.Row]:
     """Yields the pairs of a source, images undecoded, and what could not be read.
 
     Images by URL come from the fetcher; without one, from the process's own of default settings.
+    `wants` and `part` are as of `fetching.Images`.
     """
     fetcher = fetcher or fetching.shared(fetching.FetchSettings())
-    yield from formats.FORMATS[source.format].read(source, fetcher)
+    images = fetching.Images(fetcher, wants, part)
+    yield from formats.FORMATS[source.format].read(source, images)
 
 
 class ReadPairs(beam.PTransform):
