@@ -30,6 +30,7 @@ from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.clean import summary as clean_summary
 from parti.pipelines.html import templates
+from parti.pipelines.readers import reading
 from parti.pipelines.readers.http import fetching, originals
 from parti.pipelines.rules import presets
 from parti.stages import files, flag_parser, machine, progress_line, publishing
@@ -213,8 +214,8 @@ def _plan(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> 
 
 def _weighted(sources: Sequence[filter_sources.Work]) -> list[filter_sources.Work]:
     """Returns sources with their weights: rows, if the number of each is known, else bytes."""
-    is_known = all(work.source.num_rows for work in sources)
-    weights = (work.source.num_rows if is_known else work.source.num_bytes for work in sources)
+    num_rows = [reading.num_rows(work.source) for work in sources]
+    weights = num_rows if all(num_rows) else [work.source.num_bytes for work in sources]
     return [work._replace(weight=weight) for work, weight in zip(sources, weights)]
 
 

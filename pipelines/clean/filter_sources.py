@@ -9,7 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -19,6 +19,7 @@ from parti.pipelines import readers
 from parti.pipelines.beam import options
 from parti.pipelines.clean import filter_pair, intermediate, statistics
 from parti.pipelines.deduplicate import fingerprints
+from parti.pipelines.readers import reading
 from parti.pipelines.readers.base import rows
 from parti.pipelines.readers.base.source_files import FOLDER
 from parti.pipelines.readers.http import fetching, originals
@@ -93,7 +94,7 @@ class FilterSource(beam.DoFn):
         with intermediate.Writer(self._directory, work.name, self._num_shards) as writer:
             filled = fill(work, writer, tally)
             while sizes := list(itertools.islice(filled, _TICK_EVERY)):
-                weight = min(_weight(work, sizes), rest)
+                weight = min(reading.share(work.source, sizes, work.weight), rest)
                 rest -= weight
                 options.tick(len(sizes), weight)
                 tally.counts[statistics.Count("read")] += len(sizes)
@@ -103,7 +104,7 @@ class FilterSource(beam.DoFn):
     def _add_filtered(
         self, work: Work, writer: intermediate.Writer, tally: "Tally"
     ) -> Iterator[int]:
-        """Filters the rows of a source; yields the size of each image, in bytes."""
+        """Filters the rows of a source; yields about the size of each in its file, in bytes."""
         for number, row in self._rows(work, tally):
             if isinstance(row, readers.Rejected):
                 filtered, image = filter_pair.Filtered(row), b""
@@ -117,7 +118,7 @@ class FilterSource(beam.DoFn):
                 result = dataclasses.replace(filtered.result, address=address, row=index)
                 filtered = filtered._replace(result=result)
             tally.add(filtered, image, self._sampler)
-            yield len(image)
+            yield reading.size(row)
 
     def _rows(self, work: Work, tally: "Tally") -> Iterator[tuple[int, rows.Row]]:
         """Yields the rows of a source with their numbers; counts what became of their URLs."""
@@ -201,13 +202,6 @@ class Tally:
             collections.Counter({statistics.Count(*key): n for *key, n in content["counts"]}),
             [(statistics.SampleName(*name), tuple(row)) for name, row in content["samples"]],
         )
-
-
-def _weight(work: Work, sizes: Sequence[int]) -> int:
-    """Returns the share of a source's weight that rows with images of these sizes have."""
-    if work.source.num_rows:
-        return work.weight * len(sizes) // work.source.num_rows
-    return work.weight * sum(sizes) // max(1, work.source.num_bytes)
 
 
 def _outputs(tally: Tally, source: readers.Source) -> Iterator[beam.pvalue.TaggedOutput]:

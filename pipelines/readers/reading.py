@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A source to its pairs, and the Beam transform that reads all sources."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ import apache_beam as beam
 from parti.pipelines.beam import options
 from parti.pipelines.readers import formats
 from parti.pipelines.readers.base import rows
-from parti.pipelines.readers.base.source_files import Source
+from parti.pipelines.readers.base.source_files import FOLDER, Source
 from parti.pipelines.readers.http import fetching, originals
+
+_TAR_BLOCK = 512
 
 
 def read_source(
@@ -28,6 +31,26 @@ def read_source(
     fetcher = fetcher or fetching.shared(fetching.FetchSettings())
     images = fetching.Images(fetcher, wants, part)
     yield from formats.FORMATS[source.format].read(source, images)
+
+
+def num_rows(source: Source) -> int:
+    """Returns how many rows a source has; 0: not known before it is read."""
+    return len(source.paths) if source.format == FOLDER else source.num_rows
+
+
+def size(row: rows.Row) -> int:
+    """Returns about the bytes of a row in its file, which is taken for a tar of small members."""
+    if isinstance(row, rows.Rejected):
+        return 0
+    sizes = [len(row.image), len(row.text)]
+    sizes += [len(json.dumps(row.metadata))] if row.metadata else []
+    return sum(sizes) + len(sizes) * 3 * _TAR_BLOCK // 2  # a header, and half a block to fill one
+
+
+def share(source: Source, sizes: Sequence[int], whole: int) -> int:
+    """Returns the part of `whole`, a source's weight in the progress, for rows of these sizes."""
+    count = num_rows(source)
+    return whole * len(sizes) // count if count else whole * sum(sizes) // max(1, source.num_bytes)
 
 
 class ReadPairs(beam.PTransform):
@@ -50,12 +73,9 @@ class ReadPairs(beam.PTransform):
 def _read(source: Source) -> Iterator[Any]:
     rest = source.num_bytes
     for row in read_source(source):
-        if isinstance(row, rows.Rejected):
-            options.tick(1)
-            yield beam.pvalue.TaggedOutput("rejected", row)
-            continue
-        size = min(len(row.image), rest)
-        rest -= size
-        options.tick(1, size)
-        yield row
+        weight = min(share(source, [size(row)], source.num_bytes), rest)
+        rest -= weight
+        options.tick(1, weight)
+        is_pair = not isinstance(row, rows.Rejected)
+        yield row if is_pair else beam.pvalue.TaggedOutput("rejected", row)
     options.tick(0, rest)
