@@ -43,7 +43,7 @@ def fill(directory, tmp_path, contents, name="000000"):
 def test_what_was_kept_is_found_by_its_url(directory, tmp_path, monkeypatch):
     monkeypatch.setattr(originals, "_PIECE_BYTES", 5000)  # of a remote file
     fill(directory, tmp_path, IMAGES)
-    fill(directory, tmp_path, {"http://a/gone": MISSING, "http://a/empty": b""}, "000001")
+    fill(directory, tmp_path, {"http://a/gone": MISSING, "http://a/empty": b""})  # another run
     kept, opened = find(directory, tmp_path)
     assert len(kept.names) == (11 if files.is_remote(directory) else 2)
     assert {url: opened.get(url) for url in IMAGES} == IMAGES
