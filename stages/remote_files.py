@@ -55,7 +55,7 @@ _DENIED = re.compile(
     r"InvalidAccessKeyId|SignatureDoesNotMatch|Authenticat|Authoriz",
     re.IGNORECASE,
 )
-_ANSWER_SECONDS = 20.0  # in which a store must answer the first time
+_ANSWER_SECONDS = 15.0  # in which a store must answer the first time
 _MEMORY_BYTES = 64 * 2**20  # of a file being written; beyond, a temporary file holds it
 _BATCH = 100  # files in one request
 
