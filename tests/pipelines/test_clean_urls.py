@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+import fake_remote
 import numpy as np
 import pytest
 from PIL import Image
@@ -216,3 +217,15 @@ def test_a_killed_run_asks_for_nothing_twice_but_what_was_under_way(site, tmp_pa
     assert sum(site.asked.values()) - 100 <= 4  # one for each thread
     report = json.loads((tmp_path / "pairs" / "report.json").read_text())
     assert report["kept"] == 100
+
+
+@pytest.mark.parametrize("scheme", ["store", "tree"])
+def test_originals_may_be_on_a_remote_system(site, tmp_path, monkeypatch, scheme):
+    (tmp_path / "remote" / "tree").mkdir(parents=True)
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path / "remote"))
+    table = write_table(tmp_path / "urls.jsonl", site, NAMES)
+    keep = f"--keep_originals={scheme}://bucket/kept"
+    assert clean(table, tmp_path / "first", keep) == 0
+    site.asked.clear()
+    assert clean(table, tmp_path / "second", keep, "--min_side=20") == 0
+    assert site.asked == {"/503": 1}
