@@ -137,7 +137,7 @@ class FilterSource(beam.DoFn):
             part = None
             if self._originals:
                 part = stack.enter_context(originals.Part(self._originals, work.name))
-            read = readers.read_source(work.source, self._fetcher, wants, part)
+            read = readers.read_source(work.source, self._fetcher, wants=wants, part=part)
             found = enumerate(read, work.source.start)
             yield from found if wanted is None else _select(found, wanted, work.source)
             urls["kept"] = part.num_read if part else 0
