@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,8 @@ from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.clean import summary as clean_summary
 from parti.pipelines.html import templates
-from parti.pipelines.readers.http import fetching
+from parti.pipelines.readers import reading
+from parti.pipelines.readers.http import fetching, originals
 from parti.pipelines.rules import presets
 from parti.stages import files, flag_parser, machine, progress_line, publishing
 
@@ -92,6 +94,8 @@ def make_parser() -> flag_parser.Parser:
     private = "fetch also from this machine and from private networks"
     add("--fetch_private", action="store_true", help=private)
     add("--user_agent", default=_FETCH.user_agent, help="says who asks, for URLs")
+    keep = "keep there what URLs give; what is there is not asked for again, whatever the rules"
+    add("--keep_originals", default="", metavar="DIR", help=keep)
     presets.add_flags(parser)
     return parser
 
@@ -122,7 +126,12 @@ def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
 
 def _paths(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> list[str]:
     """Returns every file and folder that workers read or write."""
-    more = (flags.image_root, flags.extend, *settings.rules.named_files().values())
+    more = (
+        flags.image_root,
+        flags.extend,
+        flags.keep_originals,
+        *settings.rules.named_files().values(),
+    )
     return [*flags.input, flags.output, *(path for path in more if path)]
 
 
@@ -160,11 +169,12 @@ def run(argv: Sequence[str]) -> int:
     with _stage(flags, plan) as stage:
         collected, progress = _run_job(stage, plan, beam_options)
         report = _make_report(flags, plan, collected)
+        urls = _urls_line(collected.counts, flags.keep_originals)
         if report["read"]:
             progress.done()
             seconds, memory = time.monotonic() - began, machine.peak_memory()
             facts = {"seconds": seconds, "num_workers": num_workers, "peak_memory": memory}
-            clean_report.write(stage.address, report, facts)
+            clean_report.write(stage.address, report, facts | ({"urls": urls} if urls else {}))
         else:
             files.remove_tree(stage.address)  # nothing to go on with
         _check_report(report, flags.input, files.join(stage.address, "report.html"))
@@ -172,7 +182,7 @@ def run(argv: Sequence[str]) -> int:
         counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
         hashes = {file["name"]: file["sha256"] for file in collected.files}
         stage.publish(counts={**report["splits"], **counts}, content=hashes)
-    print(_summary(report, flags.output))
+    print(_summary(report, flags.output, urls))
     return 0
 
 
@@ -183,9 +193,10 @@ class _Plan:
     settings: clean_settings.CleanSettings  # with the number of shards, and the evaluation set
     fetch: fetching.FetchSettings
     statuses: Mapping[str, files.Status]  # of the files of the input, by absolute path
-    sources: Sequence[filter_sources.Work]  # of the input and of an earlier run
+    sources: Sequence[filter_sources.Work]  # of the input and of an earlier run, with weights
     evaluation: decontamination.EvaluationSet | None
     extension: incremental.Extension | None  # the earlier run that is added to
+    originals_dir: str  # where what is fetched is kept; empty: nowhere
 
     @property
     def num_bytes(self) -> int:
@@ -215,10 +226,19 @@ def _plan(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> 
         sources = [*extension.known(), *extension.wanted(found, statuses)]
     else:
         sources = [filter_sources.Work(f"{i:06d}", source) for i, source in enumerate(found)]
+    sources = _weighted(sources)
     num_bytes = _output_bytes([work.source for work in sources], settings)
     num_shards = sharded_writers.parse_num_shards(flags.num_shards, num_bytes)
     settings = dataclasses.replace(settings, num_shards=num_shards)
-    return _Plan(settings, _fetch_settings(flags), statuses, sources, evaluation, extension)
+    fetch, keep = _fetch_settings(flags), flags.keep_originals
+    return _Plan(settings, fetch, statuses, sources, evaluation, extension, keep)
+
+
+def _weighted(sources: Sequence[filter_sources.Work]) -> list[filter_sources.Work]:
+    """Returns sources with their weights: rows, if the number of each is known, else bytes."""
+    num_rows = [reading.num_rows(work.source) for work in sources]
+    weights = num_rows if all(num_rows) else [work.source.num_bytes for work in sources]
+    return [work._replace(weight=weight) for work, weight in zip(sources, weights)]
 
 
 def _stage(flags: argparse.Namespace, plan: _Plan) -> publishing.OutputDirectory:
@@ -259,6 +279,7 @@ def _run_job(
         fetch=plan.fetch,
         directory=stage.address,
         scratch=stage.scratch,
+        kept=_find_kept(plan, stage.scratch),
         old_rejected=plan.extension.old_rejected() if plan.extension else (),
         old_paths=sorted(plan.extension.sources) if plan.extension else (),
         input_root=stage.inputs[incremental.ROOT],
@@ -271,8 +292,25 @@ def _run_job(
     progress = progress_line.Progress("clean", unit="pairs")
     build = functools.partial(clean_job.build, job=job)
     with _shuffle_dir(stage.scratch, beam_options):
-        result = options.run_pipeline(build, beam_options, progress, total_weight=plan.num_bytes)
+        total = sum(work.weight for work in plan.sources)
+        result = options.run_pipeline(build, beam_options, progress, total_weight=total)
     return statistics.read_collected(stage.scratch, result), progress
+
+
+def _find_kept(plan: _Plan, scratch: str) -> originals.Kept | None:
+    """Returns what earlier runs have fetched, if it is kept."""
+    if not plan.originals_dir:
+        return None
+    files.make_dirs(scratch)
+    index = files.join(scratch, "originals.npy")
+    kept = originals.Kept.find(plan.originals_dir, plan.fetch, index)
+    if kept.has_others():
+        print(
+            f"--keep_originals={plan.originals_dir}: what is there came with another --user_agent "
+            "or --fetch_private, and is not read",
+            file=sys.stderr,
+        )
+    return kept
 
 
 @contextlib.contextmanager
@@ -310,17 +348,31 @@ def _make_report(
 
 
 def _check_output(flags: argparse.Namespace) -> None:
-    """Raises ValueError if what is written would be read as input by the next run."""
-    output = files.absolute(flags.output) if flags.output else ""
+    """Raises ValueError if what is written would be read as input by the next run, or be lost."""
+    written = {"output": flags.output, "keep_originals": flags.keep_originals}
+    written = {name: path for name, path in written.items() if path}
     for folder in (name for name in flags.input if name and files.is_dir(name)):
-        root = files.absolute(folder).rstrip("/") + "/"
-        inner = output.removeprefix(root).split("/")
-        is_read = not any(name.startswith((".", "_")) for name in inner)
-        if output.startswith(root) and is_read:
+        for name, path in written.items():
+            inner = _below(folder, path)
+            if inner and not any(part.startswith((".", "_")) for part in inner.split("/")):
+                raise ValueError(
+                    f"--{name}={path}: is inside --input {folder}, and the next run would "
+                    "read it; choose a folder beside it"
+                )
+    if (keep := flags.keep_originals) and flags.output:
+        if _below(flags.output, keep) or files.absolute(keep) == files.absolute(flags.output):
             raise ValueError(
-                f"--output={flags.output}: is inside --input {folder}, and the next run would "
-                "read it; choose a folder beside it"
+                f"--keep_originals={keep}: is in --output {flags.output}, which is for pairs; "
+                "choose a folder beside it"
             )
+        if files.exists(keep) and not files.is_dir(keep):
+            raise ValueError(f"--keep_originals={keep}: is a file; name a folder")
+
+
+def _below(folder: str, path: str) -> str:
+    """Returns the part of a path that is below a folder; empty if it is not in it."""
+    root, whole = files.absolute(folder).rstrip("/") + "/", files.absolute(path)
+    return whole.removeprefix(root) if whole.startswith(root) else ""
 
 
 def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.CleanSettings) -> int:
@@ -414,7 +466,20 @@ def _dropped_in_short(rule: Mapping[str, Any]) -> str:
     return _dropped(rule) if is_of_form else f"{rule['dropped']:,} {rule['name']}"
 
 
-def _summary(report: Mapping[str, Any], output: str) -> str:
+def _urls_line(counts: Mapping[statistics.Count, int], originals_dir: str) -> str:
+    """Returns what became of the URLs of the input; empty if it has none."""
+    urls = {name: counts.get(statistics.Count("url", name), 0) for name in statistics.URLS}
+    if not any(urls.values()):
+        return ""
+    kept = f"{urls['kept']:,} read from {originals_dir}, " if originals_dir else ""
+    why = " (the row fell to a rule for captions or scores)" if urls["not_needed"] else ""
+    return (
+        f"pictures by URL: {kept}{urls['fetched']:,} fetched, "
+        f"{urls['not_needed']:,} not asked for{why}"
+    )
+
+
+def _summary(report: Mapping[str, Any], output: str, urls: str) -> str:
     kept, read, splits = report["kept"], report["read"], report["splits"]
     lines = [
         f"kept {kept:,} of {read:,} pairs ({kept / read:.1%}): "
@@ -432,5 +497,6 @@ def _summary(report: Mapping[str, Any], output: str) -> str:
     some = [f"{name} of {count:,} pairs" for name, count in columns.items()][:_MAX_COLUMNS]
     more = [f"and {len(columns) - len(some):,} more"] if len(columns) > len(some) else []
     lines += [f"left out of the metadata: {', '.join([*some, *more])}"] if some else []
+    lines += [urls] if urls else []
     size = templates.size(report["num_bytes"])
     return "\n".join([*lines, f"wrote {size} to {output}; see report.html there"])

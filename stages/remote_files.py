@@ -3,10 +3,12 @@
 """Files of remote systems: what `files`, which describes each function, does with `gs://...`.
 
 Through Beam's file systems: workers have them, and they take the pipeline's options (`--hdfs_host`,
-credentials). Their errors are OSErrors.
+credentials). Their errors are OSErrors; a store that does not answer, or not to us, is a ValueError
+with the remedy. Beam's own tries would take minutes, so a store is first asked with a time limit.
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import itertools
@@ -14,6 +16,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -23,13 +26,38 @@ from parti.stages.file_entries import Entry, Status, partial_name
 
 # A file of these appears when it is closed, never before; a rename there is a copy.
 OBJECT_STORES = ("gs", "s3", "azfs")
-# Scheme -> what Beam's file system imports (where it says so late), and what brings it.
+# Scheme -> what Beam's file system imports (where it says so late), what brings it, and what opens
+# a store that knows its users.
 _EXTRAS = {
-    "gs": ("", "parti[gcp]"),
-    "s3": ("boto3", "apache-beam[aws]"),
-    "azfs": ("azure.storage.blob", "apache-beam[azure]"),
-    "hdfs": ("hdfs", "apache-beam[hadoop]"),
+    "gs": (
+        "",
+        "pip install '.[gcp]' in Parti's folder",
+        "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a "
+        "key file, of an account that may use it",
+    ),
+    "s3": (
+        "boto3",
+        "pip install 'apache-beam[aws]'",
+        "run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of an account "
+        "that may use it",
+    ),
+    "azfs": (
+        "azure.storage.blob",
+        "pip install 'apache-beam[azure]'",
+        "set AZURE_STORAGE_CONNECTION_STRING, of an account that may use it",
+    ),
+    "hdfs": (
+        "hdfs",
+        "pip install 'apache-beam[hadoop]'",
+        "check --hdfs_host, --hdfs_port and --hdfs_user",
+    ),
 }
+_DENIED = re.compile(
+    r"\b40[13]\b|(access|permission) ?denied|forbidden|unauthorized|credentials|anonymous caller|"
+    r"InvalidAccessKeyId|SignatureDoesNotMatch|Authenticat|Authoriz",
+    re.IGNORECASE,
+)
+_ANSWER_SECONDS = 15.0  # in which a store must answer the first time
 _MEMORY_BYTES = 64 * 2**20  # of a file being written; beyond, a temporary file holds it
 _BATCH = 100  # files in one request
 _WILDCARD = re.compile(r"[*?\[]")
@@ -42,9 +70,8 @@ def is_object_store(path: str) -> bool:
 
 def open(path: str, mode: str) -> Any:
     """Opens a file; text is UTF-8. Nothing is compressed or decompressed."""
-    system = _system(path)
-    act = system.open if mode.startswith("r") else system.create
-    binary = act(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
+    act = "open" if mode.startswith("r") else "create"
+    binary = _ask(path, act, path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
     return binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8", newline="")
 
 
@@ -64,7 +91,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
 
 def exists(path: str) -> bool:
     """Returns whether there is such a file, or folder where the system has folders."""
-    return _system(path).exists(path)
+    return _ask(path, "exists", path)
 
 
 def is_dir(path: str) -> bool:
@@ -80,13 +107,13 @@ def is_empty(folder: str) -> bool:
 
 def status(path: str) -> Status:
     """Returns the size of a file and when it was last written."""
-    found = _system(path).metadata(path)
+    found = _ask(path, "metadata", path)
     return Status(found.size_in_bytes, found.last_updated_in_seconds or 0.0)
 
 
 def match(pattern: str, limit: int | None = None) -> list[Entry]:
     """Returns the files that a glob names, sorted; at most `limit`, if the system can count."""
-    results = _system(pattern).match([pattern], [limit])
+    results = _ask(pattern, "match", [pattern], [limit])
     return sorted({Entry(data.path, data.size_in_bytes) for data in results[0].metadata_list})
 
 
@@ -118,44 +145,43 @@ def make_dirs(path: str) -> None:
     """Makes a folder and those above it; nothing on an object store."""
     if not exists(path):
         with contextlib.suppress(FileExistsError):
-            _system(path).mkdirs(path)
+            _ask(path, "mkdirs", path)
 
 
 def rename(source: str, target: str) -> None:
     """Moves a file, or a folder where the system has folders, to a name that is free."""
     if is_object_store(source) and not exists(source):
         raise ValueError(f"{source}: not a file; an object store cannot move a folder")
-    _system(source).rename([source], [target])
+    _ask(source, "rename", [source], [target])
 
 
 def copy(sources: Sequence[str], targets: Sequence[str]) -> None:
     """Copies files to new names of the same system, within it."""
     for start in range(0, len(sources), _BATCH):
         batch = slice(start, start + _BATCH)
-        _system(sources[0]).copy(list(sources[batch]), list(targets[batch]))
+        _ask(sources[0], "copy", list(sources[batch]), list(targets[batch]))
 
 
 def remove(path: str) -> None:
     """Deletes a file, if it is there."""
     if exists(path):
-        _system(path).delete([path])
+        _ask(path, "delete", [path])
 
 
 def remove_tree(path: str) -> None:
     """Deletes a folder with all that is in it, if it is there."""
-    system = _system(path)
-    if system.has_dirs():
+    if _system(path).has_dirs():
         remove(path)
         return
     found = [entry.path for entry in walk(path)]
     for start in range(0, len(found), _BATCH):
-        system.delete(found[start : start + _BATCH])
+        _ask(path, "delete", found[start : start + _BATCH])
 
 
 def _system(path: str) -> Any:
     """Returns Beam's file system for an address."""
     scheme = path.partition("://")[0]
-    module, package = _EXTRAS.get(scheme, ("", ""))
+    module, install, _ = _EXTRAS.get(scheme, ("", "", ""))
     try:
         found = filesystems.FileSystems.get_filesystem(path)
         if module and type(found).__module__.startswith("apache_beam."):
@@ -166,8 +192,56 @@ def _system(path: str) -> Any:
         is_missing = any(isinstance(cause, ImportError) for cause in causes)
         if not is_missing and "Unable to get filesystem" not in str(error):
             raise ValueError(f"{path}: {causes[-1]}") from error  # --hdfs_host is not set
-        advice = f"; pip install '{package}'" if package else f"; known are {', '.join(_EXTRAS)}"
-        raise ValueError(f"{path}: no file system for {scheme}:// is installed{advice}") from error
+        advice = install or f"known are {', '.join(_EXTRAS)}"
+        raise ValueError(
+            f"{path}: no file system for {scheme}:// is installed; {advice}"
+        ) from error
+
+
+def _ask(path: str, method: str, *args: Any, **options: Any) -> Any:
+    """Returns what a method of Beam's file system for an address gives.
+
+    Raises:
+      ValueError: the store does not answer, or not to us; OSError: whatever else is wrong.
+    """
+    system = _system(path)
+    _check_answers("/".join(path.split("/")[:3]))
+    try:
+        return getattr(system, method)(*args, **options)
+    except Exception as error:
+        causes = (getattr(error, "exception_details", None) or {}).values()
+        why = " ".join(" ".join(map(str, (*causes, *(() if causes else (error,))))).split())
+        if _DENIED.search(why.replace(path, "")):
+            raise ValueError(f"{path}: not allowed; {_remedy(path)} ({why[:200]})") from error
+        if isinstance(error, OSError | ValueError | ImportError):
+            raise
+        raise OSError(f"{path}: {why[:200]}") from error  # of the store's own library
+
+
+@functools.cache
+def _check_answers(store: str) -> None:
+    """Raises ValueError unless a store answers in time, be it with an error."""
+    answered = threading.Event()
+    system, name = _system(store + "/"), f"{store}/parti"
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):
+            system.exists(name)
+        answered.set()
+
+    # It cannot be stopped, but does not hold up the end of the process.
+    threading.Thread(target=ask, daemon=True).start()
+    if not answered.wait(_ANSWER_SECONDS):
+        seconds = f"{_ANSWER_SECONDS:g} seconds"
+        raise ValueError(
+            f"{store}: no answer in {seconds}; check the network and the name, or {_remedy(store)}"
+        )
+
+
+def _remedy(path: str) -> str:
+    """Returns what opens a store."""
+    *_, access = _EXTRAS.get(path.partition("://")[0], ("check who may use it",))
+    return access
 
 
 def _list(folder: str, limit: int | None = None) -> list[Entry] | None:

@@ -283,6 +283,19 @@ class ReconstructedPair(Record):
     reconstruction: bytes
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Original(Record):
+    """What a URL gave: an image as it came, or the reason why there is none."""
+
+    KIND: ClassVar[str] = "a fetched image"
+    MADE_BY: ClassVar[str] = "`parti clean --keep_originals`"
+
+    url: str
+    image: bytes = b""
+    reason: str = ""  # one of those of rejected rows; empty if there is an image
+    measure: str = ""  # the value that decided, as text
+
+
 @dataclasses.dataclass(frozen=True)
 class Generation:
     """One generated image: a line of a generations manifest."""

@@ -26,6 +26,8 @@ from parti.stages import flag_parser, progress_line, quiet
 
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
+# Of the whole weight, before a total is estimated; and how wrong the one that is shown may be.
+_LEAST_SHARE, _TOLERANCE = 0.02, 0.1
 _TICK = np.dtype([("done", "<i8"), ("weight", "<i8")])
 
 
@@ -110,8 +112,7 @@ def _ticks(progress: progress_line.Progress | None, total_weight: int) -> Iterat
                 ticks = np.fromfile(file.name, _TICK, offset=position)  # whole ones alone
                 position += ticks.nbytes
                 done, weight = done + int(ticks["done"].sum()), weight + int(ticks["weight"].sum())
-                if total_weight and weight:
-                    progress.total = max(round(done * total_weight / weight), done)
+                progress.total = _estimate(progress.total, done, weight, total_weight)
                 if len(ticks):
                     progress.update(done)
 
@@ -124,6 +125,18 @@ def _ticks(progress: progress_line.Progress | None, total_weight: int) -> Iterat
             stop.set()
             thread.join()
             del os.environ[_TICKS_VARIABLE]
+
+
+def _estimate(shown: int, done: int, weight: int, total_weight: int) -> int:
+    """Returns the number of units that there will be; 0 as long as too little is known.
+
+    It stays as shown while it is about right, so that it does not jump with each file.
+    """
+    if not total_weight or weight < _LEAST_SHARE * total_weight:
+        return shown
+    total = max(round(done * total_weight / weight), done)
+    is_right = done <= shown and abs(total - shown) <= _TOLERANCE * shown
+    return shown if is_right and weight < total_weight else total
 
 
 class PipelineError(RuntimeError):

@@ -23,7 +23,7 @@ from parti.pipelines.beam import sharded_writers
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.clean import statistics
 from parti.pipelines.deduplicate import fingerprints
-from parti.pipelines.rules import evaluate, rule, splits, table
+from parti.pipelines.rules import evaluate, presets, rule, splits, table
 
 ORIGINAL_SIZE = "original_size"  # in the metadata: [width, height] before crop and resize
 # A JPEG is decoded at a size of at least twice the side of the output: see `images.decode`.
@@ -94,6 +94,11 @@ def filter_pair(
         for name, measure in measures.items()
     }
     return Filtered(passed, counts, near, changes, unknown)
+
+
+def needs_image(pair: records.ImageTextPair, rules: presets.RuleSettings) -> bool:
+    """Returns whether `filter_pair` may keep a pair, as far as it can say without the image."""
+    return evaluate.check_caption(pair.text, pair.metadata, rules)[1] is None
 
 
 def load_filter(

@@ -6,6 +6,7 @@ A source with a finished intermediate shard is not read again, so a killed run g
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +19,10 @@ from parti.pipelines import readers
 from parti.pipelines.beam import options
 from parti.pipelines.clean import filter_pair, intermediate, statistics
 from parti.pipelines.deduplicate import fingerprints
+from parti.pipelines.readers import reading
 from parti.pipelines.readers.base import left_out, rows
 from parti.pipelines.readers.base.source_files import FOLDER
-from parti.pipelines.readers.http import fetching
+from parti.pipelines.readers.http import fetching, originals
 from parti.stages import files
 
 TAGS = ("ranges", "rejected", "counts", "samples")  # the main output is "fingerprints"
@@ -29,6 +31,7 @@ _MAX_COLUMNS, _MAX_COLUMN = 100, 200  # left out and counted in a source; charac
 _FETCH = fetching.FetchSettings()
 
 PairFilter = Callable[[records.ImageTextPair], filter_pair.Filtered]
+NeedsImage = Callable[[records.ImageTextPair], bool]
 
 
 class Work(NamedTuple):
@@ -38,6 +41,7 @@ class Work(NamedTuple):
     source: readers.Source
     hashes: str = ""  # of pairs that an earlier run cleaned, the file with their rows
     in_part: bool = False  # whether to take only rows that `intermediate.read_wanted` names
+    weight: int = 0  # of all its rows in the progress line
 
 
 class FilterSource(beam.DoFn):
@@ -53,19 +57,24 @@ class FilterSource(beam.DoFn):
         directory: files.Path,
         num_shards: Mapping[str, int],
         fetch: fetching.FetchSettings = _FETCH,
+        needs_image: NeedsImage = lambda pair: True,
+        kept: originals.Kept | None = None,
     ) -> None:
         """Sets an existing folder that every worker reaches, and split -> final shards.
 
-        `make_filter` is called once in each worker.
+        `make_filter` is called once in each worker. An image by URL is fetched only if
+        `needs_image` is true of the pair without it, and not if it is `kept`.
         """
         self._make_filter, self._directory = make_filter, str(directory)
         self._num_shards, self._fetch = dict(num_shards), fetch
+        self._needs_image, self._kept = needs_image, kept
 
     def setup(self) -> None:
         """Makes what a worker keeps."""
         self._filter = self._make_filter()
         self._sampler = statistics.Sampler()
         self._fetcher = fetching.shared(self._fetch)  # so that limits for a host hold
+        self._originals = originals.Originals(self._kept) if self._kept else None
 
     def process(self, work: Work) -> Iterator[Any]:
         """Yields what a source gives, read now or by a run that was killed."""
@@ -73,7 +82,7 @@ class FilterSource(beam.DoFn):
         found = finished or self.write(work)
         tally = Tally.from_json(found.notes)
         if finished:
-            options.tick(tally.counts[statistics.Count("read")], work.source.num_bytes)
+            options.tick(tally.counts[statistics.Count("read")], work.weight)
         yield from found.fingerprints()
         for shard_and_range in found.ranges():
             yield beam.pvalue.TaggedOutput("ranges", shard_and_range)
@@ -81,12 +90,12 @@ class FilterSource(beam.DoFn):
 
     def write(self, work: Work) -> intermediate.Intermediate:
         """Reads a source and writes its shard; ValueError: a row that is wanted is not there."""
-        tally, rest = Tally(), work.source.num_bytes
+        tally, rest = Tally(), work.weight
         fill = self._add_known if work.hashes else self._add_filtered
         with intermediate.Writer(self._directory, work.name, self._num_shards) as writer:
             filled = fill(work, writer, tally)
             while sizes := list(itertools.islice(filled, _TICK_EVERY)):
-                weight = min(sum(sizes), rest)
+                weight = min(reading.share(work.source, sizes, work.weight), rest)
                 rest -= weight
                 options.tick(len(sizes), weight)
                 tally.counts[statistics.Count("read")] += len(sizes)
@@ -96,15 +105,9 @@ class FilterSource(beam.DoFn):
     def _add_filtered(
         self, work: Work, writer: intermediate.Writer, tally: "Tally"
     ) -> Iterator[int]:
-        """Filters the rows of a source; yields the size of each image, in bytes."""
+        """Filters the rows of a source; yields about the size of each in its file, in bytes."""
         files_left_out = left_out.LeftOut()
-        found: Iterator[tuple[int, rows.Row]] = enumerate(
-            readers.read_source(work.source, self._fetcher, files_left_out), work.source.start
-        )
-        if work.in_part:
-            wanted = intermediate.read_wanted(self._directory, work.name)
-            found = _select(found, wanted, work.source)
-        for number, row in found:
+        for number, row in self._rows(work, tally, files_left_out):
             if isinstance(row, readers.Rejected):
                 filtered, image = filter_pair.Filtered(row), b""
             else:
@@ -117,9 +120,37 @@ class FilterSource(beam.DoFn):
                 result = dataclasses.replace(filtered.result, address=address, row=index)
                 filtered = filtered._replace(result=result)
             tally.add(filtered, image, self._sampler)
-            yield len(image)
+            yield reading.size(row)
         if not work.in_part:  # else the earlier run has told of them
             tally.add_left_out(files_left_out, work.source.name, self._sampler)
+
+    def _rows(
+        self, work: Work, tally: "Tally", files_left_out: left_out.LeftOut
+    ) -> Iterator[tuple[int, rows.Row]]:
+        """Yields the rows of a source with their numbers; counts what became of their URLs."""
+        wanted = intermediate.read_wanted(self._directory, work.name) if work.in_part else None
+        numbers = None if wanted is None else frozenset(wanted)
+        urls = dict.fromkeys(statistics.URLS, 0)
+
+        def wants(number: int, pair: records.ImageTextPair) -> bool:
+            if numbers is not None and number not in numbers:
+                return False
+            is_needed = self._needs_image(pair)
+            urls["fetched" if is_needed else "not_needed"] += 1
+            return is_needed
+
+        with contextlib.ExitStack() as stack:
+            part = None
+            if self._originals:
+                part = stack.enter_context(originals.Part(self._originals, work.name))
+            read = readers.read_source(work.source, self._fetcher, files_left_out, wants, part)
+            found = enumerate(read, work.source.start)
+            yield from found if wanted is None else _select(found, wanted, work.source)
+            urls["kept"] = part.num_read if part else 0
+        urls["fetched"] -= urls["kept"]
+        tally.counts.update(
+            {statistics.Count("url", n): count for n, count in urls.items() if count}
+        )
 
     def _add_known(self, work: Work, writer: intermediate.Writer, tally: "Tally") -> Iterator[int]:
         """Takes over the pairs that an earlier run has cleaned; yields their sizes, in bytes."""

@@ -34,7 +34,7 @@ from parti.pipelines.clean import (
 )
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.deduplicate import duplicate_rules, fingerprints
-from parti.pipelines.readers.http import fetching
+from parti.pipelines.readers.http import fetching, originals
 from parti.stages import files
 
 _DESCRIBED = ("rejected", merge_shards.COUNTS, "samples", "captions")
@@ -49,6 +49,7 @@ class CleanJob:
     fetch: fetching.FetchSettings
     directory: files.Path  # exists; pairs, hashes and rejected rows are written there
     scratch: files.Path  # exists; for intermediate shards and counts
+    kept: originals.Kept | None = None  # what earlier runs fetched
     old_rejected: Sequence[incremental.OldRejected] = ()  # to take over
     old_paths: Sequence[str] = ()  # of the files that an earlier run has read
     input_root: str = ""  # beginning of addresses that rejected rows leave out
@@ -76,7 +77,12 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
         | "Filter sources"
         >> beam.ParDo(
             filter_sources.FilterSource(
-                make_filter, job.intermediate_dir, settings.shards, job.fetch
+                make_filter,
+                job.intermediate_dir,
+                settings.shards,
+                job.fetch,
+                functools.partial(filter_pair.needs_image, rules=settings.rules),
+                job.kept,
             )
         ).with_outputs(*filter_sources.TAGS, main="fingerprints")
     )

@@ -55,8 +55,8 @@ def write(
 ) -> None:
     """Writes report.json, all but the images, and report.html; with `run` also run.json.
 
-    Texts and lists are cut to what the page shows. `run` has `seconds`, and may have `num_workers`
-    and `peak_memory`, in bytes, of the largest process.
+    Texts and lists are cut to what the page shows. `run` has `seconds`, and may have `num_workers`,
+    `peak_memory`, in bytes, of the largest process, and `urls`, what became of them in words.
 
     Raises:
       ValueError: `report` has an unknown key of `report_schema.Report`, or lacks one.

@@ -21,6 +21,8 @@ from parti.pipelines.rules import rule, table
 from parti.stages import files
 
 SAMPLE_SIZE = 24
+# What became of a URL: read from what was kept, fetched, or not needed, for the row fell before.
+URLS = ("kept", "fetched", "not_needed")
 _SCORE_RULES = [row for row in table.RULES.values() if row.kind == table.SCORE]
 _MAX_CAPTION = 400  # characters in a sample
 _COLLECTED = ("files", "counts", "samples", "captions", "groups")
@@ -34,7 +36,8 @@ class Count(NamedTuple):
     (`left_out.REASONS`); "unknown_split" pairs of a split of another name; "new_key" those whose
     key was another file's too; "changed" captions that a repair changed; "no_value" pairs without a
     value for a rule; "left_out_column" pairs that passed without a column of their metadata;
-    "before" and "kept" the pairs in a bin of a histogram, before all rules and after.
+    "before" and "kept" the pairs in a bin of a histogram, before all rules and after; "url" the
+    pairs with an image by URL that was one of `URLS`.
     """
 
     kind: Literal[
@@ -49,8 +52,10 @@ class Count(NamedTuple):
         "left_out_column",
         "before",
         "kept",
+        "url",
     ]
-    name: str = ""  # of the reason, file, repair, rule or histogram; column and why
+    # Of the reason, file, repair, rule or histogram; column and why; or one of `URLS`
+    name: str = ""
     bin: int = 0
 
 

@@ -14,8 +14,8 @@ from parti.pipelines.readers.tables import delimited, pairs, parquet
 from parti.stages import files
 
 Source = source_files.Source
-# The fetcher is for URLs
-Read = Callable[[Source, fetching.Fetcher, left_out.LeftOut], Iterator[rows.Row]]
+# Images are those by URL
+Read = Callable[[Source, fetching.Images, left_out.LeftOut], Iterator[rows.Row]]
 Split = Callable[[source_files.Found], list[Source]]
 
 
@@ -41,7 +41,7 @@ class Format:
 
 def _stream(read: Callable[..., Iterator[rows.Row]], counts_files: bool = False) -> Read:
     def read_source(
-        source: Source, fetcher: fetching.Fetcher, found: left_out.LeftOut
+        source: Source, images: fetching.Images, found: left_out.LeftOut
     ) -> Iterator[rows.Row]:
         name, more = source.name, [found] if counts_files else []
         try:
@@ -94,7 +94,7 @@ _TABLE = (
         source_files.FOLDER,
         "image files with the caption beside each, in a .txt of the same name",
         pair_files.IMAGE_SUFFIXES,
-        lambda source, fetcher, found: folders.read_folder(source, found),
+        lambda source, images, found: folders.read_folder(source, found),
         folders.split,
         files="image files",
         is_certain=folders.has_captions,  # else a table may hold them

@@ -221,7 +221,7 @@ def test_a_job_runs_in_the_given_image_and_can_be_read_back(dataflow_flags, monk
 @pytest.mark.skipif(
     not importlib.util.find_spec("google.cloud")
     or not importlib.util.find_spec("google.cloud.dataflow_v1beta3"),
-    reason="needs pip install 'parti[gcp]'",
+    reason="needs pip install '.[gcp]'",
 )
 def test_dataflow_accepts_the_job(dataflow_flags, monkeypatch):
     """Beam's Dataflow runner checks the graph and makes the request; nothing is sent."""

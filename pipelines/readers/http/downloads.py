@@ -185,11 +185,15 @@ def opt_out(headers: urllib3.HTTPHeaderDict, user_agent: str) -> str:
     """
     if any(value.strip() == "1" for value in headers.getlist("TDM-Reservation")):
         return "TDM-Reservation: 1"
-    name = user_agent.partition("/")[0].strip().lower()
     for value in headers.getlist("X-Robots-Tag"):
-        if directive := _opt_out_directive(value, name):
+        if directive := _opt_out_directive(value, crawler(user_agent)):
             return f"X-Robots-Tag: {directive}"
     return ""
+
+
+def crawler(user_agent: str) -> str:
+    """Returns the name of a crawler, by which servers speak of it: `parti` of `parti/1.0`."""
+    return user_agent.partition("/")[0].strip().lower()
 
 
 def _opt_out_directive(value: str, name: str) -> str:

@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
+from parti.data.storage import records
 from parti.pipelines.readers.base import rows
-from parti.pipelines.readers.http import connections, downloads
+from parti.pipelines.readers.http import connections, downloads, originals
 
 T = TypeVar("T")
 FetchSettings = downloads.FetchSettings
+Wants = Callable[[int, records.ImageTextPair], bool]
 
 _POLL = 0.05  # seconds until the next try at a host that others in the process use
 _MAX_IDLE_HOSTS = 10_000
@@ -43,8 +45,11 @@ class _Task:
     """A row in the window."""
 
     row: Any
-    url: str
+    given: str  # the URL of the row
     size: int = 0  # bytes that the row holds in memory
+    part: originals.Part | None = None  # what is kept of the row's source
+    first: "_Task | None" = None  # the earlier row with the same URL, which asks for both
+    url: str = ""  # to request next
     host: str = ""
     tries: int = 0
     redirects: int = 0
@@ -69,14 +74,18 @@ class Fetcher:
         self._pool.clear()
 
     def fetch_all(
-        self, source: Iterable[tuple[T, str]], size: Callable[[T], int] = lambda row: 0
+        self,
+        source: Iterable[tuple[T, str]],
+        size: Callable[[T], int] = lambda row: 0,
+        part: originals.Part | None = None,
     ) -> Iterator[tuple[T, bytes | rows.Rejected]]:
         """Yields each row of (row, URL) with its image, or with why there is none, in their order.
 
         Rows are taken as there is room in the window; one whose URL is "" passes with b"". `size`
-        gives the bytes that a row holds, which count for `window_bytes`.
+        gives the bytes that a row holds, which count for `window_bytes`. What `part` has is not
+        requested, and what comes is kept there.
         """
-        return _Window(self, iter(source), size).run()
+        return _Window(self, iter(source), size, part).run()
 
     def start(self, task: _Task, done: "queue.SimpleQueue[Any]") -> bool:
         """Begins a task's request if its turn has come; returns whether it did."""
@@ -100,42 +109,62 @@ class Fetcher:
         return self._hosts.setdefault(name, _Host())
 
     def _request(self, task: _Task, host: _Host, done: "queue.SimpleQueue[Any]") -> None:
+        failure: Exception | None = None
         try:
             answer = downloads.get(self._pool, task.url, self.settings)
         except Exception as error:  # else the row would be waited for, for ever
             answer = downloads.Answer(rows.refuse("fetch_failed", repr(error)[:200]))
+        if task.part and originals.is_final(answer):
+            try:
+                task.part.keep(task.given, answer.content)
+            except RuntimeError as error:
+                failure = error
         with self._lock:
             host.active -= 1
             self._free += 1
             if 0 < answer.retry_after <= self.settings.max_wait:  # rest from all of us
                 host.next_start = max(host.next_start, time.monotonic() + answer.retry_after)
-        done.put((task, answer))
+        done.put((task, failure or answer))
 
 
 class _Window(Generic[T]):
     """The rows of one call of `fetch_all` that are under way or wait for an earlier one."""
 
     def __init__(
-        self, fetcher: Fetcher, source: Iterator[tuple[T, str]], size: Callable[[T], int]
+        self,
+        fetcher: Fetcher,
+        source: Iterator[tuple[T, str]],
+        size: Callable[[T], int],
+        part: originals.Part | None,
     ) -> None:
         self._fetcher, self._settings = fetcher, fetcher.settings
-        self._source, self._size = source, size
+        self._source, self._size, self._part = source, size, part
         self._is_at_end = False  # of the source
         self._tasks: collections.deque[_Task] = collections.deque()
         self._waiting: list[_Task] = []  # those whose next request is not begun
-        self._done: queue.SimpleQueue[tuple[_Task, downloads.Answer]] = queue.SimpleQueue()
+        self._first: dict[str, _Task] = {}  # those that are requested, by the URL of the row
+        self._done: queue.SimpleQueue[tuple[_Task, downloads.Answer | Exception]] = (
+            queue.SimpleQueue()
+        )
         self._num_bytes = 0
 
     def run(self) -> Iterator[tuple[T, bytes | rows.Rejected]]:
         while self._tasks or not self._is_at_end:
             self._fill()
             self._start_requests()
-            while self._tasks and (content := self._tasks[0].content) is not None:
+            while self._tasks and (content := self._content()) is not None:
                 task = self._tasks.popleft()
                 self._num_bytes -= task.size
+                if self._first.get(task.given) is task:
+                    del self._first[task.given]
                 yield task.row, content
             if self._tasks:
                 self._take_answers()
+
+    def _content(self) -> bytes | rows.Rejected | None:
+        """Returns the final content of the first row, if it has come."""
+        task = self._tasks[0]
+        return (task.first or task).content
 
     def _is_full(self) -> bool:
         return self._num_bytes >= self._settings.window_bytes
@@ -145,14 +174,31 @@ class _Window(Generic[T]):
             if (item := next(self._source, None)) is None:
                 self._is_at_end = True
                 return
-            task = _Task(item[0], item[1], self._size(item[0]))
+            task = _Task(item[0], item[1], self._size(item[0]), self._part)
             self._tasks.append(task)
             self._num_bytes += task.size
-            _enter(task, task.url)
-            if task.content is None:
-                self._waiting.append(task)
-            elif len(self._tasks) == 1:
+            self._begin(task)
+            if len(self._tasks) == 1 and task.content is not None:
                 return  # nothing to wait for: no need to take more rows first
+
+    def _begin(self, task: _Task) -> None:
+        """Finds the content of a row that enters the window, or lets it wait for its request."""
+        _enter(task, task.given)
+        if task.content is None and self._part:
+            task.content = self._part.get(task.given)
+            self._hold(task)
+        if task.content is not None:
+            return
+        first = self._first.setdefault(task.given, task)
+        if first is task:
+            self._waiting.append(task)
+        else:
+            task.first = first
+
+    def _hold(self, task: _Task) -> None:
+        if isinstance(task.content, bytes):
+            task.size += len(task.content)
+            self._num_bytes += len(task.content)
 
     def _start_requests(self) -> None:
         """Begins the requests whose turn has come; in a full window only that of the first row."""
@@ -168,12 +214,12 @@ class _Window(Generic[T]):
         with contextlib.suppress(queue.Empty):
             while True:
                 task, answer = self._done.get(timeout=timeout)
+                if isinstance(answer, Exception):
+                    raise answer
                 self._settle(task, answer)
+                self._hold(task)
                 if task.content is None:  # it needs another request
                     self._waiting.append(task)
-                elif isinstance(task.content, bytes):
-                    task.size += len(task.content)
-                    self._num_bytes += len(task.content)
                 timeout = 0.0
 
     def _settle(self, task: _Task, answer: downloads.Answer) -> None:
@@ -182,6 +228,8 @@ class _Window(Generic[T]):
             task.redirects += 1
             if task.redirects > settings.max_redirects:
                 task.content = rows.refuse("fetch_redirects", f"over {settings.max_redirects}")
+                if self._part:
+                    self._part.keep(task.given, task.content)
             else:
                 _enter(task, answer.redirect)
             return
@@ -199,6 +247,22 @@ class _Window(Generic[T]):
             return None
         rest = min(task.not_before for task in self._waiting) - time.monotonic()
         return rest if rest > 0 else _POLL
+
+
+def every(number: int, pair: records.ImageTextPair) -> bool:
+    """Wants the image of every row."""
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Where images by URL come from for the rows of one source, and for which they are fetched."""
+
+    fetcher: Fetcher
+    # (number of the row, its pair with an empty image) -> whether the image is fetched; else the
+    # pair is given with the empty one
+    wants: Wants = every
+    part: originals.Part | None = None  # what is kept
 
 
 def _enter(task: _Task, url: str) -> None:

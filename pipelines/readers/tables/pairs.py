@@ -54,7 +54,7 @@ class _Ready(NamedTuple):
 
 
 def read_table(
-    source: Source, fetcher: fetching.Fetcher, *, read_rows: ReadRows, suffixes: Sequence[str]
+    source: Source, images: fetching.Images, *, read_rows: ReadRows, suffixes: Sequence[str]
 ) -> Iterator[rows.Row]:
     """Yields the pairs of a table, or of some of its rows, in their order.
 
@@ -67,8 +67,8 @@ def read_table(
     stem = pair_files.relative(source.paths[0], source.root)
     for suffix in (*decompression.SUFFIXES, *suffixes):
         stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
-    prepared = _prepared(source, read_rows, stem)
-    for row, fetched in fetcher.fetch_all(prepared, size=_size):
+    prepared = _prepared(source, read_rows, stem, images.wants)
+    for row, fetched in images.fetcher.fetch_all(prepared, _size, images.part):
         if isinstance(row, rows.Rejected):
             yield row
             continue
@@ -98,7 +98,7 @@ def _size(row: _Ready | rows.Rejected) -> int:
 
 
 def _prepared(
-    source: Source, read_rows: ReadRows, stem: str
+    source: Source, read_rows: ReadRows, stem: str, wants: fetching.Wants
 ) -> Iterator[tuple[_Ready | rows.Rejected, str]]:
     next_row = source.start
     # Rows of a jsonl have names of their own.
@@ -107,11 +107,23 @@ def _prepared(
         for index, cells in read_rows(source):
             next_row = index + 1
             row = _prepare(cells, f"{stem}#{index}", source, roles)
-            yield row, row.url if isinstance(row, _Ready) else ""
+            yield _checked(row, index, source.name, wants)
     except (parquet.BrokenError, *decompression.ERRORS) as error:
         where = f"from row {next_row:,} on: " if next_row else ""
         name, why = source.name, where + rows.one_line(error)
         yield rows.reject(name, "broken_file", why, source=name), ""
+
+
+def _checked(
+    row: _Ready | rows.Rejected, index: int, file: str, wants: fetching.Wants
+) -> tuple[_Ready | rows.Rejected, str]:
+    """Returns a row, rejected if it is no pair whatever its image, and the URL to fetch, or ""."""
+    if isinstance(row, rows.Rejected) or not row.url:
+        return row, ""
+    pair = rows.make_pair(row.key, b"", row.text, file, json.loads(row.metadata))
+    if isinstance(pair, rows.Rejected):
+        return pair, ""
+    return row, row.url if wants(index, pair) else ""
 
 
 def _prepare(

@@ -124,3 +124,14 @@ def test_an_unknown_runner_is_the_users_mistake():
     _, beam_options = options.parse(parser(), ["--input", "a", "--runner=NoRunner"])
     with pytest.raises(ValueError, match="NoRunner"):
         options.run_pipeline(lambda root: None, beam_options)
+
+
+def test_an_estimated_total_does_not_jump():
+    estimate = options._estimate
+    assert estimate(0, 1, 10, 0) == 0  # nothing to estimate by
+    assert estimate(0, 1, 10, 10_000) == 0  # too little is known
+    assert estimate(0, 5, 500, 10_000) == 100
+    assert estimate(100, 10, 950, 10_000) == 100  # 105, which is about right
+    assert estimate(100, 10, 500, 10_000) == 200
+    assert estimate(100, 101, 9_800, 10_000) == 103  # as there are more
+    assert estimate(95, 90, 10_000, 10_000) == 90  # at the end it is known
