@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 _MARKS = {  # byte order mark -> encoding; the longer ones first
     codecs.BOM_UTF8: "utf-8-sig",
@@ -95,7 +96,9 @@ def _names(header: str, separator: str) -> list[str]:
     return [cell.strip().strip('"').strip().lower() for cell in header.split(separator)]
 
 
-def _rows(text: str, skipped: int, separator: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
+def _rows(
+    text: str, skipped: int, separator: str, quoting: Literal[0, 3]
+) -> Iterator[tuple[int, list[str]]]:
     """Yields (number of its first line, cells) of the rows of a text after some skipped lines."""
     lines = io.StringIO(text, newline="\n")
     reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)

@@ -82,7 +82,8 @@ def _group(
         groups.setdefault((name, root), []).append(entry)
     taken, noted = {path for _, path in found}, set[tuple[str, str]]()
     for (name, root), entries in groups.items():
-        others, left_out = None, []
+        others: list[files.Entry] | None = None
+        left_out: list[tuple[str, str]] = []
         if (name, root) in folders:
             inner = tuple(f"{r}/" for n, r in groups if n == name and r.startswith(f"{root}/"))
             others = [

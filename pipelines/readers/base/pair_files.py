@@ -218,7 +218,7 @@ def _is_texts(value: Any) -> bool:
 
 def _captions_in(metadata: Mapping[str, Any]) -> list[str]:
     """Returns the captions of the first field that holds a text, or a list with some."""
-    fields = {name.casefold(): value for name, value in reversed(metadata.items())}
+    fields = {name.casefold(): value for name, value in reversed(list(metadata.items()))}
     for name in CAPTION_FIELDS:
         value = fields.get(name)
         if isinstance(value, str) and value.strip():

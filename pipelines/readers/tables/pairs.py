@@ -136,10 +136,12 @@ def _prepare(
     roles = roles or column_roles.candidates(list(cells), source.columns)
     key_column, *_ = roles.get(column_roles.KEY, (None,))
     texts = roles.get(column_roles.TEXT, (None,))
-    text_column = next((column for column in texts if not _is_empty(cells.get(column))), texts[0])
+    text_column = next(
+        (column for column in texts if not _is_empty(_cell(cells, column))), texts[0]
+    )
     images = roles.get(column_roles.IMAGE, ())
-    key = _key(cells.get(key_column)) or name
-    text, more_captions = _caption(cells.get(text_column), text_column)
+    key = _key(_cell(cells, key_column)) or name
+    text, more_captions = _caption(_cell(cells, text_column), text_column)
     if isinstance(text, str) and source.format in delimited.SEPARATORS:
         text = _as_utf8(text)
     if isinstance(text, rows.Rejected):
@@ -154,6 +156,10 @@ def _prepare(
         if isinstance(part, rows.Rejected):
             return part.of(key, text, file)
     return _Ready(key, text, metadata, **image)  # type: ignore[arg-type]
+
+
+def _cell(cells: Cells, column: str | None) -> Any:
+    return None if column is None else cells.get(column)
 
 
 def _is_empty(value: Any) -> bool:
