@@ -16,13 +16,14 @@ import dataclasses
 import functools
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from parti.data.images import image_hashes
 
 MAX_DISTANCE = 8  # bits
+_FAR = image_hashes.NUM_BITS + 1
 _BITS_PER_ERROR = 3  # a hash with few set bits, of an image of little detail, must be nearer
 
 _SIDE = image_hashes.THUMBNAIL_SIDE
@@ -30,6 +31,7 @@ _GRID = 16  # cells on a side of a view whose colours are compared
 _HEADER = struct.Struct("<4H2I")  # box in 65535ths, width, height
 _UNIT = 65535
 _THUMBNAIL_BYTES = 3 * _SIDE * _SIDE
+MAX_BYTES = _HEADER.size + 2 * _THUMBNAIL_BYTES  # of a sketch
 _YCC = image_hashes.YCC / 1000
 _WHOLE_BOX = (0.0, 0.0, 1.0, 1.0)
 
@@ -49,10 +51,10 @@ _COARSE_LEVELS = 32.0  # for a quarter of a side, before a window is moved
 _STEPS, _STEP, _MAX_STEP, _DAMPING = 3, 0.008, 0.04, 20.0
 _MIRROR_SHARE = 0.75  # of the limit for whole images: drawings of left and right hands differ a bit
 _CAPTION_LEVELS = 16.0  # by which a column of a view is changed under a caption
-_BAR_COLUMNS, _CAPTION_COLUMNS = 14, 8  # of _GRID
+_BAR_COLUMNS, _CAPTION_COLUMNS = 14, 10  # of _GRID
 _CAPTION_LIMIT = 0.75  # levels, of what a caption without a bar leaves
 _MIN_CONTRAST = 1.0  # levels; in views of less nothing is to be compared
-_MIN_ISOTROPY = 0.03  # see `_isotropy`
+_MIN_ISOTROPY = 0.04  # see `_isotropy`
 
 
 class View(NamedTuple):
@@ -94,12 +96,22 @@ _UPPER, _LOWER = NUM_VIEWS - 2, NUM_VIEWS - 1
 class Family:
     """Views whose hashes are compared: each of the `probes` with each of the `targets`.
 
-    The two lists are columns of `hashes`; if they are equal, views are compared with their own
-    column only.
+    Both are columns of `hashes`.
     """
 
     probes: tuple[int, ...]
     targets: tuple[int, ...]
+
+    @property
+    def is_between_different(self) -> bool:
+        """Returns whether no probe is a target too."""
+        return not set(self.probes) & set(self.targets)
+
+    def views(self, has_frame: bool) -> Iterable[int]:
+        """Yields its columns, each once; that of the box only for an image that has a frame."""
+        for view in dict.fromkeys(self.probes + self.targets):
+            if view != _BOX or has_frame:
+                yield view
 
 
 FAMILIES = (
@@ -108,6 +120,13 @@ FAMILIES = (
     Family((_UPPER,), (_UPPER,)),
     Family((_LOWER,), (_LOWER,)),
 )
+
+
+class Sketches(Protocol):
+    """Sketches by number; a list of them, or what reads them where they are asked for."""
+
+    def __getitem__(self, index: int, /) -> bytes:
+        """Returns a sketch."""
 
 
 class Found(NamedTuple):
@@ -228,12 +247,13 @@ def near_limits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.minimum(bits // _BITS_PER_ERROR, MAX_DISTANCE)
 
 
-def _is_near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.bitwise_count(a ^ b) <= near_limits(a, b)
+def is_near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns whether hashes (uint64, broadcast) differ in no more bits than `near_limits`."""
+    return _distances_within(a, b) <= MAX_DISTANCE
 
 
 def compare(
-    one: bytes, one_hashes: np.ndarray, many: Sequence[bytes], many_hashes: np.ndarray
+    one: bytes, one_hashes: np.ndarray, many: Sketches, many_hashes: np.ndarray
 ) -> dict[int, Found]:
     """Returns which of many images are changed copies of one, or it of them: index -> how.
 
@@ -251,9 +271,9 @@ def compare(
 
 
 def _all_found(
-    one: bytes, own: np.ndarray, many: Sequence[bytes], theirs: np.ndarray
+    one: bytes, own: np.ndarray, many: Sketches, theirs: np.ndarray
 ) -> Iterable[tuple[int, str, float]]:
-    yield from _find_mirrored(one, many, np.flatnonzero(_is_near(own[_WHOLE], theirs[:, _MIRROR])))
+    yield from _find_mirrored(one, many, np.flatnonzero(is_near(own[_WHOLE], theirs[:, _MIRROR])))
     windows = slice(_MIRROR + 1, _UPPER)
     for near, is_one_smaller in (
         (_distances_within(own[_WHOLE], theirs[:, windows]), True),
@@ -262,27 +282,34 @@ def _all_found(
         rows = np.flatnonzero(near.min(axis=1) <= MAX_DISTANCE)
         views = near[rows].argmin(axis=1) + windows.start
         yield from _find_cropped(one, many, rows, views, is_one_smaller)
-    framed = np.array([has_frame(data) for data in many], bool)
     if has_frame(one):
-        rows = np.flatnonzero(_is_near(own[_BOX], theirs[:, _WHOLE]))
+        rows = np.flatnonzero(is_near(own[_BOX], theirs[:, _WHOLE]))
         yield from _find_bordered(one, many, rows, own_box=True, their_box=False)
-        rows = np.flatnonzero(_is_near(own[_BOX], theirs[:, _BOX]) & framed)
-        rows = rows[[_is_wider_frame(one, many[row]) for row in rows]] if len(rows) else rows
+        rows = _framed(many, np.flatnonzero(is_near(own[_BOX], theirs[:, _BOX])))
+        rows = np.array([row for row in rows if _is_wider_frame(one, many[row])], int)
         yield from _find_bordered(one, many, rows, own_box=True, their_box=True)
-    rows = np.flatnonzero(_is_near(own[_WHOLE], theirs[:, _BOX]) & framed)
+    rows = _framed(many, np.flatnonzero(is_near(own[_WHOLE], theirs[:, _BOX])))
     yield from _find_bordered(one, many, rows, own_box=False, their_box=True)
     for view in (_UPPER, _LOWER):
-        rows = np.flatnonzero(_is_near(own[view], theirs[:, view]))
+        rows = np.flatnonzero(is_near(own[view], theirs[:, view]))
         yield from _find_overlaid(one, many, rows, view)
+
+
+def _framed(many: Sketches, rows: np.ndarray) -> np.ndarray:
+    return np.array([row for row in rows if has_frame(many[row])], int)
 
 
 def _distances_within(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Returns in how many bits hashes differ; more than any limit for those that are not near."""
     bits = np.bitwise_count(a ^ b)
-    return np.where(bits <= near_limits(a, b), bits, 99)
+    found = np.full(bits.shape, _FAR, np.uint8)
+    at = np.nonzero(bits <= MAX_DISTANCE)  # a few
+    near = bits[at] <= near_limits(*(np.broadcast_to(x, bits.shape)[at] for x in (a, b)))
+    found[at] = np.where(near, bits[at], _FAR)
+    return found
 
 
-def _pixels(many: Sequence[bytes], rows: np.ndarray, box: bool = False) -> np.ndarray:
+def _pixels(many: Sketches, rows: np.ndarray, box: bool = False) -> np.ndarray:
     """Returns the thumbnails [n, _SIDE, _SIDE, 3] float64 of some sketches, whole or of the box."""
     found = np.zeros((len(rows), _SIDE, _SIDE, 3))
     for index, row in enumerate(rows):
@@ -336,7 +363,7 @@ def _accept(
         yield int(rows[index]), change, float(levels[index])
 
 
-def _limits(one: bytes, many: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
+def _limits(one: bytes, many: Sketches, rows: np.ndarray) -> np.ndarray:
     """Returns the `image_hashes.colour_limit` of the smaller of each pair."""
     sizes = np.array([_size(many[row]) for row in rows], np.int64).reshape(-1, 2).prod(axis=1)
     return image_hashes.colour_limit(np.minimum(sizes, np.prod(_size(one))))
@@ -348,7 +375,7 @@ def _size(data: bytes) -> tuple[int, int]:
 
 
 def _find_mirrored(
-    one: bytes, many: Sequence[bytes], rows: np.ndarray
+    one: bytes, many: Sketches, rows: np.ndarray
 ) -> Iterable[tuple[int, str, float]]:
     if len(rows):
         own = _sample(_pixels([one], np.zeros(len(rows), int)), _boxes(len(rows)))
@@ -358,7 +385,7 @@ def _find_mirrored(
 
 
 def _find_bordered(
-    one: bytes, many: Sequence[bytes], rows: np.ndarray, own_box: bool, their_box: bool
+    one: bytes, many: Sketches, rows: np.ndarray, own_box: bool, their_box: bool
 ) -> Iterable[tuple[int, str, float]]:
     if len(rows):
         own = _pixels([one], np.zeros(len(rows), int), own_box)
@@ -397,11 +424,11 @@ def _is_wider_frame(one: bytes, other: bytes) -> bool:
 
 
 def _find_overlaid(
-    one: bytes, many: Sequence[bytes], rows: np.ndarray, view: int
+    one: bytes, many: Sketches, rows: np.ndarray, view: int
 ) -> Iterable[tuple[int, str, float]]:
     """Finds images that agree outside a strip, across which one of them has a caption.
 
-    A caption is on a bar from edge to edge, or is as wide as half the image; then the
+    A caption is on a bar from edge to edge, or is most of the width of the image; then the
     rest must be equal: drawings of one series often differ in a hat, or in a shirt.
     """
     if not len(rows):
@@ -420,7 +447,7 @@ def _find_overlaid(
 
 
 def _find_cropped(
-    one: bytes, many: Sequence[bytes], rows: np.ndarray, views: np.ndarray, is_one_smaller: bool
+    one: bytes, many: Sketches, rows: np.ndarray, views: np.ndarray, is_one_smaller: bool
 ) -> Iterable[tuple[int, str, float]]:
     """Finds the images of which one is a window, or that are a window of it."""
     if not len(rows):
@@ -505,3 +532,30 @@ def _step(
     normal = transposed @ jacobian + _DAMPING * residual.shape[1] * np.eye(4)
     step = np.linalg.solve(normal, transposed @ residual)[..., 0]
     return np.clip(step, -_MAX_STEP, _MAX_STEP)
+
+
+class CopyIndex:
+    """Finds the changed copies of a set of images held in memory, 3 to 6 KB an image."""
+
+    def __init__(self) -> None:
+        self._keys: list[str] = []
+        self._sketches: list[bytes] = []
+        self._hashes = np.zeros((0, NUM_VIEWS), np.uint64)
+
+    def add(self, key: str, data: bytes) -> None:
+        """Adds an image by its sketch."""
+        self._keys.append(key)
+        self._sketches.append(data)
+
+    def query(self, data: bytes) -> tuple[str, Found] | None:
+        """Returns the image that one is most like, by its sketch: changed, or changed from it."""
+        if len(self._hashes) < len(self._keys):
+            added = [hashes(data) for data in self._sketches[len(self._hashes) :]]
+            self._hashes = np.concatenate([self._hashes, np.stack(added)])
+        if not self._keys:
+            return None
+        found = compare(data, hashes(data), self._sketches, self._hashes)
+        if not found:
+            return None
+        best = min(found, key=lambda index: (found[index].levels, index))
+        return self._keys[best], found[best]

@@ -91,7 +91,9 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 @functools.cache
 def cosines() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns whole-number DCT rows [frequency, pixel] and the row and column of each bit."""
-    by_frequency = sorted(itertools.product(range(THUMBNAIL_SIDE), repeat=2), key=lambda uv: (sum(uv), uv))
+    by_frequency = sorted(
+        itertools.product(range(THUMBNAIL_SIDE), repeat=2), key=lambda uv: (sum(uv), uv)
+    )
     rows, columns = np.array(by_frequency[1 : NUM_BITS + 1]).T
     frequency = np.arange(max(rows.max(), columns.max()) + 1)[:, None]
     basis = np.cos(np.pi * frequency * (2 * np.arange(THUMBNAIL_SIDE) + 1) / (2 * THUMBNAIL_SIDE))
@@ -179,6 +181,11 @@ def band_keys(phash: int) -> tuple[int, ...]:
     return tuple(
         (band << 22) | (blocks[i] << 11) | blocks[j] for band, (i, j) in enumerate(_KEY_BLOCKS)
     )
+
+
+def separate_bands() -> tuple[int, ...]:
+    """Returns numbers of `band_keys` that have no block in common: one error spoils one of them."""
+    return tuple(_KEY_BLOCKS.index((block, block + 1)) for block in range(0, 6, 2))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 # Namespace of Beam's counters, for the displays of remote runners; the report counts the output.
 COUNTERS = "parti.clean"
-_BYTES = ("content", "pixels", "colours", "caption")
+_BYTES = ("content", "pixels", "colours", "caption", "sketch")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Fingerprint:
       words: min-hash signature of the caption; () unless near captions are searched for.
       area: width times height of the source image, in pixels.
       num_bytes: size of the encoded source image, in bytes.
+      sketch: of the source image (see `data.images.image_copies`); empty unless near pictures are
+        searched for, and in rows of an earlier version.
       known: kept by an earlier run that this one extends; such a pair is not dropped for a new one.
     """
 
@@ -44,6 +46,7 @@ class Fingerprint:
     words: tuple[int, ...]
     area: int
     num_bytes: int
+    sketch: bytes = b""
     known: bool = False
 
     @property
@@ -64,7 +67,7 @@ class Fingerprint:
     @classmethod
     def from_json(cls, line: str, **missing: Any) -> "Fingerprint":
         """Reads a line that `to_json` made; `missing` are fields that were left out of it."""
-        values = json.loads(line) | missing
+        values = {"sketch": ""} | json.loads(line) | missing
         for name in _BYTES:
             values[name] = bytes.fromhex(values[name])
         return cls(**values | {"phash": int(values["phash"], 16), "words": tuple(values["words"])})
