@@ -244,7 +244,7 @@ def has_frame(data: bytes) -> bool:
 def near_limits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Returns in how many bits hashes (uint64, broadcast) may differ."""
     bits = np.minimum(np.bitwise_count(a), np.bitwise_count(b))
-    return np.minimum(bits // _BITS_PER_ERROR, MAX_DISTANCE)
+    return np.clip(bits // _BITS_PER_ERROR, 1, MAX_DISTANCE)
 
 
 def is_near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
