@@ -3,11 +3,12 @@
 """Keeps what models are evaluated on out of what they are trained on.
 
     kept_out = decontamination.EvaluationSet.load(["PartiPrompts.tsv", "coco/val2014"])
-    kept_out.hit("A cat on a mat.", phash, colours)  # (reason, which of the set) or None
+    kept_out.hit("A cat on a mat.", phash, colours, num_pixels, sketch)  # (reason, which) or None
 
 A caption is hit if it holds a run of `num_words` words of a caption of the set, or, for a caption
 of the set that is shorter, if it is the same text; both in the form of `text.text_hashes`. An
-image is hit if it is near-equal to one of the set, as `images.image_hashes` says.
+image is hit if it is near-equal to one of the set, as `images.image_hashes` says, or if one of the
+two is the other mirrored, bordered, cropped or with a caption over it (`images.image_copies`).
 """
 
 import hashlib
@@ -20,21 +21,21 @@ from collections.abc import Iterable
 import numpy as np
 
 from parti.data.decontamination import evaluation_files
-from parti.data.images import image_hashes, images
+from parti.data.images import image_copies, image_hashes, images
 from parti.data.text import text_hashes
 from parti.stages import files
 
 NUM_WORDS = 8
 CONTAMINATED_CAPTION, CONTAMINATED_IMAGE = "contaminated_caption", "contaminated_image"
 _MAX_SHOWN = 100  # characters of a caption
-_FORMAT = "parti evaluation set 1"
+_FORMAT = "parti evaluation set 2"
 
 
 class EvaluationSet:
     """Captions and images to find again.
 
-    It holds about 500 bytes for an image and 100 for a run of words. A process that only queries
-    opens what another one saved, and need not decode the images again.
+    It holds about 4 to 7 KB for an image and 100 bytes for a run of words. A process that only
+    queries opens what another one saved, and need not decode the images again.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class EvaluationSet:
         self._hashes: set[bytes] = set()  # `text_hashes.caption_hash` of each
         self._runs: dict[int, int] = {}  # hash of a run -> number of the caption
         self._index = image_hashes.NearIndex(*self._limits)
+        self._sketches: list[bytes] = []  # of each image
+        self._copies = image_copies.CopyIndex()
 
     @property
     def num_captions(self) -> int:
@@ -103,7 +106,9 @@ class EvaluationSet:
                     except ValueError as error:
                         raise ValueError(f"{item.name}: {error}; mend or remove it") from error
                     num_pixels = image.shape[0] * image.shape[1]
-                    loaded.add_image(item.name, *image_hashes.fingerprint(image), num_pixels)
+                    hashes = image_hashes.fingerprint(image)
+                    sketch = image_copies.sketch(image)
+                    loaded.add_image(item.name, *hashes, num_pixels, sketch)
         return loaded
 
     def add_caption(self, name: str, text: str) -> None:
@@ -118,22 +123,42 @@ class EvaluationSet:
         self._captions.append(f"{name}: {shown}")
 
     def add_image(
-        self, name: str, phash: int, colours: bytes, num_pixels: int = image_hashes.REFERENCE_PIXELS
+        self,
+        name: str,
+        phash: int,
+        colours: bytes,
+        num_pixels: int = image_hashes.REFERENCE_PIXELS,
+        sketch: bytes = b"",
     ) -> None:
-        """Adds an image by its `image_hashes.fingerprint` and its width times height."""
+        """Adds an image by its `image_hashes.fingerprint` and its width times height.
+
+        With its `image_copies.sketch` changed copies of it are found too.
+        """
         self._index.add(name, phash, colours, num_pixels)
+        self._sketches.append(sketch)
+        if sketch:
+            self._copies.add(name, sketch)
 
     def hit(
-        self, text: str, phash: int, colours: bytes, num_pixels: int = image_hashes.REFERENCE_PIXELS
+        self,
+        text: str,
+        phash: int,
+        colours: bytes,
+        num_pixels: int = image_hashes.REFERENCE_PIXELS,
+        sketch: bytes = b"",
     ) -> tuple[str, str] | None:
         """Returns (reason, what of the set it meets) if a pair may not be trained on, or None.
 
         Images are compared first. `num_pixels` is width times height of the image: colours are
-        compared less closely in a small one.
+        compared less closely in a small one. Without its
+        sketch no changed copies are found.
         """
         if match := self._index.query(phash, colours, num_pixels):
             distance = f"{match.distance} bits, {match.colour_distance:.1f} levels"
             return CONTAMINATED_IMAGE, f"{match.key} ({distance})"
+        if sketch and (copy := self._copies.query(sketch)):
+            key, found = copy
+            return CONTAMINATED_IMAGE, f"{key} ({found.change}, {found.levels:.1f} levels)"
         if self._runs:
             for run in text_hashes.ngram_hashes(text_hashes.words(text), self._num_words):
                 if (number := self._runs.get(run)) is not None:
@@ -160,6 +185,8 @@ class EvaluationSet:
             phashes=np.array(phashes, np.uint64),
             sizes=np.array(sizes, np.uint64),
             colours=_bytes_array(b"".join(colours)),
+            sketches=_bytes_array(b"".join(self._sketches)),
+            sketch_sizes=np.array([len(sketch) for sketch in self._sketches], np.int64),
         )
         files.write_bytes(path, buffer.getvalue())
 
@@ -171,6 +198,9 @@ class EvaluationSet:
                 header = json.loads(arrays["header"].tobytes())
                 hashes, colours = arrays["hashes"].tobytes(), arrays["colours"].tobytes()
                 runs, numbers = arrays["runs"].tolist(), zip(arrays["phashes"], arrays["sizes"])
+                sketches = ends = np.zeros(0, np.uint8)
+                if header["format"] == _FORMAT:
+                    sketches, ends = arrays["sketches"], np.cumsum(arrays["sketch_sizes"])
         except (KeyError, zipfile.BadZipFile, ValueError) as error:
             raise ValueError(f"{os.fspath(path)}: not a saved evaluation set: {error}") from error
         if header["format"] != _FORMAT:
@@ -181,7 +211,9 @@ class EvaluationSet:
         step = image_hashes.NUM_COLOURS
         for number, (name, (phash, size)) in enumerate(zip(header["names"], numbers, strict=True)):
             colour = colours[number * step : (number + 1) * step]
-            opened.add_image(name, int(phash), colour, int(size))
+            begin = ends[number - 1] if number else 0
+            sketch = sketches[begin : ends[number]].tobytes()
+            opened.add_image(name, int(phash), colour, int(size), sketch)
         return opened
 
 

@@ -25,14 +25,15 @@ MAX_DISTANCE = 4  # bits; up to here `band_keys` finds every pair
 MAX_COLOUR_DISTANCE = 9.0  # levels of 255, for images of 64 x 64 (see `colour_limit`)
 REFERENCE_PIXELS = 64 * 64
 
-_SIDE = 32  # of the thumbnail, in pixels
-_HALVE_FROM = 16 * _SIDE
+THUMBNAIL_SIDE = 32  # pixels
+_HALVE_FROM = 16 * THUMBNAIL_SIDE
 _GRID = 8  # cells on a side of the colours
 NUM_COLOURS = 3 * _GRID * _GRID  # bytes of the colours
 _SCALE = 1 << 12  # of the whole-number cosines
 _DEAD_ZONE = 12.0  # levels, in units of the orthonormal DCT: what smaller coefficients say is noise
+BIT_THRESHOLD = int(_DEAD_ZONE * 1000 * _SCALE * _SCALE)  # of coefficients of `cosines`, of luma
 # Luma, blue and red difference of RGB, in thousandths (Rec. 601, as JPEG has them).
-_YCC = np.array([[299, -169, 500], [587, -331, -419], [114, 500, -81]])
+YCC = np.array([[299, -169, 500], [587, -331, -419], [114, 500, -81]])
 
 # 6 blocks of 10 or 11 bits, of which any 2 make a key: 4 wrong bits spoil at most 4 blocks.
 _EDGES = tuple(round(NUM_BITS * i / 6) for i in range(7))
@@ -62,18 +63,18 @@ def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
     Source: the DCT hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash
     Functions", 2010, section 3.2, with a fixed threshold for its median.
     """
-    small = _thumbnail(image)
-    basis, rows, columns = _cosines()
-    luma = small.astype(np.int64) @ _YCC[:, 0]
+    small = thumbnail(image)
+    basis, rows, columns = cosines()
+    luma = small.astype(np.int64) @ YCC[:, 0]
     coefficients = (basis @ luma @ basis.T)[rows, columns]
-    bits = coefficients > int(_DEAD_ZONE * 1000 * _SCALE * _SCALE)
-    cell = _SIDE // _GRID
+    bits = coefficients > BIT_THRESHOLD
+    cell = THUMBNAIL_SIDE // _GRID
     sums = small.reshape(_GRID, cell, _GRID, cell, 3).sum(axis=(1, 3), dtype=np.uint32)
     means = ((sums + cell * cell // 2) // (cell * cell)).astype(np.uint8)
     return int.from_bytes(np.packbits(bits).tobytes(), "big"), means.tobytes()
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
+def thumbnail(image: np.ndarray) -> np.ndarray:
     """Returns [32, 32, 3] uint8: means of equal areas, within a level or two.
 
     Halving is several times as fast as the rest, so a large image is halved first; the last row
@@ -82,17 +83,19 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
     while min(image.shape[:2]) >= _HALVE_FROM:
         height, width = image.shape[0] // 2, image.shape[1] // 2
         image = images.resize(image[: 2 * height, : 2 * width], (height, width))
-    return images.resize(image, _SIDE)
+    return images.resize(image, THUMBNAIL_SIDE)
 
 
 @functools.cache
-def _cosines() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cosines() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns whole-number DCT rows [frequency, pixel] and the row and column of each bit."""
-    by_frequency = sorted(itertools.product(range(_SIDE), repeat=2), key=lambda uv: (sum(uv), uv))
+    by_frequency = sorted(
+        itertools.product(range(THUMBNAIL_SIDE), repeat=2), key=lambda uv: (sum(uv), uv)
+    )
     rows, columns = np.array(by_frequency[1 : NUM_BITS + 1]).T
     frequency = np.arange(max(rows.max(), columns.max()) + 1)[:, None]
-    basis = np.cos(np.pi * frequency * (2 * np.arange(_SIDE) + 1) / (2 * _SIDE))
-    basis *= np.where(frequency == 0, np.sqrt(1 / _SIDE), np.sqrt(2 / _SIDE))
+    basis = np.cos(np.pi * frequency * (2 * np.arange(THUMBNAIL_SIDE) + 1) / (2 * THUMBNAIL_SIDE))
+    basis *= np.where(frequency == 0, np.sqrt(1 / THUMBNAIL_SIDE), np.sqrt(2 / THUMBNAIL_SIDE))
     return np.rint(basis * _SCALE).astype(np.int64), rows, columns
 
 
@@ -119,7 +122,7 @@ def colour_distance(a: bytes, b: bytes) -> float:
 def colour_distances(colour: bytes, rows: np.ndarray) -> np.ndarray:
     """Returns the `colour_distance` of one image to each of many: [n] float64 of [n, 192] uint8."""
     difference = rows.astype(np.int64) - np.frombuffer(colour, np.uint8)
-    ycc = difference.reshape(-1, _GRID, _GRID, 3) @ _YCC
+    ycc = difference.reshape(-1, _GRID, _GRID, 3) @ YCC
     luma = np.abs(ycc[..., 0]).max(axis=(1, 2))
     half = _GRID // 2
     chroma = ycc[..., 1:].reshape(-1, half, 2, half, 2, 2).sum(axis=(2, 4))
@@ -171,6 +174,11 @@ def band_keys(phash: int) -> tuple[int, ...]:
     blocks = [(phash >> low) & ((1 << (high - low)) - 1) for low, high in edges]
     pairs = enumerate(_KEY_BLOCKS)
     return tuple((band << 22) | (blocks[i] << 11) | blocks[j] for band, (i, j) in pairs)
+
+
+def separate_bands() -> tuple[int, ...]:
+    """Returns numbers of `band_keys` that have no block in common: one error spoils one of them."""
+    return tuple(_KEY_BLOCKS.index((block, block + 1)) for block in range(0, 6, 2))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

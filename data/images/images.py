@@ -43,6 +43,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = 5  # from this orientation on, width and height are swapped
+_PNG_DEPTH = 24  # byte of the file that holds the bits of a sample
+# A PNG without any of these has no orientation. Pillow decodes all of it to find that out.
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC = 256, 257, 258, 262
 SSIM_WINDOW = 11  # pixels; images are at least as large
 _SSIM_SIGMA, _SSIM_K1, _SSIM_K2 = 1.5, 0.01, 0.03
 
@@ -69,7 +73,10 @@ def read_size(data: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            return (height, width) if _SIDEWAYS <= _orientation(image) <= 8 else (width, height)
+            if image.format == "TIFF":  # whose size some versions of Pillow give upright
+                width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+            is_sideways = _SIDEWAYS <= _orientation(image, data) <= 8
+            return (height, width) if is_sideways else (width, height)
     except Exception as error:  # noqa: BLE001 - a broken file can raise nearly anything
         raise _not_an_image(data, error) from error
 
@@ -77,8 +84,9 @@ def read_size(data: bytes) -> tuple[int, int]:
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> DecodedImage:
     """Decodes an image of any common format to upright RGB.
 
-    The EXIF orientation is applied; transparent parts become white; palette, grey, CMYK and
-    16-bit grey become 8-bit RGB; of an animation the first frame is taken.
+    The orientation is applied, that of EXIF or of the TIFF itself; transparent parts become white;
+    palette, grey, CMYK and 16 bits a sample become 8-bit RGB; of an animation the first frame is
+    taken.
 
     With a `draft_side`, in pixels, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, in a
     fraction of the time, as long as both sides keep that. The pixels then are those of that size: a
@@ -97,10 +105,13 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> De
                 raise ValueError(f"{width} x {height} is over the limit of {max_pixels} pixels")
             if image.format in ("JPEG", "MPO") and _count_scans(data) > _MAX_SCANS:
                 raise ValueError(f"more than {_MAX_SCANS} scans")
-            orientation = _orientation(image)
+            # Pillow turns a TIFF itself when it loads it.
+            orientation = 1 if image.format == "TIFF" else _orientation(image, data)
             if draft_side:
                 image.draft(None, (draft_side, draft_side))
-            rgb = _to_rgb(image)
+            rgb = _to_rgb(image, data)
+            if image.format == "TIFF":
+                width, height = rgb.size
     except Exception as error:  # noqa: BLE001 - a broken file can raise nearly anything
         raise _not_an_image(data, error) from error
     if orientation in _UPRIGHT:
@@ -116,8 +127,10 @@ def _not_an_image(data: bytes, error: Exception) -> ValueError:
     return ValueError(f"not an image ({len(data)} bytes): {reason}")
 
 
-def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 (upright) when there is none or EXIF is broken."""
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """Returns the orientation, 1 (upright) when there is none or what says it is broken."""
+    if image.format == "PNG" and not any(mark in data for mark in _PNG_EXIF):
+        return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - broken EXIF does not spoil a good image
@@ -130,20 +143,52 @@ def _count_scans(data: bytes) -> int:
     return int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
+    """Loads an image; returns it as 8-bit RGB, its transparent parts white."""
     image.load()
-    if image.mode.startswith("I"):
-        # 16 bits a pixel; Pillow's own conversion would clip at 255.
-        grey = (np.clip(np.asarray(image), 0, 65535).astype(np.uint32) + 128) // 257
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range")
-    if "A" in image.getbands() or "transparency" in image.info or image.mode in ("La", "RGBa"):
+    if image.format == "PNG" and "transparency" in image.info:
+        _clear_colour(image, data)
+    if image.mode.startswith("I"):
+        return _deep_grey(image).convert("RGB")
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", layer.size, _WHITE)
         white.paste(layer, (0, 0), layer)
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Returns grey of more than 8 bits as 8 bits, where Pillow's conversion would clip at 255."""
+    values = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+    if image.format == "TIFF":
+        if image.tag_v2.get(_TIFF_BITS) == (12,):
+            values = (values * 65535 + 2047) // 4095
+        if image.mode.startswith("I;16") and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
+            values = 65535 - values  # white is 0
+    grey = ((values + 128) // 257).astype(np.uint8)
+    if (clear := image.info.get("transparency")) is not None:
+        grey[values == clear] = 255
+    return Image.fromarray(grey)
+
+
+def _clear_colour(image: Image.Image, data: bytes) -> None:
+    """Makes the transparent colour of a loaded PNG, which has the file's depth, fit its pixels."""
+    depth, clear = data[_PNG_DEPTH], image.info["transparency"]
+    if image.mode == "L" and depth < 8:
+        image.info["transparency"] = clear * 255 // ((1 << depth) - 1)
+    elif image.mode == "RGB" and depth == 16:
+        del image.info["transparency"]
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as other:
+            # The pixels hold the high bytes of the samples; read as little-endian, the low ones.
+            other.tile = [tile._replace(args="RGB;16L") for tile in other.tile]
+            low = np.asarray(other).astype(np.uint16)
+        equal = (np.asarray(image).astype(np.uint16) << 8 | low) == clear
+        image.paste(_WHITE, mask=Image.fromarray(equal.all(axis=2)))
 
 
 def encode_png(image: np.ndarray) -> bytes:

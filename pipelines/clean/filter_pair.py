@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import xxhash
 
 from parti.data.decontamination import decontamination
-from parti.data.images import crops, image_hashes, images
+from parti.data.images import crops, image_copies, image_hashes, images
 from parti.data.storage import records
 from parti.data.text import captions, text_hashes
 from parti.pipelines import readers
 from parti.pipelines.beam import sharded_writers
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.clean import statistics
-from parti.pipelines.deduplicate import fingerprints
+from parti.pipelines.deduplicate import duplicate_rules, fingerprints
 from parti.pipelines.rules import evaluate, presets, rule, splits, table
 
 ORIGINAL_SIZE = "original_size"  # in the metadata: [width, height] before crop and resize
@@ -83,8 +83,12 @@ def filter_pair(
     if isinstance(picture, tuple):
         return reject(*picture)
     row = _fingerprint(pair, text, picture, settings)
-    if evaluation and (hit := evaluation.hit(text, row.phash, row.colours, row.area)):
-        return reject(*hit)
+    if evaluation:
+        sketch = row.sketch
+        if evaluation.num_images and not sketch:
+            sketch = image_copies.sketch(picture.pixels)
+        if hit := evaluation.hit(text, row.phash, row.colours, row.area, sketch):
+            return reject(*hit)
     passed = Passed(_output(pair, text, picture, row.phash, settings), row)
     near = {
         name: (
@@ -132,6 +136,7 @@ def _fingerprint(
     settings: clean_settings.CleanSettings,
 ) -> fingerprints.Fingerprint:
     phash, colours = image_hashes.fingerprint(picture.pixels)
+    is_near_wanted = settings.duplicates.near != duplicate_rules.NONE
     return fingerprints.Fingerprint(
         id="",
         key=pair.key,
@@ -144,6 +149,7 @@ def _fingerprint(
         words=text_hashes.minhash(text) if settings.rules.values["near_captions"] else (),
         area=picture.width * picture.height,
         num_bytes=len(pair.image),
+        sketch=image_copies.sketch(picture.pixels) if is_near_wanted else b"",
     )
 
 

@@ -10,7 +10,8 @@ The rules are applied in this order, each to what those before it kept:
 1. `image_with_too_many_captions`: equal pixels with too many different captions.
 2. `caption_on_too_many_images`: a caption with too many different pictures.
 3. `duplicate_pair`, `duplicate_image`: equal pixels, with an equal or another caption.
-4. `near_duplicate`: a near-equal picture (grouped in `near_duplicates`).
+4. `near_duplicate`: a near-equal picture (grouped in `near_duplicates`), then one that is mirrored,
+   bordered, cropped or has a caption over it (`changed_copies`).
 5. `near_caption`: a caption that shares most of its runs of characters with another.
 
 Of copies the one with the smallest `Fingerprint.order` is kept: the largest picture. Rows that an
@@ -27,7 +28,7 @@ import apache_beam as beam
 
 from parti.data.images import image_hashes
 from parti.pipelines.beam import disk_group_by_key
-from parti.pipelines.deduplicate import fingerprints, near_duplicates, similarity
+from parti.pipelines.deduplicate import changed_copies, fingerprints, near_duplicates, similarity
 
 IMAGE, PAIR, NONE = "image", "pair", "none"
 MAX_COUNT = 100_000  # of values that are counted in memory, 16 bytes each
@@ -91,8 +92,11 @@ class FindDuplicates(beam.PTransform):
         similarity_rules = list(_similarity_rules(settings))
         for index, similar in enumerate(similarity_rules):
             if index:
-                rows = _without(rows, links[-1])
-            links.append(rows | near_duplicates.FindNear(similar, settings.max_representatives))
+                rows = _without(rows, links[-1], similar.name)
+            most = settings.max_representatives
+            if isinstance(similar, changed_copies.ChangedCopies):
+                most = min(most, changed_copies.MAX_REPRESENTATIVES)
+            links.append(rows | near_duplicates.FindNear(similar, most))
         if links:
             all_links = links | "All links" >> beam.Flatten()
             # A row of equal pixels is linked to the copy that stays: there is nothing to follow.
@@ -236,6 +240,7 @@ def _similarity_rules(settings: DuplicateSettings) -> Iterator[similarity.Simila
         yield similarity.ImageSimilarity(
             settings.max_distance, settings.max_colour_distance, settings.near == PAIR
         )
+        yield changed_copies.ChangedCopies(settings.near == PAIR)
     if settings.near_captions:
         yield similarity.CaptionSimilarity(settings.near_captions)
 
@@ -262,14 +267,16 @@ def _apply(group: tuple[bytes, Iterable[bytes]], rule: _GroupRule) -> Iterator[A
         yield row if found is None else beam.pvalue.TaggedOutput("dropped", found)
 
 
-def _without(rows: beam.PCollection, links: beam.PCollection) -> beam.PCollection:
+def _without(rows: beam.PCollection, links: beam.PCollection, label: str) -> beam.PCollection:
     """Returns the rows that no link drops."""
-    by_id = rows | "Rows by id" >> beam.Map(lambda row: (row.id.encode(), fingerprints.pack(row)))
-    dropped = links | "Links by id" >> beam.Map(lambda link: (link.id.encode(), b""))
+    by_id = rows | f"{label}: rows by id" >> beam.Map(
+        lambda row: (row.id.encode(), fingerprints.pack(row))
+    )
+    dropped = links | f"{label}: links by id" >> beam.Map(lambda link: (link.id.encode(), b""))
     return (
         (by_id, dropped)
-        | "Same id" >> disk_group_by_key.GroupByKey()
-        | "Row and link" >> beam.MapTuple(lambda _, values: list(values))  # two at most
-        | "Not linked" >> beam.Filter(lambda values: b"" not in values)
-        | "Rows left" >> beam.Map(lambda values: fingerprints.unpack(values[0]))
+        | f"{label}: same id" >> disk_group_by_key.GroupByKey()
+        | f"{label}: row and link" >> beam.MapTuple(lambda _, values: list(values))  # two at most
+        | f"{label}: not linked" >> beam.Filter(lambda values: b"" not in values)
+        | f"{label}: rows left" >> beam.Map(lambda values: fingerprints.unpack(values[0]))
     )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 # Namespace of Beam's counters, for the displays of remote runners; the report counts the output.
 COUNTERS = "parti.clean"
-_BYTES = ("content", "pixels", "colours", "caption")
+_BYTES = ("content", "pixels", "colours", "caption", "sketch")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Fingerprint:
     words: tuple[int, ...]  # min-hash signature of the caption; () unless near ones are searched
     area: int  # width times height of the source image, in pixels
     num_bytes: int  # of the encoded source image
+    # Of the image (`data.images.image_copies`); empty unless near ones are searched, and in old rows
+    sketch: bytes = b""
     # Kept by an earlier run that this one extends; such a pair is not dropped for a new one
     known: bool = False
 
@@ -50,7 +52,7 @@ class Fingerprint:
     @classmethod
     def from_json(cls, line: str, **missing: Any) -> "Fingerprint":
         """Reads a line that `to_json` made; `missing` are fields that were left out of it."""
-        values = json.loads(line) | missing
+        values = {"sketch": ""} | json.loads(line) | missing
         for name in _BYTES:
             values[name] = bytes.fromhex(values[name])
         return cls(**values | {"phash": int(values["phash"], 16), "words": tuple(values["words"])})

@@ -61,7 +61,7 @@ class FindNear(beam.PTransform):
     """Takes `Fingerprint` rows, returns a `Link` for each that has a better near one."""
 
     def __init__(self, rule: similarity.SimilarityRule, max_representatives: int) -> None:
-        super().__init__(f"Find {rule.reason}")
+        super().__init__(f"Find {rule.name}")
         self._rule, self._max_representatives = rule, max_representatives
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
@@ -103,9 +103,8 @@ class _Spread(beam.DoFn):
         self._num_bytes = 0
 
     def process(self, row: fingerprints.Fingerprint) -> Iterator[tuple[bytes, bytes]]:
-        sketch = self._rule.sketch(row)
         handle = int.from_bytes(_handle(row), "little")
-        for band, key in enumerate(self._rule.keys(row)):
+        for band, key, sketch in self._rule.points(row):
             partition = bytes((band, (key * 0x9E3779B97F4A7C15 >> 32) % _NUM_PARTITIONS))
             self._blocks.setdefault(partition, bytearray()).extend(_PACK_POINT(key, sketch, handle))
             self._num_bytes += _POINT.itemsize

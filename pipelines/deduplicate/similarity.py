@@ -25,15 +25,18 @@ class SimilarityRule(Protocol):
     """Drops a row for a better one that is near, and says what "near" means."""
 
     @property
+    def name(self) -> str:
+        """Returns what the rule is called, unlike all others."""
+
+    @property
     def reason(self) -> str:
         """Why a row is dropped for it: a short name, counted and reported."""
 
-    def keys(self, row: fingerprints.Fingerprint) -> Iterable[int]:
-        """Returns a 64-bit key for each band; near rows have one in common, in the same band."""
+    def points(self, row: fingerprints.Fingerprint) -> Iterable[tuple[int, int, int]]:
+        """Yields (band, key, sketch), all of a row; two near rows have a key in common in a band.
 
-    def sketch(self, row: fingerprints.Fingerprint) -> int:
-        """Returns 64 bits that `collisions` compares."""
-        return 0
+        A band is under 256, a key and a sketch have 64 bits; `collisions` compares the sketches.
+        """
 
     def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
         """Returns which of the rows of one key ([n] uint64) may be near another one: indices."""
@@ -60,16 +63,17 @@ class ImageSimilarity(SimilarityRule):
     # Levels in which the colours may differ, at 64 x 64 pixels (`image_hashes.colour_limit`)
     max_colour_distance: float = image_hashes.MAX_COLOUR_DISTANCE
     same_caption: bool = False  # near images count only if their captions are equal too
+    name: str = "near pictures"
     reason: str = "near_duplicate"
+
+    def points(self, row: fingerprints.Fingerprint) -> Iterable[tuple[int, int, int]]:
+        """Yields the hash itself and its bands, with the hash as sketch."""
+        return ((band, key, row.phash) for band, key in enumerate(self.keys(row)))
 
     def keys(self, row: fingerprints.Fingerprint) -> Iterable[int]:
         """Returns the hash itself, so that its copies meet no other row, then its bands."""
         salt = int.from_bytes(row.caption[:8], "little") if self.same_caption else 0
         return [key ^ salt for key in _image_bands(row.phash)]
-
-    def sketch(self, row: fingerprints.Fingerprint) -> int:
-        """Returns the perceptual hash."""
-        return row.phash
 
     def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
         """Returns the rows with a near hash that no earlier band brings together."""
@@ -145,7 +149,12 @@ class CaptionSimilarity(SimilarityRule):
     """
 
     min_similarity: float = 0.8  # that share, in (0, 1]
+    name: str = "near captions"
     reason: str = "near_caption"
+
+    def points(self, row: fingerprints.Fingerprint) -> Iterable[tuple[int, int, int]]:
+        """Yields the bands; their sketch is 0, for a band of a signature is selective enough."""
+        return ((band, key, 0) for band, key in enumerate(self.keys(row)))
 
     def keys(self, row: fingerprints.Fingerprint) -> Iterable[int]:
         """Returns the bands of the signature; none if there is no signature."""

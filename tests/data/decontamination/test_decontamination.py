@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from parti.data.decontamination import decontamination, evaluation_files
-from parti.data.images import image_hashes, images
+from parti.data.images import image_copies, image_hashes, images
 from parti.data.scenes import scenes
 from parti.data.storage import records, tfrecords
 
@@ -33,6 +33,38 @@ def jpeg(image, quality=50, size=None):
 def ask(kept_out, data, text="some words"):
     image = images.decode_image(data)
     return kept_out.hit(text, *image_hashes.fingerprint(image), image.shape[0] * image.shape[1])
+
+
+def test_changed_copies_of_pictures(tmp_path):
+    bar = np.zeros((10, 64, 3), np.uint8)
+    bar[2:-2, 4:-4:3] = 255
+    changes = {
+        "mirrored": lambda image: image[:, ::-1],
+        "bordered": lambda image: np.pad(image, ((4, 4), (4, 4), (0, 0)), constant_values=30),
+        "cropped": lambda image: image[3:61, 3:61],
+        "overlaid": lambda image: np.concatenate([image[:54], bar]),
+    }
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    for i in range(20):
+        (folder / f"{i:02d}.png").write_bytes(images.encode_png(drawn(i)))
+    kept_out = decontamination.EvaluationSet.load([folder])
+    kept_out.save(tmp_path / "saved")
+    for evaluation in (kept_out, decontamination.EvaluationSet.open(tmp_path / "saved")):
+        for change, function in changes.items():
+            found = 0
+            for i in range(20):
+                copy = np.ascontiguousarray(function(drawn(i)))
+                size = copy.shape[0] * copy.shape[1]
+                hashes = (*image_hashes.fingerprint(copy), size)
+                hit = evaluation.hit("some words", *hashes, image_copies.sketch(copy))
+                if hit:
+                    assert hit[0] == "contaminated_image" and hit[1].startswith(f"{i:02d}.png (")
+                    found += 1
+            assert found >= 19, change
+        for i in range(100, 130):
+            hashes = image_hashes.fingerprint(drawn(i))
+            assert not evaluation.hit("words", *hashes, 4096, image_copies.sketch(drawn(i)))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
 import io
+import struct
+import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from parti.data.images import images
 
@@ -84,11 +87,176 @@ def test_exif_orientation(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(Image.fromarray(pixels), exif=exif)
-    from PIL import ImageOps
-
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     np.testing.assert_array_equal(images.decode_image(data), expected)
     assert images.read_size(data) == expected.shape[1::-1]
+
+
+def exif_of(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf='
+    b'"http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+    b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def tiff(compression: str) -> dict[str, Any]:
+    """Returns how a picture of an orientation is saved as TIFF."""
+    return {
+        "kind": "TIFF",
+        "options": lambda o: {"compression": compression, "tiffinfo": {274: o}},
+    }
+
+
+ORIENTED: dict[str, dict[str, Any]] = {
+    **{f"tiff-{name}": tiff(name) for name in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")},
+    "tiff-exif": {"kind": "TIFF", "options": lambda o: {"exif": exif_of(o)}},
+    "png": {"kind": "PNG", "options": lambda o: {"exif": exif_of(o)}},
+    "jpeg": {"kind": "JPEG", "options": lambda o: {"exif": exif_of(o), "quality": 95}},
+    "jpeg-xmp": {"kind": "JPEG", "options": lambda o: {"xmp": XMP % o, "quality": 95}},
+    "webp": {"kind": "WEBP", "options": lambda o: {"exif": exif_of(o), "lossless": True}},
+    "mpo": {
+        "kind": "MPO",
+        "options": lambda o: {
+            "exif": exif_of(o),
+            "quality": 95,
+            "save_all": True,
+            "append_images": [Image.new("RGB", (48, 32))],
+        },
+    },
+    "avif": {"kind": "AVIF", "options": lambda o: {"exif": exif_of(o), "quality": 95}},
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ORIENTED)
+def test_orientation_is_applied_once_in_every_format(form: str, orientation: int) -> None:
+    # Green above, red on the left, blue on the right, when upright: 48 wide and 32 high.
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:, :24], upright[:, 24:], upright[:12] = (220, 20, 20), (20, 20, 220), (20, 200, 20)
+    turns = Image.Transpose
+    stored = Image.fromarray(upright)
+    inverse = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_90,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_270,
+    }
+    if orientation in inverse:
+        stored = stored.transpose(inverse[orientation])
+    kind, options = ORIENTED[form]["kind"], ORIENTED[form]["options"](orientation)
+    data = encode(stored, kind, **options)
+    decoded = images.decode(data)
+    assert images.read_size(data) == (48, 32) == (decoded.width, decoded.height)
+    assert decoded.pixels.shape == upright.shape
+    for row, column in ((4, 24), (26, 6), (26, 42)):
+        difference = decoded.pixels[row, column].astype(int) - upright[row, column]
+        assert np.abs(difference).max() < 40, (row, column)
+
+
+def test_the_orientation_of_a_png_may_follow_its_pixels() -> None:
+    chunk = b"eXIf" + exif_of(6).tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data = encode(Image.new("RGB", (6, 4)))
+    data = data[:-12] + chunk + data[-12:]
+    assert images.decode_image(data).shape == (6, 4, 3)
+    assert images.read_size(data) == (4, 6)
+
+
+def png(depth: int, colour_type: int, samples: list[int], clear: bytes = b"") -> bytes:
+    """Returns a PNG of one row, with `clear` as its tRNS; its palette is one of two colours."""
+    bits = "".join(format(sample, f"0{depth}b") for sample in samples)
+    bits += "0" * (-len(bits) % 8)
+    width = len(samples) // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"PLTE", bytes([10, 20, 30, 40, 50, 60]))]
+    chunks += [(b"tRNS", clear)] if clear else []
+    row = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    chunks += [(b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in chunks:
+        if name != b"PLTE" or colour_type == 3:
+            checksum = struct.pack(">I", zlib.crc32(name + content))
+            data += struct.pack(">I", len(content)) + name + content + checksum
+    return data
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_is_white_at_every_depth(depth: int) -> None:
+    most = (1 << depth) - 1
+    for clear in {0, most // 2, most}:
+        data = png(depth, 0, [0, most // 2, most], struct.pack(">H", clear))
+        expected = [
+            255 if value == clear else round(255 * value / most) for value in (0, most // 2, most)
+        ]
+        assert np.abs(images.decode_image(data)[0, :, 0].astype(int) - expected).max() <= 1
+
+
+def test_transparency_is_over_white_in_every_kind_of_png() -> None:
+    white, colour, half = [255] * 3, [10, 20, 30], [147, 152, 157]
+    deep = [257 * value for value in (10, 20, 30)]
+    cases = {
+        "one colour of 8 bits": (
+            png(8, 2, [1, 2, 3, *colour], struct.pack(">3H", 1, 2, 3)),
+            colour,
+        ),
+        # 1, 2, 3 in their high bytes as well, but another colour: not transparent.
+        "one colour of 16 bits": (
+            png(16, 2, [256, 512, 768, 257, 512, 768], struct.pack(">3H", 256, 512, 768)),
+            [1, 2, 3],
+        ),
+        **{f"palette of {n}": (png(n, 3, [0, 1], b"\0\x80"), half) for n in (1, 2, 4, 8)},
+        "one of a palette": (png(8, 3, [0, 1], b"\0\xff"), [40, 50, 60]),
+        "grey and alpha": (png(8, 4, [9, 0, 77, 255]), [77] * 3),
+        "deep grey and alpha": (png(16, 4, [9, 0, 77 * 257, 65535]), [77] * 3),
+        "colour and alpha": (png(8, 6, [9, 9, 9, 0, *colour, 255]), colour),
+        "deep colour and alpha": (png(16, 6, [9, 9, 9, 0, *deep, 65535]), colour),
+    }
+    for name, (data, second) in cases.items():
+        assert images.decode_image(data)[0].tolist() == [white, second], name
+
+
+def test_transparency_is_over_white_in_every_mode() -> None:
+    palette = Image.new("P", (2, 1), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.putalpha(Image.frombytes("L", (2, 1), b"\0\xff"))
+    files = {"PA": (palette, [10, 20, 30])}
+    for mode in ("LA", "RGBA"):
+        image = Image.frombytes("LA", (2, 1), bytes([9, 0, 77, 255])).convert(mode)
+        files[mode] = (image, [77] * 3)
+    for mode, (image, second) in files.items():
+        assert image.mode == mode
+        assert images.decode_image(encode(image, "TIFF"))[0].tolist() == [[255] * 3, second], mode
+    for mode in ("La", "RGBa", "PA"):
+        assert np.asarray(images._to_rgb(Image.new(mode, (1, 1)), b"")).tolist() == [[[255] * 3]]
+    half = Image.frombytes("RGBa", (1, 1), bytes([100, 0, 0, 128]))
+    red, *others = images._to_rgb(half, b"").getpixel((0, 0))
+    assert abs(red - 226) <= 1 and others == [127, 127]  # 199 of red at half, over white
+
+
+def test_deep_grey_of_tiff() -> None:
+    data = encode(Image.fromarray(np.array([[0, 65535, 1000]], np.uint16)), "TIFF")
+    assert images.decode_image(data)[0, :, 0].tolist() == [0, 255, 4]
+    at = data.index(struct.pack("<HHII", 262, 3, 1, 1))
+    inverted = data[:at] + struct.pack("<HHII", 262, 3, 1, 0) + data[at + 12 :]
+    assert images.decode_image(inverted)[0, :, 0].tolist() == [255, 0, 251]
+    # 12 bits a sample: 0x000, 0xfff, 0x800 and 0 in 6 bytes.
+    at = data.index(struct.pack("<HHII", 258, 3, 1, 16))
+    narrow = data[:at] + struct.pack("<HHII", 258, 3, 1, 12) + data[at + 12 :]
+    pixels = struct.unpack_from("<I", narrow, narrow.index(struct.pack("<HHI", 273, 4, 1)) + 8)[0]
+    packed = bytes.fromhex("000fff800000")
+    narrow = narrow[:pixels] + packed + narrow[pixels + len(packed) :]
+    assert images.decode_image(narrow)[0, :, 0].tolist() == [0, 255, 128]
+    with pytest.raises(ValueError, match="floating-point"):
+        images.decode_image(encode(Image.new("F", (2, 2)), "TIFF"))
 
 
 def test_animation_gives_its_first_frame() -> None:
