@@ -155,7 +155,7 @@ def _inner_box(image: np.ndarray) -> tuple[int, int, int, int]:
     """Returns left, top, right and bottom of what is inside a frame of one colour, in pixels."""
     height, width = image.shape[:2]
     colour: np.ndarray | None = None
-    sides = []
+    sides: list[int] = []
     rows = columns = slice(None)
     for _ in range(2):  # rows, then columns
         part = image[rows, columns]
@@ -286,7 +286,7 @@ def _all_found(
         rows = np.flatnonzero(is_near(own[_BOX], theirs[:, _WHOLE]))
         yield from _find_bordered(one, many, rows, own_box=True, their_box=False)
         rows = _framed(many, np.flatnonzero(is_near(own[_BOX], theirs[:, _BOX])))
-        rows = np.array([row for row in rows if _is_wider_frame(one, many[row])], int)
+        rows = rows[[_is_wider_frame(one, many[int(row)]) for row in rows]] if len(rows) else rows
         yield from _find_bordered(one, many, rows, own_box=True, their_box=True)
     rows = _framed(many, np.flatnonzero(is_near(own[_WHOLE], theirs[:, _BOX])))
     yield from _find_bordered(one, many, rows, own_box=False, their_box=True)

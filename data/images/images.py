@@ -7,6 +7,8 @@ import functools
 import io
 import types
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -74,7 +76,8 @@ def read_size(data: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if image.format == "TIFF":  # whose size some versions of Pillow give upright
-                width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+                tags = _tiff_tags(image)
+                width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
             is_sideways = _SIDEWAYS <= _orientation(image, data) <= 8
             return (height, width) if is_sideways else (width, height)
     except Exception as error:  # noqa: BLE001 - a broken file can raise nearly anything
@@ -162,13 +165,18 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    return image.tag_v2  # type: ignore[attr-defined]  # of TiffImageFile
+
+
 def _deep_grey(image: Image.Image) -> Image.Image:
     """Returns grey of more than 8 bits as 8 bits, where Pillow's conversion would clip at 255."""
     values = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
     if image.format == "TIFF":
-        if image.tag_v2.get(_TIFF_BITS) == (12,):
+        tags = _tiff_tags(image)
+        if tags.get(_TIFF_BITS) == (12,):
             values = (values * 65535 + 2047) // 4095
-        if image.mode.startswith("I;16") and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
+        if image.mode.startswith("I;16") and tags.get(_TIFF_PHOTOMETRIC) == 0:
             values = 65535 - values  # white is 0
     grey = ((values + 128) // 257).astype(np.uint8)
     if (clear := image.info.get("transparency")) is not None:

@@ -75,13 +75,13 @@ class ChangedCopies:
         if len(hashes) > _MAX_HASHES:
             return np.arange(len(sketches))
         family = image_copies.FAMILIES[band // _NUM_BANDS]
-        near = image_copies.is_near(hashes[:, None] & ~_PROBE, hashes & ~_PROBE)
+        near = np.asarray(image_copies.is_near(hashes[:, None] & ~_PROBE, hashes & ~_PROBE))
         probes = (hashes & _PROBE).astype(bool)
         if family.is_between_different:
             near &= probes[:, None] != probes
         else:
             near &= probes[:, None] | probes
-        return np.flatnonzero(near.any(axis=1)[rows])
+        return np.flatnonzero(np.any(near, axis=1)[rows])
 
     def features(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns the hashes, the sketch, and the caption's hash if it counts."""
