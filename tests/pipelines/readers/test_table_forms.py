@@ -88,7 +88,7 @@ def spreadsheet(separator: str, line_end: str = "\r\n") -> str:
         ("t.csv", spreadsheet(",").encode("utf-16-le")),
         ("t.csv", spreadsheet(",").encode("utf-16-be")),
         ("t.csv", spreadsheet(",").encode("utf-32")),
-        ("t.csv.gz", gzip.compress(spreadsheet(";").encode("utf-16"))),
+        ("t.csv.gz", gzip.compress(spreadsheet(";").encode("utf-16"), mtime=0)),
         ("t.csv", spreadsheet(",", "\r").encode()),
         ("t.TSV", spreadsheet("\t", "\r").encode("utf-16")),
         ("captions.txt", spreadsheet(",").encode()),
