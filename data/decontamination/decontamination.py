@@ -150,8 +150,7 @@ class EvaluationSet:
         """Returns (reason, what of the set it meets) if a pair may not be trained on, or None.
 
         Images are compared first. `num_pixels` is width times height of the image: colours are
-        compared less closely in a small one. Without its
-        sketch no changed copies are found.
+        compared less closely in a small one. Without its sketch no changed copies are found.
         """
         if match := self._index.query(phash, colours, num_pixels):
             distance = f"{match.distance} bits, {match.colour_distance:.1f} levels"

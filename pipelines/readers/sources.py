@@ -15,7 +15,7 @@ from parti.stages import files
 
 def detect_format(pattern: str) -> str:
     """Returns the format of the files that a pattern names; raises as `find_sources`."""
-    listed = [entry.path for _, _, entries in _list(pattern) for entry in entries]
+    listed = [entry.path for _, _, entries, _ in _list(pattern) for entry in entries]
     return formats.detect(pattern, listed)
 
 
@@ -70,13 +70,14 @@ def _group(
 ) -> Iterator[Found]:
     """Yields the files that patterns name, each once, by format and folder."""
     found: dict[tuple[str, str], tuple[str, files.Entry]] = {}
-    folders: dict[tuple[str, str], list[files.Entry]] = {}  # (format, folder) -> all files in it
-    for pattern, root, entries in (named for whole in patterns for named in _list(whole)):
+    # (format, folder) -> all files in it, and the hidden ones
+    folders: dict[tuple[str, str], tuple[list[files.Entry], list[str]]] = {}
+    for pattern, root, entries, hidden in (named for whole in patterns for named in _list(whole)):
         is_auto = input_format == "auto"
         name = formats.detect(pattern, [e.path for e in entries]) if is_auto else input_format
         found |= {(name, e.path): (root, e) for e in _fitting(pattern, name, root, entries)}
         if root == (pattern.rstrip("/") or "/"):
-            folders[name, root] = entries
+            folders[name, root] = entries, hidden
     groups: dict[tuple[str, str], list[files.Entry]] = {}
     for (name, _), (root, entry) in sorted(found.items()):
         groups.setdefault((name, root), []).append(entry)
@@ -85,13 +86,18 @@ def _group(
         others: list[files.Entry] | None = None
         left_out: list[tuple[str, str]] = []
         if (name, root) in folders:
+            all_entries, hidden = folders[name, root]
             inner = tuple(f"{r}/" for n, r in groups if n == name and r.startswith(f"{root}/"))
             others = [
                 entry
-                for entry in folders[name, root]
+                for entry in all_entries
                 if entry.path not in taken and not entry.path.startswith(inner)
             ]
-            odd, left_out = _odd_files(root)
+            left_out = [("hidden", path) for path in hidden]
+            odd = [path for path in files.list_odd(root) if not _is_hidden(path, root)]
+            lost = {path for path in odd if not files.exists(path)}
+            left_out += [("dangling_link", path) for path in odd if path in lost]
+            odd = [path for path in odd if path not in lost]
             if name == FOLDER:  # a caption that is a pipe is still the caption of its image
                 sides = [p for p in odd if pair_files.suffix_of(p) in pair_files.SIDE_SUFFIXES]
                 others += [files.Entry(path, 0) for path in sides]
@@ -102,17 +108,6 @@ def _group(
             left_out = [item for item in left_out if item not in noted]
             noted |= {*left_out}
         yield Found(name, root, entries, columns, others, left_out)
-
-
-def _odd_files(root: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Returns pipes and devices below a folder, and what of it is left out: (reason, path)."""
-    inner = len(root.rstrip("/")) + 1
-    entries = (entry.path for entry in files.walk(root))
-    hidden = [path for path in entries if re.search(r"(^|/)[._]", path[inner:])]
-    odd = [path for path in files.list_odd(root) if not re.search(r"(^|/)[._]", path[inner:])]
-    lost = [path for path in odd if not files.exists(path)]
-    left_out = [("hidden", path) for path in hidden] + [("dangling_link", path) for path in lost]
-    return [path for path in odd if path not in {*lost}], left_out
 
 
 def _fitting(
@@ -127,10 +122,15 @@ def _fitting(
     return fitting or entries
 
 
-def _list(pattern: str) -> Iterator[tuple[str, str, list[files.Entry]]]:
-    """Yields each part of a pattern, the folder that it begins with, and all files that it names.
+def _is_hidden(path: str, root: str) -> bool:
+    """Returns whether the name of a file, or of a folder between, begins with `.` or `_`."""
+    return bool(re.search(r"(^|/)[._]", path[len(root.rstrip("/")) + 1 :]))
 
-    A file or folder inside a folder is left out if its name begins with `.` or `_`.
+
+def _list(pattern: str) -> Iterator[tuple[str, str, list[files.Entry], list[str]]]:
+    """Yields each part of a pattern, the folder that it begins with, and the files that it names.
+
+    Of a folder, hidden files are not among these but come last.
     """
     try:
         found = files.resolve(pattern)
@@ -140,12 +140,14 @@ def _list(pattern: str) -> Iterator[tuple[str, str, list[files.Entry]]]:
     if not found:
         raise FileNotFoundError("--input is empty; name files or a folder")
     for text, root, entries in found:
+        hidden: list[str] = []
         if entries is not None:
             listed, problem = entries, "no such file; check the path (quote a glob)"
         else:
-            inner = len(root.rstrip("/")) + 1
-            listed = [e for e in files.walk(root) if not re.search(r"(^|/)[._]", e.path[inner:])]
+            found_here = files.walk(root)
+            listed = [entry for entry in found_here if not _is_hidden(entry.path, root)]
+            hidden = [entry.path for entry in found_here if _is_hidden(entry.path, root)]
             problem = "no file in this folder; check the path"
         if not listed:
             raise FileNotFoundError(f"{text}: {problem}")
-        yield text, root, listed
+        yield text, root, listed, hidden

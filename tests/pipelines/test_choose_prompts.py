@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 
 import hypothesis
+import json_values
 import pytest
 from hypothesis import strategies
 
@@ -84,22 +85,12 @@ def test_scenes_of_pairs_are_mended(tmp_path: pathlib.Path) -> None:
     assert found.metadata == {"key": "k", "scene": {"note": "\ufffd"}}
 
 
-JSON = strategies.recursive(
-    strategies.none() | strategies.floats() | strategies.text(strategies.characters(), max_size=9),
-    lambda inner: (
-        strategies.lists(inner, max_size=3)
-        | strategies.dictionaries(strategies.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
-
-
 @hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(
     texts=strategies.lists(strategies.text(strategies.characters(), max_size=12), max_size=4),
     metadata=strategies.dictionaries(
         strategies.text(max_size=3) | strategies.sampled_from(["id", "Category", "scene"]),
-        JSON,
+        json_values.JSON,
         max_size=4,
     ),
     num=strategies.integers(0, 5),

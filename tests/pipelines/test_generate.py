@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
+import json_values
 import numpy as np
 import pytest
 from hypothesis import strategies
@@ -268,23 +269,13 @@ def test_prompts_are_refused_before_a_model_is_opened(
     assert not list(tmp_path.glob("out*"))
 
 
-JSON = strategies.recursive(
-    strategies.none() | strategies.floats() | strategies.text(strategies.characters(), max_size=9),
-    lambda inner: (
-        strategies.lists(inner, max_size=3)
-        | strategies.dictionaries(strategies.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
-
-
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(
     rows=strategies.lists(
         strategies.dictionaries(
             strategies.text(max_size=3)
             | strategies.sampled_from(["id", "category", "challenge", "scene", "captions"]),
-            JSON,
+            json_values.JSON,
             max_size=4,
         ),
         min_size=1,

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from parti.pipelines.readers.base import rows
+from parti.pipelines.readers.base import pair_files, rows
 from parti.pipelines.readers.base.source_files import Source
 from parti.stages import files
 
@@ -26,7 +26,7 @@ NAMES = {
         *("image_name", "file_path", "image_file"),
     ),
     URL: ("url", "image_url", "img_url"),
-    TEXT: ("caption", "text", "alt_text", "captions", "description", "title", "txt", "comment"),
+    TEXT: (*pair_files.CAPTION_FIELDS, "txt", "comment"),
     KEY: ("key", "__key__", "uid", "sample_id", "id"),
 }
 
