@@ -77,13 +77,8 @@ class _Comparison:
 
     def all(self) -> _Accepted:
         whole, box, mirror = image_sketches.WHOLE, image_sketches.BOX, image_sketches.MIRROR
-        windows = image_sketches.WINDOWS
         yield from self._mirrored(self._near(whole, mirror))
-        rows, _, views = self._many_hashes.nearest(self._hashes[[whole]], windows)
-        yield from self._cropped(rows, views, is_one_smaller=True)
-        own = self._hashes[windows.start : windows.stop]
-        rows, views, _ = self._many_hashes.nearest(own, range(whole, whole + 1))
-        yield from self._cropped(rows, views + windows.start, is_one_smaller=False)
+        yield from self._cropped()
         if image_sketches.has_frame(self._one):
             yield from self._bordered(self._near(box, whole), own_box=True, their_box=False)
             rows = self._framed(self._near(box, box), is_wider=True)
@@ -131,8 +126,7 @@ class _Comparison:
             own, theirs = self._own(own_box), self._theirs(rows, their_box)
             small, large = (own, theirs) if own_box else (theirs, own)
             target = view_alignment.whole(small)
-            boxes = view_alignment.fit(target, large, _WHOLE_BOX.repeat(len(rows), axis=0))
-            fitted = view_alignment.sample(large, boxes)
+            _, fitted = view_alignment.fit(target, large, _WHOLE_BOX.repeat(len(rows), axis=0))
             limits = np.maximum(self._limits(rows), _BORDER_LIMIT)
             yield from _accept(target, fitted, rows, limits, _BORDER_NOISE, "bordered")
 
@@ -158,36 +152,39 @@ class _Comparison:
         own, theirs = own[:, :, rest], theirs[:, :, rest]
         yield from _accept(own, theirs, rows, limits, _NOISE, "overlaid")
 
-    def _cropped(self, rows: np.ndarray, views: np.ndarray, is_one_smaller: bool) -> _Accepted:
-        """Finds the images of which one is a window, or that are a window of it."""
+    def _cropped(self) -> _Accepted:
+        """Finds the images of which one is a window, and those that are a window of it."""
+        windows, whole = image_sketches.WINDOWS, image_sketches.WHOLE
+        large_rows, _, views = self._many_hashes.nearest(self._hashes[[whole]], windows)
+        own = self._hashes[windows.start : windows.stop]
+        small_rows, own_views, _ = self._many_hashes.nearest(own, range(whole, whole + 1))
+        rows = np.concatenate([large_rows, small_rows])
         if not len(rows):
             return
+        is_small = np.arange(len(rows)) < len(large_rows)  # one is
         same, other = self._own(), self._theirs(rows)
-        small, large = (same, other) if is_one_smaller else (other, same)
+        small = np.where(is_small[:, None, None, None], same, other)
+        large = np.where(is_small[:, None, None, None], other, same)
+        views = np.concatenate([views, own_views + windows.start])
+        boxes = np.array(image_sketches.VIEWS)[views, :4]
         target = view_alignment.whole(small)
-        boxes = np.array([image_sketches.VIEWS[view][:4] for view in views])
         quarter = _GRID // 4
         coarse = view_alignment.luma(target - view_alignment.sample(large, boxes))
         coarse = coarse.reshape(-1, 4, quarter, 4, quarter).mean(axis=(2, 4))
         # Along a straight edge many windows fit, of any image that has such an edge.
         like = np.abs(coarse).max(axis=(1, 2)) <= _COARSE_LEVELS
         like &= view_alignment.isotropy(target) >= _MIN_ISOTROPY
-        rows, boxes = rows[like], boxes[like]
-        if not len(rows):
+        if not like.any():
             return
-        if is_one_smaller:
-            large = large[like]
-        else:
-            target = target[like]
-        boxes = view_alignment.fit(target, large, boxes)
+        rows, is_small, target = rows[like], is_small[like], target[like]
+        boxes, fitted = view_alignment.fit(target, large[like], boxes[like])
         sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
         # What fits without being cropped is no window, and was compared as a whole.
         is_certain = sides <= _MAX_CROP
         for index in np.flatnonzero(is_certain):
             pair = (self._one, self._many[rows[index]])
-            is_certain[index] = _shows_cut(*(pair if is_one_smaller else pair[::-1]), boxes[index])
+            is_certain[index] = _shows_cut(*(pair if is_small[index] else pair[::-1]), boxes[index])
         limits = np.where(is_certain, _CROP_LIMIT, -1)
-        fitted = view_alignment.sample(large, boxes)
         yield from _accept(target, fitted, rows, limits, _CROP_NOISE, "cropped")
 
 

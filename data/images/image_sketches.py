@@ -142,10 +142,13 @@ def _inner_box(image: np.ndarray) -> tuple[int, int, int, int]:
 
 def _frame_lines(lines: np.ndarray, colour: np.ndarray) -> int:
     """Returns how many of [n, length, 3], from the first on, are of a colour."""
+    low = np.maximum(colour - _FRAME_LEVELS, 0).astype(np.uint8)
+    high = np.minimum(colour + _FRAME_LEVELS, 255).astype(np.uint8)
     count, step = 0, 1
     while count < len(lines):  # few lines at first: most images have no frame
-        some = np.abs(lines[count : count + step].astype(np.int16) - colour).max(axis=2)
-        uniform = (some <= _FRAME_LEVELS).mean(axis=1) >= _FRAME_SHARE
+        some = lines[count : count + step]
+        like = (low <= some) & (some <= high)
+        uniform = (like[..., 0] & like[..., 1] & like[..., 2]).mean(axis=1) >= _FRAME_SHARE
         if not uniform.all():
             return count + int(np.argmin(uniform))
         count, step = count + step, step * 2

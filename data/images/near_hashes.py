@@ -15,7 +15,7 @@ MAX_DISTANCE = 8  # bits
 _BITS_PER_ERROR = 3  # set bits
 _FAR = image_hashes.NUM_BITS + 1
 _NUM_BLOCKS, _BLOCK_BITS = 4, 16
-_PROBE_COST = 8  # of a table, in comparisons of two hashes
+_MIN_COMPARISONS = 16_000  # from which on a table is faster
 
 Nearest = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -54,7 +54,9 @@ class Rows:
         first of equals. `probes` is [k] uint64, `views` the columns.
         """
         targets = self._hashes[:, views.start : views.stop]
-        near = _distances(probes[:, None], targets[:, None]).reshape(len(targets), len(probes) * len(views))
+        near = _distances(probes[:, None], targets[:, None]).reshape(
+            len(targets), len(probes) * len(views)
+        )
         rows = np.flatnonzero(near.min(axis=1, initial=_FAR) <= MAX_DISTANCE)
         probe, view = np.divmod(near[rows].argmin(axis=1), len(views))
         return rows, probe, view + views.start
@@ -77,12 +79,12 @@ class TabledRows(Rows):
 
     def nearest(self, probes: np.ndarray, views: range) -> Nearest:
         """Returns what `Rows.nearest` does."""
-        probe, buckets = _buckets(probes)
-        if _PROBE_COST * len(buckets) >= len(probes) * len(views) * len(self._hashes):
+        if len(probes) * len(views) * len(self._hashes) < _MIN_COMPARISONS:
             return super().nearest(probes, views)
         if views not in self._tables:
             self._tables[views] = _table(self._hashes[:, views.start : views.stop])
         starts, order = self._tables[views]
+        probe, buckets = _buckets(probes)
         begin, num = starts[buckets], starts[buckets + 1] - starts[buckets]
         total = int(num.sum())
         entries = order[np.repeat(begin - np.cumsum(num) + num, num) + np.arange(total)]

@@ -87,34 +87,39 @@ def isotropy(views: np.ndarray) -> np.ndarray:
     return (xx + yy - root) / np.maximum(xx + yy + root, 1e-9)
 
 
-def fit(target: np.ndarray, pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Returns boxes [n, 4] of thumbnails, moved and stretched to where they fit the targets best.
+def fit(target: np.ndarray, pixels: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Moves and stretches boxes [n, 4] of thumbnails to where they fit the targets best.
 
-    Some steps of damped Gauss-Newton on the four edges; the best of each is taken.
+    Some steps of damped Gauss-Newton on the four edges; the best of each is taken. Returns the
+    boxes, and their views.
     """
     best, least = boxes, np.full(len(boxes), np.inf)
+    best_views = np.zeros((len(boxes), 3, GRID, GRID))
     for number in range(_STEPS + 1):
-        view = sample(pixels, boxes)
-        error = np.square(view - target).mean(axis=(1, 2, 3))
+        views, slopes = _slopes(pixels, boxes) if number < _STEPS else (sample(pixels, boxes), None)
+        residual = (target - views).reshape(len(boxes), -1, 1)
+        error = np.square(residual).sum(axis=(1, 2))
         better = error < least
         best, least = np.where(better[:, None], boxes, best), np.minimum(error, least)
-        if number < _STEPS:
-            boxes = np.clip(boxes + _step(target, pixels, boxes, view), 0, 1)
-    return best
+        best_views[better] = views[better]
+        if slopes is not None:
+            normal = slopes @ slopes.transpose(0, 2, 1)
+            normal += _DAMPING * residual.shape[1] * np.eye(4)
+            step = np.linalg.solve(normal, slopes @ residual)[..., 0]
+            boxes = np.clip(boxes + np.clip(step, -_MAX_STEP, _MAX_STEP), 0, 1)
+    return best, best_views
 
 
-def _step(
-    target: np.ndarray, pixels: np.ndarray, boxes: np.ndarray, view: np.ndarray
-) -> np.ndarray:
-    slopes = []
-    for edge in range(4):
-        moved = boxes.copy()
-        moved[:, edge] += np.where(boxes[:, edge] < 0.5, _STEP, -_STEP)
-        change = (moved - boxes)[:, edge, None]
-        slopes.append((sample(pixels, moved) - view).reshape(len(view), -1) / change)
-    jacobian = np.stack(slopes, axis=2)  # [n, values, 4]
-    transposed = jacobian.transpose(0, 2, 1)
-    residual = (target - view).reshape(len(view), -1, 1)
-    normal = transposed @ jacobian + _DAMPING * residual.shape[1] * np.eye(4)
-    step = np.linalg.solve(normal, transposed @ residual)[..., 0]
-    return np.clip(step, -_MAX_STEP, _MAX_STEP)
+def _slopes(pixels: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the views of boxes, and how they change with each edge: [n, 4, values]."""
+    steps = np.where(boxes < 0.5, _STEP, -_STEP)
+    spans = np.broadcast_to(boxes, (3, *boxes.shape)).copy()
+    spans[1, :, :2] += steps[:, :2]  # left and top
+    spans[2, :, 2:] += steps[:, 2:]
+    shape = (3, len(boxes), 1, GRID, _SIDE)
+    rows = cover(spans[..., 1::2].reshape(-1, 2), GRID).reshape(shape)
+    columns = cover(spans[..., ::2].reshape(-1, 2), GRID).reshape(shape).swapaxes(-1, -2)
+    views, left, right = rows[0] @ pixels @ columns
+    top, bottom = rows[1:] @ (pixels @ columns[0])
+    moved = np.stack([left, top, right, bottom], axis=1) - views[:, None]
+    return views, moved.reshape(len(boxes), 4, -1) / steps[..., None]

@@ -18,6 +18,8 @@ from parti.pipelines.deduplicate import fingerprints
 MAX_REPRESENTATIVES = 64  # rows of a bucket that all others are compared with
 _MAX_HASHES = 1024  # under one key: with more, rows are compared without comparing hashes first
 _NUM_BANDS = image_hashes.NUM_BANDS
+_EQUAL = _NUM_BANDS * len(image_sketches.FAMILIES)  # the first band of equal hashes
+_STRONG = 4  # bits that a hash may differ in, from which on its bands are not crowded
 _PROBE = np.uint64(1)  # the last bit of a sketch: set for a probe, in place of that of the hash
 _HASH_BYTES = 8 * image_sketches.NUM_VIEWS
 _HEADER_BYTES = _HASH_BYTES + 4  # and the length of the sketch
@@ -54,7 +56,10 @@ class ChangedCopies:
     reason: str = "near_duplicate"
 
     def points(self, row: fingerprints.Fingerprint) -> Iterator[tuple[int, int, int]]:
-        """Yields the bands of the views of each family; those of weak hashes in fewer bands."""
+        """Yields the bands of the views of each family.
+
+        Those of weak hashes are fewer, and crowded: such a hash goes to a band of equal ones too.
+        """
         if not row.sketch:
             return
         salt = int.from_bytes(row.caption[:8], "little") if self.same_caption else 0
@@ -65,6 +70,8 @@ class ChangedCopies:
         for number, family in enumerate(image_sketches.FAMILIES):
             for view in family.views(has_frame):
                 sketch = int(hashes[view]) & ~1 | (view in family.probes)
+                if limits[view] < _STRONG:
+                    yield _EQUAL + number, int(hashes[view]) ^ salt, sketch
                 for band in bands(limits[view]):
                     yield number * _NUM_BANDS + band, keys[view][band], sketch
 
@@ -73,7 +80,8 @@ class ChangedCopies:
         hashes, rows = np.unique(sketches, return_inverse=True)
         if len(hashes) > _MAX_HASHES:
             return np.arange(len(sketches))
-        family = image_sketches.FAMILIES[band // _NUM_BANDS]
+        is_equal = band >= _EQUAL
+        family = image_sketches.FAMILIES[band - _EQUAL if is_equal else band // _NUM_BANDS]
         near = np.asarray(near_hashes.is_near(hashes[:, None] & ~_PROBE, hashes & ~_PROBE))
         probes = (hashes & _PROBE).astype(bool)
         if family.is_between_different:

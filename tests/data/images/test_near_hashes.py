@@ -48,7 +48,7 @@ def expected(probes: np.ndarray, rows: np.ndarray, views: range) -> list[tuple[i
 def test_nearest_is_that_of_brute_force(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = sets(seed)
     linear, tabled = near_hashes.Rows(rows), near_hashes.TabledRows(rows)
-    monkeypatch.setattr(near_hashes, "_PROBE_COST", 0)  # tables even for so few
+    monkeypatch.setattr(near_hashes, "_MIN_COMPARISONS", 0)  # tables even for so few
     num_found = 0
     for row in range(0, len(rows), 7):
         for probes, views in (
@@ -66,7 +66,7 @@ def test_nearest_is_that_of_brute_force(seed: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_every_distance_up_to_the_limit_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near_hashes, "_PROBE_COST", 0)
+    monkeypatch.setattr(near_hashes, "_MIN_COMPARISONS", 0)
     rng = np.random.default_rng(0)
     for share in (0.05, 0.2, 0.5):
         probe = random_hashes(rng, 1, share)

@@ -31,9 +31,11 @@ def test_a_window_is_found_from_near_it() -> None:
     box = np.array([[0.03, 0.05, 0.94, 0.97]] * 5)
     target = view_alignment.sample(pixels, box)
     start = np.array([[0.05, 0.05, 0.95, 0.95]] * 5)
-    np.testing.assert_allclose(view_alignment.fit(target, pixels, start), box, atol=0.002)
-    one = view_alignment.fit(target[:1], pixels[:1], start[:1])
-    np.testing.assert_allclose(view_alignment.fit(target[:1], pixels, start)[0], one[0])
+    found, views = view_alignment.fit(target, pixels, start)
+    np.testing.assert_allclose(found, box, atol=0.002)
+    np.testing.assert_array_equal(views, view_alignment.sample(pixels, found))
+    one, _ = view_alignment.fit(target[:1], pixels[:1], start[:1])
+    np.testing.assert_allclose(view_alignment.fit(target[:1], pixels, start)[0][0], one[0])
 
 
 def test_levels() -> None:
