@@ -21,8 +21,9 @@ _CROP_LIMIT = 12.0  # levels; what resampling a thumbnail leaves at edges is wit
 _BORDER_LIMIT, _MIN_BORDER = 8.0, 0.03  # levels, at least; of the shorter side of the content
 # The root mean square of what differs, of the contrast of a view.
 _CROP_NOISE, _BORDER_NOISE, _NOISE = 0.2, 0.15, 0.1
-_COARSE_LEVELS = 32.0  # for a quarter of a side, before a window is moved
+_COARSE_LEVELS, _COARSE_NOISE = 32.0, 1.0  # levels of a quarter of a side; before a window is moved
 _MIRROR_SHARE = 0.7  # of the limit for whole images: drawings of left and right hands differ a bit
+_FAINT_LEVELS, _FAINT_NOISE = 1.25, 0.3  # of mirrored images: JPEG leaves as much in faint ones
 _CAPTION_LEVELS = 16.0  # by which a column of a view is changed under a caption
 _BAR_COLUMNS, _CAPTION_COLUMNS = 14, 10  # of the grid
 _CAPTION_LIMIT = 0.75  # levels, of what a caption without a bar leaves
@@ -120,6 +121,8 @@ class _Comparison:
             theirs = view_alignment.whole(self._theirs(rows))[..., ::-1]
             limits = _MIRROR_SHARE * self._limits(rows)
             yield from _accept(own, theirs, rows, limits, _NOISE, "mirrored")
+            limits = np.minimum(limits, _FAINT_LEVELS)
+            yield from _accept(own, theirs, rows, limits, _FAINT_NOISE, "mirrored")
 
     def _bordered(self, rows: np.ndarray, own_box: bool, their_box: bool) -> _Accepted:
         if len(rows):
@@ -165,14 +168,16 @@ class _Comparison:
         same, other = self._own(), self._theirs(rows)
         small = np.where(is_small[:, None, None, None], same, other)
         large = np.where(is_small[:, None, None, None], other, same)
-        views = np.concatenate([views, own_views + windows.start])
-        boxes = np.array(image_sketches.VIEWS)[views, :4]
+        columns = np.concatenate([views, own_views + windows.start])
+        boxes = np.array(image_sketches.VIEWS)[columns, :4]
         target = view_alignment.whole(small)
         quarter = _GRID // 4
-        coarse = view_alignment.luma(target - view_alignment.sample(large, boxes))
+        views = view_alignment.sample(large, boxes)
+        coarse = view_alignment.luma(target - views)
         coarse = coarse.reshape(-1, 4, quarter, 4, quarter).mean(axis=(2, 4))
         # Along a straight edge many windows fit, of any image that has such an edge.
         like = np.abs(coarse).max(axis=(1, 2)) <= _COARSE_LEVELS
+        like &= view_alignment.levels(target, views)[1] <= _COARSE_NOISE
         like &= view_alignment.isotropy(target) >= _MIN_ISOTROPY
         if not like.any():
             return

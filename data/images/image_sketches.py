@@ -151,7 +151,7 @@ def _frame_lines(lines: np.ndarray, colour: np.ndarray) -> int:
         uniform = (like[..., 0] & like[..., 1] & like[..., 2]).mean(axis=1) >= _FRAME_SHARE
         if not uniform.all():
             return count + int(np.argmin(uniform))
-        count, step = count + step, step * 2
+        count, step = count + step, step * 8
     return len(lines)
 
 
