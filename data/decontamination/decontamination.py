@@ -21,7 +21,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from parti.data.decontamination import evaluation_files
-from parti.data.images import image_copies, image_hashes, images
+from parti.data.images import image_copies, image_hashes, image_sketches, images
 from parti.data.text import text_hashes
 from parti.stages import files
 
@@ -106,8 +106,9 @@ class EvaluationSet:
                     except ValueError as error:
                         raise ValueError(f"{item.name}: {error}; mend or remove it") from error
                     num_pixels = image.shape[0] * image.shape[1]
-                    hashes = image_hashes.fingerprint(image)
-                    sketch = image_copies.sketch(image)
+                    small = image_hashes.thumbnail(image)
+                    hashes = image_hashes.fingerprint(image, small)
+                    sketch = image_sketches.sketch(image, small)
                     loaded.add_image(item.name, *hashes, num_pixels, sketch)
         return loaded
 
@@ -132,7 +133,7 @@ class EvaluationSet:
     ) -> None:
         """Adds an image by its `image_hashes.fingerprint` and its width times height.
 
-        With its `image_copies.sketch` changed copies of it are found too.
+        With its `image_sketches.sketch` changed copies of it are found too.
         """
         self._index.add(name, phash, colours, num_pixels)
         self._sketches.append(sketch)

@@ -14,6 +14,7 @@ every machine.
 import dataclasses
 import functools
 import itertools
+from typing import TypeVar
 
 import numpy as np
 import xxhash
@@ -39,6 +40,7 @@ YCC = np.array([[299, -169, 500], [587, -331, -419], [114, 500, -81]])
 _EDGES = tuple(round(NUM_BITS * i / 6) for i in range(7))
 _KEY_BLOCKS = tuple(itertools.combinations(range(6), 2))
 NUM_BANDS = len(_KEY_BLOCKS)
+_Hash = TypeVar("_Hash", int, np.ndarray)
 
 
 def pixel_hash(image: np.ndarray) -> bytes:
@@ -52,18 +54,18 @@ def pixel_hash(image: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
+def fingerprint(image: np.ndarray, small: np.ndarray | None = None) -> tuple[int, bytes]:
     """Returns the perceptual hash, 64 bits, and 192 bytes of colours of [height, width, 3] uint8.
 
     The hash says where the image is lighter and darker, coarsely. Each bit is one of the 64 lowest
     frequencies of the thumbnail's luma (the mean left out): 1 if its DCT coefficient is clearly
     positive. Weak coefficients are 0, or noise would set them. The colours are the means of the
-    cells of an 8 x 8 grid: row by row, red green blue.
+    cells of an 8 x 8 grid: row by row, red green blue. `small` is the `thumbnail`, if it is known.
 
     Source: the DCT hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash
     Functions", 2010, section 3.2, with a fixed threshold for its median.
     """
-    small = thumbnail(image)
+    small = thumbnail(image) if small is None else small
     basis, rows, columns = cosines()
     luma = small.astype(np.int64) @ YCC[:, 0]
     coefficients = (basis @ luma @ basis.T)[rows, columns]
@@ -161,12 +163,13 @@ def is_near(
     return near and colour_distance(colours_a, colours_b) <= max_colour_distance
 
 
-def band_keys(phash: int) -> tuple[int, ...]:
+def band_keys(phash: _Hash) -> tuple[_Hash, ...]:
     """Returns 15 keys of which hashes that differ in at most MAX_DISTANCE bits share at least one.
 
     The hash is cut into 6 blocks, and each 2 of them make a key of 21 or 22 bits: 4 bits that
     differ are in at most 4 blocks, and the other 2 are equal. Hashes that differ in more bits may
-    share a key too. Keys are under 2**26; those of different blocks never meet.
+    share a key too. Keys are under 2**26; those of different blocks never meet. Of an array of
+    uint64 each key is an array.
 
     Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", 2007, section 3.
     """

@@ -12,10 +12,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import xxhash
 
 from parti.data.decontamination import decontamination
-from parti.data.images import crops, image_copies, image_hashes, images
+from parti.data.images import crops, image_hashes, image_sketches, images
 from parti.data.storage import records
 from parti.data.text import captions, text_hashes
 from parti.pipelines import readers
@@ -82,13 +83,14 @@ def filter_pair(
         return reject("image_undecodable", str(error))
     if isinstance(picture, tuple):
         return reject(*picture)
-    row = _fingerprint(pair, text, picture, settings)
-    if evaluation:
-        sketch = row.sketch
-        if evaluation.num_images and not sketch:
-            sketch = image_copies.sketch(picture.pixels)
-        if hit := evaluation.hit(text, row.phash, row.colours, row.area, sketch):
-            return reject(*hit)
+    small = image_hashes.thumbnail(picture.pixels)
+    is_near_wanted = settings.duplicates.near != duplicate_rules.NONE
+    sketch = b""
+    if is_near_wanted or (evaluation and evaluation.num_images):
+        sketch = image_sketches.sketch(picture.pixels, small)
+    row = _fingerprint(pair, text, picture, small, sketch * is_near_wanted, settings)
+    if evaluation and (hit := evaluation.hit(text, row.phash, row.colours, row.area, sketch)):
+        return reject(*hit)
     passed = Passed(_output(pair, text, picture, row.phash, settings), row)
     near = {
         name: (
@@ -133,10 +135,11 @@ def _fingerprint(
     pair: records.ImageTextPair,
     text: str,
     picture: images.DecodedImage,
+    small: np.ndarray,
+    sketch: bytes,
     settings: clean_settings.CleanSettings,
 ) -> fingerprints.Fingerprint:
-    phash, colours = image_hashes.fingerprint(picture.pixels)
-    is_near_wanted = settings.duplicates.near != duplicate_rules.NONE
+    phash, colours = image_hashes.fingerprint(picture.pixels, small)
     return fingerprints.Fingerprint(
         id="",
         key=pair.key,
@@ -149,7 +152,7 @@ def _fingerprint(
         words=text_hashes.minhash(text) if settings.rules.values["near_captions"] else (),
         area=picture.width * picture.height,
         num_bytes=len(pair.image),
-        sketch=image_copies.sketch(picture.pixels) if is_near_wanted else b"",
+        sketch=sketch,
     )
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds rows whose picture is another's, mirrored, bordered, cropped or with a caption over it.
 
-The hashes of the views of a picture (`data.images.image_copies`) go to bands as that of a whole
+The hashes of the views of a picture (`data.images.image_sketches`) go to bands as that of a whole
 picture does in `similarity`; views of one family meet only each other.
 """
 
@@ -12,14 +12,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from parti.data.images import image_copies, image_hashes
+from parti.data.images import image_copies, image_hashes, image_sketches, near_hashes
 from parti.pipelines.deduplicate import fingerprints
 
 MAX_REPRESENTATIVES = 64  # rows of a bucket that all others are compared with
 _MAX_HASHES = 1024  # under one key: with more, rows are compared without comparing hashes first
 _NUM_BANDS = image_hashes.NUM_BANDS
+_EQUAL = _NUM_BANDS * len(image_sketches.FAMILIES)  # the first band of equal hashes
+_STRONG = 4  # bits that a hash may differ in, from which on its bands are not crowded
 _PROBE = np.uint64(1)  # the last bit of a sketch: set for a probe, in place of that of the hash
-_HASH_BYTES = 8 * image_copies.NUM_VIEWS
+_HASH_BYTES = 8 * image_sketches.NUM_VIEWS
 _HEADER_BYTES = _HASH_BYTES + 4  # and the length of the sketch
 
 
@@ -32,7 +34,7 @@ def _bands_of_limit() -> tuple[tuple[int, ...], ...]:
     """
     separate = image_hashes.separate_bands()
     few = tuple(separate[: limit + 1] for limit in range(len(separate)))
-    rest = image_copies.MAX_DISTANCE + 1 - len(few)
+    rest = near_hashes.MAX_DISTANCE + 1 - len(few)
     return few + rest * (tuple(range(_NUM_BANDS)),)
 
 
@@ -54,28 +56,33 @@ class ChangedCopies:
     reason: str = "near_duplicate"
 
     def points(self, row: fingerprints.Fingerprint) -> Iterator[tuple[int, int, int]]:
-        """Yields the bands of the views of each family; those of weak hashes in fewer bands."""
+        """Yields the bands of the views of each family.
+
+        Those of weak hashes are fewer, and crowded: such a hash goes to a band of equal ones too.
+        """
         if not row.sketch:
             return
         salt = int.from_bytes(row.caption[:8], "little") if self.same_caption else 0
-        hashes = image_copies.hashes(row.sketch)
-        limits = image_copies.near_limits(hashes, hashes)
-        has_frame = image_copies.has_frame(row.sketch)
-        for number, family in enumerate(image_copies.FAMILIES):
+        hashes = image_sketches.hashes(row.sketch)
+        keys = (np.stack(image_hashes.band_keys(hashes), axis=1) ^ np.uint64(salt)).tolist()
+        limits = near_hashes.near_limits(hashes, hashes).tolist()
+        has_frame = image_sketches.has_frame(row.sketch)
+        for number, family in enumerate(image_sketches.FAMILIES):
             for view in family.views(has_frame):
-                phash = int(hashes[view])
-                keys = image_hashes.band_keys(phash)
-                sketch = phash & ~1 | (view in family.probes)
-                for band in bands(int(limits[view])):
-                    yield number * _NUM_BANDS + band, keys[band] ^ salt, sketch
+                sketch = int(hashes[view]) & ~1 | (view in family.probes)
+                if limits[view] < _STRONG:
+                    yield _EQUAL + number, int(hashes[view]) ^ salt, sketch
+                for band in bands(limits[view]):
+                    yield number * _NUM_BANDS + band, keys[view][band], sketch
 
     def collisions(self, band: int, sketches: np.ndarray) -> np.ndarray:
         """Returns the rows whose view is near one that goes with it."""
         hashes, rows = np.unique(sketches, return_inverse=True)
         if len(hashes) > _MAX_HASHES:
             return np.arange(len(sketches))
-        family = image_copies.FAMILIES[band // _NUM_BANDS]
-        near = np.asarray(image_copies.is_near(hashes[:, None] & ~_PROBE, hashes & ~_PROBE))
+        is_equal = band >= _EQUAL
+        family = image_sketches.FAMILIES[band - _EQUAL if is_equal else band // _NUM_BANDS]
+        near = np.asarray(near_hashes.is_near(hashes[:, None] & ~_PROBE, hashes & ~_PROBE))
         probes = (hashes & _PROBE).astype(bool)
         if family.is_between_different:
             near &= probes[:, None] != probes
@@ -85,16 +92,16 @@ class ChangedCopies:
 
     def features(self, row: fingerprints.Fingerprint) -> bytes:
         """Returns the hashes, the sketch, and the caption's hash if it counts."""
-        sketch = row.sketch.ljust(image_copies.MAX_BYTES, b"\0")
-        hashes = image_copies.hashes(row.sketch).astype("<u8").tobytes()
+        sketch = row.sketch.ljust(image_sketches.MAX_BYTES, b"\0")
+        hashes = image_sketches.hashes(row.sketch).astype("<u8").tobytes()
         length = len(row.sketch).to_bytes(4, "little")
         return hashes + length + sketch + row.caption * self.same_caption
 
     def distances(self, one: bytes, many: np.ndarray) -> np.ndarray:
         """Compares captions, hashes and colours; the distance is that of the colours, in levels."""
         found = np.full(len(many), np.inf)
-        caption = np.frombuffer(one, np.uint8)[_HEADER_BYTES + image_copies.MAX_BYTES :]
-        theirs = many[:, _HEADER_BYTES + image_copies.MAX_BYTES :]
+        caption = np.frombuffer(one, np.uint8)[_HEADER_BYTES + image_sketches.MAX_BYTES :]
+        theirs = many[:, _HEADER_BYTES + image_sketches.MAX_BYTES :]
         rows = np.flatnonzero((theirs == caption).all(axis=1))
         for index, copy in _compare(one, many[rows]).items():
             found[rows[index]] = copy.levels
@@ -111,7 +118,9 @@ def _compare(one: bytes, many: np.ndarray) -> dict[int, image_copies.Found]:
     hashes = np.ascontiguousarray(many[:, :_HASH_BYTES]).view("<u8")
     sketches = _Sketches(many)
     own_hashes = np.frombuffer(one[:_HASH_BYTES], "<u8")
-    return image_copies.compare(_Sketches(own[None])[0], own_hashes, sketches, hashes)
+    return image_copies.compare(
+        _Sketches(own[None])[0], own_hashes, sketches, near_hashes.Rows(hashes)
+    )
 
 
 class _Sketches:

@@ -29,7 +29,7 @@ class Fingerprint:
     words: tuple[int, ...]  # min-hash signature of the caption; () unless near ones are searched
     area: int  # width times height of the source image, in pixels
     num_bytes: int  # of the encoded source image
-    # Of the image (`data.images.image_copies`); empty if near ones are not searched, or in old rows
+    # `data.images.image_sketches`; empty if near images are not searched, or in old rows
     sketch: bytes = b""
     # Kept by an earlier run that this one extends; such a pair is not dropped for a new one
     known: bool = False

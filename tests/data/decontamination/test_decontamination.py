@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from parti.data.decontamination import decontamination, evaluation_files
-from parti.data.images import image_copies, image_hashes, images
+from parti.data.images import image_hashes, image_sketches, images
 from parti.data.scenes import scenes
 from parti.data.storage import records, tfrecords
 
@@ -57,14 +57,14 @@ def test_changed_copies_of_pictures(tmp_path):
                 copy = np.ascontiguousarray(function(drawn(i)))
                 size = copy.shape[0] * copy.shape[1]
                 hashes = (*image_hashes.fingerprint(copy), size)
-                hit = evaluation.hit("some words", *hashes, image_copies.sketch(copy))
+                hit = evaluation.hit("some words", *hashes, image_sketches.sketch(copy))
                 if hit:
                     assert hit[0] == "contaminated_image" and hit[1].startswith(f"{i:02d}.png (")
                     found += 1
             assert found >= 19, change
         for i in range(100, 130):
             hashes = image_hashes.fingerprint(drawn(i))
-            assert not evaluation.hit("words", *hashes, 4096, image_copies.sketch(drawn(i)))
+            assert not evaluation.hit("words", *hashes, 4096, image_sketches.sketch(drawn(i)))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parti.data.images import image_copies, images
+from parti.data.images import image_copies, image_sketches, images, near_hashes
 from parti.data.scenes import scenes
 
 
@@ -74,9 +74,9 @@ CHANGES: dict[str, tuple[str, float, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> image_copies.Found | None:
-    one, other = image_copies.sketch(a), image_copies.sketch(b)
-    hashes = image_copies.hashes(other)[None]
-    return image_copies.compare(one, image_copies.hashes(one), [other], hashes).get(0)
+    one, other = image_sketches.sketch(a), image_sketches.sketch(b)
+    hashes = near_hashes.Rows(image_sketches.hashes(other)[None])
+    return image_copies.compare(one, image_sketches.hashes(one), [other], hashes).get(0)
 
 
 @pytest.mark.parametrize("kind", ["drawings", "photographs"])
@@ -98,10 +98,10 @@ def test_changed_copies_are_found_both_ways(kind: str, change: str) -> None:
 
 def test_different_pictures_are_not_copies() -> None:
     pictures = drawings(150) + [photograph(i) for i in range(30)]
-    sketches = [image_copies.sketch(image) for image in pictures]
-    hashes = np.stack([image_copies.hashes(data) for data in sketches])
+    sketches = [image_sketches.sketch(image) for image in pictures]
+    hashes = np.stack([image_sketches.hashes(data) for data in sketches])
     for i, data in enumerate(sketches):
-        found = image_copies.compare(data, hashes[i], sketches, hashes)
+        found = image_copies.compare(data, hashes[i], sketches, near_hashes.Rows(hashes))
         assert not found.keys() - {i}
 
 
@@ -169,11 +169,11 @@ def test_flat_and_tiny_pictures() -> None:
 def test_index_names_the_best() -> None:
     index = image_copies.CopyIndex()
     originals = drawings(30)
-    assert index.query(image_copies.sketch(originals[0])) is None
+    assert index.query(image_sketches.sketch(originals[0])) is None
     for i, image in enumerate(originals):
-        index.add(f"scene {i}", image_copies.sketch(image))
+        index.add(f"scene {i}", image_sketches.sketch(image))
     for i, image in enumerate(originals):
-        found = index.query(image_copies.sketch(border(image, 0)))
+        found = index.query(image_sketches.sketch(border(image, 0)))
         assert found and found[0] == f"scene {i}"
     for image in scenes.generate("train", 20, seed=4, size=64):
-        assert index.query(image_copies.sketch(image[2])) is None
+        assert index.query(image_sketches.sketch(image[2])) is None

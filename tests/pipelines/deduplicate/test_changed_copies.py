@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from parti.data.images import image_copies, image_hashes
+from parti.data.images import image_hashes, image_sketches, near_hashes
 from parti.data.scenes import scenes
 from parti.pipelines.deduplicate import changed_copies, fingerprints
 from tests.pipelines.deduplicate.test_duplicate_rules import find, row
@@ -23,7 +23,7 @@ def row_of(key, image, **more):
     image = np.ascontiguousarray(image)
     phash, colours = image_hashes.fingerprint(image)
     values = {"area": image.shape[0] * image.shape[1], "phash": phash, "colours": colours}
-    return row(key, sketch=image_copies.sketch(image), **(values | more))
+    return row(key, sketch=image_sketches.sketch(image), **(values | more))
 
 
 def test_the_job_finds_changed_copies(tmp_path):
@@ -66,9 +66,9 @@ def test_near_views_meet_in_a_band():
         a = np.uint64(sum(1 << int(bit) for bit in rng.permutation(64)[:num_set]))
         for _ in range(5):
             b = int(a)
-            for bit in rng.permutation(64)[: int(image_copies.near_limits(a, a))][:4]:
+            for bit in rng.permutation(64)[: int(near_hashes.near_limits(a, a))][:4]:
                 b ^= 1 << int(bit)
-            limits = [int(image_copies.near_limits(h, h)) for h in (a, np.uint64(b))]
+            limits = [int(near_hashes.near_limits(h, h)) for h in (a, np.uint64(b))]
             if (int(a) ^ b).bit_count() > min(limits):
                 continue
             bands = [
