@@ -166,7 +166,12 @@ class Bundle:
                 f"export again with --{part} DIR"
             )
         try:
-            return gin_config.model_from_config(self._config(part))
+            model = gin_config.model_from_config(self._config(part))
+            if not isinstance(model, PARTS[part]):
+                raise ValueError(
+                    f"MODEL is a {type(model).__name__}, and no {PARTS[part].__name__}"
+                )
+            return model
         except ValueError as error:
             path = self.path / part / CONFIG_FILE
             raise ValueError(f"{path}: {error}; export the bundle again") from error
