@@ -3,14 +3,20 @@
 """Regressors that also draw: tokens that depend on parameters, captions and keys."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import fake_training
 import jax.numpy as jnp
+import numpy as np
+import pytest
 import tiny_models
 
+from parti.data.text import prompt_files
 from parti.engine.experiment import sample_settings
 from parti.engine.inference import bundles
+from parti.pipelines import generate
+from parti.pipelines.beam import model_handlers, options
 
 PROMPTS = ("a red circle", "a blue star")
 
@@ -50,3 +56,27 @@ def drawn(bundle: pathlib.Path, **changes: Any) -> sample_settings.SampleSetting
     return sample_settings.SampleSettings(
         PROMPTS, str(bundle), vocabulary, **{"num_samples": 3, **changes}
     )
+
+
+def draw_blank(patch: pytest.MonkeyPatch) -> None:
+    """Lets `parti generate` write blank images, without a pipeline and without a model."""
+
+    def build(
+        root: None,
+        batches: Sequence[Sequence[prompt_files.Prompt]],
+        bundle: bundles.Bundle,
+        settings: generate.GenerateSettings,
+        directory: pathlib.Path,
+        *sizes: int,
+    ) -> None:
+        (directory / ".parts").mkdir(exist_ok=True)
+        num = settings.num_samples
+        samples = model_handlers.Samples(
+            np.zeros((num, 4), np.int32), [np.zeros((4, 4, 3), np.uint8)] * num, None
+        )
+        write = generate._WritePrompt(directory, generate.generation_settings(bundle, settings))
+        for prompt in (prompt for batch in batches for prompt in batch):
+            assert list(write.process((prompt, samples))) == [prompt.id]
+
+    patch.setattr(generate, "build", build)
+    patch.setattr(options, "run_pipeline", lambda build, *more: build(None))

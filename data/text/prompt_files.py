@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from parti.data.text import text_files
+from parti.data.text import captions, text_files
 from parti.stages import json_text
 
 _MAX_ID = 60
@@ -170,8 +170,12 @@ def _prompts(name: str, rows: Iterator[tuple[str, Any]], notes: list[str] | None
     if notes is not None and mended_at:
         count = f"{len(mended_at)} prompt{'s' * (len(mended_at) > 1)}"
         notes.append(f"{mended_at[0]}: mended ({json_text.RULE}), in all {count}")
-    if notes is not None and (flags := [p.id for p in prompts if p.text.startswith("--")]):
-        notes.append(f"{name}: flags are not read, {flags[0]!r} is drawn as it is written")
+    for what, ids in (
+        ("flags are not read", [p.id for p in prompts if p.text.startswith("--")]),
+        ("a text is missing", [p.id for p in prompts if captions.find_placeholder(p.text)]),
+    ):
+        if notes is not None and ids:
+            notes.append(f"{name}: {what}, {ids[0]!r} is drawn as it is written")
     return prompts
 
 

@@ -187,7 +187,8 @@ class TextTokenizer:
         path = _model_path(model_path)
         data = path.read_bytes()
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
+            self._model = sentencepiece.SentencePieceProcessor()
+            self._model.LoadFromSerializedProto(data)  # as an argument, nothing is no model at all
         except RuntimeError as error:
             raise ValueError(f"{str(path)!r} is not a SentencePiece model.") from error
         ids = self._model.pad_id(), self._model.eos_id(), self._model.unk_id()

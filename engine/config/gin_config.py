@@ -15,6 +15,7 @@ import logging
 import pathlib
 import re
 import threading
+import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -97,7 +98,7 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
         gin_text.check_text(name, value)
         try:
             gin.parse_config(f"{name} = {value}")
-        except SyntaxError as error:
+        except (SyntaxError, tokenize.TokenError) as error:
             raise ValueError(
                 f"--gin.{name}={value} is not a Python literal or gin reference; a text needs "
                 f"quotes of its own: {gin_text.flag(name, value)}"

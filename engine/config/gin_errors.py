@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import re
+import tokenize
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,10 @@ import gin
 
 from parti.engine.config import gin_text
 
-_MISTAKES = (ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError)
+_MISTAKES = (
+    *(ImportError, NameError, AttributeError, SyntaxError, RuntimeError, ValueError),
+    tokenize.TokenError,  # a bracket or quote that is not closed
+)
 
 
 @contextmanager
@@ -42,6 +46,8 @@ def _explain(error: Exception) -> str:
     if isinstance(error, SyntaxError):
         first = f"{error.msg.rstrip('.')}: {(error.text or '').strip()}".rstrip(": ")
         where = f" ({error.filename}, line {error.lineno})" if error.filename else ""
+    elif isinstance(error, tokenize.TokenError):
+        first, where = error.args[0], f" (line {error.args[1][0]})"
     elif match := re.search(r'In file "([^"]+)", line (\d+)', text):
         where = f" ({match.group(1)}, line {match.group(2)})"
     elif match := re.search(r"In call to configurable '([\w.]+)'", text):

@@ -108,31 +108,36 @@ class Bundle:
         if not path.is_file():
             command = f"parti export --workdir DIR --output {folder}"
             raise FileNotFoundError(f"no bundle at {folder}; make one with `{command}`")
+        again = "export the bundle again"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error
-        if content.get("schema_version") != SCHEMA_VERSION:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error}); {again}") from error
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
             raise ValueError(
-                f"{folder}: bundle of schema version {content.get('schema_version')}, this code "
-                f"reads {SCHEMA_VERSION}; export it again"
+                f"{folder}: bundle of schema version {version}, this code reads {SCHEMA_VERSION}; "
+                "export it again"
             )
-        if missing := [name for name in REQUIRED if name not in content["parts"]]:
+        if not _is_described(content):
+            raise ValueError(f"{path} is damaged (parts without a description); {again}")
+        bundle = cls(folder, content)
+        if missing := [name for name in REQUIRED if name not in bundle.parts]:
             raise ValueError(f"{folder}: bundle without {' and '.join(missing)}; export it again")
-        files = [f"{part}/{f}" for part in content["parts"] for f in (CONFIG_FILE, PARAMS_FILE)]
+        files = [f"{part}/{f}" for part in bundle.parts for f in (CONFIG_FILE, PARAMS_FILE)]
         for name in (VOCABULARY_FILE, *files):
             if not (folder / name).is_file():
                 raise FileNotFoundError(
                     f"{folder / name} is missing; copy the bundle again, or export it again"
                 )
-        for part in content["parts"]:
+        for part in bundle.parts:
             path = folder / part / PARAMS_FILE
             try:
                 with safetensors.safe_open(path, framework="numpy"):
                     pass  # The file is as long as its header says.
             except safetensors.SafetensorError as error:
-                raise ValueError(f"{path} is damaged ({error}); export the bundle again") from error
-        return cls(folder, content)
+                raise ValueError(f"{path} is damaged ({error}); {again}") from error
+        return bundle
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -160,7 +165,16 @@ class Bundle:
                 f"{self.path} has no {part}; it has {', '.join(self.parts)}. Train one and "
                 f"export again with --{part} DIR"
             )
-        return gin_config.model_from_config(self._config(part))
+        try:
+            model = gin_config.model_from_config(self._config(part))
+            if not isinstance(model, PARTS[part]):
+                raise ValueError(
+                    f"MODEL is a {type(model).__name__}, and no {PARTS[part].__name__}"
+                )
+            return model
+        except ValueError as error:
+            path = self.path / part / CONFIG_FILE
+            raise ValueError(f"{path}: {error}; export the bundle again") from error
 
     def load(self, part: str) -> loaded_models.LoadedModel:
         """Loads a part.
@@ -191,6 +205,19 @@ class Bundle:
                 f"{self.path / files} is not what was exported: fingerprint {found[:12]}, "
                 f"{BUNDLE_FILE} says {self.fingerprints[name][:12]}; export the bundle again"
             )
+
+
+def _is_described(content: Mapping[str, Any]) -> bool:
+    """Returns whether the parts and the vocabulary of `bundle.json` have their fingerprints."""
+    parts, vocabulary = content.get("parts"), content.get("vocabulary")
+    if not (isinstance(parts, dict) and isinstance(vocabulary, dict)):
+        return False
+    return all(
+        isinstance(each, dict)
+        and isinstance(each.get("fingerprint"), str)
+        and isinstance(each.get("trained_on"), dict)
+        for each in (*parts.values(), {"trained_on": {}, **vocabulary})
+    )
 
 
 def check_parts(

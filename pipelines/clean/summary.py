@@ -71,7 +71,9 @@ def make_report(
     if broken := _of_kind(counts, "broken"):
         report["broken_files"] = dict(sorted(broken.items()))
     if columns := _of_kind(counts, "left_out_column"):
-        report["left_out_columns"] = dict(sorted(columns.items(), key=lambda item: -item[1]))
+        report["left_out_columns"] = dict(
+            sorted(columns.items(), key=lambda item: (-item[1], item[0]))
+        )
     if extends:
         report["extends"] = extends
     if evaluation:

@@ -3,6 +3,7 @@
 """The command table: help without imports, exit codes, one-line errors."""
 
 import importlib.util
+import io
 import os
 import pathlib
 import subprocess
@@ -101,6 +102,25 @@ def test_errors_are_one_line(
     assert cli.main(["clean"]) == code
     message = capsys.readouterr().err
     assert message.endswith(line) and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_any_name_is_printed_in_any_locale(
+    stage, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+
+    def fail(arguments: list[str]) -> int:
+        print("caf\udce9.tar")
+        raise ValueError("caf\udce9.tar: not found")
+
+    stage(fail)
+    assert cli.main(["clean"]) == 2
+    for stream, said in zip(streams, (b"caf\\udce9.tar\n", b"caf\\udce9.tar: not found\n")):
+        stream.flush()
+        assert stream.buffer.getvalue().endswith(said)
 
 
 def test_verbose_shows_the_traceback(

@@ -5,19 +5,23 @@
 import dataclasses
 import importlib
 import json
+import os
 import pathlib
 import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import fake_drawing
 import hypothesis
 import json_values
 import numpy as np
 import pytest
 from hypothesis import strategies
 
+from parti import cli
 from parti.data.images import images
 from parti.data.storage import records, tfrecords
 from parti.data.text import prompt_files
@@ -25,6 +29,7 @@ from parti.engine.inference import bundles
 from parti.pipelines import generate
 from parti.pipelines.beam import model_handlers, options
 from parti.stages import commands, manifests
+from parti.workflow import preflight
 
 PROMPTS = ("a red circle", "a blue square", "green star", "a red star and more words than fit")
 NUM_SAMPLES = 3
@@ -315,6 +320,136 @@ def test_every_prompt_that_is_read_can_be_written(
             for row in tfrecords.read_pattern(output / "tokens-*.tfrecord")
         ]
         assert keys == [f"{prompt.id}/{index:03d}" for prompt in prompts for index in range(2)]
+
+
+LINES = strategies.lists(
+    strategies.text(strategies.characters(), max_size=9)
+    | strategies.sampled_from(["nan", "NaN", "{a,b}", "[1]", "*.txt", "a\n", "\ud83d", "\0", "#"]),
+    max_size=4,
+)
+CONTENTS = strategies.one_of(
+    strategies.binary(max_size=60),
+    LINES.map(lambda lines: "\n".join(["prompt", *lines]).encode("utf-8", "surrogatepass")),
+    LINES.map(lambda lines: json.dumps(lines).encode()),
+    strategies.lists(
+        strategies.dictionaries(
+            strategies.sampled_from(["prompt", "Prompt", "id", "challenge", "note", "NaN\ud83d"]),
+            json_values.JSON | strategies.sampled_from(["a star", float("nan"), "1", "a/b"]),
+            max_size=4,
+        ),
+        max_size=3,
+    ).map(lambda rows: "\n".join(map(json.dumps, rows)).encode()),
+)
+
+
+def run_any(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str]:
+    """Returns the exit code of a command, and what it says; if it fails that is one clear line."""
+    code = cli.main([*words, "--output", str(folder / words[0])])
+    said = capsys.readouterr().err
+    if code:
+        assert code == 2 and said.startswith(f"parti {words[0]}: "), said
+        assert said.count("\n") == 1 and "Error: " not in said and "generate: 'utf-8" not in said, (
+            said
+        )
+        assert not list(folder.glob(f"{words[0]}*")), said
+    return code, said
+
+
+@hypothesis.settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(
+    data=CONTENTS, suffix=strategies.sampled_from([".txt", ".csv", ".tsv", ".jsonl", ".json"])
+)
+def test_any_prompt_file_gives_images_or_one_line(
+    small_bundle: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    data: bytes,
+    suffix: str,
+) -> None:
+    """And `parti workflow` and `parti prompts` say the same of it."""
+    monkeypatch.delenv("PARTI_COMMAND", raising=False)
+    fake_drawing.draw_blank(monkeypatch)
+    with tempfile.TemporaryDirectory() as name:
+        folder, path = pathlib.Path(name), pathlib.Path(name, f"p{suffix}")
+        path.write_bytes(data)
+        (folder / "other.txt").write_text("another prompt")
+        model = ["--model", str(small_bundle), "--num_samples=1"]
+        code, said = run_any(folder, capsys, "generate", "--prompts", str(path), *model)
+        try:
+            preflight.check_prompts([str(path)])
+        except ValueError as error:
+            assert code == 2 and str(error) in said
+        chosen, also_said = run_any(folder, capsys, "prompts", "--input", str(path))
+        assert chosen == code
+        if code:
+            assert f"{str(path)!r}" in said
+            assert also_said.partition(": ")[2] == said.partition(": ")[2]
+            return
+        prompts = prompt_files.read_prompts(path)
+        made = generate.read_generations(folder / "generate")
+        assert [(g.prompt_id, g.prompt) for g in made] == [(p.id, p.text) for p in prompts]
+        (folder / "generate").rename(folder / "first")
+        again = str(folder / "prompts/prompts.jsonl")
+        code, said = run_any(folder, capsys, "generate", "--prompts", again, *model)
+        assert code == 0, said
+
+
+DAMAGE = strategies.one_of(
+    strategies.tuples(
+        strategies.sampled_from(
+            [
+                *("bundle.json", "vocabulary.model", "generator/config.gin"),
+                *("tokenizer/params.safetensors", "generator/params.safetensors"),
+            ]
+        ),
+        strategies.binary(max_size=40)
+        | strategies.text(max_size=20).map(str.encode)
+        | strategies.sampled_from([b"MODEL = @a.B()\n", b"MODEL = None\n", b"MODEL = (\n", b"MO"]),
+    ),
+    strategies.tuples(
+        strategies.just("bundle.json"),
+        strategies.dictionaries(
+            strategies.sampled_from(["parts", "vocabulary", "schema_version"]),
+            json_values.JSON
+            | strategies.dictionaries(
+                strategies.sampled_from(["tokenizer", "generator", "../x", "reranker"]),
+                json_values.JSON | strategies.just({"fingerprint": "x"}),
+            ),
+        ).map(lambda content: json.dumps({"schema_version": 1, **content}).encode())
+        | json_values.JSON.map(lambda content: json.dumps(content).encode()),
+    ),
+)
+
+
+@hypothesis.settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(damage=DAMAGE)
+def test_any_damage_of_a_bundle_is_one_line(
+    small_bundle: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    damage: tuple[str, bytes],
+) -> None:
+    fake_drawing.draw_blank(monkeypatch)
+    name, data = damage
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = pathlib.Path(folder, "bundle")
+        shutil.copytree(small_bundle, bundle, copy_function=os.link)
+        (bundle / name).unlink()
+        (bundle / name).write_bytes(data)
+        code, said = run_any(
+            pathlib.Path(folder), capsys, "generate", "--prompts=a star", "--model", str(bundle)
+        )
+        assert code == 2 and str(bundle) in said, said
 
 
 @pytest.mark.parametrize(

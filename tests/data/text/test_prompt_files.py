@@ -232,6 +232,12 @@ def test_flags_in_a_prompt_are_noted(tmp_path: pathlib.Path) -> None:
     assert "flags are not read" in notes[0]
 
 
+def test_prompts_that_only_say_that_there_is_none_are_noted(tmp_path: pathlib.Path) -> None:
+    notes: list[str] = []
+    prompt_files.read_prompts(write(tmp_path / "p.csv", "Prompt\na cat\nnan\nNone\n"), notes)
+    assert notes[0].endswith("p.csv': a text is missing, 'p00001-nan' is drawn as it is written")
+
+
 def test_metadata_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None:
     for value in (float("nan"), "\ud83d", object()):
         prompt = prompt_files.Prompt("a", "b", metadata={"n": value})

@@ -104,6 +104,8 @@ def test_run_file_resolves_from_any_folder(
             [MODEL_DIR, "BTCH_SIZE=1"],
             "--gin.BTCH_SIZE: no gin file sets a macro of that name; ",
         ),
+        ("A = (", [MODEL_DIR], "EOF in multi-line statement (line "),
+        ("", [MODEL_DIR, "BATCH_SIZE=("], "--gin.BATCH_SIZE=( is not a Python literal"),
         ("", [MODEL_DIR, "BATCH_SIZE"], "write --gin.NAME=VALUE"),
         ("", [MODEL_DIR, "adamx.b1=1"], "No configurable matching 'adamx'; there is"),
         ("", [MODEL_DIR, "NUM_MICROBATCHES=3"], "8 does not divide into NUM_MICROBATCHES 3"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_models
 
+from parti.data.text import vocabularies
 from parti.engine.checkpoints import checkpoints
 from parti.engine.config import gin_config
 from parti.engine.inference import bundles, loaded_models
@@ -140,6 +141,34 @@ def test_nothing_damaged_or_foreign_is_opened(
     (tmp_path / "changed/bundle.json").write_text("{")
     with pytest.raises(ValueError, match="bundle.json is damaged .* export the bundle again"):
         bundles.Bundle.open(tmp_path / "changed")
+
+
+def test_a_part_of_another_kind_or_without_a_description_is_damage(
+    written: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(written, tmp_path / "b")
+    config, content = (
+        tmp_path / "b/generator/config.gin",
+        json.loads((written / "bundle.json").read_text()),
+    )
+    for text, why in (
+        ((written / "reranker/config.gin").read_text(), "a CocaModel, and no Generator"),
+        ("MODEL = None\n", "a NoneType, and no Generator"),
+        ("MODEL = (\n", "EOF in multi-line statement"),
+    ):
+        config.write_text(text)
+        with pytest.raises(ValueError, match=f"generator/config.gin: .*{why}.*; export the bundle"):
+            bundles.Bundle.open(tmp_path / "b").model("generator")
+    for changes in ({"parts": []}, {"vocabulary": {}}, {"parts": {"generator": {}}}):
+        (tmp_path / "b/bundle.json").write_text(json.dumps(content | changes))
+        with pytest.raises(ValueError, match="bundle.json is damaged .* export the bundle again"):
+            bundles.Bundle.open(tmp_path / "b")
+    (tmp_path / "b/bundle.json").write_text("[]")
+    with pytest.raises(ValueError, match="schema version None"):
+        bundles.Bundle.open(tmp_path / "b")
+    (tmp_path / "b/vocabulary.model").write_bytes(b"")
+    with pytest.raises(ValueError, match="is not a SentencePiece model"):
+        vocabularies.TextTokenizer(tmp_path / "b/vocabulary.model")
 
 
 def test_models_that_do_not_fit_are_refused(

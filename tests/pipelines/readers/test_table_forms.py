@@ -265,6 +265,27 @@ def test_captions_and_keys_of_other_types(folder: pathlib.Path) -> None:
     assert (row.text, row.metadata) == ("one", {"captions": ["one", "two"]})
 
 
+@pytest.mark.parametrize(
+    ("captions", "wanted", "compression"),
+    [
+        (pa.array(["a", None]), ["a", "missing_caption"], "zstd"),
+        (pa.array(["a", "b"], pa.large_string()), ["a", "b"], "lz4"),
+        (pa.array(["a", "b"], pa.string_view()), ["a", "b"], "brotli"),
+        (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"], "gzip"),
+        ([["a", "b"], ["c", None]], ["a", "c"], "snappy"),
+        ([{"en": "a"}, {"en": "b"}], ["a", "b"], "none"),
+    ],
+)
+def test_types_of_captions_and_compressions(
+    folder: pathlib.Path, captions: Any, wanted: list[str], compression: str
+) -> None:
+    table = pa.table({"image": [PICTURE] * 2, "text": captions, "": ["x", "y"]})
+    pq.write_table(table, folder / "t.parquet", compression=compression)
+    found = read(folder / "t.parquet")
+    assert [getattr(row, "reason", None) or row.text for row in found] == wanted
+    assert found[0].metadata[""] == "x"
+
+
 def test_columns_beside_the_pair_cost_no_pair(folder: pathlib.Path) -> None:
     table = pa.Table.from_arrays(
         [
