@@ -38,6 +38,15 @@ class Passed(NamedTuple):
     fingerprint: fingerprints.Fingerprint
 
 
+class Checked(NamedTuple):
+    """What the rules for captions and scores say of a pair; `evaluate.check_caption` says how."""
+
+    text: str
+    rejection: evaluate.Rejection | None
+    notes: tuple[str, ...]
+    measures: dict[str, float]
+
+
 class Filtered(NamedTuple):
     """What became of a pair."""
 
@@ -53,11 +62,14 @@ def filter_pair(
     pair: records.ImageTextPair,
     settings: clean_settings.CleanSettings,
     evaluation: decontamination.EvaluationSet | None = None,
+    checked: Checked | None = None,
 ) -> Filtered:
-    """Applies every rule that needs only this pair, then crops, resizes and encodes."""
-    measures: dict[str, float] = {}
+    """Applies every rule that needs only this pair, then crops, resizes and encodes.
+
+    `checked` is what `check_caption` gave for it, if that was called.
+    """
     rules = settings.rules
-    text, rejection, notes = evaluate.check_caption(pair.text, pair.metadata, rules, measures)
+    text, rejection, notes, measures = checked or check_caption(pair, rules)
     changes = {note: pair.text for note in notes if not note.startswith(evaluate.NO_VALUE)}
     without = [n.removeprefix(evaluate.NO_VALUE) for n in notes if n not in changes]
     counts = [statistics.Count("changed", repair) for repair in changes]
@@ -78,6 +90,8 @@ def filter_pair(
         width, height = images.read_size(pair.image)
         counts += statistics.image_counts("before", width, height, len(pair.image))
         picture = _decode(pair.image, width, height, settings, measures)
+    except images.UnsupportedError as error:
+        return reject("image_unsupported", str(error))
     except ValueError as error:
         return reject("image_undecodable", str(error))
     if isinstance(picture, tuple):
@@ -100,9 +114,11 @@ def filter_pair(
     return Filtered(passed, counts, near, changes, unknown)
 
 
-def needs_image(pair: records.ImageTextPair, rules: presets.RuleSettings) -> bool:
-    """Returns whether `filter_pair` may keep a pair, as far as it can say without the image."""
-    return evaluate.check_caption(pair.text, pair.metadata, rules)[1] is None
+def check_caption(pair: records.ImageTextPair, rules: presets.RuleSettings) -> Checked:
+    """Applies the rules that need no image."""
+    measures: dict[str, float] = {}
+    found = evaluate.check_caption(pair.text, pair.metadata, rules, measures)
+    return Checked(*found, measures)
 
 
 def load_filter(

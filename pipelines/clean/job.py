@@ -81,7 +81,7 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
                 job.intermediate_dir,
                 settings.shards,
                 job.fetch,
-                functools.partial(filter_pair.needs_image, rules=settings.rules),
+                functools.partial(filter_pair.check_caption, rules=settings.rules),
                 job.kept,
             )
         ).with_outputs(*filter_sources.TAGS, main="fingerprints")
