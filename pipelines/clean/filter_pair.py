@@ -156,7 +156,7 @@ def _fingerprint(
     return fingerprints.Fingerprint(
         id="",
         key=pair.key,
-        split=_split(pair, settings),
+        split=split_of(pair, settings),
         content=xxhash.xxh3_128_digest(pair.image),
         pixels=image_hashes.pixel_hash(picture.pixels),
         phash=phash,
@@ -169,7 +169,7 @@ def _fingerprint(
     )
 
 
-def _split(pair: records.ImageTextPair, settings: clean_settings.CleanSettings) -> str:
+def split_of(pair: records.ImageTextPair, settings: clean_settings.CleanSettings) -> str:
     """Returns the split that the metadata name, else one by the hash of the key.
 
     A test pair that the rules keep goes to validation.

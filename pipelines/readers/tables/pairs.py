@@ -298,7 +298,8 @@ def _find_image(value: Any, folder: str, is_url: bool) -> dict[str, Any] | rows.
     if _is_empty(value):
         return None
     if isinstance(value, bytes):
-        if not (is_url or value.startswith(_TEXT_OF_BYTES)):
+        is_text = value.startswith(_TEXT_OF_BYTES) and value[:_LEAST_BASE64].isascii()
+        if not (is_url or is_text):
             return _image(value)
         value = value.decode("utf-8", "replace")
     if not isinstance(value, str):
