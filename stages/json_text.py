@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts and JSON values as every file can hold them: what cannot be written is mended when read.
 
-One rule: half of a surrogate pair (a cut emoji) becomes U+FFFD, a control character except tab and
-line ends a space, NaN and the infinities null. Deeper than `MAX_DEPTH` no value is taken.
+One rule, for whatever is read: half of a surrogate pair (a cut emoji) becomes U+FFFD (`utf8`), NaN
+and the infinities null (`finite`). In prompts a control character except tab and line ends also
+becomes a space, and deeper than `MAX_DEPTH` no value is taken (`mend`).
 """
 
 import json
@@ -17,9 +18,19 @@ _HALVES = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
+def utf8(text: str) -> str:
+    """Returns a text that UTF-8 can write; see the rule above."""
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
+
+
+def finite(number: float) -> float | None:
+    """Returns a number that JSON can write, or None."""
+    return number if math.isfinite(number) else None
+
+
 def mend_text(text: str) -> str:
-    """Returns a text that UTF-8 can write, without control characters; see the rule above."""
-    return _CONTROL.sub(" ", _HALVES.sub("\ufffd", text))
+    """Returns a text that UTF-8 can write, without control characters."""
+    return _CONTROL.sub(" ", utf8(text))
 
 
 def mend(value: Any) -> Any:
@@ -35,8 +46,8 @@ def _mend(value: Any, depth: int) -> Any:
         raise ValueError(f"nested over {MAX_DEPTH} deep")
     if isinstance(value, str):
         return mend_text(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return finite(value)
     if isinstance(value, list):
         return [_mend(item, depth + 1) for item in value]
     if isinstance(value, dict):

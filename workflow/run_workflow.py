@@ -95,7 +95,7 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
     if folder.is_file():
         raise NotADirectoryError(f"--workdir {options.workdir}: is a file; it must be a folder")
     elsewhere = os.environ.get(stage.COMMAND_VARIABLE) or any(map(_ELSEWHERE.match, extra))
-    if os.environ.get("JAX_PLATFORMS") and not elsewhere:
+    if {"JAX_PLATFORMS", "XLA_FLAGS"} & os.environ.keys() and not elsewhere:
         from parti.engine.hardware import accelerators  # loads JAX
 
         accelerators.check_platforms()

@@ -11,7 +11,7 @@ import posixpath
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from parti.data.images import images
@@ -20,12 +20,16 @@ from parti.data.text import prompt_files
 from parti.stages import files
 
 IMAGE_SUFFIXES = images.SUFFIXES
-PROMPT_SUFFIXES = (".tsv", ".jsonl")
-CAPTION_SUFFIX = ".txt"
+CAPTION_SUFFIX = ".txt"  # also of prompts
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 TFRECORD_SUFFIX = ".tfrecord"
-_SUFFIXES = (*IMAGE_SUFFIXES, *PROMPT_SUFFIXES, CAPTION_SUFFIX, *TAR_SUFFIXES, TFRECORD_SUFFIX)
-KINDS = "prompts (.txt, .tsv, .jsonl), pictures, .tar of pictures and captions, .tfrecord of pairs"
+_SUFFIXES = (*IMAGE_SUFFIXES, *prompt_files.SUFFIXES, *TAR_SUFFIXES, TFRECORD_SUFFIX)
+KINDS = (
+    f"prompts ({', '.join(prompt_files.SUFFIXES)}), pictures, .tar of pictures and captions, "
+    ".tfrecord of pairs"
+)
+_JSON, _BEFORE_JSON = ".json", b"\xef\xbb\xbf \t\r\n"
+_MAX_NAMES = 3  # of files that are left out
 MAX_FILE_BYTES = 256 * 2**20  # of an image or caption; also in a tar
 
 
@@ -40,17 +44,21 @@ class Item(NamedTuple):
 def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
     """Yields the captions and images of the files that an address names (see `files.resolve`).
 
-    - `.txt`, `.tsv`, `.jsonl`: prompt files (see `text.prompt_files`); a `.txt` beside an image of
-      the same name is its caption.
+    - prompt files of any kind (see `text.prompt_files`); a `.txt` beside an image of the same name
+      is its caption.
     - images, and `.tar` of images and `.txt` captions (other members are passed over).
-    - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.jsonl` beside one describes
-      them, and is passed over.
+    - `.tfrecord` of image-text pairs, as `parti clean` writes them; a `.json` or `.jsonl` beside
+      one describes them, and is passed over.
+
+    Of a folder a `.json` that is no list is passed over too. A line on stderr names these, unless
+    they are beside an image of the same name, and images of formats that are not read.
 
     Raises:
       FileNotFoundError: it names no file of these kinds.
       ValueError: a file is damaged, too large, or of another kind.
     """
-    paths = _find(os.fspath(pattern))
+    paths, in_folder = _find(os.fspath(pattern))
+    objects: list[str] = []
     stems = {_stem(path) for path in paths if path.lower().endswith(IMAGE_SUFFIXES)}
     for path in paths:
         name, lower = files.text(files.name(path)), path.lower()
@@ -58,9 +66,12 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
             yield Item(name, image=_read(path))
         elif lower.endswith(CAPTION_SUFFIX) and _stem(path) in stems:
             yield Item(name, text=_caption(_read(path), path))
-        elif lower.endswith((*PROMPT_SUFFIXES, CAPTION_SUFFIX)):
-            notes: list[str] = []
-            for prompt in prompt_files.parse_prompts(path, files.read_bytes(path), notes):
+        elif lower.endswith(prompt_files.SUFFIXES):
+            data, notes = files.read_bytes(path), list[str]()
+            if lower.endswith(_JSON) and in_folder and data.lstrip(_BEFORE_JSON)[:1] != b"[":
+                objects += [] if _stem(path) in stems else [path]
+                continue
+            for prompt in prompt_files.parse_prompts(path, data, notes):
                 yield Item(f"{name}:{prompt.id}", text=prompt.text)
             for note in notes:
                 print(note, file=sys.stderr, flush=True)
@@ -69,9 +80,11 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
         else:
             for pair in map(records.ImageTextPair.from_example, tfrecords.read(path)):
                 yield Item(f"{name}:{pair.key}", pair.text, pair.image)
+    _say_left_out(f"{_JSON} files that are no list of prompts", objects)
 
 
-def _find(pattern: str) -> list[str]:
+def _find(pattern: str) -> tuple[list[str], bool]:
+    """Returns the files to read, and whether some were found in a folder, not named."""
     found: list[files.Entry] = []
     folder = False
     for text, root, entries in files.resolve(pattern):
@@ -85,11 +98,21 @@ def _find(pattern: str) -> list[str]:
     if not paths:
         raise FileNotFoundError(f"{pattern}: no evaluation data there; it takes {KINDS}")
     pairs = {files.parent(path) for path in paths if path.lower().endswith(TFRECORD_SUFFIX)}
-    paths = [p for p in paths if not (p.lower().endswith(".jsonl") and files.parent(p) in pairs)]
+    described = (_JSON, ".jsonl")
+    paths = [p for p in paths if not (p.lower().endswith(described) and files.parent(p) in pairs)]
     for entry in found:
         if entry.path.lower().endswith((*IMAGE_SUFFIXES, CAPTION_SUFFIX)):
             _check_size(entry.path, entry.num_bytes)
-    return paths
+    unread = [entry.path for entry in found if entry.path.lower().endswith(images.OTHER_SUFFIXES)]
+    _say_left_out("pictures of formats that are not read; save them as JPEG, PNG or WebP", unread)
+    return paths, folder
+
+
+def _say_left_out(what: str, paths: Sequence[str]) -> None:
+    if paths:
+        names = [files.text(files.name(path)) for path in paths[:_MAX_NAMES]]
+        some = ", ".join([*names, *(["..."] if len(paths) > _MAX_NAMES else [])])
+        print(f"left out {len(paths):,} {what}: {some}", file=sys.stderr, flush=True)
 
 
 def _check_size(path: str, size: int) -> None:

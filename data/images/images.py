@@ -5,13 +5,14 @@
 import dataclasses
 import functools
 import io
+import re
 import types
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError, features
 
 # Readers for formats that run other programs (EPS), that hide a second image of another size
 # (ICO), or that no data set uses stay closed.
@@ -28,6 +29,27 @@ OTHER_SUFFIXES = (
     *(".ico", ".icns", ".tga", ".dib", ".eps", ".qoi", ".dds", ".exr", ".hdr", ".raw", ".dng"),
     *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pcx", ".xcf", ".ai", ".wmf"),
 )
+
+# How files of formats begin that `decode` does not take; of AVIF, where Pillow is built without it.
+_OTHER_FORMATS = {
+    name: re.compile(beginning, re.DOTALL)
+    for name, beginning in {
+        "HEIC": rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
+        "AVIF": rb"....ftypavi[fs]",
+        "Video": rb"....ftyp|\x1aE\xdf\xa3",
+        "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+        "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
+        "SVG": rb"\s*<(svg|(\?xml|!--|!DOCTYPE).{0,2000}?<svg)",
+        "ICO": rb"\0\0\x01\0",
+        "PSD": rb"8BPS",
+        "PDF": rb"%PDF",
+        "EPS": rb"%!PS|\xc5\xd0\xd3\xc6",
+        "QOI": rb"qoif",
+        "DDS": rb"DDS ",
+        "OpenEXR": rb"v/1\x01",
+        "Radiance HDR": rb"#\?RADIANCE",
+    }.items()
+}
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
 JPEG_QUALITY = 95
@@ -51,6 +73,10 @@ _PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC = 256, 257, 258, 262
 SSIM_WINDOW = 11  # pixels; images are at least as large
 _SSIM_SIGMA, _SSIM_K1, _SSIM_K2 = 1.5, 0.01, 0.03
+
+
+class UnsupportedError(ValueError):
+    """An image of a format that is not read; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,9 +151,18 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> De
 
 
 def _not_an_image(data: bytes, error: Exception) -> ValueError:
+    if isinstance(error, UnidentifiedImageError) and (name := _other_format(data)):
+        return UnsupportedError(f"not an image that is read: {name}; save it as JPEG, PNG or WebP")
     # Pillow puts the address of the buffer into its message.
     reason = str(error).split(" <")[0] or type(error).__name__
     return ValueError(f"not an image ({len(data)} bytes): {reason}")
+
+
+def _other_format(data: bytes) -> str:
+    """Returns the name of the format of an image that is not read; "" if it is none of these."""
+    found = (name for name, beginning in _OTHER_FORMATS.items() if beginning.match(data))
+    name = next(found, "")
+    return "" if name == "AVIF" and features.check("avif") else name
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:

@@ -304,3 +304,4 @@ _READERS = {
     ".ndjson": _read_jsonl,
     ".json": _read_json,
 }
+SUFFIXES = tuple(_READERS)  # endings of prompt files, in lower case

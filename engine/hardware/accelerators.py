@@ -7,6 +7,7 @@ devices.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -30,6 +31,8 @@ _LIBTPU_ENVIRONMENT = {
     "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=4194304",
 }
 PLATFORMS = "JAX_PLATFORMS"  # the environment variable that names jax's backends
+XLA_FLAGS = "XLA_FLAGS"  # the one with XLA's flags; it ends the process if one is not known
+_ASK = [sys.executable, "-c", "import jax; jax.devices()"]
 FORMS = "v4:4x4x4, v5p:4x4x8, v5e:8x8, v6e:8x8 (chips along each side), cpu-8, or gpu"
 
 
@@ -80,10 +83,11 @@ _PEAKS |= {
 
 
 def check_platforms(in_this_process: bool = False) -> None:
-    """Raises ValueError if JAX_PLATFORMS names what is not on this machine.
+    """Raises ValueError if JAX_PLATFORMS names what is not here, or XLA_FLAGS what XLA has not.
 
     By default another process asks JAX, so that this one takes no accelerator from its workers.
     """
+    _check_xla_flags(os.environ.get(XLA_FLAGS, "").strip())
     wanted = os.environ.get(PLATFORMS, "").strip()
     if wanted.lower() in ("", "cpu"):
         return
@@ -94,8 +98,7 @@ def check_platforms(in_this_process: bool = False) -> None:
         except (RuntimeError, AssertionError) as error:
             said = str(error)
     else:
-        command = [sys.executable, "-c", "import jax; jax.devices()"]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        ended = subprocess.run(_ASK, capture_output=True, text=True, check=False)
         if not ended.returncode:
             return
         said = ended.stderr.strip().rpartition("\n")[2].partition(": ")[2]
@@ -104,6 +107,18 @@ def check_platforms(in_this_process: bool = False) -> None:
         f"{PLATFORMS}={wanted}: JAX finds no such device here{why}; unset {PLATFORMS}, or set it "
         "to cpu"
     )
+
+
+@functools.cache
+def _check_xla_flags(flags: str) -> None:
+    if not flags:
+        return
+    environment = {**os.environ, PLATFORMS: "cpu"}  # which takes no accelerator
+    with subprocess.Popen(_ASK, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        _, said = process.communicate()
+    if process.returncode:
+        why = said.strip().rpartition("\n")[2].rpartition("] ")[2]
+        raise ValueError(f"{XLA_FLAGS}={flags}: {why}; mend or unset {XLA_FLAGS}")
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
@@ -130,6 +145,7 @@ def target(name: str) -> Target:
       ValueError: the name is of no such form, libtpu is not installed or refuses the topology, or
         the devices are not there.
     """
+    _check_xla_flags(os.environ.get(XLA_FLAGS, "").strip())
     if match := re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name):
         return _tpu(name, match.group(1), tuple(int(n) for n in match.group(2).split("x")))
     if match := re.fullmatch(r"cpu-([1-9]\d*)", name):
@@ -181,12 +197,13 @@ def _cpus(count: int) -> tuple[Any, ...]:
 
 
 def _gpus() -> Target:
+    check_platforms(in_this_process=True)
     try:
         devices = jax.devices("gpu")
     except RuntimeError as error:
         raise ValueError(
             f"--topology gpu, but jax finds no GPU here ({error}); run it where there is one, with "
-            "pip install 'parti[cuda]', or take cpu-N"
+            "pip install '.[cuda]' in the clone, or take cpu-N"
         ) from error
     memory = devices[0].memory_stats()["bytes_limit"]
     peak = peak_flops(devices[0].device_kind, "bfloat16")

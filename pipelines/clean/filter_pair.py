@@ -39,6 +39,15 @@ class Passed(NamedTuple):
     fingerprint: fingerprints.Fingerprint
 
 
+class Checked(NamedTuple):
+    """What the rules for captions and scores say of a pair; `evaluate.check_caption` says how."""
+
+    text: str
+    rejection: evaluate.Rejection | None
+    notes: tuple[str, ...]
+    measures: dict[str, float]
+
+
 class Filtered(NamedTuple):
     """What became of a pair."""
 
@@ -54,11 +63,14 @@ def filter_pair(
     pair: records.ImageTextPair,
     settings: clean_settings.CleanSettings,
     evaluation: decontamination.EvaluationSet | None = None,
+    checked: Checked | None = None,
 ) -> Filtered:
-    """Applies every rule that needs only this pair, then crops, resizes and encodes."""
-    measures: dict[str, float] = {}
+    """Applies every rule that needs only this pair, then crops, resizes and encodes.
+
+    `checked` is what `check_caption` gave for it, if that was called.
+    """
     rules = settings.rules
-    text, rejection, notes = evaluate.check_caption(pair.text, pair.metadata, rules, measures)
+    text, rejection, notes, measures = checked or check_caption(pair, rules)
     changes = {note: pair.text for note in notes if not note.startswith(evaluate.NO_VALUE)}
     without = [n.removeprefix(evaluate.NO_VALUE) for n in notes if n not in changes]
     counts = [statistics.Count("changed", repair) for repair in changes]
@@ -79,6 +91,8 @@ def filter_pair(
         width, height = images.read_size(pair.image)
         counts += statistics.image_counts("before", width, height, len(pair.image))
         picture = _decode(pair.image, width, height, settings, measures)
+    except images.UnsupportedError as error:
+        return reject("image_unsupported", str(error))
     except ValueError as error:
         return reject("image_undecodable", str(error))
     if isinstance(picture, tuple):
@@ -102,9 +116,11 @@ def filter_pair(
     return Filtered(passed, counts, near, changes, unknown)
 
 
-def needs_image(pair: records.ImageTextPair, rules: presets.RuleSettings) -> bool:
-    """Returns whether `filter_pair` may keep a pair, as far as it can say without the image."""
-    return evaluate.check_caption(pair.text, pair.metadata, rules)[1] is None
+def check_caption(pair: records.ImageTextPair, rules: presets.RuleSettings) -> Checked:
+    """Applies the rules that need no image."""
+    measures: dict[str, float] = {}
+    found = evaluate.check_caption(pair.text, pair.metadata, rules, measures)
+    return Checked(*found, measures)
 
 
 def load_filter(
@@ -143,7 +159,7 @@ def _fingerprint(
     return fingerprints.Fingerprint(
         id="",
         key=pair.key,
-        split=_split(pair, settings),
+        split=split_of(pair, settings),
         content=xxhash.xxh3_128_digest(pair.image),
         pixels=image_hashes.pixel_hash(picture.pixels),
         phash=phash,
@@ -156,7 +172,7 @@ def _fingerprint(
     )
 
 
-def _split(pair: records.ImageTextPair, settings: clean_settings.CleanSettings) -> str:
+def split_of(pair: records.ImageTextPair, settings: clean_settings.CleanSettings) -> str:
     """Returns the split that the metadata name, else one by the hash of the key.
 
     A test pair that the rules keep goes to validation.

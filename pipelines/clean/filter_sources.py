@@ -30,8 +30,8 @@ _TICK_EVERY = 16
 _MAX_COLUMNS, _MAX_COLUMN = 100, 200  # left out and counted in a source; characters of one
 _FETCH = fetching.FetchSettings()
 
-PairFilter = Callable[[records.ImageTextPair], filter_pair.Filtered]
-NeedsImage = Callable[[records.ImageTextPair], bool]
+PairFilter = Callable[..., filter_pair.Filtered]  # takes the pair, and `checked` if it is known
+CheckCaption = Callable[[records.ImageTextPair], filter_pair.Checked]
 
 
 class Work(NamedTuple):
@@ -57,17 +57,17 @@ class FilterSource(beam.DoFn):
         directory: files.Path,
         num_shards: Mapping[str, int],
         fetch: fetching.FetchSettings = _FETCH,
-        needs_image: NeedsImage = lambda pair: True,
+        check_caption: CheckCaption | None = None,
         kept: originals.Kept | None = None,
     ) -> None:
         """Sets an existing folder that every worker reaches, and split -> final shards.
 
-        `make_filter` is called once in each worker. An image by URL is fetched only if
-        `needs_image` is true of the pair without it, and not if it is `kept`.
+        `make_filter` is called once in each worker. An image by URL is not fetched if
+        `check_caption` rejects the pair without it, or if it is `kept`.
         """
         self._make_filter, self._directory = make_filter, str(directory)
         self._num_shards, self._fetch = dict(num_shards), fetch
-        self._needs_image, self._kept = needs_image, kept
+        self._check_caption, self._kept = check_caption, kept
 
     def setup(self) -> None:
         """Makes what a worker keeps."""
@@ -107,11 +107,13 @@ class FilterSource(beam.DoFn):
     ) -> Iterator[int]:
         """Filters the rows of a source; yields about the size of each in its file, in bytes."""
         files_left_out = left_out.LeftOut()
-        for number, row in self._rows(work, tally, files_left_out):
+        checked: dict[int, dict[str, filter_pair.Checked]] = {}  # of rows that wait for an image
+        for number, row in self._rows(work, tally, files_left_out, checked):
+            known = checked.pop(number, {})
             if isinstance(row, readers.Rejected):
                 filtered, image = filter_pair.Filtered(row), b""
             else:
-                filtered, image = self._filter(row), row.image
+                filtered, image = self._filter(row, **known), row.image
             if isinstance(filtered.result, filter_pair.Passed):
                 pair, fingerprint = filtered.result
                 writer.add(pair.to_example(), fingerprint)
@@ -125,9 +127,16 @@ class FilterSource(beam.DoFn):
             tally.add_left_out(files_left_out, work.source.name, self._sampler)
 
     def _rows(
-        self, work: Work, tally: "Tally", files_left_out: left_out.LeftOut
+        self,
+        work: Work,
+        tally: "Tally",
+        files_left_out: left_out.LeftOut,
+        checked: dict[int, dict[str, filter_pair.Checked]],
     ) -> Iterator[tuple[int, rows.Row]]:
-        """Yields the rows of a source with their numbers; counts what became of their URLs."""
+        """Yields the rows of a source with their numbers; counts what became of their URLs.
+
+        `checked` gets what the rules for captions say of rows with a URL, by their numbers.
+        """
         wanted = intermediate.read_wanted(self._directory, work.name) if work.in_part else None
         numbers = None if wanted is None else frozenset(wanted)
         urls = dict.fromkeys(statistics.URLS, 0)
@@ -135,7 +144,10 @@ class FilterSource(beam.DoFn):
         def wants(number: int, pair: records.ImageTextPair) -> bool:
             if numbers is not None and number not in numbers:
                 return False
-            is_needed = self._needs_image(pair)
+            is_needed = True
+            if self._check_caption:
+                found = self._check_caption(pair)
+                checked[number], is_needed = {"checked": found}, found.rejection is None
             urls["fetched" if is_needed else "not_needed"] += 1
             return is_needed
 

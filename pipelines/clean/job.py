@@ -8,7 +8,7 @@
 2. *Deduplicate*: every key is one pair's; then duplicates and counts over pairs
    (`duplicate_rules`).
 3. *Merge* (`merge_shards`): each shard gathers its pairs from all intermediate shards, without
-   those that were dropped.
+   those that were dropped. Pairs with a new key go to the split and shard of that.
 
 The bytes of what is written depend on input and settings alone, not on workers or runner.
 """
@@ -81,7 +81,7 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
                 job.intermediate_dir,
                 settings.shards,
                 job.fetch,
-                functools.partial(filter_pair.needs_image, rules=settings.rules),
+                functools.partial(filter_pair.check_caption, rules=settings.rules),
                 job.kept,
             )
         ).with_outputs(*filter_sources.TAGS, main="fingerprints")
@@ -95,7 +95,12 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
         "decisions": (same_key, duplicates) | "Decisions" >> beam.Flatten(),
         "shown": groups | "Shown groups" >> beam.Map(lambda found: found["sizes"]),
     } | merge_shards.MergeShards(
-        job.intermediate_dir, job.directory, settings.shards, _Describe(settings), _DESCRIBED
+        job.intermediate_dir,
+        job.directory,
+        settings.shards,
+        _Describe(settings),
+        _DESCRIBED,
+        functools.partial(filter_pair.split_of, settings=settings),
     )
     old = (
         root

@@ -18,6 +18,7 @@ from parti.stages import files
 COUNTS = "counts"
 HASHES = "hashes"  # hashes-train-00000-of-00004.jsonl: the rows of a shard's pairs
 _OF_THE_RUN = ("id", "known")  # fields of a row that mean nothing in another run
+_RENAMED = "renamed-"  # how the names of intermediate shards of pairs with new keys begin
 
 
 class Merged(NamedTuple):
@@ -29,6 +30,7 @@ class Merged(NamedTuple):
     is_new_key: bool = False  # whether its key was changed, since a pair of another file has it
 
 
+SplitOf = Callable[[records.ImageTextPair], str]
 Describe = Callable[[Merged, Any], Iterable[beam.pvalue.TaggedOutput]]
 
 
@@ -48,15 +50,18 @@ class MergeShards(beam.PTransform):
         num_shards: Mapping[str, int],
         describe: Describe,
         tags: tuple[str, ...],
+        split_of: SplitOf,
     ) -> None:
         """Sets folders that exist and that every worker reaches, and split -> final shards.
 
         `describe` is called with each `Merged` and `shown`, and yields outputs with these tags.
-        Those tagged `COUNTS`, (what, count), are added up for each shard.
+        Those tagged `COUNTS`, (what, count), are added up for each shard. `split_of` returns the
+        split of a pair, by its new key.
         """
         super().__init__("Merge shards")
         self._intermediate_dir, self._directory = str(intermediate_dir), str(directory)
         self._num_shards, self._describe, self._tags = dict(num_shards), describe, tags
+        self._split_of = split_of
 
     def expand(self, inputs: Mapping[str, beam.PCollection]) -> Any:
         """Returns the tagged outputs."""
@@ -66,13 +71,18 @@ class MergeShards(beam.PTransform):
         decisions = inputs["decisions"] | "Shard of decision" >> beam.Map(
             lambda found: ("{} {}".format(*intermediate.shard_of_id(found.id)), found)
         )
+        renamed = (
+            (ranges, decisions)
+            | "Gather renamed" >> disk_group_by_key.GroupObjects()
+            | "Move renamed" >> beam.FlatMap(lambda group: self._move(*group))
+        )
         every = [
             (f"{split} {index}", None)
             for split, count in self._num_shards.items()
             for index in range(count)
         ]
         return (
-            (ranges, decisions, ranges.pipeline | "All shards" >> beam.Create(every))
+            (ranges, decisions, renamed, ranges.pipeline | "All shards" >> beam.Create(every))
             | "Gather shards" >> disk_group_by_key.GroupObjects()
             | "Write shards"
             >> beam.FlatMap(
@@ -81,25 +91,45 @@ class MergeShards(beam.PTransform):
             ).with_outputs(*self._tags, main="files")
         )
 
+    def _move(self, key: str, found: Iterable[Any]) -> Iterator[tuple[str, intermediate.Range]]:
+        """Writes a shard's pairs with new keys anew, by the shards of these; yields the ranges.
+
+        Those that are dropped stay.
+        """
+        decisions, new_keys, ranges = _by_kind(found)
+        new_keys = {
+            identity: new for identity, new in new_keys.items() if identity not in decisions
+        }
+        if not new_keys:
+            return
+        name = _RENAMED + key.replace(" ", "-")
+        with intermediate.Writer(self._intermediate_dir, name, self._num_shards) as writer:
+            for row, serialized in intermediate.read_ranges(self._intermediate_dir, ranges):
+                if new := new_keys.get(row.id):
+                    pair = dataclasses.replace(
+                        records.ImageTextPair.from_example(serialized), key=new
+                    )
+                    row = dataclasses.replace(row, key=new, split=self._split_of(pair))
+                    writer.add(pair.to_example(), row)
+            for shard, some in writer.finish({}).ranges():
+                yield "{} {}".format(*shard), some
+
     def _merge(
         self, key: str, found: Iterable[Any], shown: Any
     ) -> Iterator[dict[str, Any] | beam.pvalue.TaggedOutput]:
         split, index = key.split()
-        decisions = {item.id: item for item in found if isinstance(item, fingerprints.Decision)}
-        new_keys = {item.id: item.key for item in found if isinstance(item, fingerprints.NewKey)}
-        ranges = [item for item in found if isinstance(item, intermediate.Range)]
+        decisions, new_keys, ranges = _by_kind(found)
         counts: collections.Counter[Any] = collections.Counter()
         with sharded_writers.SortedFile(3 / 4) as pairs, sharded_writers.SortedFile(1 / 4) as rows:
             for row, serialized in intermediate.read_ranges(self._intermediate_dir, ranges):
-                decision = decisions.get(row.id)
+                decision, new = decisions.get(row.id), new_keys.get(row.id)
+                if new and decision is None:
+                    continue  # it was moved
                 pair = records.ImageTextPair.from_example(serialized)
-                if row.id in new_keys:
-                    row = dataclasses.replace(row, key=new_keys[row.id])
-                    pair = dataclasses.replace(pair, key=row.key)
-                    serialized = pair.to_example()
-                for output in self._describe(
-                    Merged(pair, row, decision, row.id in new_keys), shown
-                ):
+                if new:
+                    row, pair = (dataclasses.replace(part, key=new) for part in (row, pair))
+                is_new_key = bool(new) or row.id.startswith(_RENAMED)
+                for output in self._describe(Merged(pair, row, decision, is_new_key), shown):
                     if output.tag == COUNTS:
                         counts[output.value[0]] += output.value[1]
                     else:
@@ -114,3 +144,18 @@ class MergeShards(beam.PTransform):
             name = shard_names.shard_name(f"{HASHES}-{split}", int(index), count, ".jsonl")
             yield rows.write(files.join(self._directory, name))
         yield from (beam.pvalue.TaggedOutput(COUNTS, item) for item in counts.items())
+
+
+def _by_kind(
+    found: Iterable[Any],
+) -> tuple[dict[str, fingerprints.Decision], dict[str, str], list[intermediate.Range]]:
+    """Returns decisions by id, new keys by id, and ranges."""
+    decisions, new_keys, ranges = {}, {}, []
+    for item in found:
+        if isinstance(item, fingerprints.Decision):
+            decisions[item.id] = item
+        elif isinstance(item, fingerprints.NewKey):
+            new_keys[item.id] = item.key
+        elif item is not None:
+            ranges.append(item)
+    return decisions, new_keys, ranges

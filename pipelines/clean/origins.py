@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from parti.pipelines import readers
 from parti.pipelines.clean import filter_sources
 from parti.pipelines.deduplicate.fingerprints import Origin
-from parti.pipelines.readers.base import decompression, rows
+from parti.pipelines.readers.base import decompression
 from parti.pipelines.readers.base.source_files import FOLDER
 from parti.stages import files
 
@@ -45,7 +45,7 @@ def _without_ending(path: str, input_format: str = "") -> str:
         for suffix in (*decompression.SUFFIXES, *sorted(endings, key=len, reverse=True)):
             if path.lower().endswith(suffix):
                 path = path[: -len(suffix)]
-    return rows.utf8(path)
+    return files.text(path)
 
 
 def _shortest_suffixes(paths: set[str]) -> dict[str, str]:

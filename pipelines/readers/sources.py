@@ -4,7 +4,8 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import NamedTuple
 
 from parti.pipelines.readers import formats
 from parti.pipelines.readers.base import pair_files, rows
@@ -15,8 +16,7 @@ from parti.stages import files
 
 def detect_format(pattern: str) -> str:
     """Returns the format of the files that a pattern names; raises as `find_sources`."""
-    listed = [entry.path for _, _, entries, _ in _list(pattern) for entry in entries]
-    return formats.detect(pattern, listed)
+    return formats.detect(pattern, [e.path for named in _list(pattern) for e in named.entries])
 
 
 def find_sources(
@@ -65,19 +65,31 @@ def _split(found: Found) -> list[Source]:
     return [dataclasses.replace(sources[0], left_out=tuple(found.left_out)), *sources[1:]]
 
 
+class _Listed(NamedTuple):
+    """What a part of a pattern names."""
+
+    text: str
+    root: str  # the folder itself, or the one with which a glob begins
+    entries: list[files.Entry]
+    # Of a folder: whether it is one, its hidden files, and what there is no file
+    is_folder: bool = False
+    hidden: Sequence[str] = ()
+    odd: Sequence[str] = ()
+
+
 def _group(
     patterns: Sequence[str], input_format: str, columns: column_roles.Given
 ) -> Iterator[Found]:
     """Yields the files that patterns name, each once, by format and folder."""
     found: dict[tuple[str, str], tuple[str, files.Entry]] = {}
-    # (format, folder) -> all files in it, and the hidden ones
-    folders: dict[tuple[str, str], tuple[list[files.Entry], list[str]]] = {}
-    for pattern, root, entries, hidden in (named for whole in patterns for named in _list(whole)):
-        is_auto = input_format == "auto"
-        name = formats.detect(pattern, [e.path for e in entries]) if is_auto else input_format
-        found |= {(name, e.path): (root, e) for e in _fitting(pattern, name, root, entries)}
-        if root == (pattern.rstrip("/") or "/"):
-            folders[name, root] = entries, hidden
+    folders: dict[tuple[str, str], _Listed] = {}  # by format and folder
+    for listed in (named for pattern in patterns for named in _list(pattern)):
+        name = input_format
+        if input_format == "auto":
+            name = formats.detect(listed.text, [entry.path for entry in listed.entries])
+        found |= {(name, entry.path): (listed.root, entry) for entry in _fitting(name, listed)}
+        if listed.is_folder:
+            folders[name, listed.root] = listed
     groups: dict[tuple[str, str], list[files.Entry]] = {}
     for (name, _), (root, entry) in sorted(found.items()):
         groups.setdefault((name, root), []).append(entry)
@@ -86,40 +98,44 @@ def _group(
         others: list[files.Entry] | None = None
         left_out: list[tuple[str, str]] = []
         if (name, root) in folders:
-            all_entries, hidden = folders[name, root]
             inner = tuple(f"{r}/" for n, r in groups if n == name and r.startswith(f"{root}/"))
-            others = [
-                entry
-                for entry in all_entries
-                if entry.path not in taken and not entry.path.startswith(inner)
-            ]
-            left_out = [("hidden", path) for path in hidden]
-            odd = [path for path in files.list_odd(root) if not _is_hidden(path, root)]
-            lost = {path for path in odd if not files.exists(path)}
-            left_out += [("dangling_link", path) for path in odd if path in lost]
-            odd = [path for path in odd if path not in lost]
-            if name == FOLDER:  # a caption that is a pipe is still the caption of its image
-                sides = [p for p in odd if pair_files.suffix_of(p) in pair_files.SIDE_SUFFIXES]
-                others += [files.Entry(path, 0) for path in sides]
-                odd = [path for path in odd if path not in sides]
-            elif not formats.FORMATS[name].is_table:  # a table names files beside it
-                left_out += [("other_format", entry.path) for entry in others]
-            left_out += [("special_file", path) for path in odd]
+            others, left_out = _others(name, folders[name, root], taken, inner)
             left_out = [item for item in left_out if item not in noted]
             noted |= {*left_out}
         yield Found(name, root, entries, columns, others, left_out)
 
 
-def _fitting(
-    pattern: str, name: str, root: str, entries: Sequence[files.Entry]
-) -> Sequence[files.Entry]:
+def _others(
+    name: str, listed: _Listed, taken: Set[str], inner: tuple[str, ...]
+) -> tuple[list[files.Entry], list[tuple[str, str]]]:
+    """Returns the files of a folder that are not of its format, and (reason, path) left out.
+
+    Files that are taken for another format, or in an inner folder that is read too, are neither.
+    """
+    others = [e for e in listed.entries if e.path not in taken and not e.path.startswith(inner)]
+    lost = {path for path in listed.odd if not files.exists(path)}
+    odd = [path for path in listed.odd if path not in lost]
+    left_out = [("hidden", path) for path in listed.hidden]
+    left_out += [("dangling_link", path) for path in listed.odd if path in lost]
+    if name == FOLDER:  # a caption that is a pipe is still the caption of its image
+        sides = [path for path in odd if pair_files.suffix_of(path) in pair_files.SIDE_SUFFIXES]
+        others += [files.Entry(path, 0) for path in sides]
+        odd = [path for path in odd if path not in sides]
+    elif not formats.FORMATS[name].is_table:  # a table names files beside it
+        left_out += [("other_format", entry.path) for entry in others]
+    return others, left_out + [("special_file", path) for path in odd]
+
+
+def _fitting(name: str, listed: _Listed) -> Sequence[files.Entry]:
     """Returns the files that have an ending of the format; all of a glob, if none has."""
     row = formats.FORMATS[name]
-    fitting = [entry for entry in entries if row.names_one_of([entry.path.lower()])]
-    if not fitting and (name == FOLDER or root == pattern.rstrip("/")):
+    fitting = [entry for entry in listed.entries if row.names_one_of([entry.path.lower()])]
+    if not fitting and (name == FOLDER or listed.is_folder):
         what = row.files or f"{name} files"
-        raise FileNotFoundError(f"{pattern}: no {what} ({', '.join(row.suffixes)}); check the path")
-    return fitting or entries
+        raise FileNotFoundError(
+            f"{listed.text}: no {what} ({', '.join(row.suffixes)}); check the path"
+        )
+    return fitting or listed.entries
 
 
 def _is_hidden(path: str, root: str) -> bool:
@@ -127,11 +143,8 @@ def _is_hidden(path: str, root: str) -> bool:
     return bool(re.search(r"(^|/)[._]", path[len(root.rstrip("/")) + 1 :]))
 
 
-def _list(pattern: str) -> Iterator[tuple[str, str, list[files.Entry], list[str]]]:
-    """Yields each part of a pattern, the folder that it begins with, and the files that it names.
-
-    Of a folder, hidden files are not among these but come last.
-    """
+def _list(pattern: str) -> Iterator[_Listed]:
+    """Yields what each part of a pattern names."""
     try:
         found = files.resolve(pattern)
     except OSError as error:  # of a remote file system
@@ -140,14 +153,16 @@ def _list(pattern: str) -> Iterator[tuple[str, str, list[files.Entry], list[str]
     if not found:
         raise FileNotFoundError("--input is empty; name files or a folder")
     for text, root, entries in found:
-        hidden: list[str] = []
         if entries is not None:
-            listed, problem = entries, "no such file; check the path (quote a glob)"
+            listed = _Listed(text, root, entries)
+            problem = "no such file; check the path (quote a glob)"
         else:
-            found_here = files.walk(root)
-            listed = [entry for entry in found_here if not _is_hidden(entry.path, root)]
-            hidden = [entry.path for entry in found_here if _is_hidden(entry.path, root)]
+            entries, odd = files.walk_all(root)
+            hidden = [entry.path for entry in entries if _is_hidden(entry.path, root)]
+            entries = [entry for entry in entries if not _is_hidden(entry.path, root)]
+            odd = [path for path in odd if not _is_hidden(path, root)]
+            listed = _Listed(text, root, entries, True, hidden, odd)
             problem = "no file in this folder; check the path"
-        if not listed:
+        if not listed.entries:
             raise FileNotFoundError(f"{text}: {problem}")
-        yield text, root, listed, hidden
+        yield listed

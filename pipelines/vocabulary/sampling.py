@@ -55,8 +55,7 @@ def pair_captions(pair: records.ImageTextPair) -> Iterator[str]:
     """Yields the distinct non-empty captions of a pair in normal form, cut to a bounded length."""
     more = pair.metadata.get(records.CAPTIONS, [])
     texts = [pair.text, *(more if isinstance(more, list) else [])]
-    # Halves of surrogate pairs cannot be written.
-    whole = (t.encode("utf-8", "replace").decode() for t in texts if isinstance(t, str))
+    whole = (text for text in texts if isinstance(text, str))
     normal = (captions.normalize_caption(text)[:MAX_CHARACTERS].strip() for text in whole)
     yield from dict.fromkeys(filter(None, normal))
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti clean` over a small hostile collection: every reason, both splits, the same bytes."""
 
+import collections
 import io
 import json
 import os
@@ -344,6 +345,32 @@ def test_tars_that_each_count_from_zero(tmp_path, capsys):
     more = [f"--output={tmp_path}/more", f"--extend={tmp_path}/pairs"]
     assert clean_pairs.run([*command, *more]) == 0
     assert keys("more") == wanted | {f"c/1/{i:06d}": f"picture {30 + i}" for i in range(3)}
+
+
+def test_a_pair_with_a_new_key_is_in_its_split_and_shard(tmp_path):
+    """Or in the split that it names; else one key of many tars would decide for all of them."""
+    (tmp_path / "raw").mkdir()
+    for i in range(40):
+        more = {"split": "train"} if i % 2 else {}
+        write_tar(tmp_path / "raw" / f"{i}.tar", {"000000": (picture(i), f"picture {i}", more)})
+    command = ["--preset=none", "--image_size=16", "--num_shards=4", "--validation_fraction=0.5"]
+    output = tmp_path / "pairs"
+    assert clean_pairs.run([f"--input={tmp_path}/raw", f"--output={output}", *command]) == 0
+    keys = collections.Counter()
+    for path in output.glob("*-of-*.tfrecord"):
+        split, index, _, count = path.stem.split("-")
+        rows = (output / f"hashes-{path.stem}.jsonl").read_text().splitlines()
+        found = [records.ImageTextPair.from_example(data) for data in tfrecords.read(path)]
+        assert [json.loads(row)["key"] for row in rows] == [pair.key for pair in found]
+        for pair in found:
+            assert sharded_writers.shard_of(pair.key, int(count)) == int(index)
+            is_low = sharded_writers.hash_fraction(pair.key, "split") < 0.5
+            assert (split == "validation") == (is_low and "split" not in pair.metadata)
+            keys[pair.key, split] += 1
+    assert keys.total() == len(keys) == 40
+    report = json.loads((output / "report.json").read_text())
+    assert 3 < report["splits"]["validation"] < 17
+    assert report["notes"] == ["39 keys are of several files: the file's name is before them"]
 
 
 def test_evaluation_sets_are_kept_out(raw, tmp_path):

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from parti.pipelines import clean_pairs
+from parti.pipelines.readers.http import fetching
 
 
 def jpeg(seed, side=40):
@@ -117,7 +118,8 @@ def test_rows_that_fall_to_rules_of_captions_and_scores_are_not_fetched(
     # The order of before, on rows that the network gives: the same in every byte.
     table.write_text("\n".join(map(json.dumps, lines[:8])))
     assert clean(table, tmp_path / "now", *more) == 0
-    monkeypatch.setattr(clean_pairs.clean_job.filter_pair, "needs_image", lambda pair, rules: True)
+    images = fetching.Images
+    monkeypatch.setattr(fetching, "Images", lambda f, _, part: images(f, fetching.every, part))
     assert clean(table, tmp_path / "before", *more) == 0
     assert site.asked["/0.jpg"] == 1
     assert content(tmp_path / "now") == content(tmp_path / "before")

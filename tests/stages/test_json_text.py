@@ -28,6 +28,11 @@ def test_mend(given: Any, mended: Any) -> None:
     assert json_text.mend(mended) == mended
 
 
+def test_metadata_keep_what_can_be_written() -> None:
+    assert json_text.utf8("half \ud83d\t\1\x85é😀") == "half \ufffd\t\1\x85é😀"
+    assert [json_text.finite(n) for n in (1.5, float("nan"), -float("inf"))] == [1.5, None, None]
+
+
 def test_what_cannot_be_mended() -> None:
     deep: Any = 1
     for _ in range(json_text.MAX_DEPTH):

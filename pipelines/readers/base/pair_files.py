@@ -153,7 +153,7 @@ def make_pair(key: str, group: Group, source: str, left_out: LeftOut, root: str 
     """
     kinds = by_kind(group)
     for name in kinds.images[1:]:
-        left_out.add("several_images", relative(name, root) if root else rows.utf8(name))
+        left_out.add("several_images", relative(name, root) if root else files.text(name))
     for name in (*kinds.images[:1], *kinds.texts):
         part = group[name]
         if isinstance(part, rows.Rejected):
@@ -177,7 +177,7 @@ def make_pair(key: str, group: Group, source: str, left_out: LeftOut, root: str 
         if unusable and not captions:
             return next(iter(unusable.values())).of(key, source=source)
     for name in unusable:
-        left_out.add("unusable_json", relative(name, root) if root else rows.utf8(name))
+        left_out.add("unusable_json", relative(name, root) if root else files.text(name))
     text = captions[0] if captions else None
     if len(captions) > 1:
         more = metadata.get(records.CAPTIONS)

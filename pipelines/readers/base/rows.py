@@ -6,12 +6,11 @@ import base64
 import dataclasses
 import datetime
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from parti.data.storage import records
-from parti.stages import manifests
+from parti.stages import json_text, manifests
 
 # Nothing larger is held in memory, whatever a file claims.
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -134,8 +133,8 @@ def reject(
         text = text[: 4 * _SHOWN_CHARACTERS].decode("utf-8", "replace")
     # The whole of a key that a pair can have: by it the row is found again.
     key, text = key[:MAX_KEY_BYTES], text[:_SHOWN_CHARACTERS]
-    key, text = (utf8(value).replace("\0", "?") for value in (key, text))
-    return Rejected(key, reason, utf8(measure), text, source)
+    key, text = (json_text.utf8(value).replace("\0", "?") for value in (key, text))
+    return Rejected(key, reason, json_text.utf8(measure), text, source)
 
 
 def refuse(reason: str, measure: str = "") -> Rejected:
@@ -181,10 +180,9 @@ def parse_json(data: bytes) -> Any:
 
 
 def json_safe(value: Any) -> Any:
-    """Returns a value such as UTF-8 and strict JSON can write.
+    """Returns a value such as UTF-8 and strict JSON can write, by the rule of `stages.json_text`.
 
-    Times become ISO 8601, bytes their text or else base64, what JSON lacks its `str`; NaN and
-    infinities become None.
+    Times become ISO 8601, bytes their text or else base64, what JSON lacks its `str`.
 
     Raises:
       RecursionError: nested too deeply.
@@ -192,11 +190,11 @@ def json_safe(value: Any) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
-        return utf8(value)
+        return json_text.utf8(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return json_text.finite(value)
     if isinstance(value, Mapping):
-        return {utf8(str(name)): json_safe(item) for name, item in value.items()}
+        return {json_text.utf8(str(name)): json_safe(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [json_safe(item) for item in value]
     if isinstance(value, datetime.date | datetime.time):
@@ -206,7 +204,7 @@ def json_safe(value: Any) -> Any:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             return base64.b64encode(value).decode("ascii")
-    return utf8(str(value))
+    return json_text.utf8(str(value))
 
 
 def _tidy_captions(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -227,12 +225,7 @@ def left_out(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {name: why for name, why in found if isinstance(why, str)}
 
 
-def utf8(name: str) -> str:
-    """Returns a text such as UTF-8 can write, `?` for what it cannot."""
-    return name.encode("utf-8", "replace").decode("utf-8")
-
-
 def one_line(error: BaseException) -> str:
     """Returns what an error says, in one short line; not where on this machine."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return utf8(" ".join(said.split())[:200]) or type(error).__name__
+    return json_text.utf8(" ".join(said.split())[:200]) or type(error).__name__

@@ -29,6 +29,7 @@ class Source:
     start: int = 0  # the first row
     stop: int = -1  # the row after the last; -1 if all that follow belong to it
     offset: int = 0  # of text, where the first row begins, in bytes of the decompressed file
+    line: int = 0  # of text, how many lines are before it
     names: tuple[str, ...] = ()  # the columns; empty for jsonl, where each row has its own
     columns: tuple[tuple[str, str], ...] = ()  # the (role, column) that the user has named
     separator: str = ""  # of the cells of csv and tsv

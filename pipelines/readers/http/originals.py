@@ -29,7 +29,7 @@ import xxhash
 from parti.data.storage import records, tfrecords
 from parti.pipelines.readers.base import rows
 from parti.pipelines.readers.http import downloads
-from parti.stages import files, manifests
+from parti.stages import files, json_text, manifests
 
 # Besides failures that are tried again: these may pass too, or took no request.
 _MAY_PASS = ("fetch_no_host", "fetch_tls", "fetch_failed", "fetch_refused")
@@ -186,7 +186,7 @@ class Part:
 
     def get(self, url: str) -> bytes | rows.Rejected | None:
         """Returns as `Originals.get`, also what has come since."""
-        url = rows.utf8(url)
+        url = json_text.utf8(url)
         found = self._get_added(url) if url in self._added else self._originals.get(url)
         self.num_read += found is not None
         return found
@@ -200,7 +200,7 @@ class Part:
 
     def keep(self, url: str, content: bytes | rows.Rejected) -> None:
         """Adds what a URL gave; RuntimeError: it cannot be written."""
-        url = rows.utf8(url)
+        url = json_text.utf8(url)
         if isinstance(content, rows.Rejected):
             original = records.Original(url, reason=content.reason, measure=content.measure)
         else:

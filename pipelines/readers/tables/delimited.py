@@ -24,10 +24,11 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
+from parti.data.text import text_files
 from parti.pipelines.readers.base import decompression, rows, source_files
 from parti.pipelines.readers.base.source_files import Found, Source
 from parti.pipelines.readers.tables import column_roles
-from parti.stages import files
+from parti.stages import files, json_text
 
 CSV, TSV, TXT, JSONL = "csv", "tsv", "txt", "jsonl"
 SUFFIXES = {
@@ -39,21 +40,14 @@ SUFFIXES = {
         (JSONL, (".jsonl", ".ndjson")),
     )
 }
-# In the order in which they are tried.
-SEPARATORS = {CSV: ",\t;|", TSV: "\t,;|", TXT: ",\t;|"}
+SEPARATORS = {  # in the order in which they are tried
+    name: text_files.separators(usual) for name, usual in ((CSV, ","), (TSV, "\t"), (TXT, ","))
+}
 MAX_ROW_BYTES = 2 * rows.MAX_METADATA_BYTES
 MAX_LINES = 256  # of a row, and the rows that are lost where a quote is never closed
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d{1,40})?([eE][+-]?\d{1,3})?")
 _SKIPPED_BYTES = 2**20
 _SNIFFED_BYTES = 2**16
-_SEPARATOR_LINE = re.compile(rb'(?i)(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n')  # Excel's
-_BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # begins as the next one does
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "",
-}
 _IMAGE_NAME = re.compile(r"(?i).*\.(jpe?g|png|webp)(#\d+)?")
 _FIRST_ROWS = 100  # of jsonl, whose names are its columns
 
@@ -96,16 +90,21 @@ class _Recoded(io.RawIOBase):
 class _Lines:
     """The lines of a file from an offset on, bounded in each row; without a line `sep=;`."""
 
-    def __init__(self, file: io.BufferedReader, offset: int) -> None:
-        self._file, self.offset = file, offset
+    def __init__(self, file: io.BufferedReader, offset: int, line: int = 0) -> None:
+        self._file, self.offset, self.line = file, offset, line  # what is before the next row
         self._at_start = offset == 0
         self._first = file.readline(MAX_ROW_BYTES + 1) if offset == 0 else b""
-        if _SEPARATOR_LINE.fullmatch(self._first):
-            self.offset, self._first = len(self._first), b""
+        if text_files.named_separator(self._first.decode("utf-8", "replace")):
+            self.offset, self.line, self._first = len(self._first), 1, b""
         self.begin_row()
 
     def begin_row(self) -> None:
         self._num_bytes = self._num_lines = 0
+
+    @property
+    def first_of_row(self) -> int:
+        """The number of the line, from 1, in which the last row began."""
+        return self.line - self._num_lines + 1
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -120,6 +119,7 @@ class _Lines:
             self.offset += len(part)
         self._num_bytes += len(line)
         self._num_lines += 1
+        self.line += 1
         if self._num_bytes > MAX_ROW_BYTES:
             raise _TooLargeError(f"over {MAX_ROW_BYTES:,} bytes")
         if self._num_lines > MAX_LINES:
@@ -169,7 +169,7 @@ def _parse(raw: _RawRow, table: Source) -> CellsOrRejected:
         try:
             return rows.parse_metadata(data)
         except UnicodeDecodeError as error:
-            return rows.refuse("broken_row", not_utf8(data, error))
+            return rows.refuse("broken_row", not_utf8(data, error, table))
         except ValueError as error:
             return rows.refuse("broken_row", rows.one_line(error))
     cells = _tsv_cells(raw) if isinstance(raw, str) else raw
@@ -177,7 +177,7 @@ def _parse(raw: _RawRow, table: Source) -> CellsOrRejected:
     if len(cells) != len(names):
         why = f"{len(cells)} cells for {len(names)} columns"
         if len(cells) > len(names) and any(cells[len(names) :]):
-            more = f"is a {_shown(table.separator)} in a text that is not in quotes?"
+            more = f"put quotes around a text that holds a {_shown(table.separator)}"
             return rows.refuse("broken_row", f"{why}; {more}")
         there = {*names[: len(cells)]}
         if not all(
@@ -191,10 +191,19 @@ def _shown(separator: str) -> str:
     return "tab" if separator == "\t" else f"“{separator}”"
 
 
-def not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
-    """Returns what to do about a text that is not UTF-8."""
-    shown = data[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace")
-    return f"not UTF-8; with --encoding=cp1252 it is {' '.join(shown.split())!r}"
+def not_utf8(data: bytes, error: UnicodeDecodeError, table: Source) -> str:
+    """Returns what to do about a text of a table that is not UTF-8."""
+    encoding = _guess_encoding(table.paths[0])
+    at = len(data[: error.start].decode(encoding, "replace"))
+    shown = data[: error.start + 80].decode(encoding, "replace")[max(0, at - 20) : at + 20]
+    return f"not UTF-8; with --encoding={encoding} it is {' '.join(shown.split())!r}"
+
+
+@functools.lru_cache(maxsize=16)
+def _guess_encoding(path: str) -> str:
+    data = _first_bytes(path)
+    is_whole = len(data) < _SNIFFED_BYTES  # else the end of a line is missing
+    return text_files.guess_encoding(data if is_whole else data.rpartition(b"\n")[0])
 
 
 def number(cell: str) -> Any:
@@ -225,8 +234,8 @@ def check_text(separator: str, encoding: str) -> tuple[str, str]:
     return found, "" if known in ("utf-8", "utf-8-sig") else known
 
 
-def _open(file: IO[bytes], table: Source, offset: int) -> _Lines:
-    """Returns the lines of a table, plain or compressed, from an offset on."""
+def _open(file: IO[bytes], table: Source, offset: int, line: int = 0) -> _Lines:
+    """Returns the lines of a table, plain or compressed, from an offset on, that of a line."""
     content, compressed = decompression.inflated(file)
     left = offset
     if not (compressed or table.encoding):
@@ -237,7 +246,7 @@ def _open(file: IO[bytes], table: Source, offset: int) -> _Lines:
         content = io.BufferedReader(recoded, _SNIFFED_BYTES)
     while left and (skipped := len(content.read(min(left, _SKIPPED_BYTES)))):
         left -= skipped
-    return _Lines(content, offset)
+    return _Lines(content, offset, line)
 
 
 def _first_bytes(path: str) -> bytes:
@@ -256,19 +265,16 @@ def _first_bytes(path: str) -> bytes:
 def _with_form(table: Source) -> Source:
     """Returns a table with what its first bytes say of encoding, ends of lines and separator."""
     data = _first_bytes(table.paths[0])
-    marked = (name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark))
-    encoding = next(marked, table.encoding)
-    if not encoding:
-        # Of UTF-16 without a mark every other byte of English is a NUL.
-        shares = [data[first::2].count(0) / max(1, len(data) // 2) for first in (0, 1)]
-        if max(shares) > 0.5 and min(shares) < 0.1:
-            encoding = "utf-16-be" if shares[0] > shares[1] else "utf-16-le"
-    if encoding in ("utf-16", "utf-32") and not data.startswith(tuple(_BYTE_ORDER_MARKS)):
+    marked = text_files.marked_encoding(data)
+    encoding = marked or table.encoding or text_files.unmarked_utf16(data)
+    if encoding == text_files.UTF8_WITH_MARK:
+        encoding = ""
+    if not marked and encoding in ("utf-16", "utf-32"):
         encoding += "-le"
     text = data.decode(encoding or "utf-8", "replace")
-    line = _SEPARATOR_LINE.match(text.encode())
-    separator = table.separator or (line[1].decode("utf-8", "replace") if line else "")
     line_end = "\r" if "\r" in text and "\n" not in text else ""
+    first = text.partition(line_end or "\n")[0]
+    separator = table.separator or text_files.named_separator(first)
     return dataclasses.replace(table, encoding=encoding, line_end=line_end, separator=separator)
 
 
@@ -304,7 +310,8 @@ def _first_cells(table: Source) -> list[str]:
     with files.open(table.paths[0]) as file:
         first = next(_raw_rows(_open(file, table, 0), table), "")
     if isinstance(first, rows.Rejected) or any("\0" in cell for cell in first):
-        raise ValueError(f"{table.paths[0]}: its first row is not the names of columns")
+        hint = "" if table.encoding else "; is it UTF-16? name that with --encoding=utf-16-le"
+        raise ValueError(f"{table.paths[0]}: its first row is not the names of columns{hint}")
     return _tsv_cells(first) if isinstance(first, str) else first
 
 
@@ -323,7 +330,7 @@ def _named(table: Source, cells: list[str]) -> Source:
             role = column_roles.URL if any(is_url) else column_roles.IMAGE
             at = found.index(True)
             chosen = column_roles.given({role: numbers[at], column_roles.TEXT: numbers[1 - at]})
-    names = column_roles.unique(rows.utf8(cell.strip()) for cell in cells)
+    names = column_roles.unique(json_text.utf8(cell.strip()) for cell in cells)
     if any(name in numbers and name not in names for _, name in chosen):
         names = numbers
     column_roles.check(names, chosen, table.paths[0])
@@ -364,17 +371,18 @@ def _plan(table: Source) -> list[Source]:
     path, count = table.paths[0], 0
     with files.open(path) as file:
         lines, raw_rows = _open_rows(file, table)
-        offset = lines.offset
-        starts = [(0, offset)]
+        offset, line = lines.offset, lines.line
+        starts = [(0, offset, lines.line)]
         try:
             for _ in raw_rows:
                 if count and count % source_files.ROWS_PER_SOURCE == 0:
-                    starts.append((count, offset))
-                count, offset = count + 1, lines.offset
+                    starts.append((count, offset, line))
+                count, offset, line = count + 1, lines.offset, lines.line
         except decompression.ERRORS:
             pass  # the reader of the last piece finds it
     if table.encoding or path.lower().endswith(decompression.SUFFIXES):
         starts = starts[:: -(-len(starts) // source_files.MAX_PIECES_WITHIN)]
+    last = (count, lines.offset, lines.line)
     total = max(1, lines.offset - starts[0][1])
     pieces = [
         dataclasses.replace(
@@ -382,17 +390,18 @@ def _plan(table: Source) -> list[Source]:
             start=start,
             stop=stop,
             offset=begin,
+            line=line,
             num_bytes=table.num_bytes * (end - begin) // total,
             num_rows=stop - start,
         )
-        for (start, begin), (stop, end) in zip(starts, [*starts[1:], (count, lines.offset)])
+        for (start, begin, line), (stop, end, _) in zip(starts, [*starts[1:], last])
     ]
     return [*pieces[:-1], dataclasses.replace(pieces[-1], stop=-1)]
 
 
 def _open_rows(file: IO[bytes], table: Source) -> tuple[_Lines, Iterator[_RawRow]]:
     """Returns the lines of a table from its offset on, and its rows, without the header."""
-    lines = _open(file, table, table.offset)
+    lines = _open(file, table, table.offset, table.line)
     raw_rows = _raw_rows(lines, table)
     if table.names and table.offset == 0 and table.names != _numbers(len(table.names)):
         next(raw_rows, None)
@@ -411,8 +420,11 @@ def read_rows(source: Source) -> Iterator[tuple[int, CellsOrRejected]]:
       OSError: the file cannot be read; also other `decompression.ERRORS`.
     """
     with files.open(source.paths[0]) as file:
-        _, raw_rows = _open_rows(file, source)
+        lines, raw_rows = _open_rows(file, source)
         index = source.start
         while index != source.stop and (raw := next(raw_rows, None)) is not None:
-            yield index, _parse(raw, source)
+            row = _parse(raw, source)
+            if isinstance(row, rows.Rejected):
+                row = rows.refuse(row.reason, f"line {lines.first_of_row:,}: {row.measure}")
+            yield index, row
             index += 1

@@ -11,6 +11,7 @@ cannot be there is left out and named under `rows.LEFT_OUT`, and costs no pair.
 
 import array
 import base64
+import dataclasses
 import decimal
 import json
 import math
@@ -25,7 +26,7 @@ from parti.pipelines.readers.base import decompression, pair_files, rows, source
 from parti.pipelines.readers.base.source_files import Source
 from parti.pipelines.readers.http import fetching
 from parti.pipelines.readers.tables import column_roles, delimited, parquet
-from parti.stages import files
+from parti.stages import files, json_text
 
 Cells = column_roles.Cells
 ReadRows = Callable[[Source], Iterator[tuple[int, Cells | rows.Rejected]]]
@@ -45,8 +46,7 @@ class _Ready(NamedTuple):
     Its metadata are JSON: as Python objects they could be forty times as large.
     """
 
-    key: str
-    text: str | bytes | None
+    pair: rows.Row  # without image and metadata; or why there is none, whatever the image
     metadata: bytes
     image: bytes | None = None
     path: str = ""
@@ -74,9 +74,12 @@ def read_table(
             continue
         image = _read_image(row, fetched)
         if isinstance(image, rows.Rejected):
-            yield image.of(row.key, row.text, name)
+            yield image.of(row.pair.key, row.pair.text, name)
+        elif isinstance(row.pair, rows.Rejected):
+            yield row.pair
         else:
-            yield rows.make_pair(row.key, image, row.text, name, json.loads(row.metadata))
+            metadata = json.loads(row.metadata)
+            yield dataclasses.replace(row.pair, image=image, metadata=metadata)
 
 
 def _read_image(row: _Ready, fetched: bytes | rows.Rejected) -> bytes | rows.Rejected | None:
@@ -94,7 +97,9 @@ def _read_image(row: _Ready, fetched: bytes | rows.Rejected) -> bytes | rows.Rej
 
 
 def _size(row: _Ready | rows.Rejected) -> int:
-    return sum(map(sys.getsizeof, row)) if isinstance(row, _Ready) else 0
+    if isinstance(row, rows.Rejected):
+        return 0
+    return sum(map(sys.getsizeof, (*row, row.pair.key, row.pair.text)))
 
 
 def _prepared(
@@ -106,33 +111,25 @@ def _prepared(
     try:
         for index, cells in read_rows(source):
             next_row = index + 1
-            row = _prepare(cells, f"{stem}#{index}", source, roles)
-            yield _checked(row, index, source.name, wants)
+            yield _prepare(cells, index, stem, source, roles, wants)
     except (parquet.BrokenError, *decompression.ERRORS) as error:
         where = f"from row {next_row:,} on: " if next_row else ""
         name, why = source.name, where + rows.one_line(error)
         yield rows.reject(name, "broken_file", why, source=name), ""
 
 
-def _checked(
-    row: _Ready | rows.Rejected, index: int, file: str, wants: fetching.Wants
-) -> tuple[_Ready | rows.Rejected, str]:
-    """Returns a row, rejected if it is no pair whatever its image, and the URL to fetch, or ""."""
-    if isinstance(row, rows.Rejected) or not row.url:
-        return row, ""
-    pair = rows.make_pair(row.key, b"", row.text, file, json.loads(row.metadata))
-    if isinstance(pair, rows.Rejected):
-        return pair, ""
-    return row, row.url if wants(index, pair) else ""
-
-
 def _prepare(
-    cells: Cells | rows.Rejected, name: str, source: Source, roles: column_roles.Roles | None
-) -> _Ready | rows.Rejected:
-    """Returns a row with its cells by their roles."""
-    file = source.name
+    cells: Cells | rows.Rejected,
+    index: int,
+    stem: str,
+    source: Source,
+    roles: column_roles.Roles | None,
+    wants: fetching.Wants,
+) -> tuple[_Ready | rows.Rejected, str]:
+    """Returns a row with its cells by their roles, and the URL to fetch, or ""."""
+    file, name = source.name, f"{stem}#{index}"
     if isinstance(cells, rows.Rejected):
-        return cells.of(name, source=file)
+        return cells.of(name, source=file), ""
     roles = roles or column_roles.candidates(list(cells), source.columns)
     key_column, *_ = roles.get(column_roles.KEY, (None,))
     texts = roles.get(column_roles.TEXT, (None,))
@@ -143,19 +140,29 @@ def _prepare(
     key = _key(_cell(cells, key_column)) or name
     text, more_captions = _caption(_cell(cells, text_column), text_column)
     if isinstance(text, str) and source.format in delimited.SEPARATORS:
-        text = _as_utf8(text)
+        text = _as_utf8(text, source)
     if isinstance(text, rows.Rejected):
-        return text.of(key, source=file)
+        return text.of(key, source=file), ""
     folder = source.image_root or files.parent(source.paths[0])
     image_column, image = _first_image(cells, roles, folder)
     used = {key_column, text_column, image_column, *images[:1]}
     used |= {column for column in (*texts, *images) if _is_empty(cells.get(column))}
     rest = {n: value for n, value in cells.items() if n not in used and value is not None}
-    metadata = _metadata(rest | more_captions, is_text=source.format in delimited.SEPARATORS)
-    for part in (metadata, image):
-        if isinstance(part, rows.Rejected):
-            return part.of(key, text, file)
-    return _Ready(key, text, metadata, **image)  # type: ignore[arg-type]
+    try:
+        metadata, data = _metadata(rest | more_captions, source.format in delimited.SEPARATORS)
+    except (RecursionError, ValueError) as error:
+        return rows.reject(key, "broken_metadata", rows.one_line(error), text or "", file), ""
+    if isinstance(image, rows.Rejected):
+        return image.of(key, text, file), ""
+    pair = rows.make_pair(key, b"" if image else None, text, file, metadata)
+    url = image.get("url", "")
+    if isinstance(pair, rows.Rejected):
+        return pair if url else _Ready(pair, b"", **image), ""
+    if url and not wants(index, pair):
+        url = ""
+    if pair.metadata is not metadata:
+        data = _json(pair.metadata)
+    return _Ready(dataclasses.replace(pair, metadata={}), data, **image), url
 
 
 def _cell(cells: Cells, column: str | None) -> Any:
@@ -177,7 +184,7 @@ def _key(value: Any) -> str:
         return str(int(value)) if math.isfinite(value) and value == int(value) else ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return rows.utf8(str(value)) if isinstance(value, str | int) else ""
+    return json_text.utf8(str(value)) if isinstance(value, str | int) else ""
 
 
 def _caption(
@@ -196,7 +203,7 @@ def _caption(
     return rows.refuse("broken_caption", why), more
 
 
-def _as_utf8(text: str) -> str | rows.Rejected:
+def _as_utf8(text: str, table: Source) -> str | rows.Rejected:
     """Returns a text of a file, or what to do if it is not UTF-8."""
     if text.isascii():
         return text
@@ -204,7 +211,7 @@ def _as_utf8(text: str) -> str | rows.Rejected:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        return rows.refuse("broken_caption", delimited.not_utf8(data, error))
+        return rows.refuse("broken_caption", delimited.not_utf8(data, error, table))
 
 
 def _text(value: Any) -> str | bytes | None:
@@ -224,10 +231,11 @@ def _what(value: Any) -> str:
     return f"a list of {len(value):,}" if isinstance(value, list) else type(value).__name__
 
 
-def _metadata(rest: Mapping[str, Any], is_text: bool) -> bytes | rows.Rejected:
-    """Returns what JSON can hold, as JSON; numbers of tables of text as numbers.
+def _metadata(rest: Mapping[str, Any], is_text: bool) -> tuple[dict[str, Any], bytes]:
+    """Returns what JSON can hold, also as JSON; numbers of tables of text as numbers.
 
-    What it cannot hold is left out, and the largest of what is too much.
+    What it cannot hold is left out, and the largest of what is too much; ValueError,
+    RecursionError: nothing can be written.
     """
     found: dict[str, Any] = {}
     left_out: dict[str, str] = {}
@@ -235,29 +243,35 @@ def _metadata(rest: Mapping[str, Any], is_text: bool) -> bytes | rows.Rejected:
         try:
             if isinstance(value, Exception):
                 raise value
-            found[rows.utf8(name)] = rows.json_safe(delimited.number(value) if is_text else value)
+            found[json_text.utf8(name)] = rows.json_safe(
+                delimited.number(value) if is_text else value
+            )
         except Exception as error:  # of what kind depends on the type
-            left_out[rows.utf8(name)] = rows.one_line(error)
-    try:
-        metadata = _json(found, left_out)
-        if (size := len(metadata)) > rows.MAX_METADATA_BYTES:
-            sizes = {name: len(_json({name: value}, {})) for name, value in found.items()}
-            for name in sorted(sizes, key=lambda name: -sizes[name]):
-                if size + _LEFT_OUT_BYTES > rows.MAX_METADATA_BYTES:
-                    size -= sizes[name]
-                    left_out[name] = "too large"
-                    del found[name]
-            metadata = _json(found, left_out)
-    except (RecursionError, ValueError) as error:
-        return rows.refuse("broken_metadata", rows.one_line(error))
-    return metadata
+            left_out[json_text.utf8(name)] = rows.one_line(error)
+    named = _with_names(found, left_out)
+    data = _json(named)
+    if (size := len(data)) > rows.MAX_METADATA_BYTES:
+        sizes = {name: len(_json({name: value})) for name, value in found.items()}
+        for name in sorted(sizes, key=lambda name: -sizes[name]):
+            if size + _LEFT_OUT_BYTES > rows.MAX_METADATA_BYTES:
+                size -= sizes[name]
+                left_out[name] = "too large"
+                del found[name]
+        named = _with_names(found, left_out)
+        data = _json(named)
+    return named, data
 
 
-def _json(found: dict[str, Any], left_out: Mapping[str, str]) -> bytes:
-    if left_out:
-        some = list(left_out.items())[:_LEFT_OUT_COLUMNS]
-        found = found | {rows.LEFT_OUT: {name[:_LEFT_OUT_NAME]: why for name, why in some}}
-    return json.dumps(found, ensure_ascii=False).encode()
+def _with_names(found: dict[str, Any], left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Returns metadata that also name what is not in them."""
+    if not left_out:
+        return found
+    some = list(left_out.items())[:_LEFT_OUT_COLUMNS]
+    return found | {rows.LEFT_OUT: {name[:_LEFT_OUT_NAME]: why for name, why in some}}
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _first_image(
@@ -284,18 +298,19 @@ def _find_image(value: Any, folder: str, is_url: bool) -> dict[str, Any] | rows.
     if _is_empty(value):
         return None
     if isinstance(value, bytes):
-        if not (is_url or value.startswith(_TEXT_OF_BYTES)):
+        is_text = value.startswith(_TEXT_OF_BYTES) and value[:_LEAST_BASE64].isascii()
+        if not (is_url or is_text):
             return _image(value)
         value = value.decode("utf-8", "replace")
     if not isinstance(value, str):
         return rows.refuse("missing_image", f"{_what(value)}, not a picture, path or URL")
     value = value.strip()
     if value.startswith(source_files.HTTP):
-        return {"url": rows.utf8(value)}
+        return {"url": json_text.utf8(value)}
     data = _inline(value)
     if data is not None:
         return data if isinstance(data, rows.Rejected) else _image(data)
-    return {"url": rows.utf8(value)} if is_url else _path(value, folder)
+    return {"url": json_text.utf8(value)} if is_url else _path(value, folder)
 
 
 def _unwrapped(value: Any) -> Any:

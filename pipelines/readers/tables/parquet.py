@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 from parti.pipelines.readers.base import rows, source_files
 from parti.pipelines.readers.base.source_files import Found, Source
 from parti.pipelines.readers.tables import column_roles
-from parti.stages import files
+from parti.stages import files, json_text
 
 MEMORY_BYTES = 2**30  # that decoding may take
 TIMEOUT = 120.0  # seconds between two answers
@@ -132,7 +132,7 @@ def describe(paths: Iterable[str]) -> Iterator[Description | BrokenError]:
                     content = json.loads(data)
                     if any(not 0 <= count <= _MAX_ROWS for count in content["groups"]):
                         raise BrokenError("a number of rows that cannot be")
-                    names = column_roles.unique(map(rows.utf8, content["columns"]))
+                    names = column_roles.unique(map(json_text.utf8, content["columns"]))
                     yield Description(names, content["groups"])
                 except (BrokenError, OSError) as error:
                     yield BrokenError(rows.one_line(error))

@@ -12,6 +12,7 @@ from parti.data.decontamination import decontamination, evaluation_files
 from parti.data.images import image_hashes, image_sketches, images
 from parti.data.scenes import scenes
 from parti.data.storage import records, tfrecords
+from parti.data.text import prompt_files
 
 PARTI_PROMPTS = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "PartiPrompts.tsv"
 NO_IMAGE = (0, bytes(image_hashes.NUM_COLOURS))
@@ -157,6 +158,32 @@ def test_what_is_left_out_of_a_prompt_file_is_said(tmp_path, capsys):
     kept_out = decontamination.EvaluationSet.load([tmp_path / "p.txt"])
     assert kept_out.num_captions == 2
     assert "left out 1 comment and 1 blank line\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", prompt_files.SUFFIXES)
+def test_prompt_files_of_every_kind(tmp_path, capsys, suffix):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a cat on a mat"}\n')
+    texts = {
+        ".txt": "a dog\n",
+        ".json": '\ufeff [{"prompt": "a dog"}]',
+        **dict.fromkeys((".csv", ".tsv"), "Prompt\na dog\n"),
+        **dict.fromkeys((".jsonl", ".ndjson"), '{"prompt": "a dog"}\n'),
+    }
+    (tmp_path / f"q{suffix}").write_text(texts[suffix])
+    (tmp_path / "0.png").write_bytes(images.encode_png(drawn(0)))
+    (tmp_path / "0.json").write_text("{}")  # of the picture
+    for name in ("manifest.json", "1.heic", "2.SVG"):
+        (tmp_path / name).write_text("{}")
+    kept_out = decontamination.EvaluationSet.load([tmp_path])
+    assert kept_out.num_captions == 2 and kept_out.hit("A dog.", *NO_IMAGE)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].endswith("not read; save them as JPEG, PNG or WebP: 1.heic, 2.SVG")
+    assert said[1] == "left out 1 .json files that are no list of prompts: manifest.json"
+    with pytest.raises(ValueError, match="manifest.json', read whole: it must be a list of texts"):
+        decontamination.EvaluationSet.load([tmp_path / "manifest.json"])
+    (tmp_path / f"q{suffix}").write_bytes(b"\xff\xfe\xfd")
+    with pytest.raises(ValueError, match=f"q{suffix}"):
+        decontamination.EvaluationSet.load([tmp_path / f"q{suffix}"])
 
 
 def test_saved_set_answers_the_same(folder, tmp_path):

@@ -278,6 +278,30 @@ def test_broken_files_are_not_images(noise: np.ndarray) -> None:
             images.decode_image(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0", "Video"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ", "JPEG 2000"),
+        (b"\xff\x0a\xf9\x1f", "JPEG XL"),
+        (b'\n<?xml version="1.0"?>\n<!-- a drawing -->\n<svg width="1">', "SVG"),
+        (b"<svg>", "SVG"),
+        (b"8BPS\0\1", "PSD"),
+        (b"%PDF-1.4", "PDF"),
+        (b"\0\0\1\0\1\0", "ICO"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(data: bytes, name: str) -> None:
+    message = f"not an image that is read: {name}; save it as JPEG"
+    for read in (images.decode_image, images.read_size):
+        with pytest.raises(images.UnsupportedError, match=message):
+            read(data + bytes(100))
+    with pytest.raises(ValueError, match="not an image"):
+        images.read_size(b"<html><svg>")
+
+
 def test_bombs_are_refused_before_decoding(noise: np.ndarray) -> None:
     with pytest.raises(ValueError, match="not an image .* over the limit of 850 pixels"):
         images.decode_image(images.encode_png(noise), max_pixels=850)

@@ -82,3 +82,31 @@ def test_a_platform_that_is_not_there_is_one_line_before_anything_is_begun(
     line = f"parti {command}: JAX_PLATFORMS={name}: JAX finds no such device here (no '{name}');"
     assert capsys.readouterr().err.startswith(line)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["train", "compile", "generate"])
+def test_a_flag_that_xla_does_not_know_is_bad_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_nonsense=1")
+    gin = "--gin_file=t5x_configs/experiments/tokenizer_tiny.gin"
+    arguments = {
+        "train": [gin],
+        "compile": [gin, "--topology=cpu-8"],
+        "generate": ["--prompts=a star", "--output=x"],
+    }
+    assert cli.main([command, *arguments[command]]) == 2
+    assert capsys.readouterr().err == (
+        f"parti {command}: XLA_FLAGS=--xla_nonsense=1: Unknown flag in XLA_FLAGS: "
+        "--xla_nonsense=1; mend or unset XLA_FLAGS\n"
+    )
+
+
+def test_compiling_for_a_gpu_checks_the_platform_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise AssertionError("no 'nonsense'")
+
+    monkeypatch.setattr(jax, "devices", refuse)
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    with pytest.raises(ValueError, match="JAX_PLATFORMS=nonsense: JAX finds no such device here"):
+        accelerators.target("gpu")

@@ -52,6 +52,13 @@ def test_the_cheapest_rule_that_rejects_is_the_reason():
     )
 
 
+def test_a_picture_of_a_format_that_is_not_read_is_named():
+    heic = records.ImageTextPair("k", b"\0\0\0\x18ftypheic" + bytes(100), "a caption of words")
+    row = make_filter()(heic).result
+    assert row.reason == "image_unsupported"
+    assert row.measure == "not an image that is read: HEIC; save it as JPEG, PNG or WebP"
+
+
 def test_what_is_known_of_a_pair_that_passes():
     pair = records.ImageTextPair("k", picture(0), "a  d\u00c3\u00b6g - stock photo")
     found = make_filter(validation_fraction=0.0)(pair)

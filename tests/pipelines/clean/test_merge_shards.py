@@ -48,7 +48,8 @@ def run(sources, intermediate_dir, output, *flags):
         }
         inputs["shown"] = root | "Shown" >> beam.Create([["a group"]])
         merge = merge_shards.MergeShards(
-            intermediate_dir, output, NUM_SHARDS, describe, ("described", merge_shards.COUNTS)
+            *(intermediate_dir, output, NUM_SHARDS, describe, ("described", merge_shards.COUNTS)),
+            lambda pair: "train",
         )
         merged = inputs | merge
         merged.files | sharded_writers.CollectJson(output / "files.json")

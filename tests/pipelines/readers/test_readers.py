@@ -125,7 +125,7 @@ def test_wrong_rows_are_rejected_with_a_reason():
 def test_metadata_is_made_writable():
     data = b'{"nan": NaN, "half": "\\ud800", "big": 1e999}'
     metadata = readers.parse_metadata(data)
-    assert metadata == {"nan": None, "half": "?", "big": None}
+    assert metadata == {"nan": None, "half": "\ufffd", "big": None}
     pair = records.ImageTextPair("k", b"", "t", metadata=metadata)
     assert records.ImageTextPair.from_example(pair.to_example()).metadata == metadata
 

@@ -151,16 +151,58 @@ def test_an_encoding_and_a_separator_that_are_named(folder: pathlib.Path) -> Non
     assert outcome(folder / "t.jsonl", encoding="cp1252") == ["café"]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "L’été à la plage"),
+        ("cp1251", "Собака бежит по улице"),
+        ("gb18030", "一只红色的猫坐在垫子上"),
+        ("shift_jis", "猫がマットの上に座っている"),
+        ("cp949", "개가 해변에서 달리고 있다"),
+        ("big5", "一隻紅色的貓坐在墊子上"),
+    ],
+)
+def test_an_encoding_is_suggested(folder: pathlib.Path, encoding: str, text: str) -> None:
+    (folder / "t.csv").write_bytes(f"image,caption\n0.png,{text}\n".encode(encoding))
+    ((reason, why),) = outcome(folder / "t.csv")
+    assert reason == "broken_caption"
+    assert why == f"not UTF-8; with --encoding={encoding} it is {text[:20]!r}"
+    assert outcome(folder / "t.csv", encoding=encoding) == [text]
+    (folder / "t.csv").write_bytes("题,目,字,图,文\n一,二,三,四,五".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="is it UTF-16"):
+        outcome(folder / "t.csv")
+
+
 def test_rows_that_are_shorter_or_longer_than_the_header(folder: pathlib.Path) -> None:
     rows = ["image,caption,license", "0.png,short", "1.png,whole,cc0", "0.png,a, b,cc0", "0.png"]
     (folder / "t.csv").write_text("\n".join([*rows, "0.png,with empty cells,,,,", ""]))
-    more = "is a “,” in a text that is not in quotes?"
+    more = "put quotes around a text that holds a “,”"
     assert outcome(folder / "t.csv") == [
         "short",
         "whole",
-        ("broken_row", f"4 cells for 3 columns; {more}"),
-        ("broken_row", "1 cells for 3 columns"),
+        ("broken_row", f"line 4: 4 cells for 3 columns; {more}"),
+        ("broken_row", "line 5: 1 cells for 3 columns"),
         "with empty cells",
+    ]
+
+
+@pytest.mark.parametrize("pack", ["", ".gz"])
+def test_a_broken_row_names_its_line(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, pack: str
+) -> None:
+    """Also after rows of several lines, and in every piece of a table."""
+    monkeypatch.setattr(source_files, "ROWS_PER_SOURCE", 2)
+    lines = ["sep=;", "image;caption", '0.png;"of', 'two lines"', "", "1.png;b;c", *["0.png;d"] * 3]
+    data = "\n".join([*lines, "0.png;e;f", '"0.png;g']).encode()
+    (folder / f"t.csv{pack}").write_bytes(gzip.compress(data) if pack else data)
+    assert len(readers.find_sources([str(folder / f"t.csv{pack}")])) == 4
+    more = "3 cells for 2 columns; put quotes around a text that holds a “;”"
+    assert outcome(folder / f"t.csv{pack}") == [
+        "of\ntwo lines",
+        ("broken_row", f"line 6: {more}"),
+        *["d"] * 3,
+        ("broken_row", f"line 10: {more}"),
+        ("broken_row", "line 11: 1 cells for 2 columns"),
     ]
 
 
@@ -339,7 +381,11 @@ def test_texts_that_cannot_be_written_as_they_are(folder: pathlib.Path) -> None:
     ]
     (folder / "t.jsonl").write_text("\n".join(lines))
     first, second, third, *rest = read(folder / "t.jsonl")
-    assert (first.text, first.key, first.metadata) == ("half ? a pair", "k?", {"n?": "?"})
+    assert (first.text, first.key, first.metadata) == (
+        "half \ufffd a pair",
+        "k\ufffd",
+        {"n\ufffd": "\ufffd"},
+    )
     assert second.metadata == {"b": [None, None]}
     assert third.metadata == {"control": "\1\x1b\0"}
     assert [row.reason for row in rest] == ["broken_caption", "unsafe_name", "broken_row"]

@@ -84,7 +84,7 @@ def test_tsv_has_a_row_in_each_line(folder):
     pairs, rejected = read(folder / "t.tsv")
     assert [p.text for p in pairs] == ['said "a"', '"open ', '5" wide']
     assert reasons(rejected) == {"t#3": "broken_row"}
-    assert rejected["t#3"].measure == "1 cells for 3 columns"
+    assert rejected["t#3"].measure == "line 5: 1 cells for 3 columns"
 
 
 def test_jsonl(folder):
@@ -388,7 +388,7 @@ def test_a_quote_that_is_not_closed_costs_few_rows(folder):
     assert len(pairs) >= 1000 - delimited.MAX_LINES - 2
     assert pairs[-1].text == "row 999"
     assert [(r.reason, r.measure) for r in rejected.values()] == [
-        ("row_too_large", "over 256 lines; is a quote not closed?")
+        ("row_too_large", "line 12: over 256 lines; is a quote not closed?")
     ]
 
 
@@ -397,7 +397,7 @@ def test_text_that_is_not_utf8_or_has_a_nul(folder):
         b"image_path,text,n\nimg/a.png,caf\xe9,1\nimg/b.png,b\0b,1\nimg/c.png,c,caf\xe9\n"
     )
     pairs, rejected = read(folder / "t.csv")
-    assert [(p.text, p.metadata) for p in pairs] == [("c", {"n": "caf?"})]
+    assert [(p.text, p.metadata) for p in pairs] == [("c", {"n": "caf\ufffd"})]
     assert reasons(rejected) == {"t#0": "broken_caption", "t#1": "broken_caption"}
     bad = pa.Array.from_buffers(
         pa.string(),

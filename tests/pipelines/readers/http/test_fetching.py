@@ -370,10 +370,11 @@ def test_rows_that_wait_are_bounded_with_their_metadata(site, tmp_path, monkeypa
 
 
 def test_long_captions_and_urls_count_too():
+    pair, long = (rows.make_pair("k", b"", text, "s", {}) for text in ("t", "x" * 1000))
     for row in (
-        pairs._Ready("k", "x" * 1000, b"{}"),
-        pairs._Ready("k", "t", b"{}", url="x" * 1000),
-        pairs._Ready("k", "t", b"{}", image=bytes(1000)),
+        pairs._Ready(long, b"{}"),
+        pairs._Ready(pair, b"{}", url="x" * 1000),
+        pairs._Ready(pair, b"{}", image=bytes(1000)),
     ):
         assert 1000 < pairs._size(row) < 2000
     assert pairs._size(rows.Rejected("k", "broken_row")) == 0
