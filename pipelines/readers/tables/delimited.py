@@ -8,8 +8,8 @@ empty lines.
 
 Spreadsheets write csv in many forms. The separator is the first of `SEPARATORS` with which the
 first row names columns that are known; or it is that of a first line `sep=;`. Text is UTF-8, or
-what its byte order mark says; other encodings are named by the user. A table without a line feed
-has lines that end with a carriage return.
+what its byte order mark says; other encodings are named by the user. A table whose first line ends
+with a carriage return alone has only lines of that kind; line feeds then are in quotes.
 """
 
 import codecs
@@ -98,7 +98,6 @@ class _Lines:
 
     def __init__(self, file: io.BufferedReader, offset: int) -> None:
         self._file, self.offset = file, offset
-        self._at_start = offset == 0
         self._first = file.readline(MAX_ROW_BYTES + 1) if offset == 0 else b""
         if _SEPARATOR_LINE.fullmatch(self._first):
             self.offset, self._first = len(self._first), b""
@@ -113,6 +112,8 @@ class _Lines:
     def __next__(self) -> str:
         line = part = self._first or self._file.readline(MAX_ROW_BYTES + 1)
         self._first = b""
+        if not line and self._num_lines:
+            raise csv.Error("a quote is not closed")
         if not line:
             raise StopIteration
         self.offset += len(line)
@@ -124,16 +125,16 @@ class _Lines:
             raise _TooLargeError(f"over {MAX_ROW_BYTES:,} bytes")
         if self._num_lines > MAX_LINES:
             raise _TooLargeError(f"over {MAX_LINES} lines; is a quote not closed?")
-        codec = "utf-8-sig" if self._at_start else "utf-8"
-        self._at_start = False
-        # What is not UTF-8 is found again cell by cell.
-        return line.decode(codec, "surrogateescape")
+        # Files that were joined have marks within. What is not UTF-8 is found again cell by cell.
+        return line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
 def _raw_rows(lines: _Lines, table: Source) -> Iterator[_RawRow]:
     """Yields the rows that are not empty."""
     csv.field_size_limit(MAX_ROW_BYTES)
-    make = functools.partial(csv.reader, delimiter=table.separator or ",")
+    separator = table.separator or ","
+    is_spaced = separator != " "  # a quote may come after `, `
+    make = functools.partial(csv.reader, delimiter=separator, skipinitialspace=is_spaced)
     source: Iterator[Any] = lines if _has_a_row_in_each_line(table) else make(lines)
     while True:
         lines.begin_row()
@@ -259,8 +260,9 @@ def _with_form(table: Source) -> Source:
     marked = (name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark))
     encoding = next(marked, table.encoding)
     if not encoding:
-        # Of UTF-16 without a mark every other byte of English is a NUL.
-        shares = [data[first::2].count(0) / max(1, len(data) // 2) for first in (0, 1)]
+        # Of UTF-16 without a mark every other byte of English, as names of columns are, is a NUL.
+        head = data.partition(b"\n")[0]
+        shares = [head[first::2].count(0) / max(1, len(head) // 2) for first in (0, 1)]
         if max(shares) > 0.5 and min(shares) < 0.1:
             encoding = "utf-16-be" if shares[0] > shares[1] else "utf-16-le"
     if encoding in ("utf-16", "utf-32") and not data.startswith(tuple(_BYTE_ORDER_MARKS)):
@@ -268,7 +270,7 @@ def _with_form(table: Source) -> Source:
     text = data.decode(encoding or "utf-8", "replace")
     line = _SEPARATOR_LINE.match(text.encode())
     separator = table.separator or (line[1].decode("utf-8", "replace") if line else "")
-    line_end = "\r" if "\r" in text and "\n" not in text else ""
+    line_end = "\r" if re.match(r"[^\r\n]*\r(?!\n)", text) else ""
     return dataclasses.replace(table, encoding=encoding, line_end=line_end, separator=separator)
 
 

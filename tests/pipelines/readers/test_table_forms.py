@@ -121,6 +121,38 @@ def test_pieces_of_other_encodings(
     assert outcome(folder / "t.csv", encoding=encoding) == captions
 
 
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ('"image", "caption"\n"0.png", "a bus, red"\n 1.png, a cat\n', ["a bus, red", "a cat"]),
+        ('image,caption\r0.png,"a red\nbus"\r1.png,a cat\r', ["a red\nbus", "a cat"]),
+        (
+            "image,caption\n0.png,a bus\n\ufeffimage,caption\n\ufeff1.png,a cat\n",
+            ["a bus", "a cat"],
+        ),
+        ("image,caption\r\r\n0.png,a bus\r\r\n1.png,a cat\r\r\n", ["a bus", "a cat"]),
+    ],
+    ids=["space before a quote", "mac lines with a feed in a cell", "joined files", "two returns"],
+)
+def test_what_other_programs_write(folder: pathlib.Path, text: str, captions: list[str]) -> None:
+    (folder / "t.csv").write_text(text, newline="")
+    assert [row for row in outcome(folder / "t.csv") if isinstance(row, str)] == captions
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_known_by_its_first_line(
+    folder: pathlib.Path, encoding: str
+) -> None:
+    text = "image,caption\n0.png,一只红色的猫坐在垫子上看着窗外的鸟\n"
+    (folder / "t.csv").write_bytes(text.encode(encoding))
+    assert outcome(folder / "t.csv") == ["一只红色的猫坐在垫子上看着窗外的鸟"]
+
+
+def test_a_quote_that_is_open_at_the_end_is_said(folder: pathlib.Path) -> None:
+    (folder / "t.csv").write_text('image,caption\n1.png,a cat\n0.png,"a bus\n1.png,a dog\n')
+    assert outcome(folder / "t.csv") == ["a cat", ("broken_row", "a quote is not closed")]
+
+
 def test_an_encoding_and_a_separator_that_are_named(folder: pathlib.Path) -> None:
     path = folder / "t.csv"
     path.write_bytes(spreadsheet(",").encode("cp1252"))
@@ -168,7 +200,7 @@ def test_tables_of_flickr8k(folder: pathlib.Path) -> None:
     (folder / "Flickr8k.token.txt").write_text("0.png#0\tA child , in pink .\n1.png#1\tA dog .\n")
     assert outcome(folder / "Flickr8k.token.txt") == ["A child , in pink .", "A dog ."]
     (folder / "results.csv").write_text("image_name| comment_number| comment\n0.png| 0| A bus .\n")
-    assert outcome(folder / "results.csv") == [" A bus ."]
+    assert outcome(folder / "results.csv") == ["A bus ."]
 
 
 def test_a_row_has_its_caption_in_the_first_column_that_has_one(folder: pathlib.Path) -> None:
