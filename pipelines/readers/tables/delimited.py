@@ -132,9 +132,8 @@ class _Lines:
 def _raw_rows(lines: _Lines, table: Source) -> Iterator[_RawRow]:
     """Yields the rows that are not empty."""
     csv.field_size_limit(MAX_ROW_BYTES)
-    separator = table.separator or ","
-    is_spaced = separator != " "  # a quote may come after `, `
-    make = functools.partial(csv.reader, delimiter=separator, skipinitialspace=is_spaced)
+    separator, space = table.separator[:1] or ",", table.separator[1:]
+    make = functools.partial(csv.reader, delimiter=separator, skipinitialspace=bool(space))
     source: Iterator[Any] = lines if _has_a_row_in_each_line(table) else make(lines)
     while True:
         lines.begin_row()
@@ -189,7 +188,7 @@ def _parse(raw: _RawRow, table: Source) -> CellsOrRejected:
 
 
 def _shown(separator: str) -> str:
-    return "tab" if separator == "\t" else f"“{separator}”"
+    return "tab" if separator == "\t" else f"“{separator[:1]}”"
 
 
 def not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
@@ -292,6 +291,9 @@ def _with_columns(table: Source) -> Source:
     for separator in table.separator or SEPARATORS[table.format]:
         tried = dataclasses.replace(table, separator=separator)
         cells = _first_cells(tried)
+        if separator != " " and _has_spaces_before_quotes(tried):
+            tried = dataclasses.replace(table, separator=f"{separator} ")
+            cells = _first_cells(tried)
         try:
             return _named(tried, cells)
         except ValueError as error:
@@ -308,6 +310,12 @@ def _first_cells(table: Source) -> list[str]:
     if isinstance(first, rows.Rejected) or any("\0" in cell for cell in first):
         raise ValueError(f"{table.paths[0]}: its first row is not the names of columns")
     return _tsv_cells(first) if isinstance(first, str) else first
+
+
+def _has_spaces_before_quotes(table: Source) -> bool:
+    with files.open(table.paths[0]) as file:
+        some = itertools.islice(_raw_rows(_open(file, table, 0), table), 2)
+        return any(cell.startswith(' "') for row in some if isinstance(row, list) for cell in row)
 
 
 def _named(table: Source, cells: list[str]) -> Source:

@@ -125,6 +125,7 @@ def test_pieces_of_other_encodings(
     ("text", "captions"),
     [
         ('"image", "caption"\n"0.png", "a bus, red"\n 1.png, a cat\n', ["a bus, red", "a cat"]),
+        ('image, caption\n0.png, "a, b"\n1.png, "a ""c"""\n', ["a, b", 'a "c"']),
         ('image,caption\r0.png,"a red\nbus"\r1.png,a cat\r', ["a red\nbus", "a cat"]),
         (
             "image,caption\n0.png,a bus\n\ufeffimage,caption\n\ufeff1.png,a cat\n",
@@ -132,7 +133,13 @@ def test_pieces_of_other_encodings(
         ),
         ("image,caption\r\r\n0.png,a bus\r\r\n1.png,a cat\r\r\n", ["a bus", "a cat"]),
     ],
-    ids=["space before a quote", "mac lines with a feed in a cell", "joined files", "two returns"],
+    ids=[
+        "space before a quote",
+        "there in a row",
+        "mac lines with a feed in a cell",
+        "joined files",
+        "two returns",
+    ],
 )
 def test_what_other_programs_write(folder: pathlib.Path, text: str, captions: list[str]) -> None:
     (folder / "t.csv").write_text(text, newline="")
@@ -200,7 +207,7 @@ def test_tables_of_flickr8k(folder: pathlib.Path) -> None:
     (folder / "Flickr8k.token.txt").write_text("0.png#0\tA child , in pink .\n1.png#1\tA dog .\n")
     assert outcome(folder / "Flickr8k.token.txt") == ["A child , in pink .", "A dog ."]
     (folder / "results.csv").write_text("image_name| comment_number| comment\n0.png| 0| A bus .\n")
-    assert outcome(folder / "results.csv") == ["A bus ."]
+    assert outcome(folder / "results.csv") == [" A bus ."]
 
 
 def test_a_row_has_its_caption_in_the_first_column_that_has_one(folder: pathlib.Path) -> None:
