@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from parti.data.text import text_files
+from parti.data.text import captions, text_files
 from parti.stages import json_text
 
 _MAX_ID = 60
@@ -172,6 +172,11 @@ def _prompts(name: str, rows: Iterator[tuple[str, Any]], notes: list[str] | None
         notes.append(f"{mended_at[0]}: mended ({json_text.RULE}), in all {count}")
     if notes is not None and (flags := [p.id for p in prompts if p.text.startswith("--")]):
         notes.append(f"{name}: flags are not read, {flags[0]!r} is drawn as it is written")
+    if notes is not None and (
+        none := [p.text for p in prompts if captions.find_placeholder(p.text)]
+    ):
+        what = f"{len(none)} prompt{'s' * (len(none) > 1)} such as {none[0]!r}"
+        notes.append(f"{name}: {what}, which is what programs write for no text, drawn as written")
     return prompts
 
 

@@ -232,6 +232,14 @@ def test_flags_in_a_prompt_are_noted(tmp_path: pathlib.Path) -> None:
     assert "flags are not read" in notes[0]
 
 
+def test_prompts_that_say_that_there_is_none_are_noted(tmp_path: pathlib.Path) -> None:
+    notes: list[str] = []
+    path = write(tmp_path / "p.csv", "prompt,n\nnan,1\na red circle,2\n-,3\n")
+    assert len(prompt_files.read_prompts(path, notes)) == 3
+    (note,) = notes
+    assert "2 prompts such as 'nan', which is what programs write for no text" in note
+
+
 def test_metadata_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None:
     for value in (float("nan"), "\ud83d", object()):
         prompt = prompt_files.Prompt("a", "b", metadata={"n": value})
