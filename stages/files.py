@@ -25,12 +25,12 @@ from parti.stages.file_entries import Entry, Named, Status
 Path = str | os.PathLike[str]
 
 PARTIAL_SUFFIX = file_entries.PARTIAL_SUFFIX
-_LOCAL_SCHEME = "file://"
+LOCAL_SCHEME = "file://"
 _MAX_TEXTS = 1_000_000  # for which braces stand
 
 
 def _local(path: Path) -> str:
-    return os.fspath(path).removeprefix(_LOCAL_SCHEME)
+    return os.fspath(path).removeprefix(LOCAL_SCHEME)
 
 
 def _remote() -> types.ModuleType:
@@ -42,7 +42,7 @@ def _remote() -> types.ModuleType:
 def is_remote(path: Path) -> bool:
     """Returns whether an address has a scheme other than `file://`."""
     text = os.fspath(path)
-    return "://" in text and not text.startswith(_LOCAL_SCHEME)
+    return "://" in text and not text.startswith(LOCAL_SCHEME)
 
 
 def is_object_store(path: Path) -> bool:

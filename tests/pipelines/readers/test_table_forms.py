@@ -160,6 +160,49 @@ def test_a_quote_that_is_open_at_the_end_is_said(folder: pathlib.Path) -> None:
     assert outcome(folder / "t.csv") == ["a cat", ("broken_row", "a quote is not closed")]
 
 
+def test_paths_of_windows_and_addresses_of_files(folder: pathlib.Path) -> None:
+    (folder / "in").mkdir()
+    for name in ("in/a.png", "in\\b.png"):
+        (folder / name).write_bytes(PICTURE)
+    names = (".\\in\\a.png", "in\\b.png", f"file://{folder}/0.png", "..\\a.png", "in\\c.png")
+    (folder / "t.csv").write_text("image,text\n" + "".join(f"{n},of {n[-5:]}\n" for n in names))
+    captions, rejected = outcome(folder / "t.csv")[:3], outcome(folder / "t.csv")[3:]
+    assert captions == [
+        "of a.png",
+        "of b.png",
+        "of 0.png",
+    ]  # \\ is in the name of b, if it is there
+    assert [reason for reason, _ in rejected] == ["unsafe_name", "missing_image"]
+
+
+def test_captions_in_lists_of_structs(folder: pathlib.Path) -> None:
+    values = (
+        '[{"text": "one", "lang": "en"}, {"text": "zwei", "lang": "de"}]',
+        '{"id": "7", "caption": "three"}',
+        '["", null, "four", " "]',
+        '[{"a": "x", "b": "y"}]',
+        "[]",
+    )
+    rows = "".join(f'{{"image": "0.png", "text": {value}}}\n' for value in values)
+    (folder / "t.jsonl").write_text(rows)
+    first, *_ = found = read(folder / "t.jsonl")
+    assert isinstance(first, records.ImageTextPair)
+    assert first.metadata == {"captions": ["one", "zwei"]}
+    assert [row.text for row in found[:3]] == ["one", "three", "four"]
+    why = "column text: a list of 1, not a text; name another with --columns text=NAME"
+    assert outcome(folder / "t.jsonl")[3:] == [("broken_caption", why), ("missing_caption", "")]
+
+
+def test_a_column_of_another_name_is_named_as_the_message_says(folder: pathlib.Path) -> None:
+    cells = pa.array([[{"bytes": PICTURE, "path": None}]])
+    pq.write_table(pa.table({"images": cells, "text": ["a"]}), folder / "t.parquet")
+    with pytest.raises(
+        ValueError, match="pictures, paths or URLs.*; name it with --columns image="
+    ):
+        outcome(folder / "t.parquet")
+    assert outcome(folder / "t.parquet", columns={"image": "images"}) == ["a"]
+
+
 def test_an_encoding_and_a_separator_that_are_named(folder: pathlib.Path) -> None:
     path = folder / "t.csv"
     path.write_bytes(spreadsheet(",").encode("cp1252"))
