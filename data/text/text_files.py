@@ -26,6 +26,11 @@ class BrokenFileError(ValueError):
     """A file is not the text or table that it should be; the message begins with the line."""
 
 
+def marked_encoding(data: bytes) -> str:
+    """Returns the encoding that a byte order mark at the beginning says, "" without one."""
+    return next((name for mark, name in _MARKS.items() if data.startswith(mark)), "")
+
+
 def decode(data: bytes) -> tuple[str, str]:
     r"""Returns (text, encoding) of a file: UTF-8, or what its byte order mark says.
 
@@ -34,7 +39,7 @@ def decode(data: bytes) -> tuple[str, str]:
     Raises:
       BrokenFileError: it is neither.
     """
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    encoding = marked_encoding(data) or "utf-8"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ the pair that they make.
 import collections
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -192,7 +193,7 @@ def _lines(part: Any) -> list[str] | rows.Rejected:
     text = rows.check_caption(part)
     if isinstance(text, rows.Rejected):
         return text
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
     return lines if len(lines) > 1 else [text]
 
 

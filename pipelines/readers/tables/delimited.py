@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
+from parti.data.text import text_files
 from parti.pipelines.readers.base import decompression, rows, source_files
 from parti.pipelines.readers.base.source_files import Found, Source
 from parti.pipelines.readers.tables import column_roles
@@ -47,13 +48,6 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d{1,40})?([eE][+-]?\d{1,3})?")
 _SKIPPED_BYTES = 2**20
 _SNIFFED_BYTES = 2**16
 _SEPARATOR_LINE = re.compile(rb'(?i)(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n')  # Excel's
-_BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # begins as the next one does
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "",
-}
 _IMAGE_NAME = re.compile(r"(?i).*\.(jpe?g|png|webp)(#\d+)?")
 _FIRST_ROWS = 100  # of jsonl, whose names are its columns
 
@@ -256,15 +250,15 @@ def _first_bytes(path: str) -> bytes:
 def _with_form(table: Source) -> Source:
     """Returns a table with what its first bytes say of encoding, ends of lines and separator."""
     data = _first_bytes(table.paths[0])
-    marked = (name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark))
-    encoding = next(marked, table.encoding)
+    marked = text_files.marked_encoding(data)
+    encoding = "" if marked == "utf-8-sig" else marked or table.encoding
     if not encoding:
         # Of UTF-16 without a mark every other byte of English, as names of columns are, is a NUL.
         head = data.partition(b"\n")[0]
         shares = [head[first::2].count(0) / max(1, len(head) // 2) for first in (0, 1)]
         if max(shares) > 0.5 and min(shares) < 0.1:
             encoding = "utf-16-be" if shares[0] > shares[1] else "utf-16-le"
-    if encoding in ("utf-16", "utf-32") and not data.startswith(tuple(_BYTE_ORDER_MARKS)):
+    if encoding in ("utf-16", "utf-32") and not marked:
         encoding += "-le"
     text = data.decode(encoding or "utf-8", "replace")
     line = _SEPARATOR_LINE.match(text.encode())
