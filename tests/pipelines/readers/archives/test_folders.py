@@ -343,3 +343,18 @@ def test_a_folder_and_a_tar_give_the_same_pairs(contents, chance, packed):
         assert not used & gone
     # A tar has a rejected row for a caption without an image, a folder only counts it.
     assert of_folder[1].items() <= of_tar[1].items()
+
+
+def test_tars_that_were_joined_are_read_to_the_end():
+    first, second = ({f"{key}.jpg": b"A", f"{key}.txt": f"of {key}"} for key in "ab")
+    far = {
+        **{f"{n:04d}.jpg": b"A" for n in range(300)},
+        **{f"{n:04d}.txt": "x" for n in range(300)},
+    }
+    joined = tar_of(first) + tar_of(second) + tar_of(far)
+    for data in (joined, gzip.compress(joined)):
+        pairs, rejected, _ = read_tar(data)
+        assert len(pairs) == 302 and not rejected
+        assert [pairs[key][1] for key in ("a", "b")] == ["of a", "of b"]
+    rejected = read_tar(tar_of(first) + b"no tar" * 999)[1]
+    assert rejected == {"x.tar": "broken_file"}  # what it is cannot be known, so it is said
