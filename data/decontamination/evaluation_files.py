@@ -50,7 +50,7 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
       FileNotFoundError: it names no file of these kinds.
       ValueError: a file is damaged, too large, or of another kind.
     """
-    paths = _find(os.fspath(pattern))
+    paths = find(os.fspath(pattern))
     stems = {_stem(path) for path in paths if path.lower().endswith(IMAGE_SUFFIXES)}
     for path in paths:
         name, lower = files.text(files.name(path)), path.lower()
@@ -71,7 +71,8 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
                 yield Item(f"{name}:{pair.key}", pair.text, pair.image)
 
 
-def _find(pattern: str) -> list[str]:
+def find(pattern: str) -> list[str]:
+    """Returns the files that an address names; raises as `read`, whose files they are."""
     found: list[files.Entry] = []
     folder = False
     for text, root, entries in files.resolve(pattern):

@@ -58,6 +58,7 @@ class Found:
     left_out: Sequence[tuple[str, str]] = ()  # as of `Source`
     separator: str = ""  # as of `Source`; empty to find it out
     encoding: str = ""  # the same
+    quick: bool = False  # whether the number of rows is of no use
 
     def whole(self, entry: files.Entry) -> Source:
         """Returns a source of one whole table."""

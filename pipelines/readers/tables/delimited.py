@@ -165,7 +165,7 @@ def _parse(raw: _RawRow, table: Source) -> CellsOrRejected:
         except UnicodeDecodeError as error:
             return rows.refuse("broken_row", not_utf8(data, error))
         except ValueError as error:
-            return rows.refuse("broken_row", rows.one_line(error))
+            return rows.refuse("broken_row", f"not an object in one line: {rows.one_line(error)}")
     cells = _tsv_cells(raw) if isinstance(raw, str) else raw
     names = table.names
     if len(cells) != len(names):
@@ -353,12 +353,13 @@ def _names_of_first(lines: _Lines, table: Source) -> tuple[str, ...]:
 def split(found: Found) -> list[Source]:
     """Returns tables in pieces; one that cannot be read as one piece, with its problem."""
     tables = [found.whole(entry) for entry in found.entries if entry.num_bytes]
-    return [piece for table in tables for piece in _split_table(table)]
+    return [piece for table in tables for piece in _split_table(table, found.quick)]
 
 
-def _split_table(table: Source) -> list[Source]:
+def _split_table(table: Source, quick: bool) -> list[Source]:
     try:
-        return _plan(_with_columns(table))
+        table = _with_columns(table)
+        return [table] if quick else _plan(table)
     except (ValueError, *decompression.ERRORS) as error:
         return column_roles.broken(table, error)
 
