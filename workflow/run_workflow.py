@@ -95,7 +95,9 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
     if (
         file := next((path for path in (folder, *folder.parents) if path.is_file()), None)
     ) is not None:
-        raise NotADirectoryError(f"--workdir {options.workdir}: {file} is a file, not a folder")
+        raise NotADirectoryError(
+            f"--workdir {options.workdir}: {file} is a file; it must be a folder"
+        )
     elsewhere = os.environ.get(stage.COMMAND_VARIABLE) or any(map(_ELSEWHERE.match, extra))
     if os.environ.get("JAX_PLATFORMS") and not elsewhere:
         from parti.engine.hardware import accelerators  # loads JAX
