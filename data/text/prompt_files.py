@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from parti.data.text import captions, text_files
-from parti.stages import json_text
+from parti.stages import files, json_text
 
 _MAX_ID = 60
 _MAX_SHOWN = 120  # characters of a value in a message
@@ -55,7 +55,7 @@ def read_prompts(
       ValueError: a folder, an empty file or prompt, a missing column or field, an id twice, what is
         not text, JSON or a table; it names file and line.
     """
-    source = os.fspath(path_or_text)
+    source = os.fspath(path_or_text).removeprefix(files.LOCAL_SCHEME)
     suffix = pathlib.Path(source).suffix.lower()
     if os.path.isfile(source):
         return parse_prompts(source, pathlib.Path(source).read_bytes(), notes)

@@ -226,6 +226,12 @@ def test_what_cannot_be_written_is_mended_and_noted(tmp_path: pathlib.Path) -> N
         prompt_files.read_prompts("a caf\udce9")
 
 
+def test_a_prompt_file_by_its_address(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a b").mkdir()
+    path = write(tmp_path / "a b" / "p{1,2}.txt", "a red circle")
+    assert prompt_files.read_prompts(f"file://{path}") == prompt_files.read_prompts(path)
+
+
 def test_flags_in_a_prompt_are_noted(tmp_path: pathlib.Path) -> None:
     notes: list[str] = []
     prompt_files.read_prompts(write(tmp_path / "p.txt", '--prompt "a cat" --seed 5'), notes)
