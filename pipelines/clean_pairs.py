@@ -21,7 +21,7 @@ from typing import Any
 
 from apache_beam.options import pipeline_options
 
-from parti.data.decontamination import decontamination
+from parti.data.decontamination import decontamination, evaluation_files
 from parti.data.images import crops
 from parti.pipelines import readers
 from parti.pipelines.beam import disk_group_by_key, options, runners, sharded_writers
@@ -124,6 +124,19 @@ def check_flags(flags: argparse.Namespace) -> clean_settings.CleanSettings:
     )
 
 
+def check_input(flags: argparse.Namespace) -> None:
+    """Raises what `run` would of the names of files, and of the columns of tables.
+
+    Remote files are left to the run.
+    """
+    if flags.input and not any(map(files.is_remote, flags.input)):
+        _find_sources(flags, quick=True)
+    for address in flags.decontaminate:
+        evaluation_files.find(address)
+    if flags.extend:
+        incremental.Extension(flags.extend, flags.retry_rejected)
+
+
 def _paths(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> list[str]:
     """Returns every file and folder that workers read or write."""
     more = (
@@ -133,6 +146,11 @@ def _paths(flags: argparse.Namespace, settings: clean_settings.CleanSettings) ->
         *settings.rules.named_files().values(),
     )
     return [*flags.input, flags.output, *(path for path in more if path)]
+
+
+def _find_sources(flags: argparse.Namespace, quick: bool = False) -> list[readers.Source]:
+    given = (flags.input_format, _columns(flags), flags.image_root, flags.separator, flags.encoding)
+    return readers.find_sources(flags.input, *given, quick)
 
 
 def _columns(flags: argparse.Namespace) -> dict[str, str]:
@@ -206,14 +224,7 @@ class _Plan:
 
 def _plan(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> _Plan:
     """Finds the input, and opens the evaluation sets and the earlier run."""
-    found = readers.find_sources(
-        flags.input,
-        flags.input_format,
-        _columns(flags),
-        flags.image_root,
-        flags.separator,
-        flags.encoding,
-    )
+    found = _find_sources(flags)
     statuses = incremental.read_statuses(found)
     evaluation = None
     if flags.decontaminate:
@@ -387,7 +398,8 @@ def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str)
     where = " ".join(patterns)
     if not report["read"]:
         raise ValueError(
-            f"no pairs in {where}; a tar holds key.jpg (or png, webp) and key.txt for each pair"
+            f"no pairs in {where}; a tar holds key.jpg (or png, webp) and key.txt for each pair, "
+            "a table a row for each below the names of its columns"
             + "".join(f"; {text}" for text in _all_left_out(report))
         )
     if not report["kept"]:

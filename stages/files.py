@@ -25,12 +25,12 @@ from parti.stages.file_entries import Entry, Named, Status
 Path = str | os.PathLike[str]
 
 PARTIAL_SUFFIX = file_entries.PARTIAL_SUFFIX
-_LOCAL_SCHEME = "file://"
+LOCAL_SCHEME = "file://"
 _MAX_TEXTS = 1_000_000  # for which braces stand
 
 
 def _local(path: Path) -> str:
-    return os.fspath(path).removeprefix(_LOCAL_SCHEME)
+    return os.fspath(path).removeprefix(LOCAL_SCHEME)
 
 
 def _remote() -> types.ModuleType:
@@ -42,7 +42,7 @@ def _remote() -> types.ModuleType:
 def is_remote(path: Path) -> bool:
     """Returns whether an address has a scheme other than `file://`."""
     text = os.fspath(path)
-    return "://" in text and not text.startswith(_LOCAL_SCHEME)
+    return "://" in text and not text.startswith(LOCAL_SCHEME)
 
 
 def is_object_store(path: Path) -> bool:
@@ -270,8 +270,23 @@ def match(pattern: Path, folder: str = "") -> list[Entry]:
     folder, text = _local(folder), _local(text)
     if os.path.isfile(text):
         return _entries([text])
-    below = glob.escape(folder) + text[len(folder) :]
-    return _entries(glob.iglob(below, recursive=True))
+    return _entries({*_glob_names(glob.escape(folder) + text[len(folder) :])})
+
+
+def _glob_names(pattern: str) -> Iterator[str]:
+    """Yields what a local glob names; for `**` each folder is read once, so loops of links end."""
+    found = re.fullmatch(r"(|.*?/)\*\*(?:/(.*))?", pattern, re.DOTALL)
+    if not found:
+        yield from glob.iglob(pattern)
+        return
+    start, rest = found[1], found[2] or "*"
+    for top in glob.iglob(start) if start else [os.curdir]:
+        for inner, _ in _walk_links(top, lambda error: None, set()):
+            here = os.path.relpath(inner, top)
+            if here == os.curdir:
+                yield from _glob_names(glob.escape(start and top) + rest)
+            elif not re.search(r"(^|/)\.", here):
+                yield from _glob_names(glob.escape(os.path.join(start and top, here, "")) + rest)
 
 
 def list_folder(folder: Path) -> list[Entry]:

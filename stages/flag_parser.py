@@ -4,6 +4,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
@@ -35,7 +36,11 @@ class Parser(argparse.ArgumentParser):
     def split(
         self, args: Sequence[str], others: Collection[str] = (), namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Returns (the flags, the arguments that are not this parser's: `others` and values)."""
+        """Returns (the flags, the arguments that are not this parser's: `others` and values).
+
+        `file:///a` is `/a`, whatever reads it.
+        """
+        args = [re.sub(r"\A(--\w+=)?file://(?=/)", r"\1", argument) for argument in args]
         for argument in args:
             name = argument.partition("=")[0]
             known = name in names(self) or name in others

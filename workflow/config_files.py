@@ -43,6 +43,11 @@ _NOT_TO_SET = (
     "overwrite",
 )
 _ADDRESSES = ("input", "prompts", "experiment")
+# Flags of `clean` that name files or folders, besides the list `decontaminate`.
+_PATHS_OF_CLEAN = (
+    *("image_root", "extend", "keep_originals"),
+    *("preset", "unwanted_words_file", "word_counts_file"),
+)
 KEYS = ("description", "source", "input", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
 
 Config = dict[str, Any]
@@ -130,6 +135,12 @@ def _checked(config: Config, where: str) -> Config:
             missing = [named.text for named in local if named.entries == []]
             if missing or not listing([pattern]):
                 raise FileNotFoundError(f"{key}: no file matches {[*missing, pattern][0]!r}")
+    clean = config["clean"]  # its paths begin here too, not in the folder that it runs in
+    for name in (name for name in _PATHS_OF_CLEAN if isinstance(clean.get(name), str)):
+        if clean[name] and (name != "preset" or os.path.isfile(clean[name])):
+            clean[name] = _from_here(clean[name])
+    if clean.get("decontaminate"):
+        clean["decontaminate"] = _absolute(clean["decontaminate"])
     if len(config["prompts"]) > 1:
         raise ValueError(f"{where}: prompts is {config['prompts']}; it must be one file")
     for part, name in zip(PARTS, TRAININGS, strict=True):
@@ -165,15 +176,17 @@ def _absolute(value: Any) -> list[str]:
     """Returns addresses (a list, or text with commas) as absolute ones; `gs://...` as it is."""
     items = map(str, value) if isinstance(value, list) else [str(value or "")]
     return [
-        part if files.is_remote(part) else files.absolute(_from_home(part))
+        _from_here(part)
         for item in items
         # Remote ones are not looked for: that may need the flags of the stage.
         for part in (brace_patterns.split(item) if files.is_remote(item) else files.parts(item))
     ]
 
 
-def _from_home(path: str) -> str:
-    return path if files.exists(path) else os.path.expanduser(path.strip())
+def _from_here(path: str) -> str:
+    if files.is_remote(path):
+        return path
+    return files.absolute(path if files.exists(path) else os.path.expanduser(path.strip()))
 
 
 def verb(stage: str) -> str:

@@ -5,6 +5,7 @@
 A program of its own: it imports all stages, and Beam, TensorFlow and JAX with them.
 """
 
+import argparse
 import importlib
 import os
 import pathlib
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from parti.data.text import prompt_files
-from parti.pipelines import choose_prompts
+from parti.pipelines import choose_prompts, clean_pairs
 from parti.stages import commands, manifests, quiet
 from parti.workflow import config_files, stage
 
@@ -80,14 +81,17 @@ def main(config_path: str) -> int:
                 )
         for section in config_files.FLAG_SECTIONS:
             if section != "beam":
-                _check_flags(section, config_files.stage_flags(config, section))
+                flags = _check_flags(section, config_files.stage_flags(config, section))
+            if section == "clean":
+                flags.input = config["input"] if config["source"] == "pairs" else []
+                clean_pairs.check_input(flags)
     except (ValueError, OSError) as error:
         print(f"{section}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _check_flags(name: str, argv: Sequence[str]) -> None:
+def _check_flags(name: str, argv: Sequence[str]) -> argparse.Namespace:
     """Parses a stage's flags as its command will; `check_flags`, where it has one, checks more."""
     module = importlib.import_module(commands.COMMANDS[config_files.verb(name)][0])
     parser = module.make_parser()
@@ -107,6 +111,7 @@ def _check_flags(name: str, argv: Sequence[str]) -> None:
         flags = parser.parse_args(argv)
     if hasattr(module, "check_flags"):
         module.check_flags(flags)
+    return flags
 
 
 if __name__ == "__main__":

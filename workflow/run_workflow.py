@@ -92,8 +92,12 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
     if "://" in options.workdir:
         raise ValueError(f"--workdir {options.workdir}: must be a folder of this machine")
     checks.check_folder("--workdir", folder)
-    if folder.is_file():
-        raise NotADirectoryError(f"--workdir {options.workdir}: is a file; it must be a folder")
+    if (
+        file := next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    ) is not None:
+        raise NotADirectoryError(
+            f"--workdir {options.workdir}: {file} is a file; it must be a folder"
+        )
     elsewhere = os.environ.get(stage.COMMAND_VARIABLE) or any(map(_ELSEWHERE.match, extra))
     if {"JAX_PLATFORMS", "XLA_FLAGS"} & os.environ.keys() and not elsewhere:
         from parti.engine.hardware import accelerators  # loads JAX

@@ -57,7 +57,7 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
       FileNotFoundError: it names no file of these kinds.
       ValueError: a file is damaged, too large, or of another kind.
     """
-    paths, in_folder = _find(os.fspath(pattern))
+    paths, in_folder = find(os.fspath(pattern))
     objects: list[str] = []
     stems = {_stem(path) for path in paths if path.lower().endswith(IMAGE_SUFFIXES)}
     for path in paths:
@@ -83,8 +83,11 @@ def read(pattern: str | os.PathLike[str]) -> Iterator[Item]:
     _say_left_out(f"{_JSON} files that are no list of prompts", objects)
 
 
-def _find(pattern: str) -> tuple[list[str], bool]:
-    """Returns the files to read, and whether some were found in a folder, not named."""
+def find(pattern: str) -> tuple[list[str], bool]:
+    """Returns the files that an address names, and whether some were found in a folder.
+
+    It raises as `read`, whose files they are.
+    """
     found: list[files.Entry] = []
     folder = False
     for text, root, entries in files.resolve(pattern):

@@ -41,6 +41,8 @@ _PLACEHOLDERS = frozenset(
         *("nan", "nat", "none", "null", "nil", "undefined", "unknown", "missing"),
         *("na", "#na", "n/a", "#n/a", "#n/a_n/a", "n.a", r"n\a", r"\n", "1.#ind", "1.#qnan"),
         *("no_caption", "not_available", "not_applicable", "object_object"),
+        *("no_description", "no_description_available", "no_title", "no_text", "no_alt_text"),
+        *("untitled", "tbd", "void", "nul", "true", "false", "inf", "infinity"),
         *("#null", "#value", "#ref", "#name", "#div/0", "#num"),
     )
 )
@@ -231,7 +233,8 @@ def find_placeholder(text: str) -> str | None:
     if len(text) > _MAX_PLACEHOLDER:
         return None
     core = "_".join(text.casefold().replace(" / ", "/").strip(_AROUND).split())
-    return text if text and (not core or core in _PLACEHOLDERS) else None
+    is_none = core in _PLACEHOLDERS or {*re.split(r"[_,;|]+", core)} <= _PLACEHOLDERS  # nan, nan
+    return text if text and (not core or is_none) else None
 
 
 def find_affix(text: str, affixes: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from parti.data.text import captions, text_files
-from parti.stages import json_text
+from parti.stages import files, json_text
 
 _MAX_ID = 60
 _MAX_SHOWN = 120  # characters of a value in a message
@@ -55,7 +55,7 @@ def read_prompts(
       ValueError: a folder, an empty file or prompt, a missing column or field, an id twice, what is
         not text, JSON or a table; it names file and line.
     """
-    source = os.fspath(path_or_text)
+    source = os.fspath(path_or_text).removeprefix(files.LOCAL_SCHEME)
     suffix = pathlib.Path(source).suffix.lower()
     if os.path.isfile(source):
         return parse_prompts(source, pathlib.Path(source).read_bytes(), notes)
@@ -170,12 +170,13 @@ def _prompts(name: str, rows: Iterator[tuple[str, Any]], notes: list[str] | None
     if notes is not None and mended_at:
         count = f"{len(mended_at)} prompt{'s' * (len(mended_at) > 1)}"
         notes.append(f"{mended_at[0]}: mended ({json_text.RULE}), in all {count}")
-    for what, ids in (
-        ("flags are not read", [p.id for p in prompts if p.text.startswith("--")]),
-        ("a text is missing", [p.id for p in prompts if captions.find_placeholder(p.text)]),
+    if notes is not None and (flags := [p.id for p in prompts if p.text.startswith("--")]):
+        notes.append(f"{name}: flags are not read, {flags[0]!r} is drawn as it is written")
+    if notes is not None and (
+        none := [p.text for p in prompts if captions.find_placeholder(p.text)]
     ):
-        if notes is not None and ids:
-            notes.append(f"{name}: {what}, {ids[0]!r} is drawn as it is written")
+        what = f"{len(none)} prompt{'s' * (len(none) > 1)} such as {none[0]!r}"
+        notes.append(f"{name}: {what}, which is what programs write for no text, drawn as written")
     return prompts
 
 

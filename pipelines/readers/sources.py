@@ -26,6 +26,7 @@ def find_sources(
     image_root: str = "",
     separator: str = "",
     encoding: str = "",
+    quick: bool = False,
 ) -> list[Source]:
     """Returns what there is to read, sorted, each file once.
 
@@ -36,6 +37,7 @@ def find_sources(
       image_root: the folder that paths in tables must not lead out of; each table's own if empty.
       separator: of the cells of csv and tsv; found out for each table if empty.
       encoding: of tables of text; if empty, as their first bytes say, else UTF-8.
+      quick: only for what this raises; tables of text are not read to their end.
 
     Raises:
       FileNotFoundError: a pattern matches no file, or there is no such folder.
@@ -50,7 +52,9 @@ def find_sources(
     result = [
         dataclasses.replace(source, image_root=image_root)
         for found in _group(patterns, input_format, chosen)
-        for source in _split(dataclasses.replace(found, separator=separator, encoding=encoding))
+        for source in _split(
+            dataclasses.replace(found, separator=separator, encoding=encoding, quick=quick)
+        )
     ]
     mistakes = [source.mistake for source in result if source.mistake]
     if mistakes and all(s.problem for s in result if formats.FORMATS[s.format].is_table):

@@ -11,22 +11,25 @@ UNKNOWN = "unknown"  # a value that names none of them
 FIELD = "split"
 
 _NAMES = {
-    **dict.fromkeys(("train", "training", "restval"), TRAIN),  # restval: Karpathy's COCO
-    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
-    **dict.fromkeys(("test", "testing"), TEST),
+    # restval: Karpathy's COCO; testA: RefCOCO
+    **dict.fromkeys(("train", "training", "trainset", "trainval", "restval"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "dev", "minival"), VALIDATION),
+    **dict.fromkeys(("eval", "evaluation", "development"), VALIDATION),
+    **dict.fromkeys(("test", "testing", "tests", "testset", "testa", "testb"), TEST),
 }
-_YEAR = re.compile(r"[\W_]*\d+$")  # val2014, test-2
+_FIRST_WORD = re.compile(r"[^\W\d_]*")  # of val2014, test-dev, train_extra
 
 
 def value_of(metadata: Mapping[str, Any]) -> Any:
     """Returns the value of the field `split`, in any case of letters; None if there is none."""
     if FIELD in metadata:
         return metadata[FIELD]
-    return next((value for name, value in metadata.items() if name.lower() == FIELD), None)
+    return next((value for name, value in metadata.items() if name.strip().lower() == FIELD), None)
 
 
 def named_by(metadata: Mapping[str, Any]) -> str:
     """Returns TRAIN, VALIDATION or TEST, UNKNOWN for any other value, "" if there is none."""
     value = value_of(metadata)
     name = "" if value is None else str(value).strip().casefold()
-    return _NAMES.get(_YEAR.sub("", name), UNKNOWN) if name else ""
+    first = _FIRST_WORD.match(name)
+    return _NAMES.get(first[0] if first else "", UNKNOWN) if name else ""

@@ -262,3 +262,23 @@ def test_links_below_a_folder_are_followed_once(tmp_path):
     found = [entry.path.removeprefix(root) for entry in files.walk(root)]
     assert found == ["/3", "/b/1", "/c/2"]
     assert files.walk_all(root)[1] == [f"{root}/gone"]
+
+
+def test_stars_follow_links_and_read_each_folder_once(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    for name in ("a/x.png", "a/b/y.png", "other/z.png", "a/b/note.txt"):
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "a" / "b" / "loop").symlink_to("..")
+    (tmp_path / "a" / "out").symlink_to("../other")
+    wanted = ["a/b/y.png", "a/out/z.png", "a/x.png"]
+    for pattern, names in {
+        "a/**/*.png": wanted,
+        "**/a/**/*.png": wanted,
+        "a/**": ["a/b/note.txt", *wanted],
+        "**/b/*.txt": ["a/b/note.txt"],
+    }.items():
+        found = [entry.path for entry in files.match(tmp_path / pattern)]
+        assert found == sorted(str(tmp_path / name) for name in names), pattern
+    monkeypatch.chdir(tmp_path)
+    assert [entry.path for entry in files.match("**/b/*.txt")] == ["a/b/note.txt"]

@@ -38,6 +38,14 @@ def test_flags_of_others_are_passed_on():
     assert (flags.output, flags.num, rest) == ("a", 3, ["--runner", "b"])
 
 
+def test_a_local_address_is_its_path():
+    flags = parser().parse_args(["--num=3", "--output=file:///a b/{c}"])
+    assert flags.output == "/a b/{c}"
+    assert parser().parse_args(["--output", "file:///a"]).output == "/a"
+    for text in ("gs://a/b", "file://", "of file:///a"):
+        assert parser().parse_args(["--output", text]).output == text
+
+
 def test_names_and_requirements_come_from_argparse():
     made = parser()
     assert all(isinstance(action, argparse.Action) for action in made._actions)

@@ -60,6 +60,52 @@ def test_a_mistake_names_stage_and_remedy(change, expected, tmp_path, capsys):
     assert expected in message(tmp_path, capsys, change)
 
 
+@pytest.fixture
+def table(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A table in a folder, and a table of other columns beside it."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "t.csv").write_text("image,caption\n0.png,a red bus\n")
+    (tmp_path / "bad.csv").write_text("photo,words\n0.png,a red bus\n")
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            ["input={0}/bad.csv"],
+            "clean: {0}/bad.csv: no column is known to hold captions, of photo",
+        ),
+        (["clean.columns=text=words"], "--columns text=words: {0}/in/t.csv has only the columns"),
+        (["clean.image_root={0}/gone"], "clean: --image_root={0}/gone: no such folder"),
+        (["clean.decontaminate={0}/gone.tsv"], "clean: {0}/gone.tsv: no evaluation data there"),
+        (["clean.decontaminate=[{0}/in/t.csv, {0}/gone]"], "clean: {0}/in/t.csv: not a kind of ev"),
+        (["clean.extend={0}/in"], "clean: {0}/in"),
+        (["clean.input_format=parquet"], "clean: {0}/in: no parquet files"),
+        (["clean.image_root={0}/in"], ""),
+    ],
+)
+def test_what_clean_would_refuse_of_its_input(changes, expected, table, tmp_path, capsys):
+    changes = [f"input={table}", *(change.format(tmp_path) for change in changes)]
+    assert expected.format(tmp_path) in message(tmp_path, capsys, *changes, name="pairs-tiny")
+
+
+def test_paths_of_clean_begin_where_the_command_is_given(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("bad\n")
+    changes = ("clean.image_root=in", "clean.unwanted_words_file=words.txt", "clean.preset=none")
+    changes += ("clean.decontaminate=in/t.csv,words.txt", "clean.keep_originals=kept")
+    config = config_files.load("pairs-tiny", ["input=in", *changes])
+    assert config["clean"] == {
+        "image_size": 64,
+        "image_root": str(table),
+        "unwanted_words_file": str(tmp_path / "words.txt"),
+        "preset": "none",
+        "decontaminate": [str(table / "t.csv"), str(tmp_path / "words.txt")],
+        "keep_originals": str(tmp_path / "kept"),
+    }
+
+
 def test_flags_of_beam_reach_every_stage_that_runs_on_it(tmp_path, capsys):
     changes = ("beam.direct_num_workers=2", "clean.direct_running_mode=multi_processing")
     assert message(tmp_path, capsys, *changes) == ""

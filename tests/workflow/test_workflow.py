@@ -383,8 +383,9 @@ def test_a_mistake_on_the_command_line_is_one_line(
     file = tmp_path / "file"
     file.touch()
     for flag in ("--dry_run", "--dry-run", "-n"):
-        with pytest.raises(NotADirectoryError, match="is a file; it must be a folder"):
-            run_workflow.workflow(["scenes-tiny", "--workdir", str(file), flag])
+        for folder in (file, file / "below" / "it"):
+            with pytest.raises(NotADirectoryError, match="file is a file; it must be a folder"):
+                run_workflow.workflow(["scenes-tiny", "--workdir", str(folder), flag])
 
 
 def test_a_stage_that_was_stopped_has_not_failed(

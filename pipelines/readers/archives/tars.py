@@ -46,15 +46,21 @@ _ERRORS = (
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """Reports damage that `tarfile` takes for the end of the archive, and bounds headers."""
+    """Reports damage that `tarfile` takes for the end of the archive, and bounds headers.
+
+    Tars that were joined (`cat a.tar b.tar`) are read on after the first one's end.
+    """
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_StrictTarInfo":
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the proper end
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            tar.has_ended = True  # type: ignore[attr-defined]
             raise
         except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            if getattr(tar, "has_ended", False):  # the proper end
+                raise
             raise tarfile.ReadError("no end-of-archive mark: the file was cut off") from error
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"bad header: {error}") from error
@@ -178,7 +184,9 @@ class _Reader:
     def _members(self) -> Iterator[tuple[str, _Part, _Held]]:
         content: Any = _Stream(self._content)
         # A name that is not UTF-8 is still a key.
-        with tarfile.open(fileobj=content, mode="r|", tarinfo=_StrictTarInfo) as tar:
+        with tarfile.open(
+            fileobj=content, mode="r|", tarinfo=_StrictTarInfo, ignore_zeros=True
+        ) as tar:
             while member := tar.next():
                 # Else a long tar fills the memory.
                 tar.members.clear()  # type: ignore[attr-defined]
@@ -348,7 +356,9 @@ class _Reader:
         position = self._file.tell()
         try:
             self._file.seek(0)
-            with tarfile.open(fileobj=self._file, mode="r:", tarinfo=_StrictTarInfo) as tar:
+            with tarfile.open(
+                fileobj=self._file, mode="r:", tarinfo=_StrictTarInfo, ignore_zeros=True
+            ) as tar:
                 while (member := tar.next()) and len(found) < 2 * MAX_APART_GROUPS:
                     tar.members.clear()  # type: ignore[attr-defined]
                     name = files.text(posixpath.normpath(member.name))

@@ -9,6 +9,7 @@ the pair that they make.
 import collections
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -192,40 +193,49 @@ def _lines(part: Any) -> list[str] | rows.Rejected:
     text = rows.check_caption(part)
     if isinstance(text, rows.Rejected):
         return text
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
     return lines if len(lines) > 1 else [text]
 
 
 def _parse(part: bytes | rows.Rejected) -> dict[str, Any] | rows.Rejected:
-    """Returns the metadata in a .json; a list of texts is one of captions."""
+    """Returns the metadata in a .json; texts, or objects that each hold one, are captions."""
     if isinstance(part, rows.Rejected):
         return part
     try:
         value = rows.parse_json(part)
     except ValueError as error:
         return rows.refuse("broken_metadata", rows.one_line(error))
-    if isinstance(value, str) or (value and _is_texts(value)):
-        return {records.CAPTIONS: [value] if isinstance(value, str) else value}
-    if not isinstance(value, dict):
-        what = type(value).__name__
-        return rows.refuse("broken_metadata", f"a JSON object is wanted, this is {what}")
-    return value
+    if isinstance(value, dict):
+        return value
+    if texts := texts_in(value):
+        return {records.CAPTIONS: texts}
+    what = type(value).__name__
+    return rows.refuse("broken_metadata", f"a JSON object is wanted, this is {what}")
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+def texts_in(value: Any) -> list[Any]:
+    """Returns the captions, none empty, in a text, an object or a list of these.
+
+    Of an object the first of `CAPTION_FIELDS` is taken, else its only text; texts may be bytes.
+    """
+    if isinstance(value, list):
+        return [text for item in value if not isinstance(item, list) for text in texts_in(item)]
+    if isinstance(value, dict):
+        texts = {name: text for name, text in value.items() if _is_text(text)}
+        chosen = next((name for name in CAPTION_FIELDS if name in texts), None)
+        return [texts[chosen]] if chosen else list(texts.values()) if len(texts) == 1 else []
+    return [value] if _is_text(value) else []
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | bytes) and bool(value.strip())
 
 
 def _captions_in(metadata: Mapping[str, Any]) -> list[str]:
-    """Returns the captions of the first field that holds a text, or a list with some."""
+    """Returns the captions of the first field that holds some, see `texts_in`."""
     fields = {name.casefold(): value for name, value in reversed(list(metadata.items()))}
     for name in CAPTION_FIELDS:
-        value = fields.get(name)
-        if isinstance(value, str) and value.strip():
-            return [value]
-        if isinstance(value, list):
-            texts = [item for item in value if isinstance(item, str) and item.strip()]
-            if texts:
-                return texts
+        if texts := texts_in(fields.get(name)):
+            return texts
     given = fields.get(CAPTION_FIELDS[0])
     return [given] if isinstance(given, str) else []

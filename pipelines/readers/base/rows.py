@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parti.data.storage import records
+from parti.data.text import text_files
 from parti.stages import json_text, manifests
 
 # Nothing larger is held in memory, whatever a file claims.
@@ -149,8 +150,11 @@ def check_caption(text: str | bytes) -> str | Rejected:
         return refuse("caption_too_long", f"{len(text):,} {unit}")
     try:
         if isinstance(text, bytes):
-            text = text.decode("utf-8-sig")
+            text = text.decode(text_files.marked_encoding(text) or "utf-8")
         size = len(text.encode("utf-8"))
+    except UnicodeDecodeError as error:
+        advice = "save it as UTF-8 (from Windows: iconv -f CP1252 -t UTF-8)"
+        return refuse("broken_caption", f"byte {error.start} is not {error.encoding}; {advice}")
     except UnicodeError as error:
         return refuse("broken_caption", one_line(error))
     if size > MAX_CAPTION_BYTES:
@@ -174,7 +178,7 @@ def parse_metadata(data: bytes) -> dict[str, Any]:
 def parse_json(data: bytes) -> Any:
     """Returns any JSON value, made `json_safe`; ValueError: not JSON."""
     try:
-        return json_safe(json.loads(data.decode("utf-8-sig")))
+        return json_safe(json.loads(data.decode(text_files.marked_encoding(data) or "utf-8")))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

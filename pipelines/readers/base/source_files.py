@@ -32,7 +32,7 @@ class Source:
     line: int = 0  # of text, how many lines are before it
     names: tuple[str, ...] = ()  # the columns; empty for jsonl, where each row has its own
     columns: tuple[tuple[str, str], ...] = ()  # the (role, column) that the user has named
-    separator: str = ""  # of the cells of csv and tsv
+    separator: str = ""  # of the cells of csv and tsv; a space after it if one precedes quotes
     encoding: str = ""  # of text; empty for UTF-8
     line_end: str = ""  # of text, if it is neither a line feed nor ends with one
     image_root: str = ""  # the folder that paths are relative to; empty for the table's own
@@ -59,6 +59,7 @@ class Found:
     left_out: Sequence[tuple[str, str]] = ()  # as of `Source`
     separator: str = ""  # as of `Source`; empty to find it out
     encoding: str = ""  # the same
+    quick: bool = False  # whether the number of rows is of no use
 
     def whole(self, entry: files.Entry) -> Source:
         """Returns a source of one whole table."""

@@ -92,7 +92,7 @@ def check(names: tuple[str, ...], chosen: Given, where: str) -> None:
     found = resolve(names, chosen)
     for role, what, roles in (
         (TEXT, "captions", {TEXT}),
-        (URL, "pictures, paths or URLs", {IMAGE, URL}),
+        (IMAGE, "pictures, paths or URLs", {IMAGE, URL}),
     ):
         if not roles & found.keys():
             raise ValueError(

@@ -8,8 +8,8 @@ empty lines.
 
 Spreadsheets write csv in many forms. The separator is the first of `SEPARATORS` with which the
 first row names columns that are known; or it is that of a first line `sep=;`. Text is UTF-8, or
-what its byte order mark says; other encodings are named by the user. A table without a line feed
-has lines that end with a carriage return.
+what its byte order mark says; other encodings are named by the user. A table whose first line ends
+with a carriage return alone has only lines of that kind; line feeds then are in quotes.
 """
 
 import codecs
@@ -92,7 +92,6 @@ class _Lines:
 
     def __init__(self, file: io.BufferedReader, offset: int, line: int = 0) -> None:
         self._file, self.offset, self.line = file, offset, line  # what is before the next row
-        self._at_start = offset == 0
         self._first = file.readline(MAX_ROW_BYTES + 1) if offset == 0 else b""
         if text_files.named_separator(self._first.decode("utf-8", "replace")):
             self.offset, self.line, self._first = len(self._first), 1, b""
@@ -112,6 +111,8 @@ class _Lines:
     def __next__(self) -> str:
         line = part = self._first or self._file.readline(MAX_ROW_BYTES + 1)
         self._first = b""
+        if not line and self._num_lines:
+            raise csv.Error("a quote is not closed")
         if not line:
             raise StopIteration
         self.offset += len(line)
@@ -124,16 +125,15 @@ class _Lines:
             raise _TooLargeError(f"over {MAX_ROW_BYTES:,} bytes")
         if self._num_lines > MAX_LINES:
             raise _TooLargeError(f"over {MAX_LINES} lines; is a quote not closed?")
-        codec = "utf-8-sig" if self._at_start else "utf-8"
-        self._at_start = False
-        # What is not UTF-8 is found again cell by cell.
-        return line.decode(codec, "surrogateescape")
+        # Files that were joined have marks within. What is not UTF-8 is found again cell by cell.
+        return line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
 def _raw_rows(lines: _Lines, table: Source) -> Iterator[_RawRow]:
     """Yields the rows that are not empty."""
     csv.field_size_limit(MAX_ROW_BYTES)
-    make = functools.partial(csv.reader, delimiter=table.separator or ",")
+    separator, space = table.separator[:1] or ",", table.separator[1:]
+    make = functools.partial(csv.reader, delimiter=separator, skipinitialspace=bool(space))
     source: Iterator[Any] = lines if _has_a_row_in_each_line(table) else make(lines)
     while True:
         lines.begin_row()
@@ -171,7 +171,7 @@ def _parse(raw: _RawRow, table: Source) -> CellsOrRejected:
         except UnicodeDecodeError as error:
             return rows.refuse("broken_row", not_utf8(data, error, table))
         except ValueError as error:
-            return rows.refuse("broken_row", rows.one_line(error))
+            return rows.refuse("broken_row", f"not an object in one line: {rows.one_line(error)}")
     cells = _tsv_cells(raw) if isinstance(raw, str) else raw
     names = table.names
     if len(cells) != len(names):
@@ -188,7 +188,7 @@ def _parse(raw: _RawRow, table: Source) -> CellsOrRejected:
 
 
 def _shown(separator: str) -> str:
-    return "tab" if separator == "\t" else f"“{separator}”"
+    return "tab" if separator == "\t" else f"“{separator[:1]}”"
 
 
 def not_utf8(data: bytes, error: UnicodeDecodeError, table: Source) -> str:
@@ -266,13 +266,14 @@ def _with_form(table: Source) -> Source:
     """Returns a table with what its first bytes say of encoding, ends of lines and separator."""
     data = _first_bytes(table.paths[0])
     marked = text_files.marked_encoding(data)
-    encoding = marked or table.encoding or text_files.unmarked_utf16(data)
+    head = data.partition(b"\n")[0]  # names of columns are English, of whatever language the rows are
+    encoding = marked or table.encoding or text_files.unmarked_utf16(head)
     if encoding == text_files.UTF8_WITH_MARK:
         encoding = ""
     if not marked and encoding in ("utf-16", "utf-32"):
         encoding += "-le"
     text = data.decode(encoding or "utf-8", "replace")
-    line_end = "\r" if "\r" in text and "\n" not in text else ""
+    line_end = "\r" if re.match(r"[^\r\n]*\r(?!\n)", text) else ""
     first = text.partition(line_end or "\n")[0]
     separator = table.separator or text_files.named_separator(first)
     return dataclasses.replace(table, encoding=encoding, line_end=line_end, separator=separator)
@@ -296,6 +297,9 @@ def _with_columns(table: Source) -> Source:
     for separator in table.separator or SEPARATORS[table.format]:
         tried = dataclasses.replace(table, separator=separator)
         cells = _first_cells(tried)
+        if separator != " " and _has_spaces_before_quotes(tried):
+            tried = dataclasses.replace(table, separator=f"{separator} ")
+            cells = _first_cells(tried)
         try:
             return _named(tried, cells)
         except ValueError as error:
@@ -313,6 +317,12 @@ def _first_cells(table: Source) -> list[str]:
         hint = "" if table.encoding else "; is it UTF-16? name that with --encoding=utf-16-le"
         raise ValueError(f"{table.paths[0]}: its first row is not the names of columns{hint}")
     return _tsv_cells(first) if isinstance(first, str) else first
+
+
+def _has_spaces_before_quotes(table: Source) -> bool:
+    with files.open(table.paths[0]) as file:
+        some = itertools.islice(_raw_rows(_open(file, table, 0), table), 2)
+        return any(cell.startswith(' "') for row in some if isinstance(row, list) for cell in row)
 
 
 def _named(table: Source, cells: list[str]) -> Source:
@@ -356,12 +366,13 @@ def _names_of_first(lines: _Lines, table: Source) -> tuple[str, ...]:
 def split(found: Found) -> list[Source]:
     """Returns tables in pieces; one that cannot be read as one piece, with its problem."""
     tables = [found.whole(entry) for entry in found.entries if entry.num_bytes]
-    return [piece for table in tables for piece in _split_table(table)]
+    return [piece for table in tables for piece in _split_table(table, found.quick)]
 
 
-def _split_table(table: Source) -> list[Source]:
+def _split_table(table: Source, quick: bool) -> list[Source]:
     try:
-        return _plan(_with_columns(table))
+        table = _with_columns(table)
+        return [table] if quick else _plan(table)
     except (ValueError, *decompression.ERRORS) as error:
         return column_roles.broken(table, error)
 

@@ -191,16 +191,14 @@ def _caption(
     value: Any, column: str | None
 ) -> tuple[str | bytes | None | rows.Rejected, dict[str, Any]]:
     """Returns (the caption or why there is none, metadata with all captions of a list)."""
-    more = {}
-    if isinstance(value, list):
-        texts = [_text(item) for item in value]
-        more = {records.CAPTIONS: texts}
-        value = next((text for text in texts if not _is_empty(text)), None)
-    text = _text(value)
-    if text is not None or value is None or (isinstance(value, float) and math.isnan(value)):
-        return text, more
+    if texts := pair_files.texts_in(value):
+        return texts[0], {records.CAPTIONS: texts} if isinstance(value, list) else {}
+    if isinstance(value, str | bytes):
+        return value, {}
+    if _is_empty(value) and not isinstance(value, dict):
+        return None, {}
     why = f"column {column}: {_what(value)}, not a text; name another with --columns text=NAME"
-    return rows.refuse("broken_caption", why), more
+    return rows.refuse("broken_caption", why), {}
 
 
 def _as_utf8(text: str, table: Source) -> str | rows.Rejected:
@@ -212,14 +210,6 @@ def _as_utf8(text: str, table: Source) -> str | rows.Rejected:
         return data.decode()
     except UnicodeDecodeError as error:
         return rows.refuse("broken_caption", delimited.not_utf8(data, error, table))
-
-
-def _text(value: Any) -> str | bytes | None:
-    """Returns a text, or the only one in a struct; None if there is none, or several."""
-    if isinstance(value, dict):
-        texts = [t for t in value.values() if isinstance(t, str | bytes) and not _is_empty(t)]
-        return texts[0] if len(texts) == 1 else None
-    return value if isinstance(value, str | bytes) else None
 
 
 def _what(value: Any) -> str:
@@ -358,5 +348,8 @@ def _path(text: str, folder: str) -> dict[str, Any] | rows.Rejected:
         why = f"a text of {len(text):,} characters, not a path, URL or base64"
         return rows.refuse("missing_image", why)
     numbered = _NUMBERED.fullmatch(text)
-    path = pair_files.below(folder, numbered[1] if numbered else text)
+    name = (numbered[1] if numbered else text).removeprefix(files.LOCAL_SCHEME)
+    path = pair_files.below(folder, name)
+    if "\\" in name and (isinstance(path, rows.Rejected) or not files.exists(path)):  # of Windows
+        path = pair_files.below(folder, name.replace("\\", "/"))
     return path if isinstance(path, rows.Rejected) else {"path": path}

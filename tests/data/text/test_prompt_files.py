@@ -226,16 +226,24 @@ def test_what_cannot_be_written_is_mended_and_noted(tmp_path: pathlib.Path) -> N
         prompt_files.read_prompts("a caf\udce9")
 
 
+def test_a_prompt_file_by_its_address(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a b").mkdir()
+    path = write(tmp_path / "a b" / "p{1,2}.txt", "a red circle")
+    assert prompt_files.read_prompts(f"file://{path}") == prompt_files.read_prompts(path)
+
+
 def test_flags_in_a_prompt_are_noted(tmp_path: pathlib.Path) -> None:
     notes: list[str] = []
     prompt_files.read_prompts(write(tmp_path / "p.txt", '--prompt "a cat" --seed 5'), notes)
     assert "flags are not read" in notes[0]
 
 
-def test_prompts_that_only_say_that_there_is_none_are_noted(tmp_path: pathlib.Path) -> None:
+def test_prompts_that_say_that_there_is_none_are_noted(tmp_path: pathlib.Path) -> None:
     notes: list[str] = []
-    prompt_files.read_prompts(write(tmp_path / "p.csv", "Prompt\na cat\nnan\nNone\n"), notes)
-    assert notes[0].endswith("p.csv': a text is missing, 'p00001-nan' is drawn as it is written")
+    path = write(tmp_path / "p.csv", "prompt,n\nnan,1\na red circle,2\n-,3\n")
+    assert len(prompt_files.read_prompts(path, notes)) == 3
+    (note,) = notes
+    assert "2 prompts such as 'nan', which is what programs write for no text" in note
 
 
 def test_metadata_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None:

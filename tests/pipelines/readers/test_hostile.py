@@ -102,7 +102,7 @@ def test_links_and_devices_in_a_tar(kind):
     [
         ("a.txt", b"x" * 10_000_000, "caption_too_long"),
         ("a.txt", b"a\0b", "broken_caption"),
-        ("a.txt", b"\xff\xfe", "broken_caption"),
+        ("a.txt", b"\xff\xfe\x00", "broken_caption"),
         ("a.json", b"{" + b" " * 2_000_000 + b"}", "metadata_too_large"),
         ("a.json", b'{"caption": "' + b"x" * 100_000 + b'"}', "caption_too_long"),
         ("a.json", b"[" * 500_000, "broken_metadata"),

@@ -121,6 +121,88 @@ def test_pieces_of_other_encodings(
     assert outcome(folder / "t.csv", encoding=encoding) == captions
 
 
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ('"image", "caption"\n"0.png", "a bus, red"\n 1.png, a cat\n', ["a bus, red", "a cat"]),
+        ('image, caption\n0.png, "a, b"\n1.png, "a ""c"""\n', ["a, b", 'a "c"']),
+        ('image,caption\r0.png,"a red\nbus"\r1.png,a cat\r', ["a red\nbus", "a cat"]),
+        (
+            "image,caption\n0.png,a bus\n\ufeffimage,caption\n\ufeff1.png,a cat\n",
+            ["a bus", "a cat"],
+        ),
+        ("image,caption\r\r\n0.png,a bus\r\r\n1.png,a cat\r\r\n", ["a bus", "a cat"]),
+    ],
+    ids=[
+        "space before a quote",
+        "there in a row",
+        "mac lines with a feed in a cell",
+        "joined files",
+        "two returns",
+    ],
+)
+def test_what_other_programs_write(folder: pathlib.Path, text: str, captions: list[str]) -> None:
+    (folder / "t.csv").write_text(text, newline="")
+    assert [row for row in outcome(folder / "t.csv") if isinstance(row, str)] == captions
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_known_by_its_first_line(
+    folder: pathlib.Path, encoding: str
+) -> None:
+    text = "image,caption\n0.png,一只红色的猫坐在垫子上看着窗外的鸟\n"
+    (folder / "t.csv").write_bytes(text.encode(encoding))
+    assert outcome(folder / "t.csv") == ["一只红色的猫坐在垫子上看着窗外的鸟"]
+
+
+def test_a_quote_that_is_open_at_the_end_is_said(folder: pathlib.Path) -> None:
+    (folder / "t.csv").write_text('image,caption\n1.png,a cat\n0.png,"a bus\n1.png,a dog\n')
+    assert outcome(folder / "t.csv") == ["a cat", ("broken_row", "a quote is not closed")]
+
+
+def test_paths_of_windows_and_addresses_of_files(folder: pathlib.Path) -> None:
+    (folder / "in").mkdir()
+    for name in ("in/a.png", "in\\b.png"):
+        (folder / name).write_bytes(PICTURE)
+    names = (".\\in\\a.png", "in\\b.png", f"file://{folder}/0.png", "..\\a.png", "in\\c.png")
+    (folder / "t.csv").write_text("image,text\n" + "".join(f"{n},of {n[-5:]}\n" for n in names))
+    captions, rejected = outcome(folder / "t.csv")[:3], outcome(folder / "t.csv")[3:]
+    assert captions == [
+        "of a.png",
+        "of b.png",
+        "of 0.png",
+    ]  # \\ is in the name of b, if it is there
+    assert [reason for reason, _ in rejected] == ["unsafe_name", "missing_image"]
+
+
+def test_captions_in_lists_of_structs(folder: pathlib.Path) -> None:
+    values = (
+        '[{"text": "one", "lang": "en"}, {"text": "zwei", "lang": "de"}]',
+        '{"id": "7", "caption": "three"}',
+        '["", null, "four", " "]',
+        '[{"a": "x", "b": "y"}]',
+        "[]",
+    )
+    rows = "".join(f'{{"image": "0.png", "text": {value}}}\n' for value in values)
+    (folder / "t.jsonl").write_text(rows)
+    first, *_ = found = read(folder / "t.jsonl")
+    assert isinstance(first, records.ImageTextPair)
+    assert first.metadata == {"captions": ["one", "zwei"]}
+    assert [row.text for row in found[:3]] == ["one", "three", "four"]
+    why = "column text: a list of 1, not a text; name another with --columns text=NAME"
+    assert outcome(folder / "t.jsonl")[3:] == [("broken_caption", why), ("missing_caption", "")]
+
+
+def test_a_column_of_another_name_is_named_as_the_message_says(folder: pathlib.Path) -> None:
+    cells = pa.array([[{"bytes": PICTURE, "path": None}]])
+    pq.write_table(pa.table({"images": cells, "text": ["a"]}), folder / "t.parquet")
+    with pytest.raises(
+        ValueError, match="pictures, paths or URLs.*; name it with --columns image="
+    ):
+        outcome(folder / "t.parquet")
+    assert outcome(folder / "t.parquet", columns={"image": "images"}) == ["a"]
+
+
 def test_an_encoding_and_a_separator_that_are_named(folder: pathlib.Path) -> None:
     path = folder / "t.csv"
     path.write_bytes(spreadsheet(",").encode("cp1252"))

@@ -31,6 +31,11 @@ CAPTIONS = [
         for text, kept in (
             *(("nan", "Nana"), ("None", "None of them"), ("null", "nullify"), ("n/a", "a/n")),
             *(("N / A", "N or A"), ("<NA>", "a <b>nan</b> bread"), ("#N/A", "# 1"), ("-", "- 5")),
+            *(
+                ("nan, nan", "nan, bread"),
+                ("Untitled", "Untitled #5 by Rothko"),
+                ("True", "True love"),
+            ),
             *(("undefined", "undefined shape"), ("(NULL)", "(a dog)"), ("\\N", "N"), ("--", "1")),
             *(("[object Object]", "object"), ("#DIV/0!", "#div"), ("NaN.", "naan"), ("…", "a…")),
         )
@@ -153,11 +158,22 @@ def test_pairs_of_a_test_split(name, value) -> None:
     [
         *(("train", "train"), ("restval", "train"), ("Train", "train"), ("train2017", "train")),
         *((name, "validation") for name in ("val", "VALID", "Validation", "dev", "val2014")),
+        *(
+            (name, "train")
+            for name in ("train_extra", "train-other-500", "trainval", "Training set")
+        ),
+        *((name, "validation") for name in ("val_unseen", "dev-clean", "eval", "minival2014")),
+        *(
+            (name, "test")
+            for name in ("test-dev2015", "testA", "test_unseen", "Test set", "TESTING")
+        ),
+        *((name, "unknown") for name in ("contest", "retrain", "tester", "2014", "_", "unsup")),
         *(("test", "test"), ("foo", "unknown"), (7, "unknown"), ("", ""), (None, "")),
     ],
 )
 def test_names_of_splits(value, named) -> None:
     assert splits.named_by({"split": value}) == named
+    assert splits.named_by({"Split ": value}) == named
     assert splits.named_by({}) == ""
 
 

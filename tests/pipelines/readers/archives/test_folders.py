@@ -156,6 +156,11 @@ LINES = ["a red crown", "a short beak", "brown and white"]
             LINES,
         ),
         ({"a.0.txt": LINES[0], "a.1.txt": LINES[1]}, LINES[0], LINES[:2]),
+        ({"a.txt": "a café\r\nby the sea".encode("utf-16")}, "a café", ["a café", "by the sea"]),
+        ({"a.json": '{"caption": "a café"}'.encode("utf-16")}, "a café", None),
+        ({"a.txt": "one\u2028caption"}, "one\u2028caption", None),
+        ({"a.json": json.dumps({"caption": {"en": LINES[0]}})}, LINES[0], None),
+        ({"a.json": json.dumps([{"id": "7", "caption": c} for c in LINES])}, LINES[0], LINES),
     ],
 )
 def test_several_captions(tmp_path, more, text, captions):
@@ -163,6 +168,15 @@ def test_several_captions(tmp_path, more, text, captions):
     assert rejected == {}
     ((_, found, metadata),) = pairs.values()
     assert (found, metadata.get("captions")) == (text, captions)
+
+
+def test_a_caption_that_is_not_utf8_says_what_to_do(tmp_path):
+    write(tmp_path, {"a.jpg": b"A", "a.txt": "a café".encode("cp1252")})
+    (source,) = readers.find_sources([str(tmp_path)])
+    (row,) = readers.read_source(source)
+    assert row.reason == "broken_caption"
+    why = "byte 5 is not utf-8; save it as UTF-8 (from Windows: iconv -f CP1252 -t UTF-8)"
+    assert row.measure == why
 
 
 @pytest.mark.parametrize("data", ["[1, 2]", "3", "null", "{nonsense", "", b"\xff", "[" * 10_000])
@@ -329,3 +343,18 @@ def test_a_folder_and_a_tar_give_the_same_pairs(contents, chance, packed):
         assert not used & gone
     # A tar has a rejected row for a caption without an image, a folder only counts it.
     assert of_folder[1].items() <= of_tar[1].items()
+
+
+def test_tars_that_were_joined_are_read_to_the_end():
+    first, second = ({f"{key}.jpg": b"A", f"{key}.txt": f"of {key}"} for key in "ab")
+    far = {
+        **{f"{n:04d}.jpg": b"A" for n in range(300)},
+        **{f"{n:04d}.txt": "x" for n in range(300)},
+    }
+    joined = tar_of(first) + tar_of(second) + tar_of(far)
+    for data in (joined, gzip.compress(joined)):
+        pairs, rejected, _ = read_tar(data)
+        assert len(pairs) == 302 and not rejected
+        assert [pairs[key][1] for key in ("a", "b")] == ["of a", "of b"]
+    rejected = read_tar(tar_of(first) + b"no tar" * 999)[1]
+    assert rejected == {"x.tar": "broken_file"}  # what it is cannot be known, so it is said
