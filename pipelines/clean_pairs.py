@@ -25,30 +25,25 @@ from parti.data.decontamination import decontamination, evaluation_files
 from parti.data.images import crops
 from parti.pipelines import readers
 from parti.pipelines.beam import disk_group_by_key, options, runners, sharded_writers
-from parti.pipelines.clean import filter_sources, incremental, intermediate, statistics
+from parti.pipelines.clean import (
+    filter_sources,
+    incremental,
+    intermediate,
+    last_lines,
+    statistics,
+)
 from parti.pipelines.clean import job as clean_job
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.clean import summary as clean_summary
-from parti.pipelines.html import templates
 from parti.pipelines.readers import reading
 from parti.pipelines.readers.http import fetching, originals
 from parti.pipelines.rules import presets
 from parti.stages import files, flag_parser, machine, progress_line, publishing
 
-# What to do where all pairs are dropped and most of them for this; else rules are to be loosened.
-_REMEDIES = {
-    "split_test": "no training is to see them; --drop_test_split=false puts them into validation",
-    "image_unsupported": "save the pictures as JPEG, PNG or WebP",
-    "members_far_apart": "unpack the tar, or pack picture and caption side by side",
-}
 _FETCH = fetching.FetchSettings()
 _SHUFFLE = "shuffle"
 _TEXT_FLAGS = ("separator", "encoding")  # of the manifest only if they are given
-_MAX_COLUMNS = 5  # that were left out, in the last lines
-_MAX_MEASURE = 80  # characters that the last line shows of one
-_MAX_BROKEN = 3  # broken files that it names
-_MAX_LEFT_OUT = 2  # files that are left out for a reason
 
 
 def make_parser() -> flag_parser.Parser:
@@ -187,7 +182,7 @@ def run(argv: Sequence[str]) -> int:
     with _stage(flags, plan) as stage:
         collected, progress = _run_job(stage, plan, beam_options)
         report = _make_report(flags, plan, collected)
-        urls = _urls_line(collected.counts, flags.keep_originals)
+        urls = last_lines.urls_line(collected.counts, flags.keep_originals)
         if report["read"]:
             progress.done()
             seconds, memory = time.monotonic() - began, machine.peak_memory()
@@ -195,12 +190,12 @@ def run(argv: Sequence[str]) -> int:
             clean_report.write(stage.address, report, facts | ({"urls": urls} if urls else {}))
         else:
             files.remove_tree(stage.address)  # nothing to go on with
-        _check_report(report, flags.input, files.join(stage.address, "report.html"))
-        _check_broken(report, flags.max_broken_files)
+        last_lines.check_kept(report, flags.input, files.join(stage.address, "report.html"))
+        last_lines.check_broken(report, flags.max_broken_files)
         counts = {"read": report["read"], "rejected": report["read"] - report["kept"]}
         hashes = {file["name"]: file["sha256"] for file in collected.files}
         stage.publish(counts={**report["splits"], **counts}, content=hashes)
-    print(_summary(report, flags.output, urls))
+    print(last_lines.summary(report, flags.output, urls))
     return 0
 
 
@@ -391,124 +386,3 @@ def _output_bytes(found: Sequence[readers.Source], settings: clean_settings.Clea
     # The rows of a table say little of the size of the pictures that they name.
     of_pair = settings.image_size**2 * (1.5 if settings.image_format == "png" else 0.5)
     return sum(max(source.num_bytes, round(source.num_rows * of_pair)) for source in found)
-
-
-def _check_report(report: Mapping[str, Any], patterns: Sequence[str], page: str) -> None:
-    """Raises ValueError if there is nothing to publish; `page` shows what was dropped."""
-    where = " ".join(patterns)
-    if not report["read"]:
-        raise ValueError(
-            f"no pairs in {where}; a tar holds key.jpg (or png, webp) and key.txt for each pair, "
-            "a table a row for each below the names of its columns"
-            + "".join(f"; {text}" for text in _all_left_out(report))
-        )
-    if not report["kept"]:
-        dropped = [rule for rule in report["rules"] if rule["dropped"]]
-        most = sorted(dropped, key=lambda rule: -rule["dropped"])[:4]
-        reasons = ", ".join(map(_dropped, most))
-        raise ValueError(
-            f"no pair of {report['read']} in {where} was kept: {reasons}; "
-            f"{_remedy(most)}; {page} shows them"
-        )
-    if not report["splits"]["train"]:
-        raise ValueError(
-            f"all {report['kept']} kept pairs of {where} fell to validation; "
-            "lower --validation_fraction or give more pairs"
-        )
-
-
-def _remedy(dropped: Sequence[Mapping[str, Any]]) -> str:
-    """Returns what to do where these rules have dropped all, the most first."""
-    names = {rule["name"] for rule in dropped}
-    if "missing_caption" in names and names <= {"missing_caption", "missing_image"}:
-        return (
-            "give each picture its caption in a .txt of its name, in the same folder: "
-            "dog.jpg and dog.txt (or webdataset's dog.image.jpg and dog.text.txt); or name a "
-            "table of pictures and captions"
-        )
-    unread = all(name in readers.REASONS for name in names)
-    what = "check the files" if unread else "check the files, or loosen the rules (see --help)"
-    return _REMEDIES.get(dropped[0]["name"], what)
-
-
-def _broken(report: Mapping[str, Any]) -> tuple[int, str]:
-    """Returns how many files of the input are broken, and a text with some of them."""
-    broken = report.get("broken_files", {})
-    count = sum(found if path.endswith("/") else 1 for path, found in broken.items())
-    some = [*list(broken)[:_MAX_BROKEN], *(["..."] if len(broken) > _MAX_BROKEN else [])]
-    return count, f"{count:,} broken files ({', '.join(some)})"
-
-
-def _check_broken(report: Mapping[str, Any], limit: int | None) -> None:
-    count, text = _broken(report)
-    if limit is not None and count > limit:
-        raise ValueError(
-            f"{text}, more than --max_broken_files={limit}; report.html says why. Mend or remove "
-            "them; or allow more, and the same command goes on"
-        )
-
-
-def _dropped(rule: Mapping[str, Any]) -> str:
-    """Returns how many a rule has dropped, with what it had to say of one of them."""
-    measure = next((row["measure"] for row in rule["dropped_samples"] if row["measure"]), "")
-    shown = measure if len(measure) <= _MAX_MEASURE else f"{measure[:_MAX_MEASURE]}..."
-    return f"{rule['dropped']:,} {rule['name']}" + (f" ({shown})" if shown else "")
-
-
-def _all_left_out(report: Mapping[str, Any]) -> list[str]:
-    """Returns a line about the files that are no part of a pair, if there are any."""
-    rows = report.get("left_out", [])
-    number = sum(row["count"] for row in rows)
-    what = "file" if number == 1 else "files"
-    return [f"left out {number:,} {what}: {', '.join(map(_left_out, rows))}"] if rows else []
-
-
-def _left_out(row: Mapping[str, Any]) -> str:
-    """Returns how many files a reason has left out, with the names of some."""
-    names = [
-        name if len(name) <= _MAX_MEASURE else f"...{name[-_MAX_MEASURE:]}" for name in row["files"]
-    ]
-    some = [*names[:_MAX_LEFT_OUT], *(["..."] if row["count"] > _MAX_LEFT_OUT else [])]
-    return f"{row['count']:,} {row['name']} ({', '.join(some)})"
-
-
-def _dropped_in_short(rule: Mapping[str, Any]) -> str:
-    """Returns how many a rule has dropped; why, if a table's form may be at fault."""
-    is_of_form = rule["name"] in ("broken_row", "broken_caption", "missing_image")
-    return _dropped(rule) if is_of_form else f"{rule['dropped']:,} {rule['name']}"
-
-
-def _urls_line(counts: Mapping[statistics.Count, int], originals_dir: str) -> str:
-    """Returns what became of the URLs of the input; empty if it has none."""
-    urls = {name: counts.get(statistics.Count("url", name), 0) for name in statistics.URLS}
-    if not any(urls.values()):
-        return ""
-    kept = f"{urls['kept']:,} read from {originals_dir}, " if originals_dir else ""
-    why = " (the row fell to a rule for captions or scores)" if urls["not_needed"] else ""
-    return (
-        f"pictures by URL: {kept}{urls['fetched']:,} fetched, "
-        f"{urls['not_needed']:,} not asked for{why}"
-    )
-
-
-def _summary(report: Mapping[str, Any], output: str, urls: str) -> str:
-    kept, read, splits = report["kept"], report["read"], report["splits"]
-    lines = [
-        f"kept {kept:,} of {read:,} pairs ({kept / read:.1%}): "
-        f"{splits['train']:,} train, {splits['validation']:,} validation"
-    ]
-    dropped = [rule for rule in report["rules"] if rule["dropped"]]
-    if dropped:
-        reasons = ", ".join(map(_dropped_in_short, dropped))
-        lines.append(f"dropped {read - kept:,}: {reasons}")
-    lines += report.get("notes", [])
-    lines += _all_left_out(report)
-    num_broken, broken = _broken(report)
-    lines += [broken] if num_broken else []
-    columns = report.get("left_out_columns", {})
-    some = [f"{name} of {count:,} pairs" for name, count in columns.items()][:_MAX_COLUMNS]
-    more = [f"and {len(columns) - len(some):,} more"] if len(columns) > len(some) else []
-    lines += [f"left out of the metadata: {', '.join([*some, *more])}"] if some else []
-    lines += [urls] if urls else []
-    size = templates.size(report["num_bytes"])
-    return "\n".join([*lines, f"wrote {size} to {output}; see report.html there"])

@@ -28,6 +28,7 @@ OTHER_SUFFIXES = (
     *(".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".jxl", ".svg", ".psd"),
     *(".ico", ".icns", ".tga", ".dib", ".eps", ".qoi", ".dds", ".exr", ".hdr", ".raw", ".dng"),
     *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pcx", ".xcf", ".ai", ".wmf"),
+    *(".hif", ".heics", ".pef", ".srw", ".nrw", ".x3f", ".jxr", ".wdp", ".psb", ".emf", ".sgi"),
 )
 
 # How files of formats begin that `decode` does not take; of AVIF, where Pillow is built without it.
@@ -152,10 +153,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int = 0) -> De
 
 def _not_an_image(data: bytes, error: Exception) -> ValueError:
     if isinstance(error, UnidentifiedImageError) and (name := _other_format(data)):
-        return UnsupportedError(f"not an image that is read: {name}; save it as JPEG, PNG or WebP")
+        return UnsupportedError(not_read(name))
     # Pillow puts the address of the buffer into its message.
     reason = str(error).split(" <")[0] or type(error).__name__
     return ValueError(f"not an image ({len(data)} bytes): {reason}")
+
+
+def not_read(name: str) -> str:
+    """Returns what to do about an image of a format, or with an ending, that is not read."""
+    return f"not an image that is read: {name}; save it as JPEG, PNG or WebP"
 
 
 def _other_format(data: bytes) -> str:

@@ -11,5 +11,6 @@ merge_shards.py    the final shards
 incremental.py     --extend: what of an earlier run is taken over, what is read again
 statistics.py      what is counted and sampled for the report
 summary.py         counts and samples to the content of the report; report*.py write it
+last_lines.py      what is said at the end, or why there is nothing to publish
 reasons.py         every reason to drop a pair in words; rule_docs.py writes docs/clean_rules.md
 """

@@ -29,11 +29,11 @@ from parti.pipelines.clean import (
     filter_sources,
     incremental,
     merge_shards,
-    origins,
     statistics,
 )
 from parti.pipelines.clean import settings as clean_settings
 from parti.pipelines.deduplicate import duplicate_rules, fingerprints
+from parti.pipelines.readers import origins
 from parti.pipelines.readers.http import fetching, originals
 from parti.stages import files
 
@@ -86,7 +86,9 @@ def build(root: beam.Pipeline, job: CleanJob) -> None:
             )
         ).with_outputs(*filter_sources.TAGS, main="fingerprints")
     )
-    origin_of = origins.of_sources(job.sources, job.old_paths)
+    new = {work.name: work.source for work in job.sources if not work.hashes}
+    labelled = origins.of_sources(new, job.old_paths)
+    origin_of = {name: fingerprints.Origin(*found) for name, found in labelled.items()}
     unique, same_key = duplicate_rules.one_per_key(filtered.fingerprints, origin_of)
     duplicates = unique | duplicate_rules.FindDuplicates(settings.duplicates)
     groups = duplicates | statistics.CountGroups()

@@ -127,7 +127,8 @@ class MergeShards(beam.PTransform):
                     continue  # it was moved
                 pair = records.ImageTextPair.from_example(serialized)
                 if new:
-                    row, pair = (dataclasses.replace(part, key=new) for part in (row, pair))
+                    row = dataclasses.replace(row, key=new)
+                    pair = dataclasses.replace(pair, key=new)
                 is_new_key = bool(new) or row.id.startswith(_RENAMED)
                 for output in self._describe(Merged(pair, row, decision, is_new_key), shown):
                     if output.tag == COUNTS:
@@ -150,7 +151,9 @@ def _by_kind(
     found: Iterable[Any],
 ) -> tuple[dict[str, fingerprints.Decision], dict[str, str], list[intermediate.Range]]:
     """Returns decisions by id, new keys by id, and ranges."""
-    decisions, new_keys, ranges = {}, {}, []
+    decisions: dict[str, fingerprints.Decision] = {}
+    new_keys: dict[str, str] = {}
+    ranges: list[intermediate.Range] = []
     for item in found:
         if isinstance(item, fingerprints.Decision):
             decisions[item.id] = item

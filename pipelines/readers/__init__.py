@@ -10,6 +10,7 @@ A row that cannot be read is a `Rejected` record with its reason (`REASONS`), ne
     formats.py     the table of formats: how each is found, split and read
     sources.py     which files there are, in pieces of work
     reading.py     a source to pairs, and the Beam transform
+    origins.py     the names of files by which keys that several use are told apart
     tables/        tables of captions and images, paths or URLs: delimited text, Parquet
     http/          images by URL
     archives/      the formats that hold images themselves: tars, folders, TFRecord files

@@ -18,7 +18,13 @@ from parti.data.images import images
 from parti.data.storage import records, tfrecords
 from parti.pipelines import clean_pairs, readers
 from parti.pipelines.beam import options, sharded_writers
-from parti.pipelines.clean import filter_pair, filter_sources, incremental, intermediate
+from parti.pipelines.clean import (
+    filter_pair,
+    filter_sources,
+    incremental,
+    intermediate,
+    last_lines,
+)
 from parti.pipelines.clean import reasons as clean_reasons
 from parti.pipelines.clean import report as clean_report
 from parti.pipelines.clean import settings as clean_settings
@@ -436,8 +442,8 @@ def test_new_files_are_added_to_old_pairs(raw, tmp_path):
 def test_pieces_of_one_broken_file_are_one_file():
     report = {"broken_files": {"/a.parquet": 64, "/b.tar": 1, "/photos/": 3, "/z.tar": 1}}
     text = "6 broken files (/a.parquet, /b.tar, /photos/, ...)"
-    assert clean_pairs._broken(report) == (6, text)
-    assert clean_pairs._broken({})[0] == 0
+    assert last_lines.broken(report) == (6, text)
+    assert last_lines.broken({})[0] == 0
 
 
 def test_more_broken_files_than_allowed(tmp_path, capsys):

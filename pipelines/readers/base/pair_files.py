@@ -96,7 +96,8 @@ def _is_one(group: list[str], stems: Mapping[str, Kinds]) -> bool:
 
 def refusal(suffix: str) -> rows.Rejected | None:
     """Returns why files of this ending are not read, if they are not."""
-    return rows.refuse("image_unsupported", suffix) if suffix in images.OTHER_SUFFIXES else None
+    is_known = suffix not in images.OTHER_SUFFIXES
+    return None if is_known else rows.refuse("image_unsupported", images.not_read(suffix))
 
 
 def limit_of(suffix: str) -> tuple[int, str]:

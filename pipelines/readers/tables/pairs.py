@@ -75,7 +75,7 @@ def read_table(
         image = _read_image(row, fetched)
         if isinstance(image, rows.Rejected):
             yield image.of(row.pair.key, row.pair.text, name)
-        elif isinstance(row.pair, rows.Rejected):
+        elif isinstance(row.pair, rows.Rejected) or image is None:
             yield row.pair
         else:
             metadata = json.loads(row.metadata)
@@ -127,9 +127,22 @@ def _prepare(
     wants: fetching.Wants,
 ) -> tuple[_Ready | rows.Rejected, str]:
     """Returns a row with its cells by their roles, and the URL to fetch, or ""."""
-    file, name = source.name, f"{stem}#{index}"
+    row, metadata = _by_role(cells, f"{stem}#{index}", source, roles)
+    if isinstance(row, rows.Rejected) or not row.url:
+        return row, ""
+    if isinstance(row.pair, rows.Rejected):
+        return row.pair, ""
+    wanted = wants(index, dataclasses.replace(row.pair, metadata=metadata))
+    return row, row.url if wanted else ""
+
+
+def _by_role(
+    cells: Cells | rows.Rejected, name: str, source: Source, roles: column_roles.Roles | None
+) -> tuple[_Ready | rows.Rejected, dict[str, Any]]:
+    """Returns a row with its cells by their roles, and its metadata."""
+    file, is_text = source.name, source.format in delimited.SEPARATORS
     if isinstance(cells, rows.Rejected):
-        return cells.of(name, source=file), ""
+        return cells.of(name, source=file), {}
     roles = roles or column_roles.candidates(list(cells), source.columns)
     key_column, *_ = roles.get(column_roles.KEY, (None,))
     texts = roles.get(column_roles.TEXT, (None,))
@@ -139,30 +152,27 @@ def _prepare(
     images = roles.get(column_roles.IMAGE, ())
     key = _key(_cell(cells, key_column)) or name
     text, more_captions = _caption(_cell(cells, text_column), text_column)
-    if isinstance(text, str) and source.format in delimited.SEPARATORS:
+    if isinstance(text, str) and is_text:
         text = _as_utf8(text, source)
     if isinstance(text, rows.Rejected):
-        return text.of(key, source=file), ""
+        return text.of(key, source=file), {}
     folder = source.image_root or files.parent(source.paths[0])
     image_column, image = _first_image(cells, roles, folder)
     used = {key_column, text_column, image_column, *images[:1]}
     used |= {column for column in (*texts, *images) if _is_empty(cells.get(column))}
     rest = {n: value for n, value in cells.items() if n not in used and value is not None}
     try:
-        metadata, data = _metadata(rest | more_captions, source.format in delimited.SEPARATORS)
+        metadata, data = _metadata(rest | more_captions, is_text)
     except (RecursionError, ValueError) as error:
-        return rows.reject(key, "broken_metadata", rows.one_line(error), text or "", file), ""
+        return rows.reject(key, "broken_metadata", rows.one_line(error), text or "", file), {}
     if isinstance(image, rows.Rejected):
-        return image.of(key, text, file), ""
+        return image.of(key, text, file), {}
     pair = rows.make_pair(key, b"" if image else None, text, file, metadata)
-    url = image.get("url", "")
     if isinstance(pair, rows.Rejected):
-        return pair if url else _Ready(pair, b"", **image), ""
-    if url and not wants(index, pair):
-        url = ""
+        return _Ready(pair, b"", **image), {}
     if pair.metadata is not metadata:
-        data = _json(pair.metadata)
-    return _Ready(dataclasses.replace(pair, metadata={}), data, **image), url
+        metadata, data = pair.metadata, _json(pair.metadata)
+    return _Ready(dataclasses.replace(pair, metadata={}), data, **image), metadata
 
 
 def _cell(cells: Cells, column: str | None) -> Any:

@@ -148,6 +148,10 @@ def test_encodings_and_line_ends(tmp_path: pathlib.Path, encoding: str, end: str
     ("data", "message"),
     [
         ("a dog\r\na café\n".encode("latin-1"), "line 2: byte 0xe9 is not UTF-8; save it"),
+        (
+            "a cat\n猫がマットの上に座っている\n".encode("shift_jis"),
+            "line 2: byte 0x94 is not UTF-8; save it as UTF-8 (if it is SHIFT_JIS: iconv -f SHIFT",
+        ),
         ("a café\n".encode("utf-16-le"), "line 1: byte 0xe9 is not UTF-8; it may be UTF-16"),
         ("a cat\n".encode("utf-16-be"), "line 1: a NUL character, as UTF-16"),
         ("a cat".encode("utf-16")[:-1], "line 1: byte 0x74 is not UTF-16; write it again"),

@@ -18,7 +18,7 @@ from PIL import Image, features
 from parti.data.images import images
 from parti.data.storage import records
 from parti.pipelines import readers
-from parti.pipelines.readers.base import left_out
+from parti.pipelines.readers.base import left_out, pair_files
 
 
 def write(folder, contents):
@@ -96,6 +96,9 @@ def test_an_image_that_is_not_decoded_is_rejected(tmp_path):
     pairs, rejected, _ = both(tmp_path, contents)
     assert [*pairs] == ["c"]
     assert rejected == {"a": "image_unsupported", "b": "image_unsupported"}
+    assert pair_files.refusal(".heic").measure == (
+        "not an image that is read: .heic; save it as JPEG, PNG or WebP"
+    )
 
 
 def test_several_images_of_a_key(tmp_path):

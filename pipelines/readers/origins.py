@@ -3,44 +3,40 @@
 """The names of files by which keys that several of them use are told apart."""
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
-from parti.pipelines import readers
-from parti.pipelines.clean import filter_sources
-from parti.pipelines.deduplicate.fingerprints import Origin
 from parti.pipelines.readers.base import decompression
-from parti.pipelines.readers.base.source_files import FOLDER
+from parti.pipelines.readers.base.source_files import FOLDER, Source
+from parti.pipelines.readers.formats import FORMATS
 from parti.stages import files
 
 
 def of_sources(
-    sources: Sequence[filter_sources.Work], more: Iterable[str] = ()
-) -> dict[str, Origin]:
-    """Returns the origin of the rows of each source by its name; none of pairs cleaned before.
+    sources: Mapping[str, Source], more: Iterable[str] = ()
+) -> dict[str, tuple[str, str]]:
+    """Returns the origin of the rows of each source, both by name: its first source, its label.
 
     An origin is a file, or a folder of images; the pieces of a file have one. Its label is its name
-    without ending, with as many folders before it as tell it from the others, and from `more`:
-    absolute paths of files that an earlier run has read.
+    without ending (with it, where files differ in that alone), with as many folders before it as
+    tell it from the others, and from `more`: absolute paths of files that an earlier run has read.
     """
-    paths = {
-        work.name: _without_ending(
-            files.absolute(source.root if source.format == FOLDER else source.paths[0]),
-            source.format,
-        )
-        for work in sources
-        if not work.hashes
-        for source in [work.source]
-    }
-    labels = _shortest_suffixes({*paths.values(), *(_without_ending(path) for path in more)})
+    paths: dict[str, str] = {}  # name of a source -> address of its origin
+    short = {path: _without_ending(path) for path in more}
+    for name, source in sources.items():
+        path = files.absolute(source.root if source.format == FOLDER else source.paths[0])
+        paths[name], short[path] = path, _without_ending(path, source.format)
+    counts = collections.Counter(short.values())
+    named = {path: end if counts[end] == 1 else files.text(path) for path, end in short.items()}
+    labels = _shortest_suffixes({*named.values()})
     first: dict[str, str] = {}
     return {
-        name: Origin(first.setdefault(path, name), labels[path])
+        name: (first.setdefault(path, name), labels[named[path]])
         for name, path in sorted(paths.items())
     }
 
 
 def _without_ending(path: str, input_format: str = "") -> str:
-    endings = [e for name, f in readers.FORMATS.items() if name != FOLDER for e in f.suffixes]
+    endings = [e for name, f in FORMATS.items() if name != FOLDER for e in f.suffixes]
     if input_format != FOLDER:
         for suffix in (*decompression.SUFFIXES, *sorted(endings, key=len, reverse=True)):
             if path.lower().endswith(suffix):
