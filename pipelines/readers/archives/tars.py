@@ -73,11 +73,11 @@ class _StrictTarInfo(tarfile.TarInfo):
         if info.type in _EXTENDED and info.size > _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"an extended header of {info.size:,} bytes")
         if info.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.ReadError("a sparse member")
+            raise tarfile.ReadError("a sparse member; pack it without --sparse")
         return info
 
     def _proc_gnusparse_10(self, *args: Any) -> None:
-        raise tarfile.ReadError("a sparse member")  # its map has no bound
+        raise tarfile.ReadError("a sparse member; pack it without --sparse")  # its map has no bound
 
 
 class _Stream:

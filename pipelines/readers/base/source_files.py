@@ -32,7 +32,10 @@ class Source:
     line: int = 0  # of text, how many lines are before it
     names: tuple[str, ...] = ()  # the columns; empty for jsonl, where each row has its own
     columns: tuple[tuple[str, str], ...] = ()  # the (role, column) that the user has named
-    separator: str = ""  # of the cells of csv and tsv; a space after it if one precedes quotes
+    separator: str = (
+        ""  # of the cells of csv and tsv; a space after it if spaces before quotes are none of
+    )
+    # the text, or a tsv is quoted as csv is
     encoding: str = ""  # of text; empty for UTF-8
     line_end: str = ""  # of text, if it is neither a line feed nor ends with one
     image_root: str = ""  # the folder that paths are relative to; empty for the table's own

@@ -3,7 +3,8 @@
 """Tables as text: csv, tsv and jsonl, also compressed; row by row, each row bounded.
 
 A row of csv may have line breaks inside quotes. A row of tsv is a line: quotes around a whole cell
-are taken off, others are part of the text. Rows are counted from 0, without the header and without
+are taken off, others are part of the text; unless its first rows are quoted as csv is and some have
+line breaks. Rows are counted from 0, without the header and without
 empty lines.
 
 Spreadsheets write csv in many forms. The separator is the first of `SEPARATORS` with which the
@@ -266,7 +267,7 @@ def _with_form(table: Source) -> Source:
     """Returns a table with what its first bytes say of encoding, ends of lines and separator."""
     data = _first_bytes(table.paths[0])
     marked = text_files.marked_encoding(data)
-    head = data.partition(b"\n")[0]  # names of columns are English, of whatever language the rows are
+    head = data.partition(b"\n")[0]  # names of columns are English in most tables
     encoding = marked or table.encoding or text_files.unmarked_utf16(head)
     if encoding == text_files.UTF8_WITH_MARK:
         encoding = ""
@@ -297,7 +298,7 @@ def _with_columns(table: Source) -> Source:
     for separator in table.separator or SEPARATORS[table.format]:
         tried = dataclasses.replace(table, separator=separator)
         cells = _first_cells(tried)
-        if separator != " " and _has_spaces_before_quotes(tried):
+        if separator != " " and (_has_spaces_before_quotes(tried) or _has_quoted_lines(tried)):
             tried = dataclasses.replace(table, separator=f"{separator} ")
             cells = _first_cells(tried)
         try:
@@ -323,6 +324,25 @@ def _has_spaces_before_quotes(table: Source) -> bool:
     with files.open(table.paths[0]) as file:
         some = itertools.islice(_raw_rows(_open(file, table, 0), table), 2)
         return any(cell.startswith(' "') for row in some if isinstance(row, list) for cell in row)
+
+
+def _has_quoted_lines(table: Source) -> bool:
+    """Returns whether a tsv is quoted as csv is: cells with line ends are in its first rows."""
+    if not _has_a_row_in_each_line(table):
+        return False
+    data = _first_bytes(table.paths[0])
+    text = data.decode(table.encoding or "utf-8-sig", "replace")
+    found: list[list[str]] = []
+    is_whole = len(data) < _SNIFFED_BYTES
+    try:
+        found += csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
+    except csv.Error as error:
+        if is_whole or "end of data" not in str(error):
+            return False
+    found = [row for row in (found if is_whole else found[:-1]) if row]
+    of_lines = [cell for row in found for cell in row if "\n" in cell]
+    is_text = any("\t" in cell for cell in of_lines)  # as in prompt files: two stray quotes
+    return bool(of_lines) and not is_text and len({len(row) for row in found}) == 1
 
 
 def _named(table: Source, cells: list[str]) -> Source:

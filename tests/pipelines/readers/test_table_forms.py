@@ -146,6 +146,18 @@ def test_what_other_programs_write(folder: pathlib.Path, text: str, captions: li
     assert [row for row in outcome(folder / "t.csv") if isinstance(row, str)] == captions
 
 
+def test_cells_with_line_ends_in_a_tsv(folder: pathlib.Path) -> None:
+    captions = ['a red\nbus "x"', "cat", 'say "hi"'] * 2000
+    rows = [["image", "caption"], *(["0.png", caption] for caption in captions)]
+    with open(folder / "t.tsv", "w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(rows)
+    assert (folder / "t.tsv").stat().st_size > 2**16
+    assert outcome(folder / "t.tsv") == captions
+    # Quotes that are no quoting stay what they are.
+    (folder / "u.tsv").write_text('image\tcaption\n0.png\t"a red\n1.png\tcat\n0.png\tb"\n')
+    assert outcome(folder / "u.tsv") == ['"a red', "cat", 'b"']
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf16_without_a_mark_is_known_by_its_first_line(
     folder: pathlib.Path, encoding: str
