@@ -27,7 +27,7 @@ _FAINT_LEVELS, _FAINT_NOISE = 1.25, 0.3  # of mirrored images: JPEG leaves as mu
 _CAPTION_LEVELS = 16.0  # by which a column of a view is changed under a caption
 _BAR_COLUMNS, _CAPTION_COLUMNS = 14, 10  # of the grid
 _CAPTION_LIMIT = 0.75  # levels, of what a caption without a bar leaves
-_MIN_ISOTROPY = 0.04  # see `view_alignment.isotropy`
+_MIN_ISOTROPY = 0.055  # see `view_alignment.isotropy`
 
 _GRID = view_alignment.GRID
 _WHOLE_BOX = np.array([[0.0, 0.0, 1.0, 1.0]])

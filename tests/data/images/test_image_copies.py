@@ -177,3 +177,16 @@ def test_index_names_the_best() -> None:
         assert found and found[0] == f"scene {i}"
     for image in scenes.generate("train", 20, seed=4, size=64):
         assert index.query(image_sketches.sketch(image[2])) is None
+
+
+def test_faint_mirrored_copies_may_have_the_noise_of_jpeg() -> None:
+    found = []
+    for seed in range(20):
+        image = photograph(seed)
+        faint = (128 + (image.astype(float) - 120) * 0.08).astype(np.uint8)
+        found.append(compare(jpeg(faint[:, ::-1]), faint))
+        assert (
+            compare(faint, (128 + (photograph(99)[:, ::-1] - 120.0) * 0.08).astype(np.uint8))
+            is None
+        )
+    assert sum(copy is not None and copy.change == "mirrored" for copy in found) >= 19

@@ -86,3 +86,17 @@ def test_a_crowded_key_costs_in_proportion():
     assert len(rule.collisions(0, sketches)) == 4000
     far = np.array([0xFFFF << 40, 0xFFFF << 2], np.uint64) | np.uint64(1)
     assert not len(rule.collisions(0, far))
+
+
+def test_weak_hashes_go_to_a_band_of_equal_ones():
+    """Flat pictures crowd the other bands of a faint one, which has few set bits."""
+    columns, faint = np.arange(48), np.full((48, 48, 3), 128.0)
+    faint += (5 * np.sin(columns / 9 + 1))[:, None, None]
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3))
+    rule = changed_copies.ChangedCopies()
+    for image, is_weak in ((faint, True), (noise, False)):
+        one = row_of("a picture", image.astype(np.uint8))
+        mirror = image_sketches.hashes(one.sketch)[image_sketches.MIRROR]
+        equal = [key for band, key, _ in rule.points(one) if band >= changed_copies._EQUAL]
+        assert (int(mirror) in equal) == is_weak
+        assert all(band < 256 for band, _, _ in rule.points(one))
