@@ -93,7 +93,7 @@ def test_other_errors_are_of_the_system(monkeypatch):
     install(monkeypatch, RuntimeError("Timeout of 120.0s exceeded: gs://bucket/403/x"))
     with pytest.raises(OSError, match="gs://bucket/403/x: Timeout of 120.0s"):
         files.exists("gs://bucket/403/x")
-    install(monkeypatch, FileNotFoundError("not there"))
+    install(monkeypatch, FileNotFoundError("not there: '/tmp/pytest-403/gs%3A%2F%2Fbucket'"))
     with pytest.raises(FileNotFoundError):
         files.status("gs://bucket/403/x")
 
