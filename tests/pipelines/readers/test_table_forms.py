@@ -169,7 +169,7 @@ def test_utf16_without_a_mark_is_known_by_its_first_line(
 
 def test_a_quote_that_is_open_at_the_end_is_said(folder: pathlib.Path) -> None:
     (folder / "t.csv").write_text('image,caption\n1.png,a cat\n0.png,"a bus\n1.png,a dog\n')
-    assert outcome(folder / "t.csv") == ["a cat", ("broken_row", "a quote is not closed")]
+    assert outcome(folder / "t.csv") == ["a cat", ("broken_row", "line 3: a quote is not closed")]
 
 
 def test_paths_of_windows_and_addresses_of_files(folder: pathlib.Path) -> None:
@@ -296,7 +296,7 @@ def test_a_broken_row_names_its_line(
         ("broken_row", f"line 6: {more}"),
         *["d"] * 3,
         ("broken_row", f"line 10: {more}"),
-        ("broken_row", "line 11: 1 cells for 2 columns"),
+        ("broken_row", "line 11: a quote is not closed"),
     ]
 
 
