@@ -10,3 +10,9 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     ).strip()
+
+import hypothesis  # noqa: E402
+
+# A busy machine is slow, and a run tests what the last one did.
+hypothesis.settings.register_profile("parti", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("parti")

@@ -85,7 +85,7 @@ def test_scenes_of_pairs_are_mended(tmp_path: pathlib.Path) -> None:
     assert found.metadata == {"key": "k", "scene": {"note": "\ufffd"}}
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(
     texts=strategies.lists(strategies.text(strategies.characters(), max_size=12), max_size=4),
     metadata=strategies.dictionaries(

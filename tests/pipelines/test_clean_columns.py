@@ -64,7 +64,7 @@ def draw_objects(seed: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     @hypothesis.seed(seed)
-    @hypothesis.settings(max_examples=40, deadline=None, database=None)
+    @hypothesis.settings(max_examples=40, database=None)
     @hypothesis.given(
         strategies.dictionaries(
             strategies.sampled_from(sorted(USED)) | strategies.text(strategies.characters()),

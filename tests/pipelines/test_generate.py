@@ -274,7 +274,7 @@ def test_prompts_are_refused_before_a_model_is_opened(
     assert not list(tmp_path.glob("out*"))
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
     rows=strategies.lists(
         strategies.dictionaries(
@@ -359,7 +359,6 @@ def run_any(
 
 @hypothesis.settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(
@@ -429,7 +428,6 @@ DAMAGE = strategies.one_of(
 
 @hypothesis.settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(damage=DAMAGE)

@@ -67,7 +67,7 @@ VALUES = strategies.recursive(
 )
 
 
-@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.settings(max_examples=200)
 @hypothesis.given(VALUES)
 def test_any_value_can_be_written_and_comes_back(value: Any) -> None:
     try:

@@ -420,7 +420,7 @@ def test_resize_of_views(noise: np.ndarray) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damaged_files_give_a_picture_or_a_reason(data: st.DataObject) -> None:
     kind, options = data.draw(

@@ -287,7 +287,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("prompts")
 
 
-@hypothesis.settings(max_examples=500, deadline=None)
+@hypothesis.settings(max_examples=500)
 @hypothesis.given(
     data=st.binary(max_size=80) | TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")),
     name=st.sampled_from(["p.txt", "p.tsv", "p.csv", "p.jsonl", "p.json"]),
@@ -302,7 +302,7 @@ def test_any_bytes_give_prompts_or_one_line(
     check_readable(folder / name)
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 @hypothesis.given(
     rows=st.lists(st.dictionaries(ROLES | TEXTS, TEXTS | VALUES, max_size=4), max_size=4),
     with_prompt=st.booleans(),
@@ -316,7 +316,7 @@ def test_any_json_gives_prompts_or_one_line(
     assert check_readable(folder / "p.json") == check_readable(folder / "p.jsonl")
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 @hypothesis.given(
     texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=4),
     separator=st.sampled_from([",", ";", "\t", "|"]),

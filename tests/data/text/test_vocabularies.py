@@ -146,7 +146,7 @@ def test_same_ids_as_seqio(path: str, text: str, request: pytest.FixtureRequest)
     check_same_ids(request.getfixturevalue(path), text)
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(strategies.text(max_size=60))
 def test_any_text_has_the_same_ids_in_seqio(model_path: pathlib.Path, text: str) -> None:
     check_same_ids(model_path, captions.normalize_caption(text))

@@ -29,8 +29,6 @@ from parti.pipelines.readers.tables import column_roles, delimited, parquet
 PICTURE = b"\x89PNG picture"
 FUZZ = settings(
     max_examples=150,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -28,8 +28,6 @@ from tests.pipelines.readers.tables import test_arrow_cells
 
 PICTURE = b"\x89PNG\r\n\x1a\n picture of over sixty letters, so that its base64 is no path"
 FUZZ = settings(
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -521,7 +519,7 @@ def draw_columns(seed: int) -> dict[str, pa.Array]:
     columns = {}
 
     @hypothesis.seed(seed)
-    @settings(max_examples=25, deadline=None, database=None)
+    @settings(max_examples=25, database=None)
     @given(test_arrow_cells.columns())
     def draw(column: pa.Array) -> None:
         sink = pa.BufferOutputStream()

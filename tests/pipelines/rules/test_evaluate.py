@@ -344,7 +344,7 @@ EVERY = {
 }
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(
     strategies.text(max_size=60),
     strategies.dictionaries(

@@ -311,7 +311,7 @@ names = st.builds(str.__add__, st.sampled_from(KEYS), st.sampled_from(ENDINGS))
 texts = st.sampled_from(["words", "two\nlines", "", "{}", "[1]", '{"caption": "c"}', '["d", "e"]'])
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.dictionaries(names, texts, max_size=14), st.randoms(use_true_random=False), st.booleans())
 def test_a_folder_and_a_tar_give_the_same_pairs(contents, chance, packed):
     """Whatever the names and their order; every file is of a pair, or counted with a reason."""

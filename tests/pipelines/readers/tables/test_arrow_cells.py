@@ -17,8 +17,6 @@ from parti.pipelines.readers.tables import arrow_cells
 
 FUZZ = settings(
     max_examples=150,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 NOON = 1_577_880_000  # 2020-01-01 12:00 UTC, in seconds
