@@ -15,6 +15,16 @@ def padding_mask(key_tokens: Array, pad_id: int = 0) -> Array:
     return (key_tokens != pad_id)[:, None, None, :]
 
 
+def segment_mask(segment_ids: Array) -> Array:
+    """Returns [batch, 1, length, length]: True for keys of the query's segment.
+
+    The ids [batch, length] int32 are 1, 2, ... for the texts packed in a sequence, 0 for padding,
+    which nobody sees.
+    """
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return (same & (segment_ids != 0)[:, None, :])[:, None]
+
+
 def causal_mask(length: int) -> np.ndarray:
     """Returns [1, 1, length, length]: True for keys at or before the query."""
     return np.tril(np.ones((length, length), bool))[None, None]

@@ -6,24 +6,32 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from parti.models.layers import dense
+
 Array = jax.Array
 
 _TABLE_INIT = nn.initializers.normal(stddev=0.02)
 
 
 class TokenEmbedding(nn.Module):
-    """A table of token embeddings, not tied to the output."""
+    """A table of token embeddings, not tied to the output unless `attend` is called."""
 
     vocab_size: int  # a multiple of the `vocab` mesh axis
     emb_dim: int
     dtype: str = "float32"  # of the result; the table is float32
 
-    @nn.compact
+    def setup(self) -> None:
+        """Declares the table."""
+        init = nn.with_logical_partitioning(_TABLE_INIT, ("vocab", "embed"))
+        self.embedding = self.param("embedding", init, (self.vocab_size, self.emb_dim))
+
     def __call__(self, tokens: Array) -> Array:
         """Looks tokens up: [...] int32 in [0, vocab_size) -> [..., embed]."""
-        init = nn.with_logical_partitioning(_TABLE_INIT, ("vocab", "embed"))
-        table = self.param("embedding", init, (self.vocab_size, self.emb_dim))
-        return jnp.take(table, tokens, axis=0).astype(self.dtype)
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+
+    def attend(self, x: Array) -> Array:
+        """Compares [..., embed] with all tokens: their products, [..., vocab] float32."""
+        return dense.matmul(x, self.embedding.astype(x.dtype).T, "float32")
 
 
 class TextPositions(nn.Module):
@@ -33,21 +41,27 @@ class TextPositions(nn.Module):
     emb_dim: int
     dtype: str = "float32"  # of the result; the table is float32
 
-    @nn.compact
+    def setup(self) -> None:
+        """Declares the table."""
+        init = nn.with_logical_partitioning(_TABLE_INIT, ("length", "embed"))
+        self.embedding = self.param("embedding", init, (self.max_length, self.emb_dim))
+
     def __call__(self, length: int) -> Array:
         """Returns the first `length` positions, [length, embed].
 
         Raises:
           ValueError: The text is longer than the table.
         """
-        init = nn.with_logical_partitioning(_TABLE_INIT, ("length", "embed"))
-        table = self.param("embedding", init, (self.max_length, self.emb_dim))
         if length > self.max_length:
             raise ValueError(
                 f"text of {length} tokens, but the model has {self.max_length} positions; "
                 "truncate the text or build the model with a larger text_length"
             )
-        return table[:length].astype(self.dtype)
+        return self.embedding[:length].astype(self.dtype)
+
+    def at(self, positions: Array) -> Array:
+        """Looks positions up: [...] int32 in [0, max_length) -> [..., embed]."""
+        return jnp.take(self.embedding, positions, axis=0).astype(self.dtype)
 
 
 class ImagePositions(nn.Module):

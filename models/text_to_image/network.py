@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from parti.data.text import vocabularies
-from parti.models.layers import attention, dense, masks, positions, transformer
+from parti.models.layers import attention, dense, masks, positions, text_encoder, transformer
 
 Array = jax.Array
 
@@ -94,27 +94,6 @@ class TextToImageConfig:
     def stack(self, num_layers: int, cross_attention: bool) -> transformer.StackConfig:
         """Returns the configuration of the encoder's or decoder's stack."""
         return transformer.StackConfig.of(self, num_layers, cross_attention=cross_attention)
-
-
-class TextEncoder(nn.Module):
-    """Caption tokens to one vector per token."""
-
-    config: TextToImageConfig
-
-    @nn.compact
-    def __call__(self, tokens: Array, deterministic: bool = True) -> Array:
-        """Maps [batch, length] int32 (0 is padding) to [batch, length, embed]."""
-        config = self.config
-        x = positions.TokenEmbedding(
-            config.text_vocab_size, config.emb_dim, config.dtype, name="token_embedding"
-        )(tokens)
-        x += positions.TextPositions(
-            config.text_length, config.emb_dim, config.dtype, name="positions"
-        )(tokens.shape[1])
-        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
-        x = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(x, deterministic)
-        stack = transformer.Stack(config.stack(config.num_encoder_layers, False), name="stack")
-        return stack(x, masks.padding_mask(tokens), deterministic=deterministic)
 
 
 class ImageTokenDecoder(nn.Module):
@@ -219,7 +198,12 @@ class PartiTransformer(nn.Module):
 
     def setup(self) -> None:
         """Declares encoder and decoder."""
-        self.encoder = TextEncoder(self.config)
+        config = self.config
+        self.encoder = text_encoder.TextEncoder(
+            config.text_vocab_size,
+            config.text_length,
+            config.stack(config.num_encoder_layers, False),
+        )
         self.decoder = ImageTokenDecoder(self.config)
 
     def __call__(
