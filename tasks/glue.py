@@ -9,11 +9,8 @@ Source: GLUE (arXiv 1804.07461); the six tasks of Parti's (arXiv 2206.10789) app
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -46,52 +43,6 @@ TASKS = {
 }
 
 
-class GlueSource(seqio.TfdsDataSource):
-    """Examples of a prepared data set, never downloaded, read in one order and then shuffled.
-
-    So a saved position is exact and small. TFDS would shuffle files, whose order TensorFlow
-    restores wrongly (see `sources.RecordSource`), and cache the examples; it writes them in the
-    order of a hash, so a small buffer mixes them well.
-    """
-
-    def __init__(self, name: str, data_dir: str, features: Sequence[str]) -> None:
-        """Takes a name of TFDS with a version, and the features to keep."""
-        splits = list(records.SPLITS)
-        super().__init__(name, data_dir, splits, caching_permitted=False, read_only=True)
-        self._features = features
-
-    @property
-    def performs_internal_shuffling(self) -> bool:
-        """Whether seqio need not shuffle the examples."""
-        return True
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        """Whether there may be more hosts than files."""
-        return True
-
-    def num_input_examples(self, split: str) -> None:
-        """Returns None, not known: seqio would cache under 10,000 examples in their first order."""
-
-    def get_dataset(
-        self,
-        split: str | None = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        **unused: Any,
-    ) -> tf.data.Dataset:
-        """Returns a dataset of {feature: [] tensor}; repeated, its order differs by epoch."""
-        config = tfds.ReadConfig(try_autocache=False, skip_prefetch=True)
-        examples = self.tfds_dataset.builder.as_dataset(split=split, read_config=config)
-        if shard_info:
-            examples = examples.shard(shard_info.num_shards, shard_info.index)
-        kept = examples.map(lambda example: {name: example[name] for name in self._features})
-        if shuffle:
-            kept = kept.shuffle(sources.SHUFFLE_BUFFER, seed=seed)
-        return sources.with_exact_positions(kept)
-
-
 def add_task(
     task: str,
     data_dir: str | os.PathLike[str],
@@ -102,37 +53,67 @@ def add_task(
 
     Args:
       task: A key of `TASKS`.
-      data_dir: Where TFDS keeps its data sets: it holds `glue/<task>/<version>`.
+      data_dir: Where TFDS keeps its data sets: it holds `glue/<task>/<version>`. Nothing is
+        downloaded.
       vocabulary_path: A SentencePiece model or the output of `parti vocab`: the encoder's.
       version: That of TFDS's `glue`.
 
     Raises:
       FileNotFoundError: no such data set, or no vocabulary.
-      ValueError: no such task, or the data set has other features.
+      ValueError: no such task, or the data set has other features or splits, or another format.
     """
     if task not in TASKS:
         raise ValueError(f"No GLUE task {task!r}; choose one of {', '.join(TASKS)}.")
     names = TASKS[task].sentences
-    source = _open(task, os.fspath(data_dir), version, (*names, LABEL))
+    shards = _shards(task, data_dir, version, names)
     fingerprint = vocabularies.TextTokenizer(vocabulary_path).fingerprint
     vocabulary = vocabularies.seqio_text_vocabulary(vocabulary_path)
-    key = [task, os.fspath(data_dir), version, os.fspath(vocabulary_path), fingerprint]
-    digest = hashlib.sha256(json.dumps(key).encode("utf-8")).hexdigest()[:12]
-    name = f"parti_glue_{task}_{digest}"
-    if name not in seqio.TaskRegistry.names():
-        classes = seqio.PassThroughVocabulary(NUM_CLASSES)
-        seqio.TaskRegistry.add(
-            name,
-            source=source,
-            preprocessors=[preprocessors.in_chunks(join_sentences(*names), label_to_targets)],
-            output_features={
-                preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
-                preprocessors.TARGETS: seqio.Feature(classes, add_eos=False, dtype=tf.int32),
-            },
-            shuffle_buffer_size=None,  # the source shuffles
-            metric_objs=list(TASKS[task].metrics),
-        )
-    return name
+    arguments = {"task": task, "vocabulary": [os.fspath(vocabulary_path), fingerprint]}
+    steps = preprocessors.in_chunks(_parse(names), join_sentences(*names), label_to_targets)
+    classes = seqio.PassThroughVocabulary(NUM_CLASSES)
+    features = {
+        preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
+        preprocessors.TARGETS: seqio.Feature(classes, add_eos=False, dtype=tf.int32),
+    }
+    kind, measures = f"glue_{task}", TASKS[task].metrics
+    return sources.register(kind, shards, arguments, [steps], features, measures)
+
+
+def _shards(
+    task: str, data_dir: str | os.PathLike[str], version: str, sentences: Sequence[str]
+) -> dict[str, list[str]]:
+    """Returns the files of each split of a prepared data set; raises as `add_task`."""
+    name, base = f"glue/{task}:{version}", files.absolute(data_dir)
+    remedy = f"make it with `tfds build {name} --data_dir {base}`"
+    try:
+        info = tfds.core.read_only_builder.builder_from_files(name, data_dir=base).info
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise FileNotFoundError(
+            f"{base!r} holds no data set {name} of TFDS: {remedy}, or set GLUE_DIR to the data_dir "
+            "where it is"
+        ) from error
+    missing = [x for x in (*sentences, LABEL) if x not in info.features]
+    missing += [x for x in records.SPLITS if x not in info.splits]
+    if missing:
+        raise ValueError(f"{name} in {base!r} has no {missing[0]!r}, as TFDS's has: {remedy}")
+    if info.file_format.file_suffix != "tfrecord":
+        suffix = info.file_format.file_suffix
+        raise ValueError(f"{name} in {base!r} has files of {suffix}: {remedy}, as tfrecord")
+    return {x: [os.fspath(path) for path in info.splits[x].filepaths] for x in records.SPLITS}
+
+
+def _parse(sentences: Sequence[str]) -> preprocessors.Step:
+    """Returns the step that reads the sentences, [N] string, and `label`, [N] int64."""
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in sentences}
+    spec[LABEL] = tf.io.FixedLenFeature([], tf.int64)
+
+    def parse(
+        features: preprocessors.Features, context: preprocessors.Context
+    ) -> preprocessors.Features:
+        del context
+        return tf.io.parse_example(features[sources.EXAMPLE], spec)
+
+    return parse
 
 
 def join_sentences(*names: str) -> preprocessors.Step:
@@ -191,26 +172,3 @@ def label_to_targets(
         preprocessors.INPUTS: features[preprocessors.INPUTS],
         preprocessors.TARGETS: targets,
     }
-
-
-def _open(task: str, data_dir: str, version: str, features: Sequence[str]) -> GlueSource:
-    """Returns the source; raises unless it is there with these features."""
-    name = f"glue/{task}"
-    base = files.absolute(data_dir)
-    folder = files.join(base, *name.split("/"), version)
-    if not files.exists(files.join(folder, "dataset_info.json")):
-        raise FileNotFoundError(
-            f"No data set of TFDS in {folder!r}: make it with `tfds build {name}:{version} "
-            f"--data_dir {base}`, or set GLUE_DIR to the data_dir of TFDS that holds {name}"
-        )
-    source = GlueSource(f"{name}:{version}", base, features)
-    info = source.tfds_dataset.info
-    missing = [x for x in features if x not in info.features] + [
-        x for x in source.splits if x not in info.splits
-    ]
-    if missing:
-        raise ValueError(
-            f"{folder!r} has no {missing[0]!r}: it is no {name} as TFDS prepares it; make it anew "
-            f"with `tfds build {name}:{version} --data_dir DIRECTORY`"
-        )
-    return source

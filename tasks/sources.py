@@ -62,18 +62,13 @@ class RecordSource(seqio.FileDataSource):
         # Not by `map`: its call takes longer than all else that is done for a record here.
         is_training = tf.data.Dataset.from_tensors(split == "train").repeat()
         dataset = tf.data.Dataset.zip({EXAMPLE: dataset, IS_TRAINING: is_training})
-        return with_exact_positions(dataset)
-
-
-def with_exact_positions(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns a source's dataset with the options under which saved positions were seen to hold."""
-    options = tf.data.Options()
-    # Restoring the fused operation was seen to hang and to crash (TensorFlow 2.21).
-    options.experimental_optimization.shuffle_and_repeat_fusion = False
-    # Without it AUTOTUNE means the number of cores, at most 16. With it, the end of a busy
-    # process was seen to wait up to a minute for the thread that tunes (TensorFlow 2.21).
-    options.autotune.enabled = False
-    return dataset.with_options(options)
+        options = tf.data.Options()
+        # Restoring the fused operation was seen to hang and to crash (TensorFlow 2.21).
+        options.experimental_optimization.shuffle_and_repeat_fusion = False
+        # Without it AUTOTUNE means the number of cores, at most 16. With it, the end of a busy
+        # process was seen to wait up to a minute for the thread that tunes (TensorFlow 2.21).
+        options.autotune.enabled = False
+        return dataset.with_options(options)
 
 
 def split_files(directory: str | os.PathLike[str], record: type[records.Record]) -> dict[str, list]:
