@@ -19,24 +19,19 @@ from parti.engine.experiment import experiments
 from parti.engine.input import datasets
 
 # The sizes of the text encoder of `tiny_models`' generator.
-SIZES = """
+SIZES = f"""
 from __gin__ import dynamic_registration
 from parti.models.text_encoder import network
-include 't5x_configs/models/text_classifier.gin'
-TEXT_VOCAB_SIZE = {vocab}
-TEXT_LENGTH = {length}
+TEXT_VOCAB_SIZE = {tiny_models.TEXT_VOCAB_SIZE}
+TEXT_LENGTH = {tiny_models.TEXT_LENGTH}
+DTYPE = 'float32'
+REMAT = 'none'
 network.TextEncoderConfig:
-  text_vocab_size = %TEXT_VOCAB_SIZE
-  text_length = %TEXT_LENGTH
   emb_dim = 16
   num_heads = 2
   head_dim = 8
   mlp_dim = 32
   num_encoder_layers = 1
-  scan_layers = True
-  dropout_rate = 0.1
-  dtype = 'float32'
-  remat = 'none'
 """
 STEPS = 60
 
@@ -47,8 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for task in ("cola", "mrpc"):
         tiny_glue.write(folder / "tfds", task)
     tiny_models.write_vocabulary(folder / "vocabulary.model")
-    text = SIZES.format(vocab=tiny_models.TEXT_VOCAB_SIZE, length=tiny_models.TEXT_LENGTH)
-    (folder / "sizes.gin").write_text(text)
+    (folder / "sizes.gin").write_text(SIZES)
     tiny_models.write_train_dir(folder / "generator", tiny_models.part("generator"))
     return folder
 
