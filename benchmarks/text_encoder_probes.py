@@ -248,10 +248,18 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
 def encode(
     tokenizer: vocabularies.TextTokenizer, rows: list[tuple[str, str]], length: int
 ) -> np.ndarray:
-    """Returns the captions' ids, [N, length] int32, made as those of training."""
-    return np.stack(
-        [tokenizer.encode(captions.normalize_caption(text), length) for text, _ in rows]
-    )
+    """Returns the captions' ids, [N, length] int32, made as those of training.
+
+    ValueError: a caption is longer, and its end would not be there to be read.
+    """
+    ids = [tokenizer.encode(captions.normalize_caption(text), length + 1) for text, _ in rows]
+    for (text, _), row in zip(rows, ids):
+        if row[length] != vocabularies.PAD_ID:
+            raise ValueError(
+                f"{text!r} has more than the encoder's {length} tokens; give a --world of shorter "
+                "captions, or an encoder of a larger TEXT_LENGTH"
+            )
+    return np.stack(ids)[:, :length]
 
 
 def chance(rows: list[tuple[str, str]]) -> float:
