@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> int:
     target = accelerators.target(flags.topology)
     if flags.memory:
         target = dataclasses.replace(target, memory=int(flags.memory * accelerators.GIB))
-    # Nothing is written there.
+    # Nothing is written there, and nothing read.
     experiment, lengths = experiments.load_without_data(
-        flags.gin_file, ["MODEL_DIR='.'", *bindings]
+        flags.gin_file, ["MODEL_DIR='.'", "INITIAL=None", *bindings]
     )
     spec = compile_step.element_spec(experiment, lengths)
     print(f"[compile] {flags.program} for {target.name}: minutes, if it is large", file=sys.stderr)

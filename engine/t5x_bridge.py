@@ -25,7 +25,7 @@ from flax.core import freeze, unfreeze
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x import gin_utils, optimizers, partitioning, train_state, trainer, utils
 
-from parti.engine.config import gin_errors, gin_text
+from parti.engine.config import gin_errors, gin_text, provenance
 from parti.engine.distributed import partitioning as meshes
 from parti.engine.experiment import experiments, settings, warm_start
 from parti.engine.input import datasets
@@ -262,7 +262,9 @@ class TrainStateInitializer(utils.TrainStateInitializer):
         wanted = {"params": unfreeze(shapes.params), **unfreeze(shapes.flax_mutables)}
         specs = {"params": unfreeze(axes.params), **unfreeze(axes.flax_mutables)}
         initial, frozen = self._experiment.initial, self._experiment.model.frozen
-        given = warm_start.load(initial, frozen, wanted, functools.partial(logging.info, "%s"))
+        log = functools.partial(logging.info, "%s")
+        trained_on = provenance.data_fingerprints(gin_utils.get_gin_config_str())
+        given = warm_start.load(initial, frozen, wanted, log, trained_on)
         flat_specs = traverse_util.flatten_dict(specs)
         flat = {
             key: jax.device_put(leaf, NamedSharding(self._mesh, flat_specs[key]))

@@ -24,7 +24,7 @@ SHUFFLE_BUFFER = 1_000
 
 
 class RecordSource(seqio.FileDataSource):
-    """Serialized records of TFRecord files, shuffled before anything is decoded.
+    """Serialized records of TFRecord files, or of other shards, shuffled before they are decoded.
 
     seqio shuffles what the preprocessors return. Of images that would be floats: at 256 px a
     buffer of 1,000 is 0.8 GB. Here the buffer holds the encoded records.
@@ -34,12 +34,22 @@ class RecordSource(seqio.FileDataSource):
     while records remain in the buffer.
     """
 
-    def __init__(self, split_to_files: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        split_to_files: Mapping[str, Sequence[str]],
+        read: Callable[[tf.Tensor], tf.data.Dataset] = tf.data.TFRecordDataset,
+        cycle_length: int = 16,
+    ) -> None:
+        """Takes the shards of each split; `read` gives the [] strings of one.
+
+        Of `cycle_length` shards records are read in turn.
+        """
         self._split_to_files = split_to_files
         super().__init__(
-            read_file_fn=tf.data.TFRecordDataset,
+            read_file_fn=read,
             split_to_filepattern=split_to_files,
             caching_permitted=False,
+            cycle_length=cycle_length,
             performs_internal_shuffling=True,
         )
 
@@ -110,18 +120,20 @@ def register(
     preprocessors: Sequence[Callable],
     output_features: Mapping[str, seqio.Feature],
     metrics: Sequence[type[seqio.metrics.Metric]] = (),
+    source: seqio.DataSource | None = None,
 ) -> str:
     """Registers a task once and returns its name, `parti_<kind>_<hash>`.
 
     The hash is of the files of each split and the arguments, JSON values that tell two tasks apart:
-    equal ones give an equal name, also in another process.
+    equal ones give an equal name, also in another process. The `source` is by default the files'
+    records.
     """
     text = json.dumps([kind, dict(split_to_files), dict(arguments)], sort_keys=True)
     name = f"parti_{kind}_{hashlib.sha256(text.encode('utf-8')).hexdigest()[:12]}"
     if name not in seqio.TaskRegistry.names():
         seqio.TaskRegistry.add(
             name,
-            source=RecordSource(split_to_files),
+            source=source or RecordSource(split_to_files),
             preprocessors=list(preprocessors),
             output_features=dict(output_features),
             shuffle_buffer_size=None,  # the source shuffles

@@ -29,6 +29,7 @@ WORKFLOWS = sorted((ROOT / "workflow" / "config").glob("*.yaml"))
 TINY = 10
 # Millions of parameters of each branch, those below 0.01 left out. tests/models/ holds them against
 # the papers' counts.
+IMAGE_TOWER = {"image_encoder": 85.59, "image_pooler": 2.36, "image_projection": 0.39}
 TOKENIZER_SMALL = {"encoder": 25.33, "codebook": 0.26, "decoder": 27.07, "discriminator": 28.86}
 SIZES = {
     "coca_base": {
@@ -45,6 +46,18 @@ SIZES = {
     "parti_350m": {"encoder": 167.56, "decoder": 218.51},
     "parti_3b": {"encoder": 637.11, "decoder": 2450.58},
     "parti_750m": {"encoder": 167.56, "decoder": 621.31},
+    "text_encoder_20b": IMAGE_TOWER
+    | {"encoder": 3287.56, "bert_head": 16.80, "text_projection": 2.10},
+    "text_encoder_350m": IMAGE_TOWER
+    | {"encoder": 167.56, "bert_head": 1.07, "text_projection": 0.52},
+    "text_encoder_3b": IMAGE_TOWER
+    | {"encoder": 637.11, "bert_head": 4.21, "text_projection": 1.05},
+    "text_encoder_tiny": {
+        "encoder": 0.46,
+        "bert_head": 0.02,
+        "image_encoder": 0.42,
+        "image_pooler": 0.07,
+    },
     "text_to_image_tiny": {"encoder": 0.46, "decoder": 1.15},
     "tokenizer_64": {"encoder": 0.28, "codebook": 0.02, "decoder": 0.31},
     "tokenizer_base": TOKENIZER_SMALL | {"encoder": 85.19, "decoder": 88.59},
@@ -74,7 +87,11 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         },
         "RECONSTRUCTIONS_DIR": records.ReconstructedPair("a", "a red circle", picture, picture),
     }
-    made = {"MODEL_DIR": str(root / "model"), "TOKENIZER_DIR": str(root / "tokenizer")}
+    made = {
+        "MODEL_DIR": str(root / "model"),
+        "TOKENIZER_DIR": str(root / "tokenizer"),
+        "TEXT_ENCODER": str(root / "text_encoder"),
+    }
     for macro, row in rows.items():
         folder = root / macro.lower()
         folder.mkdir()
@@ -105,7 +122,8 @@ def load(name: str, stages: dict[str, str], overrides: Sequence[str] = ()) -> An
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiment(path: pathlib.Path, stages: dict[str, str]) -> None:
     experiment = load(f"t5x_configs/experiments/{path.name}", stages)
-    spec = experiment.data_source.open(datasets.TRAIN, 1, 0, experiment.model).element_spec
+    rows = 4 if "text_encoder" in path.stem else 1  # a multiple for BERT_RATE
+    spec = experiment.data_source.open(datasets.TRAIN, rows, 0, experiment.model).element_spec
     shapes = {name: tuple(leaf.shape) for name, leaf in spec.items()}
     millions = experiment.model.num_params(shapes) / 1e6
     branches = branch_sizes(experiment.model, shapes)
@@ -114,6 +132,10 @@ def test_experiment(path: pathlib.Path, stages: dict[str, str]) -> None:
     assert seen == pytest.approx(SIZES[path.stem], abs=0.0051)
     if "tiny" in path.stem:
         assert millions < TINY
+    elif path.stem.startswith("text_encoder"):
+        # Parti's Table 1 by the blocks alone (tests/models/test_text_encoder.py); here its encoder.
+        generator = SIZES[path.stem.replace("text_encoder", "parti")]
+        assert branches["encoder"] == pytest.approx(generator["encoder"], abs=0.0051)
     elif named := re.search(r"_(\d+)([mb])$", path.stem):
         expected = float(named.group(1)) * (1000 if named.group(2) == "b" else 1)
         # The paper's names leave out the embeddings, a tenth of the smallest model.

@@ -4,14 +4,15 @@
 
 A branch is a path below the collections: 'codebook' is `params/codebook` and `stats/codebook`,
 'decoder/stack' a part of the decoder. It is taken whole or not at all: a leaf that only one side
-has, or has in another shape or dtype, is an error, so that nothing starts at random unnoticed. Only
-step 0 reads the source; a training that goes on does not need it.
+has, or has in another shape or dtype, is an error, so that nothing starts at random unnoticed. So
+is a table of text tokens from a training with another vocabulary. Only step 0 reads the source; a
+training that goes on does not need it.
 
 ```
 INITIAL = @warm_start.WarmStart()
 warm_start.WarmStart:
   path = 'runs/tokenizer'
-  branches = ('encoder', 'codebook')            # or {branch here: branch there}
+  branches = ('encoder', 'codebook')  # or {branch here: branch there}; 'all': a whole model
 ```
 """
 
@@ -25,13 +26,18 @@ import numpy as np
 from flax import traverse_util
 
 from parti.engine.checkpoints import checkpoints
+from parti.engine.config import provenance
 from parti.engine.inference import bundles, loaded_models
 from parti.stages import manifests
 
 Key = tuple[str, ...]  # collection, then a path in it
 Leaves = dict[Key, Any]
 
+ALL = "all"  # in place of branches: every branch of the model
+
 _NUM_PROBLEMS = 5  # that an error message names
+_VOCABULARY = "vocabulary_fingerprint"
+_TOKEN_TABLE = "token_embedding"  # in the path of a table of tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +49,8 @@ class WarmStart:
     """
 
     path: str
-    branches: Sequence[str] | Mapping[str, str]  # the same here and there, or {here: there}
+    # The same here and there, or {here: there}; or ALL
+    branches: Sequence[str] | Mapping[str, str] = ALL
     fresh: Sequence[str] = ()  # paths inside those (here) that start as the model starts them
     # {path of a leaf in those branches (here): function of the array there}
     converters: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
@@ -54,11 +61,15 @@ class WarmStart:
             raise ValueError(
                 f"warm_start.WarmStart.path must be a path in quotes, got {self.path!r}"
             )
-        if isinstance(self.branches, str) or isinstance(self.fresh, str) or not self.branches:
+        is_list = self.branches == ALL or (self.branches and not isinstance(self.branches, str))
+        if not is_list or isinstance(self.fresh, str):
             raise ValueError(
                 "warm_start.WarmStart.branches and .fresh are lists of paths such as ('encoder', "
-                f"'codebook'), got {self.branches!r} and {self.fresh!r}"
+                f"'codebook'), got {self.branches!r} and {self.fresh!r}; branches = 'all' is a "
+                "whole model"
             )
+        if self.branches == ALL:
+            return
         for branch in self.branches:
             if above := [b for b in self.branches if b != branch and _is_below(branch, b)]:
                 raise ValueError(
@@ -85,10 +96,24 @@ class WarmStart:
         except FileNotFoundError:
             return ""
 
-    def load(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    def trained_on(self) -> dict[str, str]:
+        """Returns the fingerprints of what the source was trained on, as far as it says."""
+        folder = pathlib.Path(self.path).absolute()
+        if _is_bundle_part(folder):
+            return {_VOCABULARY: bundles.Bundle.open(folder.parent).fingerprints["vocabulary"]}
+        try:
+            is_checkpoint = checkpoints.is_checkpoint(folder)
+            return provenance.trained_on(folder.parent if is_checkpoint else folder)
+        except FileNotFoundError:
+            return {}
+
+    def load(
+        self, wanted: Mapping[str, Any], trained_on: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Reads the branches, {collection: tree of numpy arrays}.
 
-        `wanted` is {collection: tree with shapes and dtypes} of all variables of the new model.
+        `wanted` is {collection: tree with shapes and dtypes} of all variables of the new model,
+        `trained_on` the fingerprints of what it will be trained on.
 
         Raises:
           ValueError: the branches do not fit; the message says in what.
@@ -97,7 +122,7 @@ class WarmStart:
         want, found = _flatten(wanted), _flatten(_read(pathlib.Path(self.path)))
         taken: Leaves = {}
         problems: list[str] = []
-        for here, there in self._pairs():
+        for here, there in self._pairs(want):
             problems += self._take(_below(want, here), _below(found, there), here, there, taken)
         for path in self.fresh:
             if not _below(want, path):
@@ -113,13 +138,14 @@ class WarmStart:
                 f"INITIAL cannot start from {self.path}: {text}. There: {there}; here: {here}. "
                 "Change branches or fresh of warm_start.WarmStart, or the model"
             )
+        self._check_vocabulary(taken, trained_on or {})
         return traverse_util.unflatten_dict(taken)
 
     def describe(self, taken: Mapping[str, Any]) -> list[str]:
         """Returns lines that say what `load` took from where."""
         leaves = _flatten(taken)
         lines = [f"initial: from {self.path} (fingerprint {self.fingerprint()[:12]})"]
-        for here, there in self._pairs():
+        for here, there in self._pairs(leaves):
             arrays = _below(leaves, here).values()
             values = sum(array.size for array in arrays)
             lines.append(f"initial: {here} <- {there}: {len(arrays)} arrays, {values:,} values")
@@ -128,7 +154,22 @@ class WarmStart:
             lines.append(f"initial: {path} is converted by {function.__name__}")
         return lines
 
-    def _pairs(self) -> list[tuple[str, str]]:
+    def _check_vocabulary(self, taken: Leaves, trained_on: Mapping[str, str]) -> None:
+        """Raises ValueError for tables of tokens, if ids mean other texts there than here."""
+        ours = trained_on.get(_VOCABULARY)
+        if not ours or not any(_TOKEN_TABLE in key for key in taken):
+            return
+        theirs = self.trained_on().get(_VOCABULARY)
+        if theirs and theirs != ours:
+            raise ValueError(
+                f"INITIAL cannot start from {self.path}: it was trained with another vocabulary "
+                f"(fingerprint {theirs[:12]}, VOCABULARY has {ours[:12]}), so its token ids mean "
+                "other texts. Set VOCABULARY to the one it was trained with, or train it anew"
+            )
+
+    def _pairs(self, wanted: Leaves) -> list[tuple[str, str]]:
+        if self.branches == ALL:
+            return [(name, name) for name in sorted({key[1] for key in wanted})]
         if isinstance(self.branches, Mapping):
             return list(self.branches.items())
         return [(branch, branch) for branch in self.branches]
@@ -158,11 +199,17 @@ class WarmStart:
         return problems
 
 
+def if_given(path: str | None, branches: Sequence[str] | Mapping[str, str]) -> WarmStart | None:
+    """Returns a `WarmStart` from a path; None, so no warm start, for None."""
+    return None if path is None else WarmStart(path, branches)
+
+
 def load(
     initial: WarmStart | None,
     frozen: Sequence[str],
     wanted: Mapping[str, Any],
     log: Callable[[str], Any],
+    trained_on: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Returns the variables that INITIAL gives the first step, on the host; logs them.
 
@@ -172,7 +219,7 @@ def load(
       ValueError: INITIAL does not fit, or leaves a frozen branch, or a part, at a random start.
       FileNotFoundError: there is no such training, or it has not finished.
     """
-    taken = initial.load(wanted) if initial else {}
+    taken = initial.load(wanted, trained_on) if initial else {}
     given = _flatten(taken)
     for branch in frozen:
         random = [key for key in _flatten(wanted) if key[1] == branch and key not in given]

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from parti.engine.config import provenance
 from parti.engine.distributed import multihost
 from parti.engine.experiment import experiments, warm_start
 from parti.engine.input import datasets
@@ -84,4 +85,5 @@ def load_initial(experiment: experiments.Experiment, program: train_step.Program
     def log(line: str) -> None:
         multihost.log(f"[train] {line}")
 
-    return warm_start.load(experiment.initial, experiment.model.frozen, wanted, log)
+    trained_on = provenance.data_fingerprints(experiment.config)
+    return warm_start.load(experiment.initial, experiment.model.frozen, wanted, log, trained_on)

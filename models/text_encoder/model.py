@@ -47,7 +47,7 @@ class TextEncoderModel(base.Model):
         contrastive_weight: float = 1.0,
         bert_rate: float = 1.0,
     ) -> None:
-        """Takes the sizes; raises ValueError for weights below 0 or all 0, or a rate not in (0, 1]."""
+        """Takes the sizes; raises ValueError for weights or a rate that are not allowed."""
         if min(bert_weight, contrastive_weight) < 0 or not bert_weight + contrastive_weight:
             raise ValueError(
                 f"BERT_WEIGHT is {bert_weight} and CONTRASTIVE_WEIGHT {contrastive_weight}; give 0 "

@@ -14,6 +14,7 @@ import tiny_models
 from flax import traverse_util
 from toy_training import assert_same
 
+from parti.data.text import vocabularies
 from parti.engine import train
 from parti.engine.checkpoints import checkpoints
 from parti.engine.config import gin_config
@@ -308,7 +309,7 @@ def test_misfits_are_refused_before_training(
     ("arguments", "message"),
     [
         ({"path": "", "branches": ("a",)}, "path must be a path in quotes, got ''"),
-        ({"branches": "encoder"}, "are lists of paths"),
+        ({"branches": "encoder"}, "are lists of paths .*; branches = 'all' is a whole model"),
         ({"branches": ()}, "are lists of paths"),
         ({"branches": ("a", "a/b")}, "names 'a/b' and 'a', which holds it"),
         ({"branches": ("a",), "fresh": ("b/c",)}, "fresh names 'b/c', which is in none"),
@@ -349,6 +350,45 @@ def test_sources_and_renamed_branches(tmp_path: pathlib.Path, vocabulary: pathli
     (folder / "manifest.json").unlink()
     with pytest.raises(FileNotFoundError, match="`parti train` has not finished"):
         warm_start.WarmStart(str(folder), ("encoder",)).load(want)
+
+
+def test_a_whole_model_from_the_command_line(
+    first: pathlib.Path, tmp_path: pathlib.Path, capsys
+) -> None:
+    """As t5x_configs/README.md says: the file knows nothing of warm starts."""
+    plain = FIRST.replace("from parti.engine.experiment import warm_start\n", "")
+    assert "warm_start" not in plain
+    given = ["INITIAL=@warm_start.WarmStart()", source(first)]
+    assert train.dry_run(load(plain, tmp_path / "run", *given)) == 0
+    log = capsys.readouterr().err
+    for branch in ("encoder", "codebook", "decoder"):
+        assert f"initial: {branch} <- {branch}: " in log
+    some = "warm_start.WarmStart.branches=('encoder', 'codebook')"
+    assert train.dry_run(load(plain, tmp_path / "run", *given, some)) == 0
+    assert "initial: decoder" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match="INITIAL cannot start from .* names nothing there"):
+        wrong = [*given, "warm_start.WarmStart.branches=('encodr',)"]
+        train.dry_run(load(plain, tmp_path / "run", *wrong))
+
+
+def test_another_vocabulary_is_refused(tmp_path: pathlib.Path, vocabulary: pathlib.Path) -> None:
+    part = tiny_models.part("generator")
+    known = vocabularies.TextTokenizer(vocabulary).fingerprint
+    trained_on = {"vocabulary_fingerprint": known}
+    folder = tiny_models.write_train_dir(tmp_path / "generator", part, **trained_on)
+    bundles.write_bundle(tmp_path / "b", tiny_models.parts("tokenizer", "generator"), vocabulary)
+    shapes = jax.eval_shape(lambda: part.variables["params"]["encoder"])
+    want = {"params": {"encoder": shapes}}
+    for path in (folder, folder / "checkpoint_7", tmp_path / "b" / "generator"):
+        start = warm_start.if_given(str(path), ("encoder",))
+        start.load(want, trained_on)
+        start.load(want)
+        with pytest.raises(ValueError, match="trained with another vocabulary .*Set VOCABULARY"):
+            start.load(want, {"vocabulary_fingerprint": "another"})
+        stack = {"params": {"encoder": {"stack": shapes["stack"]}}}
+        start = warm_start.WarmStart(str(path), ("encoder/stack",))
+        start.load(stack, {"vocabulary_fingerprint": "another"})
+    assert warm_start.if_given(None, ("encoder",)) is None
 
 
 def test_dry_run_shows_it(first: pathlib.Path, tmp_path: pathlib.Path, capsys) -> None:

@@ -1,0 +1,136 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the text encoder is pretrained on: packed texts (`bert`), pairs (`contrastive`), or both.
+
+A task of both has the features of the two; each pair comes with a sequence of packed texts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from parti.data.storage import records
+from parti.tasks import bert, contrastive, masking, metrics, preprocessors, sources
+
+
+def add_task(
+    bert_weight: float,
+    contrastive_weight: float,
+    vocabulary_path: str,
+    text_length: int,
+    image_size: int,
+    pairs_dir: Any = None,
+    max_shift: int = 0,
+    **text_arguments: Any,
+) -> str:
+    """Registers the task of the objectives whose weight is not 0, once, and returns its name.
+
+    `text_arguments` are those of `bert.add_task`; for the others see `contrastive.add_task`.
+
+    Raises:
+      FileNotFoundError: no train shards, texts or vocabulary.
+      ValueError: as of the two tasks, or no pairs for the contrastive objective.
+    """
+    names = []
+    if bert_weight:
+        names.append(bert.add_task(vocabulary_path, pairs_dir=pairs_dir, **text_arguments))
+    if contrastive_weight:
+        if not pairs_dir:
+            raise ValueError(
+                "PAIRS_DIR is not set, and the contrastive objective needs pairs; set it, or "
+                "CONTRASTIVE_WEIGHT = 0 for BERT alone"
+            )
+        names.append(contrastive.add_task(pairs_dir, vocabulary_path, image_size, max_shift))
+    if len(names) == 1:
+        return names[0]
+    lengths = feature_lengths(bert_weight, contrastive_weight, text_length, image_size)
+    source = ZippedSource(names, lengths)
+    features = {k: v for name in names for k, v in _task(name).output_features.items()}
+    splits = {split: list(names) for split in source.splits}
+    arguments = {"lengths": lengths}
+    steps = [_check_lengths(lengths)]
+    kind, measured = "text_encoder", [metrics.Retrieval]
+    return sources.register(kind, splits, arguments, steps, features, measured, source)
+
+
+def feature_lengths(
+    bert_weight: float, contrastive_weight: float, text_length: int, image_size: int
+) -> dict[str, int]:
+    """Returns TASK_FEATURE_LENGTHS of the objectives whose weight is not 0."""
+    lengths = masking.feature_lengths(text_length) if bert_weight else {}
+    if contrastive_weight:
+        lengths |= {preprocessors.INPUTS: text_length, records.IMAGE: image_size}
+    return lengths
+
+
+class ZippedSource(seqio.DataSource):
+    """Examples of several tasks side by side, each with the features of all.
+
+    In training every task goes on without end, in an order of its own; otherwise it ends with the
+    last task, and the others begin again as often as needed. The tasks' positions are in that of
+    the whole, so it is as exact as theirs.
+    """
+
+    def __init__(self, names: Sequence[str], lengths: Mapping[str, int]) -> None:
+        """Takes registered tasks without a common feature, and the length of each feature."""
+        self._names, self._lengths = tuple(names), dict(lengths)
+        splits = [split for split in records.SPLITS if all(split in _task(n).splits for n in names)]
+        super().__init__(splits, caching_permitted=False, performs_internal_shuffling=True)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """The tasks see to it."""
+        return True
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        """Returns the names of the tasks."""
+        del split
+        return self._names
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        """Returns a dataset of the features of all tasks."""
+
+        def of_task(number: int, name: str) -> tf.data.Dataset:
+            task = _task(name)
+            is_once = split != "train" and number == len(self._names) - 1
+            return task.get_dataset(
+                {k: v for k, v in self._lengths.items() if k in task.output_features},
+                split=split,
+                shuffle=shuffle,
+                # Captions of pairs are not to come beside the very pairs.
+                seed=None if seed is None else seed + number,
+                shard_info=shard_info,
+                num_epochs=1 if is_once else None,
+                trim_output_features=False,
+            )
+
+        parts = [of_task(number, name) for number, name in enumerate(self._names)]
+
+        def merge(*examples: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {k: v for e in examples for k, v in e.items() if k in self._lengths}
+
+        return tf.data.Dataset.zip(*parts).map(merge)
+
+
+def _task(name: str) -> seqio.Task:
+    return seqio.TaskRegistry.get(name)
+
+
+def _check_lengths(lengths: Mapping[str, int]) -> Any:
+    def check(
+        dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None = None
+    ) -> tf.data.Dataset:
+        for name, length in lengths.items():
+            preprocessors.check_length(name, length, sequence_length)
+        return dataset
+
+    return check
