@@ -56,8 +56,7 @@ def command(
     texts = {"MODEL_DIR": folder, "GLUE_DIR": flags.glue_dir, "VOCABULARY": flags.vocabulary}
     bindings = [f"{macro}='{value}'" for macro, value in texts.items()]
     bindings += [f"RANDOM_SEED={seed}", f"DATA_SEED={seed}"]
-    if source:
-        bindings += ["INITIAL=@warm_start.WarmStart()", f"warm_start.WarmStart.path='{source}'"]
+    bindings += [f"TEXT_ENCODER='{source}'"] if source else []
     configs = [f"experiments/glue_{task}.gin", f"models/{flags.model}.gin"]
     return [
         *(sys.executable, "-m", "parti", "train"),

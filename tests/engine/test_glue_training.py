@@ -96,8 +96,7 @@ def test_the_encoder_of_a_generator_is_fine_tuned(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     initial = {
-        "INITIAL": "@warm_start.WarmStart()",
-        "warm_start.WarmStart.path": repr(str(folder / "generator")),
+        "TEXT_ENCODER": repr(str(folder / "generator")),
         "TRAIN_STEPS": 1,
         "WARMUP_STEPS": 0,
         "EVAL_PERIOD": 1,
@@ -126,8 +125,7 @@ def test_mistakes_are_refused_before_the_first_step(
     nowhere = repr(str(tmp_path / "nowhere"))
     refused("tfds build glue/cola:2.0.0 --data_dir .*nowhere", GLUE_DIR=nowhere)
     refused("tfds build glue/rte:2.0.0", task="rte")
-    initial = {"INITIAL": "@warm_start.WarmStart()"}
-    initial["warm_start.WarmStart.path"] = repr(str(folder / "generator"))
-    refused("encoder/positions/embedding is .*9, 16.* here and .*8, 16", TEXT_LENGTH=9, **initial)
-    branches = {"warm_start.WarmStart.branches": "{'encoder': 'decoder'}"}
-    refused("INITIAL cannot start from", **initial, **branches)
+    generator = {"TEXT_ENCODER": repr(str(folder / "generator"))}
+    refused("encoder/positions/embedding is .*9, 16.* here and .*8, 16", TEXT_LENGTH=9, **generator)
+    branches = {"warm_start.if_given.branches": "{'encoder': 'decoder'}"}
+    refused("INITIAL cannot start from", **generator, **branches)
