@@ -22,6 +22,8 @@ those of `image`, s the upsampler's factor. Everything is padded with 0 to its f
     ImageConverter             images                  [B, H, W, 3]     float32  [-1, 1]
     SuperResolutionConverter   images                  [B, sH, sW, 3]   float32  [-1, 1]
                                low_resolution_images   [B, H, W, 3]     float32  [-1, 1]
+    TextClassConverter         text_tokens             [B, Lt]          int32    text ids
+                               labels                  [B, 1]           int32    classes
 
 Example: task features `inputs` [7, 8, 1] and `targets` [5, 3, 9] with lengths 5 and 3 become
 
@@ -252,4 +254,13 @@ class SuperResolutionConverter(_RenamingConverter):
     RENAMED: ClassVar[Mapping[str, str]] = {
         "images": records.IMAGE,
         "low_resolution_images": records.RECONSTRUCTION,
+    }
+
+
+class TextClassConverter(_RenamingConverter):
+    """Batches of `glue`: texts and their classes."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "text_tokens": preprocessors.INPUTS,
+        "labels": preprocessors.TARGETS,
     }

@@ -6,7 +6,8 @@ A task names them in `metric_objs`. The embedded engine computes them at each ev
 (engine/loop/seqio_metrics.py), seqio's `Evaluator` wherever it is used.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -55,6 +56,71 @@ class Retrieval(seqio.metrics.Metric):
         images, texts = self.image_embeddings, self.text_embeddings
         found = _recalls("text_to_image", texts, images)
         return found | _recalls("image_to_text", images, texts)
+
+
+@flax.struct.dataclass(kw_only=True)
+class _Classes(seqio.metrics.Metric):
+    """Classes that a model gave the examples of a split, beside the true ones."""
+
+    labels: np.ndarray  # [N] int, the feature `targets`
+    predictions: np.ndarray  # [N] int
+
+    model_output_type: seqio.metrics.ModelOutputType = flax.struct.field(
+        pytree_node=False, default=seqio.metrics.ModelOutputType.PREDICTION
+    )
+
+    @classmethod
+    def from_model_output(
+        cls,
+        inputs: Iterable[Mapping[str, Any]],
+        model_output: np.ndarray,
+        features: Mapping[str, seqio.Feature],
+        target_field_name: str = "targets",
+        **masks: Any,
+    ) -> "_Classes":
+        """Takes the [N] classes that `predict_batch` gives."""
+        labels = np.concatenate([example[target_field_name] for example in inputs])
+        return cls(labels=labels, predictions=np.asarray(model_output))
+
+    def _counts(self) -> tuple[int, int, int, int]:
+        """Returns true and false positives, false and true negatives; class 1 is positive."""
+        true, given = self.labels == 1, self.predictions == 1
+        return tuple(
+            int(np.sum(x)) for x in (true & given, ~true & given, true & ~given, ~true & ~given)
+        )
+
+
+class Accuracy(_Classes):
+    """The share of examples whose class is right."""
+
+    def compute(self) -> dict[str, float]:
+        """Returns `accuracy`, in [0, 1]."""
+        return {"accuracy": float(np.mean(self.labels == self.predictions))}
+
+
+class F1(_Classes):
+    """The harmonic mean of precision and recall of class 1, of two classes.
+
+    Source: GLUE (arXiv 1804.07461) table 1, for MRPC and QQP.
+    """
+
+    def compute(self) -> dict[str, float]:
+        """Returns `f1`, in [0, 1]; 0 if no example is class 1, in truth or by the model."""
+        hits, false_alarms, misses, _ = self._counts()
+        return {"f1": 2 * hits / max(2 * hits + false_alarms + misses, 1)}
+
+
+class MatthewsCorrelation(_Classes):
+    """The correlation of the given with the true classes, of two.
+
+    Source: Matthews 1975; GLUE (arXiv 1804.07461) table 1, for CoLA.
+    """
+
+    def compute(self) -> dict[str, float]:
+        """Returns `matthews_correlation`, in [-1, 1]; 0 if either has one class only."""
+        tp, fp, fn, tn = self._counts()
+        scale = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+        return {"matthews_correlation": (tp * tn - fp * fn) / scale if scale else 0.0}
 
 
 def _recalls(name: str, queries: np.ndarray, candidates: np.ndarray) -> dict[str, float]:

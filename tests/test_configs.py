@@ -12,12 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import tiny_glue
 
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
 from parti.data.text import vocabularies
 from parti.engine.experiment import experiments
 from parti.engine.input import datasets
+from parti.tasks import glue
 from parti.workflow import config_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -38,6 +40,7 @@ SIZES = {
         "text_projection": 0.39,
     },
     "coca_tiny": {"image_encoder": 0.42, "image_pooler": 0.07, "text_decoder": 0.33},
+    **{f"glue_{task}": {"encoder": 637.11} for task in glue.TASKS},
     "parti_20b": {"encoder": 3287.56, "decoder": 17249.87},
     "parti_20b_pipeline": {"encoder": 3287.56, "decoder": 17249.87},
     "parti_350m": {"encoder": 167.56, "decoder": 218.51},
@@ -96,6 +99,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             name = shard_names.shard_name(split, 0, 1)
             tfrecords.write(folder / name, [row.to_example()])
         made[macro] = str(folder)
+    made["GLUE_DIR"] = str(root / "tfds")
+    for task in glue.TASKS:
+        tiny_glue.write(root / "tfds", task)
     made["VOCABULARY"] = str(root / "vocabulary.model")
     sentences = iter(["a red circle", "a blue square", "a green star left of a red circle"] * 20)
     settings = vocabularies.SentencePieceSettings(vocab_size=300)
@@ -149,6 +155,25 @@ def branch_sizes(model: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, fl
         branch: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) / 1e6
         for branch, tree in params.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [("tiny", 0.46), ("350m", 167.56), ("3b", 637.11), ("20b", 3287.56)]
+)
+def test_another_size_is_fine_tuned_on_glue(
+    size: str, millions: float, stages: dict[str, str]
+) -> None:
+    """Its encoder is that of the generator of this size."""
+    files = [
+        "t5x_configs/experiments/glue_rte.gin",
+        f"t5x_configs/models/text_classifier_{size}.gin",
+    ]
+    given = [f"{macro}='{stages[macro]}'" for macro in ("MODEL_DIR", "GLUE_DIR", "VOCABULARY")]
+    experiment, lengths = experiments.load_without_data(files, given)
+    shapes = {"text_tokens": (1, lengths["inputs"]), "labels": (1, lengths["targets"])}
+    found = branch_sizes(experiment.model, shapes)
+    assert found["encoder"] == pytest.approx(millions, abs=0.0051)
+    assert found.keys() == {"encoder", "classes"}
 
 
 def test_each_experiment_has_a_size() -> None:

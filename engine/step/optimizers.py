@@ -26,12 +26,23 @@ def warmup_cosine(
     Raises:
       ValueError: the warm-up does not end before `total_steps`.
     """
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"warmup_steps must be in [0, total_steps {total_steps}), got {warmup_steps}; set "
-            "WARMUP_STEPS lower, or train for more steps"
-        )
+    _check_warmup(warmup_steps, total_steps)
     decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=final_ratio)
+    return _after_warmup(peak, warmup_steps, decay)
+
+
+def warmup_linear(
+    peak: float, warmup_steps: int, total_steps: int, final_ratio: float = 0.0
+) -> Schedule:
+    """Rises linearly from 0 to `peak`, then falls linearly to `final_ratio * peak`.
+
+    Source: BERT (arXiv 1810.04805) appendix A.2.
+
+    Raises:
+      ValueError: the warm-up does not end before `total_steps`.
+    """
+    _check_warmup(warmup_steps, total_steps)
+    decay = optax.linear_schedule(peak, final_ratio * peak, total_steps - warmup_steps)
     return _after_warmup(peak, warmup_steps, decay)
 
 
@@ -75,6 +86,14 @@ def _after_warmup(peak: float, warmup_steps: int, decay: Schedule) -> Schedule:
     """
     peak_per_step = peak / max(warmup_steps, 1)
     return optax.join_schedules([lambda step: peak_per_step * step, decay], [warmup_steps])
+
+
+def _check_warmup(warmup_steps: int, total_steps: int) -> None:
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"warmup_steps must be in [0, total_steps {total_steps}), got {warmup_steps}; set "
+            "WARMUP_STEPS lower, or train for more steps"
+        )
 
 
 def _check_rate(learning_rate: Any) -> None:

@@ -6,6 +6,7 @@ Source: Parti (arXiv 2206.10789) sections 2.2 and 2.3.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from parti.models.layers import masks, positions, transformer
@@ -60,3 +61,13 @@ class TextEncoder(nn.Module):
     def attend(self, x: Array) -> Array:
         """Compares [..., embed] with all tokens of the table: [..., vocab] float32."""
         return self.token_embedding.attend(x)
+
+
+def mean_of_tokens(states: Array, tokens: Array) -> Array:
+    """Returns the mean of the states [batch, length, embed] of what is no padding.
+
+    The tokens are [batch, length] int32, the mean [batch, embed] float32; of no token it is 0.
+    """
+    is_token = (tokens != 0)[..., None]
+    count = jnp.maximum(jnp.sum(is_token, axis=1), 1)
+    return jnp.sum(states.astype(jnp.float32) * is_token, axis=1) / count

@@ -167,10 +167,8 @@ class TextEncoderPretraining(nn.Module):
 
         It is of the mean of the states of the tokens that are no padding.
         """
-        states = self.encoder(tokens, deterministic).astype(jnp.float32)
-        is_token = (tokens != 0)[..., None]
-        count = jnp.maximum(jnp.sum(is_token, axis=1), 1)
-        mean = jnp.sum(states * is_token, axis=1) / count
+        states = self.encoder(tokens, deterministic)
+        mean = text_encoder.mean_of_tokens(states, tokens)
         return norms.unit_norm(self.text_projection(mean))
 
     def logit_scale(self) -> Array:

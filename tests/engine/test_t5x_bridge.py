@@ -20,6 +20,7 @@ import gin
 import jax
 import numpy as np
 import pytest
+import tiny_glue
 from flax.core import unfreeze
 
 from parti.data.images import images
@@ -32,6 +33,7 @@ from parti.engine.experiment import experiments, settings
 from parti.engine.input import datasets
 from parti.engine.loop import nan_recovery
 from parti.engine.step import train_step
+from parti.tasks import glue
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN_FILE = "t5x_configs/runs/t5x/train.gin"
@@ -82,6 +84,7 @@ TRIED = {
     "text_to_image": ("text_to_image_tiny", ADAFACTOR),
     "pipeline": ("text_to_image_tiny", PIPELINE),
     "coca": ("coca_tiny", COCA),
+    "glue": ("glue_mrpc", "include 't5x_configs/models/text_classifier_tiny.gin'\n"),
     "tokenizer": ("tokenizer_tiny", TOKENIZER),
     "upsampler": ("wdsr_tiny", SEEDS),
 }
@@ -132,6 +135,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         for split in records.SPLITS:
             path = root / macro.lower() / shard_names.shard_name(split, 0, 1)
             tfrecords.write(path, [row.to_example() for row in rows(macro)])
+    made["GLUE_DIR"] = str(root / "tfds")
+    for task in glue.TASKS:
+        tiny_glue.write(root / "tfds", task)
     made["VOCABULARY"] = str(root / "vocabulary.model")
     settings = vocabularies.SentencePieceSettings(vocab_size=300)
     vocabularies.train_sentencepiece(iter(captions * 20), made["VOCABULARY"], settings)

@@ -40,10 +40,20 @@ def test_warmup_cosine() -> None:
     assert optimizers.warmup_cosine(2.0, 0, 10)(0) == 2.0
 
 
+def test_warmup_linear() -> None:
+    schedule = optimizers.warmup_linear(2.0, warmup_steps=10, total_steps=30, final_ratio=0.1)
+    for t in (0, 5, 10, 17, 30, 40):
+        fallen = min(max(t - 10, 0) / 20, 1)
+        want = 2.0 * (t / 10 if t < 10 else 1 - 0.9 * fallen)
+        np.testing.assert_allclose(schedule(t), want, rtol=1e-5)
+    assert optimizers.warmup_linear(2.0, 0, 10)(0) == 2.0
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: optimizers.warmup_cosine(1.0, 10, 10),
+        lambda: optimizers.warmup_linear(1.0, 10, 10),
         lambda: optimizers.linear_ramp_exponential_decay(warmup_steps=9, decay_start=8),
         lambda: optimizers.linear_ramp_exponential_decay(final_ratio=0.0),
     ],

@@ -1,0 +1,296 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a linear layer reads of a scene from a text encoder's frozen states; prints one JSON line.
+
+    python benchmarks/text_encoder_probes.py --world full --vocabulary runs/vocabulary \
+        --encoder pretrained=runs/text_encoder --encoder generator=runs/generator
+
+An encoder is NAME=DIRECTORY, the training of a text encoder or of a generator; a name given several
+times is a training with several seeds. Encoders with the sizes of the first and random parameters,
+`random`, are always there. The probes, all of captions of scenes drawn here:
+
+    object    the shape of the thing on the left, or on top
+    colour    its colour
+    relation  where the thing named first is: left of, right of, above or below the other
+    count     how many things there are, of one kind or of two (worlds with the challenge `count`)
+
+The first two take more than a word: whether a thing is on the left depends on the order of the
+caption and on the relation. The probe is a logistic regression on standardised states, their mean
+over a caption (`mean`) or that of its EOS (`eos`), with the weight decay that is best on a fifth of
+the captions it is fitted to. Those are of the training split; accuracy is on the validation split,
+whose scenes hold pairs of shape and colour that the other lacks. Intervals are bootstrap intervals
+over captions, after the mean over seeds; `chance` is the share of the most frequent answer.
+"""
+
+import argparse
+import functools
+import json
+import os
+import platform
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import flax.core
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+from parti.data.scenes import scenes
+from parti.data.text import captions, vocabularies
+from parti.engine.inference import loaded_models
+from parti.models.layers import text_encoder, transformer
+from parti.pipelines.evaluation import bootstrap
+
+PROBES = ("object", "colour", "relation", "count")
+POOLS = ("mean", "eos")
+RANDOM = "random"
+BATCH_SIZE = 256
+CONVERSE = {"left_of": "right_of", "right_of": "left_of", "above": "below", "below": "above"}
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+def answer(probe: str, scene: scenes.Scene, caption: str) -> str:
+    """Returns the truth that a probe is to tell from a caption of a scene."""
+    if probe == "count":
+        return str(len(scene.objects))
+    first, second = scene.objects
+    if probe == "relation":
+        first, second = (caption.find(f"{x.colour} {x.shape}") for x in (first, second))
+        return scene.relation if first < second else CONVERSE[scene.relation]
+    near = first if scene.relation in ("left_of", "above") else second
+    return near.shape if probe == "object" else near.colour
+
+
+def draw(probe: str, split: str, num: int, seed: int, world: scenes.World) -> list[tuple[str, str]]:
+    """Returns (caption, truth) of `num` scenes, in one of their phrasings each."""
+    rng = random.Random(f"{probe}/{split}/{seed}")
+    kinds = ("count", "complex") if probe == "count" else ("relation",)
+    kinds = [kind for kind in kinds if kind in world.challenges]
+    rows: list[tuple[str, str]] = []
+    index = 0
+    while len(rows) < num:
+        scene = scenes.draw_scene(split, index, seed, world, kinds[index % len(kinds)])
+        index += 1
+        if probe == "count" or scene.relation in CONVERSE:
+            caption = rng.choice(scenes.captions(scene, world.num_captions))
+            rows.append((caption, answer(probe, scene, caption)))
+    return rows
+
+
+def states(
+    encoder: text_encoder.TextEncoder, params: Any, tokens: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Maps texts [N, length] to {pool: [N, embed]} of the encoder's final states."""
+
+    @jax.jit
+    def pooled(params: Any, tokens: jax.Array) -> dict[str, jax.Array]:
+        found = encoder.apply({"params": params}, tokens).astype(jnp.float32)
+        ends = jnp.sum(tokens != vocabularies.PAD_ID, axis=1) - 1
+        eos = jnp.take_along_axis(found, ends[:, None, None], axis=1)[:, 0]
+        return {"mean": text_encoder.mean_of_tokens(found, tokens), "eos": eos}
+
+    parts = []
+    for start in range(0, len(tokens), BATCH_SIZE):
+        batch = loaded_models.pad_rows(tokens[start : start + BATCH_SIZE], BATCH_SIZE)
+        parts.append(jax.device_get(pooled(params, batch)))
+    return {pool: np.concatenate([p[pool] for p in parts])[: len(tokens)] for pool in POOLS}
+
+
+def objective(
+    flat: np.ndarray, features: np.ndarray, labels: np.ndarray, num_classes: int, decay: float
+) -> tuple[float, np.ndarray]:
+    """Returns the mean cross-entropy of a multinomial logistic regression, and its gradient.
+
+    `flat` is a matrix [dim + 1, num_classes], the last row the bias, which does not decay: plus
+    decay / 2 times the sum of the other weights' squares. Features are [N, dim], labels [N].
+    """
+    weights = flat.reshape(-1, num_classes)
+    logits = features @ weights[:-1] + weights[-1]
+    logits -= logits.max(axis=1, keepdims=True)
+    probs = np.exp(logits)
+    probs /= probs.sum(axis=1, keepdims=True)
+    rows = np.arange(len(labels))
+    loss = -np.log(probs[rows, labels]).mean() + decay / 2 * np.sum(weights[:-1] ** 2)
+    probs[rows, labels] -= 1
+    probs /= len(labels)
+    gradient = np.concatenate([features.T @ probs, probs.sum(axis=0, keepdims=True)])
+    gradient[:-1] += decay * weights[:-1]
+    return loss, gradient.ravel()
+
+
+def fit(features: np.ndarray, labels: np.ndarray, num_classes: int, decay: float) -> np.ndarray:
+    """Returns the weights [dim + 1, num_classes] of the least `objective`."""
+    start = np.zeros((features.shape[1] + 1) * num_classes)
+    arguments = (features, labels, num_classes, decay)
+    options = {"maxiter": 300}
+    found = scipy.optimize.minimize(
+        objective, start, arguments, method="L-BFGS-B", jac=True, options=options
+    )
+    return found.x.reshape(-1, num_classes)
+
+
+def predict(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Returns the most likely class of each row."""
+    return np.argmax(features @ weights[:-1] + weights[-1], axis=1)
+
+
+def probe_hits(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
+) -> np.ndarray:
+    """Fits a probe to features [N, dim] and labels; returns 1 or 0 for each of the tests."""
+    mean, scale = train.mean(axis=0), train.std(axis=0) + 1e-6
+    train, test = ((x.astype(np.float64) - mean) / scale for x in (train, test))
+    num_classes, part = int(train_labels.max()) + 1, len(train) * 4 // 5
+
+    def held_out(decay: float) -> float:
+        weights = fit(train[:part], train_labels[:part], num_classes, decay)
+        return float(np.mean(predict(weights, train[part:]) == train_labels[part:]))
+
+    best = max(DECAYS, key=held_out)
+    weights = fit(train, train_labels, num_classes, best)
+    return (predict(weights, test) == test_labels).astype(float)
+
+
+def load(directory: str) -> tuple[Any, Any]:
+    """Returns the configuration and the encoder's parameters of a training.
+
+    ValueError: it has no text encoder.
+    """
+    loaded = loaded_models.LoadedModel.from_train_dir(directory)
+    branch = loaded.variables["params"].get("encoder", {})
+    if "token_embedding" not in branch:
+        raise ValueError(
+            f"{directory} has no branch `encoder` of a text encoder; give the MODEL_DIR of a text "
+            "encoder's training or of a generator's"
+        )
+    return loaded.model.config, branch
+
+
+def make_encoder(config: Any) -> text_encoder.TextEncoder:
+    """Returns the encoder of a generator's or a text encoder's configuration."""
+    blocks = transformer.StackConfig.of(config, config.num_encoder_layers)
+    return text_encoder.TextEncoder(config.text_vocab_size, config.text_length, blocks)
+
+
+def random_params(encoder: text_encoder.TextEncoder, seed: int) -> Any:
+    """Returns an encoder's parameters before any training."""
+    tokens = jax.ShapeDtypeStruct((1, encoder.max_length), jnp.int32)
+    init = functools.partial(encoder.init, jax.random.PRNGKey(seed))
+    variables = jax.jit(lambda x: init(x))(jnp.zeros(tokens.shape, tokens.dtype))
+    return flax.core.meta.unbox(variables)["params"]
+
+
+def encoders(flags: argparse.Namespace) -> Iterator[tuple[str, text_encoder.TextEncoder, Any]]:
+    """Gives (name, encoder, parameters) of each, those before training first."""
+    given = [text.partition("=") for text in flags.encoder]
+    config, _ = load(given[0][2])
+    for seed in range(flags.seeds):
+        encoder = make_encoder(config)
+        yield RANDOM, encoder, random_params(encoder, seed)
+    for name, _, directory in given:
+        config, params = load(directory)
+        yield name, make_encoder(config), params
+
+
+def measure(flags: argparse.Namespace) -> dict[str, Any]:
+    """Returns the line."""
+    world = scenes.find_world(flags.world)
+    tokenizer = vocabularies.TextTokenizer(flags.vocabulary)
+    probes = [p for p in PROBES if p != "count" or "count" in world.challenges]
+    sizes = {"train": flags.num_train, "validation": flags.num_test}
+    drawn = {
+        probe: {k: draw(probe, k, n, flags.seed, world) for k, n in sizes.items()}
+        for probe in probes
+    }
+    hits: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    for name, encoder, params in encoders(flags):
+        for probe, splits in drawn.items():
+            answers = sorted({truth for _, truth in splits["train"]})
+            labels = {
+                split: np.array([answers.index(truth) for _, truth in rows])
+                for split, rows in splits.items()
+            }
+            found = {
+                split: states(encoder, params, encode(tokenizer, rows, encoder.max_length))
+                for split, rows in splits.items()
+            }
+            for pool in POOLS:
+                row = probe_hits(
+                    *(found["train"][pool], labels["train"]),
+                    *(found["validation"][pool], labels["validation"]),
+                )
+                hits.setdefault((probe, pool, name), []).append(row)
+                print(f"{name} {probe} {pool}: {row.mean():.3f}", file=sys.stderr)
+    return {
+        "figure": "linear probes on the frozen states of text encoders, accuracy",
+        "world": flags.world,
+        "captions": sizes,
+        "chance": {probe: chance(drawn[probe]["validation"]) for probe in probes},
+        "probes": {
+            probe: {
+                pool: {
+                    name: estimate(rows)
+                    for (p, q, name), rows in hits.items()
+                    if (p, q) == (probe, pool)
+                }
+                for pool in POOLS
+            }
+            for probe in probes
+        },
+        "encoders": flags.encoder,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
+    }
+
+
+def encode(
+    tokenizer: vocabularies.TextTokenizer, rows: list[tuple[str, str]], length: int
+) -> np.ndarray:
+    """Returns the captions' ids, [N, length] int32, made as those of training.
+
+    ValueError: a caption is longer, and its end would not be there to be read.
+    """
+    ids = [tokenizer.encode(captions.normalize_caption(text), length + 1) for text, _ in rows]
+    for (text, _), row in zip(rows, ids):
+        if row[length] != vocabularies.PAD_ID:
+            raise ValueError(
+                f"{text!r} has more than the encoder's {length} tokens; give a --world of shorter "
+                "captions, or an encoder of a larger TEXT_LENGTH"
+            )
+    return np.stack(ids)[:, :length]
+
+
+def chance(rows: list[tuple[str, str]]) -> float:
+    """Returns the share of the most frequent truth."""
+    truths = [truth for _, truth in rows]
+    return round(max(map(truths.count, set(truths))) / len(truths), 4)
+
+
+def estimate(rows: list[np.ndarray]) -> dict[str, Any]:
+    """Returns the accuracy with its interval, and that of each seed."""
+    whole = bootstrap.estimate_mean(np.mean(rows, axis=0))
+    return whole | {"seeds": [round(float(row.mean()), 4) for row in rows]}
+
+
+def main() -> int:
+    """Measures; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoder", action="append", required=True, metavar="NAME=DIRECTORY")
+    parser.add_argument("--vocabulary", required=True, help="of `parti vocab`: the encoders'")
+    parser.add_argument("--world", default="tiny", choices=sorted(scenes.WORLDS))
+    parser.add_argument("--num_train", type=int, default=4000, help="captions to fit a probe to")
+    parser.add_argument("--num_test", type=int, default=2000, help="captions to measure it on")
+    parser.add_argument("--seeds", type=int, default=3, help="random encoders")
+    parser.add_argument("--seed", type=int, default=1000, help="of the scenes")
+    flags = parser.parse_args()
+    wrong = [text for text in flags.encoder if not all(text.partition("="))]
+    if wrong:
+        parser.error(f"--encoder {wrong[0]}: give NAME=DIRECTORY")
+    print(json.dumps(measure(flags)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The probes of benchmarks/text_encoder_probes.py: what they ask, and the logistic regression."""
+
+import importlib.util
+import pathlib
+import types
+
+import numpy as np
+import pytest
+import scipy.optimize
+
+from parti.data.scenes import scenes
+
+PATH = pathlib.Path(__file__).resolve().parents[1] / "benchmarks" / "text_encoder_probes.py"
+
+
+@pytest.fixture(scope="module")
+def probes() -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("text_encoder_probes", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def scene(relation: str) -> scenes.Scene:
+    a = scenes.SceneObject("circle", "red", "", 0.4, 0.25, 0.25)
+    b = scenes.SceneObject("square", "blue", "", 0.4, 0.75, 0.75)
+    return scenes.Scene("white", (a, b), relation, challenge="relation")
+
+
+@pytest.mark.parametrize(
+    ("relation", "caption", "answers"),
+    [
+        ("left_of", "a red circle to the left of a blue square", ("circle", "red", "left_of")),
+        ("left_of", "a blue square to the right of a red circle", ("circle", "red", "right_of")),
+        ("right_of", "a red circle to the right of a blue square", ("square", "blue", "right_of")),
+        ("below", "a blue square above a red circle", ("square", "blue", "above")),
+    ],
+)
+def test_the_answer_is_in_the_scene(
+    probes: types.ModuleType, relation: str, caption: str, answers: tuple[str, ...]
+) -> None:
+    assert caption in " ".join(scenes.captions(scene(relation)))
+    found = tuple(probes.answer(p, scene(relation), caption) for p in probes.PROBES[:3])
+    assert found == answers
+
+
+def test_what_is_drawn(probes: types.ModuleType) -> None:
+    world = scenes.find_world("full")
+    for probe in probes.PROBES:
+        rows = probes.draw(probe, "train", 60, 0, world)
+        assert rows == probes.draw(probe, "train", 60, 0, world)
+        assert len(rows) == 60 and len({truth for _, truth in rows}) >= 4
+        assert rows != probes.draw(probe, "validation", 60, 0, world)
+    assert {truth for _, truth in rows} == {"2", "3", "4", "5"}, "count, the last"
+    assert any(" and " in caption for caption, _ in rows), "of two kinds, which must be added"
+
+
+def test_the_gradient_is_that_of_the_objective(probes: types.ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(12, 3)), rng.integers(0, 4, 12)
+    weights = rng.normal(size=4 * 4)
+    arguments = (features, labels, 4, 0.3)
+    # Plain numpy, an example at a time
+    matrix, losses = weights.reshape(4, 4), []
+    for row, label in zip(features, labels):
+        logits = row @ matrix[:3] + matrix[3]
+        losses.append(np.log(np.exp(logits).sum()) - logits[label])
+    want = np.mean(losses) + 0.15 * (matrix[:3] ** 2).sum()
+    assert probes.objective(weights, *arguments)[0] == pytest.approx(want)
+    error = scipy.optimize.check_grad(
+        lambda w: probes.objective(w, *arguments)[0],
+        lambda w: probes.objective(w, *arguments)[1],
+        weights,
+    )
+    assert error < 1e-6
+
+
+def test_a_probe_reads_what_is_linear_and_no_more(probes: types.ModuleType) -> None:
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(900, 6)) * 10 + 3
+    linear = (features @ rng.normal(size=(6, 3))).argmax(1)
+    product = ((features[:, 0] > 3) ^ (features[:, 1] > 3)).astype(int)
+    for labels, low, high in ((linear, 0.95, 1.0), (product, 0.3, 0.65)):
+        hits = probes.probe_hits(features[:600], labels[:600], features[600:], labels[600:])
+        assert len(hits) == 300 and low <= hits.mean() <= high
+
+
+def test_an_estimate_is_over_captions(probes: types.ModuleType) -> None:
+    rows = [np.array([1.0, 0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0, 1.0])]
+    found = probes.estimate(rows)
+    assert (found["mean"], found["count"], found["seeds"]) == (0.625, 4, [0.75, 0.5])
+    assert found["low"] < 0.625 < found["high"]
+    assert probes.chance([("", "a"), ("", "b"), ("", "a")]) == pytest.approx(2 / 3, abs=1e-4)
