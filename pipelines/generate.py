@@ -29,8 +29,7 @@ from parti.stages import files, flag_parser, manifests, progress_line, publishin
 
 MANIFEST_LINES = "manifest.jsonl"
 DEFAULT_BUNDLE = "runs/demo/bundle"
-# Of a reranker that writes captions; another ranks by contrast.
-DEFAULT_RANKING = model_handlers.BOTH
+DEFAULT_RANKING = model_handlers.CONTRAST  # as the paper
 # The parts, two files for each finished prompt; hidden, and removed once all is published.
 _PARTS = ".parts"
 _LINES, _TOKENS = ".jsonl", ".tfrecord"
@@ -97,7 +96,7 @@ def make_parser() -> flag_parser.Parser:
     add("--top_k", type=int, default=default.top_k, help="0: all tokens")
     add("--top_p", type=float, default=default.top_p, help="1: all tokens")
     add("--seed", type=int, default=default.seed, help="another seed, other images")
-    help_text = f"what ranks them (default: {DEFAULT_RANKING}, if the reranker writes captions)"
+    help_text = f"what ranks them (default: {DEFAULT_RANKING})"
     add("--rerank_by", choices=model_handlers.RANKINGS, help=help_text)
     add("--keep", type=int, help="best images of each prompt to upsample (default: all)")
     add("--upsample_tile", type=int, default=0, help="upsample in windows this wide (0: whole)")
@@ -216,8 +215,7 @@ def check_ranking(bundle: bundles.Bundle, rerank_by: str | None) -> str | None:
             f"--rerank_by={rerank_by}: the bundle's reranker writes no captions "
             f"(num_multimodal_layers is 0); give --rerank_by={model_handlers.CONTRAST}"
         )
-    default = DEFAULT_RANKING if DEFAULT_RANKING in possible else model_handlers.CONTRAST
-    return rerank_by or default
+    return rerank_by or DEFAULT_RANKING
 
 
 def check_tile(bundle: bundles.Bundle, settings: GenerateSettings, upsample_tile: int) -> None:

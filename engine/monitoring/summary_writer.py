@@ -66,12 +66,9 @@ def beside(images_of_rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     Returns:
       [height, width, 3] uint8.
     """
-    missing = max(
-        _LINE * (max(text.count("\n") for text in texts) + 1) - images_of_rows.shape[2], 0
-    )
-    padded = np.pad(
-        images_of_rows, ((0, 0), (0, 0), (0, missing), (0, 0), (0, 0)), constant_values=1
-    )
+    most_lines = max(text.count("\n") for text in texts) + 1
+    below = (0, max(_LINE * most_lines - images_of_rows.shape[2], 0))
+    padded = np.pad(images_of_rows, ((0, 0), (0, 0), below, (0, 0), (0, 0)), constant_values=1)
     pictures, font = grid(padded), ImageFont.load_default()
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     width = max(math.ceil(measure.multiline_textbbox((0, 0), text, font)[2]) for text in texts)

@@ -109,7 +109,7 @@ def text_mask(text_tokens: Array, has_start: bool = False, has_cls: bool = True)
 class TextDecoder(nn.Module):
     """The unimodal half of CoCa's decoder: causal, with a learned [CLS] at the end.
 
-    With a multimodal half behind it, texts begin with a start, id 0, which predicts the first token.
+    With a multimodal half behind it, texts begin with a start, id 0, that predicts the first token.
     """
 
     config: CocaConfig
