@@ -160,8 +160,12 @@ def test_a_killed_training_of_a_reranker_ends_with_the_same_parameters(
     """With dropout, in parts, and with captions at each evaluation."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     macros = {
-        "TRAIN_STEPS": 40, "CHECKPOINT_PERIOD": 10, "EVAL_PERIOD": 20, "BATCH_SIZE": 32,
-        "DROPOUT_RATE": 0.1, "CONTRASTIVE_MICROBATCHES": 2,
+        "TRAIN_STEPS": 40,
+        "CHECKPOINT_PERIOD": 10,
+        "EVAL_PERIOD": 20,
+        "BATCH_SIZE": 32,
+        "DROPOUT_RATE": 0.1,
+        "CONTRASTIVE_MICROBATCHES": 2,
         "VOCABULARY": str(made["vocabulary.model"]),
     }
     run(training(whole, made["pairs"], "coca_tiny", **macros), tmp_path / "whole.progress")
