@@ -213,7 +213,7 @@ def check_ranking(bundle: bundles.Bundle, rerank_by: str | None) -> str | None:
     if rerank_by and rerank_by not in possible:
         raise ValueError(
             f"--rerank_by={rerank_by}: the bundle's reranker writes no captions "
-            f"(num_multimodal_layers is 0); give --rerank_by={model_handlers.CONTRAST}"
+            f"(NUM_MULTIMODAL_LAYERS is 0); give --rerank_by={model_handlers.CONTRAST}"
         )
     return rerank_by or DEFAULT_RANKING
 

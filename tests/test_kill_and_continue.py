@@ -166,6 +166,7 @@ def test_a_killed_training_of_a_reranker_ends_with_the_same_parameters(
         "BATCH_SIZE": 32,
         "DROPOUT_RATE": 0.1,
         "CONTRASTIVE_MICROBATCHES": 2,
+        "NUM_MULTIMODAL_LAYERS": 1,
         "VOCABULARY": str(made["vocabulary.model"]),
     }
     run(training(whole, made["pairs"], "coca_tiny", **macros), tmp_path / "whole.progress")

@@ -297,7 +297,7 @@ class CocaModel(base.Model):
         if not self.has_captions:
             raise ValueError(
                 "this CoCa has no multimodal half, so it knows no captions; train one with "
-                "num_multimodal_layers of at least 1"
+                "NUM_MULTIMODAL_LAYERS (num_multimodal_layers) of at least 1"
             )
 
 
