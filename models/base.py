@@ -154,6 +154,9 @@ class Summaries(NamedTuple):
     scalars: Mapping[str, Array] = {}  # too expensive to compute at each step
     histograms: Mapping[str, Array] = {}  # [n], values whose distribution matters
     pictures: Mapping[str, Array] = {}  # [rows, columns, height, width, 3] in [-1, 1]; get clipped
+    # What is printed beside the rows of the pictures of that name: {who says it: text ids [rows,
+    # length] int32}
+    texts: Mapping[str, Mapping[str, Array]] = {}
 
 
 class Model(abc.ABC):
@@ -184,6 +187,9 @@ class Model(abc.ABC):
     dtype: str = "float32"  # of the computation; the peak FLOPs of a device depend on it
     # As of `layers.transformer.StackConfig`; None if the model has no such choice
     remat: str | None = None
+    # In how many parts, one after another, a loss that compares examples computes a batch, without
+    # becoming another loss (`layers.gradient_cache`); None if the model has no such choice
+    loss_parts: int | None = None
     # Of a pipeline through the layers; 1 is none
     pipeline_stages: int = 1
     pipeline_microbatches: int = 1
@@ -387,6 +393,24 @@ class Reranker(Protocol):
 
     def text_embeddings(self, variables: Variables, text_tokens: Array) -> Array:
         """Maps [batch, length] int32, 0 is padding, to [batch, embed], unit norm."""
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """Knows how likely a caption is for an image; a `Reranker` with captions also ranks by that."""
+
+    has_captions: bool  # False: it is built without the half that these methods need
+
+    def logit_scale(self, variables: Variables) -> Array:
+        """Returns by what a `Reranker`'s cosines are multiplied to be in nats too, a scalar."""
+
+    def caption_log_likelihood(
+        self, variables: Variables, images: Array, text_tokens: Array
+    ) -> tuple[Array, Array]:
+        """Returns log p(text | image) of each pair in nats, [batch]: in all, and per token."""
+
+    def caption(self, variables: Variables, images: Array) -> Array:
+        """Maps [batch, height, width, 3] in [-1, 1] to likely captions, [batch, length] int32."""
 
 
 @runtime_checkable

@@ -29,6 +29,7 @@ from parti.stages import files, flag_parser, manifests, progress_line, publishin
 
 MANIFEST_LINES = "manifest.jsonl"
 DEFAULT_BUNDLE = "runs/demo/bundle"
+DEFAULT_RANKING = model_handlers.CONTRAST  # as the paper
 # The parts, two files for each finished prompt; hidden, and removed once all is published.
 _PARTS = ".parts"
 _LINES, _TOKENS = ".jsonl", ".tfrecord"
@@ -46,6 +47,8 @@ class GenerateSettings:
     top_p: float = 1.0
     seed: int = 0
     num_upsampled: int = 16  # best images of each prompt; the others stay small
+    # One of `model_handlers.RANKINGS`; None if there is no reranker
+    rerank_by: str | None = model_handlers.CONTRAST
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_samples <= 1000:
@@ -93,6 +96,8 @@ def make_parser() -> flag_parser.Parser:
     add("--top_k", type=int, default=default.top_k, help="0: all tokens")
     add("--top_p", type=float, default=default.top_p, help="1: all tokens")
     add("--seed", type=int, default=default.seed, help="another seed, other images")
+    help_text = f"what ranks them (default: {DEFAULT_RANKING})"
+    add("--rerank_by", choices=model_handlers.RANKINGS, help=help_text)
     add("--keep", type=int, help="best images of each prompt to upsample (default: all)")
     add("--upsample_tile", type=int, default=0, help="upsample in windows this wide (0: whole)")
     add("--prompts_per_batch", type=int, default=4, help="prompts sampled in one call")
@@ -107,7 +112,8 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
         if value is not None and value < least:
             raise ValueError(f"--{name}={value}: give at least {least}")
     fields = [field.name for field in dataclasses.fields(GenerateSettings)]
-    values = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
+    given = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
+    values = {name: value for name, value in given.items() if name != "rerank_by"}
     keep = flags.num_samples if flags.keep is None else flags.keep
     return GenerateSettings(**values, num_upsampled=keep)
 
@@ -120,6 +126,7 @@ def run(argv: Sequence[str]) -> int:
     prompts = prompt_files.read_prompts(flags.prompts, notes)[: flags.num_prompts]
     accelerators.check_platforms()
     bundle = bundles.Bundle.open(flags.model)
+    settings = dataclasses.replace(settings, rerank_by=check_ranking(bundle, flags.rerank_by))
     stage = publishing.OutputDirectory(
         flags.output,
         kind="generations",
@@ -190,6 +197,27 @@ def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> lis
     return notes
 
 
+def check_ranking(bundle: bundles.Bundle, rerank_by: str | None) -> str | None:
+    """Returns what the samples are ranked by, None without a reranker; loads no parameters.
+
+    Raises:
+      ValueError: the bundle cannot rank by what was asked for.
+    """
+    if "reranker" not in bundle.parts:
+        if rerank_by:
+            raise ValueError(
+                f"--rerank_by={rerank_by}: the bundle has no reranker; leave the flag out"
+            )
+        return None
+    possible = model_handlers.rankings(bundle.model("reranker"))
+    if rerank_by and rerank_by not in possible:
+        raise ValueError(
+            f"--rerank_by={rerank_by}: the bundle's reranker writes no captions "
+            f"(NUM_MULTIMODAL_LAYERS is 0); give --rerank_by={model_handlers.CONTRAST}"
+        )
+    return rerank_by or DEFAULT_RANKING
+
+
 def check_tile(bundle: bundles.Bundle, settings: GenerateSettings, upsample_tile: int) -> None:
     """Raises ValueError unless images can be upsampled in windows; loads no parameters."""
     has_upsampler = "upsampler" in bundle.parts
@@ -229,7 +257,8 @@ def build(
     sample = model_handlers.sample_handler(
         source, settings.sampling, settings.num_samples, settings.seed, prompts_per_batch
     )
-    render = model_handlers.render_handler(source, settings.num_upsampled, upsample_tile)
+    rerank_by = settings.rerank_by or model_handlers.CONTRAST
+    render = model_handlers.render_handler(source, settings.num_upsampled, upsample_tile, rerank_by)
     return (
         root
         | "Batches" >> beam.Create(texts)

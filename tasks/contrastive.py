@@ -49,4 +49,5 @@ def add_task(
         preprocessors.INPUTS: preprocessors.text_feature(vocabulary),
         records.IMAGE: image_preprocessors.image_feature(),
     }
-    return sources.register("contrastive", files, arguments, steps, features, [metrics.Retrieval])
+    measures = [metrics.Retrieval, metrics.Captioning]
+    return sources.register("contrastive", files, arguments, steps, features, measures)

@@ -6,6 +6,7 @@ A task names them in `metric_objs`. The embedded engine computes them at each ev
 (engine/loop/seqio_metrics.py), seqio's `Evaluator` wherever it is used.
 """
 
+import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,10 @@ import flax.struct
 import numpy as np
 import seqio
 
+from parti.data.text import vocabularies
+
 RECALL_AT = (1, 5, 10)
+_MAX_NGRAM = 4
 _ROWS = 1_024  # queries compared at a time
 
 
@@ -56,6 +60,63 @@ class Retrieval(seqio.metrics.Metric):
         images, texts = self.image_embeddings, self.text_embeddings
         found = _recalls("text_to_image", texts, images)
         return found | _recalls("image_to_text", images, texts)
+
+
+@flax.struct.dataclass(kw_only=True)
+class Captioning(seqio.metrics.Metric):
+    """How well a model writes the captions of the split, from each image alone.
+
+    - `perplexity`: exp of the mean negative log-likelihood of a token of the data's captions, after
+      the image and the tokens before; the end counts as a token.
+    - `token_accuracy`: the share of those tokens that are the most likely ones.
+    - `exact_match`: the share of most likely captions that are the data's.
+    - `bleu_4`: corpus BLEU of the most likely captions on token ids with one reference each, in
+      [0, 1]; the data may have other true captions of the same image.
+
+    Source: BLEU, Papineni et al. 2002, equations 2 and 3, without smoothing.
+    """
+
+    captions: np.ndarray  # [N, length] int32, padded with 0
+    text_tokens: np.ndarray  # [N, length] int32, those of the data
+    log_likelihood: np.ndarray  # [N] nats, of the data's
+    num_correct: np.ndarray  # [N]
+
+    model_output_type: seqio.metrics.ModelOutputType = flax.struct.field(
+        pytree_node=False, default=seqio.metrics.ModelOutputType.PREDICTION_WITH_AUX
+    )
+
+    @classmethod
+    def from_model_output(
+        cls,
+        inputs: Sequence[Mapping[str, Any]],
+        model_output: tuple[np.ndarray, Mapping[str, np.ndarray]],
+        features: Mapping[str, seqio.Feature],
+        target_field_name: str = "targets",
+        **masks: Any,
+    ) -> "Captioning":
+        """Takes what `CocaModel.predict_batch_with_aux` gives for all examples."""
+        _, found = model_output
+        empty = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.int32), np.zeros(0), np.zeros(0)
+        names = ("captions", "text_tokens", "caption_log_likelihood", "caption_num_correct")
+        values = [np.asarray(found[name]) for name in names] if names[0] in found else empty
+        return cls(
+            captions=values[0],
+            text_tokens=values[1],
+            log_likelihood=values[2],
+            num_correct=values[3],
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Returns the four values; none for a model without captions."""
+        if not len(self.captions):
+            return {}
+        num_tokens = np.count_nonzero(self.text_tokens)
+        return {
+            "caption_perplexity": float(np.exp(-self.log_likelihood.sum() / num_tokens)),
+            "caption_token_accuracy": float(self.num_correct.sum() / num_tokens),
+            "caption_exact_match": float((self.captions == self.text_tokens).all(axis=1).mean()),
+            "caption_bleu_4": bleu(_texts(self.captions), _texts(self.text_tokens)),
+        }
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -121,6 +182,33 @@ class MatthewsCorrelation(_Classes):
         tp, fp, fn, tn = self._counts()
         scale = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
         return {"matthews_correlation": (tp * tn - fp * fn) / scale if scale else 0.0}
+
+
+def bleu(candidates: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> float:
+    """Returns the corpus BLEU with n-grams up to 4 of texts with one reference each, in [0, 1].
+
+    It is 0 if no n-gram of some length is right.
+    """
+    matches, counts = np.zeros(_MAX_NGRAM), np.zeros(_MAX_NGRAM)
+    for candidate, reference in zip(candidates, references, strict=True):
+        for n in range(1, _MAX_NGRAM + 1):
+            found, right = _ngrams(candidate, n), _ngrams(reference, n)
+            matches[n - 1] += (found & right).total()
+            counts[n - 1] += found.total()
+    if not matches.all():
+        return 0.0
+    length, wanted = sum(map(len, candidates)), sum(map(len, references))
+    brevity = min(0.0, 1.0 - wanted / length)
+    return float(np.exp(brevity + np.log(matches / counts).mean()))
+
+
+def _ngrams(tokens: Sequence[int], n: int) -> collections.Counter:
+    return collections.Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+
+
+def _texts(tokens: np.ndarray) -> list[list[int]]:
+    """Returns the rows of [N, length] without padding and ends."""
+    return [[i for i in row if i not in (0, vocabularies.EOS_ID)] for row in tokens.tolist()]
 
 
 def _recalls(name: str, queries: np.ndarray, candidates: np.ndarray) -> dict[str, float]:

@@ -34,12 +34,20 @@ TOKENIZER_SMALL = {"encoder": 25.33, "codebook": 0.26, "decoder": 27.07, "discri
 SIZES = {
     "coca_base": {
         "image_encoder": 85.74,
+        "caption_pooler": 2.56,
         "image_pooler": 2.36,
         "image_projection": 0.39,
         "text_decoder": 97.36,
+        "multimodal_decoder": 125.59,
         "text_projection": 0.39,
     },
-    "coca_tiny": {"image_encoder": 0.42, "image_pooler": 0.07, "text_decoder": 0.33},
+    "coca_tiny": {
+        "image_encoder": 0.42,
+        "caption_pooler": 0.07,
+        "image_pooler": 0.07,
+        "text_decoder": 0.33,
+        "multimodal_decoder": 0.46,
+    },
     **{f"glue_{task}": {"encoder": 637.11} for task in glue.TASKS},
     "parti_20b": {"encoder": 3287.56, "decoder": 17249.87},
     "parti_20b_pipeline": {"encoder": 3287.56, "decoder": 17249.87},

@@ -114,13 +114,15 @@ def test_a_killed_stage_ends_with_the_same_bytes(
     assert digests(killed) == digests(whole)
 
 
-def training(folder: pathlib.Path, pairs: pathlib.Path, **numbers: int) -> list[str]:
-    """Returns the command of a small training of the image tokenizer."""
-    numbers = {"WARMUP_STEPS": 10, "LOG_PERIOD": 5, "EVAL_STEPS": 1, **numbers}
+def training(
+    folder: pathlib.Path, pairs: pathlib.Path, name: str = "tokenizer_tiny", **macros: int | str
+) -> list[str]:
+    """Returns the command of a small training, by default of the image tokenizer."""
+    macros = {"WARMUP_STEPS": 10, "LOG_PERIOD": 5, "EVAL_STEPS": 1, **macros}
     return [
-        *("train", "--gin_file=t5x_configs/experiments/tokenizer_tiny.gin"),
+        *("train", f"--gin_file=t5x_configs/experiments/{name}.gin"),
         *(f"--gin.MODEL_DIR='{folder}'", f"--gin.PAIRS_DIR='{pairs}'"),
-        *(f"--gin.{name}={value}" for name, value in numbers.items()),
+        *(f"--gin.{macro}={value!r}" for macro, value in macros.items()),
     ]
 
 
@@ -150,6 +152,30 @@ def test_a_killed_training_ends_with_the_same_parameters(
     kill_in_the_middle(command, tmp_path / "killed.progress", 65)
     run(command, tmp_path / "again.progress")
     assert_same_training(whole, killed)
+
+
+def test_a_killed_training_of_a_reranker_ends_with_the_same_parameters(
+    made: dict[str, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    """With dropout, in parts, and with captions at each evaluation."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    macros = {
+        "TRAIN_STEPS": 40,
+        "CHECKPOINT_PERIOD": 10,
+        "EVAL_PERIOD": 20,
+        "BATCH_SIZE": 32,
+        "DROPOUT_RATE": 0.1,
+        "CONTRASTIVE_MICROBATCHES": 2,
+        "NUM_MULTIMODAL_LAYERS": 1,
+        "VOCABULARY": str(made["vocabulary.model"]),
+    }
+    run(training(whole, made["pairs"], "coca_tiny", **macros), tmp_path / "whole.progress")
+    command = training(killed, made["pairs"], "coca_tiny", **macros)
+    kill_in_the_middle(command, tmp_path / "killed.progress", 25)
+    run(command, tmp_path / "again.progress")
+    assert_same_training(whole, killed)
+    shown = [(folder / "pictures/captions-00000040.txt").read_text() for folder in (whole, killed)]
+    assert shown[0] == shown[1] and shown[0].count("model: ") == 8
 
 
 @pytest.mark.timeout(2400)

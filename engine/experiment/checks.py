@@ -35,7 +35,14 @@ def check(experiment: Any) -> None:
         raise ValueError(
             f"NUM_MICROBATCHES is {experiment.num_microbatches}, but the loss of "
             f"{type(experiment.model).__name__} compares all examples of a batch with each other: "
-            "in parts it would be another loss. Set it to 1; remat or more devices save memory"
+            "in parts it would be another loss. Set it to 1; CONTRASTIVE_MICROBATCHES (if the "
+            "model has it), remat or more devices save memory"
+        )
+    parts = experiment.model.loss_parts or 1
+    if experiment.batch_size // experiment.num_microbatches % parts:
+        raise ValueError(
+            f"BATCH_SIZE {experiment.batch_size} does not divide into CONTRASTIVE_MICROBATCHES "
+            f"{parts} equal parts"
         )
 
 

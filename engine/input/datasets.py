@@ -121,6 +121,23 @@ class ArraySource:
         return ArrayDataset(arrays, batch_size, seed, shuffle=split == TRAIN)
 
 
+def texts(source: Source, ids: np.ndarray) -> list[str]:
+    """Returns the texts of ids [rows, length] of the captions of a source, up to their ends.
+
+    Of a source without a vocabulary, such as arrays, the ids themselves, padding left out.
+    """
+    if not isinstance(source, SeqioSource):
+        return [" ".join(str(i) for i in row if i) for row in ids.tolist()]
+    import seqio
+
+    task = seqio.get_mixture_or_task(source.mixture_or_task_name)
+    vocabulary = task.output_features["inputs"].vocabulary
+    ends = [np.flatnonzero(np.isin(row, (0, vocabulary.eos_id))) for row in ids]
+    return [
+        vocabulary.decode(row[: e[0] if len(e) else None]) for row, e in zip(ids.tolist(), ends)
+    ]
+
+
 class TfDataset:
     """Batches of a `tf.data.Dataset`; the position is the state of its iterator.
 

@@ -72,7 +72,12 @@ class Validation:
             eval_step.check_best_metric(experiment.best_metric, values)
             self._log.write(step, datasets.VALIDATION, values)
             if multihost.is_first():
-                self._log.writer.show(step, datasets.VALIDATION, summaries)
+                source = self._training.experiment.data_source
+                texts = {
+                    name: {who: datasets.texts(source, ids) for who, ids in columns.items()}
+                    for name, columns in summaries.texts.items()
+                }
+                self._log.writer.show(step, datasets.VALIDATION, summaries, texts)
         self._last = (step, values)
         return values
 

@@ -3,16 +3,19 @@
 """Writes summaries: scalars and histograms for TensorBoard, grids of images also as files.
 
 `<model_dir>/<split>/`: TensorBoard files. `<model_dir>/pictures/<name>-<step>.png`: grids of
-images at each evaluation; the model's `summaries` says what their rows are.
+images at each evaluation; the model's `summaries` says what their rows are. Where a model also says
+something of the rows, it is printed beside them, and in `<name>-<step>.txt`.
 """
 
 import importlib.util
+import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from parti.data.images import images
 from parti.models import base
@@ -20,6 +23,11 @@ from parti.stages import files
 
 PICTURES = "pictures"
 _GAP = 2  # pixels between the images of a grid
+_LINE = 12  # pixels from a line of text to the next
+
+Texts = Mapping[
+    str, Mapping[str, Sequence[str]]
+]  # name of a grid -> who says it -> text of each row
 
 
 def check_installed(tensorboard: bool) -> None:
@@ -47,6 +55,32 @@ def grid(images_of_rows: np.ndarray) -> np.ndarray:
     return np.pad(page, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255)
 
 
+def beside(images_of_rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Lays images out as `grid` does, and prints a text to the right of each row.
+
+    Args:
+      images_of_rows: [rows, columns, height, width, 3] in [-1, 1]; rows too low for their text are
+        padded with white.
+      texts: One for each row, of one line or more; letters that Pillow's own font lacks are boxes.
+
+    Returns:
+      [height, width, 3] uint8.
+    """
+    most_lines = max(text.count("\n") for text in texts) + 1
+    below = (0, max(_LINE * most_lines - images_of_rows.shape[2], 0))
+    padded = np.pad(images_of_rows, ((0, 0), (0, 0), below, (0, 0), (0, 0)), constant_values=1)
+    pictures, font = grid(padded), ImageFont.load_default()
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    width = max(math.ceil(measure.multiline_textbbox((0, 0), text, font)[2]) for text in texts)
+    page = np.pad(pictures, ((0, 0), (0, width + 4 * _GAP), (0, 0)), constant_values=255)
+    printed = Image.fromarray(page)
+    draw, step = ImageDraw.Draw(printed), padded.shape[2] + _GAP
+    for row, text in enumerate(texts):
+        at = (pictures.shape[1] + 2 * _GAP, _GAP + row * step)
+        draw.multiline_text(at, text, "black", font, spacing=_GAP)
+    return np.asarray(printed)
+
+
 class Writer:
     """Writes TensorBoard files, a folder per split, and grids of images."""
 
@@ -64,11 +98,22 @@ class Writer:
         if writer := self._writer(split):
             writer.write_scalars(step, values)
 
-    def show(self, step: int, split: str, summaries: base.Summaries) -> None:
-        """Writes histograms and grids of images; `write` writes the scalars."""
-        grids = {name: grid(np.asarray(value)) for name, value in summaries.pictures.items()}
-        for name, page in grids.items():
-            self.save(self.path(step, name), images.encode_png(page))
+    def show(
+        self, step: int, split: str, summaries: base.Summaries, texts: Texts | None = None
+    ) -> None:
+        """Writes histograms and grids of images, with texts beside their rows.
+
+        `write` writes the scalars; `texts` are those of the summaries, as strings.
+        """
+        lines = {name: _lines(columns) for name, columns in (texts or {}).items()}
+        grids = {}
+        for name, value in summaries.pictures.items():
+            rows = np.asarray(value)
+            grids[name] = beside(rows, lines[name]) if name in lines else grid(rows)
+            self.save(self.path(step, name), images.encode_png(grids[name]))
+        for name, said in lines.items():
+            text = "".join(f"{row}\n\n" for row in said)
+            self.save(self.path(step, name).with_suffix(".txt"), text.encode("utf-8"))
         if (grids or summaries.histograms) and (writer := self._writer(split)):
             writer.write_histograms(step, summaries.histograms)
             writer.write_images(step, {name: page[None] for name, page in grids.items()})
@@ -96,6 +141,13 @@ class Writer:
             _drop_after(self._start, writer)
             self._writers[split] = metric_writers.AsyncWriter(writer)
         return self._writers.get(split)
+
+
+def _lines(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns what stands beside each row: a line for each who says something."""
+    names = columns.keys()
+    rows = zip(*columns.values(), strict=True)
+    return ["\n".join(f"{name}: {text}" for name, text in zip(names, row)) for row in rows]
 
 
 def _drop_after(step: int, writer: Any) -> None:

@@ -122,7 +122,7 @@ def _fewer_activations(
             if _divides(program, batch_size, stages, parts):
                 lines.append(f"--gin.PIPELINE_MICROBATCHES={parts}: they are {now}")
                 break
-    if not model.compares_examples:
+    if model.loss_parts or not model.compares_examples:
         lines += _smaller_parts(kinds, room, experiment, program)
     return lines
 
@@ -132,7 +132,9 @@ def _smaller_parts(
 ) -> Sequence[str]:
     """Returns how many microbatches would leave enough room, if any number would."""
     shards = partitioning.num_shards(program.mesh, program.batch_sharding.spec[0])
-    rows, now = experiment.batch_size // shards, experiment.num_microbatches
+    rows, parts_of_loss = experiment.batch_size // shards, experiment.model.loss_parts
+    name = "CONTRASTIVE_MICROBATCHES" if parts_of_loss else "NUM_MICROBATCHES"
+    now = parts_of_loss or experiment.num_microbatches
     pipeline_shape = experiment.model.pipeline_stages, experiment.model.pipeline_microbatches
     for parts in range(now + 1, rows + 1):
         # Gradients are added up beside those of a part; and not all shrinks with the rows.
@@ -141,7 +143,7 @@ def _smaller_parts(
         fits = rows % parts == 0 and needed < 0.85 * room
         if fits and _divides(program, part, *pipeline_shape):
             return [
-                f"--gin.NUM_MICROBATCHES={parts}: {rows // parts} rows of a device at a time, "
+                f"--gin.{name}={parts}: {rows // parts} rows of a device at a time, "
                 f"about {format_bytes(needed)} for activations and gradients"
             ]
     return []

@@ -201,7 +201,8 @@ def make_program(
         )
     mesh = partitioning.make_mesh(experiment.mesh_shape, experiment.mesh_axes, devices)
     rules = partitioning.axis_rules(experiment.logical_axis_rules, mesh)
-    microbatch = (experiment.batch_size // experiment.num_microbatches,)
+    parts = experiment.num_microbatches * (model.loss_parts or 1)
+    microbatch = (experiment.batch_size // parts,)
     spec = partitioning.batch_sharding(mesh, rules).spec
     partitioning.check_divisible("a batch (or microbatch)", microbatch, spec, mesh)
     optimizer = make_optimizer(experiment)

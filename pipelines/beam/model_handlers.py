@@ -25,6 +25,10 @@ from parti.models.text_to_image import sampling
 # Images that one call of a model takes; fewer are padded.
 IMAGE_BATCH = 16
 
+# What samples are ranked by, see `score`.
+CONTRAST, LIKELIHOOD, BOTH = "contrast", "likelihood", "both"
+RANKINGS = (CONTRAST, LIKELIHOOD, BOTH)
+
 Path = str | pathlib.Path
 
 
@@ -123,7 +127,7 @@ class Samples(NamedTuple):
 
     image_tokens: np.ndarray  # [samples, length] int32
     images: list[np.ndarray]  # one [height, width, 3] uint8 each; upsampled ones are larger
-    scores: np.ndarray | None  # [samples] float64, cosines in [-1, 1]; None without a reranker
+    scores: np.ndarray | None  # [samples] float64, see `score`; None without a reranker
 
     def best_first(self) -> list[int]:
         """Returns the sample indices, best first; equal scores, or none, in sample order."""
@@ -135,14 +139,17 @@ class Samples(NamedTuple):
 class Renderer:
     """A bundle's decoder, and its reranker and upsampler where there are any."""
 
-    def __init__(self, source: Path, num_upsampled: int, window_size: int = 0) -> None:
+    def __init__(
+        self, source: Path, num_upsampled: int, window_size: int = 0, rerank_by: str = CONTRAST
+    ) -> None:
         """Loads the parts of a bundle.
 
         Of a prompt `num_upsampled` best samples are upsampled, in windows of `tiling` with sides of
-        `window_size` pixels, or whole (0).
+        `window_size` pixels, or whole (0). `rerank_by` is one of `RANKINGS`.
         """
         bundle = bundles.Bundle.open(source)
         self._num_upsampled, self._window_size = num_upsampled, window_size
+        self._rerank_by = rerank_by
         self._tokenizer = decode_handler(source).load_model()
         wanted = {"reranker", "upsampler"} if num_upsampled else {"reranker"}
         others = {part: bundle.load(part) for part in bundle.parts if part in wanted}
@@ -151,7 +158,9 @@ class Renderer:
     def render(self, text: str, image_tokens: np.ndarray) -> Samples:
         """Decodes, scores and upsamples the samples of a prompt, [samples, length] int32."""
         small = decode(self._tokenizer, image_tokens)
-        scores = None if self._reranker is None else score(self._reranker, text, small)
+        scores = None
+        if self._reranker is not None:
+            scores = score(self._reranker, text, small, self._rerank_by)
         samples = Samples(image_tokens, list(small), scores)
         if self._upsampler is not None:
             best = samples.best_first()[: self._num_upsampled]
@@ -161,9 +170,11 @@ class Renderer:
         return samples
 
 
-def render_handler(source: Path, num_upsampled: int, window_size: int = 0) -> Handler:
+def render_handler(
+    source: Path, num_upsampled: int, window_size: int = 0, rerank_by: str = CONTRAST
+) -> Handler:
     """(text, image tokens [samples, length] int32) of a prompt to its `Samples`; see `Renderer`."""
-    load = functools.partial(Renderer, source, num_upsampled, window_size)
+    load = functools.partial(Renderer, source, num_upsampled, window_size, rerank_by)
     return Handler("render", load, lambda renderer, example: renderer.render(*example))
 
 
@@ -174,16 +185,41 @@ def decode(
     return images.to_uint8(tokenizer.call("decode", image_tokens, batch_size=batch_size))
 
 
-def score(reranker: loaded_models.LoadedModel, text: str, pixels: np.ndarray) -> np.ndarray:
-    """Returns the cosines of a text's embedding and images', [batch] float64 in [-1, 1].
+def rankings(reranker: Any) -> tuple[str, ...]:
+    """Returns which of `RANKINGS` a reranker (its `Model`) can do."""
+    has_captions = isinstance(reranker, base.Captioner) and reranker.has_captions
+    return RANKINGS if has_captions else (CONTRAST,)
+
+
+def score(
+    reranker: loaded_models.LoadedModel, text: str, pixels: np.ndarray, rerank_by: str = CONTRAST
+) -> np.ndarray:
+    """Returns how well images fit a text, [batch] float64, higher is better.
+
+    By 'contrast' it is the cosine of their embeddings, in [-1, 1]; by 'likelihood' the text's
+    log-probability as a caption, in nats; by 'both' the sum of that and the cosine over the learned
+    temperature. Both are in nats then: a contrastive logit estimates, up to a number for each text,
+    the log of how much likelier the text is with the image than without (arXiv 1807.03748).
 
     The pixels, [batch, height, width, 3] uint8, are resized to what the reranker takes.
 
     Source: Parti (arXiv 2206.10789) section 2.4, reranking with CoCa's contrastive branch.
     """
-    text_embedding = reranker.call("text_embeddings", reranker.encode_texts([text]), batch_size=1)
+    if rerank_by == BOTH:
+        cosines, log_likelihood = (
+            score(reranker, text, pixels, one) for one in (CONTRAST, LIKELIHOOD)
+        )
+        logit_scale = float(reranker.model.logit_scale(reranker.variables))
+        return (logit_scale * cosines + log_likelihood).round(6)
     size = reranker.model.image_size
     resized = images.to_float(np.stack([images.resize(image, size) for image in pixels]))
+    text_tokens = reranker.encode_texts([text])
+    if rerank_by == LIKELIHOOD:
+        texts = np.repeat(text_tokens, len(resized), axis=0)
+        arrays = resized, texts
+        found = reranker.call("caption_log_likelihood", *arrays, batch_size=IMAGE_BATCH)
+        return found[0].astype(np.float64).round(6)
+    text_embedding = reranker.call("text_embeddings", text_tokens, batch_size=1)
     embeddings = reranker.call("image_embeddings", resized, batch_size=IMAGE_BATCH)
     return (embeddings.astype(np.float64) @ text_embedding[0].astype(np.float64)).round(6)
 

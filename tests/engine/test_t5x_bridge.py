@@ -72,6 +72,8 @@ COCA = """
 from parti.models.coca import network
 network.CocaConfig.num_image_layers = 1
 network.CocaConfig.num_text_layers = 1
+NUM_MULTIMODAL_LAYERS = 1
+CONTRASTIVE_MICROBATCHES = 2
 """
 SEEDS = "DATA_SEED = 3\nRANDOM_SEED = 5\n"
 TOKENIZER = """

@@ -19,6 +19,7 @@ import hypothesis
 import json_values
 import numpy as np
 import pytest
+import tiny_models
 from hypothesis import strategies
 
 from parti import cli
@@ -212,6 +213,34 @@ def test_a_bundle_without_reranker_and_upsampler(
     assert "no reranker" in printed and "no upsampler" in printed
     with pytest.raises(ValueError, match="--upsample_tile=16: the bundle has no upsampler"):
         run(tmp_path / "tiled", small_bundle, PROMPTS[:1], upsample_tile=16)
+
+
+def test_what_ranks_the_samples(bundle: pathlib.Path, small_bundle: pathlib.Path) -> None:
+    """Contrast, as of older bundles; the rest only where there is a multimodal half."""
+    opened = bundles.Bundle.open(bundle)
+    assert generate.check_ranking(opened, None) == "contrast"
+    with pytest.raises(ValueError, match="--rerank_by=both: .* writes no captions .*contrast"):
+        generate.check_ranking(opened, "both")
+    without = bundles.Bundle.open(small_bundle)
+    assert generate.check_ranking(without, None) is None
+    with pytest.raises(ValueError, match="--rerank_by=contrast: the bundle has no reranker"):
+        generate.check_ranking(without, "contrast")
+
+
+def test_samples_are_ranked_by_the_likelihood_of_the_prompt(
+    tmp_path: pathlib.Path, vocabulary: pathlib.Path
+) -> None:
+    captioner = tiny_models.part("reranker", num_multimodal_layers=1, num_caption_queries=2)
+    path = tmp_path / "bundle"
+    parts = tiny_models.parts("tokenizer", "generator") | {"reranker": captioner}
+    bundles.write_bundle(path, parts, vocabulary)
+    opened = bundles.Bundle.open(path)
+    assert generate.check_ranking(opened, None) == generate.DEFAULT_RANKING
+    output = run(tmp_path / "out", path, PROMPTS[:1], rerank_by="likelihood")
+    made = sorted(generate.read_generations(output), key=lambda g: g.rank)
+    scores = [g.score for g in made]
+    assert scores == sorted(scores, reverse=True) and max(scores) < 0, "nats"
+    assert {g.settings["rerank_by"] for g in made} == {"likelihood"}
 
 
 def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:

@@ -52,6 +52,34 @@ def test_grid_by_hand() -> None:
     assert (page[8:12, 2:7] == 153).all()  # 127.5 * 1.2
 
 
+def test_texts_are_printed_beside_the_rows() -> None:
+    dark = -np.ones((2, 1, 4, 5, 3))
+    texts = ["model: a red circle\ndata: a ring", "model: i\ndata: i"]
+    page = summary_writer.beside(dark, texts)
+    # A row is as high as two lines of text; below and right of the picture it is white.
+    assert page.shape[0] == 2 * (24 + 2) + 2 and page.shape[1] > 60
+    assert (page[2:6, 2:7] == 0).all() and (page[6:28, :9] == 255).all()
+    assert (page[28:32, 2:7] == 0).all()
+    upper, lower = page[:27, 9:], page[27:, 9:]
+    for row in (upper, lower):
+        first, second = row[:13], row[13:]
+        assert (first < 128).any() and (second < 128).any(), "a line each"
+    assert (upper < 128).sum() > 2 * (lower < 128).sum(), "longer words, more ink"
+    assert (page[:, -2:] == 255).all(), "nothing is cut"
+
+
+def test_what_a_model_says_of_pictures_is_written(tmp_path: pathlib.Path) -> None:
+    writer = summary_writer.Writer(str(tmp_path), tensorboard=False)
+    shown = base.Summaries(pictures={"captions": jnp.zeros((2, 1, 8, 8, 3))})
+    texts = {"captions": {"model": ["ein Kreis ○", "b"], "data": ["c", "d"]}}
+    writer.show(7, "validation", shown, texts)
+    stem = tmp_path / "pictures" / "captions-00000007"
+    written = stem.with_suffix(".txt").read_text(encoding="utf-8")
+    assert written == "model: ein Kreis ○\ndata: c\n\nmodel: b\ndata: d\n\n"
+    page = images.decode_image(stem.with_suffix(".png").read_bytes())
+    assert page.shape[1] > 8 + 4, "there is text beside the pictures"
+
+
 def test_a_training_writes_pictures_histograms_and_scalars(
     tmp_path: pathlib.Path, capsys: Any
 ) -> None:

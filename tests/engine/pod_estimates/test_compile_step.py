@@ -117,6 +117,9 @@ def test_no_part_of_a_batch_is_advised_where_examples_are_compared() -> None:
     model = fake_training.Regressor(outputs=256)
     model.compares_examples = True
     assert advice(500_000, model=model) == [device_memory.MORE_DEVICES]
+    model.loss_parts = 2  # It can compute its loss in parts.
+    lines = advice(700_000, model=model)
+    assert any("CONTRASTIVE_MICROBATCHES=4:" in line for line in lines)
 
 
 def test_advice_shards_what_is_whole_on_each_device() -> None:

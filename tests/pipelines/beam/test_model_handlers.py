@@ -4,9 +4,12 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
+import tiny_models
 
+from parti.data.images import images
 from parti.engine.inference import bundles
 from parti.models.text_to_image import sampling
 from parti.pipelines.beam import model_handlers
@@ -48,6 +51,36 @@ def test_the_best_samples_are_upsampled(bundle: pathlib.Path) -> None:
     assert best == np.argmax(scores) and rendered.images[best].shape == (32, 32, 3)
     for index in others:
         np.testing.assert_array_equal(rendered.images[index], small[index])
+
+
+def test_scores_by_hand() -> None:
+    """A caption's likelihood, and its sum with the cosine over the temperature."""
+    reranker = tiny_models.part("reranker", num_multimodal_layers=1, num_caption_queries=2)
+    reranker.vocabulary = _Words()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3)).astype(np.uint8)
+    found = {
+        name: model_handlers.score(reranker, "4 5 6", pixels, name)
+        for name in model_handlers.RANKINGS
+    }
+    model, texts = reranker.model, np.tile(np.array([[4, 5, 6, 1, 0, 0, 0, 0]], np.int32), (3, 1))
+    arrays = reranker.variables, images.to_float(pixels), texts
+    likelihood = jax.jit(model.caption_log_likelihood)(*arrays)
+    np.testing.assert_allclose(found["likelihood"], likelihood.total, rtol=1e-4)
+    assert (found["likelihood"] < 0).all()
+    np.testing.assert_allclose(found["contrast"], jax.jit(model.score)(*arrays), atol=1e-5)
+    scale = np.exp(min(float(arrays[0]["params"]["log_logit_scale"]), np.log(100.0)))
+    sums = scale * found["contrast"] + found["likelihood"]
+    np.testing.assert_allclose(found["both"], sums, atol=1e-4)
+    assert model_handlers.rankings(model) == ("contrast", "likelihood", "both")
+    assert model_handlers.rankings(tiny_models.part("reranker").model) == ("contrast",)
+
+
+class _Words:
+    """A vocabulary of numbers."""
+
+    def encode(self, text: str, length: int) -> np.ndarray:
+        ids = [int(word) for word in text.split()] + [1]
+        return np.pad(np.array(ids, np.int32), (0, length - len(ids)))
 
 
 def test_without_reranker_and_upsampler(small_bundle: pathlib.Path) -> None:
