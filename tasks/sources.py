@@ -99,7 +99,10 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
     first = next((r for path in found["train"] for r in tfrecords.read(path)), None)
     if first is None:
         raise ValueError(f"{found['train'][0]!r} and the other train shards hold no records.")
-    record.from_example(first)
+    try:
+        record.from_example(first)
+    except ValueError as error:
+        raise ValueError(f"{found['train'][0]!r}: {error}") from error
     return found
 
 

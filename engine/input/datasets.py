@@ -54,6 +54,14 @@ class Source(Protocol):
         """Opens a split: 'train' is shuffled and endless, 'validation' in order."""
 
 
+def validation_sources(source: Source) -> dict[str, Source]:
+    """Returns {name: source} of the data sets to validate on; the name of a single one is ''.
+
+    Of a seqio mixture each of its tasks is one.
+    """
+    return source.validation_sources() if isinstance(source, SeqioSource) else {"": source}
+
+
 class ArrayDataset:
     """Endless batches from arrays in memory; epochs are shuffled by seed and number.
 
@@ -221,6 +229,29 @@ class SeqioSource:
         else:
             dataset = examples(1).concatenate(examples(None).take(batch_size - 1))
         return converter(pack=False).to_batches(dataset, lengths, batch_size)
+
+    def validation_sources(self) -> dict[str, Source]:
+        """Returns {name: source} of a mixture's tasks, or {'': itself}.
+
+        Raises ValueError if only some of them have a validation split.
+        """
+        import seqio
+
+        from parti.tasks import mixtures
+
+        provider = seqio.get_mixture_or_task(self.mixture_or_task_name)
+        if isinstance(provider, seqio.Task):
+            return {"": self}
+        tasks = {mixtures.set_name(task.name): task for task in provider.tasks}
+        if without := [name for name, task in tasks.items() if VALIDATION not in task.splits]:
+            raise ValueError(
+                f"{', '.join(without)} of {', '.join(tasks)}: no validation split (of `parti "
+                "clean`, a larger --validation_fraction); make one, or set EVAL_PERIOD = 0"
+            )
+        return {
+            name: dataclasses.replace(self, mixture_or_task_name=task.name)
+            for name, task in tasks.items()
+        }
 
     def check_vocabulary(self, model: base.Model) -> None:
         """Raises ValueError unless the model has embeddings for all pieces of the vocabulary."""

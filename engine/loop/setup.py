@@ -27,7 +27,7 @@ class Training:
     experiment: experiments.Experiment
     program: train_step.Program
     batches: datasets.Batches  # the training data, opened
-    open_split: Callable[[str], datasets.Batches]
+    open_validation: Callable[[], dict[str, datasets.Batches]]  # by data set; '' is a single one
     sampler: sample_grids.Sampler | None  # draws SAMPLES, if there are to be any
     task_metrics: seqio_metrics.TaskMetrics | None  # if seqio's tasks have any
 
@@ -49,16 +49,15 @@ def open_training(
     """
     summary_writer.check_installed(experiment.tensorboard)
     monitor = monitor or watchdog.Watchdog(0)
-    open_split = functools.partial(
-        experiment.data_source.open,
-        batch_size=experiment.batch_size,
-        seed=experiment.data_seed,
-        model=experiment.model,
-    )
+    open_validation = functools.partial(_open_validation, experiment)
     with monitor.stage(watchdog.OPENING):
-        batches = open_split(datasets.TRAIN)
-        if experiment.eval_period and not any(True for _ in open_split(datasets.VALIDATION)):
-            raise ValueError(eval_step.EMPTY)
+        batches = _open(experiment, experiment.data_source, datasets.TRAIN)
+        sets = open_validation() if experiment.eval_period else {}
+        if experiment.eval_period and not sets:
+            raise ValueError(eval_step.empty())
+        for name, opened in sets.items():
+            if not any(True for _ in opened):
+                raise ValueError(eval_step.empty(name))
     with monitor.stage(watchdog.PREPARING):
         program = train_step.make_program(experiment, batches.element_spec, devices)
         sampler = None
@@ -73,8 +72,24 @@ def open_training(
             )
         if experiment.best_metric and not task_metrics:
             with program.context():
-                eval_step.check_metric(experiment.best_metric, program)
-    return Training(experiment, program, batches, open_split, sampler, task_metrics)
+                several = sets if len(sets) > 1 else ()
+                eval_step.check_metric(experiment.best_metric, program, several)
+    return Training(experiment, program, batches, open_validation, sampler, task_metrics)
+
+
+def _open(
+    experiment: experiments.Experiment, source: datasets.Source, split: str
+) -> datasets.Batches:
+    batch_size, seed = experiment.batch_size, experiment.data_seed
+    return source.open(split, batch_size=batch_size, seed=seed, model=experiment.model)
+
+
+def _open_validation(experiment: experiments.Experiment) -> dict[str, datasets.Batches]:
+    """Returns {name: batches of the validation split} of the data sets that have one."""
+    sources = datasets.validation_sources(experiment.data_source)
+    return {
+        name: _open(experiment, source, datasets.VALIDATION) for name, source in sources.items()
+    }
 
 
 def load_initial(experiment: experiments.Experiment, program: train_step.Program) -> dict[str, Any]:

@@ -52,12 +52,13 @@ class Validation:
         """Returns and logs the metrics; writes the model's summaries of the first batch."""
         experiment, program = self._training.experiment, self._training.program
         with self._monitor.stage(watchdog.EVALUATING):
-            batches = iter(self._training.open_split(datasets.VALIDATION))
+            sets = {name: iter(x) for name, x in self._training.open_validation().items()}
+            name, batches = next(iter(sets.items()))
             head = list(itertools.islice(batches, 1))
             values = eval_step.evaluate(
                 program.eval,
                 state,
-                itertools.chain(head, batches),
+                sets | {name: itertools.chain(head, batches)},
                 experiment.eval_steps,
                 program.place,
                 self._monitor.heartbeat,
