@@ -11,7 +11,7 @@ step 0 reads the source; a training that goes on does not need it.
 INITIAL = @warm_start.WarmStart()
 warm_start.WarmStart:
   path = 'runs/tokenizer'
-  branches = ('encoder', 'codebook')            # or {branch here: branch there}
+  branches = ('encoder', 'codebook')            # or {branch here: branch there}, or 'all'
 ```
 """
 
@@ -28,6 +28,8 @@ from parti.engine.checkpoints import checkpoints
 from parti.engine.inference import bundles, loaded_models
 from parti.stages import manifests
 
+ALL = "all"  # every top-level branch of the new model
+
 Key = tuple[str, ...]  # collection, then a path in it
 Leaves = dict[Key, Any]
 
@@ -43,7 +45,8 @@ class WarmStart:
     """
 
     path: str
-    branches: Sequence[str] | Mapping[str, str]  # the same here and there, or {here: there}
+    # The same here and there, or {here: there}, or `ALL`
+    branches: Sequence[str] | Mapping[str, str] | str
     fresh: Sequence[str] = ()  # paths inside those (here) that start as the model starts them
     # {path of a leaf in those branches (here): function of the array there}
     converters: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
@@ -54,11 +57,14 @@ class WarmStart:
             raise ValueError(
                 f"warm_start.WarmStart.path must be a path in quotes, got {self.path!r}"
             )
-        if isinstance(self.branches, str) or isinstance(self.fresh, str) or not self.branches:
+        is_text = isinstance(self.branches, str) and self.branches != ALL
+        if is_text or isinstance(self.fresh, str) or not self.branches:
             raise ValueError(
                 "warm_start.WarmStart.branches and .fresh are lists of paths such as ('encoder', "
-                f"'codebook'), got {self.branches!r} and {self.fresh!r}"
+                f"'codebook'), .branches also 'all'; got {self.branches!r} and {self.fresh!r}"
             )
+        if self.branches == ALL:
+            return
         for branch in self.branches:
             if above := [b for b in self.branches if b != branch and _is_below(branch, b)]:
                 raise ValueError(
@@ -97,7 +103,7 @@ class WarmStart:
         want, found = _flatten(wanted), _flatten(_read(pathlib.Path(self.path)))
         taken: Leaves = {}
         problems: list[str] = []
-        for here, there in self._pairs():
+        for here, there in self._pairs(want):
             problems += self._take(_below(want, here), _below(found, there), here, there, taken)
         for path in self.fresh:
             if not _below(want, path):
@@ -119,7 +125,7 @@ class WarmStart:
         """Returns lines that say what `load` took from where."""
         leaves = _flatten(taken)
         lines = [f"initial: from {self.path} (fingerprint {self.fingerprint()[:12]})"]
-        for here, there in self._pairs():
+        for here, there in self._pairs(leaves):
             arrays = _below(leaves, here).values()
             values = sum(array.size for array in arrays)
             lines.append(f"initial: {here} <- {there}: {len(arrays)} arrays, {values:,} values")
@@ -128,7 +134,10 @@ class WarmStart:
             lines.append(f"initial: {path} is converted by {function.__name__}")
         return lines
 
-    def _pairs(self) -> list[tuple[str, str]]:
+    def _pairs(self, leaves: Leaves) -> list[tuple[str, str]]:
+        """Returns (branch here, branch there); `leaves` are of the new model."""
+        if self.branches == ALL:
+            return [(branch, branch) for branch in sorted({key[1] for key in leaves})]
         if isinstance(self.branches, Mapping):
             return list(self.branches.items())
         return [(branch, branch) for branch in self.branches]

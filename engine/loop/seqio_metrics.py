@@ -27,7 +27,7 @@ def have_metrics(source: datasets.Source) -> TypeGuard[datasets.SeqioSource]:
     import seqio
 
     tasks = seqio.get_subtasks(seqio.get_mixture_or_task(source.mixture_or_task_name))
-    return any(datasets.VALIDATION in task.splits and task.metric_objs for task in tasks)
+    return any(source.validation_split in task.splits and task.metric_objs for task in tasks)
 
 
 class TaskMetrics:
@@ -58,7 +58,7 @@ class TaskMetrics:
         return seqio.Evaluator(
             self._source.mixture_or_task_name,
             self._model.FEATURE_CONVERTER_CLS(pack=False),
-            datasets.VALIDATION,
+            self._source.validation_split,
             sequence_length=dict(self._source.task_feature_lengths),
             num_examples=self._num_examples,
             use_memory_cache=False,  # images of a split may not fit

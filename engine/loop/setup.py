@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import optax
 
 from parti.engine.distributed import multihost
 from parti.engine.experiment import experiments, warm_start
 from parti.engine.input import datasets
 from parti.engine.loop import sample_grids, seqio_metrics
 from parti.engine.monitoring import summary_writer, telemetry, watchdog
-from parti.engine.step import eval_step, train_step
+from parti.engine.step import eval_step, train_state, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,34 @@ def _open_validation(experiment: experiments.Experiment) -> dict[str, datasets.B
     return {
         name: _open(experiment, source, datasets.VALIDATION) for name, source in sources.items()
     }
+
+
+def open_checkpoint(
+    experiment: experiments.Experiment,
+    path: str,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[Training, train_state.TrainState]:
+    """Opens a training's data and program, and a state with the variables of a checkpoint.
+
+    `path` is all that `warm_start.WarmStart` takes. The state has no optimizer's: it is not to be
+    trained. Nothing is written.
+
+    Raises:
+      ValueError: as `open_training` does, or the checkpoint does not fit the model.
+      FileNotFoundError: there is no such checkpoint.
+    """
+    unused: dict[str, Any] = {"samples": None, "best_metric": "", "num_microbatches": 1}
+    unused |= {"optimizer": optax.identity(), "ema_decay": 0.0}
+    initial = warm_start.WarmStart(path, warm_start.ALL)
+    training = open_training(dataclasses.replace(experiment, initial=initial, **unused), devices)
+    program = training.program
+    try:
+        given = load_initial(training.experiment, program)
+    except ValueError as error:
+        raise ValueError(f"CHECKPOINT_PATH does not fit this experiment: {error}") from error
+    init_rng, _ = train_step.initial_rngs(experiment.random_seed)
+    with program.context():
+        return training, program.init(init_rng, program.place_variables(given))
 
 
 def load_initial(experiment: experiments.Experiment, program: train_step.Program) -> dict[str, Any]:
