@@ -92,7 +92,7 @@ def infer(
                     pass  # The first process writes.
             return
         with stage:
-            write(stage, experiment, use, results)
+            write(stage, experiment, use, results, sources)
 
 
 def _infer(
@@ -146,18 +146,20 @@ def write(
     experiment: experiments.Experiment,
     use: checkpoint_use.CheckpointUse,
     results: Results,
+    sources: Mapping[str, Any],
 ) -> None:
     """Writes the lines and, of image tokens, the shards; publishes the output.
+
+    `sources` are the data sets, {name: source}, that the results are of.
 
     Raises:
       ValueError: what the model predicts is neither numbers nor tokens.
     """
-    sources = datasets.validation_sources(experiment.data_source)
     draws = use.mode == "predict" and isinstance(experiment.model, base.Generator)
     name, count = {"score": "score", "predict": "prediction"}[use.mode], 0
     with open(stage.path / LINES, "w", encoding="utf-8") as lines:
         for number, (of, rows) in enumerate(results):
-            described = _lines(sources[of], of if len(sources) > 1 else "")
+            described = _lines(sources[of], of)
 
             def pairs(
                 rows: Iterable[np.ndarray] = rows,

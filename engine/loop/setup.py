@@ -7,7 +7,7 @@ Done once, before the run directory is touched, however often the training rolls
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,34 +98,47 @@ def open_checkpoint(
     path: str,
     devices: Sequence[jax.Device] | None = None,
 ) -> tuple[Training, train_state.TrainState]:
-    """Opens a training's data and program, and a state with the variables of a checkpoint.
+    """Opens what `open_without_optimizer` does, and a state with the variables of a checkpoint.
 
-    `path` is all that `warm_start.WarmStart` takes. The state has no optimizer's: it is not to be
-    trained. Nothing is written.
-
-    Raises:
-      ValueError: as `open_training` does, or the checkpoint does not fit the model.
-      FileNotFoundError: there is no such checkpoint.
+    `path` is all that `warm_start.WarmStart` takes. Raises also what `load_checkpoint` does.
     """
-    unused: dict[str, Any] = {"samples": None, "best_metric": "", "num_microbatches": 1}
-    unused |= {"optimizer": optax.identity(), "ema_decay": 0.0}
-    initial = warm_start.WarmStart(path, warm_start.ALL)
-    training = open_training(dataclasses.replace(experiment, initial=initial, **unused), devices)
+    training = open_without_optimizer(experiment, devices)
     program = training.program
-    try:
-        given = load_initial(training.experiment, program)
-    except ValueError as error:
-        raise ValueError(f"CHECKPOINT_PATH does not fit this experiment: {error}") from error
+    wanted = {"params": program.abstract.params, **program.abstract.mutables}
+    given = load_checkpoint(path, wanted)
     init_rng, _ = train_step.initial_rngs(experiment.random_seed)
     with program.context():
         return training, program.init(init_rng, program.place_variables(given))
 
 
+def open_without_optimizer(
+    experiment: experiments.Experiment, devices: Sequence[jax.Device] | None = None
+) -> Training:
+    """Opens data and program of a model that is used but not trained; see `open_training`."""
+    unused: dict[str, Any] = {"samples": None, "best_metric": "", "num_microbatches": 1}
+    unused |= {"optimizer": optax.identity(), "ema_decay": 0.0}
+    return open_training(dataclasses.replace(experiment, **unused), devices)
+
+
+def load_checkpoint(path: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all variables of a checkpoint, on the host; see `warm_start.WarmStart.load`.
+
+    Raises:
+      ValueError: they are not those of the model.
+      FileNotFoundError: there is no such checkpoint.
+    """
+    initial = warm_start.WarmStart(path, warm_start.ALL)
+    try:
+        return warm_start.load(initial, (), wanted, _log)
+    except ValueError as error:
+        raise ValueError(f"CHECKPOINT_PATH does not fit this experiment: {error}") from error
+
+
 def load_initial(experiment: experiments.Experiment, program: train_step.Program) -> dict[str, Any]:
     """Returns the variables that INITIAL gives the first step; see `warm_start.load`."""
     wanted = {"params": program.abstract.params, **program.abstract.mutables}
+    return warm_start.load(experiment.initial, experiment.model.frozen, wanted, _log)
 
-    def log(line: str) -> None:
-        multihost.log(f"[train] {line}")
 
-    return warm_start.load(experiment.initial, experiment.model.frozen, wanted, log)
+def _log(line: str) -> None:
+    multihost.log(f"[train] {line}")
