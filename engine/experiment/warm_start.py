@@ -36,6 +36,17 @@ Leaves = dict[Key, Any]
 _NUM_PROBLEMS = 5  # that an error message names
 
 
+class MisfitError(ValueError):
+    """Branches that do not fit; `details` says in what."""
+
+    def __init__(self, path: str, details: str) -> None:
+        super().__init__(
+            f"INITIAL cannot start from {path}: {details}. Change branches or fresh of "
+            "warm_start.WarmStart, or the model"
+        )
+        self.details = details
+
+
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
     """Where the first step's variables come from.
@@ -97,7 +108,7 @@ class WarmStart:
         `wanted` is {collection: tree with shapes and dtypes} of all variables of the new model.
 
         Raises:
-          ValueError: the branches do not fit; the message says in what.
+          MisfitError: the branches do not fit.
           FileNotFoundError: there is no such source, or it has not finished.
         """
         want, found = _flatten(wanted), _flatten(_read(pathlib.Path(self.path)))
@@ -115,10 +126,7 @@ class WarmStart:
             more = len(problems) - _NUM_PROBLEMS
             text = "; ".join(problems[:_NUM_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
             there, here = (", ".join(sorted({k[1] for k in leaves})) for leaves in (found, want))
-            raise ValueError(
-                f"INITIAL cannot start from {self.path}: {text}. There: {there}; here: {here}. "
-                "Change branches or fresh of warm_start.WarmStart, or the model"
-            )
+            raise MisfitError(self.path, f"{text}. There: {there}; here: {here}")
         return traverse_util.unflatten_dict(taken)
 
     def describe(self, taken: Mapping[str, Any]) -> list[str]:

@@ -130,8 +130,11 @@ def load_checkpoint(path: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     initial = warm_start.WarmStart(path, warm_start.ALL)
     try:
         return warm_start.load(initial, (), wanted, _log)
-    except ValueError as error:
-        raise ValueError(f"CHECKPOINT_PATH does not fit this experiment: {error}") from error
+    except warm_start.MisfitError as error:
+        raise ValueError(
+            f"CHECKPOINT_PATH {path} is of another model: {error.details}. Give the experiment it "
+            "was trained with, and the same sizes"
+        ) from error
 
 
 def load_initial(experiment: experiments.Experiment, program: train_step.Program) -> dict[str, Any]:

@@ -141,7 +141,9 @@ def test_finetuning_starts_from_all_of_it_with_a_schedule_of_its_own(
 def test_a_checkpoint_of_another_model_is_refused(
     sets: pathlib.Path, mixed_run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    with pytest.raises(ValueError, match="CHECKPOINT_PATH does not fit .* encoder/.* here and"):
+    with pytest.raises(
+        ValueError, match="CHECKPOINT_PATH .*/run is of another model: .* 48. here"
+    ):
         evaluate(sets, mixed_run, tmp_path, "network.TextToImageConfig.mlp_dim = 48")
 
 
