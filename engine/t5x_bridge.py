@@ -7,10 +7,13 @@ first state, metrics of a step. `t5x_configs/runs/t5x/train.gin` binds it all; d
 how to install and launch T5X, and what it does otherwise than the embedded engine.
 """
 
+import concurrent.futures
+import dataclasses
 import functools
 import importlib.resources
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import clu.metrics
@@ -18,20 +21,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import seqio
 from absl import logging
 from etils import epath
 from flax import serialization, traverse_util
 from flax.core import freeze, unfreeze
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x import gin_utils, optimizers, partitioning, train_state, trainer, utils
+from t5x.train_state import InferenceState
 
+from parti.engine import eval as evaluation
+from parti.engine import infer as inference
+from parti.engine.checkpoints import checkpoints
 from parti.engine.config import gin_errors, gin_text, provenance
 from parti.engine.distributed import partitioning as meshes
-from parti.engine.experiment import experiments, settings, warm_start
+from parti.engine.experiment import checkpoint_use, experiments, settings, warm_start
+from parti.engine.inference import bundles
 from parti.engine.input import datasets
-from parti.engine.loop import nan_recovery, run_directory
+from parti.engine.loop import nan_recovery, run_directory, setup, validation
 from parti.engine.step import train_state as train_states
 from parti.engine.step import train_step
+from parti.tasks import mixtures
 
 
 def check(experiment: experiments.Experiment) -> None:
@@ -41,9 +51,10 @@ def check(experiment: experiments.Experiment) -> None:
       ValueError: nothing uses a macro; T5X has nothing for a setting, or lacks one that it needs;
         the data are not a seqio task's; or MODEL_DIR is not a training's.
     """
-    run_file = importlib.resources.files("parti.t5x_configs.runs").joinpath("embedded", "train.gin")
+    run_files = importlib.resources.files("parti.t5x_configs.runs").joinpath("embedded")
     standard = {name.upper() for name in settings.of(experiment)}
-    standard |= gin_text.macros(run_file.read_text(encoding="utf-8")).keys()
+    for name in ("train.gin", "eval.gin", "infer.gin"):
+        standard |= gin_text.macros(run_files.joinpath(name).read_text(encoding="utf-8")).keys()
     gin_errors.check_macros(gin_utils.get_gin_config_str(), standard)
     experiments.check_fields_unbound(gin_text.bindings(gin_utils.get_gin_config_str()))
     for name, setting in settings.of(experiment).items():
@@ -103,6 +114,23 @@ class Model:
         """Returns the loss and the metrics, without dropout."""
         loss, metrics = self._model.eval_fn(unfreeze(params), batch, *mutables)
         return loss, dict(metrics)
+
+    def predict_batch(
+        self, params: Any, batch: Any, rng: Any = None, flax_mutables: Any = None
+    ) -> Any:
+        """Returns the model's outputs for a batch."""
+        return self._model.predict_batch(unfreeze(params), batch, rng, flax_mutables or None)
+
+    def predict_batch_with_aux(
+        self, params: Any, batch: Any, rng: Any = None, flax_mutables: Any = None
+    ) -> Any:
+        """Returns the model's outputs, and auxiliary ones."""
+        mutables = flax_mutables or None
+        return self._model.predict_batch_with_aux(unfreeze(params), batch, rng, mutables)
+
+    def score_batch(self, params: Any, batch: Any, flax_mutables: Any = None) -> Any:
+        """Returns a score for each example."""
+        return self._model.score_batch(unfreeze(params), batch, flax_mutables or None)
 
 
 def get_dataset(
@@ -197,6 +225,8 @@ class MeshPartitioner(partitioning.PjitPartitioner):
         otherwise restore as float32.
         """
         axes = super().get_mesh_axes(train_state)
+        if isinstance(train_state, InferenceState):
+            return axes
         specs = train_states.like_params(
             train_state.param_states, unfreeze(train_state.params), unfreeze(axes.params)
         )
@@ -275,6 +305,130 @@ class TrainStateInitializer(utils.TrainStateInitializer):
             self._create, in_axis_resources=(None, given_specs), out_axis_resources=axes
         )
         return create(init_rng, traverse_util.unflatten_dict(flat))
+
+
+class CheckpointReader:
+    """Reads all variables of CHECKPOINT_PATH, whatever engine or export wrote them.
+
+    It stands for T5X's manager of checkpoints, which would read neither a bundle nor the average of
+    a run with EMA_DECAY, and checks no shapes.
+    """
+
+    def __init__(self, train_state: Any, partitioner: Any, **unused: Any) -> None:
+        self._shapes, self._partitioner = train_state, partitioner
+
+    def restore(self, path: str, **unused: Any) -> InferenceState:
+        """Returns the state; raises what `setup.load_checkpoint` does."""
+        axes = self._partitioner.get_mesh_axes(self._shapes)
+        wanted = {"params": unfreeze(self._shapes.params), **unfreeze(self._shapes.flax_mutables)}
+        specs = {"params": unfreeze(axes.params), **unfreeze(axes.flax_mutables)}
+        flat_specs = traverse_util.flatten_dict(specs)
+        given = setup.load_checkpoint(path, wanted)
+        placed = traverse_util.unflatten_dict(
+            {
+                key: jax.device_put(leaf, NamedSharding(self._partitioner.mesh, flat_specs[key]))
+                for key, leaf in traverse_util.flatten_dict(given).items()
+            }
+        )
+        params = placed.pop("params")
+        step = jnp.zeros((), jnp.int32)
+        return self._shapes.replace(step=step, params=freeze(params), flax_mutables=freeze(placed))
+
+
+def checkpoint_folder(path: str) -> str:
+    """Returns the `checkpoint_<N>` that T5X evaluates: the path, or a training's newest.
+
+    Raises:
+      ValueError: it is a bundle's part, whose name T5X cannot note.
+      FileNotFoundError: there is no checkpoint.
+    """
+    if epath.Path(path, bundles.PARAMS_FILE).exists():
+        raise ValueError(
+            f"CHECKPOINT_PATH {path} is a bundle's part, which has no step; T5X evaluates "
+            "checkpoints: name one, or measure it with `parti eval`"
+        )
+    return str(checkpoints.find(path))
+
+
+class Evaluator:
+    """Measures a checkpoint as `parti eval` does, in the place of `seqio.Evaluator`.
+
+    seqio's computes only what a task names in its metrics: no loss, and nothing at all of a task
+    without any.
+    """
+
+    def __init__(self, experiment: experiments.Experiment, **unused: Any) -> None:
+        """Takes the experiment of T5X's configuration."""
+        self._experiment = _with_config(experiment)
+        self._use = checkpoint_use.of(self._experiment)
+        self._training = setup.open_without_optimizer(self._use.limit(self._experiment))
+        self.eval_tasks = list(datasets.validation_sources(experiment.data_source))
+        spec = self._training.program.element_spec
+        self.model_feature_shapes = {name: leaf.shape[1:] for name, leaf in spec.items()}
+
+    def evaluate(self, score_fn: functools.partial[Any], **unused: Any) -> Any:
+        """Measures the state that T5X gives its scoring function; prints and writes the metrics."""
+        given = score_fn.keywords["train_state"]
+        mutables = unfreeze(given.flax_mutables)
+        state = train_states.TrainState(given.step, unfreeze(given.params), (), mutables)
+        state = dataclasses.replace(state, opt_state=optax.identity().init(state.params))
+        with self._training.program.context():
+            values, _ = validation.measure(self._training, 0, state)
+        evaluation.write(self._experiment, self._use, values)
+        done: concurrent.futures.Future[dict[str, float]] = concurrent.futures.Future()
+        done.set_result(values)
+        return done, None
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
+def any_feature(mixture_or_task_name: str) -> str:
+    """Returns the name of a feature: T5X looks one up, and we do not use its vocabulary."""
+    return next(iter(seqio.get_mixture_or_task(mixture_or_task_name).output_features))
+
+
+def write_rows(path: str, inferences: Any, *unused: Any) -> None:
+    """Writes the results of a chunk, a JSON value a line; T5X's own needs texts to predict."""
+    with epath.Path(path).open("w") as file:
+        for row in inferences[0]:
+            file.write(json.dumps(np.asarray(row).tolist()) + "\n")
+
+
+class Merge:
+    """Makes of the chunks of a task what `parti infer` writes, in a folder of the output."""
+
+    def __init__(self, experiment: experiments.Experiment) -> None:
+        """Takes the experiment of T5X's configuration; raises ValueError for NUM_EXAMPLES."""
+        self._experiment = _with_config(experiment)
+        self._use = checkpoint_use.of(self._experiment)
+        if self._use.num_examples is not None:
+            raise ValueError(
+                f"NUM_EXAMPLES = {self._use.num_examples}: T5X infers on whole splits; leave it at "
+                "None, or use `parti infer`"
+            )
+
+    def __call__(self, output_dir: str, output_fname: str, tmp_dir: str, step: Any) -> None:
+        """Writes `inferences/`, or of several data sets `inferences_<name>/`."""
+        del step
+        task = output_fname.rpartition(f"-{self._use.mode}.")[0]
+        source = dataclasses.replace(self._experiment.data_source, mixture_or_task_name=task)
+        several = len(datasets.validation_sources(self._experiment.data_source)) > 1
+        name = mixtures.set_name(task) if several else ""
+        output = epath.Path(output_dir) / ("inferences" + (f"_{name}" if name else ""))
+        use = dataclasses.replace(self._use, output=str(output))
+
+        def rows() -> Iterator[np.ndarray]:
+            for path in sorted(epath.Path(tmp_dir).glob(f"{output_fname}-chunk?????")):
+                for line in path.read_text().splitlines():
+                    yield np.asarray(json.loads(line))
+
+        with inference.output_directory(use, overwrite=False) as stage:
+            inference.write(stage, self._experiment, use, [(name, rows())], {name: source})
+
+
+def _with_config(experiment: experiments.Experiment) -> experiments.Experiment:
+    return dataclasses.replace(experiment, config=gin_utils.get_gin_config_str())
 
 
 class Norms:

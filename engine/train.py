@@ -209,10 +209,8 @@ def main(argv: Sequence[str]) -> int:
     if not argv or set(argv) & {"-h", "--help"}:
         print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
-    flags = _parse_flags(argv)
-    addressed = (flags.coordinator_address, flags.num_processes, flags.process_id)
-    if flags.distributed or any(flag is not None for flag in addressed):
-        multihost.connect(*addressed)
+    flags = parse_flags(argv, ("--dry_run", "--overwrite"))
+    connect(flags)
     accelerators.check_platforms(in_this_process=True)
     if cache := os.environ.get(CACHE_VARIABLE):
         jax.config.update("jax_compilation_cache_dir", cache)
@@ -234,11 +232,23 @@ def dry_run(experiment: experiments.Experiment) -> int:
     return 0
 
 
-def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+def connect(flags: argparse.Namespace) -> None:
+    """Joins the other processes, if the flags say that there are some."""
+    addressed = (flags.coordinator_address, flags.num_processes, flags.process_id)
+    if flags.distributed or any(flag is not None for flag in addressed):
+        multihost.connect(*addressed)
+
+
+def parse_flags(argv: Sequence[str], switches: Sequence[str]) -> argparse.Namespace:
+    """Returns gin files and bindings, `switches`, and how to join other processes.
+
+    Raises:
+      ValueError: an unknown flag, or no experiment.
+    """
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in ("--gin_file", "--gin_bindings"):
         parser.add_argument(name, action="append", default=[])
-    for name in ("--dry_run", "--overwrite", "--distributed"):
+    for name in (*switches, "--distributed"):
         parser.add_argument(name, action="store_true")
     for name, kind in (("coordinator_address", str), ("num_processes", int), ("process_id", int)):
         parser.add_argument(f"--{name}", type=kind)

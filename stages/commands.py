@@ -20,6 +20,8 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Models": {
         "perceptual": ("parti.pipelines.convert_perceptual", "run", "convert VGG16 weights"),
         "train": ("parti.engine.train", "main", "train any model from an experiment file"),
+        "eval": ("parti.engine.eval", "main", "metrics of a checkpoint over a split"),
+        "infer": ("parti.engine.infer", "main", "scores or predictions of a checkpoint"),
         "compile": ("parti.engine.compile", "main", "will it fit a pod, and how fast: no pod"),
         "export": ("parti.pipelines.export", "run", "gather trained parts into a bundle"),
     },

@@ -25,6 +25,7 @@ COMMANDS = {
     "vocabulary": "parti vocab",
     "tokens": "parti tokenize",
     "pictures": "parti detokenize",
+    "scores": "parti infer",
     "generations": "parti generate",
     "evaluation": "parti evaluate",
     "reconstructions": "parti evaluate --reconstructions",

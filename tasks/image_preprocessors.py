@@ -21,6 +21,12 @@ def image_feature() -> seqio.Feature:
     return seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.float32, rank=3)
 
 
+# What to do about a length that is not the size.
+_SIZES = (
+    "Set IMAGE_SIZE (of reconstructions RECONSTRUCTION_SIZE): t5x_configs/tasks takes both from it."
+)
+
+
 def decode_image(name: str, size: int) -> Callable:
     """Returns the preprocessor that turns the encoded image `name` into pixels.
 
@@ -32,7 +38,7 @@ def decode_image(name: str, size: int) -> Callable:
 
     @seqio.map_over_dataset
     def decode(features: Features, sequence_length: Mapping[str, int] | None = None) -> Features:
-        preprocessors.check_length(name, size, sequence_length)
+        preprocessors.check_length(name, size, sequence_length, _SIZES)
         return dict(features) | {name: _to_float(_square(_decoded(features[name]), size))}
 
     return decode
@@ -55,7 +61,7 @@ def decode_random_crop(name: str, size: int) -> Callable:
     def decode(
         features: Features, seed: tf.Tensor, sequence_length: Mapping[str, int] | None = None
     ) -> Features:
-        preprocessors.check_length(name, size, sequence_length)
+        preprocessors.check_length(name, size, sequence_length, _SIZES)
         pixels = _decoded(features[name])
         pixels = tf.cond(
             features[sources.IS_TRAINING],

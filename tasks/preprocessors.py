@@ -9,7 +9,9 @@ every run, so a run can be repeated exactly. They act in the train split only.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -103,23 +105,69 @@ def parse_records(record: type[records.Record], *names: str) -> Step:
     return parse
 
 
-def choose_caption(features: Features, context: Context) -> Features:
-    """Replaces `text` in training by one of `text` and `captions`, each as likely.
+def choose_caption(weights: Sequence[float] | None = None) -> Step:
+    """Returns the step that in training replaces `text` by one of `text` and `captions`.
 
     The features have [N] string `text` and, if there are more captions, [N, (count)] string
     `captions`, which are dropped.
+
+    Args:
+      weights: how likely a caption is, by its place, next to the others of its pair: `text` first,
+        the last weight for all that follow. (1, 3) takes the first of two captions in a quarter
+        of the cases. Of a pair whose captions all weigh 0 it is the first. None: each as likely.
+
+    Raises:
+      ValueError: a weight below 0, or none above it.
     """
-    captions = features.pop(records.CAPTIONS, None)
-    if captions is None:
-        return features
-    text = features[records.TEXT]
-    every = tf.concat([text[:, None], captions], axis=1)
-    counts = tf.cast(every.row_lengths(), tf.int32)
-    shares = tf.random.stateless_uniform(tf.shape(text), context.seed)
-    drawn = tf.cast(shares * tf.cast(counts, tf.float32), tf.int32)
-    drawn = tf.where(features[sources.IS_TRAINING], tf.minimum(drawn, counts - 1), 0)
-    rows = tf.cast(every.row_starts(), tf.int32)
-    return features | {records.TEXT: tf.gather(every.flat_values, rows + drawn)}
+    _check_weights(weights)
+
+    def choose(features: Features, context: Context) -> Features:
+        captions = features.pop(records.CAPTIONS, None)
+        if captions is None:
+            return features
+        text = features[records.TEXT]
+        every = tf.concat([text[:, None], captions], axis=1)
+        counts = tf.cast(every.row_lengths(), tf.int32)
+        shares = tf.random.stateless_uniform(tf.shape(text), context.seed)
+        if weights is None:
+            drawn = tf.cast(shares * tf.cast(counts, tf.float32), tf.int32)
+        else:
+            drawn = _weighted(shares, counts, tf.constant(weights, tf.float32))
+        drawn = tf.where(features[sources.IS_TRAINING], tf.minimum(drawn, counts - 1), 0)
+        rows = tf.cast(every.row_starts(), tf.int32)
+        return features | {records.TEXT: tf.gather(every.flat_values, rows + drawn)}
+
+    return choose
+
+
+def caption_arguments(weights: Sequence[float] | None) -> dict[str, list[float]]:
+    """Returns what `weights` add to a task's arguments: by default nothing."""
+    return {} if weights is None else {"caption_weights": [float(w) for w in weights]}
+
+
+def _check_weights(weights: Any) -> None:
+    if weights is None:
+        return
+    is_list = isinstance(weights, Sequence) and not isinstance(weights, str)
+    numbers = [w for w in weights if isinstance(w, int | float) and w >= 0] if is_list else []
+    if not is_list or len(numbers) < len(weights) or not any(numbers):
+        raise ValueError(
+            f"CAPTION_WEIGHTS is {weights!r}; it must be None or numbers of 0 or more, one for a "
+            "pair's first caption and so on, such as (1, 3)"
+        )
+
+
+def _weighted(shares: tf.Tensor, counts: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Returns indices [N] int32, drawn by weight.
+
+    `shares` are [N] in [0, 1), `counts` [N] how many there are to draw from, `weights` those of the
+    first ones.
+    """
+    more = tf.maximum(tf.reduce_max(counts) - tf.size(weights), 0)
+    ends = tf.cumsum(tf.concat([weights, tf.fill([more], weights[-1])], axis=0))
+    totals = tf.gather(ends, counts - 1)
+    drawn = tf.searchsorted(ends, shares * totals, side="right")
+    return tf.where(totals > 0, drawn, 0)
 
 
 def drop_caption(rate: float) -> Step:
@@ -155,20 +203,24 @@ def tokenize_caption(features: Features, context: Context) -> Features:
     return features | {INPUTS: inputs if length is None else inputs.to_tensor(shape=[None, length])}
 
 
-def image_tokens_to_targets(codebook_size: int, num_tokens: int) -> Step:
+def image_tokens_to_targets(codebook_size: int, num_tokens: int, folder: str) -> Step:
     """Returns the step that turns `image_tokens` into `targets`: index c becomes id c + 1.
 
     An index outside [0, codebook_size) stops the run, as does an image of other than `num_tokens`;
-    TASK_FEATURE_LENGTHS must say the same.
+    TASK_FEATURE_LENGTHS must say the same. `folder` is what the messages name.
     """
     vocabulary = vocabularies.ImageTokenVocabulary(codebook_size)
 
     def to_targets(features: Features, context: Context) -> Features:
-        check_length(TARGETS, num_tokens, context.sequence_length)
+        remedy = (
+            f"{folder} was made by an image tokenizer of {num_tokens} tokens an image: set "
+            f"GRID_SIZE to {math.isqrt(num_tokens)}, or give tokens of another tokenizer"
+        )
+        check_length(TARGETS, num_tokens, context.sequence_length, remedy)
         tokens = features.pop(records.IMAGE_TOKENS)
         message = (
-            f"image tokens must be {num_tokens} indices in [0, {codebook_size}): were these made "
-            "by another image tokenizer?"
+            f"{folder}: image tokens must be {num_tokens} indices in [0, {codebook_size}): were "
+            "these made by another image tokenizer?"
         )
         length, size = tf.constant(num_tokens, tf.int64), tf.constant(codebook_size, tf.int64)
         checks = [
@@ -193,10 +245,12 @@ def keep_features(*names: str) -> Step:
     return keep
 
 
-def check_length(name: str, length: int, sequence_length: Mapping[str, int] | None) -> None:
+def check_length(
+    name: str, length: int, sequence_length: Mapping[str, int] | None, remedy: str
+) -> None:
     """Raises ValueError for another length in TASK_FEATURE_LENGTHS; seqio would cut it silently."""
     if sequence_length and sequence_length.get(name, length) != length:
         raise ValueError(
             f"TASK_FEATURE_LENGTHS[{name!r}] is {sequence_length[name]}, but the task has "
-            f"{length}; make the two equal."
+            f"{length}. {remedy}"
         )

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registers seqio tasks over the output directory of a stage; all `add_task` share it."""
 
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -21,6 +22,14 @@ IS_TRAINING = "is_training"  # [] bool, whether the split is `train`
 # Records, still encoded. Stages order records by a hash of their key, so this only has to mix a
 # little; every saved data position holds the buffer.
 SHUFFLE_BUFFER = 1_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Captioned(records.Record):
+    """What all records have."""
+
+    key: str
+    text: str
 
 
 class RecordSource(seqio.FileDataSource):
@@ -56,6 +65,13 @@ class RecordSource(seqio.FileDataSource):
     def list_shards(self, split: str) -> Sequence[str]:
         """Returns the files as they are; seqio would read their names as globs."""
         return self._split_to_files[split]
+
+    def captions(self, split: str) -> Iterator[tuple[str, str]]:
+        """Yields (key, text) of the records of a split, in order."""
+        for path in self.list_shards(split):
+            for example in tfrecords.read(path):
+                record = _Captioned.from_example(example)
+                yield record.key, record.text
 
     def get_dataset(
         self,
@@ -109,7 +125,10 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
     first = next((r for path in found["train"] for r in tfrecords.read(path)), None)
     if first is None:
         raise ValueError(f"{found['train'][0]!r} and the other train shards hold no records.")
-    record.from_example(first)
+    try:
+        record.from_example(first)
+    except ValueError as error:
+        raise ValueError(f"{found['train'][0]!r}: {error}") from error
     return found
 
 

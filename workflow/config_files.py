@@ -9,6 +9,7 @@ A file is YAML. A section named after a stage holds its command's flags: `scenes
 
 import difflib
 import hashlib
+import math
 import os
 import pathlib
 import re
@@ -48,7 +49,7 @@ _PATHS_OF_CLEAN = (
     *("image_root", "extend", "keep_originals"),
     *("preset", "unwanted_words_file", "word_counts_file"),
 )
-KEYS = ("description", "source", "input", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
+KEYS = ("description", "source", "input", "inputs", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
 
 Config = dict[str, Any]
 
@@ -118,8 +119,9 @@ def _checked(config: Config, where: str) -> Config:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}; {hint}")
     if config.get("source") not in SOURCES:
         raise ValueError(f"{where}: source is {config.get('source')!r}; allowed: scenes, pairs")
-    if config["source"] == "pairs" and not config.get("input"):
+    if config["source"] == "pairs" and not (config.get("input") or config.get("inputs")):
         raise ValueError(f"{where}: name your pictures: --set input='data/*.tar'")
+    config["inputs"] = _checked_inputs(config, where)
     if not isinstance(config.setdefault("jobs", 1), int) or config["jobs"] < 1:
         raise ValueError(f"{where}: jobs is {config['jobs']!r}; it must be 1 or more")
     for section in (*FLAG_SECTIONS, *TRAININGS):
@@ -129,12 +131,9 @@ def _checked(config: Config, where: str) -> Config:
         for flag in (flag for flag in config[section] if flag in _NOT_TO_SET):
             raise ValueError(f"{where}: {section}.{flag} is for the workflow to set; remove it")
     for key in ("input", "prompts"):
-        config[key] = _absolute(config.get(key))
-        for pattern in config[key]:
-            local = [] if files.is_remote(pattern) else files.resolve(pattern)
-            missing = [named.text for named in local if named.entries == []]
-            if missing or not listing([pattern]):
-                raise FileNotFoundError(f"{key}: no file matches {[*missing, pattern][0]!r}")
+        config[key] = _found(config.get(key), key)
+    for name, given in config["inputs"].items():
+        given["input"] = _found(given["input"], f"inputs.{name}.input")
     clean = config["clean"]  # its paths begin here too, not in the folder that it runs in
     for name in (name for name in _PATHS_OF_CLEAN if isinstance(clean.get(name), str)):
         if clean[name] and (name != "preset" or os.path.isfile(clean[name])):
@@ -147,6 +146,62 @@ def _checked(config: Config, where: str) -> Config:
         if config[name] or part not in OPTIONAL_PARTS:
             _check_training(config[name], f"{where}: {name}")
     return config
+
+
+def _checked_inputs(config: Config, where: str) -> Config:
+    """Returns `inputs`, {name: {input: address, rate: number}}; raises as `load`."""
+    inputs = config.get("inputs") or {}
+    example = "inputs: {laion: {input: 'laion/*.tar', rate: 0.7}, own: {input: own, rate: 0.3}}"
+    if not isinstance(inputs, dict):
+        raise ValueError(f"{where}: inputs is {inputs!r}; write {example}")
+    if not inputs:
+        return {}
+    if config["source"] != "pairs" or config.get("input"):
+        raise ValueError(f"{where}: `inputs` are for source: pairs, instead of `input`; set one")
+    if len(inputs) == 1:
+        raise ValueError(f"{where}: inputs has one, {next(iter(inputs))!r}; set `input` to it")
+    for name, given in inputs.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)):
+            raise ValueError(
+                f"{where}: inputs names {name!r}; a name is of small letters, digits and _"
+            )
+        if not isinstance(given, dict) or set(given) != {"input", "rate"} or not given["input"]:
+            raise ValueError(f"{where}: inputs.{name} is {given!r}; write {example}")
+        rate = given["rate"]
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            raise ValueError(f"{where}: inputs.{name}.rate is {rate!r}; give a number above 0")
+    return {name: dict(inputs[name]) for name in sorted(inputs)}
+
+
+def _found(value: Any, key: str) -> list[str]:
+    """Returns addresses as absolute ones; raises FileNotFoundError for one of nothing."""
+    addresses = _absolute(value)
+    for pattern in addresses:
+        local = [] if files.is_remote(pattern) else files.resolve(pattern)
+        missing = [named.text for named in local if named.entries == []]
+        if missing or not listing([pattern]):
+            raise FileNotFoundError(f"{key}: no file matches {[*missing, pattern][0]!r}")
+    return addresses
+
+
+def suffixes(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns {suffix: addresses of its pictures} of the data sets; a single one has none.
+
+    The suffix is that of stages and outputs: `clean_laion` writes `pairs_laion`.
+    """
+    inputs = config.get("inputs") or {}
+    return {f"_{name}": of["input"] for name, of in inputs.items()} or {"": config["input"]}
+
+
+def main_suffix(config: Mapping[str, Any]) -> str:
+    """Returns the suffix of the data set of the highest rate."""
+    inputs = config.get("inputs") or {}
+    return f"_{max(inputs, key=lambda name: inputs[name]['rate'])}" if inputs else ""
+
+
+def rates(config: Mapping[str, Any]) -> dict[str, float]:
+    """Returns {suffix: rate} of several data sets; {} of a single one."""
+    return {f"_{name}": of["rate"] for name, of in (config.get("inputs") or {}).items()}
 
 
 def _check_training(section: Config, where: str) -> None:
@@ -213,15 +268,29 @@ def flags(section: Mapping[str, Any]) -> list[str]:
     return made
 
 
-def train_command(part: str, section: Mapping[str, Any]) -> list[str]:
-    """Returns `train --gin_file=... --gin.NAME=VALUE ...`; the section's own `gin` wins."""
-    paths = {"MODEL_DIR": f"@/{part}", **TRAINING_INPUTS[part]}
+def train_command(
+    part: str, section: Mapping[str, Any], rates: Mapping[str, float] | None = None
+) -> list[str]:
+    """Returns `train --gin_file=... --gin.NAME=VALUE ...`; the section's own `gin` wins.
+
+    `rates` are {suffix: rate} of several data sets.
+    """
+    paths = {"MODEL_DIR": f"@/{part}"}
+    paths |= {macro: _mixed(path, rates or {}) for macro, path in TRAINING_INPUTS[part].items()}
     bindings = {name: repr(path) for name, path in paths.items()}
     for name, value in section["gin"].items():
         is_reference = isinstance(value, str) and value.startswith(("@", "%"))
         bindings[name] = value if is_reference else repr(value)
     gin_flags = [f"--gin.{name}={value}" for name, value in bindings.items()]
     return ["train", f"--gin_file={section['experiment']}", *gin_flags]
+
+
+def _mixed(path: str, rates: Mapping[str, float]) -> Any:
+    """Returns {path: rate} of what several data sets make of an output that each has."""
+    root, *below = path.removeprefix("@/").split("/")
+    if not rates or root not in ("pairs", "tokens"):
+        return path
+    return {"/".join((f"@/{root}{suffix}", *below)): rate for suffix, rate in rates.items()}
 
 
 def listing(patterns: Sequence[str]) -> str:

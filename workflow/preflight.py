@@ -74,7 +74,9 @@ def main(config_path: str) -> int:
     try:
         for part, section in zip(config_files.PARTS, config_files.TRAININGS, strict=True):
             if config[section]:
-                _, gin_file, *bindings = config_files.train_command(part, config[section])
+                _, gin_file, *bindings = config_files.train_command(
+                    part, config[section], config_files.rates(config)
+                )
                 experiments.check_experiment(
                     [gin_file.removeprefix("--gin_file=")],
                     [binding.removeprefix("--gin.") for binding in bindings],

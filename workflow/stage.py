@@ -295,7 +295,9 @@ def _in_folder(word: str, workdir: pathlib.Path) -> str:
     here = f"{workdir}/"
     if word.startswith("--gin."):  # there it is part of a Python literal
         here = re.sub(r"([\\'\"])", r"\\\1", here)
-    return re.sub(r"^(--[\w.]+=)?('?)@/", lambda match: f"{match[1] or ''}{match[2]}{here}", word)
+    # The first path of a flag, and the others of a dict of several data sets.
+    first, others = r"^(?:--[\w.]+=)?\{?'?", r"(?<=\d), '"
+    return re.sub(rf"({first}|{others})@/", lambda match: f"{match[1]}{here}", word)
 
 
 def _quoted(word: str) -> str:

@@ -5,6 +5,7 @@
 import pathlib
 from typing import Any
 
+from parti.data.storage import data_sets
 from parti.data.text import vocabularies
 from parti.engine.config import gin_text
 from parti.stages import files, manifests
@@ -13,7 +14,8 @@ CONFIG = "config.gin"  # all of a training's configuration
 MODEL_CONFIG = "model.gin"  # what its MODEL alone needs
 DATA = "data.json"  # what its data were when it began (`data_lineage`)
 
-_FOLDERS = ("TOKENS_DIR", "PAIRS_DIR", "RECONSTRUCTIONS_DIR")
+# {macro: what its folders hold}
+_FOLDERS = {"TOKENS_DIR": "tokens", "PAIRS_DIR": "pairs", "RECONSTRUCTIONS_DIR": "reconstructions"}
 
 
 def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
@@ -37,46 +39,60 @@ def data_fingerprints(config: str) -> dict[str, str]:
     """Returns the fingerprints of the data that a configuration, gin text, names.
 
     `tokenizer_fingerprint`, `tokens_fingerprint`, `pairs_fingerprint`,
-    `reconstructions_fingerprint` and `vocabulary_fingerprint`, each only if it is there.
+    `reconstructions_fingerprint` and `vocabulary_fingerprint`, each only if it is there. Of several
+    data sets that a macro mixes, each has its own: `tokens/laion_fingerprint`.
     """
-    tokens = _data_manifest(config, "TOKENS_DIR")
-    manifests = {
-        "tokens": tokens,
-        "pairs": _data_manifest(config, "PAIRS_DIR"),
-        # A subfolder of what `parti tokenize` writes.
-        "reconstructions": _data_manifest(config, "RECONSTRUCTIONS_DIR", or_above=True),
-    }
-    found = {f"{name}_fingerprint": m.get("fingerprint") for name, m in manifests.items()}
-    found["tokenizer_fingerprint"] = tokens.get("tokenizer_fingerprint")
-    vocabulary = _text_macro(config, "VOCABULARY")
-    if vocabulary and pathlib.Path(vocabulary).exists():
+    macros = gin_text.macros(config)
+    found: dict[str, Any] = {}
+    for macro, what in _FOLDERS.items():
+        for name, (folder, _) in _data_sets(macros, macro).items():
+            # Reconstructions are a subfolder of what `parti tokenize` writes.
+            manifest = _manifest(folder, or_above=what == "reconstructions")
+            found[f"{_joined(what, name)}_fingerprint"] = manifest.get("fingerprint")
+            if what == "tokens" and (tokenizer := manifest.get("tokenizer_fingerprint")):
+                found["tokenizer_fingerprint"] = tokenizer  # The task refuses several.
+    vocabulary = macros.get("VOCABULARY")
+    if isinstance(vocabulary, str) and pathlib.Path(vocabulary).exists():
         found["vocabulary_fingerprint"] = vocabularies.TextTokenizer(vocabulary).fingerprint
     return {name: value for name, value in found.items() if value}
 
 
 def data_files(config: str) -> dict[str, list[tuple[str, int]]]:
     """Returns {macro: (name below its folder, bytes) of each file} of the data that are there."""
-    found = {}
+    macros, found = gin_text.macros(config), {}
     for macro in _FOLDERS:
-        if folder := _text_macro(config, macro):
+        for name, (folder, _) in _data_sets(macros, macro).items():
             root = files.absolute(folder)
-            found[macro] = [(path[len(root) + 1 :], size) for path, size in files.walk(root)]
+            below = [(path[len(root) + 1 :], size) for path, size in files.walk(root)]
+            found[_joined(macro, name)] = below
     return found
 
 
-def _data_manifest(config: str, macro: str, or_above: bool = False) -> dict[str, Any]:
-    """Returns the manifest of the folder that a macro names; empty if there is none."""
-    folder = _text_macro(config, macro)
-    if not folder:
-        return {}
+def mixing_rates(config: str) -> dict[str, list[list[Any]]]:
+    """Returns {macro: [name, rate] of each data set, in order} of the macros that mix several."""
+    macros = gin_text.macros(config)
+    sets = {macro: _data_sets(macros, macro) for macro in _FOLDERS}
+    return {
+        macro: [[name, of.rate] for name, of in several.items()]
+        for macro, several in sets.items()
+        if len(several) > 1
+    }
+
+
+def _data_sets(macros: dict[str, Any], macro: str) -> dict[str, data_sets.DataSet]:
+    """Returns the data sets that a macro names; none if it is not set."""
+    value = macros.get(macro)
+    return data_sets.named(value, macro) if value and isinstance(value, str | dict) else {}
+
+
+def _joined(what: str, name: str) -> str:
+    return f"{what}/{name}" if name else what
+
+
+def _manifest(folder: str, or_above: bool) -> dict[str, Any]:
+    """Returns the manifest of a folder, or of the one above; empty if there is none."""
     path = pathlib.Path(folder)
     for candidate in [path, *([path.parent] if or_above else [])]:
         if (candidate / manifests.FILE_NAME).is_file():
             return manifests.read_json(candidate / manifests.FILE_NAME, "make the output again")
     return {}
-
-
-def _text_macro(config: str, name: str) -> str | None:
-    """Returns the string that a gin text gives to a macro; None if it gives none."""
-    value = gin_text.macros(config).get(name)
-    return value if isinstance(value, str) else None

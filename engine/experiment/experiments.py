@@ -158,17 +158,20 @@ class Experiment:
         return retention.Retention(*kept, self.best_metric, self.best_mode)
 
 
-def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
+def load_experiment(
+    gin_files: Sequence[str], bindings: Sequence[str] = (), run_file: str = RUN_FILE
+) -> Experiment:
     """Reads an experiment: gin files, in order, then bindings such as "MODEL_DIR='runs/a'".
 
-    A path beginning with `t5x_configs/` resolves from any working directory.
+    The run file comes first. A path beginning with `t5x_configs/` resolves from any working
+    directory.
 
     Raises:
       ValueError: a name or value is wrong; the message is one line that says what to do.
       FileNotFoundError: a file is missing.
     """
     with gin_config.empty(), gin_errors.one_line():
-        _parse(gin_files, bindings)
+        _parse(gin_files, bindings, run_file)
         config = gin.config_str()
         model = gin_config.evaluate_macro("MODEL")
         model_config = gin_text.without_unused_imports(gin.operative_config_str())
@@ -203,10 +206,10 @@ def load_without_data(
         return experiment, dict(gin_config.evaluate_macro("TASK_FEATURE_LENGTHS"))
 
 
-def _parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
+def _parse(gin_files: Sequence[str], bindings: Sequence[str], run_file: str = RUN_FILE) -> None:
     """Reads the run file, experiment files and bindings; only macros may set a field."""
     check_fields_unbound(binding.partition("=")[0].strip() for binding in bindings)
-    gin_config.parse([RUN_FILE, *gin_files], bindings)
+    gin_config.parse([run_file, *gin_files], bindings)
     check_fields_unbound(gin_text.bindings(gin.config_str()))
 
 

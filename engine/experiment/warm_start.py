@@ -30,14 +30,25 @@ from parti.engine.config import provenance
 from parti.engine.inference import bundles, loaded_models
 from parti.stages import manifests
 
+ALL = "all"  # every top-level branch of the new model
+
 Key = tuple[str, ...]  # collection, then a path in it
 Leaves = dict[Key, Any]
-
-ALL = "all"  # in place of branches: every branch of the model
 
 _NUM_PROBLEMS = 5  # that an error message names
 _VOCABULARY = "vocabulary_fingerprint"
 _TOKEN_TABLE = "token_embedding"  # in the path of a table of tokens
+
+
+class MisfitError(ValueError):
+    """Branches that do not fit; `details` says in what."""
+
+    def __init__(self, path: str, details: str) -> None:
+        super().__init__(
+            f"INITIAL cannot start from {path}: {details}. Change branches or fresh of "
+            "warm_start.WarmStart, or the model"
+        )
+        self.details = details
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +61,7 @@ class WarmStart:
 
     path: str
     # The same here and there, or {here: there}; or ALL
-    branches: Sequence[str] | Mapping[str, str] = ALL
+    branches: Sequence[str] | Mapping[str, str] | str = ALL
     fresh: Sequence[str] = ()  # paths inside those (here) that start as the model starts them
     # {path of a leaf in those branches (here): function of the array there}
     converters: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
@@ -116,7 +127,7 @@ class WarmStart:
         `trained_on` the fingerprints of what it will be trained on.
 
         Raises:
-          ValueError: the branches do not fit; the message says in what.
+          MisfitError: the branches do not fit.
           FileNotFoundError: there is no such source, or it has not finished.
         """
         want, found = _flatten(wanted), _flatten(_read(pathlib.Path(self.path)))
@@ -134,10 +145,7 @@ class WarmStart:
             more = len(problems) - _NUM_PROBLEMS
             text = "; ".join(problems[:_NUM_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
             there, here = (", ".join(sorted({k[1] for k in leaves})) for leaves in (found, want))
-            raise ValueError(
-                f"INITIAL cannot start from {self.path}: {text}. There: {there}; here: {here}. "
-                "Change branches or fresh of warm_start.WarmStart, or the model"
-            )
+            raise MisfitError(self.path, f"{text}. There: {there}; here: {here}")
         self._check_vocabulary(taken, trained_on or {})
         return traverse_util.unflatten_dict(taken)
 
@@ -167,9 +175,10 @@ class WarmStart:
                 "other texts. Set VOCABULARY to the one it was trained with, or train it anew"
             )
 
-    def _pairs(self, wanted: Leaves) -> list[tuple[str, str]]:
+    def _pairs(self, leaves: Leaves) -> list[tuple[str, str]]:
+        """Returns (branch here, branch there); `leaves` are of the new model."""
         if self.branches == ALL:
-            return [(name, name) for name in sorted({key[1] for key in wanted})]
+            return [(branch, branch) for branch in sorted({key[1] for key in leaves})]
         if isinstance(self.branches, Mapping):
             return list(self.branches.items())
         return [(branch, branch) for branch in self.branches]

@@ -54,6 +54,14 @@ class Source(Protocol):
         """Opens a split: 'train' is shuffled and endless, 'validation' in order."""
 
 
+def validation_sources(source: Source) -> dict[str, Source]:
+    """Returns {name: source} of the data sets to validate on; the name of a single one is ''.
+
+    Of a seqio mixture each of its tasks is one.
+    """
+    return source.validation_sources() if isinstance(source, SeqioSource) else {"": source}
+
+
 class ArrayDataset:
     """Endless batches from arrays in memory; epochs are shuffled by seed and number.
 
@@ -197,6 +205,7 @@ class SeqioSource:
 
     mixture_or_task_name: str
     task_feature_lengths: Mapping[str, int]
+    validation_split: str = VALIDATION  # of the task; what 'validation' opens
 
     def open(self, split: str, batch_size: int, seed: int, model: Any) -> Batches:
         """Opens 'train' (shuffled, endless) or 'validation' (in order, once).
@@ -216,28 +225,69 @@ class SeqioSource:
         other's (`t5x_bridge.get_dataset`). `seed` is of the order and of random preprocessors;
         `converter` is the model's class.
         """
-        import seqio
-
-        task = seqio.get_mixture_or_task(self.mixture_or_task_name)
-        lengths = dict(self.task_feature_lengths)
 
         def examples(num_epochs: int | None) -> Any:
-            return task.get_dataset(
-                lengths,
-                split=split,
-                shuffle=split == TRAIN,
-                num_epochs=num_epochs,
-                shard_info=seqio.ShardInfo(*shard),
-                use_cached=False,
-                seed=seed,
-                trim_output_features=False,  # The converter does, if anything is too long.
-            )
+            return self._examples(split, num_epochs, seed, shard)
 
         if split == TRAIN:
             dataset = examples(None)
         else:
             dataset = examples(1).concatenate(examples(None).take(batch_size - 1))
+        lengths = dict(self.task_feature_lengths)
         return converter(pack=False).to_batches(dataset, lengths, batch_size)
+
+    def captions(self) -> Iterator[tuple[str, str]] | None:
+        """Returns (key, text) of the records of 'validation'; None if a task reads no records."""
+        import seqio
+
+        from parti.tasks import sources
+
+        source = seqio.TaskRegistry.get(self.mixture_or_task_name).source
+        is_ours = isinstance(source, sources.RecordSource)
+        return source.captions(self.validation_split) if is_ours else None
+
+    def once(self, seed: int, converter: Any) -> Any:
+        """Returns a `tf.data.Dataset` of the examples of 'validation', each once, in order."""
+        examples = self._examples(VALIDATION, 1, seed, (0, 1))
+        return converter(pack=False)(examples, dict(self.task_feature_lengths))
+
+    def _examples(self, split: str, num_epochs: int | None, seed: int, shard: Shard) -> Any:
+        import seqio
+
+        return seqio.get_mixture_or_task(self.mixture_or_task_name).get_dataset(
+            dict(self.task_feature_lengths),
+            split=TRAIN if split == TRAIN else self.validation_split,
+            shuffle=split == TRAIN,
+            num_epochs=num_epochs,
+            shard_info=seqio.ShardInfo(*shard),
+            use_cached=False,
+            seed=seed,
+            trim_output_features=False,  # The converter does, if anything is too long.
+        )
+
+    def validation_sources(self) -> dict[str, Source]:
+        """Returns {name: source} of a mixture's tasks, or {'': itself}.
+
+        Raises ValueError if only some of them have a validation split.
+        """
+        import seqio
+
+        from parti.tasks import mixtures
+
+        provider = seqio.get_mixture_or_task(self.mixture_or_task_name)
+        if isinstance(provider, seqio.Task):
+            return {"": self}
+        tasks = {mixtures.set_name(task.name): task for task in provider.tasks}
+        split = self.validation_split
+        if without := [name for name, task in tasks.items() if split not in task.splits]:
+            raise ValueError(
+                f"{', '.join(without)} of {', '.join(tasks)}: no {split} split (of `parti clean`, "
+                "a larger --validation_fraction); make one, or set EVAL_PERIOD = 0"
+            )
+        return {
+            name: dataclasses.replace(self, mixture_or_task_name=task.name)
+            for name, task in tasks.items()
+        }
 
     def check_vocabulary(self, model: base.Model) -> None:
         """Raises ValueError unless the model has embeddings for all pieces of the vocabulary."""

@@ -96,7 +96,8 @@ def _order(experiment: experiments.Experiment) -> dict[str, Any]:
     """Returns the settings that the order of the data depends on."""
     order = {"BATCH_SIZE": experiment.batch_size, "DATA_SEED": experiment.data_seed}
     macros = gin_text.macros(experiment.config)
-    return order | {name: repr(macros[name]) for name in _SOURCES if name in macros}
+    order |= {name: repr(macros[name]) for name in _SOURCES if name in macros}
+    return order | provenance.mixing_rates(experiment.config)
 
 
 def _read(experiment: experiments.Experiment) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def have_metrics(source: datasets.Source) -> TypeGuard[datasets.SeqioSource]:
     import seqio
 
     tasks = seqio.get_subtasks(seqio.get_mixture_or_task(source.mixture_or_task_name))
-    return any(datasets.VALIDATION in task.splits and task.metric_objs for task in tasks)
+    return any(source.validation_split in task.splits and task.metric_objs for task in tasks)
 
 
 class TaskMetrics:
@@ -58,7 +58,7 @@ class TaskMetrics:
         return seqio.Evaluator(
             self._source.mixture_or_task_name,
             self._model.FEATURE_CONVERTER_CLS(pack=False),
-            datasets.VALIDATION,
+            self._source.validation_split,
             sequence_length=dict(self._source.task_feature_lengths),
             num_examples=self._num_examples,
             use_memory_cache=False,  # images of a split may not fit
@@ -68,11 +68,13 @@ class TaskMetrics:
     def evaluate(
         self, step: int, state: TrainState, heartbeat: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Returns {metric: value}; with several tasks `task/metric`.
+        """Returns {metric: value}; with several tasks {set/metric: value}, by data set.
 
         `heartbeat` is called after each batch.
         """
         import seqio
+
+        from parti.tasks import mixtures
 
         def runner(method: str) -> Callable[[Any], Any]:
             return lambda dataset: self._run(method, state, dataset, heartbeat)
@@ -85,12 +87,13 @@ class TaskMetrics:
         }
         future, _ = self._evaluator.evaluate(compute_metrics=True, step=step, model_fns=model_fns)
         results = future.result()
-        return {
-            name if len(results) == 1 else f"{task}/{name}": float(getattr(value, "value", value))
+        of_one = len(results) == 1
+        found = {
+            name if of_one else f"{mixtures.set_name(task)}/{name}": getattr(value, "value", value)
             for task, values in results.items()
             for name, value in values.items()
-            if np.ndim(getattr(value, "value", value)) == 0
         }
+        return {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
 
     def _run(
         self, method: str, state: TrainState, dataset: Any, heartbeat: Callable[[], None]

@@ -7,10 +7,11 @@ Done once, before the run directory is touched, however often the training rolls
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import optax
 
 from parti.engine.config import provenance
 from parti.engine.distributed import multihost
@@ -18,7 +19,7 @@ from parti.engine.experiment import experiments, warm_start
 from parti.engine.input import datasets
 from parti.engine.loop import sample_grids, seqio_metrics
 from parti.engine.monitoring import summary_writer, telemetry, watchdog
-from parti.engine.step import eval_step, train_step
+from parti.engine.step import eval_step, train_state, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Training:
     experiment: experiments.Experiment
     program: train_step.Program
     batches: datasets.Batches  # the training data, opened
-    open_split: Callable[[str], datasets.Batches]
+    open_validation: Callable[[], dict[str, datasets.Batches]]  # by data set; '' is a single one
     sampler: sample_grids.Sampler | None  # draws SAMPLES, if there are to be any
     task_metrics: seqio_metrics.TaskMetrics | None  # if seqio's tasks have any
 
@@ -50,16 +51,15 @@ def open_training(
     """
     summary_writer.check_installed(experiment.tensorboard)
     monitor = monitor or watchdog.Watchdog(0)
-    open_split = functools.partial(
-        experiment.data_source.open,
-        batch_size=experiment.batch_size,
-        seed=experiment.data_seed,
-        model=experiment.model,
-    )
+    open_validation = functools.partial(_open_validation, experiment)
     with monitor.stage(watchdog.OPENING):
-        batches = open_split(datasets.TRAIN)
-        if experiment.eval_period and not any(True for _ in open_split(datasets.VALIDATION)):
-            raise ValueError(eval_step.EMPTY)
+        batches = _open(experiment, experiment.data_source, datasets.TRAIN)
+        sets = open_validation() if experiment.eval_period else {}
+        if experiment.eval_period and not sets:
+            raise ValueError(eval_step.empty())
+        for name, opened in sets.items():
+            if not any(True for _ in opened):
+                raise ValueError(eval_step.empty(name))
     with monitor.stage(watchdog.PREPARING):
         program = train_step.make_program(experiment, batches.element_spec, devices)
         sampler = None
@@ -74,16 +74,76 @@ def open_training(
             )
         if experiment.best_metric and not task_metrics:
             with program.context():
-                eval_step.check_metric(experiment.best_metric, program)
-    return Training(experiment, program, batches, open_split, sampler, task_metrics)
+                several = sets if len(sets) > 1 else ()
+                eval_step.check_metric(experiment.best_metric, program, several)
+    return Training(experiment, program, batches, open_validation, sampler, task_metrics)
+
+
+def _open(
+    experiment: experiments.Experiment, source: datasets.Source, split: str
+) -> datasets.Batches:
+    batch_size, seed = experiment.batch_size, experiment.data_seed
+    return source.open(split, batch_size=batch_size, seed=seed, model=experiment.model)
+
+
+def _open_validation(experiment: experiments.Experiment) -> dict[str, datasets.Batches]:
+    """Returns {name: batches of the validation split} of the data sets that have one."""
+    sources = datasets.validation_sources(experiment.data_source)
+    return {
+        name: _open(experiment, source, datasets.VALIDATION) for name, source in sources.items()
+    }
+
+
+def open_checkpoint(
+    experiment: experiments.Experiment,
+    path: str,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[Training, train_state.TrainState]:
+    """Opens what `open_without_optimizer` does, and a state with the variables of a checkpoint.
+
+    `path` is all that `warm_start.WarmStart` takes. Raises also what `load_checkpoint` does.
+    """
+    training = open_without_optimizer(experiment, devices)
+    program = training.program
+    wanted = {"params": program.abstract.params, **program.abstract.mutables}
+    given = load_checkpoint(path, wanted)
+    init_rng, _ = train_step.initial_rngs(experiment.random_seed)
+    with program.context():
+        return training, program.init(init_rng, program.place_variables(given))
+
+
+def open_without_optimizer(
+    experiment: experiments.Experiment, devices: Sequence[jax.Device] | None = None
+) -> Training:
+    """Opens data and program of a model that is used but not trained; see `open_training`."""
+    unused: dict[str, Any] = {"samples": None, "best_metric": "", "num_microbatches": 1}
+    unused |= {"optimizer": optax.identity(), "ema_decay": 0.0}
+    return open_training(dataclasses.replace(experiment, **unused), devices)
+
+
+def load_checkpoint(path: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all variables of a checkpoint, on the host; see `warm_start.WarmStart.load`.
+
+    Raises:
+      ValueError: they are not those of the model.
+      FileNotFoundError: there is no such checkpoint.
+    """
+    initial = warm_start.WarmStart(path, warm_start.ALL)
+    try:
+        return warm_start.load(initial, (), wanted, _log)
+    except warm_start.MisfitError as error:
+        raise ValueError(
+            f"CHECKPOINT_PATH {path} is of another model: {error.details}. Give the experiment it "
+            "was trained with, and the same sizes"
+        ) from error
 
 
 def load_initial(experiment: experiments.Experiment, program: train_step.Program) -> dict[str, Any]:
     """Returns the variables that INITIAL gives the first step; see `warm_start.load`."""
     wanted = {"params": program.abstract.params, **program.abstract.mutables}
-
-    def log(line: str) -> None:
-        multihost.log(f"[train] {line}")
-
     trained_on = provenance.data_fingerprints(experiment.config)
-    return warm_start.load(experiment.initial, experiment.model.frozen, wanted, log, trained_on)
+    return warm_start.load(experiment.initial, experiment.model.frozen, wanted, _log, trained_on)
+
+
+def _log(line: str) -> None:
+    multihost.log(f"[train] {line}")

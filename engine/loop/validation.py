@@ -6,7 +6,7 @@ It changes neither the state nor the random numbers of the training.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -15,6 +15,34 @@ from parti.engine.input import datasets
 from parti.engine.loop import sample_grids, setup
 from parti.engine.monitoring import metrics_log, watchdog
 from parti.engine.step import eval_step, train_state
+from parti.models import base
+
+
+def measure(
+    training: setup.Training,
+    step: int,
+    state: train_state.TrainState,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, float], base.Summaries]:
+    """Returns the metrics of the validation split, and what the model shows of its first batch.
+
+    `heartbeat` is called after each batch.
+    """
+    experiment, program = training.experiment, training.program
+    sets = {name: iter(opened) for name, opened in training.open_validation().items()}
+    name, batches = next(iter(sets.items()))
+    head = list(itertools.islice(batches, 1))
+    sets[name] = itertools.chain(head, batches)
+    steps, place = experiment.eval_steps, program.place
+    values = eval_step.evaluate(program.eval, state, sets, steps, place, heartbeat)
+    # As many rows as training holds gradients of at a time.
+    rows = experiment.batch_size // experiment.num_microbatches
+    first = {name: x[:rows] for name, x in head[0].items()}
+    summaries = jax.device_get(program.summarize(state, place(first)))
+    values |= {name: float(value) for name, value in summaries.scalars.items()}
+    if training.task_metrics:
+        values |= training.task_metrics.evaluate(step, state, heartbeat)
+    return values, summaries
 
 
 class Validation:
@@ -50,26 +78,10 @@ class Validation:
 
     def evaluate(self, step: int, state: train_state.TrainState) -> Mapping[str, float]:
         """Returns and logs the metrics; writes the model's summaries of the first batch."""
-        experiment, program = self._training.experiment, self._training.program
+        best_metric = self._training.experiment.best_metric
         with self._monitor.stage(watchdog.EVALUATING):
-            batches = iter(self._training.open_split(datasets.VALIDATION))
-            head = list(itertools.islice(batches, 1))
-            values = eval_step.evaluate(
-                program.eval,
-                state,
-                itertools.chain(head, batches),
-                experiment.eval_steps,
-                program.place,
-                self._monitor.heartbeat,
-            )
-            # As many rows as training holds gradients of at a time.
-            rows = experiment.batch_size // experiment.num_microbatches
-            first = {name: x[:rows] for name, x in head[0].items()}
-            summaries = jax.device_get(program.summarize(state, program.place(first)))
-            values |= {name: float(value) for name, value in summaries.scalars.items()}
-            if task_metrics := self._training.task_metrics:
-                values |= task_metrics.evaluate(step, state, self._monitor.heartbeat)
-            eval_step.check_best_metric(experiment.best_metric, values)
+            values, summaries = measure(self._training, step, state, self._monitor.heartbeat)
+            eval_step.check_best_metric(best_metric, values)
             self._log.write(step, datasets.VALIDATION, values)
             if multihost.is_first():
                 source = self._training.experiment.data_source

@@ -14,12 +14,15 @@ from parti.engine.input import datasets
 from parti.engine.step import train_state
 from parti.models import base
 
-EMPTY = (
-    "the validation split is empty; give it data (of `parti clean`, a larger "
-    "--validation_fraction), or set EVAL_PERIOD = 0"
-)
-
 Metrics = Mapping[str, Any]
+
+
+def empty(name: str = "") -> str:
+    """Returns what to do about a data set, with its name if it is one of several, without data."""
+    return (
+        f"the validation split{f' of {name}' if name else ''} is empty; give it data (of `parti "
+        "clean`, a larger --validation_fraction), or set EVAL_PERIOD = 0"
+    )
 
 
 def eval_step(model: Any, constants: Any, state: train_state.TrainState, batch: Any) -> Metrics:
@@ -41,27 +44,35 @@ def summarize(
 def evaluate(
     step_fn: Callable[[train_state.TrainState, Any], Metrics],
     state: train_state.TrainState,
-    batches: Iterable[datasets.Batch],
+    sets: Mapping[str, Iterable[datasets.Batch]],
     num_batches: int,
     place: Callable[[datasets.Batch], Any],
     after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Returns the metrics over the first batches of a split, or all if it has fewer.
+    """Returns the metrics over the first batches of each data set, or all if it has fewer.
 
-    `step_fn` is the jitted `eval_step` of a model; `place` puts a batch on the devices;
-    `after_batch` is called when a batch is done, and the next one is at work.
+    `step_fn` is the jitted `eval_step` of a model; `sets` are {name: batches}; `place` puts a batch
+    on the devices; `after_batch` is called when a batch is done, and the next one is at work.
+
+    Returns:
+      {metric: value} over the batches of all sets and, of each of several, {set/metric: value}.
 
     Raises:
-      ValueError: the split has no batch.
+      ValueError: a set has no batch.
     """
-    results: list[Metrics] = []
-    for batch in itertools.islice(batches, num_batches):
-        results.append(step_fn(state, place(batch)))
-        jax.block_until_ready(results[-2:-1])
-        after_batch()
-    if not results:
-        raise ValueError(EMPTY)
-    return merge(jax.device_get(results))
+    results: dict[str, list[Metrics]] = {name: [] for name in sets}
+    for name, batches in sets.items():
+        for batch in itertools.islice(batches, num_batches):
+            results[name].append(step_fn(state, place(batch)))
+            jax.block_until_ready(results[name][-2:-1])
+            after_batch()
+        if not results[name]:
+            raise ValueError(empty(name))
+    gathered = jax.device_get(results)
+    values = merge([row for rows in gathered.values() for row in rows])
+    for name, rows in gathered.items() if len(gathered) > 1 else ():
+        values |= {f"{name}/{metric}": value for metric, value in merge(rows).items()}
+    return values
 
 
 def merge(results: Sequence[Metrics]) -> dict[str, float]:
@@ -72,10 +83,14 @@ def merge(results: Sequence[Metrics]) -> dict[str, float]:
     }
 
 
-def check_metric(name: str, program: Any) -> None:
-    """Raises ValueError if evaluations of a `train_step.Program` will not have BEST_METRIC."""
+def check_metric(name: str, program: Any, sets: Collection[str] = ()) -> None:
+    """Raises ValueError if evaluations of a `train_step.Program` will not have BEST_METRIC.
+
+    `sets` are the names of several data sets.
+    """
     arguments = program.abstract, dict(program.element_spec)
     names = {*jax.eval_shape(program.eval, *arguments)}
+    names |= {f"{of}/{metric}" for of in sets for metric in names}
     names |= {*jax.eval_shape(program.summarize, *arguments).scalars}
     check_best_metric(name, names)
 

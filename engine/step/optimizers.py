@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from parti.engine.step import adafactor as adafactor_step
+from parti.engine.step import muon as muon_step
 
 Schedule = Callable[[Any], Any]
 
@@ -151,6 +152,30 @@ def adafactor(
         _clip(clip_norm),
         adafactor_step.scale_by_adafactor(learning_rate, b1, b2, moment_dtype=moment_dtype),
         optax.add_decayed_weights(negative_decay, decay_mask),
+    )
+
+
+def muon(
+    learning_rate: float | Schedule,
+    beta: float = 0.95,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float = 1.0,
+    ns_steps: int = 5,
+) -> optax.GradientTransformation:
+    """Returns Muon after clipping of the global gradient norm (`clip_norm` 0: no clipping).
+
+    `beta` is of Muon's momentum, `b1`, `b2` and `eps` are Adam's, which the parameters that are no
+    hidden matrices have; see `muon.scale_by_muon`. Rates and decays of AdamW fit.
+    """
+    _check_rate(learning_rate)
+    return optax.chain(
+        _clip(clip_norm),
+        muon_step.scale_by_muon(beta, b1, b2, eps, ns_steps),
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 

@@ -74,9 +74,9 @@ def pairs() -> datasets.ArraySource:
 
 
 def optimizer() -> optax.GradientTransformation:
-    """Returns AdamW for the encoder and Adafactor for the decoder."""
-    adamw = optax.adamw(0.01, eps=1e-4)  # not a matter of sign where a gradient is all but 0
-    both = {"encoder": adamw, "decoder": optimizers.adafactor(0.01)}
+    """Returns Muon, and AdamW with it, for the encoder and Adafactor for the decoder."""
+    muon = optimizers.muon(0.01, eps=1e-4)  # not a matter of sign where a gradient is all but 0
+    both = {"encoder": muon, "decoder": optimizers.adafactor(0.01)}
     return optax.multi_transform(both, {name: name for name in both})
 
 

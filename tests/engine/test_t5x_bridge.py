@@ -26,10 +26,12 @@ from flax.core import unfreeze
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
 from parti.data.text import vocabularies
+from parti.engine import eval as evaluation
+from parti.engine import infer as inference
 from parti.engine import train as training
 from parti.engine.checkpoints import checkpoints
 from parti.engine.config import gin_config, gin_text
-from parti.engine.experiment import experiments, settings
+from parti.engine.experiment import checkpoint_use, experiments, settings
 from parti.engine.input import datasets
 from parti.engine.loop import nan_recovery
 from parti.engine.step import train_step
@@ -68,6 +70,16 @@ NUM_STAGES = 2
 PIPELINE_MICROBATCHES = 2
 REMAT = 'full'
 """
+MUON = """
+from parti.models.text_to_image import network
+network.TextToImageConfig.num_encoder_layers = 1
+network.TextToImageConfig.num_decoder_layers = 2
+network.TextToImageConfig.scan_layers = True
+include 't5x_configs/optimizers/muon.gin'
+include 't5x_configs/layouts/two_dimensional.gin'
+WEIGHT_DECAY = 0.1
+MESH_SHAPE = (4, 2)
+"""
 COCA = """
 from parti.models.coca import network
 network.CocaConfig.num_image_layers = 1
@@ -85,6 +97,7 @@ CHECKPOINTS_TO_KEEP = 1
 TRIED = {
     "text_to_image": ("text_to_image_tiny", ADAFACTOR),
     "pipeline": ("text_to_image_tiny", PIPELINE),
+    "muon": ("text_to_image_tiny", MUON),
     "coca": ("coca_tiny", COCA),
     "glue": ("glue_mrpc", "include 't5x_configs/models/text_classifier_tiny.gin'\n"),
     "tokenizer": ("tokenizer_tiny", TOKENIZER),
@@ -153,11 +166,21 @@ def bindings(name: str, stages: Mapping[str, str], model_dir: pathlib.Path) -> l
     given = {"TOKENIZER_DIR": "nowhere", **stages, "MODEL_DIR": str(model_dir)}
     if not name.endswith("tiny"):
         given["TOKENS_DIR"] = given["WIDE_TOKENS_DIR"]
-    return [f"{macro} = '{given[macro]}'" for macro in asked]
+    return [f"{macro} = {given[macro]!r}" for macro in asked]
 
 
 def train(**arguments: Any) -> dict[str, Any]:
     """Stands in for the function of `python -m t5x.train`: returns what the gin files give it."""
+    return arguments
+
+
+def evaluate(**arguments: Any) -> dict[str, Any]:
+    """Stands in for that of `python -m t5x.eval`."""
+    return arguments
+
+
+def infer(**arguments: Any) -> dict[str, Any]:
+    """Stands in for that of `python -m t5x.infer`."""
     return arguments
 
 
@@ -166,28 +189,35 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def run(t5x_train: Any, bridge: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Returns a function that does what `python -m t5x.train` does with a gin file and bindings.
+    """Returns a function that does what `python -m t5x.train` does with gin files and bindings.
 
-    Another function than that of T5X can be given, which takes the same arguments.
+    Another function than that of T5X can be given, which takes the same arguments, and another
+    script's stand-in, with its run file.
     """
     from t5x import gin_utils
 
-    monkeypatch.setattr(sys.modules["__main__"], "train", train, raising=False)
-
-    def run(file: str, overrides: Sequence[str], function: Any = t5x_train.train) -> Any:
+    def run(
+        files: str | Sequence[str],
+        overrides: Sequence[str],
+        function: Any = t5x_train.train,
+        script: Any = train,
+        run_file: str = RUN_FILE,
+    ) -> Any:
+        monkeypatch.setattr(sys.modules["__main__"], script.__name__, script, raising=False)
         with gin_config.empty():
-            gin.register(train, "__main__")
+            gin.register(script, "__main__")
             with gin.unlock_config():
-                files = [RUN_FILE, file]
+                files = [run_file, *([files] if isinstance(files, str) else files)]
                 gin_utils.parse_gin_flags([str(ROOT)], files, overrides, finalize_config=False)
-                return function(**gin.get_configurable(train)())
+                return function(**gin.get_configurable(script)())
 
     return run
 
 
-def embedded(file: str, overrides: Sequence[str]) -> None:
+def embedded(files: str | Sequence[str], overrides: Sequence[str]) -> None:
     """Trains an experiment with the embedded engine."""
-    assert training.train(experiments.load_experiment([file], overrides)) == 0
+    files = [files] if isinstance(files, str) else files
+    assert training.train(experiments.load_experiment(files, overrides)) == 0
 
 
 def experiment_file(name: str) -> str:
@@ -236,21 +266,24 @@ def assert_equal_checkpoints(one: pathlib.Path, other: pathlib.Path, step: int) 
         np.testing.assert_allclose(leaf, restored[1][key], rtol=1e-5, atol=1e-6, err_msg=str(key))
 
 
-def test_run_file_uses_macros_of_the_embedded_engine() -> None:
+@pytest.mark.parametrize("name", ["train", "eval", "infer"])
+def test_run_file_uses_macros_of_the_embedded_engine(name: str) -> None:
     def text(path: str) -> str:
         return (ROOT / "t5x_configs/runs" / path).read_text(encoding="utf-8")
 
-    embedded = gin_text.macros(text("settings.gin") + text("embedded/train.gin"))
-    assert gin_text.used_macros(text("t5x/train.gin")) <= embedded.keys()
+    own = "" if name == "train" else text(f"embedded/{name}.gin")
+    embedded = gin_text.macros(text("settings.gin") + text("embedded/train.gin") + own)
+    assert gin_text.used_macros(text(f"t5x/{name}.gin")) <= embedded.keys()
 
 
-def test_only_the_bridge_and_its_run_file_import_t5x() -> None:
+def test_only_the_bridge_and_its_run_files_import_t5x() -> None:
     imports = re.compile(r"^\s*(?:from|import) t5x\b", re.MULTILINE)
     folders = ("data", "tasks", "models", "engine", "pipelines", "parti", "t5x_configs")
     files = (path for folder in folders for path in (ROOT / folder).rglob("*"))
     sources = (path for path in files if path.suffix in (".py", ".gin"))
     found = {path for path in sources if imports.search(path.read_text(encoding="utf-8"))}
-    assert found == {ROOT / "engine/t5x_bridge.py", ROOT / RUN_FILE}
+    run_files = {ROOT / f"t5x_configs/runs/t5x/{name}.gin" for name in ("train", "eval", "infer")}
+    assert found == {ROOT / "engine/t5x_bridge.py", *run_files}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -335,6 +368,135 @@ def test_each_engine_goes_on_from_the_other(
     assert embedded_values(folders["t5x_then"], "train", "loss") == pytest.approx(last, rel=1e-5)
     for key in ("t5x", "t5x_then", "embedded_then"):
         assert_equal_checkpoints(folders["embedded"], folders[key], 4)
+
+
+@pytest.fixture(scope="module")
+def several(stages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The stages with two sets of tokens, as TOKENS_DIR of `--gin` has them."""
+    few = tmp_path_factory.mktemp("several") / "few"
+    few.mkdir()
+    rng = np.random.default_rng(1)
+    for split in records.SPLITS:
+        rows = (
+            records.TokenizedPair(f"f{i}", "a blue star", rng.integers(0, 256, 64).astype(np.int32))
+            for i in range(16)
+        )
+        path = few / shard_names.shard_name(split, 0, 1)
+        tfrecords.write(path, [row.to_example() for row in rows])
+    return {**stages, "TOKENS_DIR": {stages["TOKENS_DIR"]: 2, str(few): 1}}  # type: ignore[dict-item]
+
+
+ONE_LAYER = """
+from parti.models.text_to_image import network
+network.TextToImageConfig.num_encoder_layers = 1
+network.TextToImageConfig.num_decoder_layers = 1
+"""
+
+
+def test_several_data_sets(run: Run, several: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """The same examples under both engines, also after a resume, and metrics of each set."""
+    name = "text_to_image_tiny"
+    file = tried_file(tmp_path, name, ONE_LAYER)
+    folders = {key: tmp_path / key for key in ("t5x", "embedded", "then")}
+    settings = [*SHORT, "TRAIN_STEPS = 4", "CHECKPOINTS_TO_KEEP = None", "EVAL_PERIOD = 4"]
+    settings.append("EVAL_STEPS = 1")
+    given = {key: [*settings, *bindings(name, several, path)] for key, path in folders.items()}
+    run(file, given["t5x"])
+    embedded(file, given["embedded"])
+    losses = embedded_values(folders["embedded"], "train", "loss")
+    assert t5x_values(folders["t5x"] / "train", "loss") == pytest.approx(losses, rel=1e-5)
+    shutil.copytree(folders["t5x"] / "checkpoint_2", folders["then"] / "checkpoint_2")
+    embedded(file, given["then"])
+    last = {step: loss for step, loss in losses.items() if step > 2}
+    assert embedded_values(folders["then"], "train", "loss") == pytest.approx(last, rel=1e-5)
+    tasks = sorted((folders["t5x"] / "training_eval").iterdir())
+    assert len(tasks) == 2
+    for task, label in zip(tasks, ("few", "tokens_dir"), strict=True):
+        assert f".{label}_" in task.name
+        values = embedded_values(folders["embedded"], "validation", f"{label}/loss")
+        assert t5x_values(task, "loss") == pytest.approx(values, rel=1e-5)
+
+
+def test_a_checkpoint_is_evaluated_used_and_finetuned(
+    run: Run, several: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    """t5x.eval, t5x.infer and finetune.gin do what the embedded engine does with them."""
+    import t5x.eval
+    import t5x.infer
+
+    name = "text_to_image_tiny"
+    file, source = tried_file(tmp_path, name, ONE_LAYER), tmp_path / "source"
+    embedded(file, [*SHORT, "EMA_DECAY = 0.5", *bindings(name, several, source)])
+    data = [line for line in bindings(name, several, source) if "MODEL_DIR" not in line]
+    given = [*data, f"CHECKPOINT_PATH = '{source}'", "BATCH_SIZE = 16", "MESH_SHAPE = (8, 1)"]
+
+    theirs, ours = ([*given, f"EVAL_OUTPUT_DIR = '{tmp_path / k}'"] for k in ("et", "ee"))
+    run_file = "t5x_configs/runs/t5x/eval.gin"
+    run(file, theirs, t5x.eval.evaluate, evaluate, run_file)
+    run_file = checkpoint_use.EVAL_RUN_FILE
+    want = evaluation.evaluate(experiments.load_experiment([file], ours, run_file))
+    found = [json.loads((tmp_path / key / "metrics.json").read_text()) for key in ("et", "ee")]
+    assert found[0]["metrics"] == pytest.approx(want, rel=1e-5)
+    assert {"loss", "few/loss", "tokens_dir/loss"} <= want.keys()
+    for key in ("split", "data"):
+        assert found[0][key] == found[1][key]
+
+    for mode in ("score", "predict"):
+        theirs, ours = (
+            [*given, f"INFER_OUTPUT_DIR = '{tmp_path / (k + mode)}'", f"INFER_MODE = '{mode}'"]
+            for k in ("it", "ie")
+        )
+        run(file, theirs, t5x.infer.infer, infer, "t5x_configs/runs/t5x/infer.gin")
+        run_file = checkpoint_use.INFER_RUN_FILE
+        inference.infer(experiments.load_experiment([file], ours, run_file))
+        want_rows = rows_of(tmp_path / f"ie{mode}")
+        got = [
+            row
+            for of in ("few", "tokens_dir")
+            for row in rows_of(tmp_path / f"it{mode}" / f"inferences_{of}")
+        ]
+        assert len(got) == 48
+        if mode == "score":
+            scores, want_scores = ([row.pop("score") for row in rows] for rows in (got, want_rows))
+            np.testing.assert_allclose(scores, want_scores, rtol=1e-5)
+        else:
+            for row in (*got, *want_rows):
+                assert len(row.pop("prediction")) == 64
+            folder = tmp_path / "itpredict" / "inferences_few"
+            (shard,) = folder.glob("*.tfrecord")
+            assert len(list(tfrecords.read(shard))) == 16
+        assert got == want_rows
+
+    tune = ["TRAIN_STEPS = 3", "WARMUP_STEPS = 1", "LEARNING_RATE_PEAK = 1e-3"]
+    tune += [*data, f"INITIAL_CHECKPOINT_PATH = '{source}'", *SHORT]
+    files = {e: [file, f"t5x_configs/runs/{e}/finetune.gin"] for e in ("t5x", "embedded")}
+    run(files["t5x"], [*tune, f"MODEL_DIR = '{tmp_path / 'ft'}'"])
+    embedded(files["embedded"], [*tune, f"MODEL_DIR = '{tmp_path / 'fe'}'"])
+    for metric in ("loss", "learning_rate"):
+        values = embedded_values(tmp_path / "fe", "train", metric)
+        assert t5x_values(tmp_path / "ft" / "train", metric) == pytest.approx(values, rel=1e-5)
+    assert list(embedded_values(tmp_path / "fe", "train", "learning_rate").values()) == (
+        pytest.approx([0.0, 1e-3, 1e-3])
+    )
+
+
+def rows_of(folder: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "inferences.jsonl").read_text().splitlines()]
+
+
+def test_what_t5x_cannot_evaluate_or_infer(
+    run: Run, stages: dict[str, str], bridge: Any, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "generator").mkdir()
+    (tmp_path / "generator" / "params.safetensors").write_text("")
+    with pytest.raises(ValueError, match="is a bundle's part, .* `parti eval`"):
+        bridge.checkpoint_folder(str(tmp_path / "generator"))
+    name = "text_to_image_tiny"
+    given = [line for line in bindings(name, stages, tmp_path) if "MODEL_DIR" not in line]
+    given += [f"CHECKPOINT_PATH = '{tmp_path}'", f"INFER_OUTPUT_DIR = '{tmp_path / 'x'}'"]
+    run_file = "t5x_configs/runs/t5x/infer.gin"
+    with pytest.raises(ValueError, match="NUM_EXAMPLES = 3: T5X infers on whole splits"):
+        run(experiment_file(name), [*given, "NUM_EXAMPLES = 3"], dict, infer, run_file)
 
 
 def test_embedded_engine_finishes_a_training_of_t5x(

@@ -33,7 +33,7 @@ def texts(dataset: tf.data.Dataset, *steps: preprocessors.Step, seed: int = 3) -
 
 
 def test_captions_are_chosen_evenly_in_training_only() -> None:
-    choose = preprocessors.choose_caption
+    choose = preprocessors.choose_caption()
     found = texts(captions(True), choose)
     assert len(found) == 1200 and set(found[::3]) == {"a"}
     assert set(found[1::3]) == {"a", "b"} and 160 < found[1::3].count("a") < 240  # 200 +- 10
@@ -45,6 +45,29 @@ def test_captions_are_chosen_evenly_in_training_only() -> None:
     # Chunks differ from one another.
     of_chunk = preprocessors.CHUNK * 3
     assert found[:of_chunk] != found[of_chunk : 2 * of_chunk]
+
+
+def test_captions_are_chosen_by_weight() -> None:
+    def shares(weights: tuple[float, ...], of: int) -> list[int]:
+        found = texts(captions(True), preprocessors.choose_caption(weights))[of::3]
+        return [found.count(c) for c in "abc"]
+
+    # The last weight is also that of the third caption. 400 draws.
+    assert shares((1, 3), 0) == [400, 0, 0]
+    first, second, third = shares((1, 3), 1)
+    assert third == 0 and 74 < first < 126 and first + second == 400  # 100 +- 8.7
+    first, second, third = shares((1, 3), 2)
+    assert 36 < first < 78 and min(second, third) > 140  # 57 +- 7; 171 +- 9.9
+    # Weights past a pair's captions have no part in it.
+    first, second, third = shares((1, 1, 6), 1)
+    assert third == 0 and 160 < first < 240
+    assert shares((0, 1), 0) == [400, 0, 0], "all of its captions weigh nothing: the first"
+    assert shares((0, 1), 1) == [0, 400, 0]
+    assert shares((1, 0), 2) == [400, 0, 0]
+    assert set(texts(captions(False), preprocessors.choose_caption((0, 1)))) == {"a"}
+    for weights in ((), (0, 0), (1, -1), "12", 3, ("1",)):
+        with pytest.raises(ValueError, match="CAPTION_WEIGHTS is .* such as .1, 3."):
+            preprocessors.choose_caption(weights)
 
 
 def test_captions_are_dropped_in_training_only() -> None:
@@ -115,7 +138,7 @@ def test_codebook_indices_become_ids() -> None:
         )
         dataset = preprocessors.in_chunks(
             preprocessors.parse_records(records.TokenizedPair, records.IMAGE_TOKENS),
-            preprocessors.image_tokens_to_targets(10, 3),
+            preprocessors.image_tokens_to_targets(10, 3, "tokens"),
         )(dataset)
         assert dataset.element_spec[preprocessors.TARGETS] == tf.TensorSpec([3], tf.int32)
         return [x[preprocessors.TARGETS].tolist() for x in dataset.as_numpy_iterator()]
@@ -128,4 +151,4 @@ def test_codebook_indices_become_ids() -> None:
     negative = {records.IMAGE_TOKENS: tf.ragged.constant([[0, -1, 4]], dtype=tf.int64)}
     context = preprocessors.Context(tf.zeros(2, tf.int32), {}, {})
     with pytest.raises(tf.errors.InvalidArgumentError, match="another image tokenizer"):
-        preprocessors.image_tokens_to_targets(10, 3)(negative, context)
+        preprocessors.image_tokens_to_targets(10, 3, "tokens")(negative, context)

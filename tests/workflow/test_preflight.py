@@ -106,6 +106,17 @@ def test_paths_of_clean_begin_where_the_command_is_given(table, tmp_path, monkey
     }
 
 
+def test_several_inputs_are_accepted(tmp_path, capsys):
+    (tmp_path / "a.tar").write_text("x")
+    one = f"{{input: {tmp_path}/a.tar, rate: 0.5}}"
+    changes = [f"inputs={{laion: {one}, own: {one}}}"]
+    assert message(tmp_path, capsys, *changes, name="pairs-tiny") == ""
+    wrong = [*changes, "train_generator.gin.TRAIN_STEP=3"]
+    assert "train_generator: --gin.TRAIN_STEP" in message(
+        tmp_path, capsys, *wrong, name="pairs-tiny"
+    )
+
+
 def test_flags_of_beam_reach_every_stage_that_runs_on_it(tmp_path, capsys):
     changes = ("beam.direct_num_workers=2", "clean.direct_running_mode=multi_processing")
     assert message(tmp_path, capsys, *changes) == ""

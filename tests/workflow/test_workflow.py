@@ -319,6 +319,68 @@ def test_own_pictures_and_prompts(finished: Lab, tmp_path: pathlib.Path) -> None
     assert "scenes" not in names and names[0] in ("clean", "choose_prompts")
 
 
+INPUTS = "inputs={{laion: {{input: {0}/a.tar, rate: 0.7}}, own: {{input: {0}/b, rate: 0.3}}}}"
+
+
+def test_several_inputs_are_mixed(finished: Lab, tmp_path: pathlib.Path) -> None:
+    """Each is cleaned and tokenized by itself; trainings read all, by rate."""
+    (tmp_path / "a.tar").write_text("x")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "b.jpg").write_text("y")
+    changes = ["source=pairs", INPUTS.format(tmp_path)]
+    config = config_files.load(str(finished.config), changes)
+    assert config["inputs"]["own"] == {"input": [f"{tmp_path}/b"], "rate": 0.3}
+    lab = Lab(tmp_path)
+    lab.config.write_text(yaml.safe_dump(config))
+    assert lab.run() == 0
+    own = {
+        "raw": [],
+        "pairs": ["pairs_laion", "pairs_own"],
+        "tokens": ["tokens_laion", "tokens_own"],
+    }
+    assert sorted(lab.calls()) == sorted(x for name in OUTPUTS for x in own.get(name, [name]))
+
+    def command(name: str) -> str:
+        record = json.loads((lab.workdir / ".stages" / f"{name}.json").read_text())
+        log = (lab.workdir / "logs" / f"{name}.log").read_text().splitlines()[0]
+        assert record["command"]
+        return log
+
+    assert f"--input {tmp_path}/a.tar" in command("clean_laion")
+    work = lab.workdir
+    assert f"--input {work}/pairs_laion {work}/pairs_own" in command("vocab")
+    assert f"--input={work}/pairs_own" in command("tokenize_own")
+    tokens = f"{{'{work}/tokens_laion': 0.7, '{work}/tokens_own': 0.3}}"
+    assert f"--gin.TOKENS_DIR={tokens}" in command("train_generator")
+    assert f"'{work}/tokens_own/reconstructions': 0.3" in command("train_upsampler")
+    # The set of the highest rate gives prompts and reference pictures.
+    assert f"--input={work}/pairs_laion" in command("choose_prompts")
+    assert f"--reference={work}/pairs_laion" in command("evaluate")
+    # Another rate: the trainings and what depends on them, but no cleaning and no tokens again.
+    assert lab.run("--set", "inputs.own.rate=0.5") == 0
+    calls = lab.calls()
+    assert "generator" in calls and not any(c.startswith(("pairs", "vocab")) for c in calls)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("inputs=5", "inputs is 5; write inputs: {laion: {input:"),
+        ("inputs={a: {input: b, rate: 1}}", "inputs has one, 'a'; set `input` to it"),
+        ("inputs={A-b: {input: b, rate: 1}, c: 1}", "names 'A-b'; a name is of small letters"),
+        ("inputs={a: {input: b}, c: {input: b, rate: 1}}", "inputs.a is .*; write inputs: {la"),
+        ("inputs={a: {input: b, rate: 0}, c: {input: b, rate: 1}}", "a.rate is 0; give a number"),
+        ("inputs={a: {input: /no, rate: 1}, c: {input: b, rate: 1}}", "inputs.a.input: no file"),
+    ],
+)
+def test_mistakes_in_inputs(finished: Lab, change: str, message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        config_files.load(str(finished.config), ["source=pairs", change])
+    with pytest.raises(ValueError, match="instead of `input`; set one"):
+        changes = ["source=pairs", "input=a", "inputs={a: {input: b, rate: 1}, b: 1}"]
+        config_files.load(str(finished.config), changes)
+
+
 @pytest.mark.parametrize(
     "name",
     ["run[1].tar", "a,b.tar", "{x,y}.tar", "a #1.tar", "0012", "it's", '"q', "[x]", "a: b", " s "],

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedules and optimizers against their formulas in numpy."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -173,6 +174,94 @@ def test_adafactor_takes_each_layer_of_a_scanned_stack_as_if_alone() -> None:
             np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def muon_numpy(weight: np.ndarray, grads: list[np.ndarray], rate: float, decay: float):
+    """Muon as its authors write it, for one matrix [m, n]: Nesterov's momentum, five iterations."""
+    moment = np.zeros_like(weight)
+    for t, grad in enumerate(grads, start=1):
+        moment = 0.95 * moment + 0.05 * grad
+        x = 0.95 * moment / (1 - 0.95 ** (t + 1)) + 0.05 * grad / (1 - 0.95**t)
+        x = x / np.linalg.norm(x)
+        for _ in range(5):
+            square = x @ x.T
+            x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+        step = 0.2 * np.sqrt(max(weight.shape)) * x
+        weight = weight - rate * (step + decay * weight)
+    return weight
+
+
+def transformer_shapes(*layers: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of a block's parameters; `layers` comes before each."""
+    shapes = {
+        "query": {"kernel": (8, 2, 3)},
+        "out": {"kernel": (2, 3, 8)},
+        "wi": {"kernel": (8, 16)},
+        "wo": {"kernel": (16, 8)},
+        "norm": {"scale": (8,)},
+    }
+    return {k: {name: (*layers, *s) for name, s in v.items()} for k, v in shapes.items()}
+
+
+def drawn(rng: np.random.Generator, shapes: dict) -> dict:
+    leaf = lambda x: isinstance(x, tuple)  # noqa: E731
+    return jax.tree.map(lambda s: jnp.float32(rng.normal(size=s)), shapes, is_leaf=leaf)
+
+
+def test_muon_against_numpy() -> None:
+    """Each kernel is orthogonalised as the matrix that it multiplies by."""
+    rng = np.random.default_rng(0)
+    params = drawn(rng, transformer_shapes())
+    grads = [drawn(rng, transformer_shapes()) for _ in range(4)]
+    optimizer = optimizers.muon(0.1, weight_decay=0.3, clip_norm=0.0)
+    got, _ = take_steps(optimizer, params, grads)
+    for name, matrix in {"query": (8, 6), "out": (6, 8), "wi": (8, 16), "wo": (16, 8)}.items():
+        flat = [np.float64(tree[name]["kernel"]).reshape(matrix) for tree in (params, *grads)]
+        want = muon_numpy(flat[0], flat[1:], 0.1, 0.3)
+        found = np.asarray(got[name]["kernel"]).reshape(matrix)
+        np.testing.assert_allclose(found, want, rtol=2e-4, atol=2e-5, err_msg=name)
+        # No other way to read the kernel as a matrix gives this.
+        updates, _ = optimizer.update(grads[0], optimizer.init(params), params)
+        step = np.asarray(updates[name]["kernel"] + 0.03 * params[name]["kernel"])
+        sizes = np.linalg.svd(step.reshape(matrix), compute_uv=False)
+        assert sizes.max() / sizes.min() < 2.5
+
+
+def test_muon_leaves_the_rest_to_adamw() -> None:
+    rng = np.random.default_rng(1)
+    shapes = {
+        "token_embedding": {"embedding": (6, 8)},
+        "positions": {"row_embedding": (6, 8)},
+        "patch_projection": {"kernel": (6, 8)},
+        "logits_kernel": (8, 6),
+        "norm": {"scale": (8,), "bias": (8,)},
+        "skip": {"kernel": (3, 3, 2, 2)},
+    }
+    whole = shapes | {"wi": {"kernel": (8, 16)}}
+    params = drawn(rng, whole)
+    grads = [drawn(rng, whole) for _ in range(3)]
+    settings = {"weight_decay": 0.3, "clip_norm": 0.0}
+    got, _ = take_steps(optimizers.muon(0.1, **settings), params, grads)
+    rest = [{name: tree[name] for name in shapes} for tree in (params, *grads)]
+    want, _ = take_steps(optimizers.adamw(0.1, **settings), rest[0], rest[1:])
+    del got["wi"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+    with pytest.raises(ValueError, match="no parameter is a kernel of attention or MLP"):
+        optimizers.muon(0.1).init(rest[0])
+
+
+def test_muon_takes_each_layer_of_a_scanned_stack_as_if_alone() -> None:
+    rng = np.random.default_rng(2)
+    scanned = drawn(rng, transformer_shapes(3))
+    grads = [drawn(rng, transformer_shapes(3)) for _ in range(3)]
+    optimizer = optimizers.muon(0.1, clip_norm=0.0)
+    together, _ = take_steps(optimizer, {"layers": scanned}, [{"layers": g} for g in grads])
+    for i in range(3):
+        alone, *own = (jax.tree.map(lambda x, i=i: x[i], tree) for tree in (scanned, *grads))
+        params, _ = take_steps(optimizer, alone, own)
+        got = jax.tree.map(lambda x, i=i: x[i], together["layers"])
+        assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(assert_close, got, params)
+
+
 @pytest.mark.parametrize("shape", [(7, 5), (2, 7, 5), (7,), ()])
 def test_int8_is_off_by_half_a_scale_at_most(shape) -> None:
     x = jnp.float32(np.random.default_rng(0).normal(size=shape))
@@ -242,7 +331,7 @@ def test_freeze_refuses(branches, message) -> None:
         optimizer.init({"a": jnp.ones(2), "b": jnp.ones(2)})
 
 
-@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor])
+@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor, optimizers.muon])
 def test_no_learning_rate_is_refused(optimizer: Callable) -> None:
     with pytest.raises(ValueError, match="LEARNING_RATE is None"):
         optimizer(None)

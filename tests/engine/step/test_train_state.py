@@ -59,13 +59,18 @@ def _is_spec(leaf) -> bool:
     return isinstance(leaf, PartitionSpec)
 
 
-@pytest.mark.parametrize(("name", "most"), [("parti_3b", 1.09), ("parti_20b", 1.07)])
-def test_adafactor_needs_a_byte_for_a_parameter_and_is_divided(name, most) -> None:
-    model = gin_config.model_from_config(f"include 't5x_configs/models/{name}.gin'\n")
-    spec = {
+def token_spec(model) -> train_state.ElementSpec:
+    """Returns the batches of a text-to-image model at the paper's lengths."""
+    return {
         name: jax.ShapeDtypeStruct((8, 128 if "encoder" in name else 1024), dtype)
         for name, dtype in model.feature_types.items()
     }
+
+
+@pytest.mark.parametrize(("name", "most"), [("parti_3b", 1.09), ("parti_20b", 1.07)])
+def test_adafactor_needs_a_byte_for_a_parameter_and_is_divided(name, most) -> None:
+    model = gin_config.model_from_config(f"include 't5x_configs/models/{name}.gin'\n")
+    spec = token_spec(model)
     optimizer = optimizers.adafactor(0.1)
     init = functools.partial(train_state.create, model, optimizer, element_spec=spec)
     state = jax.eval_shape(init, rng=jax.random.PRNGKey(0))
@@ -83,6 +88,34 @@ def test_adafactor_needs_a_byte_for_a_parameter_and_is_divided(name, most) -> No
     assert _num_bytes(share) / num < most / 8 * 1.2, (
         "an eighth each, but for factors that lost an axis"
     )
+
+
+def test_muon_keeps_a_moment_of_a_hidden_matrix_divided_as_it_is() -> None:
+    model = gin_config.model_from_config("include 't5x_configs/models/parti_3b.gin'\n")
+    spec = token_spec(model)
+    init = functools.partial(train_state.create, model, optimizers.muon(0.1), element_spec=spec)
+    state = jax.eval_shape(init, rng=jax.random.PRNGKey(0))
+    specs = train_state.partition(model, state, spec, partitioning.LOGICAL_AXIS_RULES)
+    tree = train_state.to_tree(state)["state"]["param_states"]["1"]["inner_states"]
+    divided = train_state.to_tree(specs)["state"]["param_states"]["1"]["inner_states"]
+
+    def leaf(tree, *path):
+        return functools.reduce(lambda branch, name: branch[name], path, tree)
+
+    stack = ("decoder", "stack", "layers")
+    query = (*stack, "self_attention", "query", "kernel")
+    moment = ("muon", "inner_state", "0", "mu", *query)
+    assert leaf(tree, *moment).shape == (36, 2048, 32, 64)
+    assert leaf(divided, *moment) == leaf(specs.params, *query)
+    assert leaf(divided, *moment) == PartitionSpec(None, None, "model", None)
+    # Adam's has two moments of what is no hidden matrix, and none of the rest.
+    hidden, rest = (
+        sum(math.prod(x.shape) for x in jax.tree.leaves(tree[part]["inner_state"]) if x.ndim > 1)
+        for part in ("muon", "adam")
+    )
+    vectors = sum(x.size for x in jax.tree.leaves(state.params) if x.ndim == 1)
+    assert hidden == 12 * 12 * 2048**2 + 36 * 16 * 2048**2
+    assert hidden + rest // 2 + vectors == train_state.num_params(state.params)
 
 
 def _num_bytes(tree) -> int:
