@@ -66,6 +66,7 @@ def table(tmp_path: pathlib.Path) -> pathlib.Path:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "t.csv").write_text("image,caption\n0.png,a red bus\n")
     (tmp_path / "bad.csv").write_text("photo,words\n0.png,a red bus\n")
+    (tmp_path / "bad.doc").write_text("words")
     return tmp_path / "in"
 
 
@@ -79,7 +80,7 @@ def table(tmp_path: pathlib.Path) -> pathlib.Path:
         (["clean.columns=text=words"], "--columns text=words: {0}/in/t.csv has only the columns"),
         (["clean.image_root={0}/gone"], "clean: --image_root={0}/gone: no such folder"),
         (["clean.decontaminate={0}/gone.tsv"], "clean: {0}/gone.tsv: no evaluation data there"),
-        (["clean.decontaminate=[{0}/in/t.csv, {0}/gone]"], "clean: {0}/in/t.csv: not a kind of ev"),
+        (["clean.decontaminate=[{0}/bad.doc, {0}/gone]"], "clean: {0}/bad.doc: not a kind of ev"),
         (["clean.extend={0}/in"], "clean: {0}/in"),
         (["clean.input_format=parquet"], "clean: {0}/in: no parquet files"),
         (["clean.image_root={0}/in"], ""),
