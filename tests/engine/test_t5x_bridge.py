@@ -80,11 +80,27 @@ network.ImageTokenizerConfig.num_encoder_layers = 1
 network.ImageTokenizerConfig.num_decoder_layers = 1
 CHECKPOINTS_TO_KEEP = 1
 """
+TEXT_ENCODER = """
+from parti.models.text_encoder import network
+network.TextEncoderConfig.num_encoder_layers = 1
+network.ImageTowerConfig.num_layers = 1
+BERT_RATE = 0.5
+DROPOUT_RATE = 0.1
+"""
+BERT = """
+from parti.models.text_encoder import network
+network.TextEncoderConfig.num_encoder_layers = 1
+CONTRASTIVE_WEIGHT = 0.0
+TEXT_LENGTH = 8
+NUM_MICROBATCHES = 2
+"""
 TRIED = {
     "text_to_image": ("text_to_image_tiny", ADAFACTOR),
     "pipeline": ("text_to_image_tiny", PIPELINE),
     "coca": ("coca_tiny", COCA),
     "glue": ("glue_mrpc", "include 't5x_configs/models/text_classifier_tiny.gin'\n"),
+    "text_encoder": ("text_encoder_tiny", TEXT_ENCODER),
+    "bert": ("text_encoder_tiny", BERT),
     "tokenizer": ("tokenizer_tiny", TOKENIZER),
     "upsampler": ("wdsr_tiny", SEEDS),
 }
@@ -148,7 +164,8 @@ def bindings(name: str, stages: Mapping[str, str], model_dir: pathlib.Path) -> l
     """Returns bindings for what the header of an experiment says must be set."""
     text = (ROOT / f"t5x_configs/experiments/{name}.gin").read_text(encoding="utf-8")
     asked = re.findall(r"[A-Z_]{4,}", text.partition("Must be set:")[2].partition(".")[0])
-    given = {"TOKENIZER_DIR": "nowhere", **stages, "MODEL_DIR": str(model_dir)}
+    given = {"TOKENIZER_DIR": "nowhere", "TEXT_ENCODER": "nowhere", **stages}
+    given["MODEL_DIR"] = str(model_dir)
     if not name.endswith("tiny"):
         given["TOKENS_DIR"] = given["WIDE_TOKENS_DIR"]
     return [f"{macro} = '{given[macro]}'" for macro in asked]
@@ -371,6 +388,31 @@ def test_initial_and_frozen_branches(
     given, _, _ = checkpoints.load_params(source)
     for branch in ("encoder", "codebook"):
         jax.tree.map(np.testing.assert_array_equal, trained[branch], given[branch])
+
+
+def test_a_generator_from_a_text_encoder(
+    run: Run, stages: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    """Pretrained under T5X, taken by both engines with TEXT_ENCODER: the losses are equal."""
+    ours, theirs, source = (tmp_path / key for key in ("embedded", "t5x", "source"))
+    alone = [*SHORT, "CONTRASTIVE_WEIGHT = 0.0"]
+    file = experiment_file("text_encoder_tiny")
+    run(file, [*alone, *bindings("text_encoder_tiny", stages, source)])
+    name = "text_to_image_tiny"
+    file = experiment_file(name)
+    short = [*SHORT, f"TEXT_ENCODER = '{source / 'checkpoint_3'}'"]
+    run(file, [*short, *bindings(name, stages, theirs)])
+    embedded(file, [*short, *bindings(name, stages, ours)])
+    values = embedded_values(ours, "train", "loss")
+    assert t5x_values(theirs / "train", "loss") == pytest.approx(values, rel=1e-5)
+    given, _, _ = checkpoints.load_params(source)
+    first = checkpoints.load_params(checkpoints.step_path(theirs, 0))[0]
+    jax.tree.map(np.testing.assert_array_equal, first["encoder"], given["encoder"])
+    other = shutil.copytree(source, tmp_path / "other")
+    (other / "data.json").write_text('{"vocabulary_fingerprint": "another"}')
+    wrong = [*SHORT, f"TEXT_ENCODER = '{other / 'checkpoint_3'}'"]
+    with pytest.raises(ValueError, match="trained with another vocabulary"):
+        run(file, [*wrong, *bindings(name, stages, tmp_path / "none")])
 
 
 def test_a_step_that_is_not_finite_stops_before_it_is_saved(
