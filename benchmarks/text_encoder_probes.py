@@ -49,7 +49,7 @@ POOLS = ("mean", "eos")
 RANDOM = "random"
 BATCH_SIZE = 256
 CONVERSE = {"left_of": "right_of", "right_of": "left_of", "above": "below", "below": "above"}
-DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
+DECAYS = (1e-3, 1e-2, 1e-1)
 
 
 def answer(probe: str, scene: scenes.Scene, caption: str) -> str:
@@ -125,7 +125,7 @@ def fit(features: np.ndarray, labels: np.ndarray, num_classes: int, decay: float
     """Returns the weights [dim + 1, num_classes] of the least `objective`."""
     start = np.zeros((features.shape[1] + 1) * num_classes)
     arguments = (features, labels, num_classes, decay)
-    options = {"maxiter": 300}
+    options = {"maxiter": 100}
     found = scipy.optimize.minimize(
         objective, start, arguments, method="L-BFGS-B", jac=True, options=options
     )

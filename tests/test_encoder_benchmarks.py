@@ -1,26 +1,38 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The probes of benchmarks/text_encoder_probes.py: what they ask, and the logistic regression."""
+"""What benchmarks/text_encoder_probes.py asks, its logistic regression; the table of glue.py."""
 
 import importlib.util
+import json
 import pathlib
+import subprocess
+import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.optimize
+import tiny_models
 
 from parti.data.scenes import scenes
+from parti.data.text import vocabularies
+from parti.tasks import glue
 
-PATH = pathlib.Path(__file__).resolve().parents[1] / "benchmarks" / "text_encoder_probes.py"
+BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def load(name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def probes() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("text_encoder_probes", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("text_encoder_probes")
 
 
 def scene(relation: str) -> scenes.Scene:
@@ -93,3 +105,58 @@ def test_an_estimate_is_over_captions(probes: types.ModuleType) -> None:
     assert (found["mean"], found["count"], found["seeds"]) == (0.625, 4, [0.75, 0.5])
     assert found["low"] < 0.625 < found["high"]
     assert probes.chance([("", "a"), ("", "b"), ("", "a")]) == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_captions_that_would_be_cut_are_refused(
+    probes: types.ModuleType, tmp_path: pathlib.Path
+) -> None:
+    path = tiny_models.write_vocabulary(tmp_path / "v.model")
+    tokenizer = vocabularies.TextTokenizer(path)
+    rows = [("a red circle", "red"), ("blue square that is blue", "blue")]
+    longest = int(np.sum(tokenizer.encode(rows[1][0], 40) != 0))
+    ids = probes.encode(tokenizer, rows, longest)
+    np.testing.assert_array_equal(ids[0], tokenizer.encode("a red circle", longest))
+    with pytest.raises(ValueError, match=f"more than the encoder's {longest - 1} tokens"):
+        probes.encode(tokenizer, rows, longest - 1)
+
+
+def test_the_table_of_glue(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    benchmark = load("glue")
+    commands = []
+
+    def train(command: list[str], **options: Any) -> None:
+        assert options["check"]
+        commands.append(command)
+        given = dict(word.removeprefix("--gin.").split("=", 1) for word in command if "=" in word)
+        folder = pathlib.Path(given["MODEL_DIR"].strip("'"))
+        folder.mkdir(parents=True)
+        value = 0.25 + 0.5 * int(given["RANDOM_SEED"]) + 0.1 * ("TEXT_ENCODER" in given)
+        rows = [
+            {"step": 1, "split": "validation", "f1": 0.0, "matthews_correlation": 0.0},
+            {"step": 2, "split": "validation", "f1": value, "matthews_correlation": -value},
+            {"step": 2, "split": "train", "loss": 1.0},
+        ]
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    monkeypatch.setattr(subprocess, "run", train)
+    flags = ["--glue_dir=d", "--vocabulary=v", f"--output={tmp_path}", "--model=text_classifier_3b"]
+    flags += ["--encoder=mine=runs/a", "--encoder=random=", "--task=mrpc", "--task=cola"]
+    monkeypatch.setattr(sys, "argv", ["glue.py", *flags, "--seeds=2", "--set=BATCH_SIZE=8"])
+    assert benchmark.main() == 0
+    table = json.loads(capsys.readouterr().out)["table"]
+    assert table["mrpc"]["metric"] == "f1"
+    assert table["mrpc"]["paper"]["BERT"] == 87.6
+    assert table["mrpc"]["mine"] == {"mean": 60.0, "standard_error": 25.0, "seeds": [35.0, 85.0]}
+    assert table["cola"]["random"]["mean"] == -50.0
+    assert len(commands) == 8
+    assert {"--gin.TEXT_ENCODER='runs/a'", "--gin.BATCH_SIZE=8"} <= set(commands[0])
+    assert "--gin_file=t5x_configs/experiments/glue_mrpc.gin" in commands[0]
+    assert "--gin_file=t5x_configs/models/text_classifier_3b.gin" in commands[0]
+
+
+def test_the_tasks_of_the_table_are_those_there_are() -> None:
+    benchmark = load("glue")
+    assert benchmark.METRICS.keys() == glue.TASKS.keys()
+    assert {len(row) for row in benchmark.PAPER.values()} == {len(glue.TASKS)}
