@@ -112,11 +112,10 @@ class CocaModel(base.Model):
         metrics: base.Metrics = {}
         if captions is not None:
             terms["captioning_loss"] = captions.mean
+            measures["contrastive_loss"] = contrast.loss
             metrics["captioning_loss"] = base.average(captions.cross_entropy, captions.weight)
             metrics["caption_accuracy"] = base.average(captions.num_correct, captions.weight)
-        loss = sum(self.weights.weigh(terms).values())
-        if captions is not None:
-            measures |= {"contrastive_loss": contrast.loss, "loss": loss}
+        measures["loss"] = loss = jnp.sum(jnp.stack([*self.weights.weigh(terms).values()]))
         size = images.shape[0]
         return loss, metrics | {k: base.per_example(value, size) for k, value in measures.items()}
 

@@ -98,6 +98,32 @@ def test_the_retrieval_of_a_reranker(source: datasets.SeqioSource) -> None:
     assert seqio_metrics.have_metrics(source)
 
 
+def test_the_captions_of_a_reranker(source: datasets.SeqioSource) -> None:
+    part = tiny_models.part("reranker", num_multimodal_layers=1, num_caption_queries=2)
+    program = training(source, part.model)
+    state = initial_state(program, part.variables["params"])
+    measure = seqio_metrics.TaskMetrics(source, part.model, program, 8, num_examples=1_000)
+    found = measure.evaluate(5, state)
+    batch = validation(source, part.model)
+    arrays = jax.device_get(part.variables), batch["images"], batch["text_tokens"]
+    likelihood = jax.jit(part.model.caption_log_likelihood)(*arrays).total
+    num_tokens = np.count_nonzero(batch["text_tokens"])
+    perplexity = np.exp(-np.sum(likelihood) / num_tokens)
+    assert found["caption_perplexity"] == pytest.approx(perplexity, rel=1e-3)
+    captions = np.asarray(jax.jit(part.model.caption)(*arrays[:2]))
+    exact = np.mean((captions == batch["text_tokens"]).all(axis=1))
+    assert found["caption_exact_match"] == pytest.approx(exact, abs=0.1)
+    assert {"caption_token_accuracy", "caption_bleu_4"} <= found.keys()
+
+
+def test_ids_as_texts(source: datasets.SeqioSource) -> None:
+    batch = validation(source, tiny_models.part("reranker").model)
+    texts = datasets.texts(source, batch["text_tokens"])
+    assert texts[:4] == ["", "red", "red red", "red red red"]
+    arrays = datasets.ArraySource({}, {})
+    assert datasets.texts(arrays, np.array([[7, 1, 0], [3, 0, 0]])) == ["7 1", "3"]
+
+
 def test_metric_functions_of_a_users_task(tmp_path: pathlib.Path, vocabulary: pathlib.Path) -> None:
     """seqio's older form, functions of targets and scores; of the first ten examples."""
     model = tiny_models.part("generator").model
