@@ -257,14 +257,11 @@ class SeqioSource:
 
         from parti.tasks import mixtures
 
-        split, provider = (
-            self.validation_split,
-            seqio.get_mixture_or_task(self.mixture_or_task_name),
-        )
-        is_task = isinstance(provider, seqio.Task)
-        tasks = (
-            {"": provider} if is_task else {mixtures.set_name(t.name): t for t in provider.tasks}
-        )
+        split = self.validation_split
+        provider = seqio.get_mixture_or_task(self.mixture_or_task_name)
+        tasks: dict[str, Any] = {"": provider}
+        if not (is_task := isinstance(provider, seqio.Task)):
+            tasks = {mixtures.set_name(task.name): task for task in provider.tasks}
         if without := [name for name, task in tasks.items() if split not in task.splits]:
             of = "" if is_task else f" in {', '.join(without)} of {', '.join(tasks)}"
             raise ValueError(
