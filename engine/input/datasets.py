@@ -268,21 +268,22 @@ class SeqioSource:
     def validation_sources(self) -> dict[str, Source]:
         """Returns {name: source} of a mixture's tasks, or {'': itself}.
 
-        Raises ValueError if only some of them have a validation split.
+        Raises ValueError if one has no validation split.
         """
         import seqio
 
         from parti.tasks import mixtures
 
-        provider = seqio.get_mixture_or_task(self.mixture_or_task_name)
-        if isinstance(provider, seqio.Task):
-            return {"": self}
-        tasks = {mixtures.set_name(task.name): task for task in provider.tasks}
         split = self.validation_split
+        provider = seqio.get_mixture_or_task(self.mixture_or_task_name)
+        tasks: dict[str, Any] = {"": provider}
+        if not (is_task := isinstance(provider, seqio.Task)):
+            tasks = {mixtures.set_name(task.name): task for task in provider.tasks}
         if without := [name for name, task in tasks.items() if split not in task.splits]:
+            of = "" if is_task else f" in {', '.join(without)} of {', '.join(tasks)}"
             raise ValueError(
-                f"{', '.join(without)} of {', '.join(tasks)}: no {split} split (of `parti clean`, "
-                "a larger --validation_fraction); make one, or set EVAL_PERIOD = 0"
+                f"no {split} split{of}; make one (of `parti clean`, a larger "
+                "--validation_fraction), or train with EVAL_PERIOD = 0"
             )
         return {
             name: dataclasses.replace(self, mixture_or_task_name=task.name)

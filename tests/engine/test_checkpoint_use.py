@@ -153,7 +153,7 @@ def test_a_checkpoint_of_another_model_is_refused(
         ("INFER_MODE = 'sample'", "INFER_MODE must be 'score' or 'predict', got 'sample'"),
         ("NUM_EXAMPLES = 0", "NUM_EXAMPLES must be a whole number of at least 1, got 0"),
         ("SPLIT = 'train'", "SPLIT is 'train', whose captions are drawn and dropped"),
-        ("SPLIT = 'test'", "few, many of few, many: no test split"),
+        ("SPLIT = 'test'", "no test split in few, many of few, many"),
         ("CHECKPOINT_PATH = 'nowhere'", "nowhere"),
     ],
 )

@@ -76,7 +76,9 @@ def test_a_set_without_validation_is_named(sets: pathlib.Path, tmp_path: pathlib
         (sets / "few" / "train-00000-of-00001.tfrecord").read_bytes()
     )
     experiment = load(sets, tmp_path / "run", {"few": 1, str(other): 1})
-    with pytest.raises(ValueError, match="other of few, other: no validation split .*EVAL_PERIOD"):
+    with pytest.raises(ValueError, match="no validation split in other of few, other; make"):
         toy_training.run(experiment)
+    with pytest.raises(ValueError, match="no validation split; make one"):
+        toy_training.run(load(sets, tmp_path / "run", {str(other): 1}))
     experiment = load(sets, tmp_path / "run", {"few": 1, str(other): 1}, "EVAL_PERIOD = 0")
     assert experiment.data_source.open(datasets.TRAIN, 8, 0, experiment.model)
