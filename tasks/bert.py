@@ -6,27 +6,32 @@ Features: those of `masking`, [length] each. Batches: `BertConverter`.
 """
 
 import os
+from collections.abc import Sequence
 
+from parti.data.storage import data_sets
 from parti.data.text import vocabularies
-from parti.tasks import masking, preprocessors, sources, texts
+from parti.tasks import masking, mixtures, preprocessors, sources, texts
 
 
 def add_task(
     vocabulary_path: str | os.PathLike[str],
     text_files: texts.Patterns | None = None,
     validation_files: texts.Patterns | None = None,
-    pairs_dir: str | os.PathLike[str] | None = None,
+    pairs_dir: data_sets.Folders | None = None,
     text_field: str = "text",
     tfds_data_dir: str | os.PathLike[str] | None = None,
     mask_rate: float = 0.15,
     whole_words: bool = False,
+    caption_weights: Sequence[float] | None = None,
 ) -> str:
     """Registers the task once and returns its name.
 
     The texts are those of `text_files` (see `texts.of_files`); with `tfds_data_dir` it is the name
-    of a TFDS data set there, which has its own validation split; without `text_files` they are the
-    captions of the pairs. `mask_rate` of the tokens, or with `whole_words` of the words, are to be
-    told. Masks are others in each epoch, and in validation those of the seed.
+    of a TFDS data set there, which has its own validation split. Without `text_files` they are the
+    captions of the pairs, drawn with `caption_weights` (`preprocessors.choose_caption`); several
+    folders, {folder: rate}, give a mixture of tasks (`mixtures.add`). `mask_rate` of the tokens, or
+    with `whole_words` of the words, are to be told. Masks are others in each epoch, and in
+    validation those of the seed.
 
     Raises:
       FileNotFoundError: no texts, or no vocabulary.
@@ -34,11 +39,9 @@ def add_task(
     """
     tokenizer = vocabularies.TextTokenizer(vocabulary_path)
     mask_id = _mask_id(tokenizer, vocabulary_path)
-    found = _texts(text_files, validation_files, pairs_dir, text_field, tfds_data_dir)
     vocabulary = vocabularies.seqio_text_vocabulary(vocabulary_path)
     starts = masking.word_starts(vocabulary) if whole_words else None
     mask = masking.mask_tokens(mask_id, tokenizer.vocab_size, mask_rate, starts)
-    steps = [preprocessors.in_chunks(*found.steps, masking.pack_texts, mask)]
     arguments = {
         "text_field": text_field,
         "mask_rate": mask_rate,
@@ -46,7 +49,26 @@ def add_task(
         "vocabulary": [os.fspath(vocabulary_path), tokenizer.fingerprint],
     }
     features = masking.output_features(vocabulary)
-    return sources.register("bert", found.shards, arguments, steps, features, source=found.source)
+
+    def add(kind: str, found: texts.Texts, more: dict[str, list[float]]) -> str:
+        steps = [preprocessors.in_chunks(*found.steps, masking.pack_texts, mask)]
+        return sources.register(
+            kind, found.shards, arguments | more, steps, features, source=found.source
+        )
+
+    def add_captions(kind: str, folder: str) -> str:
+        more = preprocessors.caption_arguments(caption_weights)
+        return add(kind, texts.of_pairs(folder, caption_weights), more)
+
+    found = _texts(text_files, validation_files, text_field, tfds_data_dir)
+    if found:
+        return add("bert", found, {})
+    if not pairs_dir:
+        raise ValueError(
+            "neither TEXTS nor PAIRS_DIR is set: name files of text or a TFDS data set in "
+            "TEXTS, or pairs, for their captions, in PAIRS_DIR"
+        )
+    return mixtures.add("bert", pairs_dir, "PAIRS_DIR", add_captions)
 
 
 def _mask_id(tokenizer: vocabularies.TextTokenizer, path: str | os.PathLike[str]) -> int:
@@ -62,19 +84,14 @@ def _mask_id(tokenizer: vocabularies.TextTokenizer, path: str | os.PathLike[str]
 def _texts(
     text_files: texts.Patterns | None,
     validation_files: texts.Patterns | None,
-    pairs_dir: str | os.PathLike[str] | None,
     text_field: str,
     tfds_data_dir: str | os.PathLike[str] | None,
-) -> texts.Texts:
+) -> texts.Texts | None:
+    """Returns the texts of TEXTS, if it is set."""
     if not text_files:
         if validation_files or tfds_data_dir:
             raise ValueError("VALIDATION_TEXTS and TFDS_DATA_DIR belong to TEXTS, which is not set")
-        if not pairs_dir:
-            raise ValueError(
-                "neither TEXTS nor PAIRS_DIR is set: name files of text or a TFDS data set in "
-                "TEXTS, or pairs, for their captions, in PAIRS_DIR"
-            )
-        return texts.of_pairs(pairs_dir)
+        return None
     if not tfds_data_dir:
         return texts.of_files(text_files, validation_files, text_field)
     if not isinstance(text_files, str) or validation_files:

@@ -12,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from parti.data.storage import records
-from parti.tasks import bert, contrastive, masking, metrics, preprocessors, sources
+from parti.tasks import bert, contrastive, masking, metrics, mixtures, preprocessors, sources
 
 
 def add_task(
@@ -23,36 +23,47 @@ def add_task(
     image_size: int,
     pairs_dir: Any = None,
     max_shift: int = 0,
+    caption_weights: Sequence[float] | None = None,
     **text_arguments: Any,
 ) -> str:
     """Registers the task of the objectives whose weight is not 0, once, and returns its name.
 
-    `text_arguments` are those of `bert.add_task`; for the others see `contrastive.add_task`.
+    `text_arguments` are those of `bert.add_task`; for the others see `contrastive.add_task`. Of
+    several folders of pairs each gives a task of both objectives, and these make the mixture.
 
     Raises:
       FileNotFoundError: no train shards, texts or vocabulary.
       ValueError: as of the two tasks, or no pairs for the contrastive objective.
     """
-    names = []
-    if bert_weight:
-        names.append(bert.add_task(vocabulary_path, pairs_dir=pairs_dir, **text_arguments))
-    if contrastive_weight:
-        if not pairs_dir:
-            raise ValueError(
-                "PAIRS_DIR is not set, and the contrastive objective needs pairs; set it, or "
-                "CONTRASTIVE_WEIGHT = 0 for BERT alone"
-            )
-        names.append(contrastive.add_task(pairs_dir, vocabulary_path, image_size, max_shift))
-    if len(names) == 1:
-        return names[0]
+    if contrastive_weight and not pairs_dir:
+        raise ValueError(
+            "PAIRS_DIR is not set, and the contrastive objective needs pairs; set it, or "
+            "CONTRASTIVE_WEIGHT = 0 for BERT alone"
+        )
+
+    def add_bert(pairs: Any) -> str:
+        weights = {"caption_weights": caption_weights}
+        return bert.add_task(vocabulary_path, pairs_dir=pairs, **weights, **text_arguments)
+
+    def add_contrast(pairs: Any) -> str:
+        return contrastive.add_task(pairs, vocabulary_path, image_size, max_shift, caption_weights)
+
+    if not contrastive_weight:
+        return add_bert(pairs_dir)
+    if not bert_weight:
+        return add_contrast(pairs_dir)
     lengths = feature_lengths(bert_weight, contrastive_weight, text_length, image_size)
-    source = ZippedSource(names, lengths)
-    features = {k: v for name in names for k, v in _task(name).output_features.items()}
-    splits = {split: list(names) for split in source.splits}
-    arguments = {"lengths": lengths}
-    steps = [_check_lengths(lengths)]
-    kind, measured = "text_encoder", [metrics.Retrieval]
-    return sources.register(kind, splits, arguments, steps, features, measured, source)
+
+    def add_both(kind: str, folder: str) -> str:
+        names = [add_bert(folder), add_contrast(folder)]
+        source = ZippedSource(names, lengths)
+        features = {k: v for name in names for k, v in _task(name).output_features.items()}
+        splits = {split: list(names) for split in source.splits}
+        steps, measured = [_check_lengths(lengths)], [metrics.Retrieval]
+        arguments = {"lengths": lengths}
+        return sources.register(kind, splits, arguments, steps, features, measured, source)
+
+    return mixtures.add("text_encoder", pairs_dir, "PAIRS_DIR", add_both)
 
 
 def feature_lengths(
@@ -130,7 +141,8 @@ def _check_lengths(lengths: Mapping[str, int]) -> Any:
         dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None = None
     ) -> tf.data.Dataset:
         for name, length in lengths.items():
-            preprocessors.check_length(name, length, sequence_length)
+            remedy = "TEXT_LENGTH and IMAGE_SIZE set both; leave TASK_FEATURE_LENGTHS to them"
+            preprocessors.check_length(name, length, sequence_length, remedy)
         return dataset
 
     return check

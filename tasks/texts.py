@@ -39,15 +39,18 @@ class Texts(NamedTuple):
     steps: tuple[Step, ...]
 
 
-def of_pairs(pairs_dir: Address) -> Texts:
+def of_pairs(pairs_dir: Address, caption_weights: Sequence[float] | None = None) -> Texts:
     """Returns the captions of pairs: in training one of each pair's, otherwise the first.
+
+    `caption_weights` are as of `preprocessors.choose_caption`.
 
     Raises:
       FileNotFoundError: no train shards.
+      ValueError: a weight is out of range.
     """
     shards = sources.split_files(pairs_dir, records.ImageTextPair)
     parse = preprocessors.parse_records(records.ImageTextPair, records.TEXT)
-    steps = (parse, preprocessors.choose_caption)
+    steps = (parse, preprocessors.choose_caption(caption_weights))
     return Texts(sources.RecordSource(shards), shards, steps)
 
 

@@ -5,6 +5,7 @@
 import gzip
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -285,8 +286,12 @@ def test_positions_of_both_are_exact(
 ) -> None:
     monkeypatch.setattr(sources, "SHUFFLE_BUFFER", 5)
     monkeypatch.setattr(preprocessors, "CHUNK", 3)
-    for changes in ({}, {"text_files": None, "validation_files": None}):
+    more = shutil.copytree(stages.pairs, tmp_path / "more")
+    of_captions = {"text_files": None, "validation_files": None}
+    several = {"pairs_dir": {str(stages.pairs): 1, str(more): 3}}
+    for changes in ({}, of_captions, several, of_captions | several):
         name = both(stages, corpora, **changes)
+        assert ("_mixture_" in name) == ("pairs_dir" in changes)
         expected = take(iter(opened_both(name)), 20)
         saved = opened_both(name)
         for taken in range(1, 14):

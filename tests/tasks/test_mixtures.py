@@ -16,13 +16,16 @@ import seqio
 from parti.data.storage import data_sets, records, shard_names, tfrecords
 from parti.engine.input import datasets
 from parti.tasks import (
+    bert,
     contrastive,
     feature_converters,
     images,
+    metrics,
     mixtures,
     preprocessors,
     sources,
     super_resolution,
+    text_encoder,
     text_to_image,
 )
 from tests.tasks import conftest
@@ -149,12 +152,18 @@ def test_all_kinds_mix(stages: conftest.Stages, tmp_path: pathlib.Path) -> None:
         "super_resolution": super_resolution.add_task(
             {str(stages.reconstructions): 1, str(reconstructions): 1}, 16, 8
         ),
+        "bert": bert.add_task(stages.vocabulary, pairs_dir=both),
+        "text_encoder": text_encoder.add_task(1.0, 1.0, stages.vocabulary, 12, 8, both),
+    }
+    measured = {
+        "contrastive": [metrics.Retrieval, metrics.Captioning],
+        "text_encoder": [metrics.Retrieval],
     }
     for kind, name in added.items():
         assert name.startswith(f"parti_{kind}_mixture_")
         tasks = seqio.MixtureRegistry.get(name).tasks
         assert len(tasks) == 2 and set(tasks[0].splits) == {"train", "validation"}
-        assert len(tasks[0].metric_objs) == (kind == "contrastive")
+        assert tasks[0].metric_objs == measured.get(kind, [])
 
 
 def test_caption_weights_make_another_task(stages: conftest.Stages) -> None:
