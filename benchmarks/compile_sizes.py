@@ -1,6 +1,7 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The four sizes of Parti, compiled for the pods of the paper: the table of docs/compile.md.
+"""The four sizes of Parti, and the pretraining of its text encoders, compiled for the pods of the
+paper: the table of docs/compile.md.
 
     python benchmarks/compile_sizes.py --reports runs/compile
     python benchmarks/compile_sizes.py --reports runs/compile --rows 3b 20b
@@ -26,6 +27,8 @@ ROWS = {
     "3b": [f"--gin_file={EXPERIMENTS}/parti_3b.gin", "--topology=v4:8x8x8"],
     "20b": [f"--gin_file={EXPERIMENTS}/parti_20b.gin", "--topology=v4:8x8x16"],
     "20b_pipeline": [f"--gin_file={EXPERIMENTS}/parti_20b_pipeline.gin", "--topology=v4:8x8x16"],
+    "text_encoder_3b": [f"--gin_file={EXPERIMENTS}/text_encoder_3b.gin", "--topology=v4:8x8x8"],
+    "text_encoder_20b": [f"--gin_file={EXPERIMENTS}/text_encoder_20b.gin", "--topology=v4:8x8x16"],
     "3b_generate": [
         f"--gin_file={EXPERIMENTS}/parti_3b.gin",
         "--topology=v4:2x2x1",

@@ -202,6 +202,11 @@ class SeqioSource:
         import seqio
 
         task = seqio.get_mixture_or_task(self.mixture_or_task_name)
+        if split not in task.splits:
+            raise ValueError(
+                f"the data have no split {split!r}, only {', '.join(task.splits)}: add its files "
+                f"({split}-* shards of a stage, or VALIDATION_TEXTS), or set EVAL_PERIOD = 0"
+            )
         lengths = dict(self.task_feature_lengths)
 
         def examples(num_epochs: int | None) -> Any:
