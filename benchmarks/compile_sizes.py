@@ -1,6 +1,7 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The four sizes of Parti, compiled for the pods of the paper: the table of docs/compile.md.
+"""The four sizes of Parti, and the pretraining of its text encoders, compiled for the pods of the
+paper: the table of docs/compile.md.
 
     python benchmarks/compile_sizes.py --reports runs/compile
     python benchmarks/compile_sizes.py --reports runs/compile --rows 3b 20b
@@ -33,6 +34,8 @@ ROWS = {
         "--topology=v4:8x8x8",
         "--gin.CONTRASTIVE_MICROBATCHES=1",
     ],
+    "text_encoder_3b": [f"--gin_file={EXPERIMENTS}/text_encoder_3b.gin", "--topology=v4:8x8x8"],
+    "text_encoder_20b": [f"--gin_file={EXPERIMENTS}/text_encoder_20b.gin", "--topology=v4:8x8x16"],
     "3b_generate": [
         f"--gin_file={EXPERIMENTS}/parti_3b.gin",
         "--topology=v4:2x2x1",

@@ -217,9 +217,10 @@ def test_workflow_file(path: pathlib.Path, stages: dict[str, str], tmp_path: pat
     mine = [f"input={tmp_path}/a.tar"] if "pairs" in path.stem else []
     config = config_files.load(path.stem, mine)
     parts = {}
-    for part in config_files.PARTS:
+    trained = [part for part in config_files.TRAINED if config[f"train_{part}"]]
+    for part in trained:
         section = config[f"train_{part}"]
-        overrides = config_files.train_command(part, section)[2:]
+        overrides = config_files.train_command(config, part)[2:]
         # What the workflow makes is not there.
         changes = [word.removeprefix("--gin.") for word in overrides if "='@/" not in word]
         experiment = load(section["experiment"], stages, changes)
@@ -229,6 +230,11 @@ def test_workflow_file(path: pathlib.Path, stages: dict[str, str], tmp_path: pat
     assert generator["grid_size"] * tokenizer["patch_size"] == tokenizer["image_size"]
     assert config["vocab"]["vocab_size"] <= generator["text_vocab_size"]
     assert config["vocab"]["vocab_size"] <= parts["reranker"]["text_vocab_size"]
+    assert ("text_encoder" in parts) == (not path.stem.endswith("tiny"))
+    if encoder := parts.get("text_encoder"):
+        shared = [name for name in encoder if name in generator and name != "remat"]
+        assert {name: encoder[name] for name in shared} == {n: generator[n] for n in shared}
+        assert {"emb_dim", "num_encoder_layers", "text_length", "scan_layers"} <= set(shared)
     assert parts["upsampler"]["image_size"] == tokenizer["image_size"]
     large = parts["upsampler"]["scale"] ** parts["upsampler"]["num_stages"]
     assert config["clean"]["image_size"] == large * tokenizer["image_size"]

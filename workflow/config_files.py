@@ -21,10 +21,12 @@ import yaml
 import parti
 from parti.stages import brace_patterns, files
 
-PARTS = ("tokenizer", "generator", "reranker", "upsampler")
-OPTIONAL_PARTS = ("reranker", "upsampler")
+PARTS = ("tokenizer", "generator", "reranker", "upsampler")  # of the bundle
+TEXT_ENCODER = "text_encoder"  # from which the generator starts
+TRAINED = (TEXT_ENCODER, *PARTS)
+OPTIONAL_PARTS = (TEXT_ENCODER, "reranker", "upsampler")
 SOURCES = ("scenes", "pairs")
-TRAININGS = tuple(f"train_{part}" for part in PARTS)
+TRAININGS = tuple(f"train_{part}" for part in TRAINED)
 FLAG_SECTIONS = (
     *("scenes", "beam", "clean", "vocab", "tokenize"),
     *("export", "choose_prompts", "generate", "evaluate"),
@@ -33,6 +35,7 @@ FLAG_SECTIONS = (
 BEAM_STAGES = ("scenes", "clean", "vocab", "tokenize", "generate", "evaluate")
 # What a training reads; `@/` is the working folder.
 TRAINING_INPUTS = {
+    TEXT_ENCODER: {"PAIRS_DIR": "@/pairs", "VOCABULARY": "@/vocabulary/vocabulary.model"},
     "tokenizer": {"PAIRS_DIR": "@/pairs"},
     "generator": {"TOKENS_DIR": "@/tokens", "VOCABULARY": "@/vocabulary/vocabulary.model"},
     "reranker": {"PAIRS_DIR": "@/pairs", "VOCABULARY": "@/vocabulary/vocabulary.model"},
@@ -142,7 +145,7 @@ def _checked(config: Config, where: str) -> Config:
         clean["decontaminate"] = _absolute(clean["decontaminate"])
     if len(config["prompts"]) > 1:
         raise ValueError(f"{where}: prompts is {config['prompts']}; it must be one file")
-    for part, name in zip(PARTS, TRAININGS, strict=True):
+    for part, name in zip(TRAINED, TRAININGS, strict=True):
         if config[name] or part not in OPTIONAL_PARTS:
             _check_training(config[name], f"{where}: {name}")
     return config
@@ -268,15 +271,16 @@ def flags(section: Mapping[str, Any]) -> list[str]:
     return made
 
 
-def train_command(
-    part: str, section: Mapping[str, Any], rates: Mapping[str, float] | None = None
-) -> list[str]:
+def train_command(config: Mapping[str, Any], part: str) -> list[str]:
     """Returns `train --gin_file=... --gin.NAME=VALUE ...`; the section's own `gin` wins.
 
-    `rates` are {suffix: rate} of several data sets.
+    A generator starts from the text encoder, if one is trained.
     """
+    section = config[f"train_{part}"]
     paths = {"MODEL_DIR": f"@/{part}"}
-    paths |= {macro: _mixed(path, rates or {}) for macro, path in TRAINING_INPUTS[part].items()}
+    paths |= {macro: _mixed(path, rates(config)) for macro, path in TRAINING_INPUTS[part].items()}
+    if part == "generator" and config.get(f"train_{TEXT_ENCODER}"):
+        paths["TEXT_ENCODER"] = f"@/{TEXT_ENCODER}"
     bindings = {name: repr(path) for name, path in paths.items()}
     for name, value in section["gin"].items():
         is_reference = isinstance(value, str) and value.startswith(("@", "%"))

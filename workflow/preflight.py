@@ -72,11 +72,9 @@ def main(config_path: str) -> int:
     config = yaml.safe_load(pathlib.Path(config_path).read_text(encoding="utf-8"))
     section = ""
     try:
-        for part, section in zip(config_files.PARTS, config_files.TRAININGS, strict=True):
+        for part, section in zip(config_files.TRAINED, config_files.TRAININGS, strict=True):
             if config[section]:
-                _, gin_file, *bindings = config_files.train_command(
-                    part, config[section], config_files.rates(config)
-                )
+                _, gin_file, *bindings = config_files.train_command(config, part)
                 experiments.check_experiment(
                     [gin_file.removeprefix("--gin_file=")],
                     [binding.removeprefix("--gin.") for binding in bindings],

@@ -3,8 +3,8 @@
 """The two vocabularies: SentencePiece text, and the image tokens shifted past the padding id.
 
 Text ids: 0 padding, 1 end of text, 2 unknown, 3 `<mask>`, then the user's symbols, the sentinels,
-256 bytes (unless there is no byte fallback) and the pieces. `<mask>` and the sentinels are reserved
-for masked objectives and span corruption; no task of this project uses them yet.
+256 bytes (unless there is no byte fallback) and the pieces. `<mask>` is for BERT (`tasks/bert.py`);
+the sentinels are reserved for span corruption, which no task of this project uses yet.
 """
 
 import dataclasses

@@ -39,8 +39,9 @@ def data_fingerprints(config: str) -> dict[str, str]:
     """Returns the fingerprints of the data that a configuration, gin text, names.
 
     `tokenizer_fingerprint`, `tokens_fingerprint`, `pairs_fingerprint`,
-    `reconstructions_fingerprint` and `vocabulary_fingerprint`, each only if it is there. Of several
-    data sets that a macro mixes, each has its own: `tokens/laion_fingerprint`.
+    `reconstructions_fingerprint`, `vocabulary_fingerprint` and `texts_fingerprint` (of the names
+    and sizes of BERT's files), each only if it is there. Of several data sets that a macro mixes,
+    each has its own: `tokens/laion_fingerprint`.
     """
     macros = gin_text.macros(config)
     found: dict[str, Any] = {}
@@ -54,7 +55,23 @@ def data_fingerprints(config: str) -> dict[str, str]:
     vocabulary = macros.get("VOCABULARY")
     if isinstance(vocabulary, str) and pathlib.Path(vocabulary).exists():
         found["vocabulary_fingerprint"] = vocabularies.TextTokenizer(vocabulary).fingerprint
+    if texts := _text_files(config):
+        found["texts_fingerprint"] = manifests.digest(texts)
     return {name: value for name, value in found.items() if value}
+
+
+def _text_files(config: str) -> list[tuple[str, int]]:
+    """Returns (name, bytes) of each file that TEXTS names: addresses, or a data set of TFDS."""
+    macros = gin_text.macros(config)
+    texts, folder = macros.get("TEXTS"), macros.get("TFDS_DATA_DIR")
+    if isinstance(texts, str) and isinstance(folder, str):
+        entries = files.walk(files.join(folder, texts.partition(":")[0]))
+    else:
+        addresses = texts if isinstance(texts, list | tuple) else [texts] if texts else []
+        named = [named for address in addresses for named in files.resolve(address)]
+        found = (files.walk(n.folder) if n.entries is None else n.entries for n in named)
+        entries = [entry for entries in found for entry in entries]
+    return [(files.name(path), num_bytes) for path, num_bytes in entries]
 
 
 def data_files(config: str) -> dict[str, list[tuple[str, int]]]:

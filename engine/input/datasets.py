@@ -283,7 +283,7 @@ class SeqioSource:
             of = "" if is_task else f" in {', '.join(without)} of {', '.join(tasks)}"
             raise ValueError(
                 f"no {split} split{of}; make one (of `parti clean`, a larger "
-                "--validation_fraction), or train with EVAL_PERIOD = 0"
+                "--validation_fraction; of TEXTS, VALIDATION_TEXTS), or train with EVAL_PERIOD = 0"
             )
         return {
             name: dataclasses.replace(self, mixture_or_task_name=task.name)

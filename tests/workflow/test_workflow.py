@@ -237,6 +237,20 @@ def test_the_real_stages_survive_a_kill(tmp_path: pathlib.Path) -> None:
     assert "nothing to do" in ended.stdout
 
 
+def test_a_text_encoder_comes_before_the_generator(lab: Lab) -> None:
+    """It is optional, and no part of the bundle; the generator starts from it."""
+    experiment = yaml.safe_load(lab.config.read_text())["train_generator"]["experiment"]
+    change = ("--set", f"train_text_encoder.experiment={experiment}")
+    assert lab.run(*change) == 0
+    assert lab.calls() == ["text_encoder", "generator", "bundle", "generations", "evaluation"]
+    record = json.loads((lab.workdir / ".stages" / "train_generator.json").read_text())
+    assert "--gin.TEXT_ENCODER='@/text_encoder'" in record["command"]
+    record = json.loads((lab.workdir / ".stages" / "train_text_encoder.json").read_text())
+    assert "--gin.PAIRS_DIR='@/pairs'" in record["command"]
+    record = json.loads((lab.workdir / ".stages" / "export.json").read_text())
+    assert "text_encoder" not in record["command"]
+
+
 def test_one_run_at_a_time(tmp_path: pathlib.Path) -> None:
     locks = tmp_path / ".snakemake" / "locks"
     locks.mkdir(parents=True)
@@ -423,10 +437,10 @@ def test_unknown_workflow_names_those_that_exist() -> None:
 
 def test_names_in_gin_have_dots(finished: Lab) -> None:
     change = "train_generator.gin.optimizers.adamw.weight_decay=0.1"
-    section = config_files.load(str(finished.config), [change])["train_generator"]
-    assert "--gin.optimizers.adamw.weight_decay=0.1" in config_files.train_command(
-        "generator", section
-    )
+    config = config_files.load(str(finished.config), [change])
+    command = config_files.train_command(config, "generator")
+    assert "--gin.optimizers.adamw.weight_decay=0.1" in command
+    assert not any("TEXT_ENCODER" in word for word in command)
 
 
 def test_flags() -> None:
