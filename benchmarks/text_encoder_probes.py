@@ -17,9 +17,10 @@ times is a training with several seeds. Encoders with the sizes of the first and
 The first two take more than a word: whether a thing is on the left depends on the order of the
 caption and on the relation. The probe is a logistic regression on standardised states, their mean
 over a caption (`mean`) or that of its EOS (`eos`), with the weight decay that is best on a fifth of
-the captions it is fitted to. Those are of the training split; accuracy is on the validation split,
-whose scenes hold pairs of shape and colour that the other lacks. Intervals are bootstrap intervals
-over captions, after the mean over seeds; `chance` is the share of the most frequent answer.
+the captions it is fitted to. Those are of the training split; accuracy is on other scenes of it
+(`seen`) and on the validation split, whose scenes all hold a pair of shape and colour that the
+training split lacks (`unseen`). Intervals are bootstrap intervals over captions, after the mean
+over seeds; `chance` is the share of the most frequent answer.
 """
 
 import argparse
@@ -49,6 +50,8 @@ POOLS = ("mean", "eos")
 RANDOM = "random"
 BATCH_SIZE = 256
 CONVERSE = {"left_of": "right_of", "right_of": "left_of", "above": "below", "below": "above"}
+# Set of captions -> split, and what is added to the seed
+SETS = {"fit": ("train", 0), "seen": ("train", 1), "unseen": ("validation", 0)}
 DECAYS = (1e-3, 1e-2, 1e-1)
 
 
@@ -138,20 +141,27 @@ def predict(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 
 def probe_hits(
-    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
-) -> np.ndarray:
-    """Fits a probe to features [N, dim] and labels; returns 1 or 0 for each of the tests."""
-    mean, scale = train.mean(axis=0), train.std(axis=0) + 1e-6
-    train, test = ((x.astype(np.float64) - mean) / scale for x in (train, test))
-    num_classes, part = int(train_labels.max()) + 1, len(train) * 4 // 5
+    features: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Fits a probe to the set `fit`; returns 1 or 0 for each caption of the other sets.
+
+    Both are of each set, [N, dim] and [N].
+    """
+    fitted, truth = features["fit"].astype(np.float64), labels["fit"]
+    mean, scale = fitted.mean(axis=0), fitted.std(axis=0) + 1e-6
+    fitted = (fitted - mean) / scale
+    num_classes, part = int(truth.max()) + 1, len(fitted) * 4 // 5
 
     def held_out(decay: float) -> float:
-        weights = fit(train[:part], train_labels[:part], num_classes, decay)
-        return float(np.mean(predict(weights, train[part:]) == train_labels[part:]))
+        weights = fit(fitted[:part], truth[:part], num_classes, decay)
+        return float(np.mean(predict(weights, fitted[part:]) == truth[part:]))
 
-    best = max(DECAYS, key=held_out)
-    weights = fit(train, train_labels, num_classes, best)
-    return (predict(weights, test) == test_labels).astype(float)
+    weights = fit(fitted, truth, num_classes, max(DECAYS, key=held_out))
+    return {
+        name: (predict(weights, (features[name] - mean) / scale) == labels[name]).astype(float)
+        for name in features
+        if name != "fit"
+    }
 
 
 def load(directory: str) -> tuple[Any, Any]:
@@ -200,48 +210,48 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
     world = scenes.find_world(flags.world)
     tokenizer = vocabularies.TextTokenizer(flags.vocabulary)
     probes = [p for p in PROBES if p != "count" or "count" in world.challenges]
-    sizes = {"train": flags.num_train, "validation": flags.num_test}
-    drawn = {
-        probe: {k: draw(probe, k, n, flags.seed, world) for k, n in sizes.items()}
-        for probe in probes
-    }
+    drawn = {probe: draw_sets(probe, world, flags) for probe in probes}
     hits: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for name, encoder, params in encoders(flags):
-        for probe, splits in drawn.items():
-            answers = sorted({truth for _, truth in splits["train"]})
-            labels = {
-                split: np.array([answers.index(truth) for _, truth in rows])
-                for split, rows in splits.items()
-            }
+        for probe, sets in drawn.items():
+            answers = sorted({truth for _, truth in sets["fit"]})
+            labels = {k: np.array([answers.index(t) for _, t in rows]) for k, rows in sets.items()}
             found = {
-                split: states(encoder, params, encode(tokenizer, rows, encoder.max_length))
-                for split, rows in splits.items()
+                k: states(encoder, params, encode(tokenizer, rows, encoder.max_length))
+                for k, rows in sets.items()
             }
             for pool in POOLS:
-                row = probe_hits(
-                    *(found["train"][pool], labels["train"]),
-                    *(found["validation"][pool], labels["validation"]),
-                )
-                hits.setdefault((probe, pool, name), []).append(row)
-                print(f"{name} {probe} {pool}: {row.mean():.3f}", file=sys.stderr)
+                right = probe_hits({k: found[k][pool] for k in sets}, labels)
+                for tested, row in right.items():
+                    hits.setdefault((probe, f"{pool}, {tested}", name), []).append(row)
+                    print(f"{name} {probe} {pool} {tested}: {row.mean():.3f}", file=sys.stderr)
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for (probe, how, name), rows in hits.items():
+        table.setdefault(probe, {}).setdefault(how, {})[name] = estimate(rows)
     return {
         "figure": "linear probes on the frozen states of text encoders, accuracy",
         "world": flags.world,
-        "captions": sizes,
-        "chance": {probe: chance(drawn[probe]["validation"]) for probe in probes},
-        "probes": {
-            probe: {
-                pool: {
-                    name: estimate(rows)
-                    for (p, q, name), rows in hits.items()
-                    if (p, q) == (probe, pool)
-                }
-                for pool in POOLS
-            }
-            for probe in probes
-        },
+        "captions": {"fit": flags.num_train, "seen": flags.num_test, "unseen": flags.num_test},
+        "chance": {probe: chance(drawn[probe]["unseen"]) for probe in probes},
+        "probes": table,
         "encoders": flags.encoder,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
+    }
+
+
+def draw_sets(
+    probe: str, world: scenes.World, flags: argparse.Namespace
+) -> dict[str, list[tuple[str, str]]]:
+    """Returns the captions and truths of each of `SETS`."""
+    return {
+        name: draw(
+            probe,
+            split,
+            flags.num_train if name == "fit" else flags.num_test,
+            flags.seed + more,
+            world,
+        )
+        for name, (split, more) in SETS.items()
     }
 
 

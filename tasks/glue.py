@@ -163,7 +163,9 @@ def label_to_targets(
 ) -> preprocessors.Features:
     """Turns `label` [N] into `targets` [N, 1]; a label of no class, as in `test`, stops the run."""
     if (length := context.sequence_length.get(preprocessors.TARGETS, 1)) != 1:
-        raise ValueError(f"TASK_FEATURE_LENGTHS['targets'] is {length}; a text has 1 class")
+        raise ValueError(
+            f"TASK_FEATURE_LENGTHS['targets'] is {length}; a text has 1 class: set it to 1"
+        )
     labels = tf.cast(features[LABEL], tf.int32)
     message = f"GLUE labels must be in [0, {NUM_CLASSES}): is this a split without labels?"
     in_range = (labels >= 0) & (labels < NUM_CLASSES)

@@ -95,8 +95,12 @@ def test_a_probe_reads_what_is_linear_and_no_more(probes: types.ModuleType) -> N
     linear = (features @ rng.normal(size=(6, 3))).argmax(1)
     product = ((features[:, 0] > 3) ^ (features[:, 1] > 3)).astype(int)
     for labels, low, high in ((linear, 0.95, 1.0), (product, 0.3, 0.65)):
-        hits = probes.probe_hits(features[:600], labels[:600], features[600:], labels[600:])
-        assert len(hits) == 300 and low <= hits.mean() <= high
+        sets = {"fit": slice(600), "seen": slice(600, 800), "unseen": slice(800, None)}
+        found = probes.probe_hits(
+            *({k: x[rows] for k, rows in sets.items()} for x in (features, labels))
+        )
+        assert {k: len(hits) for k, hits in found.items()} == {"seen": 200, "unseen": 100}
+        assert all(low <= hits.mean() <= high for hits in found.values())
 
 
 def test_an_estimate_is_over_captions(probes: types.ModuleType) -> None:
