@@ -66,18 +66,18 @@ class Retrieval(seqio.metrics.Metric):
 class Captioning(seqio.metrics.Metric):
     """How well a model writes the captions of the split, from each image alone.
 
-    - `perplexity`: exp of the mean negative log-likelihood of a token of the data's captions, after
+    - `caption_perplexity`: exp of the mean negative log-likelihood of a token of the data's captions, after
       the image and the tokens before; the end counts as a token.
-    - `token_accuracy`: the share of those tokens that are the most likely ones.
-    - `exact_match`: the share of most likely captions that are the data's.
-    - `bleu_4`: corpus BLEU of the most likely captions on token ids with one reference each, in
+    - `caption_token_accuracy`: the share of those tokens that are the most likely ones.
+    - `caption_exact_match`: the share of most likely captions that are the data's.
+    - `caption_bleu_4`: corpus BLEU of the most likely captions on token ids with one reference each, in
       [0, 1]; the data may have other true captions of the same image.
 
     Source: BLEU, Papineni et al. 2002, equations 2 and 3, without smoothing.
     """
 
     captions: np.ndarray  # [N, length] int32, padded with 0
-    text_tokens: np.ndarray  # [N, length] int32, those of the data
+    text_tokens: np.ndarray  # [N, length] int32, those of the data; perhaps shorter
     log_likelihood: np.ndarray  # [N] nats, of the data's
     num_correct: np.ndarray  # [N]
 
@@ -111,11 +111,13 @@ class Captioning(seqio.metrics.Metric):
         if not len(self.captions):
             return {}
         num_tokens = np.count_nonzero(self.text_tokens)
+        captions, references = _texts(self.captions), _texts(self.text_tokens)
+        same = [one == other for one, other in zip(captions, references, strict=True)]
         return {
             "caption_perplexity": float(np.exp(-self.log_likelihood.sum() / num_tokens)),
             "caption_token_accuracy": float(self.num_correct.sum() / num_tokens),
-            "caption_exact_match": float((self.captions == self.text_tokens).all(axis=1).mean()),
-            "caption_bleu_4": bleu(_texts(self.captions), _texts(self.text_tokens)),
+            "caption_exact_match": float(np.mean(same)),
+            "caption_bleu_4": bleu(captions, references),
         }
 
 
