@@ -377,10 +377,9 @@ def test_mistakes_name_the_remedy(
     refuse("belong to TEXTS", "pairs", tfds_data_dir=corpora)
     (tmp_path / "bad.jsonl").write_text("{not json\n")
     refuse("a line is no JSON", "jsonl", text_files=str(tmp_path / "bad.jsonl"))
-    with pytest.raises(
-        ValueError, match="have no split 'validation', only train: .*EVAL_PERIOD = 0"
-    ):
-        opened(add("txt", validation_files=None), "validation")
+    source = datasets.SeqioSource(add("txt", validation_files=None), LENGTHS)
+    with pytest.raises(ValueError, match="no validation split; make one .*EVAL_PERIOD = 0"):
+        datasets.validation_sources(source)
     with pytest.raises(ValueError, match="PAIRS_DIR is not set.*CONTRASTIVE_WEIGHT = 0"):
         both(stages, corpora, pairs_dir=None)
     with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS"):
