@@ -114,13 +114,22 @@ def test_a_killed_stage_ends_with_the_same_bytes(
     assert digests(killed) == digests(whole)
 
 
-def training(folder: pathlib.Path, pairs: pathlib.Path, **numbers: int) -> list[str]:
-    """Returns the command of a small training of the image tokenizer."""
+TOKENIZER, TEXT_ENCODER = "tokenizer_tiny", "text_encoder_tiny"
+
+
+def training(
+    folder: pathlib.Path, made: dict[str, pathlib.Path], name: str = TOKENIZER, **numbers: int
+) -> list[str]:
+    """Returns the command of a small training: the image tokenizer, or the text encoder."""
     numbers = {"WARMUP_STEPS": 10, "LOG_PERIOD": 5, "EVAL_STEPS": 1, **numbers}
+    inputs = {"MODEL_DIR": folder, "PAIRS_DIR": made["pairs"]}
+    if name == TEXT_ENCODER:
+        inputs["VOCABULARY"] = made["vocabulary.model"]
+        numbers["BATCH_SIZE"] = 16
     return [
-        *("train", "--gin_file=t5x_configs/experiments/tokenizer_tiny.gin"),
-        *(f"--gin.MODEL_DIR='{folder}'", f"--gin.PAIRS_DIR='{pairs}'"),
-        *(f"--gin.{name}={value}" for name, value in numbers.items()),
+        *("train", f"--gin_file=t5x_configs/experiments/{name}.gin"),
+        *(f"--gin.{macro}='{path}'" for macro, path in inputs.items()),
+        *(f"--gin.{macro}={value}" for macro, value in numbers.items()),
     ]
 
 
@@ -140,13 +149,14 @@ def assert_same_training(whole: pathlib.Path, killed: pathlib.Path) -> None:
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("name", [TOKENIZER, TEXT_ENCODER])
 def test_a_killed_training_ends_with_the_same_parameters(
-    made: dict[str, pathlib.Path], tmp_path: pathlib.Path
+    name: str, made: dict[str, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     numbers = {"TRAIN_STEPS": 120, "CHECKPOINT_PERIOD": 25, "EVAL_PERIOD": 60}
-    run(training(whole, made["pairs"], **numbers), tmp_path / "whole.progress")
-    command = training(killed, made["pairs"], **numbers)
+    run(training(whole, made, name, **numbers), tmp_path / "whole.progress")
+    command = training(killed, made, name, **numbers)
     kill_in_the_middle(command, tmp_path / "killed.progress", 65)
     run(command, tmp_path / "again.progress")
     assert_same_training(whole, killed)
@@ -160,8 +170,8 @@ def test_a_training_killed_twenty_times_ends_with_the_same_parameters(
     rng = random.Random(0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     numbers = {"TRAIN_STEPS": 800, "CHECKPOINT_PERIOD": 4, "EVAL_PERIOD": 40}
-    run(training(whole, made["pairs"], **numbers), tmp_path / "whole.progress")
-    command = training(killed, made["pairs"], **numbers)
+    run(training(whole, made, **numbers), tmp_path / "whole.progress")
+    command = training(killed, made, **numbers)
     seconds_to_step, began_at = math.inf, []
     for life in range(20):
         progress = tmp_path / f"life-{life}.progress"
