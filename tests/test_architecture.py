@@ -23,7 +23,7 @@ ROOMS = {
     "data": ("storage", "text", "images", "decontamination", "scenes"),
     "models": (
         *("layers", "losses", "base", "adversarial", "perceptual"),
-        *("image_tokenizer", "super_resolution", "coca", "text_to_image"),
+        *("image_tokenizer", "super_resolution", "coca", "text_encoder", "text_to_image"),
     ),
     "engine": (
         *("input", "distributed", "hardware", "monitoring", "checkpoints", "config"),
