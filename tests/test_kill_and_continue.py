@@ -114,15 +114,22 @@ def test_a_killed_stage_ends_with_the_same_bytes(
     assert digests(killed) == digests(whole)
 
 
+TOKENIZER, TEXT_ENCODER = "tokenizer_tiny", "text_encoder_tiny"
+
+
 def training(
-    folder: pathlib.Path, pairs: pathlib.Path, name: str = "tokenizer_tiny", **macros: int | str
+    folder: pathlib.Path, made: dict[str, pathlib.Path], name: str = TOKENIZER, **macros: float
 ) -> list[str]:
     """Returns the command of a small training, by default of the image tokenizer."""
     macros = {"WARMUP_STEPS": 10, "LOG_PERIOD": 5, "EVAL_STEPS": 1, **macros}
+    inputs = {"MODEL_DIR": folder, "PAIRS_DIR": made["pairs"]}
+    if name != TOKENIZER:
+        inputs["VOCABULARY"] = made["vocabulary.model"]
+        macros = {"BATCH_SIZE": 16, **macros}
     return [
         *("train", f"--gin_file=t5x_configs/experiments/{name}.gin"),
-        *(f"--gin.MODEL_DIR='{folder}'", f"--gin.PAIRS_DIR='{pairs}'"),
-        *(f"--gin.{macro}={value!r}" for macro, value in macros.items()),
+        *(f"--gin.{macro}='{path}'" for macro, path in inputs.items()),
+        *(f"--gin.{macro}={value}" for macro, value in macros.items()),
     ]
 
 
@@ -142,13 +149,14 @@ def assert_same_training(whole: pathlib.Path, killed: pathlib.Path) -> None:
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("name", [TOKENIZER, TEXT_ENCODER])
 def test_a_killed_training_ends_with_the_same_parameters(
-    made: dict[str, pathlib.Path], tmp_path: pathlib.Path
+    name: str, made: dict[str, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     numbers = {"TRAIN_STEPS": 120, "CHECKPOINT_PERIOD": 25, "EVAL_PERIOD": 60}
-    run(training(whole, made["pairs"], **numbers), tmp_path / "whole.progress")
-    command = training(killed, made["pairs"], **numbers)
+    run(training(whole, made, name, **numbers), tmp_path / "whole.progress")
+    command = training(killed, made, name, **numbers)
     kill_in_the_middle(command, tmp_path / "killed.progress", 65)
     run(command, tmp_path / "again.progress")
     assert_same_training(whole, killed)
@@ -167,10 +175,9 @@ def test_a_killed_training_of_a_reranker_ends_with_the_same_parameters(
         "DROPOUT_RATE": 0.1,
         "CONTRASTIVE_MICROBATCHES": 2,
         "NUM_MULTIMODAL_LAYERS": 1,
-        "VOCABULARY": str(made["vocabulary.model"]),
     }
-    run(training(whole, made["pairs"], "coca_tiny", **macros), tmp_path / "whole.progress")
-    command = training(killed, made["pairs"], "coca_tiny", **macros)
+    run(training(whole, made, "coca_tiny", **macros), tmp_path / "whole.progress")
+    command = training(killed, made, "coca_tiny", **macros)
     kill_in_the_middle(command, tmp_path / "killed.progress", 25)
     run(command, tmp_path / "again.progress")
     assert_same_training(whole, killed)
@@ -186,8 +193,8 @@ def test_a_training_killed_twenty_times_ends_with_the_same_parameters(
     rng = random.Random(0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     numbers = {"TRAIN_STEPS": 800, "CHECKPOINT_PERIOD": 4, "EVAL_PERIOD": 40}
-    run(training(whole, made["pairs"], **numbers), tmp_path / "whole.progress")
-    command = training(killed, made["pairs"], **numbers)
+    run(training(whole, made, **numbers), tmp_path / "whole.progress")
+    command = training(killed, made, **numbers)
     seconds_to_step, began_at = math.inf, []
     for life in range(20):
         progress = tmp_path / f"life-{life}.progress"
