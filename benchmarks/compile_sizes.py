@@ -1,7 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The four sizes of Parti, and the pretraining of its text encoders, compiled for the pods of the
-paper: the table of docs/compile.md.
+"""The paper's sizes, compiled for the pods of the paper: the table of docs/compile.md.
 
     python benchmarks/compile_sizes.py --reports runs/compile
     python benchmarks/compile_sizes.py --reports runs/compile --rows 3b 20b
@@ -27,13 +26,7 @@ ROWS = {
     "3b": [f"--gin_file={EXPERIMENTS}/parti_3b.gin", "--topology=v4:8x8x8"],
     "20b": [f"--gin_file={EXPERIMENTS}/parti_20b.gin", "--topology=v4:8x8x16"],
     "20b_pipeline": [f"--gin_file={EXPERIMENTS}/parti_20b_pipeline.gin", "--topology=v4:8x8x16"],
-    # The whole batch of CoCa, 65,536 pairs; with the loss in parts and at once.
     "coca_base": [f"--gin_file={EXPERIMENTS}/coca_base.gin", "--topology=v4:8x8x8"],
-    "coca_base_whole": [
-        f"--gin_file={EXPERIMENTS}/coca_base.gin",
-        "--topology=v4:8x8x8",
-        "--gin.CONTRASTIVE_MICROBATCHES=1",
-    ],
     "text_encoder_3b": [f"--gin_file={EXPERIMENTS}/text_encoder_3b.gin", "--topology=v4:8x8x8"],
     "text_encoder_20b": [f"--gin_file={EXPERIMENTS}/text_encoder_20b.gin", "--topology=v4:8x8x16"],
     "3b_generate": [
