@@ -211,7 +211,7 @@ DIVIDED = {
 
 @pytest.mark.parametrize(("name", "num_devices"), PAPER, ids=str)
 def test_paper_sizes_divide_evenly(name: str, num_devices: int) -> None:
-    bindings = ["MODEL_DIR='none'", "TOKENS_DIR='none'", "VOCABULARY='none'"]
+    bindings = ["MODEL_DIR='none'", "TOKENS_DIR='none'", "VOCABULARY='none'", "INITIAL=None"]
     experiment, lengths = experiments.load_without_data(
         [f"t5x_configs/experiments/{name}.gin"], bindings
     )
