@@ -69,8 +69,8 @@ class Captioning(seqio.metrics.Metric):
       captions, after the image and the tokens before; the end counts as a token.
     - `caption_token_accuracy`: the share of those tokens that are the most likely ones.
     - `caption_exact_match`: the share of most likely captions that are the data's.
-    - `caption_bleu_4`: corpus BLEU of the most likely captions on token ids with one reference each,
-      in [0, 1]; the data may have other true captions of the same image.
+    - `caption_bleu_4`: corpus BLEU of the most likely captions, on token ids with one reference
+      each, in [0, 1]; the data may have other true captions of the same image.
 
     Source: BLEU, Papineni et al. 2002, equations 2 and 3, without smoothing.
     """
