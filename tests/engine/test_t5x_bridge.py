@@ -435,67 +435,75 @@ def test_several_data_sets(run: Run, several: dict[str, str], tmp_path: pathlib.
         assert t5x_values(task, "loss") == pytest.approx(values, rel=1e-5)
 
 
-def test_a_checkpoint_is_evaluated_used_and_finetuned(
-    run: Run, several: dict[str, str], tmp_path: pathlib.Path
-) -> None:
-    """t5x.eval, t5x.infer and finetune.gin do what the embedded engine does with them."""
+@pytest.fixture(scope="module")
+def trained(
+    several: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, pathlib.Path, list[str]]:
+    """A gin file, a training of the embedded engine, and bindings of data, devices, checkpoint."""
+    folder = tmp_path_factory.mktemp("trained")
+    name = "text_to_image_tiny"
+    file, source = tried_file(folder, name, ONE_LAYER), folder / "source"
+    given = bindings(name, several, source)
+    embedded(file, [*SHORT, "EMA_DECAY = 0.5", *given])
+    data = [line for line in given if "MODEL_DIR" not in line]
+    return file, source, [*data, "BATCH_SIZE = 16", "MESH_SHAPE = (8, 1)"]
+
+
+Trained = tuple[str, pathlib.Path, list[str]]
+
+
+def test_evaluation_of_a_checkpoint(run: Run, trained: Trained, tmp_path: pathlib.Path) -> None:
     import t5x.eval
+
+    file, source, given = trained
+    given = [*given, f"CHECKPOINT_PATH = '{source}'"]
+    theirs, ours = ([*given, f"EVAL_OUTPUT_DIR = '{tmp_path / k}'"] for k in ("t5x", "embedded"))
+    run(file, theirs, t5x.eval.evaluate, evaluate, "t5x_configs/runs/t5x/eval.gin")
+    experiment = experiments.load_experiment([file], ours, checkpoint_use.EVAL_RUN_FILE)
+    want = evaluation.evaluate(experiment)
+    found, same = (
+        json.loads((tmp_path / key / "metrics.json").read_text()) for key in ("t5x", "embedded")
+    )
+    assert found["metrics"] == pytest.approx(want, rel=1e-5)
+    assert {"loss", "few/loss", "tokens_dir/loss"} <= want.keys()
+    assert (found["split"], found["data"]) == (same["split"], same["data"])
+
+
+@pytest.mark.parametrize("mode", ["score", "predict"])
+def test_inference_from_a_checkpoint(
+    mode: str, run: Run, trained: Trained, tmp_path: pathlib.Path
+) -> None:
     import t5x.infer
 
-    name = "text_to_image_tiny"
-    file, source = tried_file(tmp_path, name, ONE_LAYER), tmp_path / "source"
-    embedded(file, [*SHORT, "EMA_DECAY = 0.5", *bindings(name, several, source)])
-    data = [line for line in bindings(name, several, source) if "MODEL_DIR" not in line]
-    given = [*data, f"CHECKPOINT_PATH = '{source}'", "BATCH_SIZE = 16", "MESH_SHAPE = (8, 1)"]
+    file, source, given = trained
+    given = [*given, f"CHECKPOINT_PATH = '{source}'", f"INFER_MODE = '{mode}'"]
+    theirs, ours = ([*given, f"INFER_OUTPUT_DIR = '{tmp_path / k}'"] for k in ("t5x", "embedded"))
+    run(file, theirs, t5x.infer.infer, infer, "t5x_configs/runs/t5x/infer.gin")
+    inference.infer(experiments.load_experiment([file], ours, checkpoint_use.INFER_RUN_FILE))
+    want = rows_of(tmp_path / "embedded")
+    parts = [tmp_path / "t5x" / f"inferences_{name}" for name in ("few", "tokens_dir")]
+    found = [row for part in parts for row in rows_of(part)]
+    assert len(found) == 48
+    if mode == "score":
+        scores, want_scores = ([row.pop("score") for row in rows] for rows in (found, want))
+        np.testing.assert_allclose(scores, want_scores, rtol=1e-5)
+    else:
+        assert all(len(row.pop("prediction")) == 64 for row in (*found, *want))
+        (shard,) = parts[0].glob("*.tfrecord")
+        assert len(list(tfrecords.read(shard))) == 16
+    assert found == want
 
-    theirs, ours = ([*given, f"EVAL_OUTPUT_DIR = '{tmp_path / k}'"] for k in ("et", "ee"))
-    run_file = "t5x_configs/runs/t5x/eval.gin"
-    run(file, theirs, t5x.eval.evaluate, evaluate, run_file)
-    run_file = checkpoint_use.EVAL_RUN_FILE
-    want = evaluation.evaluate(experiments.load_experiment([file], ours, run_file))
-    found = [json.loads((tmp_path / key / "metrics.json").read_text()) for key in ("et", "ee")]
-    assert found[0]["metrics"] == pytest.approx(want, rel=1e-5)
-    assert {"loss", "few/loss", "tokens_dir/loss"} <= want.keys()
-    for key in ("split", "data"):
-        assert found[0][key] == found[1][key]
 
-    for mode in ("score", "predict"):
-        theirs, ours = (
-            [*given, f"INFER_OUTPUT_DIR = '{tmp_path / (k + mode)}'", f"INFER_MODE = '{mode}'"]
-            for k in ("it", "ie")
-        )
-        run(file, theirs, t5x.infer.infer, infer, "t5x_configs/runs/t5x/infer.gin")
-        run_file = checkpoint_use.INFER_RUN_FILE
-        inference.infer(experiments.load_experiment([file], ours, run_file))
-        want_rows = rows_of(tmp_path / f"ie{mode}")
-        got = [
-            row
-            for of in ("few", "tokens_dir")
-            for row in rows_of(tmp_path / f"it{mode}" / f"inferences_{of}")
-        ]
-        assert len(got) == 48
-        if mode == "score":
-            scores, want_scores = ([row.pop("score") for row in rows] for rows in (got, want_rows))
-            np.testing.assert_allclose(scores, want_scores, rtol=1e-5)
-        else:
-            for row in (*got, *want_rows):
-                assert len(row.pop("prediction")) == 64
-            folder = tmp_path / "itpredict" / "inferences_few"
-            (shard,) = folder.glob("*.tfrecord")
-            assert len(list(tfrecords.read(shard))) == 16
-        assert got == want_rows
-
-    tune = ["TRAIN_STEPS = 3", "WARMUP_STEPS = 1", "LEARNING_RATE_PEAK = 1e-3"]
-    tune += [*data, f"INITIAL_CHECKPOINT_PATH = '{source}'", *SHORT]
-    files = {e: [file, f"t5x_configs/runs/{e}/finetune.gin"] for e in ("t5x", "embedded")}
-    run(files["t5x"], [*tune, f"MODEL_DIR = '{tmp_path / 'ft'}'"])
-    embedded(files["embedded"], [*tune, f"MODEL_DIR = '{tmp_path / 'fe'}'"])
+def test_finetuning_from_a_checkpoint(run: Run, trained: Trained, tmp_path: pathlib.Path) -> None:
+    file, source, given = trained
+    given = [*given, f"INITIAL_CHECKPOINT_PATH = '{source}'", *SHORT, "LEARNING_RATE_PEAK = 1e-3"]
+    run([file, "t5x_configs/runs/t5x/finetune.gin"], [*given, f"MODEL_DIR = '{tmp_path / 't5x'}'"])
+    ours = [file, "t5x_configs/runs/embedded/finetune.gin"]
+    embedded(ours, [*given, f"MODEL_DIR = '{tmp_path / 'embedded'}'"])
     for metric in ("loss", "learning_rate"):
-        values = embedded_values(tmp_path / "fe", "train", metric)
-        assert t5x_values(tmp_path / "ft" / "train", metric) == pytest.approx(values, rel=1e-5)
-    assert list(embedded_values(tmp_path / "fe", "train", "learning_rate").values()) == (
-        pytest.approx([0.0, 1e-3, 1e-3])
-    )
+        values = embedded_values(tmp_path / "embedded", "train", metric)
+        assert t5x_values(tmp_path / "t5x" / "train", metric) == pytest.approx(values, rel=1e-5)
+    assert list(values.values()) == pytest.approx([0.0, 1e-3, 1e-3])
 
 
 def rows_of(folder: pathlib.Path) -> list[dict[str, Any]]:
