@@ -181,7 +181,7 @@ def write(
     print(f"wrote {count} {name}s to {stage.output}", file=sys.stderr)
 
 
-def _lines(source: Any, of: str) -> Iterator[Mapping[str, Any]]:
+def _lines(source: Any, of: str) -> Iterator[dict[str, Any]]:
     """Yields what is known of each example: index, data set, and its record's key and text."""
     rest = {"set": of} if of else {}
     captions = source.captions()

@@ -412,7 +412,9 @@ class Merge:
         """Writes `inferences/`, or of several data sets `inferences_<name>/`."""
         del step
         task = output_fname.rpartition(f"-{self._use.mode}.")[0]
-        source = dataclasses.replace(self._experiment.data_source, mixture_or_task_name=task)
+        given = self._experiment.data_source
+        assert isinstance(given, datasets.SeqioSource), "`check` refuses others"
+        source = dataclasses.replace(given, mixture_or_task_name=task)
         several = len(datasets.validation_sources(self._experiment.data_source)) > 1
         name = mixtures.set_name(task) if several else ""
         output = epath.Path(output_dir) / ("inferences" + (f"_{name}" if name else ""))

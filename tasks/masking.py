@@ -65,8 +65,8 @@ def pack_texts(features: Features, context: Context) -> Features:
 
 def sequence_length(context: Context) -> int:
     """Returns the length of all features of BERT; raises as `pack_texts`."""
-    found = {context.sequence_length.get(name) for name in FEATURES}
-    if None in found or len(found) > 1 or min(found) < 2:
+    found = {context.sequence_length.get(name, 0) for name in FEATURES}
+    if len(found) > 1 or min(found) < 2:
         raise ValueError(
             f"TASK_FEATURE_LENGTHS must have one length of at least 2 for each of "
             f"{', '.join(FEATURES)}; got {dict(context.sequence_length)}"

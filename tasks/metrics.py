@@ -148,9 +148,9 @@ class _Classes(seqio.metrics.Metric):
     def _counts(self) -> tuple[int, int, int, int]:
         """Returns true and false positives, false and true negatives; class 1 is positive."""
         true, given = self.labels == 1, self.predictions == 1
-        return tuple(
-            int(np.sum(x)) for x in (true & given, ~true & given, true & ~given, ~true & ~given)
-        )
+        cases = (true & given, ~true & given, true & ~given, ~true & ~given)
+        hits, false_alarms, misses, others = (int(np.sum(case)) for case in cases)
+        return hits, false_alarms, misses, others
 
 
 class Accuracy(_Classes):

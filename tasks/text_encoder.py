@@ -42,8 +42,9 @@ def add_task(
         )
 
     def add_bert(pairs: Any) -> str:
-        weights = {"caption_weights": caption_weights}
-        return bert.add_task(vocabulary_path, pairs_dir=pairs, **weights, **text_arguments)
+        return bert.add_task(
+            vocabulary_path, pairs_dir=pairs, caption_weights=caption_weights, **text_arguments
+        )
 
     def add_contrast(pairs: Any) -> str:
         return contrastive.add_task(pairs, vocabulary_path, image_size, max_shift, caption_weights)

@@ -58,8 +58,13 @@ def of(experiment: experiments.Experiment) -> CheckpointUse:
                 "SPLIT is 'train', whose captions are drawn and dropped at random; infer on "
                 "'validation', or name the data in a split of that name"
             )
-    names = ("CHECKPOINT_PATH", output, "SPLIT", "NUM_EXAMPLES")
-    use = CheckpointUse(*(macros.get(name) for name in names), macros.get("INFER_MODE", ""))
+    use = CheckpointUse(
+        macros["CHECKPOINT_PATH"],
+        macros[output],
+        macros["SPLIT"],
+        macros.get("NUM_EXAMPLES"),
+        macros.get("INFER_MODE", ""),
+    )
     _check_data(use.path, experiment.config)
     return use
 

@@ -94,7 +94,7 @@ def fingerprints(experiment: experiments.Experiment, with_initial: bool = True) 
 
 def _order(experiment: experiments.Experiment) -> dict[str, Any]:
     """Returns the settings that the order of the data depends on."""
-    order = {"BATCH_SIZE": experiment.batch_size, "DATA_SEED": experiment.data_seed}
+    order: dict[str, Any] = {"BATCH_SIZE": experiment.batch_size, "DATA_SEED": experiment.data_seed}
     macros = gin_text.macros(experiment.config)
     order |= {name: repr(macros[name]) for name in _SOURCES if name in macros}
     return order | provenance.mixing_rates(experiment.config)

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
 
 from parti.engine.distributed import multihost
 from parti.engine.input import datasets
@@ -86,7 +87,9 @@ class Validation:
             if multihost.is_first():
                 source = self._training.experiment.data_source
                 texts = {
-                    name: {who: datasets.texts(source, ids) for who, ids in columns.items()}
+                    name: {
+                        who: datasets.texts(source, np.asarray(ids)) for who, ids in columns.items()
+                    }
                     for name, columns in summaries.texts.items()
                 }
                 self._log.writer.show(step, datasets.VALIDATION, summaries, texts)

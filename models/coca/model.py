@@ -104,9 +104,11 @@ class CocaModel(base.Model):
             return (outputs.image_embeddings, outputs.text_embeddings), captions
 
         pairs = (images, text_tokens)
-        embeddings, captions = gradient_cache.map_parts(embed, pairs, self.loss_parts, dropout_rng)
+        (image_embeddings, text_embeddings), captions = gradient_cache.map_parts(
+            embed, pairs, self.loss_parts or 1, dropout_rng
+        )
         logit_scale = self.logit_scale({"params": params})
-        contrast = losses.contrastive_loss(*embeddings, logit_scale)
+        contrast = losses.contrastive_loss(image_embeddings, text_embeddings, logit_scale)
         terms = {"contrastive_loss": contrast.loss}
         measures = {**contrast._asdict(), "logit_scale": logit_scale}
         metrics: base.Metrics = {}
@@ -206,7 +208,7 @@ class CocaModel(base.Model):
             )
         image = self._apply(variables, "prepare", images)
         size = images.shape[0]
-        known = jnp.arange(self.config.text_table_size) < self.text_vocab_size
+        known = jnp.arange(self.config.text_table_size) < self.config.text_vocab_size
         usable = known & (jnp.arange(len(known)) != vocabularies.PAD_ID)
 
         def choose(logits: Array, position: Array) -> Array:

@@ -186,10 +186,12 @@ class TextEncoderPretraining(nn.Module):
         """
         logits = compared = None
         if self.has_bert:
-            packed = (
-                batch[f"bert_{name}"] for name in ("input_tokens", "segment_ids", "positions")
+            logits = self.token_logits(
+                batch["bert_input_tokens"],
+                batch["bert_segment_ids"],
+                batch["bert_positions"],
+                deterministic,
             )
-            logits = self.token_logits(*packed, deterministic)
         if self.has_contrast:
             compared = (
                 self.embed_images(batch["images"], deterministic),
