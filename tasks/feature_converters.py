@@ -18,7 +18,7 @@ those of `image`, s the upsampler's factor. Everything is padded with 0 to its f
                                bert_loss_weights       [B, Lb]          float32  0 or 1
                                bert_segment_ids        [B, Lb]          int32    0 is padding
                                bert_positions          [B, Lb]          int32    [0, Lb)
-    TextEncoderConverter       those of the two above; of BERT's there are BERT_RATE * B rows
+    TextEncoderConverter       those of the two above
     ImageConverter             images                  [B, H, W, 3]     float32  [-1, 1]
     SuperResolutionConverter   images                  [B, sH, sW, 3]   float32  [-1, 1]
                                low_resolution_images   [B, H, W, 3]     float32  [-1, 1]
@@ -33,12 +33,9 @@ Example: task features `inputs` [7, 8, 1] and `targets` [5, 3, 9] with lengths 5
     decoder_loss_weights   [1, 1, 1]
 """
 
-import fractions
-import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -181,65 +178,9 @@ class BertConverter(_RenamingConverter):
 
 
 class TextEncoderConverter(_RenamingConverter):
-    """Batches of `text_encoder`: pairs, and RATE as many packed texts.
+    """Batches of `text_encoder`: pairs, each beside a sequence of packed texts."""
 
-    Each pair comes with a packed text; of every batch only some are kept, evenly. Where examples
-    are converted one by one, the others are there, and have no weight: a loss is the same.
-    """
-
-    RATE: ClassVar[fractions.Fraction] = fractions.Fraction(1)
     RENAMED: ClassVar[Mapping[str, str]] = {**BertConverter.RENAMED, **ImageTextConverter.RENAMED}
-
-    @classmethod
-    @functools.cache
-    def of_rate(cls, rate: fractions.Fraction) -> type[Self]:
-        """Returns the class of another RATE, in (0, 1]."""
-        return type(cls.__name__, (cls,), {"RATE": rate})
-
-    def to_batches(
-        self, examples: tf.data.Dataset, task_feature_lengths: Mapping[str, int], batch_size: int
-    ) -> tf.data.Dataset:
-        """Returns the batches; ValueError: RATE * batch_size is no whole number."""
-        kept = tf.constant(self._kept(batch_size))
-
-        def cut(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return dict(batch) | {name: tf.gather(batch[name], kept) for name in masking.FEATURES}
-
-        self(examples, task_feature_lengths)  # seqio's checks; nothing is read.
-        converted = super()._convert_features(examples, task_feature_lengths)
-        return converted.batch(batch_size, drop_remainder=True).map(cut)
-
-    def _convert_features(
-        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
-    ) -> tf.data.Dataset:
-        converted = super()._convert_features(ds, task_feature_lengths)
-        rate = self.RATE
-        is_kept = np.zeros(rate.denominator, np.float32)
-        is_kept[self._kept(rate.denominator)] = 1.0
-        weights = tf.data.Dataset.from_tensor_slices(is_kept).repeat()
-
-        def weigh(example: Mapping[str, tf.Tensor], weight: tf.Tensor) -> dict[str, tf.Tensor]:
-            return dict(example) | {masking.LOSS_WEIGHTS: example[masking.LOSS_WEIGHTS] * weight}
-
-        return tf.data.Dataset.zip(converted, weights).map(weigh)
-
-    def get_batch_shapes(
-        self, task_feature_lengths: Mapping[str, int], batch_size: int
-    ) -> dict[str, tuple[int, ...]]:
-        """Returns the shape of each batch feature, without any data; raises as `to_batches`."""
-        shapes = super().get_batch_shapes(task_feature_lengths, batch_size)
-        rows = len(self._kept(batch_size))
-        return shapes | {name: (rows, *shapes[name][1:]) for name in masking.FEATURES}
-
-    def _kept(self, batch_size: int) -> np.ndarray:
-        """Returns which packed texts of a batch are kept."""
-        if batch_size % self.RATE.denominator:
-            raise ValueError(
-                f"BERT_RATE {self.RATE} of BATCH_SIZE {batch_size} is no whole number of packed "
-                f"texts; set BATCH_SIZE to a multiple of {self.RATE.denominator}"
-            )
-        counts = np.arange(batch_size + 1) * self.RATE.numerator // self.RATE.denominator
-        return np.flatnonzero(np.diff(counts))
 
 
 class ImageConverter(_RenamingConverter):

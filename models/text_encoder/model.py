@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from parti.models import base, losses
 from parti.models.text_encoder import network
@@ -34,8 +35,8 @@ class TextEncoderModel(base.Model):
 
     The loss is `bert_weight` times the mean cross-entropy of the masked tokens plus
     `contrastive_weight` times the symmetric contrastive loss. A weight of 0 leaves the objective
-    out: it has no parameters, and reads no feature. `bert_rate` is how many packed sequences of
-    texts a step of both has for each pair, at most 1.
+    out: it has no parameters, and reads no feature. A batch of both has as many packed sequences as
+    pairs; a step takes `bert_rate` of them, evenly, at most 1.
 
     Source: Parti (arXiv 2206.10789) section 2.3, which names both objectives and no mix.
     """
@@ -80,14 +81,6 @@ class TextEncoderModel(base.Model):
         }
         self.dtype, self.remat = config.dtype, config.remat
 
-    @property
-    def FEATURE_CONVERTER_CLS(self) -> Any:  # noqa: N802 (T5X's name)
-        """The seqio feature converter class; that of both objectives knows `bert_rate`."""
-        converter = super().FEATURE_CONVERTER_CLS
-        if self.feature_converter != "TextEncoderConverter":
-            return converter
-        return converter.of_rate(self.bert_rate)
-
     def init_variables(self, rng: jax.Array, batch: base.Batch) -> Mapping[str, base.PyTree]:
         """Returns the network's boxed `params`."""
         self._check(batch)
@@ -100,8 +93,13 @@ class TextEncoderModel(base.Model):
         dropout_rng: jax.Array | None,
         flax_mutables: base.PyTree | None = None,
     ) -> tuple[jax.Array, base.Metrics]:
-        """Returns the weighted sum of the losses, and metrics; see the class."""
+        """Returns the weighted sum of the losses, and metrics; see the class.
+
+        Raises:
+          ValueError: a feature does not fit, or the batch is no whole number of packed sequences.
+        """
         self._check(batch)
+        batch = self._at_rate(batch)
         logits, compared = self.network.apply(
             {"params": params},
             batch,
@@ -188,6 +186,22 @@ class TextEncoderModel(base.Model):
         texts = self.text_embeddings(variables, batch["text_tokens"])
         embeddings = {"image_embeddings": images, "text_embeddings": texts}
         return jnp.sum(images * texts, axis=-1), embeddings
+
+    def _at_rate(self, batch: base.Batch) -> base.Batch:
+        """Returns the batch with `bert_rate` of its packed sequences.
+
+        They are not left out before: T5X takes every feature to have BATCH_SIZE rows.
+        """
+        if self.feature_converter != "TextEncoderConverter" or self.bert_rate == 1:
+            return batch
+        rows, rate = len(batch["bert_input_tokens"]), self.bert_rate
+        if rows % rate.denominator:
+            raise ValueError(
+                f"BERT_RATE {rate} of a batch of {rows} is no whole number of packed texts; set "
+                f"BATCH_SIZE to a multiple of {rate.denominator}"
+            )
+        kept = np.flatnonzero(np.diff(np.arange(rows + 1) * rate.numerator // rate.denominator))
+        return {**batch, **{name: jnp.take(batch[name], kept, axis=0) for name in _BERT}}
 
     def _apply(self, variables: base.Variables, method: str, *arrays: jax.Array) -> Any:
         return self.network.apply({"params": variables["params"]}, *arrays, method=method)

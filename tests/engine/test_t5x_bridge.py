@@ -573,7 +573,7 @@ def test_a_generator_from_a_text_encoder(
     run(file, [*alone, *bindings("text_encoder_tiny", stages, source)])
     name = "text_to_image_tiny"
     file = experiment_file(name)
-    short = [*SHORT, f"TEXT_ENCODER = '{source / 'checkpoint_3'}'"]
+    short = [*SHORT, f"TEXT_ENCODER = '{source / 'checkpoint_3'}'", "CHECKPOINTS_TO_KEEP = None"]
     run(file, [*short, *bindings(name, stages, theirs)])
     embedded(file, [*short, *bindings(name, stages, ours)])
     values = embedded_values(ours, "train", "loss")

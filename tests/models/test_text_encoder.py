@@ -212,6 +212,25 @@ def test_losses_are_those_of_numpy(both, batch):
     assert bert == pytest.approx(np.log(VOCAB), abs=0.5)  # at the start of training
 
 
+def test_a_rate_takes_packed_texts_evenly(both, batch):
+    """Half of them: every second one; the pairs are all there."""
+    model, params = both
+    half = text_encoder.TextEncoderModel(TINY, bert_rate=0.5)
+    _, metrics = once(half.eval_fn)(params, batch)
+    bert = {k: v for k, v in batch.items() if k.startswith("bert_")}
+    alone = text_encoder.TextEncoderModel(TINY, contrastive_weight=0.0)
+    own = {k: params[k] for k in ("encoder", "bert_head")}
+    kept, _ = once(alone.eval_fn)(own, {k: v[1::2] for k, v in bert.items()})
+    assert value(metrics, "bert_loss") == pytest.approx(float(kept), rel=1e-5)
+    _, whole = once(model.eval_fn)(params, batch)
+    assert value(metrics, "contrastive_loss") == pytest.approx(value(whole, "contrastive_loss"))
+    assert metrics["bert_loss"].count == whole["bert_loss"].count / 2
+    third = text_encoder.TextEncoderModel(TINY, bert_rate=0.375)
+    assert once(third.eval_fn)(params, batch)[1]["bert_loss"].count == 3 * 2
+    with pytest.raises(ValueError, match="BERT_RATE 3/8 of a batch of 4 is no whole number"):
+        third.eval_fn(params, {k: v[:4] for k, v in batch.items()})
+
+
 def test_only_masked_positions_count(both, batch):
     model, params = both
     eval_fn = once(model.eval_fn)

@@ -19,7 +19,7 @@ from parti.data.storage import tfrecords
 from parti.data.text import vocabularies
 from parti.engine.input import datasets
 from parti.models.text_encoder import model, network
-from parti.tasks import bert, feature_converters, masking, preprocessors, sources, text_encoder
+from parti.tasks import bert, masking, preprocessors, sources, text_encoder
 from tests.tasks import conftest
 
 Batch = dict[str, np.ndarray]
@@ -115,7 +115,7 @@ MODEL = model.TextEncoderModel(
     network.TextEncoderConfig(text_vocab_size=400, text_length=LENGTH, dtype="float32"),
     contrastive_weight=0.0,
 )
-BOTH = model.TextEncoderModel(MODEL.config, bert_rate=0.5)
+BOTH = model.TextEncoderModel(MODEL.config)
 LENGTHS = masking.feature_lengths(LENGTH)
 
 
@@ -248,12 +248,12 @@ def both(stages: conftest.Stages, corpora: pathlib.Path, **changes: object) -> s
 WHOLE = text_encoder.feature_lengths(1.0, 1.0, LENGTH, conftest.LOW)
 
 
-def opened_both(name: str, split: str = "train", taken: object = BOTH) -> datasets.Batches:
-    return datasets.SeqioSource(name, WHOLE).open(split, BATCH, 7, taken)
+def opened_both(name: str, split: str = "train") -> datasets.Batches:
+    return datasets.SeqioSource(name, WHOLE).open(split, BATCH, 7, BOTH)
 
 
 def test_both_objectives_in_one_batch(stages: conftest.Stages, corpora: pathlib.Path) -> None:
-    """Half as many packed texts as pairs; each is what its own task gives."""
+    """As many packed texts as pairs; captions are their pictures'."""
     name = both(stages, corpora)
     assert name == both(stages, corpora) and name.startswith("parti_text_encoder_")
     batches = take(iter(opened_both(name)), 8)
@@ -262,7 +262,7 @@ def test_both_objectives_in_one_batch(stages: conftest.Stages, corpora: pathlib.
         assert {k: v.shape for k, v in batch.items()} == {
             "images": (BATCH, 8, 8, 3),
             "text_tokens": (BATCH, LENGTH),
-            **dict.fromkeys(masking.FEATURES, (BATCH // 2, LENGTH)),
+            **dict.fromkeys(masking.FEATURES, (BATCH, LENGTH)),
         }
         for tokens, picture in zip(batch["text_tokens"], batch["images"], strict=True):
             index = round((float(picture[0, 0, 0]) + 1) * 127.5)
@@ -271,11 +271,6 @@ def test_both_objectives_in_one_batch(stages: conftest.Stages, corpora: pathlib.
     assert shapes == {k: v.shape for k, v in batches[0].items()}
     spec = opened_both(name).element_spec
     assert {k: str(v.dtype) for k, v in spec.items()} == dict(BOTH.feature_types)
-    whole = take(iter(opened_both(name, taken=model.TextEncoderModel(MODEL.config))), 8)
-    for batch, full in zip(batches, whole, strict=True):
-        np.testing.assert_array_equal(batch["images"], full["images"])
-        for feature in masking.FEATURES:
-            np.testing.assert_array_equal(batch[feature], full[feature][1::2])
 
 
 def test_positions_of_both_are_exact(
@@ -309,7 +304,7 @@ def test_captions_do_not_come_beside_their_pairs(
     stages: conftest.Stages, corpora: pathlib.Path
 ) -> None:
     name = both(stages, corpora, text_files=None, validation_files=None)
-    (batch,) = take(iter(opened_both(name, taken=model.TextEncoderModel(MODEL.config))), 1)
+    (batch,) = take(iter(opened_both(name)), 1)
     tokenizer = vocabularies.TextTokenizer(stages.vocabulary)
     packed = {t.split()[1] for t in read_back([batch], tokenizer)[:BATCH]}
     assert packed != {tokenizer.decode(t).split()[1] for t in batch["text_tokens"]}
@@ -318,7 +313,7 @@ def test_captions_do_not_come_beside_their_pairs(
 def test_validation_of_both_ends_with_the_pairs(
     stages: conftest.Stages, corpora: pathlib.Path
 ) -> None:
-    """And converted one by one, as T5X and seqio do, those left out of a batch have no weight."""
+    """Converted one by one, as T5X and seqio do it, they are the same."""
     name = both(stages, corpora)
     batches = list(opened_both(name, "validation"))
     assert len(batches) == conftest.VALIDATION // BATCH
@@ -332,11 +327,7 @@ def test_validation_of_both_ends_with_the_pairs(
         seed=7,
         num_epochs=1,
     )
-    for batch, whole in zip(batches, single.as_numpy_iterator(), strict=True):
-        np.testing.assert_array_equal(whole["images"], batch["images"])
-        for feature in masking.FEATURES:
-            np.testing.assert_array_equal(whole[feature][1::2], batch[feature])
-        assert not whole[masking.LOSS_WEIGHTS][::2].any()
+    assert same(batches, list(single.as_numpy_iterator()))
 
 
 def test_one_objective_is_its_own_task(stages: conftest.Stages, corpora: pathlib.Path) -> None:
@@ -346,16 +337,6 @@ def test_one_objective_is_its_own_task(stages: conftest.Stages, corpora: pathlib
     assert contrast.startswith("parti_contrastive_")
     assert text_encoder.feature_lengths(1.0, 0.0, 5, 8) == masking.feature_lengths(5)
     assert text_encoder.feature_lengths(0.0, 1.0, 5, 8) == {"inputs": 5, "image": 8}
-
-
-def test_rates() -> None:
-    converter = feature_converters.TextEncoderConverter
-    for rate, kept in ((1.0, 8), (0.5, 4), (0.375, 3)):
-        of_rate = model.TextEncoderModel(MODEL.config, bert_rate=rate).FEATURE_CONVERTER_CLS
-        assert issubclass(of_rate, converter)
-        assert of_rate(pack=False).get_batch_shapes(WHOLE, 8)["bert_positions"] == (kept, LENGTH)
-    with pytest.raises(ValueError, match="BERT_RATE 3/8 of BATCH_SIZE 12 is no whole number"):
-        of_rate(pack=False).get_batch_shapes(WHOLE, 12)
 
 
 def test_mistakes_name_the_remedy(

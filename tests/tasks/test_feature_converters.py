@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from parti.tasks import feature_converters
+from parti.tasks import feature_converters, masking
 
 PIXELS = np.linspace(-1, 1, 2 * 2 * 3, dtype=np.float32).reshape(2, 2, 3)
 BIG = np.linspace(-1, 1, 4 * 4 * 3, dtype=np.float32).reshape(4, 4, 3)
@@ -89,7 +89,10 @@ ALL = [
     feature_converters.ImageTextConverter,
     feature_converters.ImageConverter,
     feature_converters.SuperResolutionConverter,
+    feature_converters.BertConverter,
+    feature_converters.TextEncoderConverter,
 ]
+BERT = {name: [1, 0] for name in masking.FEATURES} | {masking.LOSS_WEIGHTS: [1.0, 0.0]}
 
 
 @pytest.mark.parametrize("converter", ALL)
@@ -107,7 +110,9 @@ def test_contract_of_converters(converter: type[seqio.FeatureConverter]) -> None
 @pytest.mark.parametrize("converter", ALL)
 def test_batch_shapes_are_those_of_the_data(converter: type[seqio.FeatureConverter]) -> None:
     examples = {"inputs": [7, 1], "targets": [5, 3], "image": BIG, "reconstruction": PIXELS}
+    examples |= BERT
     lengths = {"inputs": 3, "targets": 4, "image": 4, "reconstruction": 2}
+    lengths |= dict.fromkeys(BERT, 3)
     features = {name: examples[name] for name in converter.TASK_FEATURES}
     lengths = {name: lengths[name] for name in features}
     got = convert(converter(), features, lengths)
