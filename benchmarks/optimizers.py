@@ -59,7 +59,7 @@ def run(optimizer: str, rate: float, seed: int, flags: argparse.Namespace) -> di
         train.train(experiments.load_experiment(files, bindings))
         lines = pathlib.Path(folder, "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    seconds = [row["step_seconds"] for row in rows if row["split"] == "train"]
+    seconds = [row["step_seconds"] for row in rows if "step_seconds" in row]
     (loss,) = (row["loss"] for row in rows if row["split"] == "validation")
     return {"loss": loss, "step_seconds": statistics.median(seconds)}
 
