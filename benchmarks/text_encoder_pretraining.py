@@ -9,7 +9,7 @@ trains a text encoder (`text_encoder_tiny.gin`), and the generator twice with th
 batches and seed: from that encoder, and from random parameters. The values are losses on the whole
 validation split; `gain` is the mean over seeds of what the pretraining takes off the loss, with the
 standard error times the two-sided 95% quantile of Student's distribution. `--gin NAME=VALUE` is for
-all trainings, such as the sizes of a workflow's. Trainings are kept in `--output`: the same command
+all trainings, `--generator_gin` for the generators, such as the sizes of a workflow's. They are kept in `--output`: the same command
 goes on, and `text_encoder_probes.py` reads them.
 """
 
@@ -64,6 +64,7 @@ def measure(seed: int, flags: argparse.Namespace) -> dict[str, dict[str, float]]
     for name, start in (("on", repr(str(encoder))), ("off", "None")):
         found[name] = {**shared, **steps(flags.generator_steps), "TEXT_ENCODER": start}
         found[name]["TOKENS_DIR"] = repr(str(root / "tokens"))
+        found[name] |= dict(binding.split("=", 1) for binding in flags.generator_gin)
     metrics = {"text_encoder": run("text_encoder_tiny", encoder, found.pop("text_encoder"))}
     for name, settings in found.items():
         metrics[name] = run("text_to_image_tiny", output / f"generator-{name}-{seed}", settings)
@@ -78,10 +79,11 @@ def main() -> int:
     parser.add_argument("--encoder_steps", type=int, default=600)
     parser.add_argument("--generator_steps", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=3, help="2 or more")
-    parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE")
+    for name in ("--gin", "--generator_gin"):
+        parser.add_argument(name, action="append", default=[], metavar="NAME=VALUE")
     flags = parser.parse_args()
-    if flags.seeds < 2 or not all("=" in binding for binding in flags.gin):
-        parser.error("--seeds is at least 2, --gin is NAME=VALUE")
+    if flags.seeds < 2 or not all("=" in given for given in flags.gin + flags.generator_gin):
+        parser.error("--seeds is at least 2, --gin and --generator_gin are NAME=VALUE")
     found = [measure(seed, flags) for seed in range(flags.seeds)]
     losses = {name: [one[name]["loss"] for one in found] for name in ("on", "off")}
     gains = [off - on for on, off in zip(losses["on"], losses["off"], strict=True)]
