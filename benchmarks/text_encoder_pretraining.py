@@ -9,8 +9,8 @@ trains a text encoder (`text_encoder_tiny.gin`), and the generator twice with th
 batches and seed: from that encoder, and from random parameters. The values are losses on the whole
 validation split; `gain` is the mean over seeds of what the pretraining takes off the loss, with the
 standard error times the two-sided 95% quantile of Student's distribution. `--gin NAME=VALUE` is for
-all trainings, `--generator_gin` for the generators, such as the sizes of a workflow's. They are kept in `--output`: the same command
-goes on, and `text_encoder_probes.py` reads them.
+all trainings, `--generator_gin` for the generators, such as the sizes of a workflow's. `--output`
+keeps the trainings: the same command goes on, and `text_encoder_probes.py` reads them.
 """
 
 import argparse
