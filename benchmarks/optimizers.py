@@ -56,7 +56,8 @@ def run(optimizer: str, rate: float, seed: int, flags: argparse.Namespace) -> di
         }
         bindings = [f"{name} = {value}" for name, value in settings.items()]
         files = [EXPERIMENT, f"t5x_configs/optimizers/{optimizer}.gin"]
-        train.train(experiments.load_experiment(files, bindings))
+        if code := train.train(experiments.load_experiment(files, bindings)):
+            raise SystemExit(code)  # a signal ended it
         lines = pathlib.Path(folder, "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     seconds = [row["step_seconds"] for row in rows if "step_seconds" in row]
