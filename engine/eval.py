@@ -6,6 +6,7 @@ They are those of the evaluations of a training, over the whole split by default
 measures generated pictures.)
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,6 @@ import jax
 from parti.engine import train
 from parti.engine.distributed import multihost
 from parti.engine.experiment import checkpoint_use, experiments
-from parti.engine.hardware import accelerators
 from parti.engine.loop import data_lineage, setup, validation
 from parti.stages import files, manifests
 
@@ -39,16 +39,12 @@ example: parti eval --gin_file=t5x_configs/experiments/text_to_image_tiny.gin \\
 
 def main(argv: Sequence[str]) -> int:
     """Runs `parti eval`; raises ValueError if a flag or a value is wrong."""
-    if not argv or set(argv) & {"-h", "--help"}:
-        print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    flags = train.parse_flags(argv, ("--overwrite",))
-    train.connect(flags)
-    accelerators.check_platforms(in_this_process=True)
-    run_file = checkpoint_use.EVAL_RUN_FILE
-    experiment = experiments.load_experiment(flags.gin_file, flags.gin_bindings, run_file)
-    evaluate(experiment, overwrite=flags.overwrite)
-    return 0
+
+    def run(experiment: experiments.Experiment, flags: argparse.Namespace) -> int:
+        evaluate(experiment, overwrite=flags.overwrite)
+        return 0
+
+    return train.run_command(argv, USAGE, run, ("--overwrite",), checkpoint_use.EVAL_RUN_FILE)
 
 
 def evaluate(

@@ -9,6 +9,7 @@ does: `parti detokenize` makes pictures of them. Pictures of prompts, guided, ra
 reproducible whatever the batch, are `parti generate`'s.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,6 @@ from parti.engine import train
 from parti.engine.config import provenance
 from parti.engine.distributed import multihost
 from parti.engine.experiment import checkpoint_use, experiments
-from parti.engine.hardware import accelerators
 from parti.engine.inference import loaded_models
 from parti.engine.input import datasets
 from parti.engine.loop import setup
@@ -53,16 +53,12 @@ Results = Iterable[tuple[str, Iterable[np.ndarray]]]  # (data set's name, a resu
 
 def main(argv: Sequence[str]) -> int:
     """Runs `parti infer`; raises ValueError if a flag or a value is wrong."""
-    if not argv or set(argv) & {"-h", "--help"}:
-        print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    flags = train.parse_flags(argv, ("--overwrite",))
-    train.connect(flags)
-    accelerators.check_platforms(in_this_process=True)
-    run_file = checkpoint_use.INFER_RUN_FILE
-    experiment = experiments.load_experiment(flags.gin_file, flags.gin_bindings, run_file)
-    infer(experiment, overwrite=flags.overwrite)
-    return 0
+
+    def run(experiment: experiments.Experiment, flags: argparse.Namespace) -> int:
+        infer(experiment, overwrite=flags.overwrite)
+        return 0
+
+    return train.run_command(argv, USAGE, run, ("--overwrite",), checkpoint_use.INFER_RUN_FILE)
 
 
 def infer(

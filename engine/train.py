@@ -14,7 +14,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -206,16 +206,44 @@ def restore_or_init(
 
 def main(argv: Sequence[str]) -> int:
     """Runs `parti train`; raises ValueError if a flag or a value is wrong."""
+
+    def run(experiment: experiments.Experiment, flags: argparse.Namespace) -> int:
+        if flags.dry_run:
+            return dry_run(experiment)
+        return train(experiment, overwrite=flags.overwrite)
+
+    return run_command(argv, USAGE, run, ("--dry_run", "--overwrite"))
+
+
+def run_command(
+    argv: Sequence[str],
+    usage: str,
+    run: Callable[[experiments.Experiment, argparse.Namespace], int],
+    switches: Sequence[str],
+    run_file: str = experiments.RUN_FILE,
+) -> int:
+    """Runs a command on an experiment, or prints its usage; returns the exit code.
+
+    Args:
+      run: gets the experiment and the flags, and returns the exit code.
+      switches: flags without a value, besides those that say how to join other processes.
+      run_file: see `experiments.load_experiment`.
+
+    Raises:
+      ValueError: a flag or a value is wrong.
+    """
     if not argv or set(argv) & {"-h", "--help"}:
-        print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
+        print(usage, end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
-    flags = parse_flags(argv, ("--dry_run", "--overwrite"))
-    connect(flags)
+    flags = _parse_flags(argv, switches)
+    addressed = (flags.coordinator_address, flags.num_processes, flags.process_id)
+    if flags.distributed or any(flag is not None for flag in addressed):
+        multihost.connect(*addressed)
     accelerators.check_platforms(in_this_process=True)
     if cache := os.environ.get(CACHE_VARIABLE):
         jax.config.update("jax_compilation_cache_dir", cache)
-    experiment = experiments.load_experiment(flags.gin_file, flags.gin_bindings)
-    return dry_run(experiment) if flags.dry_run else train(experiment, overwrite=flags.overwrite)
+    experiment = experiments.load_experiment(flags.gin_file, flags.gin_bindings, run_file)
+    return run(experiment, flags)
 
 
 def dry_run(experiment: experiments.Experiment) -> int:
@@ -232,14 +260,7 @@ def dry_run(experiment: experiments.Experiment) -> int:
     return 0
 
 
-def connect(flags: argparse.Namespace) -> None:
-    """Joins the other processes, if the flags say that there are some."""
-    addressed = (flags.coordinator_address, flags.num_processes, flags.process_id)
-    if flags.distributed or any(flag is not None for flag in addressed):
-        multihost.connect(*addressed)
-
-
-def parse_flags(argv: Sequence[str], switches: Sequence[str]) -> argparse.Namespace:
+def _parse_flags(argv: Sequence[str], switches: Sequence[str]) -> argparse.Namespace:
     """Returns gin files and bindings, `switches`, and how to join other processes.
 
     Raises:
