@@ -3,11 +3,9 @@
 """What `parti eval` and `parti infer` do with a checkpoint: the macros of their run files."""
 
 import dataclasses
-import pathlib
 
 from parti.engine.config import gin_text, provenance
 from parti.engine.experiment import experiments, settings, warm_start
-from parti.engine.inference import bundles
 from parti.engine.input import datasets
 
 EVAL_RUN_FILE = "t5x_configs/runs/embedded/eval.gin"
@@ -71,7 +69,8 @@ def of(experiment: experiments.Experiment) -> CheckpointUse:
 
 def _check_data(path: str, config: str) -> None:
     """Raises ValueError if a checkpoint was trained with another tokenizer or vocabulary."""
-    before, now = _trained_on(pathlib.Path(path)), provenance.data_fingerprints(config)
+    before = warm_start.WarmStart(path).trained_on()
+    now = provenance.data_fingerprints(config)
     for what in _COMPARED:
         theirs, ours = (prints.get(f"{what}_fingerprint") for prints in (before, now))
         if theirs and ours and theirs != ours:
@@ -81,14 +80,6 @@ def _check_data(path: str, config: str) -> None:
             )
 
 
-def _trained_on(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the fingerprints of what a checkpoint was trained on; {} if it does not say."""
-    if (folder / bundles.PARAMS_FILE).is_file():
-        return bundles.Bundle.open(folder.parent).content["parts"][folder.name]["trained_on"]
-    training = folder.parent if folder.name.startswith("checkpoint_") else folder
-    return provenance.trained_on(training) if (training / provenance.CONFIG).is_file() else {}
-
-
 def fingerprint(use: CheckpointUse) -> str:
     """Returns the checkpoint's fingerprint."""
-    return warm_start.WarmStart(use.path, warm_start.ALL).fingerprint()
+    return warm_start.WarmStart(use.path).fingerprint()

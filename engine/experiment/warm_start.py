@@ -111,11 +111,13 @@ class WarmStart:
         """Returns the fingerprints of what the source was trained on, as far as it says."""
         folder = pathlib.Path(self.path).absolute()
         if _is_bundle_part(folder):
-            return {_VOCABULARY: bundles.Bundle.open(folder.parent).fingerprints["vocabulary"]}
+            bundle = bundles.Bundle.open(folder.parent)
+            described = bundle.content["parts"][folder.name]["trained_on"]
+            return {**described, _VOCABULARY: bundle.fingerprints["vocabulary"]}
         try:
             is_checkpoint = checkpoints.is_checkpoint(folder)
             return provenance.trained_on(folder.parent if is_checkpoint else folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
 
     def load(
