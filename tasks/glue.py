@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import seqio
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from parti.data.storage import records
 from parti.data.text import vocabularies
@@ -85,21 +84,16 @@ def _shards(
     """Returns the files of each split of a prepared data set; raises as `add_task`."""
     name, base = f"glue/{task}:{version}", files.absolute(data_dir)
     remedy = f"make it with `tfds build {name} --data_dir {base}`"
-    try:
-        info = tfds.core.read_only_builder.builder_from_files(name, data_dir=base).info
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise FileNotFoundError(
-            f"{base!r} holds no data set {name} of TFDS: {remedy}, or set GLUE_DIR to the data_dir "
-            "where it is"
-        ) from error
+    absent = (
+        f"{base!r} holds no data set {name} of TFDS: {remedy}, or set GLUE_DIR to the data_dir "
+        "where it is"
+    )
+    info, shards = sources.find_tfds(name, base, absent)
     missing = [x for x in (*sentences, LABEL) if x not in info.features]
-    missing += [x for x in records.SPLITS if x not in info.splits]
+    missing += [x for x in records.SPLITS if x not in shards]
     if missing:
         raise ValueError(f"{name} in {base!r} has no {missing[0]!r}, as TFDS's has: {remedy}")
-    if info.file_format.file_suffix != "tfrecord":
-        suffix = info.file_format.file_suffix
-        raise ValueError(f"{name} in {base!r} has files of {suffix}: {remedy}, as tfrecord")
-    return {x: [os.fspath(path) for path in info.splits[x].filepaths] for x in records.SPLITS}
+    return shards
 
 
 def _parse(sentences: Sequence[str]) -> preprocessors.Step:

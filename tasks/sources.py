@@ -132,6 +132,31 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
     return found
 
 
+def find_tfds(
+    name: str, data_dir: str | os.PathLike[str], absent: str
+) -> tuple[Any, dict[str, list[str]]]:
+    """Returns what TFDS says of a data set that is prepared in a folder, and the files of SPLITS.
+
+    Nothing is downloaded, and no code of the data set is needed.
+
+    Raises:
+      FileNotFoundError: it is not there; the message is `absent`.
+      ValueError: its files are no TFRecord files.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        info = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir).info
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise FileNotFoundError(absent) from error
+    if (suffix := info.file_format.file_suffix) != "tfrecord":
+        raise ValueError(
+            f"{name} in {os.fspath(data_dir)!r} has files of {suffix}; prepare it as tfrecord"
+        )
+    there = [split for split in records.SPLITS if split in info.splits]
+    return info, {split: list(map(os.fspath, info.splits[split].filepaths)) for split in there}
+
+
 def register(
     kind: str,
     split_to_files: Mapping[str, Sequence[str]],

@@ -28,7 +28,6 @@ Patterns = str | Sequence[str]
 _LINES, _JSON, _PARQUET = "lines", "json", "parquet"
 _KINDS = {".txt": _LINES, ".jsonl": _JSON, ".json": _JSON, ".parquet": _PARQUET}
 _GZIP = ".gz"
-_SPLITS = ("train", "validation")
 
 
 class Texts(NamedTuple):
@@ -74,7 +73,7 @@ def of_files(train: Patterns, validation: Patterns | None, field: str) -> Texts:
     kind, is_gzip = kinds.pop()
     for macro, paths in found.items():
         _check_first(macro, paths[0], kind, field)
-    shards = dict(zip(_SPLITS, found.values(), strict=False))
+    shards = dict(zip(records.SPLITS, found.values(), strict=False))
     if kind == _PARQUET:
         shards = {split: _row_groups(paths) for split, paths in shards.items()}
         # Row groups are in memory as a whole.
@@ -95,31 +94,20 @@ def of_tfds(name: str, data_dir: Address, field: str) -> Texts:
       FileNotFoundError: it is not in `data_dir`.
       ValueError: it has no train split, no such feature, or files of another format than TFRecord.
     """
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise FileNotFoundError(
-            f"TEXTS is {name!r}, but TFDS_DATA_DIR {os.fspath(data_dir)!r} holds no such data set; "
-            f"prepare it there (`tfds build {name} --data_dir=...`), or set TFDS_DATA_DIR = None "
-            "if TEXTS names files"
-        ) from error
-    specs = builder.info.features.get_tensor_spec()
+    absent = (
+        f"TEXTS is {name!r}, but TFDS_DATA_DIR {os.fspath(data_dir)!r} holds no such data set; "
+        f"prepare it there (`tfds build {name} --data_dir=...`), or set TFDS_DATA_DIR = None "
+        "if TEXTS names files"
+    )
+    info, shards = sources.find_tfds(name, data_dir, absent)
+    specs = info.features.get_tensor_spec()
     if specs.get(field) != tf.TensorSpec([], tf.string):
         names = ", ".join(sorted(specs))
         raise ValueError(
             f"TEXT_FIELD is {field!r}, which is no text in {name!r}; its features are {names}"
         )
-    if builder.info.file_format.file_suffix != "tfrecord":
-        raise ValueError(
-            f"the files of {name!r} are {builder.info.file_format.file_suffix}; prepare it as "
-            "tfrecord"
-        )
-    splits = builder.info.splits
-    shards = {k: list(map(str, splits[k].filepaths)) for k in _SPLITS if k in splits}
     if "train" not in shards:
-        raise ValueError(f"{name!r} has no split 'train'; it has {', '.join(splits)}")
+        raise ValueError(f"{name!r} has no split 'train'; it has {', '.join(info.splits)}")
 
     def parse(features: Features, context: Context) -> Features:
         del context
