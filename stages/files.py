@@ -194,6 +194,11 @@ def resolve(address: Path) -> list[Named]:
     return [named for part in parts(address) for named in _resolve_part(part)]
 
 
+def entries_of(named: Named) -> list[Entry]:
+    """Returns the files that a part of an address names: of a folder all below it (`walk`)."""
+    return walk(named.folder) if named.entries is None else named.entries
+
+
 def parts(address: Path) -> list[str]:
     """Returns the parts of a list with commas; an address alone if it names something as a whole.
 

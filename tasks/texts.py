@@ -122,8 +122,7 @@ def _find(macro: str, given: Patterns) -> list[str]:
     paths = []
     for address in [given] if isinstance(given, str) else given:
         for named in files.resolve(address):
-            entries = files.walk(named.folder) if named.entries is None else named.entries
-            found = [entry.path for entry in entries if _kind_or_none(entry.path)]
+            found = [e.path for e in files.entries_of(named) if _kind_or_none(e.path)]
             if not found:
                 raise FileNotFoundError(
                     f"{macro}: {named.text!r} names no file of text; files end in "

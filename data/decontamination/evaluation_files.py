@@ -90,11 +90,11 @@ def find(pattern: str) -> tuple[list[str], bool]:
     """
     found: list[files.Entry] = []
     folder = False
-    for text, root, entries in files.resolve(pattern):
-        folder |= entries is None
-        found += (named := files.walk(root) if entries is None else entries)
-        if not named:
-            raise FileNotFoundError(f"{text}: no evaluation data there; it takes {KINDS}")
+    for named in files.resolve(pattern):
+        folder |= named.entries is None
+        found += (entries := files.entries_of(named))
+        if not entries:
+            raise FileNotFoundError(f"{named.text}: no evaluation data there; it takes {KINDS}")
     paths = [entry.path for entry in found if entry.path.lower().endswith(_SUFFIXES)]
     if found and not paths and not folder:
         raise ValueError(f"{pattern}: not a kind of evaluation data that is known: {KINDS}")

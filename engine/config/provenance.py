@@ -55,22 +55,20 @@ def data_fingerprints(config: str) -> dict[str, str]:
     vocabulary = macros.get("VOCABULARY")
     if isinstance(vocabulary, str) and pathlib.Path(vocabulary).exists():
         found["vocabulary_fingerprint"] = vocabularies.TextTokenizer(vocabulary).fingerprint
-    if texts := _text_files(config):
+    if texts := _text_files(macros):
         found["texts_fingerprint"] = manifests.digest(texts)
     return {name: value for name, value in found.items() if value}
 
 
-def _text_files(config: str) -> list[tuple[str, int]]:
+def _text_files(macros: dict[str, Any]) -> list[tuple[str, int]]:
     """Returns (name, bytes) of each file that TEXTS names: addresses, or a data set of TFDS."""
-    macros = gin_text.macros(config)
     texts, folder = macros.get("TEXTS"), macros.get("TFDS_DATA_DIR")
     if isinstance(texts, str) and isinstance(folder, str):
         entries = files.walk(files.join(folder, texts.partition(":")[0]))
     else:
         addresses = texts if isinstance(texts, list | tuple) else [texts] if texts else []
-        named = [named for address in addresses for named in files.resolve(address)]
-        found = (files.walk(n.folder) if n.entries is None else n.entries for n in named)
-        entries = [entry for entries in found for entry in entries]
+        named = (named for address in addresses for named in files.resolve(address))
+        entries = [entry for one in named for entry in files.entries_of(one)]
     return [(files.name(path), num_bytes) for path, num_bytes in entries]
 
 
