@@ -336,6 +336,54 @@ class Model(abc.ABC):
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+class DualEncoder(Model):
+    """A model that embeds images and texts in one space.
+
+    Its network does, by the methods `embed_images` and `embed_texts`.
+    """
+
+    network: Any
+    image_size: int  # height and width of an image, in pixels
+    text_length: int  # the longest text, in tokens
+    text_vocab_size: int
+
+    def image_embeddings(self, variables: Variables, images: Array) -> Array:
+        """Maps [batch, image_size, image_size, 3] in [-1, 1] to [batch, embedding_dim], unit norm.
+
+        Raises:
+          ValueError: the images have the wrong size or type.
+        """
+        check_images(images, self.image_size)
+        return self._apply(variables, "embed_images", images)
+
+    def text_embeddings(self, variables: Variables, text_tokens: Array) -> Array:
+        """Maps [batch, length] int32 to [batch, embedding_dim], unit norm.
+
+        The length is at most `text_length`; 0 is padding, and how much of it makes no difference.
+
+        Raises:
+          ValueError: the tokens have the wrong shape or type or, outside of jit, are out of range.
+        """
+        self._check_tokens(text_tokens)
+        return self._apply(variables, "embed_texts", text_tokens)
+
+    def embed_pairs(
+        self, variables: Variables, images: Array, text_tokens: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns the cosine of each pair, [batch], and `image_embeddings`, `text_embeddings`."""
+        embeddings = {
+            "image_embeddings": self.image_embeddings(variables, images),
+            "text_embeddings": self.text_embeddings(variables, text_tokens),
+        }
+        return jnp.sum(jnp.multiply(*embeddings.values()), axis=-1), embeddings
+
+    def _apply(self, variables: Variables, method: str, *arrays: Any) -> Any:
+        return self.network.apply({"params": variables["params"]}, *arrays, method=method)
+
+    def _check_tokens(self, tokens: Array, name: str = "text_tokens") -> None:
+        check_tokens(tokens, self.text_length, self.text_vocab_size, name)
+
+
 @runtime_checkable
 class ImageTokenizer(Protocol):
     """Turns images into tokens and back."""

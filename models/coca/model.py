@@ -43,7 +43,7 @@ class Likelihood(NamedTuple):
     per_token: Array  # the same divided by the number of tokens
 
 
-class CocaModel(base.Model):
+class CocaModel(base.DualEncoder):
     """CoCa, a `base.Reranker`; with a multimodal half also a `base.Captioner`."""
 
     feature_converter = "ImageTextConverter"
@@ -135,30 +135,9 @@ class CocaModel(base.Model):
             texts={"captions": {"model": captions, "data": texts}},
         )
 
-    def image_embeddings(self, variables: base.Variables, images: Array) -> Array:
-        """Maps [batch, image_size, image_size, 3] in [-1, 1] to [batch, embedding_dim], unit norm.
-
-        Raises:
-          ValueError: the images have the wrong size or type.
-        """
-        base.check_images(images, self.image_size)
-        return self._apply(variables, "embed_images", images)
-
-    def text_embeddings(self, variables: base.Variables, text_tokens: Array) -> Array:
-        """Maps [batch, length] int32 to [batch, embedding_dim], unit norm.
-
-        The length is at most `text_length`; 0 is padding, and how much of it makes no difference.
-
-        Raises:
-          ValueError: the tokens have the wrong shape or type or, outside of jit, are out of range.
-        """
-        self._check_tokens(text_tokens)
-        return self._apply(variables, "embed_texts", text_tokens)
-
     def score(self, variables: base.Variables, images: Array, text_tokens: Array) -> Array:
         """Returns how well each image fits its text: their cosine, [batch], in [-1, 1]."""
-        images = self.image_embeddings(variables, images)
-        return jnp.sum(images * self.text_embeddings(variables, text_tokens), axis=-1)
+        return self.embed_pairs(variables, images, text_tokens)[0]
 
     def logit_scale(self, variables: base.Variables) -> Array:
         """Returns 1 / temperature, by which the loss multiplies cosines, a scalar."""
@@ -271,11 +250,7 @@ class CocaModel(base.Model):
         """
         variables = {"params": params}
         images, text_tokens = batch["images"], batch["text_tokens"]
-        embeddings = {
-            "image_embeddings": self.image_embeddings(variables, images),
-            "text_embeddings": self.text_embeddings(variables, text_tokens),
-        }
-        cosines = jnp.sum(jnp.multiply(*embeddings.values()), axis=-1)
+        cosines, embeddings = self.embed_pairs(variables, images, text_tokens)
         if not self.has_captions:
             return cosines, embeddings
         logits = self._apply(variables, "caption_logits", images, text_tokens)
@@ -286,13 +261,6 @@ class CocaModel(base.Model):
             "caption_log_likelihood": _likelihood(logits, text_tokens).total,
             "caption_num_correct": jnp.sum(correct, axis=-1),
         }
-
-    def _apply(self, variables: base.Variables, method: str, *arrays: Any) -> Any:
-        return self.network.apply({"params": variables["params"]}, *arrays, method=method)
-
-    def _check_tokens(self, text_tokens: Array) -> None:
-        num_ids = self.config.text_vocab_size
-        base.check_tokens(text_tokens, self.text_length, num_ids, "text_tokens")
 
     def _check_captions(self) -> None:
         if not self.has_captions:

@@ -11,7 +11,6 @@ images with all texts of the global batch, however it is sharded.
 
 import fractions
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ _BERT = {
 _PAIRS = {"images": "float32", "text_tokens": "int32"}
 
 
-class TextEncoderModel(base.Model):
+class TextEncoderModel(base.DualEncoder):
     """The text encoder with one or both of its objectives.
 
     The loss is `bert_weight` times the mean cross-entropy of the masked tokens plus
@@ -135,28 +134,8 @@ class TextEncoderModel(base.Model):
         Raises:
           ValueError: the tokens have the wrong shape or type or, outside of jit, are out of range.
         """
-        self._check_tokens(text_tokens, "text_tokens")
+        self._check_tokens(text_tokens)
         return self._apply(variables, "encode", text_tokens)
-
-    def image_embeddings(self, variables: base.Variables, images: jax.Array) -> jax.Array:
-        """Maps [batch, image_size, image_size, 3] in [-1, 1] to [batch, embedding_dim], unit norm.
-
-        Raises:
-          ValueError: the images have the wrong size or type.
-        """
-        base.check_images(images, self.image_size)
-        return self._apply(variables, "embed_images", images)
-
-    def text_embeddings(self, variables: base.Variables, text_tokens: jax.Array) -> jax.Array:
-        """Maps [batch, length] int32 to [batch, embedding_dim], unit norm.
-
-        The length is at most `text_length`; 0 is padding, and how much of it makes no difference.
-
-        Raises:
-          ValueError: the tokens have the wrong shape or type or, outside of jit, are out of range.
-        """
-        self._check_tokens(text_tokens, "text_tokens")
-        return self._apply(variables, "embed_texts", text_tokens)
 
     def predict_batch(
         self,
@@ -182,10 +161,7 @@ class TextEncoderModel(base.Model):
             packed = ("bert_input_tokens", "bert_segment_ids", "bert_positions")
             logits = self._apply(variables, "token_logits", *(batch[name] for name in packed))
             return jnp.argmax(logits, axis=-1).astype(jnp.int32), {}
-        images = self.image_embeddings(variables, batch["images"])
-        texts = self.text_embeddings(variables, batch["text_tokens"])
-        embeddings = {"image_embeddings": images, "text_embeddings": texts}
-        return jnp.sum(images * texts, axis=-1), embeddings
+        return self.embed_pairs(variables, batch["images"], batch["text_tokens"])
 
     def _at_rate(self, batch: base.Batch) -> base.Batch:
         """Returns the batch with `bert_rate` of its packed sequences.
@@ -203,9 +179,6 @@ class TextEncoderModel(base.Model):
         kept = np.flatnonzero(np.diff(np.arange(rows + 1) * rate.numerator // rate.denominator))
         return {**batch, **{name: jnp.take(batch[name], kept, axis=0) for name in _BERT}}
 
-    def _apply(self, variables: base.Variables, method: str, *arrays: jax.Array) -> Any:
-        return self.network.apply({"params": variables["params"]}, *arrays, method=method)
-
     def _check(self, batch: base.Batch) -> None:
         """Raises ValueError unless the features of a batch have their shapes and types."""
         if self.network.has_bert:
@@ -213,7 +186,4 @@ class TextEncoderModel(base.Model):
                 self._check_tokens(batch[name], name)
         if self.network.has_contrast:
             base.check_images(batch["images"], self.image_size)
-            self._check_tokens(batch["text_tokens"], "text_tokens")
-
-    def _check_tokens(self, tokens: jax.Array, name: str) -> None:
-        base.check_tokens(tokens, self.text_length, self.config.text_vocab_size, name)
+            self._check_tokens(batch["text_tokens"])
