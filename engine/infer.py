@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`parti infer`: a score or prediction of each example of a split, in files.
 
-`inferences.jsonl` has a line for each example, in the order of the data: `key` and `text` of its
-record, `set` if there are several data sets, and `score` or `prediction`. What a text-to-image
-model predicts, image tokens, is also written as shards of `TokenizedPair`, as `parti tokenize`
-does: `parti detokenize` makes pictures of them. Pictures of prompts, guided, ranked and
-reproducible whatever the batch, are `parti generate`'s.
+`inferences.jsonl` has a line for each example, in the order of the data: `index`, `key` and `text`
+of its record if it is one, `set` if there are several data sets, and `score` or `prediction`. What
+a text-to-image model predicts, image tokens, is also written as shards of `TokenizedPair`, as
+`parti tokenize` does: `parti detokenize` makes pictures of them. Pictures of prompts, guided,
+ranked and reproducible whatever the batch, are `parti generate`'s.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def infer(
 
     Raises:
       ValueError, FileNotFoundError: as `checkpoint_use.of` and `setup.open_checkpoint`; the output
-        is there; or the model predicts neither numbers nor tokens.
+        is there; or the model has no such mode, or predicts neither numbers nor tokens.
     """
     use = checkpoint_use.of(experiment)
     stage = output_directory(use, overwrite) if multihost.is_first() else None
@@ -82,13 +82,16 @@ def infer(
             (name, _infer(training, state, source, use, number))
             for number, (name, source) in enumerate(sources.items())
         )
-        if stage is None:
-            for _, rows in results:
-                for _ in rows:
-                    pass  # The first process writes.
-            return
-        with stage:
-            write(stage, experiment, use, results, sources)
+        try:
+            if stage is None:
+                for _, rows in results:
+                    for _ in rows:
+                        pass  # The first process writes.
+                return
+            with stage:
+                write(stage, experiment, use, results, sources)
+        except NotImplementedError as error:
+            raise ValueError(f"INFER_MODE is {use.mode!r}: {error}; set the other one") from error
 
 
 def _infer(

@@ -377,6 +377,16 @@ class DualEncoder(Model):
         }
         return jnp.sum(jnp.multiply(*embeddings.values()), axis=-1), embeddings
 
+    def score(self, variables: Variables, images: Array, text_tokens: Array) -> Array:
+        """Returns how well each image fits its text: their cosine, [batch], in [-1, 1]."""
+        return self.embed_pairs(variables, images, text_tokens)[0]
+
+    def score_batch(
+        self, params: PyTree, batch: Batch, flax_mutables: PyTree | None = None
+    ) -> Array:
+        """Returns the cosine of each pair, [batch]."""
+        return self.score({"params": params}, batch["images"], batch["text_tokens"])
+
     def _apply(self, variables: Variables, method: str, *arrays: Any) -> Any:
         return self.network.apply({"params": variables["params"]}, *arrays, method=method)
 

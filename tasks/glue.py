@@ -75,7 +75,8 @@ def add_task(
         preprocessors.TARGETS: seqio.Feature(classes, add_eos=False, dtype=tf.int32),
     }
     kind, measures = f"glue_{task}", TASKS[task].metrics
-    return sources.register(kind, shards, arguments, [steps], features, measures)
+    source = sources.RecordSource(shards)
+    return sources.register(kind, shards, arguments, [steps], features, measures, source)
 
 
 def _shards(

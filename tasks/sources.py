@@ -48,12 +48,14 @@ class RecordSource(seqio.FileDataSource):
         split_to_files: Mapping[str, Sequence[str]],
         read: Callable[[tf.Tensor], tf.data.Dataset] = tf.data.TFRecordDataset,
         cycle_length: int = 16,
+        has_captions: bool = False,
     ) -> None:
         """Takes the shards of each split; `read` gives the [] strings of one.
 
-        Of `cycle_length` shards records are read in turn.
+        Of `cycle_length` shards records are read in turn. `has_captions` says that a task makes one
+        example of each, and that they are records of `data/storage/records.py`.
         """
-        self._split_to_files = split_to_files
+        self._split_to_files, self.has_captions = split_to_files, has_captions
         super().__init__(
             read_file_fn=read,
             split_to_filepattern=split_to_files,
@@ -67,11 +69,13 @@ class RecordSource(seqio.FileDataSource):
         return self._split_to_files[split]
 
     def captions(self, split: str) -> Iterator[tuple[str, str]]:
-        """Yields (key, text) of the records of a split, in order."""
-        for path in self.list_shards(split):
-            for example in tfrecords.read(path):
-                record = _Captioned.from_example(example)
-                yield record.key, record.text
+        """Yields (key, text) of the records of a split, in the order of `get_dataset`.
+
+        That is not shard after shard: of several, 16 records are read in turn.
+        """
+        for element in self.get_dataset(split, shuffle=False).as_numpy_iterator():
+            record = _Captioned.from_example(element[EXAMPLE])
+            yield record.key, record.text
 
     def get_dataset(
         self,
@@ -170,14 +174,14 @@ def register(
 
     The hash is of the files of each split and the arguments, JSON values that tell two tasks apart:
     equal ones give an equal name, also in another process. The `source` is by default the files'
-    records.
+    records, each of which is one example.
     """
     text = json.dumps([kind, dict(split_to_files), dict(arguments)], sort_keys=True)
     name = f"parti_{kind}_{hashlib.sha256(text.encode('utf-8')).hexdigest()[:12]}"
     if name not in seqio.TaskRegistry.names():
         seqio.TaskRegistry.add(
             name,
-            source=source or RecordSource(split_to_files),
+            source=source or RecordSource(split_to_files, has_captions=True),
             preprocessors=list(preprocessors),
             output_features=dict(output_features),
             shuffle_buffer_size=None,  # the source shuffles

@@ -5,7 +5,7 @@
 A task of both has the features of the two; each pair comes with a sequence of packed texts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -85,6 +85,8 @@ class ZippedSource(seqio.DataSource):
     the whole, so it is as exact as theirs.
     """
 
+    has_captions = True
+
     def __init__(self, names: Sequence[str], lengths: Mapping[str, int]) -> None:
         """Takes registered tasks without a common feature, and the length of each feature."""
         self._names, self._lengths = tuple(names), dict(lengths)
@@ -100,6 +102,10 @@ class ZippedSource(seqio.DataSource):
         """Returns the names of the tasks."""
         del split
         return self._names
+
+    def captions(self, split: str) -> Iterator[tuple[str, str]]:
+        """Yields (key, text) of the records of the last task, the pairs."""
+        return _task(self._names[-1]).source.captions(split)
 
     def get_dataset(
         self,

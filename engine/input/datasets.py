@@ -237,14 +237,12 @@ class SeqioSource:
         return converter(pack=False).to_batches(dataset, lengths, batch_size)
 
     def captions(self) -> Iterator[tuple[str, str]] | None:
-        """Returns (key, text) of the records of 'validation'; None if a task reads no records."""
+        """Returns (key, text) of each example of 'validation'; None if they are of no record."""
         import seqio
 
-        from parti.tasks import sources
-
         source = seqio.TaskRegistry.get(self.mixture_or_task_name).source
-        is_ours = isinstance(source, sources.RecordSource)
-        return source.captions(self.validation_split) if is_ours else None
+        has_captions = getattr(source, "has_captions", False)
+        return source.captions(self.validation_split) if has_captions else None
 
     def once(self, seed: int, converter: Any) -> Any:
         """Returns a `tf.data.Dataset` of the examples of 'validation', each once, in order."""

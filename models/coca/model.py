@@ -135,10 +135,6 @@ class CocaModel(base.DualEncoder):
             texts={"captions": {"model": captions, "data": texts}},
         )
 
-    def score(self, variables: base.Variables, images: Array, text_tokens: Array) -> Array:
-        """Returns how well each image fits its text: their cosine, [batch], in [-1, 1]."""
-        return self.embed_pairs(variables, images, text_tokens)[0]
-
     def logit_scale(self, variables: base.Variables) -> Array:
         """Returns 1 / temperature, by which the loss multiplies cosines, a scalar."""
         return self._apply(variables, "logit_scale")
@@ -217,12 +213,6 @@ class CocaModel(base.DualEncoder):
         start = jnp.zeros((), jnp.int32), tokens[:, 0], tokens
         caches = network.empty_caches(self.config, size)
         return jax.lax.while_loop(goes_on, step, (*start, caches))[2]
-
-    def score_batch(
-        self, params: base.PyTree, batch: base.Batch, flax_mutables: base.PyTree | None = None
-    ) -> Array:
-        """Returns the cosine of each pair, [batch]."""
-        return self.score({"params": params}, batch["images"], batch["text_tokens"])
 
     def predict_batch(
         self,

@@ -137,6 +137,17 @@ class TextEncoderModel(base.DualEncoder):
         self._check_tokens(text_tokens)
         return self._apply(variables, "encode", text_tokens)
 
+    def score_batch(
+        self,
+        params: base.PyTree,
+        batch: base.Batch,
+        flax_mutables: base.PyTree | None = None,
+    ) -> jax.Array:
+        """Returns the cosine of each pair, [batch]; NotImplementedError: there is BERT alone."""
+        if not self.network.has_contrast:
+            raise NotImplementedError("TextEncoderModel with BERT alone has no scores")
+        return super().score_batch(params, batch)
+
     def predict_batch(
         self,
         params: base.PyTree,

@@ -13,7 +13,7 @@ import pytest
 import tiny_glue
 import tiny_models
 
-from parti.engine import train
+from parti.engine import infer, train
 from parti.engine.checkpoints import checkpoints
 from parti.engine.experiment import experiments
 from parti.engine.input import datasets
@@ -85,6 +85,16 @@ def test_a_random_encoder_learns_word_order(folder: pathlib.Path, tmp_path: path
     labels, found = batch["labels"][:, 0], jax.jit(experiment.model.predict_batch)(params, batch)
     assert last["matthews_correlation"] == pytest.approx(np.corrcoef(labels, found)[0, 1])
     assert tiny_glue.COUNTS["validation"] == 21
+    # The same by `parti infer`; its lines have no key: GLUE's are no records of ours.
+    for mode, name in (("predict", "prediction"), ("score", "score")):
+        use = {"CHECKPOINT_PATH": tmp_path / "run", "INFER_OUTPUT_DIR": tmp_path / mode}
+        macros = {k: repr(str(v)) for k, v in use.items()} | {"INFER_MODE": repr(mode)}
+        assert infer.main(flags(folder, "cola", tmp_path / "run", **macros)) == 0
+        lines = (tmp_path / mode / infer.LINES).read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [list(row) for row in rows] == [["index", name]] * 21
+        if mode == "predict":
+            np.testing.assert_array_equal([row[name] for row in rows], found)
 
 
 def given(argv: list[str]) -> tuple[list[str], list[str]]:

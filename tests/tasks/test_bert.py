@@ -317,6 +317,14 @@ def test_validation_of_both_ends_with_the_pairs(
     name = both(stages, corpora)
     batches = list(opened_both(name, "validation"))
     assert len(batches) == conftest.VALIDATION // BATCH
+    texts = [
+        vocabularies.TextTokenizer(stages.vocabulary).decode(t)
+        for b in batches
+        for t in b["text_tokens"]
+    ]
+    assert [text for _, text in datasets.SeqioSource(name, WHOLE).captions()] == texts
+    alone = both(stages, corpora, contrastive_weight=0.0, text_files=None, validation_files=None)
+    assert datasets.SeqioSource(alone, LENGTHS).captions() is None, "packed texts"
     single = seqio.get_dataset(
         name,
         WHOLE,

@@ -119,6 +119,24 @@ def test_seqio_source(tmp_path: pathlib.Path) -> None:
     assert levels(again, 7) == rest
 
 
+def test_captions_are_those_of_the_examples(tmp_path: pathlib.Path) -> None:
+    """Of shards that are read in turn, 16 records of each, and not one after the other."""
+    vocabulary = tiny_models.write_vocabulary(tmp_path / "v.model")
+    for split, count in (("train", 1), ("validation", 20)):
+        for shard in range(2):
+            rows = (
+                records.TokenizedPair(f"{i}", f"red {i}", np.full(4, i)).to_example()
+                for i in range(100 * shard, 100 * shard + count)
+            )
+            tfrecords.write(tmp_path / shard_names.shard_name(split, shard, 2), rows)
+    name = text_to_image.add_task(tmp_path, vocabulary, codebook_size=200)
+    source = datasets.SeqioSource(name, {"inputs": 6, "targets": 4})
+    once = source.once(0, feature_converters.TextToImageConverter)
+    read = [int(x["decoder_target_tokens"][0]) - 1 for x in once.as_numpy_iterator()]
+    assert sorted(read) == [*range(20), *range(100, 120)] != read
+    assert list(source.captions()) == [(f"{i}", f"red {i}") for i in read]
+
+
 def add_token_task(folder: pathlib.Path) -> str:
     """Registers a task of 90 token records and returns its name."""
     vocabulary = tiny_models.write_vocabulary(folder / "v.model")
