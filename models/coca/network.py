@@ -10,7 +10,6 @@ reranks with a base-size one.
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -21,6 +20,7 @@ from parti.data.text import vocabularies
 from parti.models.layers import (
     attention,
     dense,
+    dual_encoder,
     masks,
     norms,
     positions,
@@ -203,7 +203,7 @@ class Caches(NamedTuple):
     multimodal: attention.Cache
 
 
-class Coca(nn.Module):
+class Coca(dual_encoder.DualEncoder):
     """Images and texts to unit vectors of one space, the learned temperature, and captions.
 
     The pooler for contrast pools what the pooler for captions gives, if there is one ("cascade").
@@ -228,9 +228,7 @@ class Coca(nn.Module):
         self.image_projection = dense.matrix(config.embedding_dim, axes, config.dtype)
         self.text_decoder = TextDecoder(config)
         self.text_projection = dense.matrix(config.embedding_dim, axes, config.dtype)
-        self.log_logit_scale = self.param(
-            "log_logit_scale", nn.initializers.constant(math.log(1.0 / 0.07)), ()
-        )
+        self.log_logit_scale = self.new_log_logit_scale()
 
     def __call__(self, images: Array, text_tokens: Array, deterministic: bool = True) -> Outputs:
         """Embeds pairs and predicts their captions.
@@ -246,10 +244,6 @@ class Coca(nn.Module):
         return Outputs(
             self._embed_features(features), self._embed_states(states), self.logit_scale(), logits
         )
-
-    def logit_scale(self) -> Array:
-        """Returns 1 / temperature, a scalar in (0, max_logit_scale]."""
-        return jnp.exp(jnp.minimum(self.log_logit_scale, math.log(self.config.max_logit_scale)))
 
     def image_features(self, images: Array, deterministic: bool = True) -> Array:
         """Maps [batch, height, width, 3] in [-1, 1] to what captions are written from.

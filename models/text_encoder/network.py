@@ -11,15 +11,14 @@ vector, is ours.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from parti.models.layers import (
     dense,
+    dual_encoder,
     norms,
     text_encoder,
     transformer,
@@ -109,7 +108,7 @@ class BertHead(nn.Module):
         return self.norm(nn.gelu(self.dense(states)))
 
 
-class TextEncoderPretraining(nn.Module):
+class TextEncoderPretraining(dual_encoder.DualEncoder):
     """The encoder, and the parts of the objectives that there are."""
 
     config: TextEncoderConfig
@@ -132,9 +131,7 @@ class TextEncoderPretraining(nn.Module):
             axes = ("embed", None)
             self.image_projection = dense.matrix(config.embedding_dim, axes, tower.dtype)
             self.text_projection = dense.matrix(config.embedding_dim, axes, config.dtype)
-            self.log_logit_scale = self.param(
-                "log_logit_scale", nn.initializers.constant(math.log(1.0 / 0.07)), ()
-            )
+            self.log_logit_scale = self.new_log_logit_scale()
 
     def encode(
         self,
@@ -170,11 +167,6 @@ class TextEncoderPretraining(nn.Module):
         states = self.encoder(tokens, deterministic)
         mean = text_encoder.mean_of_tokens(states, tokens)
         return norms.unit_norm(self.text_projection(mean))
-
-    def logit_scale(self) -> Array:
-        """Returns the learned 1 / temperature, a scalar in (0, max_logit_scale]."""
-        limit = math.log(self.config.max_logit_scale)
-        return jnp.exp(jnp.minimum(self.log_logit_scale, limit))
 
     def __call__(
         self, batch: Mapping[str, Array], deterministic: bool = True
