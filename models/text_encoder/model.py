@@ -26,6 +26,7 @@ _BERT = {
     "bert_segment_ids": "int32",
     "bert_positions": "int32",
 }
+_LEAST_RATE = 1000  # the least BERT_RATE is 1 over it; others are taken as fractions up to it
 _PAIRS = {"images": "float32", "text_tokens": "int32"}
 
 
@@ -53,11 +54,13 @@ class TextEncoderModel(base.DualEncoder):
                 f"BERT_WEIGHT is {bert_weight} and CONTRASTIVE_WEIGHT {contrastive_weight}; give 0 "
                 "or more, and one of them more than 0"
             )
-        if not 0 < bert_rate <= 1:
-            raise ValueError(f"BERT_RATE is {bert_rate}; it must be more than 0 and at most 1")
+        self.bert_rate = fractions.Fraction(bert_rate).limit_denominator(_LEAST_RATE)
+        if not 0 < self.bert_rate <= 1:
+            raise ValueError(
+                f"BERT_RATE is {bert_rate}; it must be at least 1/{_LEAST_RATE} and at most 1"
+            )
         self.config = config
         self.bert_weight, self.contrastive_weight = bert_weight, contrastive_weight
-        self.bert_rate = fractions.Fraction(bert_rate).limit_denominator(1000)
         has_bert, has_contrast = bert_weight > 0, contrastive_weight > 0
         self.network = network.TextEncoderPretraining(config, has_bert, has_contrast)
         self.compares_examples = has_contrast  # type: ignore[misc]

@@ -364,8 +364,9 @@ def test_mistakes_are_named(both, batch):
     variables = {"params": params}
     with pytest.raises(ValueError, match="BERT_WEIGHT is 0.0 and CONTRASTIVE_WEIGHT 0.0"):
         text_encoder.TextEncoderModel(TINY, bert_weight=0.0, contrastive_weight=0.0)
-    with pytest.raises(ValueError, match="BERT_RATE is 1.5; it must be more than 0"):
-        text_encoder.TextEncoderModel(TINY, bert_rate=1.5)
+    for rate in (1.5, 0.0, 0.0004):
+        with pytest.raises(ValueError, match=f"BERT_RATE is {rate}; it must be at least 1/1000"):
+            text_encoder.TextEncoderModel(TINY, bert_rate=rate)
     with pytest.raises(ValueError, match="dropout_rate is 1.0"):
         dataclasses.replace(TINY, dropout_rate=1.0)
     with pytest.raises(ValueError, match="8, 8, 3"):
