@@ -39,9 +39,9 @@ def data_fingerprints(config: str) -> dict[str, str]:
     """Returns the fingerprints of the data that a configuration, gin text, names.
 
     `tokenizer_fingerprint`, `tokens_fingerprint`, `pairs_fingerprint`,
-    `reconstructions_fingerprint`, `vocabulary_fingerprint` and `texts_fingerprint` (of the names
-    and sizes of BERT's files), each only if it is there. Of several data sets that a macro mixes,
-    each has its own: `tokens/laion_fingerprint`.
+    `reconstructions_fingerprint`, `vocabulary_fingerprint`, `texts_fingerprint` and
+    `glue_fingerprint` (of the names and sizes of the files), each only if it is there. Of several
+    data sets that a macro mixes, each has its own: `tokens/laion_fingerprint`.
     """
     macros = gin_text.macros(config)
     found: dict[str, Any] = {}
@@ -55,21 +55,34 @@ def data_fingerprints(config: str) -> dict[str, str]:
     vocabulary = macros.get("VOCABULARY")
     if isinstance(vocabulary, str) and pathlib.Path(vocabulary).exists():
         found["vocabulary_fingerprint"] = vocabularies.TextTokenizer(vocabulary).fingerprint
-    if texts := _text_files(macros):
-        found["texts_fingerprint"] = manifests.digest(texts)
+    for what, entries in (("texts", _text_files(macros)), ("glue", _glue_files(macros))):
+        if entries:
+            sizes = [(files.name(path), num_bytes) for path, num_bytes in entries]
+            found[f"{what}_fingerprint"] = manifests.digest(sizes)
     return {name: value for name, value in found.items() if value}
 
 
-def _text_files(macros: dict[str, Any]) -> list[tuple[str, int]]:
-    """Returns (name, bytes) of each file that TEXTS names: addresses, or a data set of TFDS."""
+def _text_files(macros: dict[str, Any]) -> list[files.Entry]:
+    """Returns the files that TEXTS names: addresses, or a data set of TFDS."""
     texts, folder = macros.get("TEXTS"), macros.get("TFDS_DATA_DIR")
     if isinstance(texts, str) and isinstance(folder, str):
-        entries = files.walk(files.join(folder, texts.partition(":")[0]))
-    else:
-        addresses = texts if isinstance(texts, list | tuple) else [texts] if texts else []
-        named = (named for address in addresses for named in files.resolve(address))
-        entries = [entry for one in named for entry in files.entries_of(one)]
-    return [(files.name(path), num_bytes) for path, num_bytes in entries]
+        return _tfds_files(texts, folder)
+    addresses = texts if isinstance(texts, list | tuple) else [texts] if texts else []
+    named = (named for address in addresses for named in files.resolve(address))
+    return [entry for one in named for entry in files.entries_of(one)]
+
+
+def _glue_files(macros: dict[str, Any]) -> list[files.Entry]:
+    """Returns the files of GLUE_TASK."""
+    task, folder, version = (macros.get(f"GLUE_{name}") for name in ("TASK", "DIR", "VERSION"))
+    is_set = all(isinstance(value, str) for value in (task, folder, version))
+    return _tfds_files(f"glue/{task}:{version}", folder) if is_set else []
+
+
+def _tfds_files(name: str, data_dir: str) -> list[files.Entry]:
+    """Returns the files of a data set of TFDS; of a name that leaves versions open, of all."""
+    parts = [part for part in name.split(":") if "*" not in part]
+    return files.walk(files.join(data_dir, *parts))
 
 
 def data_files(config: str) -> dict[str, list[tuple[str, int]]]:
@@ -106,8 +119,8 @@ def _joined(what: str, name: str) -> str:
 
 def _manifest(folder: str, or_above: bool) -> dict[str, Any]:
     """Returns the manifest of a folder, or of the one above; empty if there is none."""
-    path = pathlib.Path(folder)
-    for candidate in [path, *([path.parent] if or_above else [])]:
-        if (candidate / manifests.FILE_NAME).is_file():
-            return manifests.read_json(candidate / manifests.FILE_NAME, "make the output again")
+    for candidate in [folder, *([files.parent(folder)] if or_above else [])]:
+        path = files.join(candidate, manifests.FILE_NAME)
+        if found := manifests.read_json(path, "make the output again"):
+            return found
     return {}
