@@ -17,6 +17,8 @@ from parti.engine import infer as inference
 from parti.engine.checkpoints import checkpoints
 from parti.engine.experiment import checkpoint_use, experiments
 from parti.engine.input import datasets
+from parti.models import base
+from parti.models.text_to_image import model
 from parti.pipelines import detokenize
 from parti.stages import manifests
 
@@ -162,6 +164,18 @@ def test_mistakes(
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         infer(sets, mixed_run, tmp_path / "x", more)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_mode_that_a_model_has_not_is_refused(
+    sets: pathlib.Path,
+    mixed_run: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model.TextToImageModel, "score_batch", base.Model.score_batch)
+    with pytest.raises(ValueError, match="INFER_MODE is 'score': TextToImageModel has no scores"):
+        infer(sets, mixed_run, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
