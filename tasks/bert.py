@@ -35,11 +35,19 @@ def add_task(
 
     Raises:
       FileNotFoundError: no texts, or no vocabulary.
-      ValueError: the vocabulary has no `<mask>`; a rate out of range; or texts that do not fit.
+      ValueError: the vocabulary has no `<mask>`, or not before its pieces of text; a rate out of
+        range; or texts that do not fit.
     """
     tokenizer = vocabularies.TextTokenizer(vocabulary_path)
     mask_id = _mask_id(tokenizer, vocabulary_path)
     vocabulary = vocabularies.seqio_text_vocabulary(vocabulary_path)
+    before = (vocabulary.tokenizer.id_to_piece(i) for i in range(mask_id))
+    if text := [piece for piece in before if not piece.startswith("<")]:
+        raise ValueError(
+            f"VOCABULARY {os.fspath(vocabulary_path)!r} has {vocabularies.MASK_PIECE} behind "
+            f"{text[0]!r}, but tokens to be told are taken of those behind the mask; make it anew "
+            "with `parti vocab`"
+        )
     starts = masking.word_starts(vocabulary) if whole_words else None
     mask = masking.mask_tokens(mask_id, tokenizer.vocab_size, mask_rate, starts)
     arguments = {

@@ -101,6 +101,17 @@ class RecordSource(seqio.FileDataSource):
         return dataset.with_options(options)
 
 
+def check_scheme(address: str | os.PathLike[str], remedy: str = "") -> None:
+    """Raises ValueError, with the remedy, for an address that TensorFlow cannot read."""
+    text = os.fspath(address)
+    scheme = text.partition("://")[0]
+    if files.is_remote(text) and scheme not in tf.io.gfile.get_registered_schemes():
+        raise ValueError(
+            f"{text!r}: TensorFlow, which reads it, has no file system for {scheme}://; copy it to "
+            f"a file system, or to gs://{remedy}"
+        )
+
+
 def split_files(directory: str | os.PathLike[str], record: type[records.Record]) -> dict[str, list]:
     """Returns the shards of a stage's output: `train-*`, and `validation-*` where there are any.
 
@@ -108,10 +119,11 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
 
     Raises:
       FileNotFoundError: no train shards; the message names the stage.
-      ValueError: the shards hold no record, or the first one is of another kind; or the folder's
-        name is not UTF-8.
+      ValueError: the shards hold no record, or the first one is of another kind; or TensorFlow
+        cannot read the folder: its name is not UTF-8, or of another system.
     """
     base = os.path.abspath(directory) if "://" not in str(directory) else str(directory)
+    check_scheme(base)
     if not files.is_utf8(base):
         raise ValueError(
             f"{base!r}: a name that is not UTF-8, which TensorFlow needs; rename the folder, or "
@@ -145,10 +157,11 @@ def find_tfds(
 
     Raises:
       FileNotFoundError: it is not there; the message is `absent`.
-      ValueError: its files are no TFRecord files.
+      ValueError: its files are no TFRecord files, or TensorFlow cannot read the folder.
     """
     import tensorflow_datasets as tfds
 
+    check_scheme(data_dir)
     try:
         info = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir).info
     except tfds.core.registered.DatasetNotFoundError as error:

@@ -5,13 +5,14 @@
 A task of both has the features of the two; each pair comes with a sequence of packed texts.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from parti.data.storage import records
+from parti.data.storage import data_sets, records
 from parti.tasks import bert, contrastive, masking, metrics, mixtures, preprocessors, sources
 
 
@@ -29,7 +30,8 @@ def add_task(
     """Registers the task of the objectives whose weight is not 0, once, and returns its name.
 
     `text_arguments` are those of `bert.add_task`; for the others see `contrastive.add_task`. Of
-    several folders of pairs each gives a task of both objectives, and these make the mixture.
+    several folders of pairs each gives a task of both objectives, and these make the mixture;
+    `text_files` are then divided among them in training, so that they are not read by each.
 
     Raises:
       FileNotFoundError: no train shards, texts or vocabulary.
@@ -54,14 +56,17 @@ def add_task(
     if not bert_weight:
         return add_contrast(pairs_dir)
     lengths = feature_lengths(bert_weight, contrastive_weight, text_length, image_size)
+    num_sets = len(data_sets.named(pairs_dir, "PAIRS_DIR"))
+    num_parts = num_sets if text_arguments.get("text_files") else 1
+    parts = itertools.cycle(seqio.ShardInfo(i, num_parts) for i in range(num_parts))
 
     def add_both(kind: str, folder: str) -> str:
-        names = [add_bert(folder), add_contrast(folder)]
-        source = ZippedSource(names, lengths)
+        names, part = [add_bert(folder), add_contrast(folder)], next(parts)
+        source = ZippedSource(names, lengths, {names[0]: part} if num_parts > 1 else {})
         features = {k: v for name in names for k, v in _task(name).output_features.items()}
         splits = {split: list(names) for split in source.splits}
         steps, measured = [_check_lengths(lengths)], [metrics.Retrieval]
-        arguments = {"lengths": lengths}
+        arguments = {"lengths": lengths, "part_of_texts": [part.index, part.num_shards]}
         return sources.register(kind, splits, arguments, steps, features, measured, source)
 
     return mixtures.add("text_encoder", pairs_dir, "PAIRS_DIR", add_both)
@@ -87,9 +92,17 @@ class ZippedSource(seqio.DataSource):
 
     has_captions = True
 
-    def __init__(self, names: Sequence[str], lengths: Mapping[str, int]) -> None:
-        """Takes registered tasks without a common feature, and the length of each feature."""
-        self._names, self._lengths = tuple(names), dict(lengths)
+    def __init__(
+        self,
+        names: Sequence[str],
+        lengths: Mapping[str, int],
+        parts: Mapping[str, seqio.ShardInfo] | None = None,
+    ) -> None:
+        """Takes registered tasks without a common feature, and the length of each feature.
+
+        `parts` says which part of its training split a task reads; by default it is all.
+        """
+        self._names, self._lengths, self._parts = tuple(names), dict(lengths), dict(parts or {})
         splits = [split for split in records.SPLITS if all(split in _task(n).splits for n in names)]
         super().__init__(splits, caching_permitted=False, performs_internal_shuffling=True)
 
@@ -120,13 +133,14 @@ class ZippedSource(seqio.DataSource):
         def of_task(number: int, name: str) -> tf.data.Dataset:
             task = _task(name)
             is_once = split != "train" and number == len(self._names) - 1
+            part = self._parts.get(name) if split == "train" else None
             return task.get_dataset(
                 {k: v for k, v in self._lengths.items() if k in task.output_features},
                 split=split,
                 shuffle=shuffle,
                 # Captions of pairs are not to come beside the very pairs.
                 seed=None if seed is None else seed + number,
-                shard_info=shard_info,
+                shard_info=_part_of(shard_info, part),
                 num_epochs=1 if is_once else None,
                 trim_output_features=False,
             )
@@ -137,6 +151,14 @@ class ZippedSource(seqio.DataSource):
             return {k: v for e in examples for k, v in e.items() if k in self._lengths}
 
         return tf.data.Dataset.zip(*parts).map(merge)
+
+
+def _part_of(shard: seqio.ShardInfo | None, part: seqio.ShardInfo | None) -> seqio.ShardInfo | None:
+    """Returns a host's shard of a part; None is all."""
+    if shard is None or part is None:
+        return shard or part
+    index = shard.index * part.num_shards + part.index
+    return seqio.ShardInfo(index, shard.num_shards * part.num_shards)
 
 
 def _task(name: str) -> seqio.Task:

@@ -61,7 +61,8 @@ def of_files(train: Patterns, validation: Patterns | None, field: str) -> Texts:
 
     Raises:
       FileNotFoundError: an address names no file of text.
-      ValueError: files of several kinds, or the first one has no such field.
+      ValueError: files of several kinds, or where TensorFlow cannot read them; all are empty, or
+        the first one has no such field.
     """
     named = {"TEXTS": train, "VALIDATION_TEXTS": validation}
     found = {macro: _find(macro, given) for macro, given in named.items() if given}
@@ -73,6 +74,8 @@ def of_files(train: Patterns, validation: Patterns | None, field: str) -> Texts:
     kind, is_gzip = kinds.pop()
     for macro, paths in found.items():
         _check_first(macro, paths[0], kind, field)
+        if not any(map(files.size, paths)):
+            raise ValueError(f"{macro}: {paths[0]!r} and all other files are empty")
     shards = dict(zip(records.SPLITS, found.values(), strict=False))
     if kind == _PARQUET:
         shards = {split: _row_groups(paths) for split, paths in shards.items()}
@@ -132,6 +135,8 @@ def _find(macro: str, given: Patterns) -> list[str]:
     for path in paths:
         if not files.is_utf8(path):
             raise ValueError(f"{macro}: {path!r} is no UTF-8, which TensorFlow needs; rename it")
+        if _kind(path)[0] != _PARQUET:
+            sources.check_scheme(path, "; or give the texts as .parquet")
     return paths
 
 
@@ -156,14 +161,22 @@ def _words(kinds: set[tuple[str, bool]]) -> str:
 def _check_first(macro: str, path: str, kind: str, field: str) -> None:
     """Raises ValueError unless the first text of a file can be read."""
     if kind == _PARQUET:
+        import pyarrow as pa
         from pyarrow import parquet
 
         with files.open(path) as file:
-            names = parquet.ParquetFile(file).schema_arrow.names
-        if field not in names:
+            schema = parquet.ParquetFile(file).schema_arrow
+        if field not in schema.names:
             raise ValueError(
                 f"{macro}: {path!r} has no column {field!r}; set TEXT_FIELD to one of "
-                f"{', '.join(names)}"
+                f"{', '.join(schema.names)}"
+            )
+        of = schema.field(field).type
+        of = of.value_type if pa.types.is_dictionary(of) else of
+        if not (pa.types.is_string(of) or pa.types.is_large_string(of)):
+            raise ValueError(
+                f"{macro}: the column {field!r} of {path!r} is of {of}, not text; set TEXT_FIELD "
+                f"to one of {', '.join(schema.names)}"
             )
     elif kind == _JSON:
         compression = "GZIP" if path.endswith(_GZIP) else ""

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 
+import fake_remote
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -19,6 +20,7 @@ from parti.data.storage import tfrecords
 from parti.data.text import vocabularies
 from parti.engine.input import datasets
 from parti.models.text_encoder import model, network
+from parti.stages import files
 from parti.tasks import bert, masking, preprocessors, sources, text_encoder
 from tests.tasks import conftest
 
@@ -170,41 +172,18 @@ def test_every_text_is_read(kind: str, add: Add, stages: conftest.Stages) -> Non
         assert {k: v.shape for k, v in rows[0].items()} == {k: (1, LENGTH) for k in LENGTHS}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_positions_are_exact(
-    kind: str, add: Add, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_masks_differ_by_epoch_and_agree_in_validation(
+    add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saved within epochs and after several (of about 5 batches); masks are the same, too."""
-    monkeypatch.setattr(sources, "SHUFFLE_BUFFER", 5)
-    monkeypatch.setattr(preprocessors, "CHUNK", 3)
-    name = add(kind)
-    expected = take(iter(opened(name)), 18)
-    assert same(expected, take(iter(opened(name)), 18)), "the same in another run"
-    assert not same(expected, take(iter(opened(name, seed=8)), 18))
-    saved = opened(name)
-    for taken in range(1, 12):
-        next(saved)
-        if taken in (2, 5, 11):
-            folder = tmp_path / f"{kind}-{taken}"
-            folder.mkdir()
-            saved.save(folder)
-            restored = opened(name)
-            restored.restore(folder)
-            assert same(expected[taken:], take(iter(restored), 18 - taken)), taken
-
-
-def test_masks_differ_by_epoch_and_agree_in_validation(add: Add) -> None:
     name = add("txt")
     first, second = (list(opened(name, "validation")) for _ in range(2))
     assert same(first, second)
+    monkeypatch.setattr(preprocessors, "CHUNK", NUM_TEXTS["validation"])  # a chunk is an epoch
     task = seqio.TaskRegistry.get(name)
-    epochs = list(
-        task.get_dataset(LENGTHS, "validation", shuffle=False, seed=0, num_epochs=2)
-        .batch(1_000)
-        .as_numpy_iterator()
-    )[0]
-    halves = np.split(epochs[masking.LOSS_WEIGHTS][: len(epochs[masking.LOSS_WEIGHTS]) // 2 * 2], 2)
-    assert not np.array_equal(*halves)
+    epochs = task.get_dataset(LENGTHS, "validation", shuffle=False, seed=0, num_epochs=2)
+    (rows,) = epochs.batch(1_000).as_numpy_iterator()
+    np.testing.assert_array_equal(*np.split(rows[masking.TARGET_TOKENS], 2))
+    assert not np.array_equal(*np.split(rows[masking.LOSS_WEIGHTS], 2))
 
 
 def test_hosts_share_the_texts(add: Add, stages: conftest.Stages) -> None:
@@ -273,31 +252,85 @@ def test_both_objectives_in_one_batch(stages: conftest.Stages, corpora: pathlib.
     assert {k: str(v.dtype) for k, v in spec.items()} == dict(BOTH.feature_types)
 
 
-def test_positions_of_both_are_exact(
+Open = Callable[[], datasets.Batches]
+
+
+@pytest.fixture
+def open_kind(
+    request: pytest.FixtureRequest,
+    add: Add,
     stages: conftest.Stages,
     corpora: pathlib.Path,
     tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
+) -> Open:
+    """Opens texts of a kind or, of 'both ...', both objectives, of captions, of several sets."""
+    kind = request.param
+    if not kind.startswith("both"):
+        name = add(kind)
+        return lambda: opened(name)
+    changes: dict[str, object] = {}
+    if "captions" in kind:
+        changes |= {"text_files": None, "validation_files": None}
+    if "sets" in kind:
+        more = shutil.copytree(stages.pairs, tmp_path / "more")
+        changes["pairs_dir"] = {str(stages.pairs): 1, str(more): 3}
+    name = both(stages, corpora, **changes)
+    assert ("_mixture_" in name) == ("sets" in kind)
+    return lambda: opened_both(name)
+
+
+BOTH_KINDS = ("both", "both, captions", "both, sets", "both, captions, sets")
+
+
+@pytest.mark.parametrize("open_kind", (*KINDS, *BOTH_KINDS), indirect=True)
+def test_positions_are_exact(
+    open_kind: Open, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Saved within epochs and after several (of about 5 batches); masks are the same, too."""
     monkeypatch.setattr(sources, "SHUFFLE_BUFFER", 5)
     monkeypatch.setattr(preprocessors, "CHUNK", 3)
+    expected = take(iter(open_kind()), 20)
+    saved = open_kind()
+    for taken in range(1, 14):
+        next(saved)
+        if taken in (2, 6, 13):
+            folder = tmp_path / f"{taken}"
+            folder.mkdir()
+            saved.save(folder)
+            restored = open_kind()
+            restored.restore(folder)
+            assert same(expected[taken:], take(iter(restored), 20 - taken)), taken
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_seed_decides_the_batches(kind: str, add: Add) -> None:
+    name = add(kind)
+    expected = take(iter(opened(name)), 8)
+    assert same(expected, take(iter(opened(name)), 8))
+    assert not same(expected, take(iter(opened(name, seed=8)), 8))
+
+
+def test_sets_of_pairs_share_the_texts(
+    stages: conftest.Stages, corpora: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """In training each reads a part, here a file; in validation all."""
     more = shutil.copytree(stages.pairs, tmp_path / "more")
-    of_captions = {"text_files": None, "validation_files": None}
-    several = {"pairs_dir": {str(stages.pairs): 1, str(more): 3}}
-    for changes in ({}, of_captions, several, of_captions | several):
-        name = both(stages, corpora, **changes)
-        assert ("_mixture_" in name) == ("pairs_dir" in changes)
-        expected = take(iter(opened_both(name)), 20)
-        saved = opened_both(name)
-        for taken in range(1, 14):
-            next(saved)
-            if taken in (3, 6, 13):
-                folder = tmp_path / f"{name}-{taken}"
-                folder.mkdir()
-                saved.save(folder)
-                restored = opened_both(name)
-                restored.restore(folder)
-                assert same(expected[taken:], take(iter(restored), 20 - taken)), taken
+    parts = [{f"{colour} {i}" for i in range(10)} for colour in COLOURS]
+    for number, part in enumerate(parts):
+        (tmp_path / f"{number}.txt").write_text("\n".join(sorted(part)))
+    changes: dict[str, object] = {"pairs_dir": {str(stages.pairs): 1, str(more): 3}}
+    changes |= dict.fromkeys(("text_files", "validation_files"), f"{tmp_path}/*.txt")
+    tasks = seqio.MixtureRegistry.get(both(stages, corpora, **changes)).tasks
+    tokenizer = vocabularies.TextTokenizer(stages.vocabulary)
+    for task, part in zip(tasks, parts, strict=True):
+        assert set(read_back(take(opened_both(task.name), 6), tokenizer)) == part
+        assert set(read_back(list(opened_both(task.name, "validation")), tokenizer)) > part
+    shards = [
+        text_encoder._part_of(seqio.ShardInfo(host, 2), seqio.ShardInfo(part, 3))
+        for host in range(2)
+        for part in range(3)
+    ]
+    assert [(shard.index, shard.num_shards) for shard in shards] == [(i, 6) for i in range(6)]
 
 
 def test_captions_do_not_come_beside_their_pairs(
@@ -359,11 +392,14 @@ def test_mistakes_name_the_remedy(
     refuse("files of several kinds, json and lines", text_files=f"{corpora}/jsonl/train-*")
     refuse("no text 'body'; set TEXT_FIELD to its key. It is .*content", "jsonl", text_field="body")
     refuse("no column 'body'; set TEXT_FIELD to one of content", "parquet", text_field="body")
+    refuse("the column 'n' of .* is of int64, not text; set TEXT_FIELD", "parquet", text_field="n")
     refuse("'body', which is no text .* content, url", "tfds", text_field="body")
     refuse("holds no such data set", "tfds", FileNotFoundError, text_files="c4/en:3.1.0")
     refuse("VALIDATION_TEXTS is not set", "tfds", validation_files="a.txt")
     refuse("neither TEXTS nor PAIRS_DIR", "pairs", pairs_dir=None)
     refuse("belong to TEXTS", "pairs", tfds_data_dir=corpora)
+    (tmp_path / "empty.txt").write_text("")
+    refuse("TEXTS: .*empty.txt' and all other files are empty", text_files=f"{tmp_path}/empty.txt")
     (tmp_path / "bad.jsonl").write_text("{not json\n")
     refuse("a line is no JSON", "jsonl", text_files=str(tmp_path / "bad.jsonl"))
     source = datasets.SeqioSource(add("txt", validation_files=None), LENGTHS)
@@ -374,6 +410,28 @@ def test_mistakes_name_the_remedy(
     with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS"):
         lengths = {**WHOLE, masking.POSITIONS: 5}
         datasets.SeqioSource(both(stages, corpora), lengths).open("train", BATCH, 7, BOTH)
+
+
+def test_texts_that_tensorflow_cannot_read_are_refused(
+    corpora: pathlib.Path,
+    stages: conftest.Stages,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tables it need not read."""
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    for kind in ("txt", "parquet"):
+        data = (corpora / kind / f"train-0.{kind}").read_bytes()
+        files.write_bytes(f"store://bucket/a.{kind}", data)
+    remote = {"text_field": "content", "text_files": "store://bucket/a.txt"}
+    with pytest.raises(ValueError, match="store://.*no file system for store.*gs://; or .*parquet"):
+        bert.add_task(stages.vocabulary, **remote)
+    with pytest.raises(ValueError, match="store://bucket'.*no file system for store://; copy it"):
+        bert.add_task(stages.vocabulary, text_files="c4", tfds_data_dir="store://bucket")
+    with pytest.raises(ValueError, match="store://bucket'.*no file system for store://; copy it"):
+        bert.add_task(stages.vocabulary, pairs_dir="store://bucket")
+    name = bert.add_task(stages.vocabulary, **remote | {"text_files": "store://bucket/a.parquet"})
+    assert next(iter(opened(name)))[masking.TARGET_TOKENS].any()
 
 
 def test_a_bad_line_stops_the_run(tmp_path: pathlib.Path, stages: conftest.Stages) -> None:
@@ -401,3 +459,17 @@ def test_a_vocabulary_without_mask_is_refused(
     )
     with pytest.raises(ValueError, match="has no <mask>, which BERT needs; make it anew"):
         bert.add_task(tmp_path / "plain.model", text_files=f"{corpora}/txt")
+
+
+def test_a_vocabulary_with_its_mask_behind_text_is_refused(
+    corpora: pathlib.Path, stages: conftest.Stages, tmp_path: pathlib.Path
+) -> None:
+    """Of its tokens few, or none, would be told."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(stages.vocabulary.read_bytes())
+    mask = proto.pieces.pop(3)
+    proto.pieces.append(mask)
+    (tmp_path / "v.model").write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match="has <mask> behind '.*make it anew with `parti vocab`"):
+        bert.add_task(tmp_path / "v.model", text_files=f"{corpora}/txt")
