@@ -4,13 +4,16 @@
 
     python benchmarks/reranking.py --workdir runs/demo
     python benchmarks/reranking.py --workdir runs/demo --rerankers runs/a runs/b runs/c
+    python benchmarks/reranking.py --workdir runs/emoji --by psnr
 
-Ranks the generations of a finished workflow on scenes by several rerankers, trainings that differ
-in their seed, say; by default the workflow's own. How well a picture agrees with its prompt is what
-`parti evaluate` read from it (`evaluation/alignments.jsonl`): the oracle takes the sample that
-agrees most, `random` sample 0, and `any` is the mean of all. A reranker sees what `parti generate`
-shows it: the tokenizer's pictures, not yet upsampled. A prompt's values are averaged over the
-rerankers before the bootstrap over prompts; `by_reranker` has the means of each.
+Ranks the generations of a finished workflow by several rerankers, trainings that differ in their
+seed, say; by default the workflow's own. How well a picture agrees with its prompt is what `parti
+evaluate` read from it (`--by scenes`: `evaluation/alignments.jsonl`), or the PSNR with the picture
+of the validation split whose caption the prompt is (`--by psnr`: pictures that a caption all but
+determines, emoji say). The oracle takes the sample that agrees most, `random` sample 0, and `any`
+is the mean of all. A reranker sees what `parti generate` shows it: the tokenizer's pictures, not
+yet upsampled; PSNR is of those too. A prompt's values are averaged over the rerankers before the
+bootstrap over prompts; `by_reranker` has the means of each.
 """
 
 import argparse
@@ -20,11 +23,12 @@ import pathlib
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from parti.data.images import images
 from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles, loaded_models
 from parti.pipelines import generate
@@ -32,30 +36,56 @@ from parti.pipelines.beam import model_handlers
 from parti.pipelines.evaluation import bootstrap, scene_alignment
 from parti.pipelines.html import gallery
 
-Samples = tuple[str, np.ndarray, np.ndarray]  # text, tokens [samples, length], agreement [samples]
+UNITS = {"scenes": "in [0, 1]", "psnr": "dB"}
 
 
-def read_samples(workdir: pathlib.Path) -> list[Samples]:
-    """Returns the prompts with a scene; ValueError: their agreement was not measured."""
+class Samples(NamedTuple):
+    """The samples of one prompt."""
+
+    text: str
+    pictures: np.ndarray  # [samples, height, width, 3] uint8, of the tokenizer
+    agreement: np.ndarray  # [samples]
+
+
+def read_samples(
+    workdir: pathlib.Path, by: str, tokenizer: loaded_models.LoadedModel
+) -> list[Samples]:
+    """Returns the prompts that agreement is known of; ValueError: there are none."""
     tokens = {}
     for data in tfrecords.read_pattern(workdir / "generations" / "tokens-*.tfrecord"):
         row = records.TokenizedPair.from_example(data)
         tokens[row.key] = np.asarray(row.image_tokens, np.int32)
+    known = read_scenes(workdir) if by == "scenes" else read_pictures(workdir)
+    samples = []
+    for ranked in gallery.group_by_prompt(generate.read_generations(workdir / "generations")):
+        group = sorted(ranked, key=lambda item: item.sample_index)
+        keys = [f"{item.prompt_id}/{item.sample_index:03d}" for item in group]
+        pictures = model_handlers.decode(tokenizer, np.stack([tokens[key] for key in keys]))
+        if by == "scenes" and all(item.image in known for item in group):
+            agreement = np.array([known[item.image] for item in group])
+        elif by == "psnr" and group[0].prompt_id in known:
+            truth = images.resize(known[group[0].prompt_id], pictures.shape[1])
+            agreement = np.array([images.psnr(picture, truth) for picture in pictures])
+        else:
+            continue
+        samples.append(Samples(group[0].prompt, pictures, agreement))
+    if not samples:
+        raise ValueError(f"agreement by {by} is known of no picture of {workdir / 'generations'}")
+    return samples
+
+
+def read_scenes(workdir: pathlib.Path) -> dict[str, float]:
+    """Returns {image of a generation: its agreement with the scene of its prompt}."""
     path = workdir / "evaluation" / "alignments.jsonl"
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    agreement = {line["image"]: line["alignment"][scene_alignment.OVERALL] for line in lines}
-    groups = gallery.group_by_prompt(generate.read_generations(workdir / "generations"))
-    samples = []
-    for ranked in groups:
-        group = sorted(ranked, key=lambda item: item.sample_index)
-        if not all(item.image in agreement for item in group):
-            continue
-        keys = [f"{item.prompt_id}/{item.sample_index:03d}" for item in group]
-        values = np.array([agreement[item.image] for item in group])
-        samples.append((group[0].prompt, np.stack([tokens[key] for key in keys]), values))
-    if not samples:
-        raise ValueError(f"{path} measures no picture of {workdir / 'generations'}")
-    return samples
+    return {line["image"]: line["alignment"][scene_alignment.OVERALL] for line in lines}
+
+
+def read_pictures(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns {key: picture} of the validation split."""
+    rows = tfrecords.read_pattern(workdir / "pairs" / "validation-*.tfrecord")
+    pairs = map(records.ImageTextPair.from_example, rows)
+    return {pair.key: images.decode_image(pair.image) for pair in pairs}
 
 
 def load_reranker(
@@ -75,16 +105,12 @@ def load_reranker(
     return reranker, about
 
 
-def best(
-    reranker: loaded_models.LoadedModel,
-    samples: Sequence[Samples],
-    pictures: Sequence[np.ndarray],
-) -> dict[str, np.ndarray]:
+def best(reranker: loaded_models.LoadedModel, samples: Sequence[Samples]) -> dict[str, np.ndarray]:
     """Returns {ranking: agreement of the best sample of each prompt}."""
     found = {name: np.zeros(len(samples)) for name in model_handlers.rankings(reranker.model)}
-    for index, ((text, _, agreement), pixels) in enumerate(zip(samples, pictures, strict=True)):
+    for index, (text, pictures, agreement) in enumerate(samples):
         for name, values in found.items():
-            scores = model_handlers.score(reranker, text, pixels, name)
+            scores = model_handlers.score(reranker, text, pictures, name)
             values[index] = agreement[np.argmax(scores)]
     return found
 
@@ -98,26 +124,25 @@ def gains(agreement: np.ndarray, chance: np.ndarray, oracle: np.ndarray) -> dict
     }
 
 
-def measure(workdir: pathlib.Path, folders: Sequence[pathlib.Path]) -> Mapping[str, Any]:
+def measure(workdir: pathlib.Path, folders: Sequence[pathlib.Path], by: str) -> Mapping[str, Any]:
     """Returns the line."""
-    samples, bundle = read_samples(workdir), bundles.Bundle.open(workdir / "bundle")
-    tokenizer = bundle.load("tokenizer")
-    pictures = [model_handlers.decode(tokenizer, tokens) for _, tokens, _ in samples]
+    bundle = bundles.Bundle.open(workdir / "bundle")
+    samples = read_samples(workdir, by, bundle.load("tokenizer"))
     rerankers, by_ranking = [], {}
     for folder in folders:
         reranker, about = load_reranker(folder, bundle)
-        for name, agreement in best(reranker, samples, pictures).items():
+        for name, agreement in best(reranker, samples).items():
             by_ranking.setdefault(name, []).append(agreement)
             about[name] = round(float(agreement.mean()), 4)
         rerankers.append(about)
-    chance = np.array([agreement.mean() for _, _, agreement in samples])
-    most = np.array([agreement.max() for _, _, agreement in samples])
-    first = np.array([agreement[0] for _, _, agreement in samples])
+    chance = np.array([row.agreement.mean() for row in samples])
+    most = np.array([row.agreement.max() for row in samples])
+    first = np.array([row.agreement[0] for row in samples])
     choices = {name: np.mean(rows, axis=0) for name, rows in by_ranking.items()}
     choices |= {"random": first, "oracle": most}
     return {
-        "figure": f"agreement of the best of {len(samples[0][2])} with the scene of its prompt",
-        "unit": "in [0, 1]",
+        "figure": f"agreement, by {by}, of the best of {len(samples[0].agreement)} with its prompt",
+        "unit": UNITS[by],
         "num_prompts": len(samples),
         "any": bootstrap.estimate_mean(chance),
         **{name: gains(values, chance, most - chance) for name, values in choices.items()},
@@ -131,9 +156,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="of a workflow")
     parser.add_argument("--rerankers", type=pathlib.Path, nargs="+", help="trainings")
+    parser.add_argument("--by", choices=UNITS, default="scenes", help="what agreement is")
     flags = parser.parse_args()
     folders = flags.rerankers or [flags.workdir / "reranker"]
-    print(json.dumps(measure(flags.workdir, folders)))
+    print(json.dumps(measure(flags.workdir, folders, flags.by)))
     return 0
 
 

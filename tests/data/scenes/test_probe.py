@@ -82,9 +82,14 @@ def test_pictures_of_other_captions_score_chance(
 
 def test_chance_in_the_tiny_world() -> None:
     drawn = draw("tiny", 32, 200)
-    others = [scene for scene, _ in drawn[1:] + drawn[:1]]
+    views = [scene_probe.read_scene(image) for _, image in drawn]
+    truths = [scene for scene, _ in drawn]
     shuffled = scene_probe.mean_scores(
-        [scene_probe.alignment(image, other) for (_, image), other in zip(drawn, others)]
+        [
+            scene_probe.compare(view, other)
+            for shift in range(1, 9)
+            for view, other in zip(views, truths[shift:] + truths[:shift])
+        ]
     )
     assert abs(shuffled["overall"] - chance("tiny")["overall"]) < 0.03
     assert shuffled["overall"] < 0.25
