@@ -103,6 +103,23 @@ def test_a_probe_reads_what_is_linear_and_no_more(probes: types.ModuleType) -> N
         assert all(low <= hits.mean() <= high for hits in found.values())
 
 
+def test_a_probe_is_blind_to_the_coordinates_of_the_states(probes: types.ModuleType) -> None:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(900, 6))
+    labels = (features @ rng.normal(size=(6, 3))).argmax(1)
+    # All that the labels need in directions of a thousandth of the scale
+    hidden = np.concatenate([features / 1000, rng.normal(size=(900, 4))], axis=1)
+    hidden = hidden @ np.linalg.qr(rng.normal(size=(10, 10)))[0]
+    sets = {"fit": slice(600), "seen": slice(600, 900)}
+    found = probes.probe_hits(*({k: x[rows] for k, rows in sets.items()} for x in (hidden, labels)))
+    assert found["seen"].mean() > 0.95
+
+
+def test_words_are_counted(probes: types.ModuleType) -> None:
+    found = probes.counts(5, np.array([[3, 1, 3, 0], [2, 4, 1, 1]]))
+    np.testing.assert_array_equal(found["words"], [[1, 1, 0, 2, 0], [0, 2, 1, 0, 1]])
+
+
 def test_an_estimate_is_over_captions(probes: types.ModuleType) -> None:
     rows = [np.array([1.0, 0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0, 1.0])]
     found = probes.estimate(rows)
