@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """AdamW, Adafactor and Muon on the tiny generator at equal steps; prints one JSON line.
 
-    python benchmarks/optimizers.py --workdir runs/demo --steps 400 --seeds 3
+    python benchmarks/optimizers.py --workdir runs/demo --output runs/optimizers --steps 400
 
 `--workdir` is what `parti demo` left: tokens and vocabulary. Each optimizer trains with each of its
 learning rates and seed 0, and with the best of them, by validation loss, with the other seeds too;
-model, batches, warm-up, schedule and steps are the same. Its interval is the standard error over
-seeds times the two-sided 95% quantile of Student's distribution.
+model, batches, warm-up, schedule and steps are the same. The loss is that of the whole validation
+split, its mean over seeds with a 95% interval. The optimizers take turns, so that they see the same
+load of the machine; `step_seconds` are the least, the median and the most of the trainings, of each
+the median. `--output` keeps the trainings: the same command goes on.
 """
 
 import argparse
@@ -17,12 +19,8 @@ import pathlib
 import platform
 import statistics
 import sys
-import tempfile
 
-from scipy import stats
-
-from parti.engine import train
-from parti.engine.experiment import experiments
+import trainings
 
 EXPERIMENT = "t5x_configs/experiments/text_to_image_tiny.gin"
 # Around what suits each: Adafactor's first moment is of steps, and starts at 0 uncorrected.
@@ -33,62 +31,56 @@ RATES = {
 }
 
 
-def run(optimizer: str, rate: float, seed: int, flags: argparse.Namespace) -> dict[str, float]:
+def run(optimizer: str, rate: float, seed: int, flags: argparse.Namespace) -> tuple[float, float]:
     """Trains once; returns the loss on the validation split and the median seconds of a step."""
     root = pathlib.Path(flags.workdir).absolute()
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "MODEL_DIR": repr(folder),
-            "TOKENS_DIR": repr(str(root / "tokens")),
-            "VOCABULARY": repr(str(root / "vocabulary" / "vocabulary.model")),
-            "TRAIN_STEPS": flags.steps,
-            "WARMUP_STEPS": flags.steps // 10,
-            "LEARNING_RATE_PEAK": rate,
-            "WEIGHT_DECAY": 0.01,
-            "CLIP_NORM": 1.0,
-            "RANDOM_SEED": seed,
-            "DATA_SEED": seed,
-            "CHECKPOINT_PERIOD": 10**9,
-            "EVAL_PERIOD": flags.steps,
-            "EVAL_STEPS": flags.eval_steps,
-            "LOG_PERIOD": max(flags.steps // 10, 1),
-            "TENSORBOARD": False,
-        }
-        bindings = [f"{name} = {value}" for name, value in settings.items()]
-        files = [EXPERIMENT, f"t5x_configs/optimizers/{optimizer}.gin"]
-        if code := train.train(experiments.load_experiment(files, bindings)):
-            raise SystemExit(code)  # a signal ended it
-        lines = pathlib.Path(folder, "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    seconds = [row["step_seconds"] for row in rows if "step_seconds" in row]
-    (loss,) = (row["loss"] for row in rows if row["split"] == "validation")
-    return {"loss": loss, "step_seconds": statistics.median(seconds)}
-
-
-def measure(optimizer: str, flags: argparse.Namespace) -> dict[str, object]:
-    """Returns what the line says of an optimizer."""
-    tried = {rate: run(optimizer, rate, 0, flags) for rate in RATES[optimizer]}
-    best = min(tried, key=lambda rate: tried[rate]["loss"])
-    runs = [tried[best], *(run(optimizer, best, seed, flags) for seed in range(1, flags.seeds))]
-    losses = [one["loss"] for one in runs]
-    quantile = stats.t.ppf(0.975, flags.seeds - 1)
-    return {
-        "validation_loss": round(statistics.mean(losses), 4),
-        "interval": round(quantile * statistics.stdev(losses) / flags.seeds**0.5, 4),
-        "learning_rate": best,
-        "losses_of_seeds": [round(loss, 4) for loss in losses],
-        "losses_of_rates": {str(rate): round(one["loss"], 4) for rate, one in tried.items()},
-        "step_seconds": round(statistics.median(one["step_seconds"] for one in runs), 4),
+    settings = {
+        "TOKENS_DIR": repr(str(root / "tokens")),
+        "VOCABULARY": repr(str(root / "vocabulary" / "vocabulary.model")),
+        "WARMUP_STEPS": flags.steps // 10,
+        "LEARNING_RATE_PEAK": rate,
+        "WEIGHT_DECAY": 0.01,
+        "CLIP_NORM": 1.0,
+        "LOG_PERIOD": flags.steps // 10,
     }
+    files = [EXPERIMENT, f"t5x_configs/optimizers/{optimizer}.gin"]
+    folder = pathlib.Path(flags.output, f"{optimizer}-{rate}-{seed}")
+    rows = trainings.run(files, folder, flags.steps, seed, settings)
+    seconds = [row["step_seconds"] for row in rows if "step_seconds" in row]
+    return rows[-1]["loss"], statistics.median(seconds)
+
+
+def measure(flags: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """Returns what the line says of each optimizer."""
+    tried: dict[str, dict[float, tuple[float, float]]] = {name: {} for name in RATES}
+    for rates in zip(*RATES.values(), strict=True):
+        for name, rate in zip(RATES, rates, strict=True):
+            tried[name][rate] = run(name, rate, 0, flags)
+    best = {name: min(runs, key=lambda rate: runs[rate][0]) for name, runs in tried.items()}
+    seeds = {name: [tried[name][rate]] for name, rate in best.items()}
+    for seed in range(1, flags.seeds):
+        for name, rate in best.items():
+            seeds[name].append(run(name, rate, seed, flags))
+    table: dict[str, dict[str, object]] = {}
+    for name, runs in seeds.items():
+        seconds = [second for _, second in [*tried[name].values(), *runs[1:]]]
+        of_step = (min(seconds), statistics.median(seconds), max(seconds))
+        table[name] = {
+            "learning_rate": best[name],
+            "validation_loss": trainings.estimate_mean([loss for loss, _ in runs]),
+            "losses_of_rates": {str(rate): round(one[0], 4) for rate, one in tried[name].items()},
+            "step_seconds": [round(second, 4) for second in of_step],
+        }
+    return table
 
 
 def main() -> int:
     """Measures; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="the folder of `parti demo`")
+    parser.add_argument("--output", required=True, help="where the trainings are kept")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3, help="2 or more")
-    parser.add_argument("--eval_steps", type=int, default=16, help="batches of 16")
     flags = parser.parse_args()
     if flags.seeds < 2 or flags.steps < 10:
         parser.error("--seeds is at least 2, --steps at least 10")
@@ -96,9 +88,8 @@ def main() -> int:
         "benchmark": "optimizers",
         "unit": "nats per image token, validation",
         "steps": flags.steps,
-        "seeds": flags.seeds,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        **{name: measure(name, flags) for name in RATES},
+        **measure(flags),
     }
     print(json.dumps(record))
     return 0

@@ -18,57 +18,34 @@ import json
 import os
 import pathlib
 import platform
-import statistics
 import sys
 from typing import Any
 
-from scipy import stats
-
-from parti.engine import train
-from parti.engine.experiment import experiments
+import trainings
 
 EXPERIMENTS = "t5x_configs/experiments"
-FINISHED = "manifest.json"
-WHOLE_SPLIT = 10**6  # batches, more than there are
 
 
-def run(name: str, folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, float]:
-    """Trains unless it is done, and returns the last validation metrics."""
-    if not (folder / FINISHED).exists():
-        bindings = [f"{macro} = {value}" for macro, value in settings.items()]
-        bindings.append(f"MODEL_DIR = {str(folder)!r}")
-        train.train(experiments.load_experiment([f"{EXPERIMENTS}/{name}.gin"], bindings))
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [row for row in rows if row["split"] == "validation"][-1]
-
-
-def measure(seed: int, flags: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure(seed: int, flags: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Returns the metrics of the encoder, and of the generators `on` and `off`, for a seed."""
     root, output = pathlib.Path(flags.workdir).absolute(), pathlib.Path(flags.output).absolute()
     shared = {
-        **dict(binding.split("=", 1) for binding in flags.gin),
         "VOCABULARY": repr(str(root / "vocabulary" / "vocabulary.model")),
-        "RANDOM_SEED": seed,
-        "DATA_SEED": seed,
-        "CHECKPOINTS_TO_KEEP": 1,
-        "EVAL_STEPS": WHOLE_SPLIT,
-        "TENSORBOARD": False,
+        **dict(binding.split("=", 1) for binding in flags.gin),
     }
 
-    def steps(count: int) -> dict[str, int]:
-        return {"TRAIN_STEPS": count, "EVAL_PERIOD": count, "CHECKPOINT_PERIOD": count}
+    def train(name: str, folder: pathlib.Path, steps: int, more: dict[str, Any]) -> dict[str, Any]:
+        files = [f"{EXPERIMENTS}/{name}.gin"]
+        return trainings.run(files, folder, steps, seed, shared | more)[-1]
 
-    encoder = output / f"text_encoder-{seed}"
-    found = {"text_encoder": {**shared, **steps(flags.encoder_steps)}}
-    found["text_encoder"]["PAIRS_DIR"] = repr(str(root / "pairs"))
+    encoder, pairs = output / f"text_encoder-{seed}", {"PAIRS_DIR": repr(str(root / "pairs"))}
+    found = {"text_encoder": train("text_encoder_tiny", encoder, flags.encoder_steps, pairs)}
     for name, start in (("on", repr(str(encoder))), ("off", "None")):
-        found[name] = {**shared, **steps(flags.generator_steps), "TEXT_ENCODER": start}
-        found[name]["TOKENS_DIR"] = repr(str(root / "tokens"))
-        found[name] |= dict(binding.split("=", 1) for binding in flags.generator_gin)
-    metrics = {"text_encoder": run("text_encoder_tiny", encoder, found.pop("text_encoder"))}
-    for name, settings in found.items():
-        metrics[name] = run("text_to_image_tiny", output / f"generator-{name}-{seed}", settings)
-    return metrics
+        settings = {"TEXT_ENCODER": start, "TOKENS_DIR": repr(str(root / "tokens"))}
+        settings |= dict(binding.split("=", 1) for binding in flags.generator_gin)
+        folder = output / f"generator-{name}-{seed}"
+        found[name] = train("text_to_image_tiny", folder, flags.generator_steps, settings)
+    return found
 
 
 def main() -> int:
@@ -87,7 +64,6 @@ def main() -> int:
     found = [measure(seed, flags) for seed in range(flags.seeds)]
     losses = {name: [one[name]["loss"] for one in found] for name in ("on", "off")}
     gains = [off - on for on, off in zip(losses["on"], losses["off"], strict=True)]
-    quantile = stats.t.ppf(0.975, flags.seeds - 1)
     told = ("masked_accuracy", "text_to_image_recall_at_1", "text_to_image_recall_at_10")
     record = {
         "benchmark": "text_encoder_pretraining",
@@ -96,8 +72,7 @@ def main() -> int:
         "generator_steps": flags.generator_steps,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         **{name: [round(loss, 4) for loss in values] for name, values in losses.items()},
-        "gain": round(statistics.mean(gains), 4),
-        "interval": round(quantile * statistics.stdev(gains) / flags.seeds**0.5, 4),
+        "gain": trainings.estimate_mean(gains),
         "text_encoder": {
             name: [round(one["text_encoder"][name], 4) for one in found]
             for name in told

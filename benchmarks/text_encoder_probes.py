@@ -7,7 +7,8 @@
 
 An encoder is NAME=DIRECTORY, the training of a text encoder or of a generator; a name given several
 times is a training with several seeds. Encoders with the sizes of the first and random parameters,
-`random`, are always there. The probes, all of captions of scenes drawn here:
+`random`, are always there, and so is how often each token occurs, `words`, which knows no order.
+The probes, all of captions of scenes drawn here:
 
     object    the shape of the thing on the left, or on top
     colour    its colour
@@ -15,9 +16,11 @@ times is a training with several seeds. Encoders with the sizes of the first and
     count     how many things there are, of one kind or of two (worlds with the challenge `count`)
 
 The first two take more than a word: whether a thing is on the left depends on the order of the
-caption and on the relation. The probe is a logistic regression on standardised states, their mean
-over a caption (`mean`) or that of its EOS (`eos`), with the weight decay that is best on a fifth of
-the captions it is fitted to. Those are of the training split; accuracy is on other scenes of it
+caption and on the relation. The probe is a logistic regression on whitened states, their mean over
+a caption (`mean`) or that of its EOS (`eos`), with the weight decay that is best on a fifth of the
+captions it is fitted to. Whitening makes it blind to the scale of what is read: standardised states
+hold most of it in directions of little variance, which decay and few iterations leave out. The
+captions it is fitted to are of the training split; accuracy is on other scenes of it
 (`seen`) and on the validation split, whose scenes all hold a pair of shape and colour that the
 training split lacks (`unseen`). Intervals are bootstrap intervals over captions, after the mean
 over seeds; `chance` is the share of the most frequent answer.
@@ -30,7 +33,7 @@ import os
 import platform
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.core
@@ -46,13 +49,12 @@ from parti.models.layers import text_encoder, transformer
 from parti.pipelines.evaluation import bootstrap
 
 PROBES = ("object", "colour", "relation", "count")
-POOLS = ("mean", "eos")
-RANDOM = "random"
+RANDOM, WORDS = "random", "words"
 BATCH_SIZE = 256
 CONVERSE = {"left_of": "right_of", "right_of": "left_of", "above": "below", "below": "above"}
 # Set of captions -> split, and what is added to the seed
 SETS = {"fit": ("train", 0), "seen": ("train", 1), "unseen": ("validation", 0)}
-DECAYS = (1e-3, 1e-2, 1e-1)
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def answer(probe: str, scene: scenes.Scene, caption: str) -> str:
@@ -83,23 +85,29 @@ def draw(probe: str, split: str, num: int, seed: int, world: scenes.World) -> li
     return rows
 
 
+def counts(vocab_size: int, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Maps texts [N, length] to how often each token occurs, [N, vocab]."""
+    return {WORDS: np.stack([np.bincount(row, minlength=vocab_size) for row in tokens])}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def pooled(encoder: text_encoder.TextEncoder, params: Any, tokens: jax.Array) -> Any:
+    """Maps texts [batch, length] to {pool: [batch, embed]} of the encoder's final states."""
+    found = encoder.apply({"params": params}, tokens).astype(jnp.float32)
+    ends = jnp.sum(tokens != vocabularies.PAD_ID, axis=1) - 1
+    eos = jnp.take_along_axis(found, ends[:, None, None], axis=1)[:, 0]
+    return {"mean": text_encoder.mean_of_tokens(found, tokens), "eos": eos}
+
+
 def states(
     encoder: text_encoder.TextEncoder, params: Any, tokens: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Maps texts [N, length] to {pool: [N, embed]} of the encoder's final states."""
-
-    @jax.jit
-    def pooled(params: Any, tokens: jax.Array) -> dict[str, jax.Array]:
-        found = encoder.apply({"params": params}, tokens).astype(jnp.float32)
-        ends = jnp.sum(tokens != vocabularies.PAD_ID, axis=1) - 1
-        eos = jnp.take_along_axis(found, ends[:, None, None], axis=1)[:, 0]
-        return {"mean": text_encoder.mean_of_tokens(found, tokens), "eos": eos}
-
+    """Maps texts [N, length] to `pooled` of them all."""
     parts = []
     for start in range(0, len(tokens), BATCH_SIZE):
         batch = loaded_models.pad_rows(tokens[start : start + BATCH_SIZE], BATCH_SIZE)
-        parts.append(jax.device_get(pooled(params, batch)))
-    return {pool: np.concatenate([p[pool] for p in parts])[: len(tokens)] for pool in POOLS}
+        parts.append(jax.device_get(pooled(encoder, params, batch)))
+    return {pool: np.concatenate([p[pool] for p in parts])[: len(tokens)] for pool in parts[0]}
 
 
 def objective(
@@ -148,8 +156,10 @@ def probe_hits(
     Both are of each set, [N, dim] and [N].
     """
     fitted, truth = features["fit"].astype(np.float64), labels["fit"]
-    mean, scale = fitted.mean(axis=0), fitted.std(axis=0) + 1e-6
-    fitted = (fitted - mean) / scale
+    mean = fitted.mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov(fitted.T))
+    whiten = directions / np.sqrt(variances + 1e-8 * variances.max())
+    fitted = (fitted - mean) @ whiten
     num_classes, part = int(truth.max()) + 1, len(fitted) * 4 // 5
 
     def held_out(decay: float) -> float:
@@ -158,7 +168,7 @@ def probe_hits(
 
     weights = fit(fitted, truth, num_classes, max(DECAYS, key=held_out))
     return {
-        name: (predict(weights, (features[name] - mean) / scale) == labels[name]).astype(float)
+        name: (predict(weights, (features[name] - mean) @ whiten) == labels[name]).astype(float)
         for name in features
         if name != "fit"
     }
@@ -193,16 +203,21 @@ def random_params(encoder: text_encoder.TextEncoder, seed: int) -> Any:
     return flax.core.meta.unbox(variables)["params"]
 
 
-def encoders(flags: argparse.Namespace) -> Iterator[tuple[str, text_encoder.TextEncoder, Any]]:
-    """Gives (name, encoder, parameters) of each, those before training first."""
+def readers(
+    flags: argparse.Namespace,
+) -> Iterator[tuple[str, int, Callable[[np.ndarray], dict[str, np.ndarray]]]]:
+    """Gives (name, length of its texts, what maps texts to {pool: features}), untrained first."""
     given = [text.partition("=") for text in flags.encoder]
     config, _ = load(given[0][2])
+    yield WORDS, config.text_length, functools.partial(counts, config.text_vocab_size)
+    encoder = make_encoder(config)
     for seed in range(flags.seeds):
-        encoder = make_encoder(config)
-        yield RANDOM, encoder, random_params(encoder, seed)
+        params = random_params(encoder, seed)
+        yield RANDOM, encoder.max_length, functools.partial(states, encoder, params)
     for name, _, directory in given:
         config, params = load(directory)
-        yield name, make_encoder(config), params
+        encoder = make_encoder(config)
+        yield name, encoder.max_length, functools.partial(states, encoder, params)
 
 
 def measure(flags: argparse.Namespace) -> dict[str, Any]:
@@ -212,15 +227,12 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
     probes = [p for p in PROBES if p != "count" or "count" in world.challenges]
     drawn = {probe: draw_sets(probe, world, flags) for probe in probes}
     hits: dict[tuple[str, str, str], list[np.ndarray]] = {}
-    for name, encoder, params in encoders(flags):
+    for name, length, read in readers(flags):
         for probe, sets in drawn.items():
             answers = sorted({truth for _, truth in sets["fit"]})
             labels = {k: np.array([answers.index(t) for _, t in rows]) for k, rows in sets.items()}
-            found = {
-                k: states(encoder, params, encode(tokenizer, rows, encoder.max_length))
-                for k, rows in sets.items()
-            }
-            for pool in POOLS:
+            found = {k: read(encode(tokenizer, rows, length)) for k, rows in sets.items()}
+            for pool in found["fit"]:
                 right = probe_hits({k: found[k][pool] for k in sets}, labels)
                 for tested, row in right.items():
                     hits.setdefault((probe, f"{pool}, {tested}", name), []).append(row)

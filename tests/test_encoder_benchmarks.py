@@ -1,7 +1,8 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What benchmarks/text_encoder_probes.py asks, its logistic regression; the table of glue.py."""
+"""benchmarks/text_encoder_probes.py, its logistic regression; tables of trainings over seeds."""
 
+import argparse
 import importlib.util
 import json
 import pathlib
@@ -17,6 +18,8 @@ import tiny_models
 
 from parti.data.scenes import scenes
 from parti.data.text import vocabularies
+from parti.engine import train
+from parti.engine.experiment import experiments
 from parti.tasks import glue
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
@@ -103,6 +106,23 @@ def test_a_probe_reads_what_is_linear_and_no_more(probes: types.ModuleType) -> N
         assert all(low <= hits.mean() <= high for hits in found.values())
 
 
+def test_a_probe_is_blind_to_the_coordinates_of_the_states(probes: types.ModuleType) -> None:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(900, 6))
+    labels = (features @ rng.normal(size=(6, 3))).argmax(1)
+    # All that the labels need in directions of a thousandth of the scale
+    hidden = np.concatenate([features / 1000, rng.normal(size=(900, 4))], axis=1)
+    hidden = hidden @ np.linalg.qr(rng.normal(size=(10, 10)))[0]
+    sets = {"fit": slice(600), "seen": slice(600, 900)}
+    found = probes.probe_hits(*({k: x[rows] for k, rows in sets.items()} for x in (hidden, labels)))
+    assert found["seen"].mean() > 0.95
+
+
+def test_words_are_counted(probes: types.ModuleType) -> None:
+    found = probes.counts(5, np.array([[3, 1, 3, 0], [2, 4, 1, 1]]))
+    np.testing.assert_array_equal(found["words"], [[1, 1, 0, 2, 0], [0, 2, 1, 0, 1]])
+
+
 def test_an_estimate_is_over_captions(probes: types.ModuleType) -> None:
     rows = [np.array([1.0, 0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0, 1.0])]
     found = probes.estimate(rows)
@@ -164,3 +184,39 @@ def test_the_tasks_of_the_table_are_those_there_are() -> None:
     benchmark = load("glue")
     assert benchmark.METRICS.keys() == glue.TASKS.keys()
     assert {len(row) for row in benchmark.PAPER.values()} == {len(glue.TASKS)}
+
+
+def test_the_mean_over_seeds() -> None:
+    # The standard error is 1 / sqrt(3), the quantile of two degrees of freedom 4.3027
+    want = {"mean": 2.0, "interval": 2.4841, "seeds": [1.0, 2.0, 3.0]}
+    assert load("trainings").estimate_mean([1.0, 2.0, 3.0]) == want
+
+
+def test_a_training_that_a_signal_ended_ends_the_benchmark(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(experiments, "load_experiment", lambda *inputs: given.append(inputs))
+    monkeypatch.setattr(train, "train", lambda experiment: 143)
+    with pytest.raises(SystemExit, match="143"):
+        load("trainings").run(["x.gin"], tmp_path, 7, 3, {"CLIP_NORM": 0.5})
+    ((files, bindings),) = given
+    assert files == ["x.gin"]
+    assert {"TRAIN_STEPS = 7", "EVAL_PERIOD = 7", "DATA_SEED = 3", "CLIP_NORM = 0.5"} <= {*bindings}
+
+
+def test_an_optimizer_is_compared_at_its_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    benchmark, order = load("optimizers"), []
+
+    def run(name: str, rate: float, seed: int, flags: argparse.Namespace) -> tuple[float, float]:
+        order.append((name, seed))
+        return abs(rate - 4e-3) + seed, {"adamw": 1.0, "adafactor": 2.0, "muon": 3.0}[name]
+
+    monkeypatch.setattr(benchmark, "run", run)
+    found = benchmark.measure(argparse.Namespace(seeds=3))
+    assert order == [(name, seed) for seed in (0, 0, 0, 1, 2) for name in benchmark.RATES]
+    assert {row["learning_rate"] for row in found.values()} == {4e-3}
+    assert found["muon"]["validation_loss"]["seeds"] == [0.0, 1.0, 2.0]
+    assert found["muon"]["losses_of_rates"] == {"0.002": 0.002, "0.004": 0.0, "0.008": 0.004}
+    assert found["muon"]["step_seconds"] == [3.0, 3.0, 3.0]
