@@ -22,7 +22,7 @@ from typing import Any
 
 import gin
 
-from parti.engine.config import gin_errors, gin_text
+from parti.engine.config import gin_bindings, gin_errors, gin_text
 
 _lock = threading.RLock()
 
@@ -69,12 +69,15 @@ def config_root() -> pathlib.Path:
 def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
     """Reads gin files, then bindings; the first file's macros need not be used.
 
+    A binding may name a function or class that a file names, by any end of its path.
+
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a macro is misspelt, or a value is no gin literal.
+      ValueError: a macro or function is misspelt, or a value is no gin literal.
     """
     standard: set[str] | None = None
     readers: dict[str, str] = {}
+    configurables: set[gin_bindings.Configurable] = set()
     for path in gin_files:
         _check_file(path)
         logging.disable(logging.ERROR)  # gin logs each folder in which it looks for an include.
@@ -84,6 +87,7 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
             logging.disable(logging.NOTSET)
         for text in _texts(parsed):
             readers |= gin_text.readers(text)
+            configurables |= set(gin_bindings.configurables(text))
         if standard is None:  # Those of the run file, some of which a model may not have.
             standard = set(gin_text.macros(gin.config_str()))
     known = set(gin_text.macros(gin.config_str()))
@@ -97,7 +101,7 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
             raise ValueError(f"--gin.{name}: no gin file sets a macro of that name{hint}")
         gin_text.check_text(name, value)
         try:
-            gin.parse_config(f"{name} = {value}")
+            gin.parse_config(gin_bindings.self_contained(name, value, configurables))
         except (SyntaxError, tokenize.TokenError) as error:
             raise ValueError(
                 f"--gin.{name}={value} is not a Python literal or gin reference; a text needs "

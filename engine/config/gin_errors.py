@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import re
+import sys
 import tokenize
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,8 +73,13 @@ def _suggest_for(message: str) -> str:
 
 
 def _parameters(selector: str) -> list[str]:
+    """Returns the parameters of a function or class of a module that is loaded."""
+    end, _, name = selector.rpartition(".")
+    modules = [module for path, module in [*sys.modules.items()] if f".{path}".endswith(f".{end}")]
     try:
-        configurable = inspect.unwrap(gin.get_configurable(selector))
+        # gin knows it by the name that the process first called it by, perhaps another.
+        found = next((getattr(m, name) for m in modules if hasattr(m, name)), None)
+        configurable = inspect.unwrap(found or gin.get_configurable(selector))
         names = list(inspect.signature(configurable).parameters)
         if inspect.isclass(configurable) and names == ["args", "kwargs"]:
             # gin's subclass of the class itself.

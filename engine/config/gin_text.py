@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gin import config_parser
@@ -26,6 +26,17 @@ class Reference:
     def __repr__(self) -> str:
         """Returns the reference as gin text has it."""
         return self.text
+
+    @property
+    def configurable(self) -> str:
+        """The name of what it refers to, 'module.function'; empty for a macro."""
+        return self.text.strip("@()").rpartition("/")[2] if self.text.startswith("@") else ""
+
+    def to(self, selector: str) -> "Reference":
+        """Returns a reference to another function, in the same scope."""
+        scope, slash, name = self.text.rpartition("/")
+        call = "()" if name.endswith("()") else ""
+        return Reference(f"{scope or '@'}{slash}{selector}{call}")
 
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # characters that no path and no setting needs
@@ -48,8 +59,8 @@ def bindings(text: str) -> dict[str, Any]:
     Includes are not followed. Raises ValueError if this is no gin text.
     """
     return {
-        _key(statement): statement.value
-        for statement in _statements(text)
+        key(statement): statement.value
+        for statement in statements(text)
         if isinstance(statement, config_parser.BindingStatement)
     }
 
@@ -93,21 +104,21 @@ def flag(name: str, text: str) -> str:
 
 def readers(text: str) -> dict[str, str]:
     """Returns {macro: a key of `bindings` whose value names it}."""
-    references = ((r.text, key) for key, v in bindings(text).items() for r in _references(v))
-    return {reference[1:]: key for reference, key in references if reference.startswith("%")}
+    found = ((r.text, name) for name, v in bindings(text).items() for r in references(v))
+    return {reference[1:]: name for reference, name in found if reference.startswith("%")}
 
 
 def functions(text: str) -> set[str]:
     """Returns the functions with an argument in a gin text, as 'module.function'."""
-    keys = (key.rpartition("/")[2] for key in bindings(text))
-    return {key.rpartition(".")[0] for key in keys if "." in key}
+    names = (name.rpartition("/")[2] for name in bindings(text))
+    return {name.rpartition(".")[0] for name in names if "." in name}
 
 
 def without_unused_imports(text: str) -> str:
     """Drops the imports that nothing in a gin text names, such as those of data tasks."""
     named = functions(text)
     for value in bindings(text).values():
-        named |= {r.text.strip("@%()").rpartition("/")[2] for r in _references(value)}
+        named |= {r.text.strip("@%()").rpartition("/")[2] for r in references(value)}
 
     def is_used(statement: config_parser.ImportStatement) -> bool:
         name = statement.bound_name() if statement.is_from else statement.alias or statement.module
@@ -117,33 +128,50 @@ def without_unused_imports(text: str) -> str:
 
     unused = {
         statement.location.line_num
-        for statement in _statements(text)
+        for statement in statements(text)
         if isinstance(statement, config_parser.ImportStatement) and not is_used(statement)
     }
     kept = [line for i, line in enumerate(text.splitlines(), start=1) if i not in unused]
     return "\n".join(kept).strip() + "\n"
 
 
-def _statements(text: str) -> list[Any]:
+def selectors(parsed: Iterable[Any]) -> set[str]:
+    """Returns the functions and classes that statements bind or refer to, as they are written."""
+    found = set()
+    for statement in parsed:
+        if isinstance(statement, config_parser.BindingStatement):
+            found |= {r.configurable for r in references(statement.value)}
+            found |= {statement.selector} if statement.arg_name else set()
+    return found - {""}
+
+
+def statements(text: str) -> list[Any]:
+    """Returns what gin's parser makes of a text; raises ValueError if this is no gin text."""
     try:
-        return list(config_parser.ConfigParser(text, _Unevaluated()))
+        return parse(text)
     except (SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"not gin text: {str(error).splitlines()[0]}") from error
 
 
-def _key(statement: config_parser.BindingStatement) -> str:
+def parse(text: str) -> list[Any]:
+    """Returns what `statements` does; raises SyntaxError or tokenize.TokenError as gin does."""
+    return list(config_parser.ConfigParser(text, _Unevaluated()))
+
+
+def key(statement: config_parser.BindingStatement) -> str:
+    """Returns the name that a statement binds, as `bindings` has it."""
     scope = f"{statement.scope}/" if statement.scope else ""
     argument = f".{statement.arg_name}" if statement.arg_name else ""
     return f"{scope}{statement.selector}{argument}"
 
 
-def _references(value: Any) -> Iterator[Reference]:
+def references(value: Any) -> Iterator[Reference]:
     """Returns the references in a value, however deep."""
     if isinstance(value, Reference):
         yield value
     elif isinstance(value, dict):
         for item in (*value.keys(), *value.values()):
-            yield from _references(item)
+            yield from references(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _references(item)
+            yield from references(item)

@@ -136,6 +136,46 @@ def test_a_macro_whose_use_was_replaced(write, tmp_path: pathlib.Path) -> None:
     )
 
 
+@pytest.fixture
+def fresh(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with two models, which no other test has shown to gin."""
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"models_of_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(
+        "import fake_training\n"
+        "class One(fake_training.Regressor):\n    pass\n"
+        "class Two(fake_training.Regressor):\n    pass\n"
+    )
+    return name
+
+
+@pytest.mark.parametrize("earlier", ["", "{} as other", "{}"])
+def test_bindings_do_not_depend_on_what_was_read_before(write, fresh: str, earlier: str) -> None:
+    """gin's registry keeps what the process has read, by the names that it was first read by."""
+    if earlier:
+        head = f"from __gin__ import dynamic_registration\nimport {earlier.format(fresh)}\n"
+        called = "other" if "other" in earlier else fresh
+        made = f"MODEL = @{called}.One()\n{called}.One.features = 5\n{called}.Two.features = 5\n"
+        assert gin_config.model_from_config(head + made).features == 5
+    path = pathlib.Path(write(f"MODEL = @{fresh}.One()\n"))
+    path.write_text(path.read_text().replace("import optax", f"import {fresh}\nimport optax"))
+
+    def load(*bindings: str) -> experiments.Experiment:
+        return experiments.load_experiment([str(path)], [MODEL_DIR, "DROPOUT_RATE = 0", *bindings])
+
+    for name in (f"{fresh}.One", "One"):
+        found = load(f"{name}.features = 3")
+        assert found.model.features == 3
+        assert f"{fresh}.One.features = 3" in found.model_config
+        assert f"import {fresh}\n" in found.model_config
+    assert load("MODEL = @One()", "One.outputs = 2").model.outputs == 2
+    for binding in (f"{fresh}.Two.features = 3", f"MODEL = @{fresh}.Two()"):
+        with pytest.raises(ValueError, match=f"No configurable matching '{fresh}.Two'"):
+            load(binding)
+    with pytest.raises(ValueError, match="a parameter named 'featurse'; did you mean features"):
+        load("One.featurse = 3")
+
+
 def test_missing_file_names_the_nearest() -> None:
     with pytest.raises(FileNotFoundError, match="did you mean train.gin?"):
         experiments.load_experiment(["t5x_configs/runs/embedded/trian.gin"], [MODEL_DIR])
