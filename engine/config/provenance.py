@@ -75,8 +75,9 @@ def _text_files(macros: dict[str, Any]) -> list[files.Entry]:
 def _glue_files(macros: dict[str, Any]) -> list[files.Entry]:
     """Returns the files of GLUE_TASK."""
     task, folder, version = (macros.get(f"GLUE_{name}") for name in ("TASK", "DIR", "VERSION"))
-    is_set = all(isinstance(value, str) for value in (task, folder, version))
-    return _tfds_files(f"glue/{task}:{version}", folder) if is_set else []
+    if not (isinstance(task, str) and isinstance(folder, str) and isinstance(version, str)):
+        return []
+    return _tfds_files(f"glue/{task}:{version}", folder)
 
 
 def _tfds_files(name: str, data_dir: str) -> list[files.Entry]:
