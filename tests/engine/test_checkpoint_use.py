@@ -20,6 +20,8 @@ from parti.engine.input import datasets
 from parti.pipelines import detokenize
 from parti.stages import manifests
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 FINETUNE = "t5x_configs/runs/embedded/finetune.gin"
 
 
