@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiling what a test runs once."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,3 +17,14 @@ def once(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     often is slower by a factor of ten or more: use `jax.jit`.
     """
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
+
+
+@contextlib.contextmanager
+def everywhere() -> Iterator[None]:
+    """Compiles all without optimisation: for trainings of a few steps."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)

@@ -22,6 +22,8 @@ from parti.models.text_to_image import model
 from parti.pipelines import detokenize
 from parti.stages import manifests
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 FINETUNE = "t5x_configs/runs/embedded/finetune.gin"
 
 

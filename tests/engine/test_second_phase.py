@@ -25,6 +25,8 @@ from parti.engine.step import train_step
 from parti.models.image_tokenizer import network
 from parti.stages import manifests
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 FIRST = f"""{tiny_models.config("tokenizer")}
 import fake_training
 from parti.engine.experiment import warm_start

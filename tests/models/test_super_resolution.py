@@ -15,7 +15,7 @@ import pytest
 import tiny_models
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from quick_jit import once
+from quick_jit import everywhere, once
 
 from parti.engine import train
 from parti.engine.checkpoints import checkpoints
@@ -333,7 +333,8 @@ def compiled_once(tmp_path):
     before = {name: getattr(jax.config, name) for name in names}
     for name, value in names.items():
         jax.config.update(name, value)
-    yield
+    with everywhere():
+        yield
     for name, value in before.items():
         jax.config.update(name, value)
 

@@ -19,6 +19,8 @@ from parti.engine.experiment import nan_policies
 from parti.engine.loop import nan_recovery
 from parti.engine.step import optimizers, train_state, train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def bad_source(*batches: int) -> Any:
     """Rows of which those of some batches of the first epoch (of 8 rows each) have one bad one."""

@@ -28,6 +28,8 @@ from parti.engine.loop import sample_grids
 from parti.engine.monitoring import summary_writer
 from parti.models.text_to_image import sampling
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:

@@ -22,6 +22,8 @@ from parti.engine.step import train_state, train_step
 from parti.models import base
 from parti.tasks import contrastive, text_to_image
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 NUM, SIZE, LENGTH = 13, 24, 6
 
 
