@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,7 +41,7 @@ class TokenizeSettings:
 class _WriteBatch(beam.DoFn):
     """Writes a piece of a shard; gives (shard, (index, count))."""
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: str) -> None:
         self._directory = directory
 
     def process(
@@ -78,7 +77,7 @@ def _reconstructed(
 
 
 def build(
-    root: beam.Pipeline, shards: Sequence[str], settings: TokenizeSettings, directory: pathlib.Path
+    root: beam.Pipeline, shards: Sequence[str], settings: TokenizeSettings, directory: str
 ) -> beam.PCollection:
     """Adds the job for shards of pairs with different names; see `resumable_shards.gather`.
 
@@ -100,7 +99,7 @@ def build(
         | model_handlers.infer("Encode", handler)
         | "Write" >> beam.ParDo(_WriteBatch(directory))
     )
-    names = [pathlib.Path(path).name for path in shards]
+    names = [files.name(path) for path in shards]
     folders = ("", RECONSTRUCTIONS) if settings.write_reconstructions else ("",)
     return resumable_shards.gather(root, directory, names, (pieces, read.rejected), folders)
 
@@ -150,10 +149,11 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti tokenize`."""
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
+    options.check_places(beam_options, [flags.input, flags.model], [flags.output])
     accelerators.check_platforms()
     pairs = manifests.read(flags.input, "pairs")
     paths = shard_names.expand_pattern(flags.input, "image-text pairs")
-    shards = [p for p in paths if token_batches.split_of(pathlib.Path(p).name) in records.SPLITS]
+    shards = [p for p in paths if token_batches.split_of(files.name(p)) in records.SPLITS]
     tokenizer = bundles.load_part(flags.model, "tokenizer")
     model = tokenizer.model
     batches = token_batches.BatchSettings(
@@ -200,16 +200,16 @@ def _run_shards(
     expected: dict[str, Any],
 ) -> dict[str, int]:
     """Makes the shards that are not there yet; returns the counts of all."""
-    done = {report["name"]: report["count"] for report in resumable_shards.reports(stage.path)}
-    todo = [path for path in shards if pathlib.Path(path).name not in done]
+    done = {report["name"]: report["count"] for report in resumable_shards.reports(stage.address)}
+    todo = [path for path in shards if files.name(path) not in done]
     passes = settings.batches.num_passes
     total = sum(expected.get(split, 0) * passes(split) for split in records.SPLITS)
     progress = progress_line.Progress("tokenize", total - sum(done.values()), "images")
     if todo:
         options.run_pipeline(
-            lambda root: build(root, todo, settings, stage.path), beam_options, progress
+            lambda root: build(root, todo, settings, stage.address), beam_options, progress
         )
-    reports = resumable_shards.reports(stage.path)
+    reports = resumable_shards.reports(stage.address)
     counts = dict.fromkeys(records.SPLITS, 0)
     for report in reports:
         counts[token_batches.split_of(report["name"])] += report["count"]
@@ -222,8 +222,8 @@ def _run_shards(
     if not counts["train"]:
         raise ValueError(f"no image of the train split could be read: {''.join(rejected[:1])}")
     if rejected:
-        files.write_bytes(stage.path / resumable_shards.REJECTED_FILE, "".join(rejected).encode())
-    resumable_shards.clear(stage.path)
+        path = files.join(stage.address, resumable_shards.REJECTED_FILE)
+        files.write_bytes(path, "".join(rejected).encode())
     progress.done(f"{sum(counts[split] for split in records.SPLITS)} images")
     return counts
 

@@ -16,6 +16,7 @@ from parti.data.text import captions, text_files
 from parti.stages import files, json_text
 
 _MAX_ID = 60
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
 _MAX_SHOWN = 120  # characters of a value in a message
 _BLANK = "blank line"
 
@@ -57,9 +58,12 @@ def read_prompts(
     """
     source = os.fspath(path_or_text).removeprefix(files.LOCAL_SCHEME)
     suffix = pathlib.Path(source).suffix.lower()
-    if os.path.isfile(source):
-        return parse_prompts(source, pathlib.Path(source).read_bytes(), notes)
-    if os.path.isdir(source):
+    is_remote = bool(_ADDRESS.match(source)) and (
+        suffix in _READERS or not re.search(r"\s", source)
+    )
+    if os.path.isfile(source) or (is_remote and files.exists(source)):
+        return parse_prompts(source, files.read_bytes(source), notes)
+    if os.path.isdir(source) or (is_remote and files.is_dir(source)):
         raise ValueError(f"{source!r} is a folder; give a prompt file in it, or a text.")
     if suffix in _READERS:
         raise FileNotFoundError(f"No prompt file {source!r}; check the path.")
@@ -127,7 +131,7 @@ def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> in
             lines.append(text.encode())
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"Prompt {prompt.id!r} cannot be written: {error}") from error
-    pathlib.Path(path).write_bytes(b"".join(lines))
+    files.write_bytes(path, b"".join(lines))
     return len(lines)
 
 

@@ -9,7 +9,6 @@ a row with a key of its own (`crop_key`): memory holds a batch or two, as withou
 import dataclasses
 import itertools
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from parti.data.images import crops, images
 from parti.data.storage import records, tfrecords
+from parti.stages import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ReadBatches(beam.DoFn):
     def process(self, name: bytes) -> Iterator[Any]:
         """Yields the batches of a shard in order; its path is bytes, as it need not be UTF-8."""
         path = os.fsdecode(name)
-        shard = pathlib.Path(path).name
+        shard = files.name(path)
         pairs: list[records.ImageTextPair] = []
         pixels: list[np.ndarray] = []
         index = 0
