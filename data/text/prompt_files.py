@@ -16,7 +16,7 @@ from parti.data.text import captions, text_files
 from parti.stages import files, json_text
 
 _MAX_ID = 60
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://")
 _MAX_SHOWN = 120  # characters of a value in a message
 _BLANK = "blank line"
 
@@ -58,9 +58,7 @@ def read_prompts(
     """
     source = os.fspath(path_or_text).removeprefix(files.LOCAL_SCHEME)
     suffix = pathlib.Path(source).suffix.lower()
-    is_remote = bool(_ADDRESS.match(source)) and (
-        suffix in _READERS or not re.search(r"\s", source)
-    )
+    is_remote = is_address(source)
     if os.path.isfile(source) or (is_remote and files.exists(source)):
         return parse_prompts(source, files.read_bytes(source), notes)
     if os.path.isdir(source) or (is_remote and files.is_dir(source)):
@@ -81,6 +79,13 @@ def read_prompts(
             "file, or set the terminal to UTF-8."
         ) from error
     return _prompts("The prompt", iter([("The prompt", {_TEXT: source})]), notes)
+
+
+def is_address(path_or_text: str) -> bool:
+    """Returns whether it is the address of a remote file, and not a prompt with `://` in it."""
+    has_ending = pathlib.Path(path_or_text).suffix.lower() in _READERS
+    is_path = has_ending or not re.search(r"\s", path_or_text)
+    return is_path and bool(_ADDRESS.match(path_or_text))
 
 
 def parse_prompts(source: str, data: bytes, notes: list[str] | None = None) -> list[Prompt]:
