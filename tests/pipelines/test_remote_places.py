@@ -7,16 +7,24 @@
 
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import fake_remote
 import pytest
 
-from parti.pipelines import tokenize_images
+from parti.pipelines import (
+    choose_prompts,
+    detokenize,
+    draw_scenes,
+    evaluate,
+    generate,
+    tokenize_images,
+)
 from parti.pipelines.beam import options
 from parti.pipelines.tokens import resumable_shards
-from parti.stages import files
+from parti.stages import files, manifests
 
 Run = Callable[..., int]
 
@@ -53,18 +61,17 @@ def names(address: str) -> set[str]:
     return {entry.path[len(address) + 1 :].split("/")[0] for entry in files.walk(address)}
 
 
-def fail_after(patch: pytest.MonkeyPatch, owner: type, method: str, number: int) -> list[Any]:
-    """Lets a generator method of a DoFn fail after some elements, which the list then has."""
-    process, done = getattr(owner, method), []
+def fail_after(patch: pytest.MonkeyPatch, owner: type, number: int) -> None:
+    """Lets a DoFn fail after some elements."""
+    process, done = owner.process, []
 
     def limited(self: Any, element: Any) -> Iterator[Any]:
         if len(done) == number:
             raise RuntimeError("the machine went away")
-        done.append(element)
         yield from process(self, element)
+        done.append(element)
 
-    patch.setattr(owner, method, limited)
-    return done
+    patch.setattr(owner, "process", limited)
 
 
 def check_finished(run: Run, arguments: list[str], output: str) -> None:
@@ -75,38 +82,93 @@ def check_finished(run: Run, arguments: list[str], output: str) -> None:
     assert {entry.path: files.status(entry.path) for entry in files.walk(output)} == before
 
 
-def test_tokenize(
-    remote: str, tmp_path: pathlib.Path, pairs_dir: pathlib.Path, bundle: pathlib.Path
+Commands = dict[str, tuple[Run, list[str]]]
+
+
+def commands(root: str, model: str) -> Commands:
+    """Returns {output: (command, arguments)} of all jobs, whose files are below one address."""
+
+    def to(run: Run, output: str, *flags: str) -> tuple[Run, list[str]]:
+        return run, [*flags, f"--output={root}/{output}"]
+
+    pairs, bundle = f"{root}/pairs", f"--model={model}"
+    drawn = ("--num=24", "--size=32", "--world=tiny", "--shards=2", "--num_prompts=3")
+    encoded = (f"--input={pairs}", bundle, "--write_reconstructions", "--batch_size=2")
+    prompts = f"--prompts={root}/prompts/prompts.jsonl"
+    reference = (f"--reference={pairs}", bundle)
+    return {
+        "scenes": to(draw_scenes.run, "scenes", *drawn),
+        "tokens": to(tokenize_images.run, "tokens", *encoded),
+        "pictures": to(detokenize.run, "pictures", f"--input={root}/tokens"),
+        "prompts": to(choose_prompts.run, "prompts", f"--input={pairs}", "--num=3"),
+        "images": to(generate.run, "images", prompts, bundle, "--num_samples=2", *PER_BATCH),
+        "report": to(evaluate.run, "report", f"--generations={root}/images", *reference),
+        "measured": to(evaluate.run, "measured", "--reconstructions", *reference, "--split=train"),
+    }
+
+
+PER_BATCH = ("--prompts_per_batch=2",)
+# Output -> what writes a part that is not written again, and how many parts there are.
+RESUMED: dict[str, tuple[type, int]] = {
+    "tokens": (resumable_shards.JoinShard, 3),
+    "pictures": (resumable_shards.JoinShard, 3),
+    "images": (generate._WritePrompt, 3),
+    "measured": (resumable_shards.JoinShard, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def here(
+    tmp_path_factory: pytest.TempPathFactory, pairs_dir: pathlib.Path, bundle: pathlib.Path
+) -> pathlib.Path:
+    """The outputs of all jobs on this machine."""
+    folder = tmp_path_factory.mktemp("here")
+    shutil.copytree(pairs_dir, folder / "pairs")
+    for run, arguments in commands(str(folder), str(bundle)).values():
+        assert run(arguments) == 0
+    return folder
+
+
+def test_every_job_writes_the_bytes_of_a_local_run(
+    remote: str,
+    here: pathlib.Path,
+    pairs_dir: pathlib.Path,
+    bundle: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = ["--write_reconstructions", "--batch_size=2"]
-    here = tmp_path / "tokens"
-    given = [f"--input={pairs_dir}", f"--model={bundle}", f"--output={here}"]
-    assert tokenize_images.run([*given, *flags]) == 0
-    pairs, model = put(pairs_dir, f"{remote}/pairs"), put(bundle, f"{remote}/bundle")
-    arguments = [f"--input={pairs}", f"--model={model}", f"--output={remote}/tokens", *flags]
+    put(pairs_dir, f"{remote}/pairs")
+    model = put(bundle, f"{remote}/bundle")
+    for name, (run, arguments) in commands(remote, model).items():
+        output = f"{remote}/{name}"
+        with pytest.MonkeyPatch.context() as patch:
+            if name in RESUMED:
+                interrupt(run, arguments, output, *RESUMED[name])
+                fail_after(patch, RESUMED[name][0], 0)
+            assert run(arguments) == 0, name
+        assert output in capsys.readouterr().out
+        assert content(output) == content(here / name), name
+        check_finished(run, arguments, output)
+    assert names(remote) == {"pairs", "bundle", *commands(remote, model)}
+
+
+def interrupt(run: Run, arguments: list[str], output: str, owner: type, num_parts: int) -> None:
+    """Kills a job before its last part and as it publishes; then no part is left to be done."""
     with pytest.MonkeyPatch.context() as patch:
-        joined = fail_after(patch, resumable_shards.JoinShard, "process", 2)
+        fail_after(patch, owner, num_parts - 1)
         with pytest.raises(options.PipelineError, match="the machine went away"):
-            tokenize_images.run(arguments)
-    assert not files.exists(f"{remote}/tokens/manifest.json")
-    written = [f"{remote}/tokens.unfinished/{shard}" for shard, _ in joined]
-    before = [files.status(path) for path in written]
+            run(arguments)
+    unfinished = f"{output}{manifests.UNFINISHED_SUFFIX}"
+    assert not files.exists(f"{output}/manifest.json") and files.is_dir(unfinished)
+    before = {e.path: files.status(e.path) for e in files.walk(unfinished)}
     with pytest.MonkeyPatch.context() as patch:
-        # The other shard alone is encoded.
-        fail_after(patch, resumable_shards.JoinShard, "process", 1)
-        patch.setattr(files, "copy", lambda *names: _kill())
-        patch.setattr(files, "rename", lambda *names: _kill())
+        fail_after(patch, owner, 1)  # more than the last one would fail
+        patch.setattr(files, "copy", _kill)
+        patch.setattr(files, "rename", _kill)
         with pytest.raises(SystemExit):
-            tokenize_images.run(arguments)
-    assert [files.status(path) for path in written] == before
-    with pytest.MonkeyPatch.context() as patch:
-        # Of a kill while it publishes nothing is done again.
-        fail_after(patch, resumable_shards.JoinShard, "process", 0)
-        assert tokenize_images.run(arguments) == 0
-    assert content(f"{remote}/tokens") == content(here)
-    assert names(remote) == {"pairs", "bundle", "tokens"}
-    check_finished(tokenize_images.run, arguments, f"{remote}/tokens")
+            run(arguments)
+    kept = [path for path in before if path.endswith((".tfrecord", ".jsonl"))]
+    assert kept and all(files.status(path) == before[path] for path in kept)
 
 
-def _kill() -> None:
+def _kill(*arguments: Any) -> None:
     raise SystemExit("killed")
