@@ -13,14 +13,19 @@ from typing import Any
 
 import fake_remote
 import pytest
+import tiny_models
 
+from parti.engine.inference import bundles
 from parti.pipelines import (
     choose_prompts,
+    clean_pairs,
     detokenize,
     draw_scenes,
     evaluate,
+    export,
     generate,
     tokenize_images,
+    train_vocabulary,
 )
 from parti.pipelines.beam import options
 from parti.pipelines.tokens import resumable_shards
@@ -172,3 +177,110 @@ def interrupt(run: Run, arguments: list[str], output: str, owner: type, num_part
 
 def _kill(*arguments: Any) -> None:
     raise SystemExit("killed")
+
+
+def test_export_gathers_trainings_of_a_bucket(
+    remote: str,
+    tmp_path: pathlib.Path,
+    vocabulary: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    tokenizer = tiny_models.part("tokenizer").encoder_fingerprint
+    for name, facts in (("tokenizer", {}), ("generator", {"tokenizer_fingerprint": tokenizer})):
+        tiny_models.write_train_dir(folder / name, tiny_models.part(name), **facts)
+    older = folder / "tokenizer" / "checkpoint_3"
+    shutil.copytree(folder / "tokenizer" / "checkpoint_7", older)
+    (folder / "vocabulary").mkdir()
+    shutil.copy(vocabulary, folder / "vocabulary" / "vocabulary.model")
+    assert export.run([f"--workdir={folder}", f"--output={folder}/bundle"]) == 0
+    there = put(folder, f"{remote}/run")
+    files.remove_tree(f"{there}/bundle")
+    # Of a training the newest checkpoint alone is read.
+    files.write_bytes(f"{there}/tokenizer/checkpoint_3/state/_METADATA", b"damaged")
+    arguments = [f"--workdir={there}", f"--output={there}/bundle"]
+    assert export.run(arguments) == 0
+    assert "could not be checked" not in capsys.readouterr().out
+    assert content(f"{there}/bundle") == content(folder / "bundle")
+    check_finished(export.run, arguments, f"{there}/bundle")
+    named = [f"--tokenizer={there}/tokenizer/checkpoint_7", f"--output={remote}/named"]
+    assert export.run([*arguments[:1], *named]) == 0
+    parts = ("tokenizer/params.safetensors", "tokenizer/config.gin", "bundle.json")
+    assert [files.read_bytes(f"{remote}/named/{name}") for name in parts] == [
+        (folder / "bundle" / name).read_bytes() for name in parts
+    ]
+    files.remove(f"{there}/generator/manifest.json")
+    with pytest.raises(FileNotFoundError, match=f"{there}/generator.* has not finished"):
+        export.run([*arguments, "--overwrite"])
+
+
+def test_damage_of_a_remote_bundle_is_found_when_it_is_opened(
+    remote: str, bundle: pathlib.Path
+) -> None:
+    there = put(bundle, f"{remote}/bundle")
+    assert bundles.Bundle.open(there).parts == bundles.Bundle.open(bundle).parts
+    path = f"{there}/generator/params.safetensors"
+    whole = files.read_bytes(path)
+    for damaged in (whole[:-4], whole[:20], b""):
+        files.write_bytes(path, damaged)
+        with pytest.raises(ValueError, match=f"{path} is damaged .*export the bundle again"):
+            bundles.Bundle.open(there)
+    changed = bytearray(whole)
+    changed[-1] ^= 64
+    files.write_bytes(path, bytes(changed))
+    with pytest.raises(ValueError, match=f"{there}/generator is not what was exported"):
+        bundles.Bundle.open(there).load("generator")
+    files.remove(path)
+    with pytest.raises(FileNotFoundError, match=f"{path} is missing"):
+        bundles.Bundle.open(there)
+
+
+def all_jobs(root: str) -> Commands:
+    """Returns the jobs above, `clean` and `vocab`."""
+    return commands(root, f"{root}/bundle") | {
+        "cleaned": (clean_pairs.run, [f"--input={root}/raw", f"--output={root}/cleaned"]),
+        "words": (train_vocabulary.run, [f"--input={root}/pairs", f"--output={root}/words"]),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(all_jobs("").keys() - {"prompts"}))  # which is no Beam job
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--runner=FlinkRunner", "--flink_master=10.0.0.7:8081"], "--shared_folders"),
+        (["--runner=PortableRunner", "--job_endpoint=jobs:8099"], "on other machines"),
+        (["--runner=DataflowRunner", "--project=p", "--region=r"], "workers of Dataflow"),
+    ],
+)
+def test_a_local_path_is_refused_for_workers_elsewhere(
+    tmp_path: pathlib.Path, name: str, flags: list[str], message: str
+) -> None:
+    run, arguments = all_jobs(str(tmp_path))[name]
+    with pytest.raises(ValueError, match=f"{tmp_path}/.*{message}"):
+        run([*arguments, *flags])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", all_jobs(""))
+@pytest.mark.parametrize("method", ["create", "delete", "_list"])
+def test_a_remote_place_that_is_not_ours_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str
+) -> None:
+    if (name, method) == ("scenes", "_list"):
+        pytest.skip("reads nothing")
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    run, arguments = all_jobs("store://other")[name]
+
+    def refuse(*given: Any) -> None:
+        raise OSError("quota exceeded")
+
+    monkeypatch.setattr(fake_remote.Store, method, refuse)
+    verb = "listed" if method == "_list" else "written"
+    with pytest.raises(ValueError, match=rf"store://other/\S+: cannot be {verb} .*check the name"):
+        run(arguments)
+
+
+def test_a_bucket_is_no_output(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    with pytest.raises(ValueError, match="store://bucket: not a folder; name one"):
+        draw_scenes.run(["--output=store://bucket/", "--num=4"])
