@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every job reads and writes remote places: the bytes of a local run, and it goes on after a kill.
 
-`store://` is a stand-in for an object store, `tree://` one for HDFS (tests/fake_remote.py).
+`store://` is a stand-in for an object store, `tree://` one for HDFS (tests/fake_remote.py); `gs://`
+is tried where an emulator runs: `gcp-storage-emulator start --in-memory --default-bucket=b`.
 """
 
+import importlib.util
 import json
+import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,11 +38,22 @@ from parti.stages import files, manifests
 Run = Callable[..., int]
 
 
-@pytest.fixture(params=["store", "tree"])
+_EMULATOR = pytest.mark.skipif(
+    not os.environ.get("STORAGE_EMULATOR_HOST") or not importlib.util.find_spec("google.cloud"),
+    reason="needs an emulator of Google's storage with a bucket b, and pip install '.[gcp]'",
+)
+
+
+@pytest.fixture(params=["store", "tree", pytest.param("gs", marks=_EMULATOR)])
 def remote(
     request: pytest.FixtureRequest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> str:
     """The address of an empty folder of a remote system."""
+    if request.param == "gs":
+        from apache_beam.internal.gcp import auth
+
+        monkeypatch.setattr(auth._Credentials, "_credentials_init", True)  # there are none
+        return f"gs://b/{uuid.uuid4().hex}"
     monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
     files.make_dirs(f"{request.param}://bucket")
     return f"{request.param}://bucket"
