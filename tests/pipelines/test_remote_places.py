@@ -3,7 +3,7 @@
 """Every job reads and writes remote places: the bytes of a local run, and it goes on after a kill.
 
 `store://` is a stand-in for an object store, `tree://` one for HDFS (tests/fake_remote.py); `gs://`
-is tried where an emulator runs: `gcp-storage-emulator start --in-memory --default-bucket=b`.
+and `s3://` are tried where an emulator runs (gcp-storage-emulator, moto's server).
 """
 
 import importlib.util
@@ -38,13 +38,23 @@ from parti.stages import files, manifests
 Run = Callable[..., int]
 
 
-_EMULATOR = pytest.mark.skipif(
-    not os.environ.get("STORAGE_EMULATOR_HOST") or not importlib.util.find_spec("google.cloud"),
-    reason="needs an emulator of Google's storage with a bucket b, and pip install '.[gcp]'",
-)
+# Emulators that run, with a bucket `bucket`, if the variable names one, and what Beam needs.
+_EMULATED = [
+    pytest.param(
+        scheme,
+        marks=pytest.mark.skipif(
+            not os.environ.get(variable) or not importlib.util.find_spec(module),
+            reason=f"needs an emulator that {variable} names, and {module}",
+        ),
+    )
+    for scheme, variable, module in (
+        ("gs", "STORAGE_EMULATOR_HOST", "google.cloud"),
+        ("s3", "AWS_ENDPOINT_URL", "boto3"),
+    )
+]
 
 
-@pytest.fixture(params=["store", "tree", pytest.param("gs", marks=_EMULATOR)])
+@pytest.fixture(params=["store", "tree", *_EMULATED])
 def remote(
     request: pytest.FixtureRequest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> str:
@@ -53,7 +63,8 @@ def remote(
         from apache_beam.internal.gcp import auth
 
         monkeypatch.setattr(auth._Credentials, "_credentials_init", True)  # there are none
-        return f"gs://b/{uuid.uuid4().hex}"
+    if request.param in ("gs", "s3"):
+        return f"{request.param}://bucket/{uuid.uuid4().hex}"
     monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
     files.make_dirs(f"{request.param}://bucket")
     return f"{request.param}://bucket"
