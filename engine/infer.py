@@ -28,7 +28,7 @@ from parti.engine.input import datasets
 from parti.engine.loop import setup
 from parti.engine.step import train_state
 from parti.models import base
-from parti.stages import publishing
+from parti.stages import files, publishing
 
 LINES = "inferences.jsonl"
 USAGE = """\
@@ -156,7 +156,7 @@ def write(
     """
     draws = use.mode == "predict" and isinstance(experiment.model, base.Generator)
     name, count = {"score": "score", "predict": "prediction"}[use.mode], 0
-    with open(stage.path / LINES, "w", encoding="utf-8") as lines:
+    with files.open(files.join(stage.address, LINES), "w") as lines:
         for number, (of, rows) in enumerate(results):
             described = _lines(sources[of], of)
 
@@ -171,7 +171,7 @@ def write(
 
             if draws:
                 shard = shard_names.shard_name(use.split, number, len(sources))
-                count += tfrecords.write(stage.path / shard, pairs())
+                count += tfrecords.write(files.join(stage.address, shard), pairs())
             else:
                 count += sum(1 for _ in pairs())
     prints = provenance.data_fingerprints(experiment.config)

@@ -6,13 +6,12 @@ import argparse
 import collections
 import hashlib
 import itertools
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from parti.data.storage import records, shard_names, tfrecords
 from parti.data.text import prompt_files
-from parti.stages import flag_parser, json_text, manifests, publishing
+from parti.stages import files, flag_parser, json_text, manifests, publishing
 
 FILE_NAME = "prompts.jsonl"
 
@@ -33,7 +32,7 @@ def choose(prompts: Iterable[prompt_files.Prompt], num: int) -> list[prompt_file
     return [prompt for text, prompt in different.items() if text in chosen]
 
 
-def captions(pairs_dir: pathlib.Path, split: str) -> Iterator[prompt_files.Prompt]:
+def captions(pairs_dir: files.Path, split: str) -> Iterator[prompt_files.Prompt]:
     """Yields the captions of one split of cleaned pairs as prompts, mended as of prompt files."""
     shards = shard_names.list_shards(pairs_dir, split)
     for example in itertools.chain.from_iterable(map(tfrecords.read, shards)):
@@ -55,13 +54,16 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti prompts`."""
     flags = make_parser().parse_args(list(argv))
     check_flags(flags)
-    source = pathlib.Path(flags.input)
-    settings, inputs = {"num": flags.num, "split": ""}, {"input": str(source)}
+    source = flags.input
+    publishing.check_places([source], [flags.output])
+    settings, inputs = {"num": flags.num, "split": ""}, {"input": source}
     notes: list[str] = []
-    if source.is_dir():
+    if files.is_dir(source):
         settings["split"] = flags.split
         inputs["fingerprint"] = manifests.read(source, "pairs")["fingerprint"]
         given = list(captions(source, flags.split))
+    elif not files.exists(source):
+        raise FileNotFoundError(f"No prompt file {source!r}; check the path.")
     else:
         given = prompt_files.read_prompts(source, notes)
     if equal := prompt_files.count_equal(given):
@@ -74,9 +76,9 @@ def run(argv: Sequence[str]) -> int:
         chosen = choose(given, flags.num)
         if not chosen:
             raise ValueError(f"{source}: no captions in the {flags.split} split; try --split=train")
-        prompt_files.write_prompts(stage.path / FILE_NAME, chosen)
+        prompt_files.write_prompts(files.join(stage.address, FILE_NAME), chosen)
         stage.publish(counts={"prompts": len(chosen)})
-    print(f"{len(chosen)} prompts in {pathlib.Path(flags.output) / FILE_NAME}")
+    print(f"{len(chosen)} prompts in {files.join(flags.output, FILE_NAME)}")
     return 0
 
 

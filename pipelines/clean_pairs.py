@@ -132,15 +132,13 @@ def check_input(flags: argparse.Namespace) -> None:
         incremental.Extension(flags.extend, flags.retry_rejected)
 
 
-def _paths(flags: argparse.Namespace, settings: clean_settings.CleanSettings) -> list[str]:
-    """Returns every file and folder that workers read or write."""
-    more = (
-        flags.image_root,
-        flags.extend,
-        flags.keep_originals,
-        *settings.rules.named_files().values(),
-    )
-    return [*flags.input, flags.output, *(path for path in more if path)]
+def _places(
+    flags: argparse.Namespace, settings: clean_settings.CleanSettings
+) -> tuple[list[str], list[str]]:
+    """Returns every file and folder that workers read, and every one that they write."""
+    more = (flags.image_root, flags.extend, *settings.rules.named_files().values())
+    written = (flags.output, flags.keep_originals)
+    return [*flags.input, *filter(None, more)], [*filter(None, written)]
 
 
 def _find_sources(flags: argparse.Namespace, quick: bool = False) -> list[readers.Source]:
@@ -175,7 +173,7 @@ def run(argv: Sequence[str]) -> int:
     began = time.monotonic()
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)  # a bad flag is reported before a missing input
-    runners.check(beam_options, _paths(flags, settings))
+    options.check_places(beam_options, *_places(flags, settings))
     _check_output(flags)
     plan = _plan(flags, settings)
     num_workers = runners.use_all_cores(beam_options, plan.num_bytes)
@@ -270,7 +268,6 @@ def _stage(flags: argparse.Namespace, plan: _Plan) -> publishing.OutputDirectory
         inputs=inputs,
         overwrite=flags.overwrite,
         resume=True,
-        remote=True,
         state=[sorted(plan.statuses.items()), plan.fetch.outcome(), old, intermediate.LAYOUT],
     )
 

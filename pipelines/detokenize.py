@@ -9,9 +9,7 @@ finished, and the bytes do not depend on workers or runner.
 import dataclasses
 import itertools
 import json
-import pathlib
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,7 +30,7 @@ IMAGES = "images"
 MANIFEST_LINES = "manifest.jsonl"
 # Kind of a folder with token shards -> what their names begin with.
 _PREFIXES = {"tokens": records.SPLITS, "generations": ("tokens",)}
-_LINES = ".lines"  # the lines of each shard, while the job runs
+_LINES = f"{publishing.SCRATCH}/lines"  # the lines of each shard, until all is published
 _MAX_NAME = 80  # characters of a key in a file name
 
 
@@ -46,7 +44,7 @@ class TokenShard:
     @property
     def name(self) -> str:
         """The file's name."""
-        return pathlib.Path(self.path).name
+        return files.name(self.path)
 
 
 def _read_tokens(
@@ -76,16 +74,16 @@ def _read_tokens(
 
 
 def _write_images(
-    element: tuple[token_batches.Batch, np.ndarray], directory: pathlib.Path
+    element: tuple[token_batches.Batch, np.ndarray], directory: str
 ) -> tuple[str, tuple[int, int]]:
     """Writes the images of a batch and their lines; returns (shard, (index, count))."""
     batch, pixels = element
     lines = []
     first = batch.index * model_handlers.IMAGE_BATCH
+    files.make_dirs(files.join(directory, _image_folder(batch.shard)))
     for row, (pair, image) in enumerate(zip(batch.pairs, pixels, strict=True), start=first):
         path = image_path(batch.shard, row, pair.key)
-        (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(directory / path, images.encode_png(image))
+        files.write_bytes(files.join(directory, path), images.encode_png(image))
         line = {"key": pair.key, "text": pair.text, "image": path}
         lines.append(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
     resumable_shards.write_piece(directory, _LINES, batch.shard, batch.index, lines)
@@ -99,8 +97,11 @@ def image_path(shard: str, row: int, key: str) -> str:
     The row makes it unique; of the key, which may hold anything, only plain characters are kept.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", key)[:_MAX_NAME].strip("-.")
-    folder = shard.removesuffix(".tfrecord")
-    return f"{IMAGES}/{folder}/{'-'.join(filter(None, (f'{row:06d}', name)))}.png"
+    return f"{_image_folder(shard)}/{'-'.join(filter(None, (f'{row:06d}', name)))}.png"
+
+
+def _image_folder(shard: str) -> str:
+    return f"{IMAGES}/{shard.removesuffix('.tfrecord')}"
 
 
 def build(
@@ -108,7 +109,7 @@ def build(
     shards: Sequence[TokenShard],
     source: str,
     facts: dict[str, int],
-    directory: pathlib.Path,
+    directory: str,
 ) -> beam.PCollection:
     """Adds the job for shards with different names; see `resumable_shards.gather`.
 
@@ -148,13 +149,15 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     if flags.limit is not None and flags.limit < 1:
         raise ValueError(f"--limit={flags.limit}: give at least 1, or leave it out for all")
+    given = filter(None, [flags.input, flags.model])
+    options.check_places(beam_options, [*given], [flags.output])
     accelerators.check_platforms()
     path = files.join(flags.input, manifests.FILE_NAME)
     found = manifests.read_json(path, "make the output again").get("kind")
     tokens = manifests.read(flags.input, found if found in _PREFIXES else "tokens")
     shards = _find_shards(flags.input, tokens["kind"], flags.split, flags.limit)
     source = flags.model or tokens["inputs"].get("model", "")
-    if not flags.model and not pathlib.Path(source or "-").is_dir():
+    if not flags.model and not (source and files.is_dir(source)):
         raise FileNotFoundError(
             f"{flags.input}: made with {source or 'an unnamed model'}, which is not there; "
             "give the tokenizer with --model"
@@ -178,7 +181,8 @@ def run(argv: Sequence[str]) -> int:
     )
     del tokenizer  # The workers load their own.
     with stage:
-        todo = [s for s in shards if not resumable_shards.is_finished(stage.path, s.name)]
+        done = {report["name"] for report in resumable_shards.reports(stage.address)}
+        todo = [shard for shard in shards if shard.name not in done]
         known = [shard.num_rows for shard in todo if shard.num_rows is not None]
         if len(known) == len(todo):
             left = sum(known)
@@ -188,12 +192,12 @@ def run(argv: Sequence[str]) -> int:
         progress = progress_line.Progress("detokenize", left, "images")
         if todo:
             options.run_pipeline(
-                lambda root: build(root, todo, source, facts, stage.path), beam_options, progress
+                lambda root: build(root, todo, source, facts, stage.address), beam_options, progress
             )
-        count = finish(stage.path, shards, flags.input)
+        count = finish(stage.address, shards, flags.input)
         stage.publish({"images": count})
         progress.done()
-    page = stage.output / contact_sheet.FILE_NAME
+    page = files.join(stage.output, contact_sheet.FILE_NAME)
     print(f"{count} pictures in {stage.output}; open {page}")
     return 0
 
@@ -244,22 +248,20 @@ def _check_tokenizer(
         )
 
 
-def finish(directory: pathlib.Path, shards: Sequence[TokenShard], source: str) -> int:
+def finish(directory: str, shards: Sequence[TokenShard], source: str) -> int:
     """Writes the lines of all shards and the page; returns the number of images."""
     count = 0
     shown: dict[str, list[contact_sheet.Tile]] = {}
-    with open(directory / MANIFEST_LINES, "w", encoding="utf-8") as file:
-        for shard in shards:
-            section = shown.setdefault(shard.name.split("-")[0], [])
-            with open(directory / _LINES / shard.name, encoding="utf-8") as lines:
-                for line in lines:
-                    file.write(line)
-                    count += 1
-                    if len(section) < contact_sheet.MAX_IMAGES:
-                        section.append(contact_sheet.Tile(**json.loads(line)))
+    paths = [files.join(directory, _LINES, shard.name) for shard in shards]
+    files.concatenate(paths, files.join(directory, MANIFEST_LINES))
+    for shard, path in zip(shards, paths, strict=True):
+        section = shown.setdefault(shard.name.split("-")[0], [])
+        with files.open(path, "r") as lines:
+            for line in lines:
+                count += 1
+                if len(section) < contact_sheet.MAX_IMAGES:
+                    section.append(contact_sheet.Tile(**json.loads(line)))
     if not count:
         raise ValueError(f"{source}: the token shards hold no rows")
     contact_sheet.write(directory, shown, count, "Pictures from image tokens")
-    resumable_shards.clear(directory)
-    shutil.rmtree(directory / _LINES)
     return count

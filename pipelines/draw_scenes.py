@@ -13,7 +13,6 @@ import io
 import itertools
 import json
 import math
-import pathlib
 import tarfile
 from collections.abc import Iterator, Sequence
 
@@ -23,7 +22,7 @@ from parti.data.images import images
 from parti.data.scenes import scenes
 from parti.data.storage import records, shard_names
 from parti.data.text import prompt_files
-from parti.pipelines.beam import options, runners
+from parti.pipelines.beam import options
 from parti.stages import files, flag_parser, progress_line, publishing
 
 PROMPTS = "prompts-validation.jsonl"
@@ -107,7 +106,7 @@ def members(shard: SceneShard, settings: SceneSettings) -> Iterator[tuple[str, b
         yield f"{key}.txt", captions[0].encode()
 
 
-def write_tar(path: pathlib.Path, content: Iterator[tuple[str, bytes]]) -> None:
+def write_tar(path: str, content: Iterator[tuple[str, bytes]]) -> None:
     """Writes a tar that depends on names and contents only, and appears whole."""
     with (
         files.replacing(path) as file,
@@ -119,22 +118,18 @@ def write_tar(path: pathlib.Path, content: Iterator[tuple[str, bytes]]) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
-def _draw_shard(
-    shard: SceneShard, directory: pathlib.Path, settings: SceneSettings
-) -> tuple[str, int]:
+def _draw_shard(shard: SceneShard, directory: str, settings: SceneSettings) -> tuple[str, int]:
     def counted() -> Iterator[tuple[str, bytes]]:
         for name, content in members(shard, settings):
             yield name, content
             if name.endswith(".txt"):  # the last of a scene
                 options.tick()
 
-    write_tar(directory / shard.name, counted())
+    write_tar(files.join(directory, shard.name), counted())
     return shard.name, shard.num
 
 
-def build(
-    root: beam.Pipeline, settings: SceneSettings, directory: pathlib.Path
-) -> beam.PCollection:
+def build(root: beam.Pipeline, settings: SceneSettings, directory: str) -> beam.PCollection:
     """Adds the job: draws every shard into `directory`, and yields (name, number of scenes)."""
     return (
         root
@@ -192,15 +187,17 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti scenes`; returns the exit code."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
-    runners.check(beam_options, [flags.output])
+    options.check_places(beam_options, [], [flags.output])
     with publishing.OutputDirectory(
         flags.output, "scenes", settings=dataclasses.asdict(settings), overwrite=flags.overwrite
     ) as stage:
         progress = progress_line.Progress("scenes", settings.num, "scenes")
-        options.run_pipeline(lambda root: build(root, settings, stage.path), beam_options, progress)
+        options.run_pipeline(
+            lambda root: build(root, settings, stage.address), beam_options, progress
+        )
         chosen = choose_prompts(settings)
         if chosen:
-            prompt_files.write_prompts(stage.path / PROMPTS, chosen)
+            prompt_files.write_prompts(files.join(stage.address, PROMPTS), chosen)
         stage.publish(counts={**settings.counts, "prompts": len(chosen)})
         progress.done()
     counts = settings.counts

@@ -11,7 +11,6 @@ import collections
 import contextlib
 import dataclasses
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +37,7 @@ _NUM_NAMED = 3  # pictures that a message names
 _NUM_REFERENCE = 512  # images, by default, when generations are measured too
 
 
-def _read_samples(group: list[records.Generation], directory: pathlib.Path) -> dict[str, Any]:
+def _read_samples(group: list[records.Generation], directory: str) -> dict[str, Any]:
     """Returns what the images of a prompt (in rank order) score, and what the best one shows.
 
     If some of them cannot be read, only "problems", a text for each.
@@ -48,7 +47,7 @@ def _read_samples(group: list[records.Generation], directory: pathlib.Path) -> d
     views, sides, problems = [], [], []
     for item in group:
         try:
-            image = images.decode_image((directory / item.image).read_bytes())
+            image = images.decode_image(files.read_bytes(files.join(directory, item.image)))
             if image.shape[0] != image.shape[1]:
                 raise ValueError(f"{image.shape[1]} x {image.shape[0]} px, it must be square")
             views.append(scene_probe.read_scene(image))
@@ -73,8 +72,8 @@ def _said(error: ValueError | OSError) -> str:
 def build(
     root: beam.Pipeline,
     groups: Sequence[list[records.Generation]],  # of each prompt with a scene, in rank order
-    generations_dir: pathlib.Path,  # of their paths; every worker must reach it
-    directory: pathlib.Path,  # where the results are collected
+    generations_dir: str,  # of their paths; every worker must reach it
+    directory: str,  # where the results are collected
 ) -> beam.PCollection:
     """Adds the reading of generated images to a pipeline; see `_read_samples`."""
     found = (
@@ -82,7 +81,7 @@ def build(
         | "Prompts" >> beam.Create(list(groups))
         | "Read images" >> beam.Map(_read_samples, generations_dir)
     )
-    found | "Alignments" >> sharded_writers.CollectJson(directory / _FOUND)
+    found | "Alignments" >> sharded_writers.CollectJson(files.join(directory, _FOUND))
     return found
 
 
@@ -126,6 +125,8 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError("--reconstructions needs --reference (pairs) and --model")
     if not flags.reference and (flags.split or flags.num_reference):
         raise ValueError("--split and --num_reference are of --reference, which is not given")
+    inputs = [flags.generations, flags.reference, flags.model]
+    options.check_places(beam_options, [*filter(None, inputs)], [flags.output])
     if flags.model:
         accelerators.check_platforms()
     settings: dict[str, Any] = {}
@@ -150,20 +151,22 @@ def run(argv: Sequence[str]) -> int:
         resume=flags.reconstructions,
     ) as stage:
         if flags.generations:
-            generations_dir = pathlib.Path(flags.generations).resolve()
-            metrics, best = measure_generations(groups, generations_dir, stage.path, beam_options)
+            generations_dir = files.absolute(flags.generations)
+            metrics, best = measure_generations(
+                groups, generations_dir, stage.address, beam_options
+            )
         if flags.reference:
-            found = measure_reconstructions(reference, stage.path, beam_options)
+            found = measure_reconstructions(reference, stage.address, beam_options)
             metrics = {**metrics, **found, "notes": metrics["notes"] + found["notes"]}
         if flags.generations:
             page = evaluation_report.FILE_NAME
             counts = {"prompts": metrics["num_prompts"], "images": metrics["num_images"]}
-            evaluation_report.write(stage.path, metrics, best, generations_dir)
+            evaluation_report.write(stage.address, metrics, best, generations_dir)
         else:
             page, about = evaluation_report.RECONSTRUCTIONS_FILE, metrics["reference"]
             counts = {"images": about["num_images"], "rejected": about["num_rejected"]}
         text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
-        files.write_bytes(stage.path / METRICS_FILE, text.encode())
+        files.write_bytes(files.join(stage.address, METRICS_FILE), text.encode())
         stage.publish(counts)
     print(evaluation_report.table(metrics))
     print(f"\nwritten to {stage.output}: {METRICS_FILE}, {page}")
@@ -172,8 +175,8 @@ def run(argv: Sequence[str]) -> int:
 
 def measure_generations(
     groups: Sequence[list[records.Generation]],
-    generations_dir: pathlib.Path,
-    directory: pathlib.Path,
+    generations_dir: str,
+    directory: str,
     beam_options: Any,
 ) -> tuple[dict[str, Any], list[tuple[records.Generation, float]]]:
     """Runs the Beam job over generations, and writes what each image scores.
@@ -193,7 +196,10 @@ def measure_generations(
     options.run_pipeline(
         lambda root: build(root, measured, generations_dir, directory), beam_options, progress
     )
-    by_id = {row["prompt_id"]: row for row in sharded_writers.read_collected(directory / _FOUND)}
+    by_id = {
+        row["prompt_id"]: row
+        for row in sharded_writers.read_collected(files.join(directory, _FOUND))
+    }
     found = [by_id[group[0].prompt_id] for group in measured]
     if problems := [problem for row in found for problem in row.get("problems", ())]:
         progress.failed()
@@ -208,7 +214,7 @@ def measure_generations(
         for item, alignment in zip(group, row["alignments"], strict=True)
     ]
     lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-    files.write_bytes(directory / ALIGNMENTS_FILE, lines.encode())
+    files.write_bytes(files.join(directory, ALIGNMENTS_FILE), lines.encode())
     progress.done()
     if any(item.score is None for group in groups for item in group):
         notes.append("no reranker scored these pictures: best is sample 0")
@@ -220,7 +226,7 @@ def measure_generations(
 
 
 def _find_scenes(
-    groups: Sequence[list[records.Generation]], generations_dir: pathlib.Path
+    groups: Sequence[list[records.Generation]], generations_dir: str
 ) -> tuple[list[list[records.Generation]], list[str]]:
     """Returns the prompts whose images can be held against a scene, and notes on the others."""
     chosen = [group for group in groups if scene_alignment.scene_of(group[0])]
@@ -239,7 +245,8 @@ def _find_scenes(
         return [], [*notes, f"{what}: alignment was not measured"]
     side = 0
     with contextlib.suppress(ValueError, OSError):  # it is named with the others
-        side = len(images.decode_image((generations_dir / chosen[0][0].image).read_bytes()))
+        first_image = files.join(generations_dir, chosen[0][0].image)
+        side = len(images.decode_image(files.read_bytes(first_image)))
     if 0 < side < _MIN_SIDE:
         return [], [
             f"the pictures are {side} px wide, the scene probe reads {_MIN_SIDE} px or more: "
@@ -275,7 +282,7 @@ def _size_notes(
 
 
 def measure_reconstructions(
-    reference: reconstructions.Reference, directory: pathlib.Path, beam_options: Any
+    reference: reconstructions.Reference, directory: str, beam_options: Any
 ) -> dict[str, Any]:
     """Runs the Beam job over reference images, writes their page, and returns the metrics."""
     metrics, codes = reconstructions.measure(reference, directory, beam_options)
@@ -284,5 +291,4 @@ def measure_reconstructions(
     shown = reconstructions.show(groups, reference)
     psnr = np.array([row["psnr"] for _, row in rows])
     evaluation_report.write_reconstructions(directory, metrics, codes.tokens, psnr, shown)
-    reconstructions.clear(directory)
     return metrics

@@ -4,13 +4,12 @@
 
 import argparse
 import functools
-import pathlib
 from collections.abc import Sequence
 
 from parti.engine.checkpoints import checkpoints
 from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles, loaded_models
-from parti.stages import flag_parser, manifests, publishing
+from parti.stages import files, flag_parser, manifests, publishing
 
 
 def make_parser() -> flag_parser.Parser:
@@ -21,7 +20,7 @@ def make_parser() -> flag_parser.Parser:
         "example:\n  parti export --workdir runs/demo --output runs/demo/bundle",
     )
     add = parser.add_argument
-    add("--workdir", default=".", metavar="DIR", help="where the parts are (default: here)")
+    add("--workdir", default="", metavar="DIR", help="where the parts are (default: here)")
     add("--output", required=True, metavar="BUNDLE", help="the folder to write")
     names = list(bundles.PARTS)
     add("--parts", nargs="+", default=names, choices=names, help="default: all there are")
@@ -34,7 +33,7 @@ def make_parser() -> flag_parser.Parser:
     return parser
 
 
-def find_parts(flags: argparse.Namespace) -> dict[str, pathlib.Path]:
+def find_parts(flags: argparse.Namespace) -> dict[str, str]:
     """Returns the training directory of each part that the bundle will have.
 
     Raises:
@@ -46,23 +45,24 @@ def find_parts(flags: argparse.Namespace) -> dict[str, pathlib.Path]:
         raise ValueError(f"--parts {' '.join(flags.parts)}: a bundle needs {' and '.join(missing)}")
     for part in flags.parts:
         named = getattr(flags, part)
-        folder = pathlib.Path(named or pathlib.Path(flags.workdir, part))
-        if not folder.exists() and not named and part not in bundles.REQUIRED:
-            continue
-        if not folder.is_dir():
+        folder = named or files.join(flags.workdir, part)
+        if files.is_dir(folder):
+            folders[part] = folder
+        elif named or part in bundles.REQUIRED or files.exists(folder):
             raise FileNotFoundError(
                 f"no {part} at {folder}; train it first, or say where it is with --{part} DIR"
             )
-        folders[part] = folder
     return folders
 
 
 def run(argv: Sequence[str]) -> int:
     """Runs `parti export`."""
     flags = make_parser().parse_args(list(argv))
+    vocabulary = flags.vocabulary or files.join(flags.workdir, "vocabulary")
+    named = filter(None, (getattr(flags, part) for part in bundles.PARTS))
+    publishing.check_places([flags.workdir, vocabulary, *named], [flags.output])
     accelerators.check_platforms(in_this_process=True)
-    vocabulary = pathlib.Path(flags.vocabulary or pathlib.Path(flags.workdir, "vocabulary"))
-    if not vocabulary.exists():
+    if not (files.exists(vocabulary) or files.is_dir(vocabulary)):
         raise FileNotFoundError(
             f"no vocabulary at {vocabulary}; run `parti vocab`, or name it with --vocabulary"
         )
@@ -70,11 +70,11 @@ def run(argv: Sequence[str]) -> int:
 
     @functools.cache
     def load(part: str) -> loaded_models.LoadedModel:
-        return loaded_models.LoadedModel.from_train_dir(folders[part], name=str(folders[part]))
+        return loaded_models.LoadedModel.from_train_dir(folders[part], name=folders[part])
 
     def fingerprint(part: str) -> str | None:
         """Returns what a training's manifest says; a checkpoint has none."""
-        if checkpoints.is_checkpoint(folders[part]):
+        if files.is_dir(files.join(folders[part], checkpoints.STATE_ITEM)):
             return load(part).fingerprint
         return manifests.read(folders[part], "training").get("fingerprint")
 
@@ -82,12 +82,12 @@ def run(argv: Sequence[str]) -> int:
         flags.output,
         kind="bundle",
         settings={"trainings": {part: fingerprint(part) for part in folders}},
-        inputs={name: str(path) for name, path in {**folders, "vocabulary": vocabulary}.items()},
+        inputs={**folders, "vocabulary": vocabulary},
         overwrite=flags.overwrite,
     )
     parts = {part: load(part) for part in folders}
     with stage:
-        content = bundles.write_bundle(stage.path, parts, vocabulary)
+        content = bundles.write_bundle(stage.address, parts, vocabulary)
         counts = {part: row["num_params"] for part, row in content["parts"].items()}
         stage.publish(counts)
     print(f"bundle {stage.output}:")

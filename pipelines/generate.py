@@ -8,8 +8,6 @@ with the prompts that have none. Batches are always sampled whole, so the bytes 
 
 import argparse
 import dataclasses
-import pathlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,8 +28,8 @@ from parti.stages import files, flag_parser, manifests, progress_line, publishin
 MANIFEST_LINES = "manifest.jsonl"
 DEFAULT_BUNDLE = "runs/demo/bundle"
 DEFAULT_RANKING = model_handlers.CONTRAST  # as the paper
-# The parts, two files for each finished prompt; hidden, and removed once all is published.
-_PARTS = ".parts"
+# Folder of the parts, two files for each finished prompt, until all is published.
+_PARTS = f"{publishing.SCRATCH}/parts"
 _LINES, _TOKENS = ".jsonl", ".tfrecord"
 _TOKENS_PER_SHARD = 16_384
 
@@ -122,6 +120,8 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti generate`."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
+    prompt_place = [flags.prompts] if prompt_files.is_address(flags.prompts) else []
+    options.check_places(beam_options, [*prompt_place, flags.model], [flags.output])
     notes: list[str] = []
     prompts = prompt_files.read_prompts(flags.prompts, notes)[: flags.num_prompts]
     accelerators.check_platforms()
@@ -148,32 +148,30 @@ def run(argv: Sequence[str]) -> int:
     with stage:
         size = min(flags.prompts_per_batch, len(prompts))
         every = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
-        batches = [some for some in every if not all(is_finished(stage.path, p) for p in some)]
-        if finished := sum(is_finished(stage.path, prompt) for prompt in prompts):
-            notes.append(f"going on: {finished} of {len(prompts)} prompts are finished")
+        done = finished(stage.address)
+        batches = [batch for batch in every if not done.issuperset(p.id for p in batch)]
+        if done:
+            notes.append(f"going on: {len(done)} of {len(prompts)} prompts are finished")
         for note in notes:
             print(note, flush=True)
-        left = (len(prompts) - finished) * settings.num_samples
+        left = (len(prompts) - len(done)) * settings.num_samples
         progress = progress_line.Progress("generate", left, "images")
         if batches:
             sizes = size, flags.upsample_tile
             options.run_pipeline(
-                lambda root: build(root, batches, bundle, settings, stage.path, *sizes),
+                lambda root: build(root, batches, bundle, settings, stage.address, *sizes),
                 beam_options,
                 progress,
             )
-        finish(stage.path, prompts, generation_settings(bundle, settings))
+        finish(stage.address, prompts, generation_settings(bundle, settings))
         num_images = len(prompts) * settings.num_samples
         stage.publish(
             counts={"prompts": len(prompts), "images": num_images},
             extra={"fingerprints": bundle.fingerprints},
         )
         progress.done()
-    shutil.rmtree(stage.output / _PARTS, ignore_errors=True)
-    print(
-        f"{num_images} images of {len(prompts)} prompts in {stage.output}; "
-        f"open {stage.output / gallery.FILE_NAME}"
-    )
+    page = files.join(stage.output, gallery.FILE_NAME)
+    print(f"{num_images} images of {len(prompts)} prompts in {stage.output}; open {page}")
     return 0
 
 
@@ -231,14 +229,16 @@ def check_tile(bundle: bundles.Bundle, settings: GenerateSettings, upsample_tile
         raise ValueError(f"--upsample_tile={upsample_tile}: {error}") from error
 
 
-def part_path(directory: pathlib.Path, prompt: prompt_files.Prompt, suffix: str) -> pathlib.Path:
+def part_path(directory: str, prompt: prompt_files.Prompt, suffix: str) -> str:
     """Returns a file of a prompt's part: its manifest lines, or its tokens."""
-    return directory / _PARTS / f"{prompt.id}{suffix}"
+    return files.join(directory, _PARTS, f"{prompt.id}{suffix}")
 
 
-def is_finished(directory: pathlib.Path, prompt: prompt_files.Prompt) -> bool:
-    """Returns whether all of a prompt is written; its tokens are the last."""
-    return part_path(directory, prompt, _TOKENS).exists()
+def finished(directory: str) -> set[str]:
+    """Returns the ids of the prompts of which all is written; their tokens are the last."""
+    entries = files.list_folder(files.join(directory, _PARTS))
+    found = (files.name(entry.path) for entry in entries)
+    return {name.removesuffix(_TOKENS) for name in found if name.endswith(_TOKENS)}
 
 
 def build(
@@ -246,14 +246,14 @@ def build(
     batches: Sequence[tuple[prompt_files.Prompt, ...]],  # that are sampled together
     bundle: bundles.Bundle,  # every worker must reach it, and `directory`
     settings: GenerateSettings,
-    directory: pathlib.Path,  # exists; images and parts are written into it
+    directory: str,  # exists; images and parts are written into it
     prompts_per_batch: int = 4,  # to as many a smaller batch is padded
     upsample_tile: int = 0,  # side in pixels of the windows that are upsampled; 0 is whole
 ) -> beam.PCollection:
     """Adds the job to a pipeline; gives the ids of the prompts that were written."""
-    source = str(bundle.path.resolve())
+    source = files.absolute(bundle.path)
     texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
-    (directory / _PARTS).mkdir(exist_ok=True)
+    files.make_dirs(files.join(directory, _PARTS))
     sample = model_handlers.sample_handler(
         source, settings.sampling, settings.num_samples, settings.seed, prompts_per_batch
     )
@@ -270,31 +270,31 @@ def build(
 
 
 def _unfinished(
-    element: tuple[tuple[prompt_files.Prompt, ...], np.ndarray], directory: pathlib.Path
+    element: tuple[tuple[prompt_files.Prompt, ...], np.ndarray], directory: str
 ) -> Iterator[tuple[prompt_files.Prompt, tuple[str, np.ndarray]]]:
     """Yields (prompt, what to render of it) for the unfinished prompts of a batch."""
     for prompt, tokens in zip(*element, strict=True):
-        if not is_finished(directory, prompt):
+        if not files.exists(part_path(directory, prompt, _TOKENS)):
             yield prompt, (prompt.text, tokens)
 
 
 class _WritePrompt(beam.DoFn):
     """Writes the images of a prompt and then its part; gives the prompt's id."""
 
-    def __init__(self, directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, directory: str, settings: Mapping[str, Any]) -> None:
         self._directory, self._settings = directory, dict(settings)
 
     def process(self, element: tuple[prompt_files.Prompt, model_handlers.Samples]) -> Iterator[str]:
         prompt, samples = element
-        folder = self._directory / "images" / prompt.id
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = f"images/{prompt.id}"
+        files.make_dirs(files.join(self._directory, folder))
         ranks = {index: rank for rank, index in enumerate(samples.best_first())}
         named = {"category": prompt.category, "challenge": prompt.challenge}
         metadata = prompt.metadata | {name: text for name, text in named.items() if text}
         lines, tokens = [], []
         for index, image in enumerate(samples.images):
-            path = folder / f"{index:03d}.png"
-            files.write_bytes(path, images.encode_png(image))
+            path = f"{folder}/{index:03d}.png"
+            files.write_bytes(files.join(self._directory, path), images.encode_png(image))
             generation = records.Generation(
                 prompt_id=prompt.id,
                 prompt=prompt.text,
@@ -302,7 +302,7 @@ class _WritePrompt(beam.DoFn):
                 rank=ranks[index],
                 score=None if samples.scores is None else float(samples.scores[index]),
                 seed=self._settings["seed"],
-                image=path.relative_to(self._directory).as_posix(),
+                image=path,
                 settings=self._settings,
                 metadata=metadata,
             )
@@ -316,31 +316,31 @@ class _WritePrompt(beam.DoFn):
 
 
 def finish(
-    directory: pathlib.Path, prompts: Sequence[prompt_files.Prompt], settings: Mapping[str, Any]
+    directory: str, prompts: Sequence[prompt_files.Prompt], settings: Mapping[str, Any]
 ) -> None:
     """Joins the parts to manifest and token shards, in the order of the prompts; adds the gallery.
 
     All prompts are finished; the settings are `generation_settings`.
     """
     lines = (part_path(directory, prompt, _LINES) for prompt in prompts)
-    files.concatenate(lines, directory / MANIFEST_LINES)
+    files.concatenate(lines, files.join(directory, MANIFEST_LINES))
     per_shard = max(_TOKENS_PER_SHARD // settings["num_samples"], 1)
     starts = range(0, len(prompts), per_shard)
     for index, start in enumerate(starts):
         shard = prompts[start : start + per_shard]
         name = shard_names.shard_name("tokens", index, len(starts))
         tokens = (part_path(directory, prompt, _TOKENS) for prompt in shard)
-        files.concatenate(tokens, directory / name)
+        files.concatenate(tokens, files.join(directory, name))
     gallery.write_gallery(directory, _read_lines(directory), settings=settings)
 
 
-def read_generations(directory: str | pathlib.Path) -> list[records.Generation]:
+def read_generations(directory: files.Path) -> list[records.Generation]:
     """Returns the lines of a finished folder of generations; raises as `manifests.read`.
 
     ValueError: also of a line that is not one, or lines that are missing.
     """
     counts = manifests.read(directory, "generations")["counts"]
-    made = _read_lines(pathlib.Path(directory))
+    made = _read_lines(directory)
     if (num := counts.get("images", len(made))) != len(made):
         raise ValueError(
             f"{directory}: {MANIFEST_LINES} has {len(made)} lines, but {num} images were made; put "
@@ -349,9 +349,10 @@ def read_generations(directory: str | pathlib.Path) -> list[records.Generation]:
     return made
 
 
-def _read_lines(directory: pathlib.Path) -> list[records.Generation]:
-    path, made = directory / MANIFEST_LINES, []
-    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+def _read_lines(directory: files.Path) -> list[records.Generation]:
+    path, made = files.join(directory, MANIFEST_LINES), []
+    lines = files.read_bytes(path).removesuffix(b"\n").split(b"\n")
+    for number, line in enumerate(lines, start=1):
         try:
             made.append(records.Generation.from_json(line.decode()))
         except ValueError as error:

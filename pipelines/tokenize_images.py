@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.tokens import batches as token_batches
-from parti.pipelines.tokens import resumable_shards
+from parti.pipelines.tokens import known_tokens, resumable_shards
 from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 RECONSTRUCTIONS = "reconstructions"
@@ -37,22 +36,26 @@ class TokenizeSettings:
     model: str  # the tokenizer's training directory, or a bundle
     batches: token_batches.BatchSettings
     write_reconstructions: bool = False
+    known: known_tokens.KnownTokens | None = None  # of an earlier run
 
 
 class _WriteBatch(beam.DoFn):
     """Writes a piece of a shard; gives (shard, (index, count))."""
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: str) -> None:
         self._directory = directory
 
     def process(
         self, element: tuple[token_batches.Batch, model_handlers.Encoded]
     ) -> Iterator[tuple[str, tuple[int, int]]]:
         batch, encoded = element
+        new = iter(encoded.image_tokens)
+        num_rows, known = len(batch.pairs), batch.known
+        tokens = [known[i] if i in known else next(new) for i in range(num_rows)]
         rows: dict[str, Sequence[records.Record]] = {
             "": [
                 records.TokenizedPair(pair.key, pair.text, row, pair.metadata)
-                for pair, row in zip(batch.pairs, encoded.image_tokens, strict=True)
+                for pair, row in zip(batch.pairs, tokens, strict=True)
             ]
         }
         if encoded.reconstructions is not None:
@@ -78,7 +81,7 @@ def _reconstructed(
 
 
 def build(
-    root: beam.Pipeline, shards: Sequence[str], settings: TokenizeSettings, directory: pathlib.Path
+    root: beam.Pipeline, shards: Sequence[str], settings: TokenizeSettings, directory: str
 ) -> beam.PCollection:
     """Adds the job for shards of pairs with different names; see `resumable_shards.gather`.
 
@@ -91,16 +94,17 @@ def build(
         root
         | "Shards" >> beam.Create([os.fsencode(path) for path in shards])
         | "Read"
-        >> beam.ParDo(token_batches.ReadBatches(settings.batches)).with_outputs(
-            "rejected", main="batches"
-        )
+        >> beam.ParDo(
+            token_batches.ReadBatches(settings.batches, known=settings.known)
+        ).with_outputs("known", "rejected", main="batches")
     )
-    pieces = (
-        read.batches
-        | model_handlers.infer("Encode", handler)
-        | "Write" >> beam.ParDo(_WriteBatch(directory))
+    nothing = model_handlers.Encoded(np.zeros((0, 0), np.int32), None)
+    encoded = (
+        read.batches | model_handlers.infer("Encode", handler),
+        read.known | "Nothing to encode" >> beam.Map(lambda batch: (batch, nothing)),
     )
-    names = [pathlib.Path(path).name for path in shards]
+    pieces = encoded | "Encoded" >> beam.Flatten() | "Write" >> beam.ParDo(_WriteBatch(directory))
+    names = [files.name(path) for path in shards]
     folders = ("", RECONSTRUCTIONS) if settings.write_reconstructions else ("",)
     return resumable_shards.gather(root, directory, names, (pieces, read.rejected), folders)
 
@@ -121,6 +125,8 @@ def make_parser() -> flag_parser.Parser:
     add("--write_reconstructions", action="store_true", help=help_text)
     help_text = "random crops of each train picture, a row each (default: the middle square, once)"
     add("--augment", type=int, default=0, metavar="N", help=help_text)
+    help_text = "tokens of the pairs that these were added to; only new pictures are encoded"
+    add("--extend", metavar="DIR", help=help_text)
     add("--seed", type=int, help="another seed, other random crops (default: 0)")
     return parser
 
@@ -131,6 +137,8 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise ValueError(f"--batch_size={flags.batch_size}: give at least 1")
     if flags.augment < 0:
         raise ValueError(f"--augment={flags.augment}: give a number of crops, or 0 for none")
+    if flags.extend and flags.write_reconstructions:
+        raise ValueError("--extend: reconstructions are of all pictures; leave it out for them")
     if flags.seed is not None and not flags.augment:
         raise ValueError(f"--seed={flags.seed}: nothing is random without --augment")
 
@@ -150,10 +158,12 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti tokenize`."""
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
+    given = filter(None, [flags.input, flags.model, flags.extend])
+    options.check_places(beam_options, [*given], [flags.output])
     accelerators.check_platforms()
     pairs = manifests.read(flags.input, "pairs")
     paths = shard_names.expand_pattern(flags.input, "image-text pairs")
-    shards = [p for p in paths if token_batches.split_of(pathlib.Path(p).name) in records.SPLITS]
+    shards = [p for p in paths if token_batches.split_of(files.name(p)) in records.SPLITS]
     tokenizer = bundles.load_part(flags.model, "tokenizer")
     model = tokenizer.model
     batches = token_batches.BatchSettings(
@@ -166,25 +176,34 @@ def run(argv: Sequence[str]) -> int:
         "codebook_size": model.codebook_size,
         "grid_size": model.grid_size,
     }
+    made = {
+        **facts,
+        "image_size": batches.image_size,
+        "write_reconstructions": flags.write_reconstructions,
+        "decoder": tokenizer.fingerprint if flags.write_reconstructions else "",
+        "augment": batches.augment,
+        "seed": batches.seed,
+        "pairs_fingerprint": pairs["fingerprint"],
+    }
+    known = None
+    if flags.extend:
+        known = known_tokens.KnownTokens.open(flags.extend, flags.input, made)
     stage = publishing.OutputDirectory(
         flags.output,
         kind="tokens",
-        settings={
-            **facts,
-            "image_size": batches.image_size,
-            "write_reconstructions": flags.write_reconstructions,
-            "decoder": tokenizer.fingerprint if flags.write_reconstructions else "",
-            "augment": batches.augment,
-            "seed": batches.seed,
-            "pairs_fingerprint": pairs["fingerprint"],
-        },
+        settings=made,
         # Calls of another size may round differently, so half a run is not finished by them.
-        inputs={"pairs": flags.input, "model": flags.model, "batch_size": batches.batch_size},
+        inputs={
+            "pairs": flags.input,
+            "model": flags.model,
+            "batch_size": batches.batch_size,
+            **({"extend": flags.extend} if flags.extend else {}),
+        },
         overwrite=flags.overwrite,
         resume=True,
     )
     del tokenizer  # The workers load their own.
-    settings = TokenizeSettings(flags.model, batches, flags.write_reconstructions)
+    settings = TokenizeSettings(flags.model, batches, flags.write_reconstructions, known)
     with stage:
         counts = _run_shards(shards, settings, stage, beam_options, pairs["counts"])
         stage.publish(counts, extra=facts)
@@ -200,16 +219,16 @@ def _run_shards(
     expected: dict[str, Any],
 ) -> dict[str, int]:
     """Makes the shards that are not there yet; returns the counts of all."""
-    done = {report["name"]: report["count"] for report in resumable_shards.reports(stage.path)}
-    todo = [path for path in shards if pathlib.Path(path).name not in done]
+    done = {report["name"]: report["count"] for report in resumable_shards.reports(stage.address)}
+    todo = [path for path in shards if files.name(path) not in done]
     passes = settings.batches.num_passes
     total = sum(expected.get(split, 0) * passes(split) for split in records.SPLITS)
     progress = progress_line.Progress("tokenize", total - sum(done.values()), "images")
     if todo:
         options.run_pipeline(
-            lambda root: build(root, todo, settings, stage.path), beam_options, progress
+            lambda root: build(root, todo, settings, stage.address), beam_options, progress
         )
-    reports = resumable_shards.reports(stage.path)
+    reports = resumable_shards.reports(stage.address)
     counts = dict.fromkeys(records.SPLITS, 0)
     for report in reports:
         counts[token_batches.split_of(report["name"])] += report["count"]
@@ -222,8 +241,8 @@ def _run_shards(
     if not counts["train"]:
         raise ValueError(f"no image of the train split could be read: {''.join(rejected[:1])}")
     if rejected:
-        files.write_bytes(stage.path / resumable_shards.REJECTED_FILE, "".join(rejected).encode())
-    resumable_shards.clear(stage.path)
+        path = files.join(stage.address, resumable_shards.REJECTED_FILE)
+        files.write_bytes(path, "".join(rejected).encode())
     progress.done(f"{sum(counts[split] for split in records.SPLITS)} images")
     return counts
 

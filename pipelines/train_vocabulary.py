@@ -221,6 +221,7 @@ def run(argv: Sequence[str]) -> int:
     """Runs `parti vocab`."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
+    options.check_places(beam_options, flags.input, [flags.output])
     train, held_out = find_sources(flags.input)
     with publishing.OutputDirectory(
         flags.output,
@@ -228,7 +229,6 @@ def run(argv: Sequence[str]) -> int:
         settings=settings.to_dict(),
         inputs={"input": list(flags.input)},
         overwrite=flags.overwrite,
-        remote=True,
     ) as stage:
         files.make_dirs(stage.scratch)
         progress = progress_line.Progress("vocab", unit="pairs")

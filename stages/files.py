@@ -8,6 +8,7 @@ compresses or decompresses. What is not there, or cannot be read, raises OSError
 """
 
 import builtins
+import concurrent.futures
 import contextlib
 import glob
 import itertools
@@ -15,18 +16,21 @@ import os
 import posixpath
 import re
 import shutil
+import tempfile
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, Literal, TextIO, overload
+from typing import Any, BinaryIO, Literal, TextIO, TypeVar, overload
 
 from parti.stages import brace_patterns, file_entries, json_text
 from parti.stages.file_entries import Entry, Named, Status
 
 Path = str | os.PathLike[str]
+Result = TypeVar("Result")
 
 PARTIAL_SUFFIX = file_entries.PARTIAL_SUFFIX
 LOCAL_SCHEME = "file://"
 _MAX_TEXTS = 1_000_000  # for which braces stand
+_AT_ONCE = 16  # remote files that are read at a time
 
 
 def _local(path: Path) -> str:
@@ -144,6 +148,52 @@ def write_bytes(path: Path, data: bytes, sync: bool = False) -> None:
     """Writes a file that appears whole; see `replacing`."""
     with replacing(path, sync) as file:
         file.write(data)
+
+
+def each(function: Callable[[str], Result], paths: Sequence[str]) -> Iterator[Result]:
+    """Yields function(path) for each file, in order; of remote files several at a time."""
+    if not any(map(is_remote, paths)):
+        yield from map(function, paths)
+        return
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        for start in range(0, len(paths), _AT_ONCE):
+            yield from pool.map(function, paths[start : start + _AT_ONCE])
+
+
+@contextlib.contextmanager
+def local_copy(path: Path) -> Iterator[str]:
+    """Yields a path on this machine with the content of a file, for a library that opens it.
+
+    Of a remote file it is a temporary copy, which is gone when the block ends.
+    """
+    if not is_remote(path):
+        yield _local(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="parti-") as folder:
+        local = os.path.join(folder, name(path))
+        with open(path) as source, builtins.open(local, "wb") as target:
+            shutil.copyfileobj(source, target, 2**20)
+        yield local
+
+
+@contextlib.contextmanager
+def local_draft(path: Path) -> Iterator[str]:
+    """Yields a path on this machine, for a library that writes a file there.
+
+    When the block ends, the file appears whole at `path`; if the block fails, not at all.
+    """
+    if not is_remote(path):
+        partial = file_entries.partial_name(_local(path))
+        try:
+            yield partial
+            os.replace(partial, _local(path))
+        finally:
+            remove(partial)
+        return
+    with tempfile.TemporaryDirectory(prefix="parti-") as folder:
+        local = os.path.join(folder, name(path))
+        yield local
+        concatenate([local], path)
 
 
 def exists(path: Path) -> bool:

@@ -56,11 +56,12 @@ def hash_files(directory: files.Path) -> dict[str, str]:
     """Returns {relative path: sha256} of a folder's files, except dot files and the manifest."""
     root = files.absolute(directory)
     paths = {entry.path[len(root) + 1 :]: entry.path for entry in files.walk(root)}
-    return {
-        name: hash_file(path)
-        for name, path in paths.items()
+    names = [
+        name
+        for name in paths
         if name != FILE_NAME and not any(part.startswith(".") for part in name.split("/"))
-    }
+    ]
+    return dict(zip(names, files.each(hash_file, [paths[name] for name in names])))
 
 
 def write(

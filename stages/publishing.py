@@ -3,8 +3,8 @@
 """Where a stage writes: an unfinished directory beside the output, published at once.
 
     with publishing.OutputDirectory(path, "pairs", settings={"image_size": 64}) as output:
-        (output.path / "train-00000-of-00001.tfrecord").write_bytes(...)
-        output.publish(counts={"train": 1}, content=manifests.hash_files(output.path))
+        files.write_bytes(files.join(output.address, "train-00000-of-00001.tfrecord"), ...)
+        output.publish(counts={"train": 1})
 
 The files are written in `<output>.unfinished`, `manifest.json` last. On file systems with
 directories (local, hdfs) the rename to `<output>` is the commit; on an object store (gs, s3, ...),
@@ -19,11 +19,11 @@ first fails when it publishes.
 import contextlib
 import fcntl
 import os
-import pathlib
+import re
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parti.stages import files, manifests
@@ -32,7 +32,38 @@ REPLACED_SUFFIX = ".replaced"
 # In an unfinished directory: the settings' digest and the writer of the attempt that owns it. In an
 # output on an object store: a mark that its files are being copied.
 _ATTEMPT = ".attempt.json"
-_SCRATCH = ".scratch"
+# Folder in an unfinished directory for what only its own run reads; it is not published.
+SCRATCH = ".scratch"
+
+
+def check_places(inputs: Sequence[files.Path], outputs: Sequence[files.Path]) -> None:
+    """Refuses remote places that cannot be listed or written, before any work is done for them.
+
+    Whether an input is there is for the command to say.
+
+    Raises:
+      ValueError: such a place, or an output that is a bucket and not a folder in it.
+    """
+    for address in map(os.fspath, filter(files.is_remote, inputs)):
+        try:
+            files.is_dir(re.split(r"[*?\[{,]", address)[0])
+        except OSError as error:
+            raise ValueError(
+                f"{address}: cannot be listed ({error}); check the name, and who may read there"
+            ) from error
+    for address in map(files.absolute, filter(files.is_remote, outputs)):
+        if address.count("/") < 3:
+            raise ValueError(f"{address}: not a folder; name one, such as {address}/run")
+        probe = f"{address}.probe-{uuid.uuid4().hex}"
+        try:
+            files.make_dirs(files.parent(address))
+            files.write_bytes(probe, b"probe")
+            files.remove(probe)
+        except OSError as error:
+            raise ValueError(
+                f"{address}: cannot be written ({error}); check the name, and who may write and "
+                "delete there"
+            ) from error
 
 
 class OutputDirectory:
@@ -46,7 +77,6 @@ class OutputDirectory:
         inputs: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         resume: bool = False,
-        remote: bool = False,
         state: Any = None,
     ) -> None:
         """Checks the output, and changes nothing yet; entering the context makes the directory.
@@ -57,25 +87,18 @@ class OutputDirectory:
           kind, settings, inputs: as `manifests.write` takes them.
           resume: keep the files of an interrupted attempt with the same settings, inputs and state,
             and keep this attempt's files if it fails.
-          remote: the stage writes through `stages.files` to `address`, never to `path`, so that
-            the output may be remote.
           state: JSON that is not recorded in the manifest, e.g. the times of the input files.
 
         Raises:
-          ValueError: the output is finished, foreign or damaged, or remote without `remote`.
+          ValueError: the output is finished, foreign or damaged.
         """
         if not os.fspath(output):
             raise ValueError("--output is empty; name a folder to write")
         self._local = not files.is_remote(output)
-        if not (self._local or remote):
-            raise ValueError(
-                f"{output}: the output must be a local or mounted folder; "
-                "write there and copy the finished folder"
-            )
-        self._output = files.absolute(output)
-        self._unfinished = _Unfinished(self._output, kind)
+        self.output = files.absolute(output)  # the directory that `publish` makes
+        self._unfinished = _Unfinished(self.output, kind)
         self.address = self._unfinished.address  # to write in, through `files`, until `publish`
-        self.scratch = files.join(self.address, _SCRATCH)  # there until then; is not published
+        self.scratch = files.join(self.address, SCRATCH)  # there until then; is not published
         self.kind = kind
         self.settings = dict(settings or {})
         self.inputs = dict(inputs or {})
@@ -85,20 +108,8 @@ class OutputDirectory:
         self.manifest: dict[str, Any] | None = None  # what was published
         self._check_output()
 
-    @property
-    def output(self) -> pathlib.Path:
-        """The directory that `publish` makes, when it is local."""
-        assert self._local, "a remote output has no path"
-        return pathlib.Path(self._output)
-
-    @property
-    def path(self) -> pathlib.Path:
-        """The unfinished directory, to write in until `publish`, when the output is local."""
-        assert self._local, "a stage with remote=True writes to `address`"
-        return pathlib.Path(self.address)
-
     def _check_output(self) -> None:
-        output = self._output
+        output = self.output
         if not files.is_dir(output):
             if os.path.lexists(output) if self._local else files.exists(output):
                 raise ValueError(f"{output}: is a file; --output must be a folder")
@@ -124,9 +135,9 @@ class OutputDirectory:
 
     def _is_half_copied(self) -> bool:
         """Returns whether an attempt of this kind was killed while it copied its files."""
-        mark = files.join(self._output, _ATTEMPT)
-        marked = manifests.read_json(mark, f"remove {self._output} to start over").get("kind")
-        return marked == self.kind and files.is_object_store(self._output)
+        mark = files.join(self.output, _ATTEMPT)
+        marked = manifests.read_json(mark, f"remove {self.output} to start over").get("kind")
+        return marked == self.kind and files.is_object_store(self.output)
 
     def __enter__(self) -> "OutputDirectory":
         """Makes the unfinished directory, or takes over that of an interrupted attempt."""
@@ -139,13 +150,13 @@ class OutputDirectory:
 
     def _undo_interrupted_swap(self) -> None:
         """Puts the old output back if a kill came between the two renames of `publish`."""
-        replaced = self._output + REPLACED_SUFFIX
-        if files.is_object_store(self._output) or not files.exists(_manifest(replaced)):
+        replaced = self.output + REPLACED_SUFFIX
+        if files.is_object_store(self.output) or not files.exists(_manifest(replaced)):
             return
-        if not (os.path.lexists(self._output) if self._local else files.exists(self._output)):
-            files.rename(replaced, self._output)
+        if not (os.path.lexists(self.output) if self._local else files.exists(self.output)):
+            files.rename(replaced, self.output)
             self._check_output()
-        elif files.exists(_manifest(self._output)):
+        elif files.exists(_manifest(self.output)):
             files.remove_tree(replaced)
 
     def publish(
@@ -159,9 +170,9 @@ class OutputDirectory:
           ValueError: another process finished the output, or took it over.
         """
         if not self._unfinished.is_owned():
-            raise ValueError(f"{self._output}: another process is writing it now")
-        if files.exists(_manifest(self._output)) and not self.overwrite:
-            raise ValueError(f"{self._output}: another process finished it meanwhile")
+            raise ValueError(f"{self.output}: another process is writing it now")
+        if files.exists(_manifest(self.output)) and not self.overwrite:
+            raise ValueError(f"{self.output}: another process finished it meanwhile")
         manifest = manifests.write(
             self.address,
             self.kind,
@@ -171,7 +182,7 @@ class OutputDirectory:
             inputs=self.inputs,
             extra=extra,
         )
-        if files.is_object_store(self._output):
+        if files.is_object_store(self.output):
             self._copy()
         else:
             self._swap()
@@ -179,31 +190,31 @@ class OutputDirectory:
         return manifest
 
     def _swap(self) -> None:
-        replaced = self._output + REPLACED_SUFFIX
-        if files.exists(_manifest(self._output)):
-            files.rename(self._output, replaced)
-        elif not self._local and files.exists(self._output) and files.is_empty(self._output):
-            files.remove_tree(self._output)  # a remote rename would move into it
-        files.rename(self.address, self._output)  # the commit; locally it replaces an empty one
-        files.remove(files.join(self._output, _ATTEMPT))
+        replaced = self.output + REPLACED_SUFFIX
+        if files.exists(_manifest(self.output)):
+            files.rename(self.output, replaced)
+        elif not self._local and files.exists(self.output) and files.is_empty(self.output):
+            files.remove_tree(self.output)  # a remote rename would move into it
+        files.rename(self.address, self.output)  # the commit; locally it replaces an empty one
+        files.remove(files.join(self.output, _ATTEMPT))
         files.remove_tree(replaced)
-        files.remove_tree(files.join(self._output, _SCRATCH))
+        files.remove_tree(files.join(self.output, SCRATCH))
 
     def _copy(self) -> None:
-        mark = files.join(self._output, _ATTEMPT)
+        mark = files.join(self.output, _ATTEMPT)
         files.copy([files.join(self.address, _ATTEMPT)], [mark])
-        files.remove(_manifest(self._output))  # from here on the old output is not one
-        for entry in files.walk(self._output):
+        files.remove(_manifest(self.output))  # from here on the old output is not one
+        for entry in files.walk(self.output):
             if entry.path != mark:
                 files.remove(entry.path)
         names = [entry.path[len(self.address) + 1 :] for entry in files.walk(self.address)]
-        names = [n for n in names if n != manifests.FILE_NAME and not n.startswith(_SCRATCH + "/")]
+        names = [n for n in names if n != manifests.FILE_NAME and not n.startswith(SCRATCH + "/")]
         names.remove(_ATTEMPT)
         files.copy(
             [files.join(self.address, name) for name in names],
-            [files.join(self._output, name) for name in names],
+            [files.join(self.output, name) for name in names],
         )
-        files.copy([_manifest(self.address)], [_manifest(self._output)])  # the commit
+        files.copy([_manifest(self.address)], [_manifest(self.output)])  # the commit
         files.remove(mark)
         files.remove_tree(self.address)
 

@@ -143,7 +143,7 @@ def walk(folder: str) -> list[Entry]:
 
 def make_dirs(path: str) -> None:
     """Makes a folder and those above it; nothing on an object store."""
-    if not exists(path):
+    if _system(path).has_dirs() and not exists(path):
         with contextlib.suppress(FileExistsError):
             _ask(path, "mkdirs", path)
 

@@ -66,10 +66,10 @@ def draw_blank(patch: pytest.MonkeyPatch) -> None:
         batches: Sequence[Sequence[prompt_files.Prompt]],
         bundle: bundles.Bundle,
         settings: generate.GenerateSettings,
-        directory: pathlib.Path,
+        directory: str,
         *sizes: int,
     ) -> None:
-        (directory / ".parts").mkdir(exist_ok=True)
+        pathlib.Path(directory, ".scratch", "parts").mkdir(parents=True, exist_ok=True)
         num = settings.num_samples
         samples = model_handlers.Samples(
             np.zeros((num, 4), np.int32), [np.zeros((4, 4, 3), np.uint8)] * num, None

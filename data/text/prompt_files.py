@@ -16,6 +16,7 @@ from parti.data.text import captions, text_files
 from parti.stages import files, json_text
 
 _MAX_ID = 60
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://")
 _MAX_SHOWN = 120  # characters of a value in a message
 _BLANK = "blank line"
 
@@ -57,9 +58,10 @@ def read_prompts(
     """
     source = os.fspath(path_or_text).removeprefix(files.LOCAL_SCHEME)
     suffix = pathlib.Path(source).suffix.lower()
-    if os.path.isfile(source):
-        return parse_prompts(source, pathlib.Path(source).read_bytes(), notes)
-    if os.path.isdir(source):
+    is_remote = is_address(source)
+    if os.path.isfile(source) or (is_remote and files.exists(source)):
+        return parse_prompts(source, files.read_bytes(source), notes)
+    if os.path.isdir(source) or (is_remote and files.is_dir(source)):
         raise ValueError(f"{source!r} is a folder; give a prompt file in it, or a text.")
     if suffix in _READERS:
         raise FileNotFoundError(f"No prompt file {source!r}; check the path.")
@@ -77,6 +79,13 @@ def read_prompts(
             "file, or set the terminal to UTF-8."
         ) from error
     return _prompts("The prompt", iter([("The prompt", {_TEXT: source})]), notes)
+
+
+def is_address(path_or_text: str) -> bool:
+    """Returns whether it is the address of a remote file, and not a prompt with `://` in it."""
+    has_ending = pathlib.Path(path_or_text).suffix.lower() in _READERS
+    is_path = has_ending or not re.search(r"\s", path_or_text)
+    return is_path and bool(_ADDRESS.match(path_or_text))
 
 
 def parse_prompts(source: str, data: bytes, notes: list[str] | None = None) -> list[Prompt]:
@@ -127,7 +136,7 @@ def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> in
             lines.append(text.encode())
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"Prompt {prompt.id!r} cannot be written: {error}") from error
-    pathlib.Path(path).write_bytes(b"".join(lines))
+    files.write_bytes(path, b"".join(lines))
     return len(lines)
 
 

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import io
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -93,7 +92,7 @@ class SentencePieceSettings:
 
 def train_sentencepiece(
     sentences: Iterable[str | tuple[str, int]],
-    model_path: str | os.PathLike[str],
+    output: files.Path,
     settings: SentencePieceSettings,
 ) -> int:
     """Trains a SentencePiece model and returns how many pieces it has.
@@ -105,7 +104,7 @@ def train_sentencepiece(
     Args:
       sentences: the captions, all held in memory, alone or with how often each counts (at least
         1); empty ones are skipped.
-      model_path: the file to write; its directory must exist.
+      output: the file to write; its directory must exist.
 
     Raises:
       ValueError: no sentence, or too small a `vocab_size` for symbols, bytes and characters.
@@ -153,19 +152,24 @@ def train_sentencepiece(
             f"captions ({error}); this vocabulary holds {num_special} special pieces and each "
             "character, so give a larger size."
         ) from error
-    files.write_bytes(model_path, model.getvalue())
-    return TextTokenizer(model_path).vocab_size
+    files.write_bytes(output, model.getvalue())
+    return TextTokenizer(output).vocab_size
 
 
-def _model_path(model_path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path of a model file; a directory made by `parti vocab` stands for its model."""
-    path = pathlib.Path(model_path)
-    if path.is_dir():
-        path = path / "vocabulary.model"
-    if not path.is_file():
+def model_path(address: files.Path) -> str:
+    """Returns the address of a model file; a folder made by `parti vocab` stands for its model.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    path = os.fspath(address)
+    if files.is_dir(path):
+        path = files.join(path, "vocabulary.model")
+    if not files.exists(path):
+        folder = files.parent(path) if files.is_remote(path) else os.path.dirname(path) or "."
         raise FileNotFoundError(
-            f"No SentencePiece model {str(path)!r}; make one with "
-            f"`parti vocab --input PATTERN --output {path.parent}`."
+            f"No SentencePiece model {path!r}; make one with "
+            f"`parti vocab --input PATTERN --output {folder}`."
         )
     return path
 
@@ -180,21 +184,21 @@ class TextTokenizer:
         encode("", 5)      == [1, 0, 0, 0, 0]      the null caption, for guidance
     """
 
-    def __init__(self, model_path: str | os.PathLike[str]) -> None:
+    def __init__(self, address: files.Path) -> None:
         """Loads a model; FileNotFoundError: there is none; ValueError: not of this project."""
         import sentencepiece
 
-        path = _model_path(model_path)
-        data = path.read_bytes()
+        path = model_path(address)
+        data = files.read_bytes(path)
         try:
             self._model = sentencepiece.SentencePieceProcessor()
             self._model.LoadFromSerializedProto(data)  # as an argument, nothing is no model at all
         except RuntimeError as error:
-            raise ValueError(f"{str(path)!r} is not a SentencePiece model.") from error
+            raise ValueError(f"{path!r} is not a SentencePiece model.") from error
         ids = self._model.pad_id(), self._model.eos_id(), self._model.unk_id()
         if ids != (PAD_ID, EOS_ID, UNK_ID):
             raise ValueError(
-                f"{str(path)!r} has pad, eos, unk ids {ids}; they must be "
+                f"{path!r} has pad, eos, unk ids {ids}; they must be "
                 f"{(PAD_ID, EOS_ID, UNK_ID)}: make the model with `parti vocab`."
             )
         self.fingerprint = hashlib.sha256(data).hexdigest()  # of the model file
@@ -238,10 +242,10 @@ def _cached_vocabulary(path: str, fingerprint: str) -> Any:
     return seqio.SentencePieceVocabulary(path)
 
 
-def seqio_text_vocabulary(model_path: str | os.PathLike[str]) -> "seqio.SentencePieceVocabulary":
+def seqio_text_vocabulary(address: files.Path) -> "seqio.SentencePieceVocabulary":
     """Returns the vocabulary for seqio features (imports TensorFlow); errors as `TextTokenizer`."""
-    path = _model_path(model_path)
-    return _cached_vocabulary(str(path), TextTokenizer(path).fingerprint)
+    path = model_path(address)
+    return _cached_vocabulary(path, TextTokenizer(path).fingerprint)
 
 
 class ImageTokenVocabulary:

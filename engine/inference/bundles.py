@@ -9,11 +9,13 @@ tokenizer/params.safetensors  its variables, `collection/path` -> array
 generator/, reranker/, upsampler/   the same; the last two may be absent
 """
 
+import contextlib
 import dataclasses
 import json
-import pathlib
-import shutil
-from collections.abc import Mapping
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ from parti.data.text import vocabularies
 from parti.engine.config import gin_config
 from parti.engine.inference import loaded_models
 from parti.models import base
+from parti.stages import files
 from parti.stages.version import VERSION
 
 SCHEMA_VERSION = 1
@@ -43,9 +46,7 @@ READ_TEXT = ("generator", "reranker")
 
 
 def write_bundle(
-    output: str | pathlib.Path,
-    parts: Mapping[str, loaded_models.LoadedModel],
-    vocabulary: str | pathlib.Path,
+    output: files.Path, parts: Mapping[str, loaded_models.LoadedModel], vocabulary: files.Path
 ) -> dict[str, Any]:
     """Writes the files of a bundle, `bundle.json` last, and returns the content of that.
 
@@ -55,16 +56,15 @@ def write_bundle(
       ValueError: parts are missing, unknown or do not fit each other; nothing is written then.
       FileNotFoundError: there is no vocabulary.
     """
-    folder = pathlib.Path(output)
     tokenizer = vocabularies.TextTokenizer(vocabulary)
     check_parts(parts, tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
     described = {}
     for name, part in ((name, parts[name]) for name in PARTS if name in parts):
-        (folder / name).mkdir(exist_ok=True)
-        (folder / name / CONFIG_FILE).write_text(part.config, encoding="utf-8")
+        files.make_dirs(files.join(output, name))
+        files.write_bytes(files.join(output, name, CONFIG_FILE), part.config.encode())
         flat = traverse_util.flatten_dict(jax.device_get(part.variables), sep="/")
-        safetensors.flax.save_file(flat, folder / name / PARAMS_FILE)
+        with files.local_draft(files.join(output, name, PARAMS_FILE)) as path:
+            safetensors.flax.save_file(flat, path)
         described[name] = {
             "fingerprint": part.fingerprint,
             "model": type(part.model).__name__,
@@ -72,9 +72,8 @@ def write_bundle(
             "trained_on": part.trained_on,
         }
     described["tokenizer"]["encoder_fingerprint"] = parts["tokenizer"].encoder_fingerprint
-    model_path = pathlib.Path(vocabulary)
-    model_path = model_path / VOCABULARY_FILE if model_path.is_dir() else model_path
-    shutil.copyfile(model_path, folder / VOCABULARY_FILE)
+    model_path = vocabularies.model_path(vocabulary)
+    files.concatenate([model_path], files.join(output, VOCABULARY_FILE))
     content = {
         "kind": "bundle",
         "schema_version": SCHEMA_VERSION,
@@ -82,8 +81,8 @@ def write_bundle(
         "parts": described,
         "vocabulary": {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
     }
-    text = json.dumps(content, indent=2, sort_keys=True)
-    (folder / BUNDLE_FILE).write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    files.write_bytes(files.join(output, BUNDLE_FILE), text.encode())
     return content
 
 
@@ -91,11 +90,11 @@ def write_bundle(
 class Bundle:
     """An opened bundle; parts are loaded when asked for."""
 
-    path: pathlib.Path
+    path: str
     content: dict[str, Any]  # of `bundle.json`
 
     @classmethod
-    def open(cls, directory: str | pathlib.Path) -> "Bundle":
+    def open(cls, directory: files.Path) -> "Bundle":
         """Opens a bundle and checks that its files are there.
 
         Raises:
@@ -103,14 +102,14 @@ class Bundle:
           ValueError: of another schema, without a part that generation needs, or with a file that
             was cut off.
         """
-        folder = pathlib.Path(directory)
-        path = folder / BUNDLE_FILE
-        if not path.is_file():
+        folder = os.fspath(directory)
+        path = files.join(folder, BUNDLE_FILE)
+        if not files.exists(path):
             command = f"parti export --workdir DIR --output {folder}"
             raise FileNotFoundError(f"no bundle at {folder}; make one with `{command}`")
         again = "export the bundle again"
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(files.read_bytes(path))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}); {again}") from error
         version = content.get("schema_version") if isinstance(content, dict) else None
@@ -124,16 +123,16 @@ class Bundle:
         bundle = cls(folder, content)
         if missing := [name for name in REQUIRED if name not in bundle.parts]:
             raise ValueError(f"{folder}: bundle without {' and '.join(missing)}; export it again")
-        files = [f"{part}/{f}" for part in bundle.parts for f in (CONFIG_FILE, PARAMS_FILE)]
-        for name in (VOCABULARY_FILE, *files):
-            if not (folder / name).is_file():
+        names = [f"{part}/{f}" for part in bundle.parts for f in (CONFIG_FILE, PARAMS_FILE)]
+        for name in (VOCABULARY_FILE, *names):
+            if not files.exists(path := files.join(folder, name)):
                 raise FileNotFoundError(
-                    f"{folder / name} is missing; copy the bundle again, or export it again"
+                    f"{path} is missing; copy the bundle again, or export it again"
                 )
         for part in bundle.parts:
-            path = folder / part / PARAMS_FILE
+            path = files.join(folder, part, PARAMS_FILE)
             try:
-                with safetensors.safe_open(path, framework="numpy"):
+                with _headed(path) as local, safetensors.safe_open(local, framework="numpy"):
                     pass  # The file is as long as its header says.
             except safetensors.SafetensorError as error:
                 raise ValueError(f"{path} is damaged ({error}); {again}") from error
@@ -154,7 +153,7 @@ class Bundle:
 
     def vocabulary(self) -> vocabularies.TextTokenizer:
         """Returns the text vocabulary; raises ValueError if it is not what was exported."""
-        tokenizer = vocabularies.TextTokenizer(self.path / VOCABULARY_FILE)
+        tokenizer = vocabularies.TextTokenizer(files.join(self.path, VOCABULARY_FILE))
         self._check_fingerprint("vocabulary", VOCABULARY_FILE, tokenizer.fingerprint)
         return tokenizer
 
@@ -173,7 +172,7 @@ class Bundle:
                 )
             return model
         except ValueError as error:
-            path = self.path / part / CONFIG_FILE
+            path = files.join(self.path, part, CONFIG_FILE)
             raise ValueError(f"{path}: {error}; export the bundle again") from error
 
     def load(self, part: str) -> loaded_models.LoadedModel:
@@ -183,7 +182,8 @@ class Bundle:
           ValueError: the bundle has no such part, or its files are not those that were exported.
         """
         model = self.model(part)
-        flat = safetensors.flax.load_file(self.path / part / PARAMS_FILE)
+        with files.local_copy(files.join(self.path, part, PARAMS_FILE)) as path:
+            flat = safetensors.flax.load_file(path)
         described = self.content["parts"][part]
         loaded = loaded_models.LoadedModel(
             model,
@@ -197,14 +197,30 @@ class Bundle:
         return loaded
 
     def _config(self, part: str) -> str:
-        return (self.path / part / CONFIG_FILE).read_text(encoding="utf-8")
+        return files.read_bytes(files.join(self.path, part, CONFIG_FILE)).decode()
 
-    def _check_fingerprint(self, name: str, files: str, found: str) -> None:
+    def _check_fingerprint(self, name: str, file_name: str, found: str) -> None:
         if found != self.fingerprints[name]:
+            path = files.join(self.path, file_name)
             raise ValueError(
-                f"{self.path / files} is not what was exported: fingerprint {found[:12]}, "
-                f"{BUNDLE_FILE} says {self.fingerprints[name][:12]}; export the bundle again"
+                f"{path} is not what was exported: fingerprint {found[:12]}, {BUNDLE_FILE} says "
+                f"{self.fingerprints[name][:12]}; export the bundle again"
             )
+
+
+@contextlib.contextmanager
+def _headed(path: str) -> Iterator[str]:
+    """Yields a safetensors file, or, of a remote one, its header in a file of the same size."""
+    if not files.is_remote(path):
+        yield path
+        return
+    with files.open(path) as remote, tempfile.NamedTemporaryFile(prefix="parti-") as local:
+        size, begin = files.size(path), remote.read(8)
+        (length,) = struct.unpack("<Q", begin.ljust(8, b"\0"))
+        local.write(begin + remote.read(min(length, size)))
+        local.truncate(size)
+        local.flush()
+        yield local.name
 
 
 def _is_described(content: Mapping[str, Any]) -> bool:
@@ -272,17 +288,16 @@ def check_parts(
             )
 
 
-def load_part(source: str | pathlib.Path, part: str) -> loaded_models.LoadedModel:
+def load_part(source: files.Path, part: str) -> loaded_models.LoadedModel:
     """Loads a part of a bundle, or the training directory of that part.
 
     Raises:
       FileNotFoundError: neither is there.
       ValueError: what is there is no such part.
     """
-    folder = pathlib.Path(source)
-    if (folder / BUNDLE_FILE).is_file():
-        return Bundle.open(folder).load(part)
-    loaded = loaded_models.LoadedModel.from_train_dir(folder)
+    if files.exists(files.join(source, BUNDLE_FILE)):
+        return Bundle.open(source).load(part)
+    loaded = loaded_models.LoadedModel.from_train_dir(source)
     check_role(part, loaded)
     return loaded
 

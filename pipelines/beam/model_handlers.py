@@ -7,7 +7,6 @@ own batches depend on runner and bundle, and compiled shapes and bytes must not.
 """
 
 import functools
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from parti.engine.inference import bundles, loaded_models
 from parti.models import base
 from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
+from parti.stages import files
 
 # Images that one call of a model takes; fewer are padded.
 IMAGE_BATCH = 16
@@ -28,8 +28,6 @@ IMAGE_BATCH = 16
 # What samples are ranked by, see `score`.
 CONTRAST, LIKELIHOOD, BOTH = "contrast", "likelihood", "both"
 RANKINGS = (CONTRAST, LIKELIHOOD, BOTH)
-
-Path = str | pathlib.Path
 
 
 class Handler(inference.ModelHandler[Any, Any, Any]):
@@ -72,7 +70,7 @@ def infer(label: str, handler: Handler) -> beam.PTransform:
 
 
 def part_handler(
-    source: Path,  # a bundle, or the part's training directory; every worker must reach it
+    source: files.Path,  # a bundle, or the part's training directory; every worker must reach it
     part: str,  # of `bundles.PARTS`
     predict: Callable[[loaded_models.LoadedModel, Any], Any],
     unused: Sequence[str] = (),  # top-level branches of its variables that `predict` never reads
@@ -94,7 +92,7 @@ class Encoded(NamedTuple):
     reconstructions: np.ndarray | None  # [batch, height, width, 3] uint8, if asked for
 
 
-def encode_handler(source: Path, batch_size: int, reconstruct: bool = False) -> Handler:
+def encode_handler(source: files.Path, batch_size: int, reconstruct: bool = False) -> Handler:
     """Images [batch, height, width, 3] uint8, at the tokenizer's size, to `Encoded`."""
 
     def encode(model: loaded_models.LoadedModel, pixels: np.ndarray) -> Encoded:
@@ -104,13 +102,17 @@ def encode_handler(source: Path, batch_size: int, reconstruct: bool = False) -> 
     return part_handler(source, "tokenizer", encode, () if reconstruct else ("decoder",))
 
 
-def decode_handler(source: Path) -> Handler:
+def decode_handler(source: files.Path) -> Handler:
     """Image tokens [batch, length] to images [batch, height, width, 3] uint8."""
     return part_handler(source, "tokenizer", decode, unused=("encoder",))
 
 
 def sample_handler(
-    source: Path, settings: sampling.SamplingSettings, num_samples: int, seed: int, batch_size: int
+    source: files.Path,
+    settings: sampling.SamplingSettings,
+    num_samples: int,
+    seed: int,
+    batch_size: int,
 ) -> Handler:
     """Texts of prompts, `batch_size` a call, to image tokens [prompts, samples, length] int32."""
 
@@ -140,7 +142,11 @@ class Renderer:
     """A bundle's decoder, and its reranker and upsampler where there are any."""
 
     def __init__(
-        self, source: Path, num_upsampled: int, window_size: int = 0, rerank_by: str = CONTRAST
+        self,
+        source: files.Path,
+        num_upsampled: int,
+        window_size: int = 0,
+        rerank_by: str = CONTRAST,
     ) -> None:
         """Loads the parts of a bundle.
 
@@ -171,7 +177,7 @@ class Renderer:
 
 
 def render_handler(
-    source: Path, num_upsampled: int, window_size: int = 0, rerank_by: str = CONTRAST
+    source: files.Path, num_upsampled: int, window_size: int = 0, rerank_by: str = CONTRAST
 ) -> Handler:
     """(text, image tokens [samples, length] int32) of a prompt to its `Samples`; see `Renderer`."""
     load = functools.partial(Renderer, source, num_upsampled, window_size, rerank_by)

@@ -22,7 +22,7 @@ from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
 
 from parti.pipelines.beam import beam_internals, runners
-from parti.stages import flag_parser, progress_line, quiet
+from parti.stages import files, flag_parser, progress_line, publishing, quiet
 
 _QUIET_LOGGERS = ("apache_beam", "root", "absl", "tensorflow", "grpc")
 _TICKS_VARIABLE = "PARTI_PIPELINE_TICKS"
@@ -74,6 +74,20 @@ def parse(
     if not (flags.verbose or os.environ.get(quiet.VARIABLE)):
         silence(beam_options)
     return flags, beam_options
+
+
+def check_places(
+    options: pipeline_options.PipelineOptions,
+    inputs: Sequence[files.Path],
+    outputs: Sequence[files.Path],
+) -> None:
+    """Refuses what the workers of a runner do not reach, before anything is read or submitted.
+
+    Raises:
+      ValueError: as `runners.check` and `publishing.check_places`.
+    """
+    runners.check(options, [*inputs, *outputs])
+    publishing.check_places(inputs, outputs)
 
 
 def silence(beam_options: pipeline_options.PipelineOptions) -> None:

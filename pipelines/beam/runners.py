@@ -6,10 +6,12 @@ The default, also called `DirectRunner`, is Beam's FnApiRunner in this process o
 processes of this machine; others are passed on (docs/dataflow.md: how workers get this package).
 """
 
+import argparse
 import contextlib
 import os
 import pathlib
 import queue
+import re
 import shlex
 import sys
 import tempfile
@@ -32,6 +34,20 @@ BYTES_PER_PROCESS = 8 * 2**20
 # Of a longer log of worker processes the last half of this is kept; it is looked at every second.
 LOG_BYTES = 2**20
 _LOG_SECONDS = 1.0
+# Addresses of job servers and clusters on this machine; none at all is one that Beam starts here.
+_HERE = re.compile(r"$|embed$|\[(local|auto)\]$|local(\[|$)|(\w+://)?(localhost|127\.|\[::1\])")
+
+
+class PlaceOptions(pipeline_options.PipelineOptions):
+    """What workers on other machines see."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--shared_folders",
+            action="store_true",
+            help="workers on other machines see local paths, of a mount, as this machine does",
+        )
 
 
 class WorkerDied(RuntimeError):
@@ -76,25 +92,51 @@ def use_all_cores(options: pipeline_options.PipelineOptions, num_bytes: int) -> 
     return max(1, direct.direct_num_workers or 1)
 
 
+def sees_local_files(options: pipeline_options.PipelineOptions) -> bool:
+    """Returns whether workers see local paths: they are on this machine, or it is a mount."""
+    if is_local(options):
+        return True
+    if is_dataflow(options):
+        return False
+    given = options.get_all_options()
+    if given["shared_folders"] or (given["environment_type"] or "").upper() == "LOOPBACK":
+        return True
+    # Of each runner the address of its machines.
+    addresses = {"flinkrunner": given["flink_master"], "sparkrunner": given["spark_master_url"]}
+    address = given["job_endpoint"] or addresses.get(name(options)) or ""
+    return bool(_HERE.match(address))
+
+
+def is_dataflow(options: pipeline_options.PipelineOptions) -> bool:
+    """Returns whether the workers are Google's machines."""
+    return name(options) in ("dataflowrunner", "dataflow")
+
+
 def check(options: pipeline_options.PipelineOptions, addresses: Sequence[files.Path]) -> None:
-    """Refuses a run on Google's machines that cannot work, before anything is read or uploaded.
+    """Refuses a run on other machines that cannot work, before anything is read or uploaded.
 
     Raises:
       ValueError: an address of this machine alone, workers without this package, or a template.
     """
-    if name(options) not in ("dataflowrunner", "dataflow"):
+    local = [os.fspath(path) for path in addresses if not files.is_remote(path)]
+    if local and not is_dataflow(options) and not sees_local_files(options):
+        given = options.view_as(pipeline_options.StandardOptions).runner
+        raise ValueError(
+            f"{local[0]}: workers of --runner={given} are on other machines; give an address such "
+            "as gs://bucket/folder, or --shared_folders if it is a mount that they have too"
+        )
+    if not is_dataflow(options):
         return
     if options.view_as(pipeline_options.GoogleCloudOptions).template_location:
         raise ValueError(
             "--template_location: a template cannot publish the output, which the command does "
             "when the job has ended; leave the flag out"
         )
-    for address in addresses:
-        if not files.is_remote(address):
-            raise ValueError(
-                f"{os.fspath(address)}: workers of Dataflow do not see the files of this machine; "
-                "give an address such as gs://bucket/folder"
-            )
+    if local:
+        raise ValueError(
+            f"{local[0]}: workers of Dataflow do not see the files of this machine; "
+            "give an address such as gs://bucket/folder"
+        )
     setup = options.view_as(pipeline_options.SetupOptions)
     image = options.view_as(pipeline_options.WorkerOptions).sdk_container_image
     if not (image or setup.setup_file or setup.extra_packages):

@@ -10,8 +10,6 @@ import dataclasses
 import heapq
 import json
 import os
-import pathlib
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,11 +23,12 @@ from parti.pipelines.beam import model_handlers, options, sharded_writers
 from parti.pipelines.evaluation import reconstruction_metrics
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
-from parti.stages import files, manifests, progress_line
+from parti.stages import files, manifests, progress_line, publishing
 
 CODES_FILE = "codes.json"
 _ROWS = "reconstructions"  # folder of the rows
-_TOKENS = ".tokens"  # folder of the tokens: int32 without a header, until they are counted
+# Folder of the tokens, int32 without a header, until all is published.
+_TOKENS = f"{publishing.SCRATCH}/tokens"
 _TOKEN_TYPE = np.dtype("<i4")
 _BATCH_SIZE = 64
 NUM_EACH = 12  # images of a group that the report shows
@@ -74,7 +73,7 @@ class Reference:
                 f"needs {images.SSIM_WINDOW}"
             )
         fingerprints = {"pairs": manifest["fingerprint"], "tokenizer": tokenizer.fingerprint}
-        if is_bundle := (pathlib.Path(model) / bundles.BUNDLE_FILE).is_file():
+        if is_bundle := files.exists(files.join(model, bundles.BUNDLE_FILE)):
             parts = bundles.Bundle.open(model).fingerprints
             fingerprints |= {name: parts[name] for name in parts if name == "upsampler"}
         if not (shards := shard_names.list_shards(pairs, split)):
@@ -84,7 +83,7 @@ class Reference:
             split=split,
             num_images=num_images,
             expected=min(counts[split], num_images or counts[split]),
-            model=str(pathlib.Path(model).resolve()),
+            model=files.absolute(model),
             is_bundle=is_bundle,
             image_size=size,
             grid_size=tokenizer.model.grid_size,
@@ -119,7 +118,7 @@ def reconstruct(tokenizer: loaded_models.LoadedModel, originals: np.ndarray) -> 
 
 
 def _measure_batch(
-    element: tuple[Any, np.ndarray | None], directory: pathlib.Path
+    element: tuple[Any, np.ndarray | None], directory: str
 ) -> tuple[str, tuple[int, int]]:
     """Writes the rows and tokens of ((batch, originals, reconstructed), upsampled or None).
 
@@ -145,11 +144,11 @@ def _measure_batch(
 
 
 def _rows_name(shard: str) -> str:
-    return pathlib.Path(shard).with_suffix(".jsonl").name
+    return files.name(shard).removesuffix(".tfrecord") + ".jsonl"
 
 
 def build(
-    root: beam.Pipeline, reference: Reference, shards: Sequence[str], directory: pathlib.Path
+    root: beam.Pipeline, reference: Reference, shards: Sequence[str], directory: str
 ) -> beam.PCollection:
     """Adds the job for shards that are not measured yet; see `resumable_shards.gather`.
 
@@ -193,18 +192,18 @@ def build(
 class Rows:
     """Iterates over the rows of measured shards, each with the path of its shard; reads anew."""
 
-    directory: pathlib.Path
+    directory: str
     shards: Sequence[str]
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for shard in self.shards:
-            with open(self.directory / _ROWS / _rows_name(shard), encoding="utf-8") as file:
+            with files.open(files.join(self.directory, _ROWS, _rows_name(shard)), "r") as file:
                 for line in file:
                     yield shard, json.loads(line)
 
 
 def measure(
-    reference: Reference, directory: pathlib.Path, beam_options: Any
+    reference: Reference, directory: str, beam_options: Any
 ) -> tuple[dict[str, Any], reconstruction_metrics.CodeCounts]:
     """Runs the Beam job and writes rows, counts of codes, and which images could not be read.
 
@@ -226,10 +225,11 @@ def measure(
         for key, reason in sorted(report["rejected"].items())
     ]
     if rejected:
-        path = directory / resumable_shards.REJECTED_FILE
+        path = files.join(directory, resumable_shards.REJECTED_FILE)
         files.write_bytes(path, "".join(rejected).encode())
     codes = _count_codes(reference, directory)
-    files.write_bytes(directory / CODES_FILE, json.dumps(codes.to_dict()).encode() + b"\n")
+    text = json.dumps(codes.to_dict()) + "\n"
+    files.write_bytes(files.join(directory, CODES_FILE), text.encode())
     rows = Rows(directory, reference.shards)
     metrics = reconstruction_metrics.summarise(row for _, row in rows)
     metrics["codebook"] = reconstruction_metrics.codebook_metrics(codes)
@@ -243,22 +243,14 @@ def measure(
     return metrics | {"notes": _notes(reference, metrics)}, codes
 
 
-def _count_codes(
-    reference: Reference, directory: pathlib.Path
-) -> reconstruction_metrics.CodeCounts:
+def _count_codes(reference: Reference, directory: str) -> reconstruction_metrics.CodeCounts:
     counts = reconstruction_metrics.CodeCounts(reference.codebook_size)
     length = reference.grid_size**2
     for shard in reference.shards:
-        with open(directory / _TOKENS / _rows_name(shard), "rb") as file:
+        with files.open(files.join(directory, _TOKENS, _rows_name(shard))) as file:
             while data := file.read(_BATCH_SIZE * length * _TOKEN_TYPE.itemsize):
                 counts.add(np.frombuffer(data, _TOKEN_TYPE).reshape(-1, length))
     return counts
-
-
-def clear(directory: pathlib.Path) -> None:
-    """Removes what only an unfinished run needs."""
-    resumable_shards.clear(directory)
-    shutil.rmtree(directory / _TOKENS, ignore_errors=True)
 
 
 def _notes(reference: Reference, metrics: dict[str, Any]) -> list[str]:

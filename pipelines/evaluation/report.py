@@ -6,7 +6,6 @@
 """
 
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -147,10 +146,10 @@ def _upsampler_table(upsampler: Mapping[str, Any], narrow: bool) -> Table:
 
 
 def write(
-    directory: pathlib.Path,
+    directory: str,
     metrics: Mapping[str, Any],
     best: Sequence[tuple[records.Generation, float]],
-    generations_dir: pathlib.Path,
+    generations_dir: str,
 ) -> None:
     """Writes `report.html` of the content of `metrics.json`.
 
@@ -161,7 +160,7 @@ def write(
     groups = {"Highest": order[:half], "Lowest": order[len(order) - half :]} if half else {}
 
     def example(item: records.Generation, agreement: float) -> dict[str, Any]:
-        data = (generations_dir / item.image).read_bytes()
+        data = files.read_bytes(files.join(generations_dir, item.image))
         image, width = templates.data_uri(data, "png"), images.read_size(data)[0]
         return {"prompt": item.prompt, "agreement": agreement, "image": image, "width": width}
 
@@ -177,11 +176,11 @@ def write(
             for name, chosen in groups.items()
         ],
     )
-    files.write_bytes(directory / FILE_NAME, page.encode())
+    files.write_bytes(files.join(directory, FILE_NAME), page.encode())
 
 
 def write_reconstructions(
-    directory: pathlib.Path,
+    directory: str,
     metrics: Mapping[str, Any],
     code_tokens: np.ndarray,  # [codes], tokens that are each code
     psnr: np.ndarray,  # [images], in dB
@@ -199,7 +198,7 @@ def write_reconstructions(
         groups=[(_GROUPS[name], [_views(one) for one in group]) for name, group in shown.items()],
         amplified=reconstructions.AMPLIFIED,
     )
-    files.write_bytes(directory / RECONSTRUCTIONS_FILE, page.encode())
+    files.write_bytes(files.join(directory, RECONSTRUCTIONS_FILE), page.encode())
 
 
 def _views(one: reconstructions.Shown) -> dict[str, Any]:

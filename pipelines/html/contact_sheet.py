@@ -6,13 +6,13 @@ The first are embedded up to a budget of bytes, the others are read from the pag
 """
 
 import dataclasses
-import pathlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parti.data.images import images
 from parti.pipelines.html import templates
+from parti.stages import files
 
 FILE_NAME = "index.html"
 MAX_IMAGES = 500  # of a section
@@ -30,18 +30,18 @@ class Tile:
 
 
 def write(
-    root: pathlib.Path,
+    root: files.Path,
     sections: Mapping[str, Sequence[Tile]],  # heading -> its images, in order
     total: int,  # images, shown or not
     title: str,
     embedded_bytes: int = 16 * 2**20,  # of all embedded images together, before base64
-) -> pathlib.Path:
-    """Writes the page into its folder, and returns its path."""
+) -> str:
+    """Writes the page into its folder, and returns its address."""
     budget, width = embedded_bytes, 0
     shown: dict[str, list[dict[str, Any]]] = {heading: [] for heading in sections}
     for heading, tiles in sections.items():
-        for tile in tiles:
-            data = (root / tile.image).read_bytes()
+        contents = files.each(files.read_bytes, [files.join(root, tile.image) for tile in tiles])
+        for tile, data in zip(tiles, contents, strict=True):
             width = width or images.read_size(data)[0]
             budget -= len(data)
             link = urllib.parse.quote(tile.image)
@@ -56,6 +56,6 @@ def write(
         width=width,
         pixelated=width < _PIXELATED_BELOW,
     )
-    path = root / FILE_NAME
-    path.write_text(page, encoding="utf-8")
+    path = files.join(root, FILE_NAME)
+    files.write_bytes(path, page.encode())
     return path

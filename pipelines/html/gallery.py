@@ -8,7 +8,6 @@ of bytes; the others are linked to `images/`. The same generations give the same
 
 import dataclasses
 import io
-import pathlib
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ import PIL.Image
 
 from parti.data.storage import records
 from parti.pipelines.html import templates
+from parti.stages import files
 
 FILE_NAME = "gallery.html"
 # Images wider than this are embedded as a smaller copy; the click leads to the file itself.
@@ -39,14 +39,14 @@ class _Image:
 
 
 def write_gallery(
-    root: pathlib.Path,  # that `Generation.image` is relative to
+    root: files.Path,  # that `Generation.image` is relative to
     generations: Iterable[records.Generation],  # prompts are shown in order of appearance
     *,
     settings: Mapping[str, Any] | None = None,  # what the images were made with
     embedded_prompts: int = 24,  # prompts whose samples are all embedded, not only the best one
     embedded_bytes: int = 16 * 2**20,  # of all embedded images together, before base64
-) -> pathlib.Path:
-    """Writes `root/gallery.html`, and returns its path; ValueError: there is nothing to show."""
+) -> str:
+    """Writes `root/gallery.html`, and returns its address; ValueError: there is nothing to show."""
     groups = group_by_prompt(generations)
     if not groups:
         raise ValueError(f"no generations to show in {root}; run `parti generate` with a prompt")
@@ -70,8 +70,8 @@ def write_gallery(
         images=images,
         num_linked=sum(not images[item.image].is_embedded for group in groups for item in group),
     )
-    path = root / FILE_NAME
-    path.write_text(page, encoding="utf-8")
+    path = files.join(root, FILE_NAME)
+    files.write_bytes(path, page.encode())
     return path
 
 
@@ -84,7 +84,7 @@ def group_by_prompt(generations: Iterable[records.Generation]) -> list[list[reco
 
 
 def _read_images(
-    root: pathlib.Path,
+    root: files.Path,
     groups: Sequence[Sequence[records.Generation]],
     num_prompts: int,
     budget: int,
@@ -96,17 +96,22 @@ def _read_images(
     best = [group[0] for group in groups]
     samples = [item for group in groups for item in group[1:]]
     num_wanted = len(best) + sum(len(group) - 1 for group in groups[:num_prompts])
+    items = {files.join(root, item.image): item.image for item in (*best, *samples)}
+    wanted = {*list(items)[:num_wanted]}
+
+    def read(path: str) -> tuple[tuple[int, int], tuple[str, bytes] | None]:
+        with files.open(path) as file, PIL.Image.open(file) as image:
+            is_shown = path in wanted and budget >= 0
+            return image.size, _embeddable(image, file) if is_shown else None
+
     found: dict[str, _Image] = {}
-    for number, item in enumerate((*best, *samples)):
+    for name, (size, shown) in zip(items.values(), files.each(read, list(items)), strict=True):
         source = ""
-        with open(root / item.image, "rb") as file, PIL.Image.open(file) as image:
-            width, height = image.size
-            if budget >= 0 and number < num_wanted:
-                kind, data = _embeddable(image, file)
-                budget -= len(data)
-                source = templates.data_uri(data, kind) if budget >= 0 else ""
-        link = urllib.parse.quote(item.image)
-        found[item.image] = _Image(source or link, bool(source), width, height)
+        if shown and budget >= 0:
+            kind, data = shown
+            budget -= len(data)
+            source = templates.data_uri(data, kind) if budget >= 0 else ""
+        found[name] = _Image(source or urllib.parse.quote(name), bool(source), *size)
     return found
 
 

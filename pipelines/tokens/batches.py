@@ -9,8 +9,7 @@ a row with a key of its own (`crop_key`): memory holds a batch or two, as withou
 import dataclasses
 import itertools
 import os
-import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import apache_beam as beam
@@ -18,6 +17,8 @@ import numpy as np
 
 from parti.data.images import crops, images
 from parti.data.storage import records, tfrecords
+from parti.pipelines.tokens import known_tokens
+from parti.stages import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,8 @@ class BatchSettings:
         return self.augment if self.is_random(split) else 1
 
 
+_MAX_KNOWN = 1024  # rows with known tokens in a batch
+
 PairT = TypeVar("PairT", records.ImageTextPair, records.TokenizedPair)
 
 
@@ -51,25 +54,45 @@ class Batch(Generic[PairT]):
     shard: str  # its file name
     index: int  # of the batch in its shard, from 0
     pairs: tuple[PairT, ...]  # in the order of the shard
+    # Image tokens of an earlier run, of the rows that it had: {position in `pairs`: [length] int32}
+    known: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class ReadBatches(beam.DoFn):
-    """Path of a shard -> (Batch, images [batch, size, size, 3] uint8), and `rejected` rows."""
+    """Path of a shard -> (Batch, images [new rows, size, size, 3] uint8), and `rejected` rows.
 
-    def __init__(self, settings: BatchSettings, limit: int | None = None) -> None:
-        """Sets how to cut, and how many records are read of a shard; None for all."""
-        self._settings, self._limit = settings, limit
+    New are the rows without known tokens; a batch without any goes to the output `known`, alone.
+    """
+
+    def __init__(
+        self,
+        settings: BatchSettings,
+        limit: int | None = None,
+        known: known_tokens.KnownTokens | None = None,
+    ) -> None:
+        """Sets how to cut, how many records are read of a shard (None for all), what is known."""
+        self._settings, self._limit, self._known = settings, limit, known
 
     def process(self, name: bytes) -> Iterator[Any]:
         """Yields the batches of a shard in order; its path is bytes, as it need not be UTF-8."""
         path = os.fsdecode(name)
-        shard = pathlib.Path(path).name
+        shard = files.name(path)
+        known = self._known.of_shard(shard) if self._known else {}
         pairs: list[records.ImageTextPair] = []
         pixels: list[np.ndarray] = []
+        old: dict[int, np.ndarray] = {}  # of `pairs`
         index = 0
         for number in range(self._settings.num_passes(split_of(shard))):
             for serialized in itertools.islice(tfrecords.read(path), self._limit):
                 pair = records.ImageTextPair.from_example(serialized)
+                key = self._row_key(pair.key, split_of(shard), number)
+                if key in known:
+                    old[len(pairs)] = known[key]
+                    pairs.append(dataclasses.replace(pair, key=key, image=b""))
+                    if len(old) == _MAX_KNOWN:
+                        yield _batch(shard, index, pairs, pixels, old)
+                        pairs, pixels, old, index = [], [], {}, index + 1
+                    continue
                 try:
                     pair, image = self._crop(pair, split_of(shard), number)
                 except ValueError as error:
@@ -81,11 +104,14 @@ class ReadBatches(beam.DoFn):
                     continue
                 pairs.append(pair)
                 pixels.append(image)
-                if len(pairs) == self._settings.batch_size:
-                    yield Batch(shard, index, tuple(pairs)), np.stack(pixels)
-                    pairs, pixels, index = [], [], index + 1
+                if len(pixels) == self._settings.batch_size:
+                    yield _batch(shard, index, pairs, pixels, old)
+                    pairs, pixels, old, index = [], [], {}, index + 1
         if pairs:
-            yield Batch(shard, index, tuple(pairs)), np.stack(pixels)
+            yield _batch(shard, index, pairs, pixels, old)
+
+    def _row_key(self, key: str, split: str, number: int) -> str:
+        return crop_key(key, number) if self._settings.is_random(split) else key
 
     def _crop(
         self, pair: records.ImageTextPair, split: str, number: int
@@ -100,6 +126,18 @@ class ReadBatches(beam.DoFn):
         crop = crops.RandomCrop.draw(side, settings.image_size, key, settings.seed)
         image = images.encode_png(crop.cut_in_full(decoded)) if settings.crop_pairs else pair.image
         return dataclasses.replace(pair, key=key, image=image), crop.cut(decoded)
+
+
+def _batch(
+    shard: str,
+    index: int,
+    pairs: Sequence[records.ImageTextPair],
+    pixels: Sequence[np.ndarray],
+    old: Mapping[int, np.ndarray],
+) -> Any:
+    """Returns what `ReadBatches` yields of these rows."""
+    batch = Batch(shard, index, tuple(pairs), old)
+    return (batch, np.stack(pixels)) if pixels else beam.pvalue.TaggedOutput("known", batch)
 
 
 def crop_key(key: str, number: int) -> str:

@@ -7,34 +7,36 @@ by which a resumed run skips it. Pieces concatenated must be a file of their for
 """
 
 import json
-import pathlib
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 
-from parti.stages import files
+from parti.stages import files, publishing
 
 # In the folder of the shards: rows that could not be read.
 REJECTED_FILE = "rejected.jsonl"
-# Hidden in the folder that is written; `clear` removes them.
-_PIECES, _FINISHED = ".pieces", ".finished"
+# In the folder that is written, until it is published.
+_PIECES, _FINISHED = f"{publishing.SCRATCH}/pieces", f"{publishing.SCRATCH}/finished"
 
 
-def piece_path(directory: pathlib.Path, folder: str, shard: str, index: int) -> pathlib.Path:
-    """Returns the file of batch `index` of `directory`/`folder`/`shard`, until that is joined."""
-    return directory / _PIECES / (folder or "_") / shard / f"{index:06d}"
+def pieces_dir(directory: str, folder: str, shard: str) -> str:
+    """Returns the folder of the pieces of `directory`/`folder`/`shard`, until they are joined."""
+    return files.join(directory, _PIECES, folder or "_", shard)
 
 
 def write_piece(
-    directory: pathlib.Path, folder: str, shard: str, index: int, parts: Iterable[bytes]
+    directory: str, folder: str, shard: str, index: int, parts: Iterable[bytes]
 ) -> None:
-    """Writes the file of a batch; see `piece_path`."""
-    path = piece_path(directory, folder, shard, index)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as file:
+    """Writes the piece of batch `index`; see `pieces_dir`."""
+    inside = pieces_dir(directory, folder, shard)
+    files.make_dirs(inside)
+    with files.replacing(_piece(inside, index)) as file:
         file.writelines(parts)
+
+
+def _piece(inside: str, index: int) -> str:
+    return files.join(inside, f"{index:06d}")
 
 
 class JoinShard(beam.DoFn):
@@ -44,7 +46,7 @@ class JoinShard(beam.DoFn):
     None, so that a shard without either is written too.
     """
 
-    def __init__(self, directory: pathlib.Path, folders: Sequence[str] = ("",)) -> None:
+    def __init__(self, directory: str, folders: Sequence[str] = ("",)) -> None:
         """Sets the folder that is written, and those in it that have a file for each shard."""
         self._directory, self._folders = directory, tuple(folders)
 
@@ -57,26 +59,28 @@ class JoinShard(beam.DoFn):
         counts = dict(item for item in items if isinstance(item, tuple))
         rejected = {item["key"]: item["reason"] for item in items if isinstance(item, dict)}
         for folder in self._folders:
-            pieces = [piece_path(self._directory, folder, shard, i) for i in range(len(counts))]
-            (self._directory / folder).mkdir(parents=True, exist_ok=True)
-            files.concatenate(pieces, self._directory / folder / shard)
+            inside = pieces_dir(self._directory, folder, shard)
+            target = files.join(self._directory, *filter(None, [folder]))
+            files.make_dirs(target)
+            pieces = (_piece(inside, index) for index in range(len(counts)))
+            files.concatenate(pieces, files.join(target, shard))
         report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
-        path = self._directory / _FINISHED / f"{shard}.json"
+        path = files.join(self._directory, _FINISHED, f"{shard}.json")
         files.write_bytes(path, json.dumps(report).encode())
         for folder in self._folders:
-            shutil.rmtree(piece_path(self._directory, folder, shard, 0).parent, ignore_errors=True)
+            files.remove_tree(pieces_dir(self._directory, folder, shard))
         yield report
 
 
 def gather(
     root: beam.Pipeline,
-    directory: pathlib.Path,  # exists; every worker must reach it
+    directory: str,  # exists; every worker must reach it
     shards: Sequence[str],  # their file names
     parts: Sequence[beam.PCollection],  # of (shard, item); see `JoinShard`
     folders: Sequence[str] = ("",),
 ) -> beam.PCollection:
     """Adds the joining of shards; gives what `JoinShard` does."""
-    (directory / _FINISHED).mkdir(exist_ok=True)
+    files.make_dirs(files.join(directory, _FINISHED))
     names = root | "Names" >> beam.Create([(shard, None) for shard in shards])
     return (
         (*parts, names)
@@ -86,18 +90,8 @@ def gather(
     )
 
 
-def is_finished(directory: pathlib.Path, shard: str) -> bool:
-    """Returns whether a shard is written."""
-    return (directory / _FINISHED / f"{shard}.json").exists()
-
-
-def reports(directory: pathlib.Path) -> list[dict[str, Any]]:
+def reports(directory: str) -> list[dict[str, Any]]:
     """Returns what `JoinShard` gave for each finished shard, in the order of their names."""
-    paths = sorted((directory / _FINISHED).glob("*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-
-def clear(directory: pathlib.Path) -> None:
-    """Removes what only an unfinished run needs."""
-    for folder in (_PIECES, _FINISHED):
-        shutil.rmtree(directory / folder, ignore_errors=True)
+    entries = files.list_folder(files.join(directory, _FINISHED))
+    paths = [entry.path for entry in entries if entry.path.endswith(".json")]
+    return [json.loads(text) for text in files.each(files.read_bytes, paths)]

@@ -116,7 +116,7 @@ def test_the_readers_take_the_tars(output: pathlib.Path) -> None:
 def test_build_draws_each_shard_once(tmp_path: pathlib.Path) -> None:
     settings = draw_scenes.SceneSettings(world="tiny", num=7, size=16, shards=2)
     with test_pipeline.TestPipeline() as root:
-        drawn = draw_scenes.build(root, settings, tmp_path)
+        drawn = draw_scenes.build(root, settings, str(tmp_path))
         expected = [
             ("train-00000-of-00002.tar", 3),
             ("train-00001-of-00002.tar", 3),

@@ -102,7 +102,7 @@ def test_every_sample_is_written_with_its_rank(
     assert all(prompt in page for prompt in PROMPTS)
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["counts"] == {"prompts": 4, "images": 12}
-    assert not list(finished.glob(".parts"))
+    assert not list(finished.glob(".*"))
 
 
 def test_pictures_scores_and_tokens_belong_together(
@@ -330,7 +330,7 @@ def test_every_prompt_that_is_read_can_be_written(
         except ValueError as error:
             assert str(path) in str(error) and "\n" not in str(error)
             return
-        (output / ".parts").mkdir(parents=True)
+        (output / ".scratch" / "parts").mkdir(parents=True)
         settings = {"seed": 0, "num_samples": 2}
         image = np.zeros((4, 4, 3), np.uint8)
         tokens = np.zeros((2, 4), np.int32)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from parti.data.images import crops, images
+from parti.data.scenes import scenes
 from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles
-from parti.pipelines import tokenize_images
+from parti.pipelines import clean_pairs, tokenize_images
 from parti.pipelines.beam import options
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
@@ -214,6 +215,89 @@ def test_crops_of_pairs_that_leave_no_room_are_refused(
     manifests.write(pairs, "pairs", counts={"train": 8}, settings={"image_size": 16}, content={})
     with pytest.raises(ValueError, match="every crop is the same; clean with --image_size=18"):
         run(tmp_path / "tokens", pairs, bundle, "--augment=2")
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, pathlib.Path]:
+    """Pairs, and these with more: of other numbers of shards."""
+    folder = tmp_path_factory.mktemp("extended")
+    drawn = scenes.generate("train", 40, seed=0, size=32, world="tiny")
+    for number, (key, _, picture, captions) in enumerate(drawn):
+        raw = folder / ("first" if number < 25 else "more")
+        raw.mkdir(exist_ok=True)
+        (raw / f"{key}.png").write_bytes(images.encode_png(picture))
+        (raw / f"{key}.txt").write_text(captions[0])
+    flags = ("--image_size=32", "--validation_fraction=0.2")
+    first, both = folder / "pairs", folder / "pairs2"
+    one = [f"--input={folder / 'first'}", f"--output={first}", "--num_shards=3"]
+    assert clean_pairs.run([*one, *flags]) == 0
+    two = [f"--extend={first}", f"--output={both}", "--num_shards=5"]
+    assert (
+        clean_pairs.run(["--input", *(f"{folder}/{n}" for n in ("first", "more")), *two, *flags])
+        == 0
+    )
+    return first, both
+
+
+@pytest.mark.parametrize("flags", [("--batch_size=4",), ("--batch_size=3", "--augment=2")])
+def test_of_pairs_that_were_added_to_only_the_new_are_encoded(
+    extended: tuple[pathlib.Path, pathlib.Path],
+    tmp_path: pathlib.Path,
+    bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+) -> None:
+    first, both = extended
+    crop, encoded = token_batches.ReadBatches._crop, []
+
+    def cropping(self: Any, pair: records.ImageTextPair, *more: Any) -> Any:
+        encoded.append(pair.key)
+        return crop(self, pair, *more)
+
+    monkeypatch.setattr(token_batches.ReadBatches, "_crop", cropping)
+    old = run(tmp_path / "old", first, bundle, *flags)
+    encoded.clear()
+    whole = run(tmp_path / "whole", both, bundle, *flags)
+    all_keys = set(encoded)
+    encoded.clear()
+    added = run(tmp_path / "added", both, bundle, f"--extend={old}", *flags)
+    known = {record.key for record in pairs_of(first)}
+    assert set(encoded) == all_keys - known and len(known & all_keys) > 20
+    assert shards(added) == shards(whole)
+    prints = [manifests.read(path, "tokens")["fingerprint"] for path in (added, whole)]
+    assert len(set(prints)) == 1
+    encoded.clear()
+    run(tmp_path / "again", both, bundle, f"--extend={whole}", *flags)
+    assert encoded == [] and shards(tmp_path / "again") == shards(whole)
+
+
+def pairs_of(folder: pathlib.Path) -> list[records.ImageTextPair]:
+    rows = tfrecords.read_pattern(folder)
+    return [records.ImageTextPair.from_example(row) for row in rows]
+
+
+def test_tokens_that_do_not_belong_to_the_pairs_are_refused(
+    extended: tuple[pathlib.Path, pathlib.Path],
+    finished: pathlib.Path,
+    tmp_path: pathlib.Path,
+    bundle: pathlib.Path,
+) -> None:
+    first, both = extended
+    old = run(tmp_path / "old", first, bundle)
+    with pytest.raises(ValueError, match="made with augment=0, now it is 2; give the same"):
+        run(tmp_path / "tokens", both, bundle, f"--extend={old}", "--augment=2")
+    with pytest.raises(ValueError, match="reconstructions are of all pictures"):
+        run(tmp_path / "tokens", both, bundle, f"--extend={old}", "--write_reconstructions")
+    with pytest.raises(ValueError, match="not of pairs that .*pairs2 extends .*no other pairs"):
+        run(tmp_path / "tokens", both, bundle, f"--extend={finished}")
+    changed = shutil.copytree(both, tmp_path / "pairs2")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    for earlier in (tmp_path / "gone", changed):  # moved away, or overwritten by what extends it
+        manifest["inputs"]["extend"] = [str(earlier)]
+        (changed / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=f"{earlier} is gone"):
+            run(tmp_path / "tokens", changed, bundle, f"--extend={old}")
+    assert not list(tmp_path.glob("tokens*"))
 
 
 def test_memory_holds_two_batches_and_one_copy_of_the_model(

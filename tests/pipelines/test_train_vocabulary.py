@@ -3,6 +3,7 @@
 """`parti vocab`: a model of the train captions, the same for any workers and any order of pairs."""
 
 import json
+import pathlib
 
 import fake_remote
 import numpy as np
@@ -37,9 +38,11 @@ def write_pairs(folder, order=1):
                 for i, text in enumerate(texts)
                 if i % 2 == shard
             ]
-            tfrecords.write(stage.path / shard_names.shard_name("train", shard, 2), rows)
+            tfrecords.write(
+                pathlib.Path(stage.address) / shard_names.shard_name("train", shard, 2), rows
+            )
         held = [records.ImageTextPair(f"v{i}", b"", t).to_example() for i, t in enumerate(HELD_OUT)]
-        tfrecords.write(stage.path / "validation-00000-of-00001.tfrecord", held)
+        tfrecords.write(pathlib.Path(stage.address) / "validation-00000-of-00001.tfrecord", held)
         stage.publish(counts={})
     return folder
 

@@ -63,7 +63,7 @@ class Images(html.parser.HTMLParser):
 
 def test_every_picture_is_embedded_with_an_alt_text(tmp_path: pathlib.Path) -> None:
     made = make_generations(tmp_path)
-    page = gallery.write_gallery(tmp_path, made, settings={"guidance_scale": 1.2}).read_text()
+    page = written(tmp_path, made, settings={"guidance_scale": 1.2})
     for item in made:
         data = base64.b64encode((tmp_path / item.image).read_bytes()).decode()
         assert page.count(data) == 1  # The viewer borrows the best picture from its card.
@@ -73,8 +73,13 @@ def test_every_picture_is_embedded_with_an_alt_text(tmp_path: pathlib.Path) -> N
     assert "<b>bold</b>" not in page and "guidance scale <b>1.2</b>" in page
 
 
+def written(*arguments: Any, **options: Any) -> str:
+    """Writes the gallery and returns the page."""
+    return pathlib.Path(gallery.write_gallery(*arguments, **options)).read_text()
+
+
 def test_samples_are_listed_in_rank_order(tmp_path: pathlib.Path) -> None:
-    page = gallery.write_gallery(tmp_path, make_generations(tmp_path)).read_text()
+    page = written(tmp_path, make_generations(tmp_path))
     facts = re.findall(r'data-facts="rank (\d) of 4\|sample (\d)', page)
     assert facts == [("1", "2"), ("2", "3"), ("3", "0"), ("4", "1")] * len(PROMPTS)
 
@@ -82,19 +87,19 @@ def test_samples_are_listed_in_rank_order(tmp_path: pathlib.Path) -> None:
 def test_a_small_budget_links_to_files_and_says_so(tmp_path: pathlib.Path) -> None:
     made = make_generations(tmp_path)
     size = max((tmp_path / item.image).stat().st_size for item in made)
-    page = gallery.write_gallery(tmp_path, made, embedded_bytes=len(PROMPTS) * size).read_text()
+    page = written(tmp_path, made, embedded_bytes=len(PROMPTS) * size)
     assert len(set(re.findall(r"data:image/png[^\"]*", page))) == len(PROMPTS)
     assert page.count('src="images/') == len(made) - len(PROMPTS)
     assert "9 pictures beyond the size of this page" in page
-    page = gallery.write_gallery(tmp_path, made, embedded_prompts=1).read_text()
+    page = written(tmp_path, made, embedded_prompts=1)
     assert "6 pictures beyond" in page
 
 
 def test_large_pictures_are_embedded_small(tmp_path: pathlib.Path) -> None:
     made = make_generations(tmp_path, size=512)
-    page = gallery.write_gallery(tmp_path, made[:1]).read_text()
+    page = written(tmp_path, made[:1])
     assert "data:image/webp" in page and 'class="px"' not in page
-    assert page == gallery.write_gallery(tmp_path, made[:1]).read_text()
+    assert page == written(tmp_path, made[:1])
 
 
 def test_each_file_is_opened_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +117,7 @@ def test_each_file_is_opened_once(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
 
 
 def test_without_scores_nothing_is_called_best(tmp_path: pathlib.Path) -> None:
-    page = gallery.write_gallery(tmp_path, make_generations(tmp_path, score=False)).read_text()
+    page = written(tmp_path, make_generations(tmp_path, score=False))
     assert "no reranker" in page and "score 0" not in page and 'id="order"' not in page
 
 
@@ -144,7 +149,7 @@ document.title = seen.join(" ~ ");
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
 def test_the_page_works_in_a_browser(tmp_path: pathlib.Path) -> None:
-    path = gallery.write_gallery(tmp_path, make_generations(tmp_path))
+    path = pathlib.Path(gallery.write_gallery(tmp_path, make_generations(tmp_path)))
     path.write_text(path.read_text().replace("</body>", DRIVER))
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += ["--disable-background-networking", "--enable-logging=stderr"]

@@ -44,11 +44,8 @@ def test_pieces_are_joined_in_order_and_removed(tmp_path: pathlib.Path) -> None:
         {"name": "b.jsonl", "count": 1, "rejected": {}},
         {"name": "empty.jsonl", "count": 0, "rejected": {}},
     ]
-    assert not list(tmp_path.glob(".pieces/*/*/*"))
-    assert resumable_shards.is_finished(tmp_path, "a.jsonl")
-    assert not resumable_shards.is_finished(tmp_path, "c.jsonl")
-    resumable_shards.clear(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert not list(tmp_path.glob(".scratch/pieces/*/*/*"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".scratch", *names]
 
 
 def test_a_missing_piece_leaves_no_shard(tmp_path: pathlib.Path) -> None:
@@ -56,13 +53,13 @@ def test_a_missing_piece_leaves_no_shard(tmp_path: pathlib.Path) -> None:
     join = resumable_shards.JoinShard(tmp_path)
     with pytest.raises(FileNotFoundError):
         list(join.process(("a.jsonl", list(items.values()))))
-    assert [path.name for path in tmp_path.iterdir()] == [".pieces"]
+    assert [path.name for path in tmp_path.iterdir()] == [".scratch"]
 
 
 def test_what_is_known_of_a_shard_is_json(tmp_path: pathlib.Path) -> None:
-    (tmp_path / ".finished").mkdir()
+    (tmp_path / ".scratch" / "finished").mkdir(parents=True)
     [report] = resumable_shards.JoinShard(tmp_path).process(
         (write(tmp_path, "é.jsonl", 0, "x")[0], [(0, 1), None])
     )
     assert report == {"name": "é.jsonl", "count": 1, "rejected": {}}
-    assert json.loads((tmp_path / ".finished" / "é.jsonl.json").read_text()) == report
+    assert json.loads((tmp_path / ".scratch" / "finished" / "é.jsonl.json").read_text()) == report
