@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from apache_beam.io import filesystem, filesystems
 
-from parti.stages.file_entries import Entry, Status, partial_name
+from parti.stages.file_entries import AccessError, Entry, Status, partial_name
 
 # A file of these appears when it is closed, never before; a rename there is a copy.
 OBJECT_STORES = ("gs", "s3", "azfs")
@@ -136,6 +136,12 @@ def list_folder(folder: str) -> list[Entry]:
     return [entry for entry in walk(folder) if "/" not in entry.path[start:]]
 
 
+def list_names(folder: str) -> list[str]:
+    """Returns the names of the files and folders in a folder, sorted."""
+    start = len(folder.rstrip("/")) + 1
+    return sorted({entry.path[start:].split("/")[0] for entry in _list(folder.rstrip("/")) or []})
+
+
 def walk(folder: str) -> list[Entry]:
     """Returns all files below a folder, sorted."""
     return sorted(_walk(folder.rstrip("/")))
@@ -178,9 +184,19 @@ def remove_tree(path: str) -> None:
         _ask(path, "delete", found[start : start + _BATCH])
 
 
+@functools.cache
+def _use_emulator() -> None:
+    """Makes Beam go to STORAGE_EMULATOR_HOST without credentials: it would look for some, long."""
+    from apache_beam.internal.gcp import auth
+
+    auth._Credentials._credentials_init = True
+
+
 def _system(path: str) -> Any:
     """Returns Beam's file system for an address."""
     scheme = path.partition("://")[0]
+    if scheme == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
+        _use_emulator()
     module, install, _ = _EXTRAS.get(scheme, ("", "", ""))
     try:
         found = filesystems.FileSystems.get_filesystem(path)
@@ -202,7 +218,7 @@ def _ask(path: str, method: str, *args: Any, **options: Any) -> Any:
     """Returns what a method of Beam's file system for an address gives.
 
     Raises:
-      ValueError: the store does not answer, or not to us; OSError: whatever else is wrong.
+      AccessError: the store does not answer, or not to us; OSError: whatever else is wrong.
     """
     system = _system(path)
     _check_answers("/".join(path.split("/")[:3]))
@@ -214,7 +230,7 @@ def _ask(path: str, method: str, *args: Any, **options: Any) -> Any:
         # Names may hold such words, and the 403 of `run-403`.
         words = [word for word in why.replace(path, "").split() if "/" not in word]
         if _DENIED.search(" ".join(words)):
-            raise ValueError(f"{path}: not allowed; {_remedy(path)} ({why[:200]})") from error
+            raise AccessError(f"{path}: not allowed; {_remedy(path)} ({why[:200]})") from error
         if isinstance(error, OSError | ValueError | ImportError):
             raise
         raise OSError(f"{path}: {why[:200]}") from error  # of the store's own library
@@ -222,7 +238,7 @@ def _ask(path: str, method: str, *args: Any, **options: Any) -> Any:
 
 @functools.cache
 def _check_answers(store: str) -> None:
-    """Raises ValueError unless a store answers in time, be it with an error."""
+    """Raises AccessError unless a store answers in time, be it with an error."""
     answered = threading.Event()
     system, name = _system(store + "/"), f"{store}/parti"
 
@@ -235,7 +251,7 @@ def _check_answers(store: str) -> None:
     threading.Thread(target=ask, daemon=True).start()
     if not answered.wait(_ANSWER_SECONDS):
         seconds = f"{_ANSWER_SECONDS:g} seconds"
-        raise ValueError(
+        raise AccessError(
             f"{store}: no answer in {seconds}; check the network and the name, or {_remedy(store)}"
         )
 

@@ -3,7 +3,6 @@
 """A trained model that is ready to be called: its methods, jitted, on batches of one fixed size."""
 
 import functools
-import pathlib
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from parti.data.text import captions, vocabularies
 from parti.engine.checkpoints import checkpoints
 from parti.engine.config import gin_config, provenance
 from parti.models import base
-from parti.stages import manifests
+from parti.stages import files, manifests
 
 
 class LoadedModel:
@@ -69,7 +68,7 @@ class LoadedModel:
         return fingerprint in (self.encoder_fingerprint, self.fingerprint)
 
     @classmethod
-    def from_train_dir(cls, directory: str | pathlib.Path, name: str = "") -> "LoadedModel":
+    def from_train_dir(cls, directory: files.Path, name: str = "") -> "LoadedModel":
         """Loads the last checkpoint of a finished training (the moving average if it kept one).
 
         The directory may also be one of its `checkpoint_<N>` folders, finished or not.
@@ -78,15 +77,15 @@ class LoadedModel:
           FileNotFoundError: no such training, or it has not finished.
           ValueError: its configuration or checkpoint cannot be read.
         """
-        folder = pathlib.Path(directory).absolute()
+        folder = files.absolute(directory)
         variables = read_variables(folder)
-        training = folder.parent if checkpoints.is_checkpoint(folder) else folder
-        config = (training / provenance.MODEL_CONFIG).read_text(encoding="utf-8")
+        training = files.parent(folder) if checkpoints.is_checkpoint(folder) else folder
+        config = files.read_bytes(files.join(training, provenance.MODEL_CONFIG)).decode("utf-8")
         return cls(
             gin_config.model_from_config(config),
             variables,
             config=config,
-            name=name or folder.name,
+            name=name or files.name(folder),
             trained_on=provenance.trained_on(training),
         )
 
@@ -129,7 +128,7 @@ class LoadedModel:
             return self._jitted[key]
 
 
-def read_variables(directory: str | pathlib.Path) -> dict[str, Any]:
+def read_variables(directory: files.Path) -> dict[str, Any]:
     """Returns {collection: tree of arrays} of a finished training, or of one of its checkpoints.
 
     Raises:
