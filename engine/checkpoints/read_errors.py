@@ -63,8 +63,9 @@ def readable(folder: files.Path) -> Iterator[None]:
             causes.append(cause)
         # Orbax wraps TensorStore's errors; the innermost says most.
         reason = str(causes[-1]).split(_DETAILS)[0].strip() or type(causes[-1]).__name__
-        is_remote = files.is_remote(folder)
-        corrupt = all(_is_corruption(cause, is_remote) for cause in causes)
+        corrupt = all(map(_may_be_corruption, causes))
+        if files.is_remote(folder):
+            corrupt = corrupt and _is_corruption(causes[-1])
         kind = CorruptCheckpointError if corrupt else UnavailableCheckpointError
         raise kind(folder, reason.splitlines()[0].replace(f"{folder}/", "")) from error
 
@@ -89,18 +90,21 @@ def readable_by_all(folder: files.Path) -> Iterator[None]:
             raise failure if isinstance(failure, kind) else kind(folder, "see the other logs")
 
 
-def _is_corruption(error: BaseException, is_remote: bool) -> bool:
-    """Returns whether an error says that data are wrong or missing.
-
-    The libraries of a store have errors of many kinds for a store that fails; so of a remote
-    checkpoint only what is known to be damage counts as such.
-    """
+def _may_be_corruption(error: BaseException) -> bool:
+    """Returns whether an error is none of those that may be over next time."""
     if isinstance(error, FileNotFoundError):
         return True
-    kinds = (OSError, MemoryError, jax.errors.JaxRuntimeError, files.AccessError)
-    if isinstance(error, kinds):
+    passing = (OSError, MemoryError, jax.errors.JaxRuntimeError, files.AccessError)
+    if isinstance(error, passing):
         return False
-    if status := _STATUS.match(str(error)):
-        return status[1] in _CORRUPT
-    known = (ValueError, json.JSONDecodeError, UnicodeDecodeError)
-    return not is_remote or type(error) in known
+    status = _STATUS.match(str(error))
+    return status is None or status[1] in _CORRUPT
+
+
+def _is_corruption(error: BaseException) -> bool:
+    """Returns whether an error is known to say that data are wrong or missing.
+
+    For a store that fails, its libraries have errors of kinds that nobody has counted.
+    """
+    known = (FileNotFoundError, KeyError, ValueError, json.JSONDecodeError, UnicodeDecodeError)
+    return type(error) in known
