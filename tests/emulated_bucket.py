@@ -8,6 +8,8 @@ One for a whole test process: the libraries keep its address.
 import contextlib
 import functools
 import http
+import http.server
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -73,7 +75,8 @@ def serve() -> Iterator[Bucket]:
         def _answer(self, method: str) -> None:
             bucket.watch(method, self.path)
             if time.monotonic() >= bucket.until:
-                getattr(super(), f"do_{method}")()
+                with lock:
+                    getattr(super(), f"do_{method}")()
                 return
             bucket.refused += 1
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -81,8 +84,11 @@ def serve() -> Iterator[Bucket]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
+    lock = threading.Lock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "RequestHandler", Handler)
+        # In a thread each: a connection on which nothing is asked yet would hold up all others.
+        patch.setattr(http.server, "HTTPServer", http.server.ThreadingHTTPServer)
         running = server.create_server("127.0.0.1", 0, in_memory=True, default_bucket=NAME)
         with running:
             bucket = Bucket(running._api._httpd.server_address[1])
