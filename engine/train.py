@@ -151,8 +151,10 @@ def _train_to_the_end(
     except (OSError, ValueError) as error:
         with contextlib.suppress(Exception):
             manager.wait()  # The newest checkpoint may not have its name yet.
-        steps = checkpoints.steps(experiment.model_dir)
-        where = f"goes on from checkpoint_{steps[-1]} of" if steps else "begins again in"
+        where = "goes on from the newest checkpoint of"
+        with contextlib.suppress(OSError, ValueError):  # They may be of the same store.
+            steps = checkpoints.steps(experiment.model_dir)
+            where = f"goes on from checkpoint_{steps[-1]} of" if steps else "begins again in"
         raise TrainingFailedError(
             f"{error}. The same command, once that is mended, {where} {experiment.model_dir}"
         ) from error

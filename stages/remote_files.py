@@ -82,7 +82,8 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         yield content  # type: ignore[misc]
         content.seek(0)
         written = path if is_object_store(path) else partial_name(path)
-        with open(written, "wb") as file:
+        # An upload ends, and fails, when it is closed.
+        with _errors_of(path), open(written, "wb") as file:
             shutil.copyfileobj(content, file, 2**20)
     if written != path:
         remove(path)  # a rename there does not replace
@@ -215,15 +216,24 @@ def _system(path: str) -> Any:
 
 
 def _ask(path: str, method: str, *args: Any, **options: Any) -> Any:
-    """Returns what a method of Beam's file system for an address gives.
+    """Returns what a method of Beam's file system for an address gives; see `_errors_of`."""
+    system = _system(path)
+    _check_answers("/".join(path.split("/")[:3]))
+    with _errors_of(path):
+        return getattr(system, method)(*args, **options)
+
+
+@contextlib.contextmanager
+def _errors_of(path: str) -> Iterator[None]:
+    """Gives errors of a store's own library the kinds of ours.
 
     Raises:
       AccessError: the store does not answer, or not to us; OSError: whatever else is wrong.
     """
-    system = _system(path)
-    _check_answers("/".join(path.split("/")[:3]))
     try:
-        return getattr(system, method)(*args, **options)
+        yield
+    except AccessError:
+        raise
     except Exception as error:
         causes = (getattr(error, "exception_details", None) or {}).values()
         why = " ".join(" ".join(map(str, (*causes, *(() if causes else (error,))))).split())

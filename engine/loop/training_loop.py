@@ -115,8 +115,8 @@ class Loop:
             evaluates, draws = evaluates and saves and bool(self._experiment.best_metric), False
         if step % self._experiment.log_period == 0 or saves or evaluates or draws:
             self._metrics.write(step)
-            if self._log.is_due() and self._manager.ownership.is_held():
-                self._log.flush()
+            if self._log.is_due():
+                self._flush_log()
         if evaluates:
             self._evaluate(step, state)
         if draws:
@@ -138,16 +138,19 @@ class Loop:
 
     def _save(self, step: int, state: TrainState, prefetcher: prefetch.Prefetcher) -> None:
         """Starts to save a checkpoint, with the validation metrics of this very step."""
-        self._manager.ownership.check()
-        self._log.flush()
+        self._flush_log()
         metrics = self._validation.metrics_at(step)
         self._manager.save(step, train_state.to_tree(state), prefetcher.position(step), metrics)
+
+    def _flush_log(self) -> None:
+        """Writes what the log holds back, unless the directory is another training's by now."""
+        if self._manager.ownership.is_held():
+            self._log.flush()
 
     def _close_log(self) -> None:
         """Writes what is left of the log, as far as that can be: a later start needs none of it."""
         with contextlib.suppress(OSError, ValueError):
-            if self._manager.ownership.is_held():
-                self._log.flush()
+            self._flush_log()
         self._log.writer.close()
 
     def _save_start(self, state: TrainState, batches: datasets.Batches) -> None:

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trainings in an emulated bucket: what they write there, and what they survive."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import train_process
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.util import tensor_util
 from toy_training import GIN, assert_same, make, run
@@ -341,3 +344,46 @@ def test_kill_in_the_midst_of_a_save_and_the_rest_equals_one_run(
     assert not files.exists(f"{place}/manifest.json")
     assert train.train(make(place), devices=jax.devices()[:1]) == 0
     assert_as_on_disk(place, straight)
+
+
+def start_processes(directory: str, count: int) -> list[subprocess.Popen]:
+    """Starts the processes of one training, on 4 devices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = f"--xla_force_host_platform_device_count={4 // count}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    settings = train_process.Settings(
+        directory, coordinator_address=address, num_processes=count, process_id=0
+    )
+    each = (dataclasses.asdict(settings) | {"process_id": i} for i in range(count))
+    return [
+        subprocess.Popen([sys.executable, train_process.__file__, json.dumps(own)], env=environment)
+        for own in each
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_one_killed_in_a_save_then_four_are_as_one(
+    bucket: emulated_bucket.Bucket, place: str, tmp_path: pathlib.Path
+) -> None:
+    reference = str(tmp_path / "run")
+    one = train_process.experiment(train_process.Settings(reference))
+    assert train.train(one, devices=jax.devices()[:4]) == 0
+    started = start_processes(place, 2)
+
+    def watch(method: str, path: str) -> None:
+        if method in ("POST", "PUT") and "checkpoint_8" in path and "process_1" in path:
+            started[1].kill()
+
+    bucket.watch = watch
+    try:
+        codes = [process.wait(300) for process in started]
+    finally:
+        bucket.watch = lambda method, path: None
+    assert codes[1] == -signal.SIGKILL and codes[0] != 0
+    assert checkpoints.steps(place) == [4]
+    assert [process.wait(300) for process in start_processes(place, 4)] == [0] * 4
+    assert checkpoints.steps(place) == [4, 8, 12]
+    assert_same(place, reference)
+    assert log(place) == log(reference)
