@@ -80,7 +80,7 @@ setuptools.setup(
     ],
     extras_require={
         "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
-        "gcp": ["apache-beam[gcp]"],
+        "gcp": ["apache-beam[gcp]", "gcsfs"],
         "tpu": ["jax[tpu]"],  # on a TPU; or with none, for `parti compile`
         "cuda": ["jax[cuda13]"],
     },

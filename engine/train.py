@@ -28,6 +28,7 @@ from parti.engine.loop import data_lineage, nan_recovery, run_directory, setup, 
 from parti.engine.monitoring import watchdog
 from parti.engine.pod_estimates import device_memory
 from parti.engine.step import train_state, train_step
+from parti.stages import files
 
 CACHE_VARIABLE = "PARTI_COMPILATION_CACHE"
 USAGE = """\
@@ -109,7 +110,7 @@ def _needs_training(experiment: experiments.Experiment, overwrite: bool) -> bool
     """Checks directory, data and the other processes; returns whether there is a step to take."""
     multihost.check_equal("the configuration", experiment.config)
     run_directory.check_ours(experiment)
-    multihost.check_shared(pathlib.Path(experiment.model_dir))
+    multihost.check_shared(experiment.model_dir)
     if multihost.count() > 1:
         for what, text in data_lineage.inputs(experiment).items():
             multihost.check_equal(what, text)
@@ -150,8 +151,10 @@ def _train_to_the_end(
     except (OSError, ValueError) as error:
         with contextlib.suppress(Exception):
             manager.wait()  # The newest checkpoint may not have its name yet.
-        steps = checkpoints.steps(experiment.model_dir)
-        where = f"goes on from checkpoint_{steps[-1]} of" if steps else "begins again in"
+        where = "goes on from the newest checkpoint of"
+        with contextlib.suppress(OSError, ValueError):  # They may be of the same store.
+            steps = checkpoints.steps(experiment.model_dir)
+            where = f"goes on from checkpoint_{steps[-1]} of" if steps else "begins again in"
         raise TrainingFailedError(
             f"{error}. The same command, once that is mended, {where} {experiment.model_dir}"
         ) from error
@@ -194,12 +197,13 @@ def restore_or_init(
         init_rng, _ = train_step.initial_rngs(experiment.random_seed)
         return program.init(init_rng, program.place_variables(initial)), 0
     tree, step, position = restored
-    if not position.is_dir():
+    if not files.is_dir(position):
         raise ValueError(
-            f"{position.parent} keeps no data position, so training cannot go on exactly from it "
-            "(T5X writes one with save_dataset = True); choose another MODEL_DIR"
+            f"{files.parent(position)} keeps no data position, so training cannot go on exactly "
+            "from it (T5X writes one with save_dataset = True); choose another MODEL_DIR"
         )
-    batches.restore(position)
+    with files.local_folder(position) as folder:
+        batches.restore(pathlib.Path(folder))
     multihost.log(f"[train] going on from step {step} of {experiment.model_dir}")
     return train_state.from_tree(tree, program.abstract), step
 

@@ -31,6 +31,10 @@ class Status(NamedTuple):
     modified: float
 
 
+class AccessError(ValueError):
+    """A store does not answer, or not to us: nothing is known of what is in it."""
+
+
 def partial_name(path: str) -> str:
     """Returns another name on each call, so that two writers never share a file."""
     return f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}"

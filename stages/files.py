@@ -28,6 +28,7 @@ Path = str | os.PathLike[str]
 Result = TypeVar("Result")
 
 PARTIAL_SUFFIX = file_entries.PARTIAL_SUFFIX
+AccessError = file_entries.AccessError
 LOCAL_SCHEME = "file://"
 _MAX_TEXTS = 1_000_000  # for which braces stand
 _AT_ONCE = 16  # remote files that are read at a time
@@ -352,6 +353,13 @@ def list_folder(folder: Path) -> list[Entry]:
     return match(os.path.join(local, "*"), os.path.join(local, ""))
 
 
+def list_names(folder: Path) -> list[str]:
+    """Returns the names of all that is in a folder, sorted; [] if there is no such folder."""
+    if is_remote(folder):
+        return _remote().list_names(os.fspath(folder))
+    return sorted(os.listdir(_local(folder))) if os.path.isdir(_local(folder)) else []
+
+
 def walk(folder: Path) -> list[Entry]:
     """Returns all files below a folder at any depth, sorted; [] if there is no such folder.
 
@@ -427,6 +435,34 @@ def copy(sources: Sequence[Path], targets: Sequence[Path]) -> None:
         return
     for source, target in zip(sources, targets, strict=True):
         shutil.copyfile(_local(source), _local(target))
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copies all files below a folder into another one, on any two systems."""
+    if not is_remote(source) and not is_remote(target):
+        shutil.copytree(
+            _local(source), _local(target), copy_function=shutil.copy, dirs_exist_ok=True
+        )
+        return
+    root = absolute(source)
+    for entry in walk(root):
+        copied = join(target, entry.path[len(root) + 1 :])
+        make_dirs(parent(copied))
+        concatenate([entry.path], copied)
+
+
+@contextlib.contextmanager
+def local_folder(path: Path) -> Iterator[str]:
+    """Yields a folder of this machine with the files below a folder, for a library that reads it.
+
+    Of a remote one it is a temporary copy, which is gone when the block ends.
+    """
+    if not is_remote(path):
+        yield _local(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="parti-") as folder:
+        copy_tree(path, folder)
+        yield folder
 
 
 def concatenate(sources: Iterable[Path], target: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from apache_beam.io import filesystem, filesystems
 
-from parti.stages.file_entries import Entry, Status, partial_name
+from parti.stages.file_entries import AccessError, Entry, Status, partial_name
 
 # A file of these appears when it is closed, never before; a rename there is a copy.
 OBJECT_STORES = ("gs", "s3", "azfs")
@@ -82,7 +82,8 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         yield content  # type: ignore[misc]
         content.seek(0)
         written = path if is_object_store(path) else partial_name(path)
-        with open(written, "wb") as file:
+        # An upload ends, and fails, when it is closed.
+        with _errors_of(path), open(written, "wb") as file:
             shutil.copyfileobj(content, file, 2**20)
     if written != path:
         remove(path)  # a rename there does not replace
@@ -136,6 +137,12 @@ def list_folder(folder: str) -> list[Entry]:
     return [entry for entry in walk(folder) if "/" not in entry.path[start:]]
 
 
+def list_names(folder: str) -> list[str]:
+    """Returns the names of the files and folders in a folder, sorted."""
+    start = len(folder.rstrip("/")) + 1
+    return sorted({entry.path[start:].split("/")[0] for entry in _list(folder.rstrip("/")) or []})
+
+
 def walk(folder: str) -> list[Entry]:
     """Returns all files below a folder, sorted."""
     return sorted(_walk(folder.rstrip("/")))
@@ -178,9 +185,19 @@ def remove_tree(path: str) -> None:
         _ask(path, "delete", found[start : start + _BATCH])
 
 
+@functools.cache
+def _use_emulator() -> None:
+    """Makes Beam go to STORAGE_EMULATOR_HOST without credentials: it would look for some, long."""
+    from apache_beam.internal.gcp import auth
+
+    auth._Credentials._credentials_init = True
+
+
 def _system(path: str) -> Any:
     """Returns Beam's file system for an address."""
     scheme = path.partition("://")[0]
+    if scheme == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
+        _use_emulator()
     module, install, _ = _EXTRAS.get(scheme, ("", "", ""))
     try:
         found = filesystems.FileSystems.get_filesystem(path)
@@ -199,22 +216,31 @@ def _system(path: str) -> Any:
 
 
 def _ask(path: str, method: str, *args: Any, **options: Any) -> Any:
-    """Returns what a method of Beam's file system for an address gives.
-
-    Raises:
-      ValueError: the store does not answer, or not to us; OSError: whatever else is wrong.
-    """
+    """Returns what a method of Beam's file system for an address gives; see `_errors_of`."""
     system = _system(path)
     _check_answers("/".join(path.split("/")[:3]))
-    try:
+    with _errors_of(path):
         return getattr(system, method)(*args, **options)
+
+
+@contextlib.contextmanager
+def _errors_of(path: str) -> Iterator[None]:
+    """Gives errors of a store's own library the kinds of ours.
+
+    Raises:
+      AccessError: the store does not answer, or not to us; OSError: whatever else is wrong.
+    """
+    try:
+        yield
+    except AccessError:
+        raise
     except Exception as error:
         causes = (getattr(error, "exception_details", None) or {}).values()
         why = " ".join(" ".join(map(str, (*causes, *(() if causes else (error,))))).split())
         # Names may hold such words, and the 403 of `run-403`.
         words = [word for word in why.replace(path, "").split() if "/" not in word]
         if _DENIED.search(" ".join(words)):
-            raise ValueError(f"{path}: not allowed; {_remedy(path)} ({why[:200]})") from error
+            raise AccessError(f"{path}: not allowed; {_remedy(path)} ({why[:200]})") from error
         if isinstance(error, OSError | ValueError | ImportError):
             raise
         raise OSError(f"{path}: {why[:200]}") from error  # of the store's own library
@@ -222,7 +248,7 @@ def _ask(path: str, method: str, *args: Any, **options: Any) -> Any:
 
 @functools.cache
 def _check_answers(store: str) -> None:
-    """Raises ValueError unless a store answers in time, be it with an error."""
+    """Raises AccessError unless a store answers in time, be it with an error."""
     answered = threading.Event()
     system, name = _system(store + "/"), f"{store}/parti"
 
@@ -235,7 +261,7 @@ def _check_answers(store: str) -> None:
     threading.Thread(target=ask, daemon=True).start()
     if not answered.wait(_ANSWER_SECONDS):
         seconds = f"{_ANSWER_SECONDS:g} seconds"
-        raise ValueError(
+        raise AccessError(
             f"{store}: no answer in {seconds}; check the network and the name, or {_remedy(store)}"
         )
 

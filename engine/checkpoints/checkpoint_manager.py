@@ -7,9 +7,10 @@ whole and holds its checksums: whatever ends a process, every checkpoint can be 
 """
 
 import dataclasses
+import fnmatch
 import itertools
+import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,37 +18,53 @@ import jax
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from parti.engine.checkpoints import checkpoints, checksums, read_errors, retention
+from parti.engine.checkpoints import (
+    checkpoints,
+    checksums,
+    orbax_paths,
+    ownership,
+    read_errors,
+    retention,
+)
 from parti.engine.checkpoints.checkpoints import Tree
 from parti.engine.checkpoints.retention import Metrics
 from parti.engine.distributed import multihost
+from parti.stages import files
 
 # What Orbax still writes into a checkpoint after everything else, as it gets its final name.
-_WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
+_WRITTEN_LAST = ("_CHECKPOINT_METADATA", orbax_paths.COMMITTED)
 _STATE, _DATASET = checkpoints.STATE_ITEM, checkpoints.DATASET_ITEM
 
 
 class CheckpointManager:
     """Saves and restores the checkpoints of a directory."""
 
-    def __init__(
-        self, directory: str | pathlib.Path, policy: retention.Retention | None = None
-    ) -> None:
-        """Opens or creates it; without a policy all checkpoints stay."""
-        self.directory = pathlib.Path(directory).absolute()
+    def __init__(self, directory: files.Path, policy: retention.Retention | None = None) -> None:
+        """Opens or creates it, and makes it ours; without a policy all checkpoints stay.
+
+        What a save left that was killed is deleted.
+        """
+        self.directory = files.absolute(directory)
+        self.ownership = ownership.Ownership(self.directory)
         self._state = _StateHandler()
+        is_remote = files.is_remote(self.directory)
+        if is_remote and multihost.is_first():
+            # Orbax would take any other folder there for one of these.
+            for folder in checkpoints.unfinished(self.directory):
+                files.remove_tree(folder)
+        multihost.wait_for_all("unfinished checkpoints are gone")
         options = ocp.CheckpointManagerOptions(
             step_prefix=checkpoints.STEP_PREFIX,
             preservation_policy=policy or retention.Retention(),
             best_fn=lambda metrics: 0.0,  # Makes Orbax keep metrics; the policy decides.
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not is_remote,
             # Called in the first process, when all have written, before the folder is renamed.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._state.sum_checkpoint),
         )
         handlers = {_STATE: self._state, _DATASET: _FolderHandler()}
         with checkpoints.quiet():
             self._manager = ocp.CheckpointManager(
-                self.directory, options=options, item_handlers=handlers
+                orbax_paths.of(self.directory), options=options, item_handlers=handlers
             )
 
     def save(
@@ -56,13 +73,18 @@ class CheckpointManager:
         """Starts to save a state tree, the files of a data position, and validation metrics.
 
         The arrays are copied before this returns, so they may be donated to the next step.
+
+        Raises:
+          ownership.LostError: another training has begun in the directory.
         """
+        self.ownership.check()
         items = {_STATE: _StateArgs(tree), _DATASET: _FolderArgs(position)}
         with checkpoints.quiet():
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
     def delete_after(self, step: int) -> None:
-        """Deletes the checkpoints of later steps, the newest first."""
+        """Deletes the checkpoints of later steps, the newest first; raises as `save`."""
+        self.ownership.check()
         self.wait()
         with checkpoints.quiet():
             for later in reversed([other for other in self._steps() if other > step]):
@@ -82,7 +104,7 @@ class CheckpointManager:
         self.wait()
         self._manager.close()
 
-    def restore(self, want: Tree) -> tuple[Tree, int, pathlib.Path] | None:
+    def restore(self, want: Tree) -> tuple[Tree, int, str] | None:
         """Reads the newest checkpoint that is not corrupt; logs those that are.
 
         Corrupt ones are renamed to `damaged-checkpoint_<N>`, once a whole one is found. `want` is
@@ -103,13 +125,13 @@ class CheckpointManager:
             try:
                 tree = _restore(folder, want)
             except read_errors.CorruptCheckpointError as error:
-                multihost.log(f"[train] {folder.name} is damaged ({error.reason})")
+                multihost.log(f"[train] {files.name(folder)} is damaged ({error.reason})")
                 corrupt.append(step)
                 continue
             if corrupt:
                 self._rename(corrupt)
-                multihost.log(f"[train] going on from {folder.name} instead")
-            return tree, step, folder / _DATASET
+                multihost.log(f"[train] going on from {files.name(folder)} instead")
+            return tree, step, files.join(folder, _DATASET)
         if corrupt:
             raise ValueError(
                 f"no checkpoint in {self.directory} can be read; --overwrite trains from the start"
@@ -128,15 +150,30 @@ class CheckpointManager:
         if multihost.is_first():
             for step in corrupt:
                 path = checkpoints.step_path(self.directory, step)
-                name = f"{checkpoints.DAMAGED_PREFIX}{path.name}"
+                name = f"{checkpoints.DAMAGED_PREFIX}{files.name(path)}"
                 names = (name if i == 1 else f"{name}-{i}" for i in itertools.count(1))
-                path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
+                targets = (files.join(self.directory, name) for name in names)
+                _move(path, next(t for t in targets if not _is_there(t)))
         multihost.wait_for_all("damaged checkpoints are put aside")
         with checkpoints.quiet():
             self._manager.reload()
 
 
-def _restore(folder: pathlib.Path, want: Tree) -> Tree:
+def _is_there(folder: str) -> bool:
+    return files.exists(folder) or files.is_dir(folder)
+
+
+def _move(source: str, target: str) -> None:
+    """Renames a checkpoint; on an object store it is copied, and no checkpoint from then on."""
+    if not files.is_object_store(source):
+        files.rename(source, target)
+        return
+    files.copy_tree(source, target)
+    files.remove(files.join(source, orbax_paths.COMMITTED))
+    files.remove_tree(source)
+
+
+def _restore(folder: str, want: Tree) -> Tree:
     """Reads a state tree in all processes; raises ValueError if another model wrote it."""
     with read_errors.readable_by_all(folder):
         checksums.verify(folder, jax.process_index(), multihost.count())
@@ -158,7 +195,8 @@ def _literal(folder: Any) -> Any:
 
     class LiteralPath(type(folder)):  # type: ignore[misc]
         def glob(self, pattern: str) -> Iterator[Any]:
-            return (type(folder)(found) for found in pathlib.Path(self).glob(pattern))
+            found = files.list_names(self)
+            return (type(folder)(self, name) for name in fnmatch.filter(found, pattern))
 
     return LiteralPath(folder)
 
@@ -168,12 +206,12 @@ class _StateHandler(ocp.PyTreeCheckpointHandler):
 
     async def async_save(self, directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Starts to save; `directory` has its temporary name, and so has the one around it."""
-        self._folder = pathlib.Path(directory)
+        self._folder = os.fspath(directory)
         futures = await super().async_save(directory, *args, **kwargs)
-        own = self._folder / f"ocdbt.process_{jax.process_index()}"
+        own = files.join(self._folder, f"ocdbt.process_{jax.process_index()}")
 
         def sum_own() -> None:
-            if own.is_dir():  # A process may have had nothing to write.
+            if files.is_dir(own):  # A process may have had nothing to write.
                 checksums.write(own)
 
         return [ocp.future.ChainedFuture(futures or [], sum_own)]
@@ -184,7 +222,7 @@ class _StateHandler(ocp.PyTreeCheckpointHandler):
 
     def sum_checkpoint(self) -> None:
         """Adds the checksums of everything that is not yet summed."""
-        checksums.write(self._folder.parent, without=_WRITTEN_LAST)
+        checksums.write(files.parent(self._folder), without=_WRITTEN_LAST)
 
 
 @ocp.args.register_with_handler(_StateHandler, for_save=True, for_restore=True)
@@ -198,10 +236,10 @@ class _FolderHandler(ocp.CheckpointHandler):
 
     def save(self, directory: Any, args: "_FolderArgs") -> None:
         if multihost.is_first():
-            shutil.copytree(args.folder, directory, copy_function=shutil.copy, dirs_exist_ok=True)
+            files.copy_tree(args.folder, directory)
 
-    def restore(self, directory: Any, args: Any = None) -> pathlib.Path:
-        return pathlib.Path(directory)
+    def restore(self, directory: Any, args: Any = None) -> str:
+        return os.fspath(directory)
 
 
 @ocp.args.register_with_handler(_FolderHandler, for_save=True, for_restore=True)

@@ -10,7 +10,6 @@ the position in the training data after step N. `checkpoint_manager` writes chec
 import contextlib
 import hashlib
 import logging
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -19,7 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from parti.engine.checkpoints import checksums, read_errors
+from parti.engine.checkpoints import checksums, orbax_paths, read_errors
+from parti.stages import files
 
 STEP_PREFIX = "checkpoint"
 DAMAGED_PREFIX = "damaged-"  # before the name of a corrupt checkpoint
@@ -34,30 +34,49 @@ Key = tuple[str, ...]
 Leaves = Mapping[Key, Any]  # path -> metadata with `shape` and `dtype`
 
 
-def steps(directory: str | pathlib.Path) -> list[int]:
+def steps(directory: files.Path) -> list[int]:
     """Returns the steps that have a complete checkpoint folder, oldest first."""
-    folder = pathlib.Path(directory)
-    if not folder.is_dir():
-        return []
-    found = (_STEP_FOLDER.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
-    return sorted(int(match.group(1)) for match in found if match)
+    if files.is_remote(directory):
+        pattern = files.join(directory, f"{STEP_PREFIX}_*", orbax_paths.COMMITTED)
+        whole = files.match(pattern, files.join(directory, ""))
+        names = [files.name(files.parent(entry.path)) for entry in whole]
+    else:
+        names = [
+            name
+            for name in files.list_names(directory)
+            if files.is_dir(files.join(directory, name))
+        ]
+    return sorted(int(match.group(1)) for match in map(_STEP_FOLDER.fullmatch, names) if match)
 
 
-def step_path(directory: str | pathlib.Path, step: int) -> pathlib.Path:
+def unfinished(directory: files.Path) -> list[str]:
+    """Returns the folders on an object store of checkpoints that a save began and did not end."""
+    whole = {f"{STEP_PREFIX}_{step}" for step in steps(directory)}
+    found = files.match(files.join(directory, f"{STEP_PREFIX}_*", "**"), files.join(directory, ""))
+    start = len(files.absolute(directory)) + 1
+    names = {entry.path[start:].split("/")[0] for entry in found}
+    return [
+        files.join(directory, name)
+        for name in sorted(names - whole)
+        if _STEP_FOLDER.fullmatch(name)
+    ]
+
+
+def step_path(directory: files.Path, step: int) -> str:
     """Returns the folder of the checkpoint at a step."""
-    return pathlib.Path(directory) / f"{STEP_PREFIX}_{step}"
+    return files.join(directory, f"{STEP_PREFIX}_{step}")
 
 
-def find(path: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
+def find(path: files.Path, step: int | None = None) -> str:
     """Returns a `checkpoint_<N>` folder: the path, or in a training's that of a step or the newest.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
     """
-    folder = pathlib.Path(path).absolute()
+    folder = files.absolute(path)
     if is_checkpoint(folder):
         return folder
-    if not folder.is_dir():
+    if not files.is_dir(folder):
         raise FileNotFoundError(f"no training directory at {path}; train first (parti train)")
     available = steps(folder)
     if not available:
@@ -69,13 +88,16 @@ def find(path: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
     return step_path(folder, available[-1] if step is None else step)
 
 
-def is_checkpoint(path: str | pathlib.Path) -> bool:
-    """Returns whether a path is a `checkpoint_<N>` folder, not a training directory."""
-    return (pathlib.Path(path) / STATE_ITEM).is_dir()
+def is_checkpoint(path: files.Path) -> bool:
+    """Returns whether a path is a whole `checkpoint_<N>` folder, not a training directory."""
+    if files.is_remote(path):
+        committed = (files.join(path, *item, orbax_paths.COMMITTED) for item in ((STATE_ITEM,), ()))
+        return all(map(files.exists, committed))
+    return files.is_dir(files.join(path, STATE_ITEM))
 
 
 def load_params(
-    path: str | pathlib.Path, *, ema: bool | None = None, verify: bool = True
+    path: files.Path, *, ema: bool | None = None, verify: bool = True
 ) -> tuple[Tree, Tree, int]:
     """Reads the parameters of a checkpoint, as `find` finds it, written by this engine or by T5X.
 
@@ -120,10 +142,10 @@ def fingerprint(params: Mapping[str, Any], config: str) -> str:
     return digest.hexdigest()
 
 
-def leaves(folder: pathlib.Path) -> Leaves:
+def leaves(folder: files.Path) -> Leaves:
     """Returns {path: metadata with `shape` and `dtype`} of the leaves of a checkpoint."""
     with _reader() as reader:
-        return traverse_util.flatten_dict(reader.metadata(folder / STATE_ITEM).tree)
+        return traverse_util.flatten_dict(reader.metadata(orbax_paths.of(folder) / STATE_ITEM).tree)
 
 
 def describe(leaf: Any) -> str:
@@ -133,22 +155,24 @@ def describe(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype)}[{', '.join(map(str, leaf.shape))}]"
 
 
-def read_tree(folder: pathlib.Path, want: Tree) -> Tree:
+def read_tree(folder: files.Path, want: Tree) -> Tree:
     """Reads all of a checkpoint; `want` is its tree as `jax.ShapeDtypeStruct`s with shardings."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(want)
     with _reader() as reader:
         args = ocp.args.PyTreeRestore(item=want, restore_args=restore_args)
-        return reader.restore(folder / STATE_ITEM, args=args)
+        return reader.restore(orbax_paths.of(folder) / STATE_ITEM, args=args)
 
 
-def read_leaves(folder: pathlib.Path, paths: Iterable[Key]) -> dict[Key, np.ndarray]:
+def read_leaves(folder: files.Path, paths: Iterable[Key]) -> dict[Key, np.ndarray]:
     """Reads some leaves of a checkpoint, {path: array}."""
     want = traverse_util.unflatten_dict(
         dict.fromkeys(paths, ocp.RestoreArgs(restore_type=np.ndarray))
     )
     args = ocp.args.PyTreeRestore(item=want, restore_args=want, partial_restore=True)
     with _reader() as reader:
-        return traverse_util.flatten_dict(reader.restore(folder / STATE_ITEM, args=args))
+        return traverse_util.flatten_dict(
+            reader.restore(orbax_paths.of(folder) / STATE_ITEM, args=args)
+        )
 
 
 @contextlib.contextmanager
@@ -163,7 +187,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _params_keys(found: Leaves, folder: pathlib.Path, ema: bool | None) -> dict[Key, Key]:
+def _params_keys(found: Leaves, folder: files.Path, ema: bool | None) -> dict[Key, Key]:
     """Returns {path of a parameter: path in the checkpoint}, of its average where there is one.
 
     Frozen parameters have none.

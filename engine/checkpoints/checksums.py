@@ -7,11 +7,13 @@ it wrote, in their folder; the first process merges these and adds the sums of a
 """
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
+import posixpath
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from parti.stages import files
 
@@ -24,25 +26,26 @@ _BLOCK_BYTES = 1 << 20
 Sums = dict[str, tuple[int, int]]
 
 
-def write(folder: pathlib.Path, without: Collection[str] = ()) -> None:
+def write(folder: files.Path, without: Collection[str] = ()) -> None:
     """Writes the checksums of a checkpoint, or of one process's part of it.
 
     Those of folders in it are merged into its own and deleted; left out are the files `without`,
     relative to the folder, that are still to change.
     """
-    sums: Sums = {}
-    for part in sorted(folder.glob(f"*/**/{FILE_NAME}")):
-        inside = part.parent.relative_to(folder)
-        sums |= {str(inside / name): pair for name, pair in _read(part.parent).items()}
-        part.unlink()
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    root, sums = files.absolute(folder), Sums()
+    found = {entry.path[len(root) + 1 :] for entry in files.walk(root)}
+    for part in sorted(name for name in found if name.endswith(f"/{FILE_NAME}")):
+        inside = posixpath.dirname(part)
+        sums |= {f"{inside}/{name}": pair for name, pair in _read(f"{root}/{inside}").items()}
+        files.remove(f"{root}/{part}")
+        found.remove(part)
     left = sorted(found - sums.keys() - set(without))
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as threads:
-        sums |= dict(zip(left, threads.map(_sum, (folder / name for name in left)), strict=True))
-    files.write_bytes(folder / FILE_NAME, json.dumps(sums, indent=1, sort_keys=True).encode())
+        sums |= dict(zip(left, threads.map(_sum, (f"{root}/{name}" for name in left)), strict=True))
+    files.write_bytes(f"{root}/{FILE_NAME}", json.dumps(sums, indent=1, sort_keys=True).encode())
 
 
-def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1, below: str = "") -> None:
+def verify(folder: files.Path, part: int = 0, num_parts: int = 1, below: str = "") -> None:
     """Compares a checkpoint's files with their checksums; one of T5X has none and passes.
 
     Args:
@@ -64,26 +67,40 @@ def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1, below: str =
         list(threads.map(lambda name: _compare(folder, name, *sums[name]), names[part::num_parts]))
 
 
-def _compare(folder: pathlib.Path, name: str, size: int, crc32: int) -> None:
-    try:
-        found = (folder / name).stat().st_size
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name} is missing") from error
+def _compare(folder: files.Path, name: str, size: int, crc32: int) -> None:
+    path = files.join(folder, name)
+    with _missing_if_not_there(path, name):
+        found = files.size(path)
     if found != size:
         raise ValueError(f"{name} has {found} bytes, not {size}")
-    if _sum(folder / name)[1] != crc32:
+    if _sum(path)[1] != crc32:
         raise ValueError(f"the content of {name} has changed")
 
 
-def _read(folder: pathlib.Path) -> Sums:
-    sums = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+def _read(folder: files.Path) -> Sums:
+    path = files.join(folder, FILE_NAME)
+    with _missing_if_not_there(path, FILE_NAME):
+        sums = json.loads(files.read_bytes(path))
     return {name: (int(size), int(crc32)) for name, (size, crc32) in sums.items()}
 
 
-def _sum(path: pathlib.Path) -> tuple[int, int]:
+@contextlib.contextmanager
+def _missing_if_not_there(path: str, name: str) -> Iterator[None]:
+    """Raises FileNotFoundError for any error of an absent file: remote systems have their own."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or (
+            files.is_remote(path) and not files.exists(path)
+        ):
+            raise FileNotFoundError(f"{name} is missing") from None
+        raise
+
+
+def _sum(path: str) -> tuple[int, int]:
     """Returns the size of a file in bytes and its crc32."""
     size, crc32 = 0, 0
-    with open(path, "rb") as file:
+    with files.open(path) as file:
         while block := file.read(_BLOCK_BYTES):
             size, crc32 = size + len(block), zlib.crc32(block, crc32)
     return size, crc32

@@ -8,7 +8,7 @@ too many open files, a lost process.
 """
 
 import contextlib
-import pathlib
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import jax
 
 from parti.engine.distributed import multihost
+from parti.stages import files
 
 # TensorStore's statuses for data that are wrong or missing.
 _CORRUPT = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
@@ -28,7 +29,7 @@ class _CheckpointError(Exception):
 
     message: str
 
-    def __init__(self, folder: pathlib.Path, reason: str) -> None:
+    def __init__(self, folder: files.Path, reason: str) -> None:
         super().__init__(self.message.format(folder=folder, reason=reason))
         self.reason = reason
 
@@ -52,7 +53,7 @@ class UnavailableCheckpointError(_CheckpointError, RuntimeError):
 
 
 @contextlib.contextmanager
-def readable(folder: pathlib.Path) -> Iterator[None]:
+def readable(folder: files.Path) -> Iterator[None]:
     """Turns any failure to read a checkpoint into one of the two errors above."""
     try:
         yield
@@ -62,13 +63,15 @@ def readable(folder: pathlib.Path) -> Iterator[None]:
             causes.append(cause)
         # Orbax wraps TensorStore's errors; the innermost says most.
         reason = str(causes[-1]).split(_DETAILS)[0].strip() or type(causes[-1]).__name__
-        corrupt = all(map(_is_corruption, causes))
+        corrupt = all(map(_may_be_corruption, causes))
+        if files.is_remote(folder):
+            corrupt = corrupt and _is_corruption(causes[-1])
         kind = CorruptCheckpointError if corrupt else UnavailableCheckpointError
         raise kind(folder, reason.splitlines()[0].replace(f"{folder}/", "")) from error
 
 
 @contextlib.contextmanager
-def readable_by_all(folder: pathlib.Path) -> Iterator[None]:
+def readable_by_all(folder: files.Path) -> Iterator[None]:
     """`readable`, with one outcome in all processes; nothing inside may wait for the others.
 
     Corrupt is what is so in one of them, and unavailable in none.
@@ -80,17 +83,28 @@ def readable_by_all(folder: pathlib.Path) -> Iterator[None]:
     except (CorruptCheckpointError, UnavailableCheckpointError) as error:
         failure = error
         if not multihost.is_first():  # The first says it itself.
-            text = f"[train] process {jax.process_index()}: {folder.name}: {error.reason}"
+            text = f"[train] process {jax.process_index()}: {files.name(folder)}: {error.reason}"
             print(text, file=sys.stderr, flush=True)
     for kind in (UnavailableCheckpointError, CorruptCheckpointError):
         if not multihost.all_agree(not isinstance(failure, kind)):
             raise failure if isinstance(failure, kind) else kind(folder, "see the other logs")
 
 
-def _is_corruption(error: BaseException) -> bool:
+def _may_be_corruption(error: BaseException) -> bool:
+    """Returns whether an error is none of those that may be over next time."""
     if isinstance(error, FileNotFoundError):
         return True
-    if isinstance(error, OSError | MemoryError | jax.errors.JaxRuntimeError):
+    passing = (OSError, MemoryError, jax.errors.JaxRuntimeError, files.AccessError)
+    if isinstance(error, passing):
         return False
     status = _STATUS.match(str(error))
     return status is None or status[1] in _CORRUPT
+
+
+def _is_corruption(error: BaseException) -> bool:
+    """Returns whether an error is known to say that data are wrong or missing.
+
+    For a store that fails, its libraries have errors of kinds that nobody has counted.
+    """
+    known = (FileNotFoundError, KeyError, ValueError, json.JSONDecodeError, UnicodeDecodeError)
+    return type(error) in known

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training was made of: the fingerprints of the data that its configuration names."""
 
-import pathlib
 from typing import Any
 
 from parti.data.storage import data_sets
@@ -13,26 +12,29 @@ from parti.stages import files, manifests
 CONFIG = "config.gin"  # all of a training's configuration
 MODEL_CONFIG = "model.gin"  # what its MODEL alone needs
 DATA = "data.json"  # what its data were when it began (`data_lineage`)
+_REMEDY = "remove it: it is then taken from the data"
 
 # {macro: what its folders hold}
 _FOLDERS = {"TOKENS_DIR": "tokens", "PAIRS_DIR": "pairs", "RECONSTRUCTIONS_DIR": "reconstructions"}
 
 
-def trained_on(directory: str | pathlib.Path) -> dict[str, str]:
+def trained_on(directory: files.Path) -> dict[str, str]:
     """Returns the fingerprints of what a training read, as far as they can still be known.
 
     As `data_fingerprints` gives them: from the manifest of the training; of one that has not
     finished from what it noted when it began; where neither says anything, from what its
     configuration names, if it is still there.
     """
-    folder = pathlib.Path(directory)
-    if (folder / manifests.FILE_NAME).is_file():
-        recorded = manifests.read(folder, "training").get("trained_on")
+    if files.exists(files.join(directory, manifests.FILE_NAME)):
+        recorded = manifests.read(directory, "training").get("trained_on")
         if recorded is not None:
             return dict(recorded)
-    elif begun := manifests.read_json(folder / DATA, "remove it: it is then taken from the data"):
+    elif begun := manifests.read_json(files.join(directory, DATA), _REMEDY):
         return {name: value for name, value in begun.items() if name.endswith("_fingerprint")}
-    return data_fingerprints((folder / CONFIG).read_text(encoding="utf-8"))
+    config = files.join(directory, CONFIG)
+    if not files.exists(config):  # Remote systems would say it in words of their own.
+        raise FileNotFoundError(f"{config} is not there")
+    return data_fingerprints(files.read_bytes(config).decode("utf-8"))
 
 
 def data_fingerprints(config: str) -> dict[str, str]:
@@ -53,7 +55,7 @@ def data_fingerprints(config: str) -> dict[str, str]:
             if what == "tokens" and (tokenizer := manifest.get("tokenizer_fingerprint")):
                 found["tokenizer_fingerprint"] = tokenizer  # The task refuses several.
     vocabulary = macros.get("VOCABULARY")
-    if isinstance(vocabulary, str) and pathlib.Path(vocabulary).exists():
+    if isinstance(vocabulary, str) and files.exists(vocabulary):
         found["vocabulary_fingerprint"] = vocabularies.TextTokenizer(vocabulary).fingerprint
     for what, entries in (("texts", _text_files(macros)), ("glue", _glue_files(macros))):
         if entries:

@@ -10,7 +10,6 @@ then, goes on from the last checkpoint.
 
 import hashlib
 import os
-import pathlib
 import sys
 import time
 import traceback
@@ -21,6 +20,8 @@ from contextlib import contextmanager
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from parti.stages import files
 
 # How long a process may be silent before the others give up.
 HEARTBEAT_SECONDS = 60
@@ -111,26 +112,27 @@ def all_agree(condition: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(condition)).all())
 
 
-def check_shared(folder: pathlib.Path) -> None:
+def check_shared(folder: files.Path) -> None:
     """Raises ValueError unless all processes see a file of the first one within SHARED_SECONDS."""
     if count() == 1:
         return
     name = np.frombuffer(uuid.uuid4().bytes, np.uint8)
     if is_first():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f".shared-{name.tobytes().hex()}").touch()
+        files.make_dirs(folder)
+        files.write_bytes(files.join(folder, f".shared-{name.tobytes().hex()}"), b"")
     # When it has come, the file is written.
     name = np.asarray(multihost_utils.broadcast_one_to_all(name))
-    token, end = folder / f".shared-{name.tobytes().hex()}", time.monotonic() + SHARED_SECONDS
-    while not (is_there := token.is_file()) and time.monotonic() < end:
+    token = files.join(folder, f".shared-{name.tobytes().hex()}")
+    end = time.monotonic() + SHARED_SECONDS
+    while not (is_there := files.exists(token)) and time.monotonic() < end:
         time.sleep(0.2)
     seen = multihost_utils.process_allgather(np.asarray(is_there))
     if is_first():
-        token.unlink()
+        files.remove(token)
     if blind := np.flatnonzero(~seen).tolist():
         raise ValueError(
             f"process {blind[0]} does not see what process 0 writes into {folder}; MODEL_DIR must "
-            "lie on a file system that all hosts share (NFS, or a bucket mounted as a folder)"
+            "lie where all hosts write: a shared file system such as NFS, or a bucket (gs://)"
         )
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any
 
+from parti.engine.checkpoints import orbax_paths
 from parti.engine.experiment import nan_policies, settings
 from parti.stages import files
 
@@ -13,11 +14,6 @@ from parti.stages import files
 def check(experiment: Any) -> None:
     """Raises ValueError, with the macro, unless settings are allowed by themselves and together."""
     settings.check(experiment)
-    if "://" in experiment.model_dir:
-        raise ValueError(
-            f"MODEL_DIR {experiment.model_dir!r} is an address, and a training writes files: "
-            "name a folder, of many hosts a shared one, such as a bucket mounted as a folder"
-        )
     check_folder("MODEL_DIR", experiment.model_dir)
     if experiment.samples and not (experiment.samples.period or experiment.eval_period):
         raise ValueError(
@@ -46,16 +42,31 @@ def check(experiment: Any) -> None:
         )
 
 
-def check_folder(name: str, folder: str | os.PathLike[str]) -> None:
+def check_folder(name: str, folder: files.Path) -> None:
     """Raises ValueError for a folder that checkpoints cannot be written to.
 
     TensorStore takes UTF-8 only, and a backslash for a slash: it would write to another folder.
     """
+    address = os.fspath(folder)
+    if "://" in address and not address.startswith(orbax_paths.SCHEME):
+        raise ValueError(
+            f"{name} {address!r}: checkpoints are written to local folders and to "
+            f"{orbax_paths.SCHEME}; name one of these, such as a bucket mounted as a folder"
+        )
     path = files.absolute(folder)
     if not files.is_utf8(path) or re.search(r"[\x00-\x1f\x7f\\]", path):
         raise ValueError(
             f"{name} {path!r}: checkpoints cannot be written to a folder whose name holds a "
             "backslash, a control character or bytes that are not UTF-8; name another"
+        )
+    if not files.is_remote(path):
+        return
+    if "/" not in path.removeprefix(orbax_paths.SCHEME):
+        raise ValueError(f"{name} {path!r} is a whole bucket; name a folder in it, {path}/run")
+    if re.search(r"[*?#\[\]]|//|/\.{1,2}(/|$)", path.removeprefix(orbax_paths.SCHEME)):
+        raise ValueError(
+            f"{name} {path!r}: Orbax takes * ? # [ ] // and /./ in an address for something else; "
+            "name another folder"
         )
 
 

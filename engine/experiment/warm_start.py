@@ -17,7 +17,6 @@ warm_start.WarmStart:
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from flax import traverse_util
 from parti.engine.checkpoints import checkpoints
 from parti.engine.config import provenance
 from parti.engine.inference import bundles, loaded_models
-from parti.stages import manifests
+from parti.stages import files, manifests
 
 ALL = "all"  # every top-level branch of the new model
 
@@ -56,7 +55,8 @@ class WarmStart:
     """Where the first step's variables come from.
 
     `path`: a finished training directory (its moving average, if it kept one), a part's folder in a
-    bundle such as `bundle/tokenizer`, or a `checkpoint_<N>` folder, also one of T5X.
+    bundle such as `bundle/tokenizer`, or a `checkpoint_<N>` folder, also one of T5X; local or on
+    `gs://`.
     """
 
     path: str
@@ -97,26 +97,26 @@ class WarmStart:
 
     def fingerprint(self) -> str:
         """Returns the source's fingerprint; '' if it is not there (any more)."""
-        folder = pathlib.Path(self.path)
         try:
-            if _is_bundle_part(folder):
-                return bundles.Bundle.open(folder.parent).fingerprints[folder.name]
-            if checkpoints.is_checkpoint(folder):
-                return checkpoints.fingerprint(_read(folder), "")
-            return manifests.read(folder, "training").get("fingerprint", "")
+            if _is_bundle_part(self.path):
+                bundle = bundles.Bundle.open(files.parent(self.path))
+                return bundle.fingerprints[files.name(self.path)]
+            if checkpoints.is_checkpoint(self.path):
+                return checkpoints.fingerprint(_read(self.path), "")
+            return manifests.read(self.path, "training").get("fingerprint", "")
         except FileNotFoundError:
             return ""
 
     def trained_on(self) -> dict[str, str]:
         """Returns the fingerprints of what the source was trained on, as far as it says."""
-        folder = pathlib.Path(self.path).absolute()
+        folder = files.absolute(self.path)
         if _is_bundle_part(folder):
-            bundle = bundles.Bundle.open(folder.parent)
-            described = bundle.content["parts"][folder.name]["trained_on"]
+            bundle = bundles.Bundle.open(files.parent(folder))
+            described = bundle.content["parts"][files.name(folder)]["trained_on"]
             return {**described, _VOCABULARY: bundle.fingerprints["vocabulary"]}
         try:
             is_checkpoint = checkpoints.is_checkpoint(folder)
-            return provenance.trained_on(folder.parent if is_checkpoint else folder)
+            return provenance.trained_on(files.parent(folder) if is_checkpoint else folder)
         except (FileNotFoundError, NotADirectoryError):
             return {}
 
@@ -132,7 +132,7 @@ class WarmStart:
           MisfitError: the branches do not fit.
           FileNotFoundError: there is no such source, or it has not finished.
         """
-        want, found = _flatten(wanted), _flatten(_read(pathlib.Path(self.path)))
+        want, found = _flatten(wanted), _flatten(_read(self.path))
         taken: Leaves = {}
         problems: list[str] = []
         for here, there in self._pairs(want):
@@ -245,15 +245,16 @@ def load(
     return taken
 
 
-def _read(folder: pathlib.Path) -> dict[str, Any]:
+def _read(folder: str) -> dict[str, Any]:
     """Returns {collection: tree of arrays} of a source."""
     if _is_bundle_part(folder):
-        return jax.device_get(bundles.Bundle.open(folder.parent).load(folder.name).variables)
+        bundle = bundles.Bundle.open(files.parent(folder))
+        return jax.device_get(bundle.load(files.name(folder)).variables)
     return loaded_models.read_variables(folder)
 
 
-def _is_bundle_part(folder: pathlib.Path) -> bool:
-    return (folder / bundles.PARAMS_FILE).is_file()
+def _is_bundle_part(folder: str) -> bool:
+    return files.exists(files.join(folder, bundles.PARAMS_FILE))
 
 
 def _flatten(variables: Mapping[str, Any]) -> Leaves:

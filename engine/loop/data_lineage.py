@@ -7,7 +7,6 @@ training that goes on has the same, and a finished one keeps what its data were.
 """
 
 import json
-import pathlib
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import jax
 from parti.engine.checkpoints import checkpoints
 from parti.engine.config import gin_text, provenance
 from parti.engine.experiment import experiments
-from parti.stages import manifests
+from parti.stages import files, manifests
 from parti.stages.version import VERSION
 
 _FINGERPRINT = "_fingerprint"
@@ -25,7 +24,7 @@ _SOURCES = ("MIXTURE_OR_TASK_NAME", "DATA_SOURCE")
 def write(experiment: experiments.Experiment) -> None:
     """Notes what the first step reads."""
     record = fingerprints(experiment) | {"order": _order(experiment)}
-    manifests.write_json(pathlib.Path(experiment.model_dir, provenance.DATA), record)
+    manifests.write_json(files.join(experiment.model_dir, provenance.DATA), record)
 
 
 def trained_on(experiment: experiments.Experiment) -> dict[str, str]:
@@ -49,7 +48,7 @@ def differing(experiment: experiments.Experiment) -> list[tuple[str, str, str]]:
 
 def check(experiment: experiments.Experiment) -> None:
     """Raises ValueError if a checkpoint is there, and data or order are not the first step's."""
-    folder = pathlib.Path(experiment.model_dir)
+    folder = experiment.model_dir
     if not checkpoints.steps(folder):
         return
     # What the first step started from is not read again.
@@ -101,5 +100,5 @@ def _order(experiment: experiments.Experiment) -> dict[str, Any]:
 
 
 def _read(experiment: experiments.Experiment) -> dict[str, Any]:
-    path = pathlib.Path(experiment.model_dir, provenance.DATA)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path = files.join(experiment.model_dir, provenance.DATA)
+    return json.loads(files.read_bytes(path)) if files.exists(path) else {}

@@ -13,7 +13,6 @@ a training that is killed and started again does the same as one that is not.
 """
 
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 from parti.engine.checkpoints import checkpoint_manager, checkpoints
 from parti.engine.distributed import multihost
 from parti.engine.experiment import nan_policies
+from parti.stages import files
 
 RECORD = "not_finite.jsonl"
 
@@ -46,13 +46,14 @@ class Record:
     All processes read the file, the first one writes it.
     """
 
-    def __init__(self, directory: str | pathlib.Path, step: int) -> None:
+    def __init__(self, directory: files.Path, step: int) -> None:
         """Reads the record as it was at the checkpoint of a step; what came later is dropped.
 
         A rollback to that very checkpoint is kept: its data are to be left out from the start.
         """
-        self._path = pathlib.Path(directory) / RECORD
-        text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        self._path = files.join(directory, RECORD)
+        is_there = files.exists(self._path)
+        text = files.read_bytes(self._path).decode("utf-8") if is_there else ""
         # The last line may be half one: the process was killed while it wrote.
         entries = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
         while entries and entries[-1].get("checkpoint", entries[-1]["step"]) > step:
@@ -62,9 +63,7 @@ class Record:
         ]
         multihost.wait_for_all("steps that were not finite are read")
         if text and multihost.is_first():
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(map(_line, self._entries)), encoding="utf-8")
-            temporary.rename(self._path)
+            self._rewrite()
 
     @property
     def num_skipped(self) -> int:
@@ -111,9 +110,16 @@ class Record:
 
     def _add(self, entry: dict[str, Any]) -> None:
         self._entries.append(entry)
-        if multihost.is_first():
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(_line(entry))
+        if not multihost.is_first():
+            return
+        if files.is_remote(self._path):  # An object store cannot append; there are few lines.
+            self._rewrite()
+            return
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(_line(entry))
+
+    def _rewrite(self) -> None:
+        files.write_bytes(self._path, "".join(map(_line, self._entries)).encode("utf-8"))
 
 
 class NanRecovery:

@@ -15,9 +15,8 @@ manifest.json     written last: without it the training is unfinished
 ```
 """
 
+import fnmatch
 import json
-import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ from parti.engine.experiment import experiments, settings
 from parti.engine.loop import data_lineage, nan_recovery
 from parti.engine.monitoring import metrics_log, profiling, summary_writer, telemetry
 from parti.models import base
-from parti.stages import manifests
+from parti.stages import files, manifests
 from parti.stages.version import VERSION
 
 KIND = "training"
@@ -61,17 +60,17 @@ _IMMATERIAL_FUNCTION = "sample_settings.SampleSettings"
 
 def check_ours(experiment: experiments.Experiment) -> None:
     """Raises ValueError unless the directory is new, empty or a training's."""
-    folder = pathlib.Path(experiment.model_dir)
-    if folder.exists() and not folder.is_dir():
+    folder = experiment.model_dir
+    if files.exists(folder) and not files.is_dir(folder):
         raise ValueError(f"MODEL_DIR {folder} is a file; name a folder")
     _read_manifest(folder)
-    if not folder.exists() or (folder / CONFIG).is_file():
+    if files.exists(files.join(folder, CONFIG)):
         return
-    foreign = sorted(
-        path.name
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and not any(path.match(p) for p in _LEFTOVERS)
-    )
+    foreign = [
+        name
+        for name in files.list_names(folder)
+        if not name.startswith(".") and not any(fnmatch.fnmatchcase(name, p) for p in _LEFTOVERS)
+    ]
     if foreign:
         raise ValueError(
             f"MODEL_DIR {folder} is no training: it holds {foreign[0]!r} and no {CONFIG}; choose "
@@ -86,7 +85,7 @@ def is_finished(experiment: experiments.Experiment) -> bool:
       ValueError: it holds something else: another stage's output, more steps, or the same number of
         steps of another configuration or of other data.
     """
-    folder = pathlib.Path(experiment.model_dir)
+    folder = experiment.model_dir
     taken = max(checkpoints.steps(folder), default=0)
     if taken > experiment.train_steps:
         raise ValueError(
@@ -96,8 +95,7 @@ def is_finished(experiment: experiments.Experiment) -> bool:
     manifest = _read_manifest(folder)
     if manifest is None or manifest["counts"]["steps"] < experiment.train_steps:
         return False
-    path = folder / CONFIG
-    names = gin_text.bindings(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    names = gin_text.bindings(_config(experiment))
     # It sets fields of `Experiment` by name, as it no longer can.
     if any(name.startswith("experiments.Experiment.") for name in names):
         raise ValueError(
@@ -123,10 +121,9 @@ def is_finished(experiment: experiments.Experiment) -> bool:
 
 def config_difference(experiment: experiments.Experiment) -> str:
     """Returns the first setting that differs from those the directory was made with, or ''."""
-    path = pathlib.Path(experiment.model_dir) / CONFIG
-    if not path.is_file():
+    if not (config := _config(experiment)):
         return ""
-    before, now = _material(path.read_text(encoding="utf-8")), _material(experiment.config)
+    before, now = _material(config), _material(experiment.config)
     for name in (*before, *now):
         old, new = (f"{name} = {b[name]!r}" if name in b else f"no {name}" for b in (before, now))
         if old != new:
@@ -134,36 +131,41 @@ def config_difference(experiment: experiments.Experiment) -> str:
     return ""
 
 
+def _config(experiment: experiments.Experiment) -> str:
+    """Returns the configuration that the directory was made with, or ''."""
+    path = files.join(experiment.model_dir, CONFIG)
+    return files.read_bytes(path).decode("utf-8") if files.exists(path) else ""
+
+
 def start(experiment: experiments.Experiment, step: int = 0) -> None:
     """Makes the directory unfinished; writes the configuration and, at step 0, the data."""
-    folder = pathlib.Path(experiment.model_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
+    folder = experiment.model_dir
+    files.make_dirs(folder)
+    files.remove(files.join(folder, MANIFEST))
     for name, text in ((CONFIG, experiment.config), (MODEL_CONFIG, experiment.model_config)):
-        temporary = folder / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.rename(folder / name)
+        files.write_bytes(files.join(folder, name), text.encode("utf-8"))
     if step == 0:
         data_lineage.write(experiment)
 
 
 def clear(experiment: experiments.Experiment) -> None:
     """Deletes what an earlier training wrote, and nothing else; see `check_ours`."""
-    folder = pathlib.Path(experiment.model_dir)
+    folder = experiment.model_dir
     check_ours(experiment)
-    manifest, *others = (folder / name for name in _OWN)
-    saved = [checkpoints.step_path(folder, step) for step in checkpoints.steps(folder)]
-    saved += sorted(folder.glob(f"{checkpoints.DAMAGED_PREFIX}{checkpoints.STEP_PREFIX}_*"))
-    for path in (manifest, *saved, *others):
-        if path.is_dir():
-            shutil.rmtree(path)
+    manifest, *others = _OWN
+    saved = [files.name(checkpoints.step_path(folder, n)) for n in checkpoints.steps(folder)]
+    damaged = f"{checkpoints.DAMAGED_PREFIX}{checkpoints.STEP_PREFIX}_*"
+    saved += fnmatch.filter(files.list_names(folder), damaged)
+    for path in (files.join(folder, name) for name in (manifest, *saved, *others)):
+        if files.is_dir(path):
+            files.remove_tree(path)
         else:
-            path.unlink(missing_ok=True)
+            files.remove(path)
 
 
 def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metrics: Any) -> None:
     """Writes the manifest, last; its fingerprint is that of the exported parameters."""
-    folder = pathlib.Path(experiment.model_dir)
+    folder = experiment.model_dir
     # This run has just written it, or compared it with its checksums when it began.
     params, mutables, step = checkpoints.load_params(folder, verify=False)
     record = {
@@ -187,15 +189,15 @@ def finish(experiment: experiments.Experiment, counts: Mapping[str, int], metric
         # Noted when it began: by now the data may have been made again.
         "trained_on": data_lineage.trained_on(experiment),
     }
-    manifests.write_json(folder / MANIFEST, record)
+    manifests.write_json(files.join(folder, MANIFEST), record)
 
 
-def _read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
-    path = folder / MANIFEST
-    if not path.is_file():
+def _read_manifest(folder: str) -> dict[str, Any] | None:
+    path = files.join(folder, MANIFEST)
+    if not files.exists(path):
         return None
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(files.read_bytes(path))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); choose another MODEL_DIR") from error
     kind = manifest.get("kind", "something else") if isinstance(manifest, dict) else "no record"

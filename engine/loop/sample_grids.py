@@ -102,7 +102,7 @@ class Sampler:
             grid = base.Summaries(pictures={NAME: jnp.asarray(drawn)})
             writer.show(step, datasets.VALIDATION, grid)
             text = "".join(f"{text}\n" for text in self.texts)
-            writer.save(writer.path(step, NAME).with_name(f"{NAME}.txt"), text.encode("utf-8"))
+            writer.save(writer.beside(f"{NAME}.txt"), text.encode("utf-8"))
 
 
 def _encode(texts: Sequence[str], path: str, model: Any, config: str) -> np.ndarray:

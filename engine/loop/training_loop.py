@@ -6,6 +6,7 @@ Steps are dispatched without waiting for their results (`step_metrics.StepMetric
 read ahead in a thread (`prefetch.Prefetcher`).
 """
 
+import contextlib
 import pathlib
 import signal
 import tempfile
@@ -69,7 +70,7 @@ class Loop:
             raise
         finally:
             prefetcher.close()
-            self._log.writer.close()
+            self._close_log()
         with self._monitor.stage(watchdog.FINISHING):
             return self._finish(state)
 
@@ -114,6 +115,8 @@ class Loop:
             evaluates, draws = evaluates and saves and bool(self._experiment.best_metric), False
         if step % self._experiment.log_period == 0 or saves or evaluates or draws:
             self._metrics.write(step)
+            if self._log.is_due():
+                self._flush_log()
         if evaluates:
             self._evaluate(step, state)
         if draws:
@@ -135,8 +138,20 @@ class Loop:
 
     def _save(self, step: int, state: TrainState, prefetcher: prefetch.Prefetcher) -> None:
         """Starts to save a checkpoint, with the validation metrics of this very step."""
+        self._flush_log()
         metrics = self._validation.metrics_at(step)
         self._manager.save(step, train_state.to_tree(state), prefetcher.position(step), metrics)
+
+    def _flush_log(self) -> None:
+        """Writes what the log holds back, unless the directory is another training's by now."""
+        if self._manager.ownership.is_held():
+            self._log.flush()
+
+    def _close_log(self) -> None:
+        """Writes what is left of the log, as far as that can be: a later start needs none of it."""
+        with contextlib.suppress(OSError, ValueError):
+            self._flush_log()
+        self._log.writer.close()
 
     def _save_start(self, state: TrainState, batches: datasets.Batches) -> None:
         """Saves step 0, so that there is always a checkpoint to go back to."""
@@ -178,6 +193,7 @@ class Loop:
     def _finish(self, state: TrainState) -> int:
         """Writes the manifest, once the last checkpoint is complete."""
         self._manager.wait()
+        self._manager.ownership.check()
         counts = {
             "parameters": train_state.num_params(state.params),
             "examples": self._experiment.train_steps * self._experiment.batch_size,

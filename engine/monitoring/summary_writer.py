@@ -5,11 +5,14 @@
 `<model_dir>/<split>/`: TensorBoard files. `<model_dir>/pictures/<name>-<step>.png`: grids of
 images at each evaluation; the model's `summaries` says what their rows are. Where a model also says
 something of the rows, it is printed beside them, and in `<name>-<step>.txt`.
+
+TensorFlow appends to its files. So for an object store they are written on this machine, and each
+is uploaded anew at each flush until it has `_EVENT_BYTES`; then the next one begins.
 """
 
 import importlib.util
 import math
-import pathlib
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +27,7 @@ from parti.stages import files
 PICTURES = "pictures"
 _GAP = 2  # pixels between the images of a grid
 _LINE = 12  # pixels from a line of text to the next
+_EVENT_BYTES = 8 * 2**20  # of TensorBoard files on an object store
 
 Texts = Mapping[
     str, Mapping[str, Sequence[str]]
@@ -84,19 +88,26 @@ def beside(images_of_rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
 class Writer:
     """Writes TensorBoard files, a folder per split, and grids of images."""
 
-    def __init__(self, directory: str, tensorboard: bool, start: int = 0) -> None:
+    def __init__(self, directory: files.Path, tensorboard: bool, start: int = 0) -> None:
         """Takes the run's directory, TENSORBOARD, and the step that the run goes on from.
 
         New files tell TensorBoard to drop the later steps of earlier ones, of an interrupted run.
         """
-        self._directory = pathlib.Path(directory)
-        self._tensorboard, self._start = tensorboard, start
+        self._directory = directory
+        self._tensorboard, self._last = tensorboard, start
         self._writers: dict[str, Any] = {}
+        # Where TensorFlow writes, and the size of each of its files when it was uploaded.
+        self._events, self._uploaded = directory, dict[str, int]()
+        self._temporary: tempfile.TemporaryDirectory | None = None
+        if tensorboard and files.is_remote(directory):
+            self._temporary = tempfile.TemporaryDirectory(prefix="parti-events-")
+            self._events = self._temporary.name
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes scalars."""
         if writer := self._writer(split):
             writer.write_scalars(step, values)
+        self._last = max(self._last, step)
 
     def show(
         self, step: int, split: str, summaries: base.Summaries, texts: Texts | None = None
@@ -113,32 +124,54 @@ class Writer:
             self.save(self.path(step, name), images.encode_png(grids[name]))
         for name, said in lines.items():
             text = "".join(f"{row}\n\n" for row in said)
-            self.save(self.path(step, name).with_suffix(".txt"), text.encode("utf-8"))
+            self.save(self.path(step, name, ".txt"), text.encode("utf-8"))
         if (grids or summaries.histograms) and (writer := self._writer(split)):
             writer.write_histograms(step, summaries.histograms)
             writer.write_images(step, {name: page[None] for name, page in grids.items()})
 
-    def path(self, step: int, name: str) -> pathlib.Path:
+    def path(self, step: int, name: str, suffix: str = ".png") -> str:
         """Returns the file of the grid of a step."""
-        return self._directory / PICTURES / f"{name}-{step:08d}.png"
+        return self.beside(f"{name}-{step:08d}{suffix}")
 
-    def save(self, path: pathlib.Path, content: bytes) -> None:
+    def beside(self, name: str) -> str:
+        """Returns a file beside the grids."""
+        return files.join(self._directory, PICTURES, name)
+
+    def save(self, path: str, content: bytes) -> None:
         """Writes a file, whole, and its folder if that is missing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_dirs(files.parent(path))
         files.write_bytes(path, content)
 
+    def flush(self) -> None:
+        """Uploads the TensorBoard files that an object store has not, or not all of."""
+        if self._temporary is None:
+            return
+        for writer in self._writers.values():
+            writer.flush()
+        for path, num_bytes in files.walk(self._events):
+            if self._uploaded.get(path) != num_bytes:
+                below = path[len(self._temporary.name) + 1 :]
+                files.concatenate([path], files.join(self._directory, below))
+                self._uploaded[path] = num_bytes
+            split = files.name(files.parent(path))
+            if num_bytes >= _EVENT_BYTES and split in self._writers:
+                self._writers.pop(split).close()
+                files.remove(path)
+
     def close(self) -> None:
-        """Waits until all is written."""
+        """Waits until all is written; on an object store, what was flushed."""
         for writer in self._writers.values():
             writer.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def _writer(self, split: str) -> Any:
         """Returns the writer of a split; None with TENSORBOARD = False."""
         if self._tensorboard and split not in self._writers:
             from clu import metric_writers
 
-            writer = metric_writers.SummaryWriter(str(self._directory / split))
-            _drop_after(self._start, writer)
+            writer = metric_writers.SummaryWriter(files.join(self._events, split))
+            _drop_after(self._last, writer)
             self._writers[split] = metric_writers.AsyncWriter(writer)
         return self._writers.get(split)
 

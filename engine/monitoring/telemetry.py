@@ -7,7 +7,6 @@ anyway. They leave out a process's first step, which compiles, evaluations and s
 """
 
 import json
-import pathlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +47,7 @@ class Telemetry:
 
     def __init__(
         self,
-        directory: str | pathlib.Path,
+        directory: files.Path,
         batch_size: int,
         step_flops: int | None,
         devices: Any,
@@ -63,7 +62,7 @@ class Telemetry:
         self._device_flops = step_flops / devices.size if step_flops else None
         self._peak = accelerators.peak_flops(devices.flat[0].device_kind, dtype)
         self._local = [d for d in devices.flat if d.process_index == jax.process_index()]
-        self._started = _first_start(pathlib.Path(directory))
+        self._started = _first_start(directory)
         self.restart()
 
     def restart(self) -> None:
@@ -109,12 +108,12 @@ class Telemetry:
         return values
 
 
-def _first_start(directory: pathlib.Path) -> float:
+def _first_start(directory: files.Path) -> float:
     """Returns when the run was first started, in seconds since 1970; notes it the first time."""
-    path = directory / STARTED
+    path = files.join(directory, STARTED)
     now = time.time()
-    if path.is_file():
-        return min(json.loads(path.read_text(encoding="utf-8"))["unix_seconds"], now)
+    if files.exists(path):
+        return min(json.loads(files.read_bytes(path))["unix_seconds"], now)
     if multihost.is_first():
         files.write_bytes(path, json.dumps({"unix_seconds": now}).encode() + b"\n")
     return now

@@ -462,7 +462,9 @@ def test_checkpoint_without_data_position(tmp_path: pathlib.Path) -> None:
         ({"batch_size": 4, "mesh_shape": (8, 1)}, "4 does not divide by 8"),
         ({"num_microbatches": 2, "mesh_shape": (8, 1)}, "4 does not divide by 8"),
         ({"logical_axis_rules": [("batch", "rows")]}, "puts 'batch' on 'rows'"),
-        ({"model_dir": "gs://bucket/run"}, "MODEL_DIR 'gs://bucket/run' is an address"),
+        ({"model_dir": "s3://bucket/run"}, "written to local folders and to gs://"),
+        ({"model_dir": "gs://bucket"}, "is a whole bucket; name a folder in it"),
+        ({"model_dir": "gs://bucket/run#1"}, "Orbax takes .* for something else"),
     ],
 )
 def test_misfits_are_refused_first(tmp_path: pathlib.Path, changes: dict, message: str) -> None:

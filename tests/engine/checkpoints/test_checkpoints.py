@@ -65,7 +65,7 @@ def saved(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def test_layout_and_number_kept(saved: pathlib.Path) -> None:
     assert checkpoints.steps(saved) == [2, 3]
-    folder = checkpoints.step_path(saved, 3)
+    folder = pathlib.Path(checkpoints.step_path(saved, 3))
     assert folder.name == "checkpoint_3"
     assert (folder / "state" / "_METADATA").is_file(), "where T5X looks"
     assert (folder / "dataset" / "position.json").read_text() == "3"

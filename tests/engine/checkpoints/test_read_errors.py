@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from parti.engine.checkpoints import read_errors
+from parti.stages import files
 
 
 def caused(cause: Exception) -> Exception:
@@ -42,6 +43,22 @@ def test_what_may_be_over_is_no_damage(error: Exception) -> None:
     assert caught.value.__cause__ is error
 
 
+class ServiceUnavailable(Exception):  # noqa: N818 (google.api_core's name)
+    """Stands for the errors of a store's own library."""
+
+
+@pytest.mark.parametrize(
+    "error", [ServiceUnavailable("503"), files.AccessError("not allowed"), caused(RuntimeError())]
+)
+def test_no_failure_of_a_store_is_damage(error: Exception) -> None:
+    with (
+        pytest.raises(read_errors.UnavailableCheckpointError),
+        read_errors.readable("gs://bucket/checkpoint_1"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("folder", ["checkpoint_1", "gs://bucket/checkpoint_1"])
 @pytest.mark.parametrize(
     "error",
     [
@@ -53,12 +70,12 @@ def test_what_may_be_over_is_no_damage(error: Exception) -> None:
     ],
     ids=repr,
 )
-def test_what_stays_wrong_is_damage(error: Exception) -> None:
+def test_what_stays_wrong_is_damage(error: Exception, folder: str) -> None:
     with (
         pytest.raises(
             read_errors.CorruptCheckpointError, match="checkpoint_1 is incomplete or"
         ) as caught,
-        read_errors.readable(pathlib.Path("checkpoint_1")),
+        read_errors.readable(folder),
     ):
         raise error
     assert "params" in caught.value.reason, "the innermost error says what is wrong"

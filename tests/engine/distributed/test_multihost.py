@@ -161,7 +161,7 @@ def test_processes_roll_back_together(tmp_path) -> None:
     assert_same(tmp_path / "run", tmp_path / "one")
     records = [(tmp_path / name / "not_finite.jsonl").read_text() for name in ("run", "one")]
     assert records[0] == records[1] != ""
-    folder = checkpoints.find(tmp_path / "run")
+    folder = pathlib.Path(checkpoints.find(tmp_path / "run"))
     checksums.verify(folder)
     assert list(folder.rglob("checksums.json")) == [folder / "checksums.json"]
     sums = json.loads((folder / "checksums.json").read_text())

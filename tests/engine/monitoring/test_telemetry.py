@@ -115,7 +115,7 @@ def test_a_training_logs_them_over_restarts(tmp_path: pathlib.Path) -> None:
     assert started <= time.time()
     (directory / "started.json").write_text(json.dumps({"unix_seconds": started - 3600}))
     kept = next(r["productive_seconds"] for r in log(directory) if r["step"] == 4)
-    for path in checkpoints.step_path(directory, 6).rglob("*"):
+    for path in pathlib.Path(checkpoints.step_path(directory, 6)).rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     assert run(make(directory, train_steps=8, eval_period=0)) == 0

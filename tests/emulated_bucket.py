@@ -1,0 +1,95 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A bucket on the loopback, `gs://parti-test`, that fails when it is told to.
+
+One for a whole test process: the libraries keep its address.
+"""
+
+import contextlib
+import functools
+import http
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from parti.stages import files
+
+NAME = "parti-test"
+
+
+class Bucket:
+    """The bucket.
+
+    Attributes:
+      environment: the variables by which a process finds it.
+      status: what it answers to each request until `until`, a moment of `time.monotonic`.
+      refused: how many requests were answered with it.
+      watch: called with method and path of each request before it is answered.
+    """
+
+    address = f"gs://{NAME}"
+
+    def __init__(self, port: int) -> None:
+        url = f"http://127.0.0.1:{port}"
+        self.environment = {
+            "STORAGE_EMULATOR_HOST": url,
+            "TENSORSTORE_GCS_HTTP_URL": url,
+            "GOOGLE_CLOUD_PROJECT": "test",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        }
+        self.status, self.until, self.refused = 503, 0.0, 0
+        self.watch: Callable[[str, str], None] = lambda method, path: None
+
+    @contextlib.contextmanager
+    def answering(self, status: int, seconds: float = 1e9) -> Iterator[None]:
+        """Refuses all requests inside, or for some seconds of it."""
+        self.status, self.until, self.refused = status, time.monotonic() + seconds, 0
+        try:
+            yield
+        finally:
+            self.until = 0.0
+
+    def flip(self, path: str) -> None:
+        """Changes a bit in the middle of a file."""
+        content = bytearray(files.read_bytes(path))
+        content[len(content) // 2] ^= 1
+        files.write_bytes(path, bytes(content))
+
+
+@contextlib.contextmanager
+def serve() -> Iterator[Bucket]:
+    """Serves the bucket; skips where the packages for it are missing."""
+    server = pytest.importorskip("gcp_storage_emulator.server")
+    pytest.importorskip("gcsfs")
+
+    class Handler(server.RequestHandler):
+        def handle_one_request(self) -> None:
+            for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+                answer = functools.partial(self._answer, method)
+                setattr(self, f"do_{method}", answer)
+            super().handle_one_request()
+
+        def _answer(self, method: str) -> None:
+            bucket.watch(method, self.path)
+            if time.monotonic() >= bucket.until:
+                with lock:
+                    getattr(super(), f"do_{method}")()
+                return
+            bucket.refused += 1
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(http.HTTPStatus(bucket.status))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    lock = threading.Lock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "RequestHandler", Handler)
+        # In a thread each: a connection on which nothing is asked yet would hold up all others.
+        patch.setattr(http.server, "HTTPServer", http.server.ThreadingHTTPServer)
+        running = server.create_server("127.0.0.1", 0, in_memory=True, default_bucket=NAME)
+        with running:
+            bucket = Bucket(running._api._httpd.server_address[1])
+            yield bucket
