@@ -44,7 +44,7 @@ def check_places(inputs: Sequence[files.Path], outputs: Sequence[files.Path]) ->
     Raises:
       ValueError: such a place, or an output that is a bucket and not a folder in it.
     """
-    for address in map(os.fspath, filter(files.is_remote, inputs)):
+    for address in [os.fspath(path) for path in inputs if files.is_remote(path)]:
         try:
             files.is_dir(re.split(r"[*?\[{,]", address)[0])
         except OSError as error:

@@ -22,8 +22,8 @@ class _Part(NamedTuple):
     """A shard of a split, as its name says."""
 
     split: str
-    index: int
-    count: int
+    number: int
+    total: int
 
     @classmethod
     def of(cls, name: str) -> "_Part | None":
@@ -32,8 +32,8 @@ class _Part(NamedTuple):
 
     def overlaps(self, other: "_Part") -> bool:
         """Returns whether some hash is in both."""
-        starts_before = self.index * other.count < (other.index + 1) * self.count
-        ends_after = (self.index + 1) * other.count > other.index * self.count
+        starts_before = self.number * other.total < (other.number + 1) * self.total
+        ends_after = (self.number + 1) * other.total > other.number * self.total
         return self.split == other.split and starts_before and ends_after
 
 
