@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from apache_beam.io import filesystem, filesystems
+from apache_beam.options import pipeline_options
 
 from parti.stages.file_entries import Entry, Status, partial_name
 
@@ -182,6 +183,8 @@ def _system(path: str) -> Any:
     """Returns Beam's file system for an address."""
     scheme = path.partition("://")[0]
     module, install, _ = _EXTRAS.get(scheme, ("", "", ""))
+    if filesystems.FileSystems._pipeline_options is None:  # in a command that is no Beam job
+        filesystems.FileSystems.set_options(pipeline_options.PipelineOptions([]))
     try:
         found = filesystems.FileSystems.get_filesystem(path)
         if module and type(found).__module__.startswith("apache_beam."):
