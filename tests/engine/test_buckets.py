@@ -126,17 +126,24 @@ def want() -> dict[str, Any]:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), TREE)
 
 
-@pytest.fixture
-def saved(place: str, tmp_path: pathlib.Path) -> str:
+@pytest.fixture(scope="module")
+def saved_once(bucket: emulated_bucket.Bucket, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Checkpoints of the steps 1, 2 and 3, of which 2 and 3 stay, and a picture."""
-    (tmp_path / "position").mkdir()
-    (tmp_path / "position" / "position.json").write_text("{}")
+    place, position = f"{bucket.address}/saved/run", tmp_path_factory.mktemp("position")
+    (position / "position.json").write_text("{}")
     manager = checkpoint_manager.CheckpointManager(place, retention.Retention(keep=2))
     files.write_bytes(f"{place}/pictures/samples.txt", b"a circle")
     for step in (1, 2, 3):
-        manager.save(step, TREE, tmp_path / "position")
+        manager.save(step, TREE, position)
     manager.close()
     assert checkpoints.steps(place) == [2, 3]
+    return place
+
+
+@pytest.fixture
+def saved(saved_once: str, place: str) -> str:
+    """A copy of it."""
+    files.copy_tree(saved_once, place)
     return place
 
 
@@ -261,7 +268,7 @@ def test_tensorboard_files_are_uploaded_in_pieces(
     place: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a run that was cut off after step 3, two files; its next start drops step 4."""
-    monkeypatch.setattr(summary_writer, "_EVENT_BYTES", 300)
+    monkeypatch.setattr(summary_writer, "_EVENT_BYTES", 150)
     for start, value in ((0, 1.0), (3, 2.0)):
         writer = summary_writer.Writer(place, tensorboard=True, start=start)
         for step in range(start + 1, start + 5):
