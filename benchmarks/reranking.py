@@ -61,10 +61,11 @@ def read_samples(
         group = sorted(ranked, key=lambda item: item.sample_index)
         keys = [f"{item.prompt_id}/{item.sample_index:03d}" for item in group]
         pictures = model_handlers.decode(tokenizer, np.stack([tokens[key] for key in keys]))
+        key = group[0].metadata.get("key")  # of the pair whose caption the prompt is
         if by == "scenes" and all(item.image in known for item in group):
             agreement = np.array([known[item.image] for item in group])
-        elif by == "psnr" and group[0].prompt_id in known:
-            truth = images.resize(known[group[0].prompt_id], pictures.shape[1])
+        elif by == "psnr" and key in known:
+            truth = images.resize(known[key], pictures.shape[1])
             agreement = np.array([images.psnr(picture, truth) for picture in pictures])
         else:
             continue

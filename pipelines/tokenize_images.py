@@ -99,14 +99,19 @@ def build(
         ).with_outputs("known", "rejected", main="batches")
     )
     nothing = model_handlers.Encoded(np.zeros((0, 0), np.int32), None)
-    encoded = (
-        read.batches | model_handlers.infer("Encode", handler),
-        read.known | "Nothing to encode" >> beam.Map(lambda batch: (batch, nothing)),
+    # Apart: a runner may keep what is flattened until all of it is there.
+    pieces = (
+        read.batches
+        | model_handlers.infer("Encode", handler)
+        | "Write" >> beam.ParDo(_WriteBatch(directory)),
+        read.known
+        | "Nothing to encode" >> beam.Map(lambda batch: (batch, nothing))
+        | "Write known" >> beam.ParDo(_WriteBatch(directory)),
+        read.rejected,
     )
-    pieces = encoded | "Encoded" >> beam.Flatten() | "Write" >> beam.ParDo(_WriteBatch(directory))
     names = [files.name(path) for path in shards]
     folders = ("", RECONSTRUCTIONS) if settings.write_reconstructions else ("",)
-    return resumable_shards.gather(root, directory, names, (pieces, read.rejected), folders)
+    return resumable_shards.gather(root, directory, names, pieces, folders)
 
 
 def make_parser() -> flag_parser.Parser:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from apache_beam.io import filesystem, filesystems
+from apache_beam.options import pipeline_options
 
 from parti.stages.file_entries import AccessError, Entry, Status, partial_name
 
@@ -199,6 +200,8 @@ def _system(path: str) -> Any:
     if scheme == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
         _use_emulator()
     module, install, _ = _EXTRAS.get(scheme, ("", "", ""))
+    if filesystems.FileSystems._pipeline_options is None:  # in a command that is no Beam job
+        filesystems.FileSystems.set_options(pipeline_options.PipelineOptions([]))
     try:
         found = filesystems.FileSystems.get_filesystem(path)
         if module and type(found).__module__.startswith("apache_beam."):

@@ -124,8 +124,9 @@ class Bundle:
         if missing := [name for name in REQUIRED if name not in bundle.parts]:
             raise ValueError(f"{folder}: bundle without {' and '.join(missing)}; export it again")
         names = [f"{part}/{f}" for part in bundle.parts for f in (CONFIG_FILE, PARAMS_FILE)]
+        there = {files.absolute(entry.path) for entry in files.walk(folder)}
         for name in (VOCABULARY_FILE, *names):
-            if not files.exists(path := files.join(folder, name)):
+            if files.absolute(path := files.join(folder, name)) not in there:
                 raise FileNotFoundError(
                     f"{path} is missing; copy the bundle again, or export it again"
                 )

@@ -6,15 +6,14 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import emulated_bucket
-import fake_training
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,8 +32,7 @@ from parti.engine.checkpoints import (
     retention,
 )
 from parti.engine.experiment import warm_start
-from parti.engine.input import datasets
-from parti.engine.loop import nan_recovery
+from parti.engine.loop import nan_recovery, training_loop
 from parti.engine.monitoring import metrics_log, profiling, summary_writer
 from parti.models import base
 from parti.stages import files
@@ -67,7 +65,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture
 def place(bucket: emulated_bucket.Bucket, request: pytest.FixtureRequest) -> str:
     """An empty folder of the bucket."""
-    return f"{bucket.address}/{request.node.name.replace('[', '-').replace(']', '')}/run"
+    return f"{bucket.address}/{re.sub(r'[^a-z_]', '-', request.node.name)}/run"
 
 
 def assert_as_on_disk(directory: str, straight: pathlib.Path) -> None:
@@ -128,17 +126,24 @@ def want() -> dict[str, Any]:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), TREE)
 
 
-@pytest.fixture
-def saved(place: str, tmp_path: pathlib.Path) -> str:
+@pytest.fixture(scope="module")
+def saved_once(bucket: emulated_bucket.Bucket, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Checkpoints of the steps 1, 2 and 3, of which 2 and 3 stay, and a picture."""
-    (tmp_path / "position").mkdir()
-    (tmp_path / "position" / "position.json").write_text("{}")
+    place, position = f"{bucket.address}/saved/run", tmp_path_factory.mktemp("position")
+    (position / "position.json").write_text("{}")
     manager = checkpoint_manager.CheckpointManager(place, retention.Retention(keep=2))
     files.write_bytes(f"{place}/pictures/samples.txt", b"a circle")
     for step in (1, 2, 3):
-        manager.save(step, TREE, tmp_path / "position")
+        manager.save(step, TREE, position)
     manager.close()
     assert checkpoints.steps(place) == [2, 3]
+    return place
+
+
+@pytest.fixture
+def saved(saved_once: str, place: str) -> str:
+    """A copy of it."""
+    files.copy_tree(saved_once, place)
     return place
 
 
@@ -197,37 +202,24 @@ def test_a_store_that_does_not_let_us_in_is_no_damage(
     manager.close()
 
 
-class _Late:
-    """`fake_training.source()`, which calls a function before batch 6."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self._act = act
-
-    def open(self, split: str, batch_size: int, seed: int, model: Any) -> datasets.Batches:
-        opened = fake_training.source().open(split, batch_size, seed, model)
-        if split != datasets.TRAIN:
-            return opened
-        act = self._act
-
-        class Dataset(datasets.ArrayDataset):
-            def __next__(self) -> datasets.Batch:
-                if self._taken == 6:
-                    act()
-                return super().__next__()
-
-        return Dataset(fake_training.source().train, batch_size, seed)
-
-
-def test_of_two_trainings_the_first_one_stops(place: str, straight: pathlib.Path) -> None:
-    """It writes nothing more: the other one's files are as they were."""
+def test_of_two_trainings_the_first_one_stops(
+    place: str, straight: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After step 6 another one begins; the first writes nothing more, the other's files stay."""
     seen: list[dict[str, bytes]] = []
+    after_step = training_loop.Loop._after_step
 
-    def begin_another() -> None:
-        ownership.Ownership(place)
-        seen.append(content(place))
+    def begin_another(loop: training_loop.Loop, step: int, *args: Any) -> None:
+        after_step(loop, step, *args)
+        if step == 6:
+            loop._manager.wait()
+            ownership.Ownership(place)
+            seen.append(content(place))
 
-    with pytest.raises(ownership.LostError, match=r"another training has begun in gs://.*stops"):
-        run(make(place, data_source=_Late(begin_another), eval_period=0))
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop.Loop, "_after_step", begin_another)
+        with pytest.raises(ownership.LostError, match=r"another training has begun in gs://"):
+            run(make(place, eval_period=0))
     assert checkpoints.steps(place) == [4]
     after = content(place)
     for name in ("metrics.jsonl", ownership.MARK):
@@ -276,7 +268,7 @@ def test_tensorboard_files_are_uploaded_in_pieces(
     place: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a run that was cut off after step 3, two files; its next start drops step 4."""
-    monkeypatch.setattr(summary_writer, "_EVENT_BYTES", 300)
+    monkeypatch.setattr(summary_writer, "_EVENT_BYTES", 150)
     for start, value in ((0, 1.0), (3, 2.0)):
         writer = summary_writer.Writer(place, tensorboard=True, start=start)
         for step in range(start + 1, start + 5):
