@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained model that is ready to be called: its methods, jitted, on batches of one fixed size."""
 
+import contextlib
 import functools
+import pathlib
+import re
+import tempfile
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +19,10 @@ from parti.engine.checkpoints import checkpoints
 from parti.engine.config import gin_config, provenance
 from parti.models import base
 from parti.stages import files, manifests
+
+_CHECKPOINT = re.compile(rf"/{checkpoints.STEP_PREFIX}_(\d+)/{checkpoints.STATE_ITEM}/")
+# Files of a training that are read with a checkpoint of it.
+_BESIDE = (manifests.FILE_NAME, provenance.MODEL_CONFIG, provenance.CONFIG, provenance.DATA)
 
 
 class LoadedModel:
@@ -77,17 +85,17 @@ class LoadedModel:
           FileNotFoundError: no such training, or it has not finished.
           ValueError: its configuration or checkpoint cannot be read.
         """
-        folder = files.absolute(directory)
-        variables = read_variables(folder)
-        training = files.parent(folder) if checkpoints.is_checkpoint(folder) else folder
-        config = files.read_bytes(files.join(training, provenance.MODEL_CONFIG)).decode("utf-8")
-        return cls(
-            gin_config.model_from_config(config),
-            variables,
-            config=config,
-            name=name or files.name(folder),
-            trained_on=provenance.trained_on(training),
-        )
+        with _local_training(directory) as folder:
+            variables = read_variables(folder)
+            training = folder.parent if checkpoints.is_checkpoint(folder) else folder
+            config = (training / provenance.MODEL_CONFIG).read_text(encoding="utf-8")
+            return cls(
+                gin_config.model_from_config(config),
+                variables,
+                config=config,
+                name=name or folder.name,
+                trained_on=provenance.trained_on(training),
+            )
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Returns [texts, text_length] int32 token ids, made as those of captions in training."""
@@ -126,6 +134,40 @@ class LoadedModel:
                 bound = functools.partial(getattr(self.model, method), **static)
                 self._jitted[key] = functools.partial(jax.jit(bound), self.variables)
             return self._jitted[key]
+
+
+@contextlib.contextmanager
+def _local_training(directory: files.Path) -> Iterator[pathlib.Path]:
+    """Yields a training, or one of its checkpoints, as a folder on this machine.
+
+    Of a remote one it is a temporary copy of the checkpoint, a training's newest, and of the small
+    files beside it: checksums are compared, and Orbax reads it, wherever it was.
+    """
+    if not files.is_remote(directory):
+        yield pathlib.Path(directory).absolute()
+        return
+    address = files.absolute(directory)
+    inside = [entry.path for entry in files.walk(address)]
+    is_checkpoint = any(path.startswith(f"{address}/{checkpoints.STATE_ITEM}/") for path in inside)
+    training = files.parent(address) if is_checkpoint else address
+    if not is_checkpoint:
+        manifests.read(address, "training")  # raises unless it has finished
+        found = (_CHECKPOINT.match(path[len(address) :]) for path in inside)
+        steps = [int(match[1]) for match in found if match]
+        newest = f"{address}/{checkpoints.STEP_PREFIX}_{max(steps, default=0)}/"
+        inside = [path for path in inside if path.startswith(newest)]
+    beside = [files.join(training, name) for name in _BESIDE]
+    with tempfile.TemporaryDirectory(prefix="parti-") as temporary:
+        folder = pathlib.Path(temporary, files.name(training))
+
+        def fetch(path: str) -> None:
+            local = folder / path[len(training) + 1 :]
+            local.parent.mkdir(parents=True, exist_ok=True)
+            files.concatenate([path], local)
+
+        for _ in files.each(fetch, [*inside, *filter(files.exists, beside)]):
+            pass
+        yield folder / files.name(address) if is_checkpoint else folder
 
 
 def read_variables(directory: files.Path) -> dict[str, Any]:
