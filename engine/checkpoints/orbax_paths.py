@@ -9,6 +9,7 @@ On an object store a checkpoint has its final name from the start, and is whole 
 import functools
 import importlib.util
 import os
+import pathlib
 from typing import Any
 
 from etils import epath
@@ -21,8 +22,9 @@ SCHEME = "gs://"
 
 def of(address: files.Path) -> Any:
     """Returns Orbax's path of an address; ValueError: nothing is installed that reads it."""
-    if files.is_remote(address):
-        _use_fsspec()
+    if not files.is_remote(address):
+        return pathlib.Path(address)  # In which no character is a wildcard.
+    _use_fsspec()
     return epath.Path(address)
 
 

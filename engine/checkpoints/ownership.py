@@ -43,7 +43,7 @@ class Ownership:
 
     def check(self) -> None:
         """Raises LostError, in all processes, if another training has begun here since."""
-        if multihost.all_agree(self.is_held()):
+        if not self._is_needed or multihost.all_agree(self.is_held()):
             return
         mark = manifests.read_json(self._mark, _REMEDY)
         raise LostError(

@@ -51,6 +51,7 @@ _OWN = (
 _LEFTOVERS = (
     MANIFEST,
     f"{CONFIG}.tmp",
+    f"{CONFIG}.*{files.PARTIAL_SUFFIX}",
     f"{checkpoints.STEP_PREFIX}_*",
     f"{checkpoints.DAMAGED_PREFIX}{checkpoints.STEP_PREFIX}_*",
 )

@@ -138,6 +138,10 @@ def commands(root: str, model: str) -> Commands:
     }
 
 
+WORKERS = (
+    *("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
+    "--beam_plugins=fake_remote",
+)
 PER_BATCH = ("--prompts_per_batch=2",)
 # Output -> what writes a part that is not written again, and how many parts there are.
 RESUMED: dict[str, tuple[type, int]] = {
@@ -203,6 +207,27 @@ def interrupt(run: Run, arguments: list[str], output: str, owner: type, num_part
 
 def _kill(*arguments: Any) -> None:
     raise SystemExit("killed")
+
+
+@pytest.mark.slow
+def test_worker_processes_write_the_same_bytes(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: pathlib.Path,
+    pairs_dir: pathlib.Path,
+    bundle: pathlib.Path,
+) -> None:
+    """Each loads the models from the bucket, and writes there."""
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(fake_remote.__file__).parent))
+    remote = "store://bucket"
+    put(pairs_dir, f"{remote}/pairs")
+    put(here / "prompts", f"{remote}/prompts")
+    jobs = commands(remote, put(bundle, f"{remote}/bundle"))
+    for name in ("tokens", "images"):
+        run, arguments = jobs[name]
+        assert run([*arguments, *WORKERS]) == 0
+        assert content(f"{remote}/{name}") == content(here / name), name
 
 
 def test_export_gathers_trainings_of_a_bucket(

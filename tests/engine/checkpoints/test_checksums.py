@@ -46,8 +46,8 @@ def test_shares_are_of_like_size_and_leave_nothing_out(
     shares: list[list[int]] = []
     sum_file = checksums._sum
 
-    def count(path: pathlib.Path) -> tuple[int, int]:
-        shares[-1].append(int(path.name))
+    def count(path: str) -> tuple[int, int]:
+        shares[-1].append(int(pathlib.Path(path).name))
         return sum_file(path)
 
     monkeypatch.setattr(checksums, "_sum", count)
