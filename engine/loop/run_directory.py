@@ -96,7 +96,7 @@ def is_finished(experiment: experiments.Experiment) -> bool:
     manifest = _read_manifest(folder)
     if manifest is None or manifest["counts"]["steps"] < experiment.train_steps:
         return False
-    names = gin_text.bindings(_config(experiment))
+    names = gin_text.bindings(_config(experiment) or "")
     # It sets fields of `Experiment` by name, as it no longer can.
     if any(name.startswith("experiments.Experiment.") for name in names):
         raise ValueError(
@@ -122,7 +122,7 @@ def is_finished(experiment: experiments.Experiment) -> bool:
 
 def config_difference(experiment: experiments.Experiment) -> str:
     """Returns the first setting that differs from those the directory was made with, or ''."""
-    if not (config := _config(experiment)):
+    if (config := _config(experiment)) is None:
         return ""
     before, now = _material(config), _material(experiment.config)
     for name in (*before, *now):
@@ -132,10 +132,10 @@ def config_difference(experiment: experiments.Experiment) -> str:
     return ""
 
 
-def _config(experiment: experiments.Experiment) -> str:
-    """Returns the configuration that the directory was made with, or ''."""
+def _config(experiment: experiments.Experiment) -> str | None:
+    """Returns the configuration that the directory was made with, if it is there."""
     path = files.join(experiment.model_dir, CONFIG)
-    return files.read_bytes(path).decode("utf-8") if files.exists(path) else ""
+    return files.read_bytes(path).decode("utf-8") if files.exists(path) else None
 
 
 def start(experiment: experiments.Experiment, step: int = 0) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import emulated_bucket
@@ -275,6 +276,9 @@ def test_tensorboard_files_are_uploaded_in_pieces(
             writer.write(step, "train", {"loss": value})
             if step % 2 == 0:
                 writer.flush()
+                time.sleep(
+                    1.1
+                )  # TensorBoard reads files in the order of the seconds in their names
         writer.flush()
         writer.close()
     assert len(files.walk(f"{place}/train")) > 3
