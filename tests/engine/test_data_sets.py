@@ -12,6 +12,9 @@ from token_sets import RATES, load, write_manifest
 from parti.engine.config import provenance
 from parti.engine.input import datasets
 
+# Trainings are compared with `mixed_run`, which is compiled so, bit for bit.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_each_set_has_its_metrics(mixed_run: pathlib.Path) -> None:
     (row,) = toy_training.log(mixed_run, "validation")
