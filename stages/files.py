@@ -445,10 +445,14 @@ def copy_tree(source: Path, target: Path) -> None:
         )
         return
     root = absolute(source)
-    for entry in walk(root):
-        copied = join(target, entry.path[len(root) + 1 :])
+
+    def copy_one(path: str) -> None:
+        copied = join(target, path[len(root) + 1 :])
         make_dirs(parent(copied))
-        concatenate([entry.path], copied)
+        concatenate([path], copied)
+
+    for _ in each(copy_one, [entry.path for entry in walk(root)]):
+        pass
 
 
 @contextlib.contextmanager

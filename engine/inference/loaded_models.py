@@ -146,28 +146,23 @@ def _local_training(directory: files.Path) -> Iterator[pathlib.Path]:
     if not files.is_remote(directory):
         yield pathlib.Path(directory).absolute()
         return
-    address = files.absolute(directory)
-    inside = [entry.path for entry in files.walk(address)]
-    is_checkpoint = any(path.startswith(f"{address}/{checkpoints.STATE_ITEM}/") for path in inside)
-    training = files.parent(address) if is_checkpoint else address
-    if not is_checkpoint:
-        manifests.read(address, "training")  # raises unless it has finished
-        found = (_CHECKPOINT.match(path[len(address) :]) for path in inside)
-        steps = [int(match[1]) for match in found if match]
-        newest = f"{address}/{checkpoints.STEP_PREFIX}_{max(steps, default=0)}/"
-        inside = [path for path in inside if path.startswith(newest)]
-    beside = [files.join(training, name) for name in _BESIDE]
+    checkpoint = training = files.absolute(directory)
+    if is_checkpoint := files.is_dir(files.join(checkpoint, checkpoints.STATE_ITEM)):
+        training = files.parent(checkpoint)
+    else:
+        manifests.read(training, "training")  # raises unless it has finished
+        paths = (entry.path[len(training) :] for entry in files.walk(training))
+        steps = [int(match[1]) for match in map(_CHECKPOINT.match, paths) if match]
+        checkpoint = checkpoints.step_path(training, max(steps, default=0))
     with tempfile.TemporaryDirectory(prefix="parti-") as temporary:
         folder = pathlib.Path(temporary, files.name(training))
-
-        def fetch(path: str) -> None:
-            local = folder / path[len(training) + 1 :]
-            local.parent.mkdir(parents=True, exist_ok=True)
-            files.concatenate([path], local)
-
-        for _ in files.each(fetch, [*inside, *filter(files.exists, beside)]):
-            pass
-        yield folder / files.name(address) if is_checkpoint else folder
+        copied = folder / files.name(checkpoint)
+        copied.mkdir(parents=True)
+        files.copy_tree(checkpoint, copied)
+        for name in _BESIDE:
+            if files.exists(path := files.join(training, name)):
+                files.concatenate([path], folder / name)
+        yield copied if is_checkpoint else folder
 
 
 def read_variables(directory: files.Path) -> dict[str, Any]:
