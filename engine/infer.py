@@ -122,7 +122,7 @@ def _infer(
         count = len(next(iter(batch.values())))
         full = {name: loaded_models.pad_rows(rows, size) for name, rows in batch.items()}
         rng = jax.random.fold_in(key, index)
-        found = jitted(*program.step.args, state, program.place(full), rng)
+        found = jitted(*program.step.args, state, program.place_whole(full), rng)
         yield from np.asarray(jax.device_get(found))[:count]
 
 

@@ -22,6 +22,8 @@ from parti.stages import files
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
 _MASK_DELTA = 0xA282EAD8
 _HEADER = struct.Struct("<QI")
+HEADER_BYTES = _HEADER.size
+FRAME_BYTES = HEADER_BYTES + 4  # that a record takes in a file besides its data
 MAX_RECORD_BYTES = 2**30
 _WORD = 4  # bytes that one step of the CRC takes in
 
@@ -126,6 +128,20 @@ def read_pattern(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
         yield from read(path)
 
 
+def parse_header(header: bytes, name: str) -> int:
+    """Returns the size of a record's data by its first HEADER_BYTES; `name` is for messages.
+
+    Raises:
+      ValueError: damaged, cut off or of another kind of file.
+    """
+    if len(header) < _HEADER.size:
+        raise ValueError(f"{name}: cut off within a record; write it again")
+    length, crc = _HEADER.unpack(header)
+    if crc != _masked(header[:8]):
+        raise ValueError(f"{name}: damaged, or not a TFRecord file; write it again")
+    return length
+
+
 def read_stream(file: IO[bytes], name: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
     """Yields the serialized records of an open file; `name` is for messages.
 
@@ -133,11 +149,7 @@ def read_stream(file: IO[bytes], name: str, max_bytes: int = MAX_RECORD_BYTES) -
       ValueError: as for `read`, or a record over `max_bytes`: its length could claim anything.
     """
     while header := file.read(_HEADER.size):
-        if len(header) < _HEADER.size:
-            raise ValueError(f"{name}: cut off within a record; write it again")
-        length, crc = _HEADER.unpack(header)
-        if crc != _masked(header[:8]):
-            raise ValueError(f"{name}: damaged, or not a TFRecord file; write it again")
+        length = parse_header(header, name)
         if length > max_bytes:
             raise ValueError(
                 f"{name}: a record of {length:,} bytes; at most {max_bytes:,} are read"

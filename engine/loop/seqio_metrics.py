@@ -105,7 +105,7 @@ class TaskMetrics:
             missing = self._batch_size - len(numbers)
             # Copies of the first row fill the last batch up.
             full = {k: np.concatenate([x, x[:1].repeat(missing, 0)]) for k, x in batch.items()}
-            found = jax.device_get(self._outputs(method, state, self._program.place(full)))
+            found = jax.device_get(self._outputs(method, state, self._program.place_whole(full)))
             indices += numbers.tolist()
             rows += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(numbers))]
             heartbeat()

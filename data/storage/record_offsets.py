@@ -1,0 +1,90 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Where the records of TFRecord files begin, so that any record is one ranged read.
+
+Of each shard of a folder, `offsets/<shard>.offsets` there holds the first byte of each record, and
+at the end the size of the shard: little-endian uint64, so the size of the file gives the number of
+records. Offsets that are missing are found by the headers of the records and written there; where
+the folder cannot be written, they are found again at each start.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from parti.data.storage import tfrecords
+from parti.stages import files
+
+FOLDER = "offsets"
+_SUFFIX = ".offsets"
+_TYPE = np.dtype("<u8")
+_THREADS = 16
+
+
+def path_of(shard: str | os.PathLike[str]) -> str:
+    """Returns the address of a shard's offsets."""
+    return files.join(files.parent(shard), FOLDER, files.name(shard) + _SUFFIX)
+
+
+def of_sizes(frame_sizes: Iterable[int]) -> np.ndarray:
+    """Returns the offsets [records + 1] uint64 of records that take so many bytes each."""
+    return np.cumsum([0, *frame_sizes], dtype=_TYPE)
+
+
+def scan(shard: str | os.PathLike[str]) -> np.ndarray:
+    """Returns the offsets [records + 1] uint64 of a shard, by the headers of its records.
+
+    Raises:
+      ValueError: it is damaged, cut off or no TFRecord file.
+    """
+    name, end = os.fspath(shard), files.size(shard)
+    offsets = [0]
+    with files.open(name) as file:
+        while offsets[-1] < end:
+            file.seek(offsets[-1])
+            num_bytes = tfrecords.parse_header(file.read(tfrecords.HEADER_BYTES), name)
+            offsets.append(offsets[-1] + tfrecords.FRAME_BYTES + num_bytes)
+    if offsets[-1] > end:
+        raise ValueError(f"{name}: cut off within a record; write it again")
+    return np.array(offsets, _TYPE)
+
+
+def write(shard: str | os.PathLike[str], offsets: np.ndarray) -> None:
+    """Writes the offsets of a shard."""
+    path = path_of(shard)
+    files.make_dirs(files.parent(path))
+    files.write_bytes(path, np.asarray(offsets, _TYPE).tobytes())
+
+
+def of_shards(shards: Sequence[str]) -> list[np.ndarray]:
+    """Returns the offsets [records + 1] uint64 of each shard.
+
+    They take 8 bytes of memory a record. Those that are not there, or of a shard of another size,
+    are found and, where that can be, written.
+
+    Raises:
+      ValueError: as `scan`.
+    """
+    folders = dict.fromkeys(files.parent(shard) for shard in shards)
+    entries = [entry for folder in folders for entry in files.list_folder(folder)]
+    sizes = {files.join(files.parent(e.path), files.name(e.path)): e.num_bytes for e in entries}
+    written = {e.path for f in folders for e in files.list_folder(files.join(f, FOLDER))}
+
+    def one(shard: str) -> np.ndarray:
+        path, size = path_of(shard), sizes.get(shard)
+        size = files.size(shard) if size is None else size
+        if path in written:
+            data = files.read_bytes(path)
+            offsets = np.frombuffer(data[: len(data) // _TYPE.itemsize * _TYPE.itemsize], _TYPE)
+            if len(offsets) and int(offsets[-1]) == size:
+                return offsets
+        offsets = scan(shard)
+        with contextlib.suppress(OSError):  # The folder is not ours to write, or full.
+            write(shard, offsets)
+        return offsets
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(one, shards))
