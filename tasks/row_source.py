@@ -3,23 +3,19 @@
 """Examples of tasks by their places in the order of a training; see `row_order`."""
 
 import concurrent.futures
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
-from tensorflow.python.lib.io import tf_record
 
 from parti.data.storage import record_offsets, tfrecords
 from parti.stages import files
 from parti.tasks import preprocessors, row_order, sources
 
 _ENDLESS = 2**62  # batches
-# Chunks of CHUNK records read at a time, and open files a thread.
-_PARALLEL_CHUNKS = 4
-_OPEN_FILES = 64
+_PARALLEL_CHUNKS = 4  # of CHUNK records, read at a time
 _REMOTE_THREADS = 64
 
 
@@ -44,7 +40,6 @@ class Records:
         self._shards = list(shards)
         self._offsets = record_offsets.of_shards(self._shards)
         self._firsts = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])
-        self._readers = threading.local()
         is_remote = any(map(files.is_remote, self._shards))
         self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS) if is_remote else None
 
@@ -55,44 +50,18 @@ class Records:
         """Returns the serialized records [k] object (bytes) at indices [k].
 
         Raises:
-          ValueError: a record is damaged, or not where it was when its shard was first read.
+          ValueError: a record is damaged, or its shard was written again meanwhile.
         """
         shards = np.searchsorted(self._firsts, indices, side="right") - 1
         places = indices - self._firsts[shards]
         run = self._pool.map if self._pool else map
-        return np.array(list(run(self._read, shards.tolist(), places.tolist())), object)
+        frames = list(run(self._read_frame, shards.tolist(), places.tolist()))
+        paths = [self._shards[shard] for shard in shards]
+        return np.array(tfrecords.unframe(frames, paths), object)
 
-    def _read(self, shard: int, place: int) -> bytes:
-        path = self._shards[shard]
+    def _read_frame(self, shard: int, place: int) -> bytes:
         start, end = (int(x) for x in self._offsets[shard][place : place + 2])
-        if files.is_remote(path):
-            # Stores check what they keep, and TLS what it carries; a checksum here is slow.
-            frame = files.read_range(path, start, end - start)
-            num_bytes = tfrecords.parse_header(frame[: tfrecords.HEADER_BYTES], path)
-            data = frame[tfrecords.HEADER_BYTES : tfrecords.HEADER_BYTES + num_bytes]
-            found = start + tfrecords.FRAME_BYTES + num_bytes
-        else:
-            try:
-                data, found = self._reader(shard).read(start)
-            except (tf.errors.DataLossError, IndexError) as error:
-                raise ValueError(f"{path}: a record is damaged; write the file again") from error
-        if found != end:
-            raise ValueError(
-                f"{path}: not the file that {record_offsets.path_of(path)} was made of; delete that"
-            )
-        return data
-
-    def _reader(self, shard: int) -> Any:
-        """Returns TensorFlow's reader of a local file, which checks the records' checksums.
-
-        One is not for several threads at once.
-        """
-        readers = self._readers.__dict__.setdefault("of_shard", {})
-        if shard not in readers:
-            if len(readers) >= _OPEN_FILES:
-                del readers[next(iter(readers))]
-            readers[shard] = tf_record.tf_record_random_reader(self._shards[shard])
-        return readers[shard]
+        return files.read_range(self._shards[shard], start, end - start)
 
 
 class RowExamples:

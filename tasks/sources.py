@@ -110,11 +110,9 @@ class RecordSource(seqio.FileDataSource):
         return dataset.with_options(options)
 
     def _in_order(self, split: str, shard_info: seqio.ShardInfo | None) -> tf.data.Dataset:
-        """Returns the records of a split, file after file, or every `num_shards`th of them."""
-        dataset = tf.data.TFRecordDataset(self._split_to_files[split])
-        if shard_info and shard_info.num_shards > 1:
-            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-        return dataset
+        """Returns the records of a split, file after file."""
+        part = slice(shard_info.index, None, shard_info.num_shards) if shard_info else slice(None)
+        return tf.data.TFRecordDataset(list(self._split_to_files[split])[part])
 
 
 def check_scheme(address: str | os.PathLike[str], remedy: str = "") -> None:

@@ -176,6 +176,11 @@ class RowDataset:
             for name, spec in self._spec.items()
         }
 
+    @property
+    def taken(self) -> int:
+        """How many batches were taken."""
+        return self._taken
+
     def keep_rows(self, rows: np.ndarray) -> None:
         """Reads from now on only these rows of each batch."""
         self._rows, self._iterator = np.asarray(rows), None
