@@ -118,7 +118,7 @@ def uniform(features: Features, context: Context) -> tf.Tensor:
     if sources.SEED not in features:
         return tf.random.stateless_uniform(tf.shape(features[records.TEXT]), context.seed)
     bits = tf.bitcast(features[sources.SEED], tf.uint64)
-    step = tf.constant(row_order.mix(context.number), tf.uint64)
+    step = tf.constant(row_order.mix(context.number)[0], tf.uint64)
     bits = tf.bitwise.bitwise_xor(bits, step)
     for shift, factor in row_order.MIXING:
         shifted = tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint64))

@@ -25,11 +25,8 @@ def reads_rows(provider: Any) -> bool:
     So it is where each task makes one example of each record: those that `sources.register` says
     so of. A user's task with preprocessors of its own over our source is not one.
     """
-    return all(getattr(t.source, "row_task", None) == t.name for t in _tasks(provider))
-
-
-def _tasks(provider: Any) -> list[Any]:
-    return [provider] if isinstance(provider, seqio.Task) else list(provider.tasks)
+    tasks = seqio.get_subtasks(provider)
+    return all(getattr(task.source, "row_task", None) == task.name for task in tasks)
 
 
 class Records:
@@ -84,7 +81,7 @@ class RowExamples:
         Raises:
           ValueError: a set of a mixture has no records in this split, or as `Records`.
         """
-        self._tasks, self._lengths = _tasks(provider), dict(feature_lengths)
+        self._tasks, self._lengths = list(seqio.get_subtasks(provider)), dict(feature_lengths)
         is_mixture = not isinstance(provider, seqio.Task)
         self._rates = [float(provider.get_rate(t)) if is_mixture else 1.0 for t in self._tasks]
         self._split, self._batch_size, self._seed, self._shuffle = split, batch_size, seed, shuffle

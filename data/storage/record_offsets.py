@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the records of TFRecord files begin, so that any record is one ranged read.
 
-Of each shard of a folder, `offsets/<shard>.offsets` there holds the first byte of each record, and
+Of each shard of a folder, `.offsets/<shard>.offsets` there holds the first byte of each record, and
 at the end the size of the shard: little-endian uint64, so the size of the file gives the number of
 records. Offsets that are missing are found by the headers of the records and written there; where
-the folder cannot be written, they are found again at each start.
+the folder cannot be written, each process finds them once. The name is hidden, and so no part of
+the content that a manifest's fingerprint is of.
 """
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +20,7 @@ import numpy as np
 from parti.data.storage import tfrecords
 from parti.stages import files
 
-FOLDER = "offsets"
+FOLDER = ".offsets"
 _SUFFIX = ".offsets"
 _TYPE = np.dtype("<u8")
 _THREADS = 16
@@ -40,15 +42,21 @@ def scan(shard: str | os.PathLike[str]) -> np.ndarray:
     Raises:
       ValueError: it is damaged, cut off or no TFRecord file.
     """
-    name, end = os.fspath(shard), files.size(shard)
-    offsets = [0]
-    with files.open(name) as file:
-        while offsets[-1] < end:
+    return _scan(os.fspath(shard), files.status(shard))
+
+
+@functools.lru_cache(1024)
+def _scan(shard: str, status: files.Status) -> np.ndarray:
+    headers, offsets = [], [0]
+    with files.open(shard) as file:
+        while offsets[-1] < status.num_bytes:
             file.seek(offsets[-1])
-            num_bytes = tfrecords.parse_header(file.read(tfrecords.HEADER_BYTES), name)
+            headers.append(file.read(tfrecords.HEADER_BYTES))
+            num_bytes = int.from_bytes(headers[-1][:8], "little")
             offsets.append(offsets[-1] + tfrecords.FRAME_BYTES + num_bytes)
-    if offsets[-1] > end:
-        raise ValueError(f"{name}: cut off within a record; write it again")
+    tfrecords.check_headers(headers, shard)
+    if offsets[-1] > status.num_bytes:
+        raise ValueError(f"{shard}: cut off within a record; write it again")
     return np.array(offsets, _TYPE)
 
 

@@ -173,18 +173,18 @@ def read_pattern(pattern: str | os.PathLike[str]) -> Iterator[bytes]:
         yield from read(path)
 
 
-def parse_header(header: bytes, name: str) -> int:
-    """Returns the size of a record's data by its first HEADER_BYTES; `name` is for messages.
+def check_headers(headers: Sequence[bytes], name: str) -> None:
+    """Checks the first HEADER_BYTES of records of a file; `name` is for messages.
 
     Raises:
-      ValueError: damaged, cut off or of another kind of file.
+      ValueError: one is damaged, cut off or of another kind of file.
     """
-    if len(header) < _HEADER.size:
-        raise ValueError(f"{name}: cut off within a record; write it again")
-    length, crc = _HEADER.unpack(header)
-    if crc != _masked(header[:8]):
-        raise ValueError(f"{name}: damaged, or not a TFRecord file; write it again")
-    return length
+    crcs = _mask(crc32cs([header[:8] for header in headers])).tolist()
+    for header, crc in zip(headers, crcs, strict=True):
+        if len(header) < _HEADER.size:
+            raise ValueError(f"{name}: cut off within a record; write it again")
+        if _HEADER.unpack(header)[1] != crc:
+            raise ValueError(f"{name}: damaged, or not a TFRecord file; write it again")
 
 
 def read_stream(file: IO[bytes], name: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
@@ -194,7 +194,8 @@ def read_stream(file: IO[bytes], name: str, max_bytes: int = MAX_RECORD_BYTES) -
       ValueError: as for `read`, or a record over `max_bytes`: its length could claim anything.
     """
     while header := file.read(_HEADER.size):
-        length = parse_header(header, name)
+        check_headers([header], name)
+        length, _ = _HEADER.unpack(header)
         if length > max_bytes:
             raise ValueError(
                 f"{name}: a record of {length:,} bytes; at most {max_bytes:,} are read"

@@ -47,7 +47,8 @@ def test_a_folder_that_cannot_be_written(
 
     monkeypatch.setattr(files, "make_dirs", refuse)
     path = shard(tmp_path)
-    assert len(record_offsets.of_shards([path])[0]) == len(ROWS) + 1
+    for _ in range(2):
+        assert len(record_offsets.of_shards([path])[0]) == len(ROWS) + 1
     assert [entry.name for entry in tmp_path.iterdir()] == [files.name(path)]
 
 
