@@ -172,8 +172,7 @@ def get_dataset(
     source = datasets.SeqioSource(cfg.mixture_or_task_name, cfg.task_feature_lengths)
     given = cfg.split, cfg.batch_size, cfg.seed, feature_converter_cls
     size = cfg.batch_size // num_shards
-    if build := source.row_batches(*given):
-        batches = datasets.RowDataset(build, cfg.batch_size)
+    if batches := source.open_rows(*given):
         batches.keep_rows(np.arange(shard_id * size, (shard_id + 1) * size))
         return RowIterator(batches)
     return source.dataset(given[0], size, *given[2:], (shard_id, num_shards))

@@ -90,8 +90,8 @@ class RowExamples:
             empty := [t.name for t, r in zip(self._tasks, self._records) if not len(r)]
         ):
             raise ValueError(f"the {split} split of {empty[0]} holds no records; give it data")
-        size = sum(map(len, self._records))
-        self._num_batches = _ENDLESS if shuffle else -(-size // batch_size)
+        self.num_examples = sum(map(len, self._records))
+        self._num_batches = _ENDLESS if shuffle else -(-self.num_examples // batch_size)
 
     def dataset(self, rows: np.ndarray, start: int) -> tf.data.Dataset:
         """Returns the examples of rows [k] of each batch from number `start` on."""

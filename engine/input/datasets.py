@@ -162,9 +162,14 @@ class RowDataset:
     The position is the number of batches taken, and the same in all processes.
     """
 
-    def __init__(self, build: Callable[[np.ndarray, int], Any], batch_size: int) -> None:
-        """Takes what builds the `tf.data.Dataset` of rows [k] of the batches from a number on."""
-        self._build, self._batch_size, self._taken = build, batch_size, 0
+    def __init__(
+        self, build: Callable[[np.ndarray, int], Any], batch_size: int, num_examples: int
+    ) -> None:
+        """Takes what builds the `tf.data.Dataset` of rows [k] of the batches from a number on.
+
+        `num_examples` are in an epoch of all data sets.
+        """
+        self._build, self._taken, self.num_examples = build, 0, num_examples
         self._rows, self._iterator = np.arange(batch_size), None
         self._spec = build(self._rows, 0).element_spec
 
@@ -306,14 +311,13 @@ class SeqioSource:
         """
         self.check_vocabulary(model)
         converter = model.FEATURE_CONVERTER_CLS
-        if build := self.row_batches(split, batch_size, seed, converter):
-            return RowDataset(build, batch_size)
-        return TfDataset(self.dataset(split, batch_size, seed, converter))
+        by_rows = self.open_rows(split, batch_size, seed, converter)
+        return by_rows or TfDataset(self.dataset(split, batch_size, seed, converter))
 
-    def row_batches(
+    def open_rows(
         self, split: str, batch_size: int, seed: int, converter: Any
-    ) -> Callable[[np.ndarray, int], Any] | None:
-        """Returns what builds the batches of rows, see `RowDataset`; None: they are not to be had.
+    ) -> "RowDataset | None":
+        """Returns the batches of a split if their rows can be read each by itself.
 
         `seed` is of the order and of random preprocessors; `converter` is the model's class.
         """
@@ -336,16 +340,16 @@ class SeqioSource:
             found = examples.dataset(rows, start)
             return converter(pack=False).to_batches(found, lengths, len(rows))
 
-        return build
+        return RowDataset(build, batch_size, examples.num_examples)
 
     def dataset(
         self, split: str, batch_size: int, seed: int, converter: Any, shard: Shard = (0, 1)
     ) -> Any:
         """Returns the `tf.data.Dataset` of a split's batches.
 
-        T5X reads this too: a position is one of a pipeline, and each engine goes on from the
-        other's (`t5x_bridge.get_dataset`). `seed` is of the order and of random preprocessors;
-        `converter` is the model's class.
+        It is for tasks whose rows cannot be read each by itself. T5X reads it too: a position is
+        one of a pipeline, and each engine goes on from the other's (`t5x_bridge.get_dataset`).
+        `seed` and `converter` are as of `open_rows`.
         """
 
         def examples(num_epochs: int | None) -> Any:

@@ -69,11 +69,11 @@ def open_training(
         if drawn := experiment.samples:
             sampler = sample_grids.Sampler(drawn, experiment.model, experiment.config, program.mesh)
         task_metrics = None
-        source, batch_size = experiment.data_source, experiment.batch_size
+        source = experiment.data_source
         if evaluates and seqio_metrics.have_metrics(source):
-            num_examples = experiment.eval_steps * batch_size
+            num_examples = experiment.eval_steps * experiment.batch_size
             task_metrics = seqio_metrics.TaskMetrics(
-                source, experiment.model, program, batch_size, num_examples
+                source, experiment.model, program, num_examples
             )
         if experiment.best_metric and not task_metrics:
             with program.context():
