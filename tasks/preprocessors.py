@@ -16,9 +16,9 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from parti.data.storage import records
+from parti.data.storage import records, row_order
 from parti.data.text import vocabularies
-from parti.tasks import row_order, sources
+from parti.tasks import sources
 
 CHUNK = 64  # records
 # Chunks worked on at a time: enough for any reader, and few enough for what is saved as a position.

@@ -8,7 +8,7 @@ saved after any batch and restored. `prefetch.Prefetcher` reads ahead and keeps 
 A process keeps the rows of each batch that its devices hold (`Batches.keep_rows`,
 `Program.place`). Of tasks that make an example of each record it reads no others; of other tasks,
 such as packed texts, it reads whole batches and takes its rows. Order and position of the data do
-not depend on how many processes there are (`tasks/row_order.py`).
+not depend on how many processes there are (`data/storage/row_order.py`).
 """
 
 import dataclasses
@@ -323,7 +323,7 @@ class SeqioSource:
         """
         import seqio
 
-        from parti.tasks import row_source
+        from parti.engine.input import row_source
 
         provider = seqio.get_mixture_or_task(self.mixture_or_task_name)
         lengths, is_training = dict(self.task_feature_lengths), split == TRAIN

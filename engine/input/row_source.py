@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Examples of tasks by their places in the order of a training; see `row_order`."""
+"""Examples of tasks by their places in the order of a training; see `data/storage/row_order`."""
 
 import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from parti.data.storage import record_offsets, tfrecords
+from parti.data.storage import record_offsets, row_order, tfrecords
 from parti.stages import files
-from parti.tasks import preprocessors, row_order, sources
+from parti.tasks import preprocessors, sources
 
 _ENDLESS = 2**62  # batches
 _PARALLEL_CHUNKS = 4  # of CHUNK records, read at a time

@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from parti.tasks import row_order
+from parti.data.storage import row_order
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1000, 4097])

@@ -11,10 +11,10 @@ together are the same on any number of processes, also after a training has gone
   examples of that set came before. The sets take turns in proportion to their rates, spread evenly:
   of any first p places a set has its share of those that the sets before it left, rounded down.
 - **Epoch.** The n-th example of a set of N is in epoch n // N, at index `shuffled(n % N)`: a
-  permutation that seed and epoch choose (a Feistel network, arXiv 1404.1161 for the use: no table
-  of N numbers). Each epoch has each example once, in an order of its own.
-- **Record.** `row_source` maps the index to a shard and to the bytes of the record
-  (`data/storage/record_offsets`), reads them, and hands them to the preprocessors of the task.
+  permutation that seed and epoch choose, by a Feistel network rather than a table of N numbers.
+  Each epoch has each example once, in an order of its own.
+- **Record.** `engine/input/row_source` maps the index to a shard and to the bytes of the record
+  (`record_offsets`), reads them, and hands them to the preprocessors of the task.
 - **Chance.** What a preprocessor draws for an example (a caption, a crop) comes from `seeds`, a
   function of seed, set and n, so a row's content depends on its place alone, and differs by epoch.
 
