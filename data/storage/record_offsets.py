@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the records of TFRecord files begin, so that any record is one ranged read.
 
-Of each shard of a folder, `.offsets/<shard>.offsets` there holds the first byte of each record, and
-at the end the size of the shard: little-endian uint64, so the size of the file gives the number of
-records. Offsets that are missing are found by the headers of the records and written there; where
-the folder cannot be written, each process finds them once. The name is hidden, and so no part of
-the content that a manifest's fingerprint is of.
+Beside a shard, `.<shard>.offsets` holds the first byte of each record, and at the end the size of
+the shard: little-endian uint64, so the size of the file gives the number of records. `parti clean`
+writes them with its shards. Offsets that are missing are found by the headers of the records and
+written there; where the folder cannot be written, each process finds them once. The name is hidden,
+and so no part of the content that a manifest's fingerprint is of.
 """
 
 import concurrent.futures
@@ -20,7 +20,6 @@ import numpy as np
 from parti.data.storage import tfrecords
 from parti.stages import files
 
-FOLDER = ".offsets"
 _SUFFIX = ".offsets"
 _TYPE = np.dtype("<u8")
 _THREADS = 16
@@ -28,7 +27,12 @@ _THREADS = 16
 
 def path_of(shard: str | os.PathLike[str]) -> str:
     """Returns the address of a shard's offsets."""
-    return files.join(files.parent(shard), FOLDER, files.name(shard) + _SUFFIX)
+    return files.join(files.parent(shard), f".{files.name(shard)}{_SUFFIX}")
+
+
+def is_offsets(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file is the offsets of a shard."""
+    return files.name(path).startswith(".") and os.fspath(path).endswith(_SUFFIX)
 
 
 def of_sizes(frame_sizes: Iterable[int]) -> np.ndarray:
@@ -62,9 +66,7 @@ def _scan(shard: str, status: files.Status) -> np.ndarray:
 
 def write(shard: str | os.PathLike[str], offsets: np.ndarray) -> None:
     """Writes the offsets of a shard."""
-    path = path_of(shard)
-    files.make_dirs(files.parent(path))
-    files.write_bytes(path, np.asarray(offsets, _TYPE).tobytes())
+    files.write_bytes(path_of(shard), np.asarray(offsets, _TYPE).tobytes())
 
 
 def of_shards(shards: Sequence[str]) -> list[np.ndarray]:
@@ -76,18 +78,18 @@ def of_shards(shards: Sequence[str]) -> list[np.ndarray]:
     Raises:
       ValueError: as `scan`.
     """
-    folders = dict.fromkeys(files.parent(shard) for shard in shards)
-    entries = [entry for folder in folders for entry in files.list_folder(folder)]
-    sizes = {files.join(files.parent(e.path), files.name(e.path)): e.num_bytes for e in entries}
-    written = {e.path for f in folders for e in files.list_folder(files.join(f, FOLDER))}
+    sizes: dict[str, int] = {}  # of shards and offsets
+    for folder in dict.fromkeys(map(files.parent, shards)):
+        hidden = files.match(files.join(folder, f".*{_SUFFIX}"), files.join(folder, ""))
+        for entry in [*files.list_folder(folder), *hidden]:
+            sizes[files.join(folder, files.name(entry.path))] = entry.num_bytes
 
     def one(shard: str) -> np.ndarray:
-        path, size = path_of(shard), sizes.get(shard)
-        size = files.size(shard) if size is None else size
-        if path in written:
-            data = files.read_bytes(path)
-            offsets = np.frombuffer(data[: len(data) // _TYPE.itemsize * _TYPE.itemsize], _TYPE)
-            if len(offsets) and int(offsets[-1]) == size:
+        path = path_of(shard)
+        size = sizes.get(files.join(files.parent(shard), files.name(shard)))
+        if sizes.get(path, 0) and sizes[path] % _TYPE.itemsize == 0:
+            offsets = np.frombuffer(files.read_bytes(path), _TYPE)
+            if int(offsets[-1]) == size:
                 return offsets
         offsets = scan(shard)
         with contextlib.suppress(OSError):  # The folder is not ours to write, or full.

@@ -99,8 +99,7 @@ def data_files(config: str) -> dict[str, list[tuple[str, int]]]:
 
 def _data_below(folder: str) -> list[files.Entry]:
     """Returns the files below a folder, except those that a training may have added to it."""
-    entries = files.walk(folder)
-    return [e for e in entries if files.name(files.parent(e.path)) != record_offsets.FOLDER]
+    return [entry for entry in files.walk(folder) if not record_offsets.is_offsets(entry.path)]
 
 
 def mixing_rates(config: str) -> dict[str, list[list[Any]]]:

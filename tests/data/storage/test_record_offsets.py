@@ -45,7 +45,7 @@ def test_a_folder_that_cannot_be_written(
     def refuse(*_: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(files, "make_dirs", refuse)
+    monkeypatch.setattr(record_offsets, "write", refuse)
     path = shard(tmp_path)
     for _ in range(2):
         assert len(record_offsets.of_shards([path])[0]) == len(ROWS) + 1
