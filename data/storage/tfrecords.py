@@ -75,7 +75,7 @@ def crc32cs(pieces: Sequence[bytes]) -> np.ndarray:
     Of many records at once it takes a small part of the time of one by one.
     """
     found = np.zeros(len(pieces), np.uint32)
-    groups = collections.defaultdict(list)  # of about the same size
+    groups: dict[int, list[int]] = collections.defaultdict(list)  # of about the same size
     for index, piece in enumerate(pieces):
         groups[len(piece).bit_length()].append(index)
     for of in groups.values():

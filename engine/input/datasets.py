@@ -170,8 +170,10 @@ class RowDataset:
         `num_examples` are in an epoch of all data sets.
         """
         self._build, self._taken, self.num_examples = build, 0, num_examples
-        self._rows, self._iterator = np.arange(batch_size), None
-        self._spec = build(self._rows, 0).element_spec
+        self._rows = np.arange(batch_size)
+        self._iterator: Iterator[Any] | None = None
+        self._from_start = build(self._rows, 0)  # until other rows are kept: it takes a second
+        self._spec = self._from_start.element_spec
 
     @property
     def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -188,14 +190,16 @@ class RowDataset:
 
     def keep_rows(self, rows: np.ndarray) -> None:
         """Reads from now on only these rows of each batch."""
-        self._rows, self._iterator = np.asarray(rows), None
+        if not np.array_equal(rows, self._rows):
+            self._rows, self._from_start, self._iterator = np.asarray(rows), None, None
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
         if self._iterator is None:
-            self._iterator = iter(self._build(self._rows, self._taken))
+            opened = None if self._taken else self._from_start
+            self._iterator = iter(opened or self._build(self._rows, self._taken))
         batch = {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
         self._taken += 1
         return batch

@@ -86,7 +86,7 @@ class TaskMetrics:
             kinds.PREDICTION_WITH_AUX: "predict_batch_with_aux",
             kinds.SCORE: "score_batch",
         }
-        found = {}
+        found: dict[str, Any] = {}
         for name, evaluator in self._evaluators.items():
             # The evaluator's own data set would be read whole by every process.
             model_fns = {
