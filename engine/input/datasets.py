@@ -199,7 +199,9 @@ class RowDataset:
     def __next__(self) -> Batch:
         if self._iterator is None:
             opened = None if self._taken else self._from_start
-            self._iterator = iter(opened or self._build(self._rows, self._taken))
+            if opened is None:
+                opened = self._build(self._rows, self._taken)
+            self._iterator = iter(opened)
         batch = {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
         self._taken += 1
         return batch
