@@ -82,7 +82,7 @@ def read_range(path: str, start: int, num_bytes: int) -> bytes:
         # Beam's file there is three requests, of 16 MiB at least.
         _check_answers("/".join(path.split("/")[:3]))
         bucket, _, name = path.removeprefix("gs://").partition("/")
-        with _explained(path):
+        with _errors_of(path):
             blob = _gcs_client(threading.get_ident()).bucket(bucket).blob(name)
             end = start + num_bytes - 1
             return blob.download_as_bytes(start=start, end=end, raw_download=True, checksum=None)
@@ -229,12 +229,12 @@ def _ask(path: str, method: str, *args: Any, **options: Any) -> Any:
     """
     system = _system(path)
     _check_answers("/".join(path.split("/")[:3]))
-    with _explained(path):
+    with _errors_of(path):
         return getattr(system, method)(*args, **options)
 
 
 @contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
+def _errors_of(path: str) -> Iterator[None]:
     """Raises errors of a store inside as `_ask` does."""
     try:
         yield

@@ -112,7 +112,14 @@ class RecordSource(seqio.FileDataSource):
     def _in_order(self, split: str, shard_info: seqio.ShardInfo | None) -> tf.data.Dataset:
         """Returns the records of a split, file after file."""
         part = slice(shard_info.index, None, shard_info.num_shards) if shard_info else slice(None)
-        return tf.data.TFRecordDataset(list(self._split_to_files[split])[part])
+        shards = list(self._split_to_files[split])[part]
+        if not any(map(files.is_remote, shards)):
+            return tf.data.TFRecordDataset(shards)
+
+        def read() -> Iterator[bytes]:
+            return (row for shard in shards for row in tfrecords.read(shard))
+
+        return tf.data.Dataset.from_generator(read, output_signature=tf.TensorSpec([], tf.string))
 
 
 def check_scheme(address: str | os.PathLike[str], remedy: str = "") -> None:
@@ -133,11 +140,10 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
 
     Raises:
       FileNotFoundError: no train shards; the message names the stage.
-      ValueError: the shards hold no record, or the first one is of another kind; or TensorFlow
-        cannot read the folder: its name is not UTF-8, or of another system.
+      ValueError: the shards hold no record, or the first one is of another kind; or the name of the
+        folder is not UTF-8.
     """
     base = os.path.abspath(directory) if "://" not in str(directory) else str(directory)
-    check_scheme(base)
     if not files.is_utf8(base):
         raise ValueError(
             f"{base!r}: a name that is not UTF-8, which TensorFlow needs; rename the folder, or "
