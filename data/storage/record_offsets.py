@@ -31,8 +31,8 @@ def path_of(shard: str | os.PathLike[str]) -> str:
 
 
 def is_offsets(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file is the offsets of a shard."""
-    return files.name(path).startswith(".") and os.fspath(path).endswith(_SUFFIX)
+    """Returns whether a file is the offsets of a shard, also half-written ones."""
+    return files.name(path).startswith(".") and _SUFFIX in files.name(path)
 
 
 def of_sizes(frame_sizes: Iterable[int]) -> np.ndarray:

@@ -64,6 +64,17 @@ def test_tf_position(tmp_path: pathlib.Path) -> None:
     assert take(again, 20) == want
 
 
+def test_a_process_keeps_its_rows() -> None:
+    """Also of what it can only read whole."""
+    rows = np.array([1, 3])
+    for open_batches in (tf_batches, lambda: datasets.ArrayDataset(ARRAYS, 4, seed=1)):
+        whole, part = open_batches(), open_batches()
+        part.keep_rows(rows)
+        assert part.element_spec["x"].shape == (4,), "that of a global batch"
+        for batch, own in zip(take(whole, 6), take(part, 6), strict=True):
+            assert own == [batch[1], batch[3]]
+
+
 def test_a_position_of_another_pipeline_is_refused(tmp_path: pathlib.Path) -> None:
     batches = tf_batches()
     take(batches, 3)
