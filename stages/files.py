@@ -145,6 +145,14 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
+def read_range(path: Path, start: int, num_bytes: int) -> bytes:
+    """Returns bytes of a file from `start` on, fewer where it ends."""
+    if is_remote(path):
+        return _remote().read_range(os.fspath(path), start, num_bytes)
+    with builtins.open(_local(path), "rb", buffering=0) as file:
+        return os.pread(file.fileno(), num_bytes, start)
+
+
 def write_bytes(path: Path, data: bytes, sync: bool = False) -> None:
     """Writes a file that appears whole; see `replacing`."""
     with replacing(path, sync) as file:

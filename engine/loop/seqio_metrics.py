@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from parti.engine.input import datasets
-from parti.engine.step import train_step
+from parti.engine.step import split_batches, train_step
 from parti.engine.step.train_state import TrainState
 
 Outputs = list[tuple[int, Any]]
@@ -38,7 +38,6 @@ class TaskMetrics:
         source: datasets.SeqioSource,
         model: Any,
         program: train_step.Program,
-        batch_size: int,
         num_examples: int,
     ) -> None:
         """Opens nothing yet; `num_examples` of the split are to be taken, from its beginning.
@@ -46,74 +45,81 @@ class TaskMetrics:
         `predict_batch`, `predict_batch_with_aux` and `score_batch` of the model are called if a
         metric asks for them.
         """
-        self._source, self._model, self._program = source, model, program
-        self._batch_size, self._num_examples = batch_size, num_examples
+        self._sources = {
+            name: of_set
+            for name, of_set in source.validation_sources().items()
+            if have_metrics(of_set)
+        }
+        self._model, self._program, self._num_examples = model, program, num_examples
         self._jitted: dict[str, Callable] = {}
 
     @functools.cached_property
-    def _evaluator(self) -> Any:
-        """seqio's evaluator; it goes through the split once to measure lengths."""
+    def _evaluators(self) -> dict[str, Any]:
+        """seqio's evaluators, by data set; each goes through the split once to measure lengths."""
         import seqio
 
-        return seqio.Evaluator(
-            self._source.mixture_or_task_name,
-            self._model.FEATURE_CONVERTER_CLS(pack=False),
-            self._source.validation_split,
-            sequence_length=dict(self._source.task_feature_lengths),
-            num_examples=self._num_examples,
-            use_memory_cache=False,  # images of a split may not fit
-            async_compute_metrics=False,
-        )
+        return {
+            name: seqio.Evaluator(
+                source.mixture_or_task_name,
+                self._model.FEATURE_CONVERTER_CLS(pack=False),
+                source.validation_split,
+                sequence_length=dict(source.task_feature_lengths),
+                num_examples=self._num_examples,
+                use_memory_cache=False,  # images of a split may not fit
+                async_compute_metrics=False,
+            )
+            for name, source in self._sources.items()
+        }
 
     def evaluate(
         self, step: int, state: TrainState, heartbeat: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Returns {metric: value}; with several tasks {set/metric: value}, by data set.
+        """Returns {metric: value}; with several data sets {set/metric: value}.
 
         `heartbeat` is called after each batch.
         """
         import seqio
 
-        from parti.tasks import mixtures
-
-        def runner(method: str) -> Callable[[Any], Any]:
-            return lambda dataset: self._run(method, state, dataset, heartbeat)
-
         kinds = seqio.metrics.ModelOutputType
-        model_fns = {
-            kinds.PREDICTION: runner("predict_batch"),
-            kinds.PREDICTION_WITH_AUX: runner("predict_batch_with_aux"),
-            kinds.SCORE: runner("score_batch"),
+        methods = {
+            kinds.PREDICTION: "predict_batch",
+            kinds.PREDICTION_WITH_AUX: "predict_batch_with_aux",
+            kinds.SCORE: "score_batch",
         }
-        future, _ = self._evaluator.evaluate(compute_metrics=True, step=step, model_fns=model_fns)
-        results = future.result()
-        of_one = len(results) == 1
-        found = {
-            name if of_one else f"{mixtures.set_name(task)}/{name}": getattr(value, "value", value)
-            for task, values in results.items()
-            for name, value in values.items()
-        }
+        found: dict[str, Any] = {}
+        for name, evaluator in self._evaluators.items():
+            # The evaluator's own data set would be read whole by every process.
+            model_fns = {
+                kind: lambda _, method=method, source=self._sources[name]: self._run(
+                    method, state, source, heartbeat
+                )
+                for kind, method in methods.items()
+            }
+            future, _ = evaluator.evaluate(compute_metrics=True, step=step, model_fns=model_fns)
+            (values,) = future.result().values()
+            prefix = f"{name}/" if len(self._evaluators) > 1 else ""
+            found |= {f"{prefix}{k}": getattr(v, "value", v) for k, v in values.items()}
         return {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
 
     def _run(
-        self, method: str, state: TrainState, dataset: Any, heartbeat: Callable[[], None]
+        self,
+        method: str,
+        state: TrainState,
+        source: datasets.SeqioSource,
+        heartbeat: Callable[[], None],
     ) -> Outputs | tuple[Outputs, Mapping[str, list]]:
         """Returns (index, output) of each example, and the auxiliary outputs if there are any."""
-        indices: list[int] = []
         rows: list[Any] = []
-        for numbers, batch in dataset.batch(self._batch_size).as_numpy_iterator():
-            missing = self._batch_size - len(numbers)
-            # Copies of the first row fill the last batch up.
-            full = {k: np.concatenate([x, x[:1].repeat(missing, 0)]) for k, x in batch.items()}
-            found = jax.device_get(self._outputs(method, state, self._program.place(full)))
-            indices += numbers.tolist()
-            rows += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(numbers))]
+        given = self._program, source, 0, self._model.FEATURE_CONVERTER_CLS, self._num_examples
+        for count, batch in split_batches.each_once(*given):
+            found = jax.device_get(self._outputs(method, state, batch))
+            rows += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(count)]
             heartbeat()
         if method != "predict_batch_with_aux":
-            return list(zip(indices, rows, strict=True))
+            return list(enumerate(rows))
         outputs, auxiliary = zip(*rows, strict=True)
         columns = {name: [row[name] for row in auxiliary] for name in auxiliary[0]}
-        return list(zip(indices, outputs, strict=True)), columns
+        return list(enumerate(outputs)), columns
 
     def _outputs(self, method: str, state: TrainState, batch: Any) -> Any:
         if method not in self._jitted:

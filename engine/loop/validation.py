@@ -37,9 +37,10 @@ def measure(
     steps, place = experiment.eval_steps, program.place
     values = eval_step.evaluate(program.eval, state, sets, steps, place, heartbeat)
     # As many rows as training holds gradients of at a time.
-    rows = experiment.batch_size // experiment.num_microbatches
-    first = {name: x[:rows] for name, x in head[0].items()}
-    summaries = jax.device_get(program.summarize(state, place(first)))
+    size = experiment.batch_size // experiment.num_microbatches
+    if size < experiment.batch_size:
+        head = list(itertools.islice(training.open_validation(size)[name], 1))
+    summaries = jax.device_get(program.summarize(state, place(head[0], size)))
     values |= {name: float(value) for name, value in summaries.scalars.items()}
     if training.task_metrics:
         values |= training.task_metrics.evaluate(step, state, heartbeat)

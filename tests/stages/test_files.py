@@ -282,3 +282,10 @@ def test_stars_follow_links_and_read_each_folder_once(tmp_path, monkeypatch):
         assert found == sorted(str(tmp_path / name) for name in names), pattern
     monkeypatch.chdir(tmp_path)
     assert [entry.path for entry in files.match("**/b/*.txt")] == ["a/b/note.txt"]
+
+
+def test_a_range_of_a_file(root):
+    path = files.join(root, "x.bin")
+    files.write_bytes(path, bytes(range(100)))
+    assert files.read_range(path, 10, 5) == bytes(range(10, 15))
+    assert files.read_range(path, 95, 50) == bytes(range(95, 100))

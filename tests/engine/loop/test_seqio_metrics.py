@@ -82,7 +82,7 @@ def test_the_retrieval_of_a_reranker(source: datasets.SeqioSource) -> None:
     model = tiny_models.part("reranker").model
     program = training(source, model)
     state = initial_state(program, tiny_models.part("reranker").variables["params"])
-    measure = seqio_metrics.TaskMetrics(source, model, program, 8, num_examples=1_000)
+    measure = seqio_metrics.TaskMetrics(source, model, program, num_examples=1_000)
     heartbeat: list[int] = []
     found = measure.evaluate(5, state, lambda: heartbeat.append(1))
     assert len(heartbeat) == 2  # 8 and 5 of 13
@@ -104,7 +104,7 @@ def test_the_captions_of_a_reranker(source: datasets.SeqioSource) -> None:
     part = tiny_models.part("reranker", num_multimodal_layers=1, num_caption_queries=2)
     program = training(source, part.model)
     state = initial_state(program, part.variables["params"])
-    measure = seqio_metrics.TaskMetrics(source, part.model, program, 8, num_examples=1_000)
+    measure = seqio_metrics.TaskMetrics(source, part.model, program, num_examples=1_000)
     found = measure.evaluate(5, state)
     batch = validation(source, part.model)
     arrays = jax.device_get(part.variables), batch["images"], batch["text_tokens"]
@@ -156,7 +156,7 @@ def test_metric_functions_of_a_users_task(tmp_path: pathlib.Path, vocabulary: pa
     assert not seqio_metrics.have_metrics(datasets.SeqioSource(own, lengths))
     program = training(source, model)
     state = initial_state(program, tiny_models.part("generator").variables["params"])
-    measure = seqio_metrics.TaskMetrics(source, model, program, 8, num_examples=10)
+    measure = seqio_metrics.TaskMetrics(source, model, program, num_examples=10)
     found = measure.evaluate(5, state)
     batch = {name: values[:10] for name, values in validation(source, model).items()}
     want = np.asarray(jax.jit(model.score_batch)(jax.device_get(state.params), batch))
