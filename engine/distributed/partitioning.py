@@ -161,7 +161,8 @@ def place_rows(array: np.ndarray, size: int, sharding: NamedSharding) -> jax.Arr
     """Returns the batch of `size` rows of which this process has the `process_rows`, [k, ...]."""
     rows = process_rows(sharding, size)
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         start, stop, _ = index[0].indices(size)
         first = np.searchsorted(rows, start)
         return array[first : first + stop - start]
