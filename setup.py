@@ -79,8 +79,13 @@ setuptools.setup(
         "xxhash>=3",
     ],
     extras_require={
-        "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+        "dev": [
+            *("build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"),
+            # Object stores on this machine, and what reads them.
+            *("gcp-storage-emulator", "gcsfs", "moto[s3]", "flask", "flask-cors"),
+        ],
         "gcp": ["apache-beam[gcp]", "gcsfs"],
+        "aws": ["apache-beam[aws]"],
         "tpu": ["jax[tpu]"],  # on a TPU; or with none, for `parti compile`
         "cuda": ["jax[cuda13]"],
     },
