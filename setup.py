@@ -81,8 +81,9 @@ setuptools.setup(
     extras_require={
         "dev": [
             *("build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"),
-            # Object stores on this machine, and what reads them.
+            # Object stores on this machine, what reads them, and what makes jobs for Dataflow.
             *("gcp-storage-emulator", "gcsfs", "moto[s3]", "flask", "flask-cors"),
+            *("google-apitools", "google-auth-httplib2", "google-cloud-dataflow-client"),
         ],
         "gcp": ["apache-beam[gcp]", "gcsfs"],
         "aws": ["apache-beam[aws]"],
