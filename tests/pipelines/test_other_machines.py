@@ -229,11 +229,11 @@ def test_dataflow_accepts_the_job(dataflow_flags, monkeypatch):
 
     kept = []
 
-    def call(function, options):
-        kept.append(function().job)
+    def run(pipeline, options):
+        kept.append(pipeline.run().job)
         raise Stop
 
-    monkeypatch.setattr(runners, "call", call)
+    monkeypatch.setattr(runners, "run", run)
     with pytest.raises(Exception, match="Stop"):
         clean_pairs.run(["--runner=DataflowRunner", "--dry_run=True", "--no_auth", *dataflow_flags])
     (job,) = kept
