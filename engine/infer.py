@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from parti.data.storage import records, shard_names, tfrecords
+from parti.data.storage import record_offsets, records, shard_names
 from parti.engine import train
 from parti.engine.config import provenance
 from parti.engine.distributed import multihost
@@ -166,7 +166,7 @@ def write(
 
             if draws:
                 shard = shard_names.shard_name(use.split, number, len(sources))
-                count += tfrecords.write(files.join(stage.address, shard), pairs())
+                count += record_offsets.write_shard(files.join(stage.address, shard), pairs())
             else:
                 count += sum(1 for _ in pairs())
     prints = provenance.data_fingerprints(experiment.config)

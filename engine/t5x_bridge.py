@@ -403,7 +403,7 @@ class Evaluator:
         state = train_states.TrainState(given.step, unfreeze(given.params), (), mutables)
         state = dataclasses.replace(state, opt_state=optax.identity().init(state.params))
         with self._training.program.context():
-            values, _ = validation.measure(self._training, 0, state)
+            values, _ = validation.measure(self._training, state)
         evaluation.write(self._experiment, self._use, values)
         done: concurrent.futures.Future[dict[str, float]] = concurrent.futures.Future()
         done.set_result(values)

@@ -15,7 +15,7 @@ import apache_beam as beam
 import numpy as np
 
 from parti.data.images import images
-from parti.data.storage import records, shard_names, tfrecords
+from parti.data.storage import record_offsets, records, shard_names, tfrecords
 from parti.data.text import captions, prompt_files
 from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles
@@ -330,7 +330,7 @@ def finish(
         shard = prompts[start : start + per_shard]
         name = shard_names.shard_name("tokens", index, len(starts))
         tokens = (part_path(directory, prompt, _TOKENS) for prompt in shard)
-        files.concatenate(tokens, files.join(directory, name))
+        record_offsets.join(tokens, files.join(directory, name))
     gallery.write_gallery(directory, _read_lines(directory), settings=settings)
 
 

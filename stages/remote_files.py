@@ -62,6 +62,7 @@ _ANSWER_SECONDS = 15.0  # in which a store must answer the first time
 _MEMORY_BYTES = 64 * 2**20  # of a file being written; beyond, a temporary file holds it
 _BATCH = 100  # files in one request
 _WILDCARD = re.compile(r"[*?\[]")
+_HIDDEN = re.compile(r"(^|/)\.[^/]")  # a part of an address that begins with a dot
 
 
 def is_object_store(path: str) -> bool:
@@ -165,14 +166,19 @@ def match(pattern: str, limit: int | None = None) -> list[Entry]:
 def match_below(folder: str, pattern: str) -> list[Entry]:
     """Returns the files that a glob names; in `folder`, with which it begins, nothing is special.
 
-    Beam cannot quote wildcards, and lists where there are folders one level deep.
+    Beam cannot quote wildcards, and lists where there are folders one level deep. As on a disk,
+    hidden files are only those of a pattern that says so (`.*`).
     """
     rest = pattern[len(folder) :]
     if not _WILDCARD.search(folder) and ("**" not in rest or is_object_store(pattern)):
-        return match(pattern)
-    wanted = re.compile(filesystem.FileSystem.translate_pattern(rest))
-    top = os.path.dirname(folder + _WILDCARD.split(rest)[0])
-    return [entry for entry in walk(top) if wanted.match(entry.path[len(folder) :])]
+        found = match(pattern)
+    else:
+        wanted = re.compile(filesystem.FileSystem.translate_pattern(rest))
+        top = os.path.dirname(folder + _WILDCARD.split(rest)[0])
+        found = [entry for entry in walk(top) if wanted.match(entry.path[len(folder) :])]
+    if _HIDDEN.search(rest):
+        return found
+    return [entry for entry in found if not _HIDDEN.search(entry.path[len(folder) :])]
 
 
 def list_folder(folder: str) -> list[Entry]:

@@ -3,17 +3,20 @@
 """Where the records of TFRecord files begin, so that any record is one ranged read.
 
 Beside a shard, `.<shard>.offsets` holds the first byte of each record, and at the end the size of
-the shard: little-endian uint64, so the size of the file gives the number of records. `parti clean`
-writes them with its shards. Offsets that are missing are found by the headers of the records and
-written there; where the folder cannot be written, each process finds them once. The name is hidden,
-and so no part of the content that a manifest's fingerprint is of.
+the shard: little-endian uint64, so the size of the file gives the number of records. Every stage
+whose output is shards writes them with each (`write_shard`, `join`). Offsets that are missing are
+found by the headers of the records and written there; where the folder cannot be written, each
+process finds them once. The name is hidden, and so no part of the content that a manifest's
+fingerprint is of, and no input of a job that reads the folder.
 """
 
 import concurrent.futures
 import contextlib
 import functools
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
@@ -51,22 +54,55 @@ def scan(shard: str | os.PathLike[str]) -> np.ndarray:
 
 @functools.lru_cache(1024)
 def _scan(shard: str, status: files.Status) -> np.ndarray:
-    headers, offsets = [], [0]
     with files.open(shard) as file:
-        while offsets[-1] < status.num_bytes:
-            file.seek(offsets[-1])
-            headers.append(file.read(tfrecords.HEADER_BYTES))
-            num_bytes = int.from_bytes(headers[-1][:8], "little")
-            offsets.append(offsets[-1] + tfrecords.FRAME_BYTES + num_bytes)
-    tfrecords.check_headers(headers, shard)
-    if offsets[-1] > status.num_bytes:
-        raise ValueError(f"{shard}: cut off within a record; write it again")
-    return np.array(offsets, _TYPE)
+        return of_sizes(_frame_sizes(file, status.num_bytes, shard))
+
+
+def _frame_sizes(file: BinaryIO, num_bytes: int, name: str) -> list[int]:
+    """Returns the bytes of each record of an open file of `num_bytes`; raises as `scan`."""
+    headers, sizes, end = [], [], 0
+    while end < num_bytes:
+        file.seek(end)
+        headers.append(file.read(tfrecords.HEADER_BYTES))
+        sizes.append(tfrecords.FRAME_BYTES + int.from_bytes(headers[-1][:8], "little"))
+        end += sizes[-1]
+    tfrecords.check_headers(headers, name)
+    if end > num_bytes:
+        raise ValueError(f"{name}: cut off within a record; write it again")
+    return sizes
 
 
 def write(shard: str | os.PathLike[str], offsets: np.ndarray) -> None:
     """Writes the offsets of a shard."""
     files.write_bytes(path_of(shard), np.asarray(offsets, _TYPE).tobytes())
+
+
+def write_shard(shard: str | os.PathLike[str], examples: Iterable[bytes]) -> int:
+    """Writes serialized records to a shard, and its offsets; returns how many there are."""
+    sizes: list[int] = []
+
+    def counted() -> Iterator[bytes]:
+        for example in examples:
+            sizes.append(len(example) + tfrecords.FRAME_BYTES)
+            yield example
+
+    tfrecords.write(shard, counted())
+    write(shard, of_sizes(sizes))
+    return len(sizes)
+
+
+def join(pieces: Iterable[files.Path], shard: str | os.PathLike[str]) -> None:
+    """Writes TFRecord files, one after the other, as one shard, and its offsets.
+
+    A piece at a time is in memory. Raises as `scan`.
+    """
+    sizes: list[int] = []
+    with files.replacing(shard) as file:
+        for piece in pieces:
+            data = files.read_bytes(piece)
+            sizes += _frame_sizes(io.BytesIO(data), len(data), os.fspath(piece))
+            file.write(data)
+    write(shard, of_sizes(sizes))
 
 
 def of_shards(shards: Sequence[str]) -> list[np.ndarray]:
@@ -92,7 +128,7 @@ def of_shards(shards: Sequence[str]) -> list[np.ndarray]:
             if int(offsets[-1]) == size:
                 return offsets
         offsets = scan(shard)
-        with contextlib.suppress(OSError):  # The folder is not ours to write, or full.
+        with contextlib.suppress(OSError, files.AccessError):  # not ours to write, or full
             write(shard, offsets)
         return offsets
 

@@ -381,6 +381,12 @@ class SeqioSource:
         examples = self._examples(VALIDATION, 1, seed, (0, 1))
         return converter(pack=False)(examples, dict(self.task_feature_lengths))
 
+    def task_examples(self) -> Iterator[dict[str, Any]]:
+        """Yields the examples of 'validation', each once, in order, before they are converted."""
+        import tensorflow_datasets as tfds
+
+        return iter(tfds.as_numpy(self._examples(VALIDATION, 1, 0, (0, 1))))
+
     def _examples(self, split: str, num_epochs: int | None, seed: int, shard: Shard) -> Any:
         import seqio
 

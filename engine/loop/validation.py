@@ -21,7 +21,6 @@ from parti.models import base
 
 def measure(
     training: setup.Training,
-    step: int,
     state: train_state.TrainState,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], base.Summaries]:
@@ -43,7 +42,7 @@ def measure(
     summaries = jax.device_get(program.summarize(state, place(head[0], size)))
     values |= {name: float(value) for name, value in summaries.scalars.items()}
     if training.task_metrics:
-        values |= training.task_metrics.evaluate(step, state, heartbeat)
+        values |= training.task_metrics.evaluate(state, heartbeat)
     return values, summaries
 
 
@@ -82,7 +81,7 @@ class Validation:
         """Returns and logs the metrics; writes the model's summaries of the first batch."""
         best_metric = self._training.experiment.best_metric
         with self._monitor.stage(watchdog.EVALUATING):
-            values, summaries = measure(self._training, step, state, self._monitor.heartbeat)
+            values, summaries = measure(self._training, state, self._monitor.heartbeat)
             eval_step.check_best_metric(best_metric, values)
             self._log.write(step, datasets.VALIDATION, values)
             if multihost.is_first():

@@ -56,6 +56,18 @@ def test_write_read_list_and_delete(root):
     assert files.walk(files.join(root, "never")) == []
 
 
+def test_hidden_files_are_named_by_their_dot_alone(root):
+    for name in (".a.txt.offsets", "a.txt", ".b/c.txt"):
+        files.make_dirs(files.parent(files.join(root, *name.split("/"))))
+        files.write_bytes(files.join(root, *name.split("/")), b"1")
+    everything = [".a.txt.offsets", ".b/c.txt", "a.txt"]
+    assert names(files.walk(root), root) == everything
+    for pattern, wanted in {"*": "a.txt", "**": "a.txt", ".*.offsets": ".a.txt.offsets"}.items():
+        found = files.match(files.join(root, pattern), files.join(root, ""))
+        assert names(found, root) == [wanted], pattern
+    assert shard_names.expand_pattern(files.join(root, "*"), "texts") == [files.join(root, "a.txt")]
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(root):
     path = files.join(root, "file")
     files.write_bytes(path, b"one")

@@ -1,5 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import pathlib
 
 import numpy as np
@@ -39,11 +40,36 @@ def test_offsets_are_written_once_and_again_for_another_shard(
     assert len(record_offsets.of_shards([path])[0]) == 3
 
 
+@pytest.mark.parametrize("split", [[4], [1, 3], [0, 2, 0, 2], []])
+def test_a_joined_shard_and_its_offsets(tmp_path: pathlib.Path, split: list[int]) -> None:
+    rows, pieces = iter(ROWS), [str(tmp_path / f"{i}") for i in range(len(split))]
+    for piece, count in zip(pieces, split, strict=True):
+        tfrecords.write(piece, itertools.islice(rows, count))
+    path = str(tmp_path / "joined.tfrecord")
+    record_offsets.join(iter(pieces), path)
+    kept = ROWS[: sum(split)]
+    assert list(tfrecords.read(path)) == kept
+    written = files.read_bytes(record_offsets.path_of(path))
+    assert record_offsets.write_shard(tmp_path / "one.tfrecord", iter(kept)) == len(kept)
+    assert files.read_bytes(tmp_path / "one.tfrecord") == files.read_bytes(path)
+    assert files.read_bytes(tmp_path / ".one.tfrecord.offsets") == written
+    assert written == record_offsets.scan(path).tobytes()
+
+
+def test_a_damaged_piece_is_not_joined(tmp_path: pathlib.Path) -> None:
+    piece = pathlib.Path(shard(tmp_path))
+    piece.write_bytes(piece.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{piece}: cut off within a record"):
+        record_offsets.join([piece], tmp_path / "joined.tfrecord")
+    assert [entry.name for entry in tmp_path.iterdir()] == [piece.name]
+
+
+@pytest.mark.parametrize("error", [PermissionError("read-only"), files.AccessError("gs://: 403")])
 def test_a_folder_that_cannot_be_written(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def refuse(*_: object) -> None:
-        raise PermissionError("read-only")
+        raise error
 
     monkeypatch.setattr(record_offsets, "write", refuse)
     path = shard(tmp_path)

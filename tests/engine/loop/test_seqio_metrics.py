@@ -84,7 +84,7 @@ def test_the_retrieval_of_a_reranker(source: datasets.SeqioSource) -> None:
     state = initial_state(program, tiny_models.part("reranker").variables["params"])
     measure = seqio_metrics.TaskMetrics(source, model, program, num_examples=1_000)
     heartbeat: list[int] = []
-    found = measure.evaluate(5, state, lambda: heartbeat.append(1))
+    found = measure.evaluate(state, lambda: heartbeat.append(1))
     assert len(heartbeat) == 2  # 8 and 5 of 13
 
     batch = validation(source, model)
@@ -105,7 +105,7 @@ def test_the_captions_of_a_reranker(source: datasets.SeqioSource) -> None:
     program = training(source, part.model)
     state = initial_state(program, part.variables["params"])
     measure = seqio_metrics.TaskMetrics(source, part.model, program, num_examples=1_000)
-    found = measure.evaluate(5, state)
+    found = measure.evaluate(state)
     batch = validation(source, part.model)
     arrays = jax.device_get(part.variables), batch["images"], batch["text_tokens"]
     likelihood = jax.jit(part.model.caption_log_likelihood)(*arrays).total
@@ -157,7 +157,7 @@ def test_metric_functions_of_a_users_task(tmp_path: pathlib.Path, vocabulary: pa
     program = training(source, model)
     state = initial_state(program, tiny_models.part("generator").variables["params"])
     measure = seqio_metrics.TaskMetrics(source, model, program, num_examples=10)
-    found = measure.evaluate(5, state)
+    found = measure.evaluate(state)
     batch = {name: values[:10] for name, values in validation(source, model).items()}
     want = np.asarray(jax.jit(model.score_batch)(jax.device_get(state.params), batch))
     np.testing.assert_allclose(seen["scores"], want, rtol=1e-4)
