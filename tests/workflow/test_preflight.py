@@ -18,7 +18,7 @@ def message(
     path = tmp_path / "workflow.yaml"
     path.write_text(yaml.safe_dump(config_files.load(name or "scenes-tiny", changes)))
     try:
-        code = preflight.main(str(path))
+        code = preflight.main(str(path), str(tmp_path))
     except SystemExit as stopped:
         code = stopped.code
     error = capsys.readouterr().err
@@ -48,8 +48,8 @@ def test_the_workflows_that_come_with_the_package_are_accepted(name, tmp_path, c
         ("evaluate.num_reference=0", "evaluate: --num_reference=0: give at least 1"),
         ("export.foo=1", "export: unknown flag --foo"),
         ("beam.runnner=x", "unknown flag --runnner; did you mean --runner?"),
-        ("beam.runner=DataflowRunner", "scenes: runner: DataflowRunner cannot work here: "),
-        ("clean.runner=dataflow", "clean: runner: DataflowRunner cannot work here: "),
+        ("beam.runner=DataflowRunner", "scenes: runner: DataflowRunner: its workers do not see"),
+        ("clean.runner=dataflow", "clean: runner: dataflow: its workers do not see the working"),
         ("train_generator.gin.TRAIN_STEP=3", "train_generator: --gin.TRAIN_STEP: no gin file"),
         ("train_tokenizer.gin.BATCH_SIZE=0", "train_tokenizer: BATCH_SIZE must be a whole number"),
         ("train_reranker.gin.TRAIN_STEPS=20", "train_reranker: warmup_steps must be in [0, tot"),
