@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bucket on the loopback, `gs://parti-test` or `s3://parti-test`, that fails when it is told to.
 
-One of each for a whole test process: the libraries keep its address.
+One of each for a whole test process: the libraries keep its address. Generations of objects of
+`gs://`, of which TensorStore makes much, are added to what the emulator does.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import http
 import http.server
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,6 +59,7 @@ class Bucket:
 def serve() -> Iterator[Bucket]:
     """Serves the bucket as `gs://`; skips where the packages for it are missing."""
     server = pytest.importorskip("gcp_storage_emulator.server")
+    exceptions = pytest.importorskip("gcp_storage_emulator.exceptions")
     pytest.importorskip("gcsfs")
 
     class Handler(server.RequestHandler):
@@ -68,13 +71,44 @@ def serve() -> Iterator[Bucket]:
 
         def _answer(self, method: str) -> None:
             bucket.watch(method, self.path)
-            if time.monotonic() >= bucket.until:
-                with lock:
-                    getattr(super(), f"do_{method}")()
+            self.generation = ""
+            if time.monotonic() < bucket.until:
+                bucket.refused += 1
+                self._refuse(bucket.status)
                 return
-            bucket.refused += 1
+            with lock:
+                if status := self._check_generation(method):
+                    self._refuse(status)
+                else:
+                    getattr(super(), f"do_{method}")()
+
+        def _check_generation(self, method: str) -> int:
+            """Returns the status if the generation of an object is not as a request wants it."""
+            url = urllib.parse.urlsplit(self.path)
+            query = dict(urllib.parse.parse_qsl(url.query))
+            is_read = method == "GET" and query.get("alt") == "media"
+            name = url.path.partition("/o/")[2] if is_read else query.get("name", "")
+            if not name:
+                return 0
+            try:
+                found = self.storage.get_file_obj(NAME, urllib.parse.unquote(name))
+            except exceptions.NotFound:
+                found = {"generation": "0"}
+            if is_read and found["generation"] != "0":
+                self.generation = found["generation"]
+            if query.get("ifGenerationNotMatch") == self.generation != "":
+                return http.HTTPStatus.NOT_MODIFIED
+            wanted = query.get("ifGenerationMatch", found["generation"])
+            return 0 if wanted == found["generation"] else http.HTTPStatus.PRECONDITION_FAILED
+
+        def end_headers(self) -> None:
+            if self.generation:
+                self.send_header("x-goog-generation", self.generation)
+            super().end_headers()
+
+        def _refuse(self, status: int) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(http.HTTPStatus(bucket.status))
+            self.send_response(http.HTTPStatus(status))
             self.send_header("Content-Length", "0")
             self.end_headers()
 
