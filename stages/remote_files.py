@@ -248,8 +248,9 @@ def _use_emulator() -> None:
 def _mend_s3() -> None:
     """Mends Beam's client of S3.
 
-    Beam makes one for each request, which takes 0.3 s of a core: now those of the same options have
-    one of boto3, which threads may share. And of an empty file it uploads no part, which S3 refuses.
+    Beam makes one for each request, which takes 0.3 s of a core: now those of the same options
+    have one of boto3, which threads may share. And of an empty file it uploads no part, which S3
+    refuses.
     """
     from apache_beam.io.aws.clients.s3 import boto3_client, messages
 
@@ -263,7 +264,7 @@ def _mend_s3() -> None:
 
     made = functools.lru_cache(maxsize=4)(Client)
     # What a client keeps of a download is a copy's own.
-    boto3_client.Client = lambda options: copies.copy(made(options))
+    boto3_client.Client = lambda options: copies.copy(made(options))  # type: ignore[misc, assignment]
 
 
 def _system(path: str) -> Any:
