@@ -44,7 +44,7 @@ class Report:
     memory: Mapping[str, int]  # kind -> bytes on one device (see `device_memory`)
     available: int | None  # bytes of a device that a program may use, None without a known limit
     fits: bool | None  # None without a known limit
-    advice: Sequence[str]  # what to change if it does not fit
+    advice: Sequence[device_memory.Advice]  # what to change if it does not fit
     model_flops: int  # of the whole mesh, without what is computed again to save memory
     program_flops: int  # with that, and with what a pipeline computes idly
     peak_flops: float | None  # of a device, a second; None if not known
@@ -130,7 +130,8 @@ def compile_generation(
     draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
     trace = functools.partial(draw.trace, variables, *train_state.placed(batch, sharding))
     report = _report(GENERATE, program, trace, kinds, target, prompts * num_samples)
-    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_DEVICES]
+    fewer = device_memory.Advice("fewer --num_prompts or --num_samples")
+    advice = [fewer, device_memory.MORE_DEVICES]
     return dataclasses.replace(report, advice=advice if report.fits is False else ())
 
 

@@ -1,5 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+import quick_jit
 
 from parti.engine import compile as compile_command
 from parti.engine import train
@@ -95,7 +97,7 @@ def advice(memory: int, **changes: object) -> list[str]:
     kinds = device_memory.with_gradients(
         {**device_memory.state(program), device_memory.ACTIVATIONS: 1_000_000}
     )
-    return list(device_memory.advice(kinds, memory, experiment, program))
+    return [str(one) for one in device_memory.advice(kinds, memory, experiment, program)]
 
 
 def test_advice_names_the_number_of_microbatches_that_fits() -> None:
@@ -116,7 +118,7 @@ def test_no_part_of_a_batch_is_advised_where_examples_are_compared() -> None:
     assert any("MICROBATCHES" in line for line in advice(500_000))
     model = fake_training.Regressor(outputs=256)
     model.compares_examples = True
-    assert advice(500_000, model=model) == [device_memory.MORE_DEVICES]
+    assert advice(500_000, model=model) == [str(device_memory.MORE_DEVICES)]
     model.loss_parts = 2  # It can compute its loss in parts.
     lines = advice(700_000, model=model)
     assert any("CONTRASTIVE_MICROBATCHES=4:" in line for line in lines)
@@ -125,7 +127,7 @@ def test_no_part_of_a_batch_is_advised_where_examples_are_compared() -> None:
 def test_advice_shards_what_is_whole_on_each_device() -> None:
     assert any("fully_sharded" in line for line in advice(10_000))
     assert not any("MICROBATCHES" in line for line in advice(10_000))
-    assert advice(1_000, **FULLY_SHARDED) == [device_memory.MORE_DEVICES]
+    assert advice(1_000, **FULLY_SHARDED) == [str(device_memory.MORE_DEVICES)]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -151,6 +153,79 @@ def test_the_command_reads_no_data(tmp_path: pathlib.Path, capsys: pytest.Captur
     assert report["bindings"][-1] == "MESH_SHAPE=(2, 2)"
     # Two decoder layers in a scan: an all-reduce in its body counts twice.
     assert report["collectives"]["all-reduce"]["count"] > 10 and report["is_exact"]
+
+
+@pytest.mark.slow
+def test_what_is_advised_is_compiled_and_fits(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "report.json"
+    command = [f"--gin_file={ROOT / 't5x_configs' / 'experiments' / 'wdsr_tiny.gin'}"]
+    command += ["--topology=cpu-2", f"--json={path}"]
+
+    def total() -> int:
+        return sum(json.loads(path.read_text())["memory"].values())
+
+    with quick_jit.everywhere():
+        assert compile_command.main(command) == 0
+        command.append(f"--memory={0.7 * total() / accelerators.GIB}")
+        assert compile_command.main(command) == 1
+        shown = capsys.readouterr().out.splitlines()
+        (advised, *others) = json.loads(path.read_text())["advice"]
+        assert advised["fits"] and advised["compiled"] != advised["forecast"]
+        size = device_memory.format_bytes(advised["compiled"])
+        line = shown[shown.index("what would help:") + 1]
+        assert line.startswith(f"  - {advised['flags'][0]}: ")
+        assert line.endswith(f"; compiled: {size}, it fits")
+        assert shown[-1] == f"  - {device_memory.MORE_DEVICES}" and not others[-1]["flags"]
+        assert compile_command.main([*command, *advised["flags"]]) == 0
+    assert total() == advised["compiled"]
+
+
+def test_what_does_not_fit_is_advised_further_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler asks for more than the forecast; a mesh of the command refuses a layout."""
+    whole = compile_step.compile_train_step(regressor(), spec(), accelerators.target("cpu-2"))
+    target = dataclasses.replace(accelerators.target("cpu-2"), memory=1_000_000)
+
+    def compiled(num_bytes: int, *advice: device_memory.Advice) -> compile_step.Report:
+        advice = (*advice, device_memory.MORE_DEVICES)
+        memory = {device_memory.ACTIVATIONS: num_bytes}
+        return dataclasses.replace(whole, memory=memory, fits=num_bytes <= 1e6, advice=advice)
+
+    def parts(number: int) -> device_memory.Advice:
+        return device_memory.Advice("rows", (f"--gin.NUM_MICROBATCHES={number}",), 900_000)
+
+    remat = device_memory.Advice("again", ("--gin.REMAT='full'",))
+    layout = device_memory.Advice("divided", ("--gin_file=layout.gin",))
+    answers = {
+        (): compiled(8_000_000, remat, parts(16), layout),
+        ("--gin.REMAT='full'",): compiled(4_000_000, layout, parts(8)),
+        ("--gin.REMAT='full'", "--gin_file=layout.gin"): None,
+        ("--gin.REMAT='full'", "--gin.NUM_MICROBATCHES=8"): compiled(1_000_001, parts(16)),
+        ("--gin.REMAT='full'", "--gin.NUM_MICROBATCHES=16"): compiled(600_000),
+    }
+
+    def answer(flags, target, bindings, more=()) -> compile_step.Report:
+        report = answers[tuple(more)]
+        if report is None:
+            raise ValueError("the mesh has two axes")
+        return report
+
+    monkeypatch.setattr(compile_command, "_compile", answer)
+    tried = compile_command._try(None, target, [], answers[()])
+    assert [str(one) for one in tried] == [
+        "--gin.REMAT=\"'full'\" --gin.NUM_MICROBATCHES=16: rows; compiled: 0.57 MiB, it fits",
+        "--gin.REMAT=\"'full'\": again; compiled: 3.81 MiB, it does not fit",
+        "--gin.REMAT=\"'full'\" --gin_file=layout.gin: divided; refused: the mesh has two axes; "
+        "not compiled",
+        "--gin.REMAT=\"'full'\" --gin.NUM_MICROBATCHES=8: rows; compiled: 0.95 MiB, "
+        "it does not fit",
+        "--gin.NUM_MICROBATCHES=16: rows; forecast: about 0.86 MiB; not compiled",
+        "--gin_file=layout.gin: divided; not compiled",
+        str(device_memory.MORE_DEVICES),
+    ]
+    monkeypatch.setattr(compile_command, "MOST_TRIES", 2)
+    assert not any(one.fits for one in compile_command._try(None, target, [], answers[()]))
 
 
 def test_generation_and_a_limit(capsys: pytest.CaptureFixture) -> None:
