@@ -153,7 +153,7 @@ class RowExamples:
         chunks = looked_up.rebatch(_CHUNK).map(chunk, num_parallel_calls=_PARALLEL_CHUNKS)
         by_row = seqio.Task(
             task.name,
-            source=_Given(chunks.unbatch(), self._split),
+            source=_Given(chunks, self._split),
             output_features=task.output_features,
             preprocessors=task.preprocessors,
             shuffle_buffer_size=None,
@@ -189,7 +189,7 @@ def _map(
 
 
 class _Given(seqio.DataSource):
-    """A data set that is there, for seqio's preprocessing."""
+    """A data set of chunks of records, for the task's preprocessing (`in_chunks`)."""
 
     def __init__(self, dataset: tf.data.Dataset, split: str) -> None:
         self._dataset = dataset
