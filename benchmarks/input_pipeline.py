@@ -71,7 +71,7 @@ def ours(folder: pathlib.Path, kind: str) -> Iterator[dict[str, np.ndarray]]:
 
     class Model:
         FEATURE_CONVERTER_CLS = converter
-        text_vocab_size = None
+        text_vocab_size = made_up_tokens.VOCABULARY_SIZE
 
     source = datasets.SeqioSource(name, lengths)
     return iter(source.open(datasets.TRAIN, BATCH_SIZE, 0, Model()))

@@ -145,12 +145,23 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
-def read_range(path: Path, start: int, num_bytes: int) -> bytes:
-    """Returns bytes of a file from `start` on, fewer where it ends."""
-    if is_remote(path):
-        return _remote().read_range(os.fspath(path), start, num_bytes)
-    with builtins.open(_local(path), "rb", buffering=0) as file:
-        return os.pread(file.fileno(), num_bytes, start)
+class Ranges:
+    """Reads ranges of a file, of several threads at a time; a local file is open as long as it."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens a local file; a remote one is asked for at each range."""
+        self._path = os.fspath(path) if is_remote(path) else ""
+        self._file = -1 if self._path else os.open(_local(path), os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", -1) >= 0:
+            os.close(self._file)
+
+    def read(self, start: int, num_bytes: int) -> bytes:
+        """Returns bytes of the file from `start` on, fewer where it ends."""
+        if self._path:
+            return _remote().read_range(self._path, start, num_bytes)
+        return os.pread(self._file, num_bytes, start)
 
 
 def write_bytes(path: Path, data: bytes, sync: bool = False) -> None:

@@ -51,7 +51,8 @@ Step = Callable[[Features, Context], Features]
 def in_chunks(*steps: Step) -> Callable:
     """Returns the preprocessor that applies `steps`, in order, to chunks of CHUNK elements.
 
-    It takes and gives single elements; a ragged feature has its own length in each.
+    It takes and gives single elements; a ragged feature has its own length in each. Records that
+    come in chunks, as from `engine/input/row_source`, are left in these.
     """
 
     @seqio.map_over_dataset(num_seeds=1, num_parallel_calls=PARALLEL_CHUNKS)
@@ -73,8 +74,12 @@ def in_chunks(*steps: Step) -> Callable:
         sequence_length: Mapping[str, int] | None = None,
         output_features: Mapping[str, seqio.Feature] | None = None,
     ) -> tf.data.Dataset:
+        example = dataset.element_spec.get(sources.EXAMPLE)
+        is_chunked = example is not None and example.shape.rank == 1
         chunks = apply(
-            dataset.batch(CHUNK), sequence_length=sequence_length, output_features=output_features
+            dataset if is_chunked else dataset.batch(CHUNK),
+            sequence_length=sequence_length,
+            output_features=output_features,
         )
         elements = chunks.unbatch()
         if any(isinstance(spec, tf.RaggedTensorSpec) for spec in elements.element_spec.values()):

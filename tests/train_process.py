@@ -156,27 +156,28 @@ class _LateCheckpointManager(checkpoint_manager.CheckpointManager):
 
 @contextlib.contextmanager
 def counting_reads(path: str) -> Iterator[None]:
-    """Writes how many records of each split were read inside; an empty path is nowhere."""
-    read, read_range = [], files.read_range
+    """Writes how many records of each split were read inside."""
+    from parti.engine.input import row_source
 
-    def counted(path: files.Path, start: int, num_bytes: int) -> bytes:
+    read, read_range = [], row_source.Records._read_range
+
+    def counted(self: Any, path: str, *of_file: int) -> bytes:
         read.append(files.name(path).split("-")[0])
-        return read_range(path, start, num_bytes)
+        return read_range(self, path, *of_file)
 
-    files.read_range = counted
+    row_source.Records._read_range = counted  # type: ignore[method-assign]
     try:
         yield
     finally:
-        files.read_range = read_range
-        if path:
-            pathlib.Path(path).write_text(json.dumps({s: read.count(s) for s in records.SPLITS}))
+        row_source.Records._read_range = read_range  # type: ignore[method-assign]
+        pathlib.Path(path).write_text(json.dumps({s: read.count(s) for s in records.SPLITS}))
 
 
 def run_one(settings: Settings, **options: Any) -> int:
     """Trains in this process; returns the exit code of `train.train`."""
     compiling = quick_jit.everywhere() if settings.pairs else contextlib.nullcontext()
-    path = settings.reads and f"{settings.reads}/{settings.process_id or 0}.json"
-    with compiling, counting_reads(path):
+    path = f"{settings.reads}/{settings.process_id or 0}.json"
+    with compiling, counting_reads(path) if settings.reads else contextlib.nullcontext():
         return train.train(experiment(settings), **options)
 
 
@@ -190,10 +191,9 @@ def start(
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
-        "PARTI_PROGRESS_FILE": f"{settings.directory}.progress",
     }
-    if files.is_remote(settings.directory):
-        del environment["PARTI_PROGRESS_FILE"]
+    if not files.is_remote(settings.directory):
+        environment["PARTI_PROGRESS_FILE"] = f"{settings.directory}.progress"
     started = []
     for i in range(count):
         own = dataclasses.replace(

@@ -43,7 +43,8 @@ def _tables(columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 def _apply(tables: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
     low, high = tables
-    return low[values & 0xFFFF] ^ high[values >> 16]
+    # With a mode `take` needs no check of all indices, which are in range.
+    return low.take(values & 0xFFFF, mode="wrap") ^ high.take(values >> 16, mode="wrap")
 
 
 def _step(register: int) -> int:
@@ -97,18 +98,21 @@ def _crcs(pieces: Sequence[bytes]) -> np.ndarray:
     num_words = -(-max(map(len, pieces)) // _WORD)
     # About as many chunks as words in each; zeros in front of the data change nothing.
     length = 1 << max(0, (num_words.bit_length() - 3) // 2)
-    chunks = 1 << (-(-num_words // length) - 1).bit_length()
-    padded = np.zeros((len(pieces), length * chunks * _WORD), np.uint8)
-    for row, data in zip(padded, pieces, strict=True):
-        start = len(row) - len(data)
-        row[start:] = np.frombuffer(data, np.uint8)
-        row[start : start + _WORD] ^= 0xFF  # the same as a register that starts with all ones
+    chunks = -(-num_words // length)
+    num_bytes = length * chunks * _WORD
+    joined = bytearray().join(piece.rjust(num_bytes, b"\0") for piece in pieces)
+    padded = np.frombuffer(joined, np.uint8).reshape(len(pieces), num_bytes)
+    starts = num_bytes - np.array([len(piece) for piece in pieces])
+    # The same as a register that starts with all ones.
+    padded[np.arange(len(pieces))[:, None], starts[:, None] + np.arange(_WORD)] ^= 0xFF
     words = padded.view("<u4").reshape(len(pieces), chunks, length)
     one = _advance(1)
     registers = np.zeros((chunks, len(pieces)), np.uint32)
     for word in np.ascontiguousarray(words.transpose(2, 1, 0)):
         registers = _apply(one, registers ^ word)
     while len(registers) > 1:
+        if len(registers) % 2:
+            registers = np.pad(registers, ((1, 0), (0, 0)))
         registers = _apply(_advance(length), registers[0::2]) ^ registers[1::2]
         length *= 2
     return registers[0] ^ np.uint32(0xFFFFFFFF)
@@ -135,13 +139,12 @@ def unframe(frames: Sequence[bytes], names: Sequence[str]) -> list[bytes]:
     Raises:
       ValueError: one is damaged, or not a whole record.
     """
-    heads = [frame[: HEADER_BYTES - 4] for frame in frames]
     found = [frame[HEADER_BYTES:-4] for frame in frames]
-    sizes_crcs = _mask(crc32cs(heads)).tolist()
-    data_crcs = _mask(crc32cs(found)).tolist()
-    for frame, data, name, *crcs in zip(frames, found, names, sizes_crcs, data_crcs, strict=True):
-        whole = struct.pack("<QI", len(data), crcs[0]), struct.pack("<I", crcs[1])
-        if len(frame) < FRAME_BYTES or (frame[:HEADER_BYTES], frame[-4:]) != whole:
+    sizes = [len(data).to_bytes(8, "little") for data in found]
+    heads, ends = (_mask(crc32cs(pieces)).astype("<u4").tobytes() for pieces in (sizes, found))
+    for i, (frame, size, name) in enumerate(zip(frames, sizes, names, strict=True)):
+        crcs = slice(4 * i, 4 * i + 4)
+        if frame[:HEADER_BYTES] != size + heads[crcs] or frame[-4:] != ends[crcs]:
             raise ValueError(f"{name}: a record is damaged; write the file again")
     return found
 

@@ -3,6 +3,7 @@
 """Examples of tasks by their places in the order of a training; see `data/storage/row_order`."""
 
 import concurrent.futures
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,14 @@ import tensorflow as tf
 
 from parti.data.storage import record_offsets, row_order, tfrecords
 from parti.stages import files
-from parti.tasks import preprocessors, sources
+from parti.tasks import sources
 
 _ENDLESS = 2**62  # batches
-_PARALLEL_CHUNKS = 4  # of CHUNK records, read at a time
+# Records read at a time: a call from TensorFlow costs as much as reading some dozens.
+_CHUNK, _PARALLEL_CHUNKS = 256, 2
 _REMOTE_THREADS = 64
+_OPEN_FILES = 128  # at a time, of a data set
+_BLOCK = 1024  # rows whose records are looked up at a time
 
 
 def reads_rows(provider: Any) -> bool:
@@ -35,8 +39,11 @@ class Records:
     def __init__(self, shards: Sequence[str]) -> None:
         """Finds where the records are; raises as `record_offsets.of_shards`."""
         self._shards = list(shards)
-        self._offsets = record_offsets.of_shards(self._shards)
-        self._firsts = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])
+        offsets = record_offsets.of_shards(self._shards)
+        self._firsts = np.cumsum([0, *(len(of_shard) - 1 for of_shard in offsets)])
+        # Each shard has one more than it has records: record i of all, in shard s, is from i + s.
+        self._offsets = np.concatenate([np.zeros(0, np.uint64), *offsets]).astype(np.int64)
+        self._ranges = functools.lru_cache(_OPEN_FILES)(files.Ranges)
         is_remote = any(map(files.is_remote, self._shards))
         self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS) if is_remote else None
 
@@ -50,15 +57,14 @@ class Records:
           ValueError: a record is damaged, or its shard was written again meanwhile.
         """
         shards = np.searchsorted(self._firsts, indices, side="right") - 1
-        places = indices - self._firsts[shards]
+        starts, ends = self._offsets[indices + shards], self._offsets[indices + shards + 1]
+        paths = [self._shards[shard] for shard in shards.tolist()]
         run = self._pool.map if self._pool else map
-        frames = list(run(self._read_frame, shards.tolist(), places.tolist()))
-        paths = [self._shards[shard] for shard in shards]
+        frames = list(run(self._read_range, paths, starts.tolist(), (ends - starts).tolist()))
         return np.array(tfrecords.unframe(frames, paths), object)
 
-    def _read_frame(self, shard: int, place: int) -> bytes:
-        start, end = (int(x) for x in self._offsets[shard][place : place + 2])
-        return files.read_range(self._shards[shard], start, end - start)
+    def _read_range(self, path: str, start: int, num_bytes: int) -> bytes:
+        return self._ranges(path).read(start, num_bytes)
 
 
 class RowExamples:
@@ -95,56 +101,59 @@ class RowExamples:
 
     def dataset(self, rows: np.ndarray, start: int) -> tf.data.Dataset:
         """Returns the examples of rows [k] of each batch from number `start` on."""
-        batches = tf.data.Dataset.range(start, self._num_batches)
+        rows = np.asarray(rows, np.int64)
+        in_block = -(-_BLOCK // len(rows))  # batches
+        blocks = tf.data.Dataset.range(start, self._num_batches, in_block)
 
-        def placed(number: int) -> tuple[np.ndarray, np.ndarray]:
-            places = number * self._batch_size + np.asarray(rows, np.int64)
-            return row_order.members(places, self._rates)
+        def placed(first: int) -> tuple[np.ndarray, np.ndarray]:
+            batches = np.arange(first, min(first + in_block, self._num_batches))
+            places = batches[:, None] * self._batch_size + rows
+            return row_order.members(places.ravel(), self._rates)
 
         def of_task(data_set: int) -> tf.data.Dataset:
-            def numbers(number: int) -> np.ndarray:
-                which, found = placed(number)
-                return found[which == data_set]
+            def looked_up(first: int) -> np.ndarray:
+                which, numbers = placed(first)
+                return self._look_up(data_set, numbers[which == data_set])
 
-            return self._task_dataset(data_set, _map_numbers(batches, numbers))
+            return self._task_dataset(data_set, _map(blocks, looked_up, [None, 2]))
 
         parts = [of_task(i) for i in range(len(self._tasks))]
         if len(parts) == 1:
             examples = parts[0]
         else:
-            choices = _map_numbers(batches, lambda number: placed(number)[0])
+            choices = _map(blocks, lambda first: placed(first)[0], [None]).unbatch()
             examples = tf.data.Dataset.choose_from_datasets(parts, choices)
         options = tf.data.Options()
         # As of `sources.RecordSource`.
         options.autotune.enabled = False
         return examples.with_options(options)
 
-    def _task_dataset(self, data_set: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
-        """Returns the examples of a task whose [] int64 numbers in its endless order are given."""
-        task, records = self._tasks[data_set], self._records[data_set]
-        size = len(records)
+    def _look_up(self, data_set: int, numbers: np.ndarray) -> np.ndarray:
+        """Returns index and seed, [k, 2] int64, of the n-th examples [k] of a set's order."""
+        size = len(self._records[data_set])
+        if self._shuffle:
+            indices = row_order.indices(self._seed, data_set, numbers, size)
+        else:
+            indices = numbers % size
+        return np.stack([indices, row_order.seeds(self._seed, data_set, numbers)], axis=1)
+
+    def _task_dataset(self, data_set: int, looked_up: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the examples of a task whose indices and seeds are given, [k, 2] int64 each."""
+        task, read = self._tasks[data_set], self._records[data_set].read
         is_training = self._split == "train"
 
-        def read(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            if self._shuffle:
-                indices = row_order.indices(self._seed, data_set, found, size)
-            else:
-                indices = found % size
-            return records.read(indices), row_order.seeds(self._seed, data_set, found)
-
         def chunk(found: tf.Tensor) -> dict[str, tf.Tensor]:
-            types = [tf.string, tf.int64]
-            examples, seeds = tf.numpy_function(read, [found], types, stateful=False)
+            examples = tf.numpy_function(read, [found[:, 0]], tf.string, stateful=False)
             return {
                 sources.EXAMPLE: tf.ensure_shape(examples, [None]),
-                sources.SEED: tf.ensure_shape(seeds, [None]),
-                sources.IS_TRAINING: tf.fill(tf.shape(found), is_training),
+                sources.SEED: found[:, 1],
+                sources.IS_TRAINING: tf.fill(tf.shape(found)[:1], is_training),
             }
 
-        chunks = numbers.batch(preprocessors.CHUNK).map(chunk, num_parallel_calls=_PARALLEL_CHUNKS)
+        chunks = looked_up.rebatch(_CHUNK).map(chunk, num_parallel_calls=_PARALLEL_CHUNKS)
         by_row = seqio.Task(
             task.name,
-            source=_Given(chunks.unbatch(), self._split),
+            source=_Given(chunks, self._split),
             output_features=task.output_features,
             preprocessors=task.preprocessors,
             shuffle_buffer_size=None,
@@ -167,20 +176,20 @@ class RowExamples:
         )
 
 
-def _map_numbers(
-    batches: tf.data.Dataset, function: Callable[[int], np.ndarray]
+def _map(
+    numbers: tf.data.Dataset, function: Callable[[int], np.ndarray], shape: list[int | None]
 ) -> tf.data.Dataset:
-    """Returns the [] int64 that a function gives for the number of each batch, one by one."""
+    """Returns the int64 arrays of a shape that a function gives for each number."""
 
     def call(number: tf.Tensor) -> tf.Tensor:
         found = tf.numpy_function(function, [number], tf.int64, stateful=False)
-        return tf.ensure_shape(found, [None])
+        return tf.ensure_shape(found, shape)
 
-    return batches.map(call).unbatch()
+    return numbers.map(call)
 
 
 class _Given(seqio.DataSource):
-    """A data set that is there, for seqio's preprocessing."""
+    """A data set of chunks of records, for the task's preprocessing (`in_chunks`)."""
 
     def __init__(self, dataset: tf.data.Dataset, split: str) -> None:
         self._dataset = dataset

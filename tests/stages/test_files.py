@@ -299,5 +299,5 @@ def test_stars_follow_links_and_read_each_folder_once(tmp_path, monkeypatch):
 def test_a_range_of_a_file(root):
     path = files.join(root, "x.bin")
     files.write_bytes(path, bytes(range(100)))
-    assert files.read_range(path, 10, 5) == bytes(range(10, 15))
-    assert files.read_range(path, 95, 50) == bytes(range(95, 100))
+    assert files.Ranges(path).read(10, 5) == bytes(range(10, 15))
+    assert files.Ranges(path).read(95, 50) == bytes(range(95, 100))

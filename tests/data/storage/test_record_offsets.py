@@ -22,7 +22,7 @@ def test_each_record_is_a_range(tmp_path: pathlib.Path) -> None:
     path = shard(tmp_path)
     (offsets,) = record_offsets.of_shards([path])
     for row, start, end in zip(ROWS, offsets[:-1], offsets[1:], strict=True):
-        assert files.read_range(path, int(start), int(end - start)) == tfrecords.frame(row)
+        assert files.Ranges(path).read(int(start), int(end - start)) == tfrecords.frame(row)
     sizes = (len(row) + tfrecords.FRAME_BYTES for row in ROWS)
     np.testing.assert_array_equal(record_offsets.of_sizes(sizes), offsets)
 

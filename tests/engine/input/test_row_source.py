@@ -4,7 +4,9 @@
 
 import itertools
 import pathlib
+import threading
 import types
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +15,7 @@ import tiny_models
 
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
-from parti.engine.input import datasets
+from parti.engine.input import datasets, prefetch
 from parti.stages import files
 from parti.tasks import contrastive, feature_converters, text_to_image
 
@@ -156,18 +158,50 @@ def test_a_reader_reads_its_records_alone(sources: dict, monkeypatch: pytest.Mon
     """And holds the rows of one batch, a part as large as the others'."""
     read = []
 
-    def read_range(path: str, start: int, num_bytes: int) -> bytes:
-        read.append((path, start))
-        return original(path, start, num_bytes)
+    def counted(self: files.Ranges, start: int, num_bytes: int) -> bytes:
+        read.append(start)
+        return original(self, start, num_bytes)
 
-    original = files.read_range
-    monkeypatch.setattr(files, "read_range", read_range)
+    original = files.Ranges.read
+    monkeypatch.setattr(files.Ranges, "read", counted)
     found = []
     for part in readers(sources["tokens"], 4, datasets.VALIDATION):
         read.clear()
         assert [len(batch["decoder_target_tokens"]) for batch in part] == [2, 2]
         found.append(len(read))
     assert found == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize(("keeps", "num_batches"), [(False, 1), (True, 4)])
+def test_a_process_holds_its_rows_of_a_few_batches(
+    count: int, keeps: bool, num_batches: int, sources: dict
+) -> None:
+    """One where devices take them over. Where they share the host's memory, all that is read
+    ahead: two in the queue, one that waits to enter it, and the one that a step takes."""
+    alive: dict[int, int] = {}  # bytes of arrays
+    held: list[int] = []
+    is_full = threading.Event()
+
+    def place(batch: datasets.Batch) -> datasets.Batch | None:
+        for name in [*batch]:
+            array = batch[name] = np.array(batch[name])
+            alive[id(array)] = array.nbytes
+            weakref.finalize(array, alive.pop, id(array))
+        held.append(sum(alive.values()))
+        if len(held) == 4:
+            is_full.set()
+        return batch if keeps else None
+
+    reader = readers(sources["pairs"], count)[0]
+    spec = reader.element_spec.values()
+    row = sum(np.prod(x.shape[1:]) * np.dtype(x.dtype).itemsize for x in spec)
+    ahead = prefetch.Prefetcher(reader, place, 0, 50, lambda step: False)
+    taken = next(ahead)
+    assert is_full.wait(60)
+    assert held[3] == num_batches * row * BATCH // count
+    ahead.close()
+    del taken
 
 
 def test_positions_of_before_are_refused(sources: dict, tmp_path: pathlib.Path) -> None:
