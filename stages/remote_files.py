@@ -199,8 +199,9 @@ def _use_emulator() -> None:
 def _mend_s3() -> None:
     """Mends Beam's client of S3.
 
-    Beam makes one for each request, which takes 0.3 s of a core: now those of the same options have
-    one of boto3, which threads may share. And of an empty file it uploads no part, which S3 refuses.
+    Beam makes one for each request, which takes 0.3 s of a core: now those of the same options
+    have one of boto3, which threads may share. And of an empty file it uploads no part, which S3
+    refuses.
     """
     from apache_beam.io.aws.clients.s3 import boto3_client, messages
 
