@@ -124,7 +124,7 @@ def test_workers_open_no_file_of_this_machine(
     tmp_path: pathlib.Path, here: pathlib.Path, job_api: list[str]
 ) -> None:
     """So the test above shows that they need none."""
-    job = ["vocab", f"--input={here}/pairs", f"--output={tmp_path}/words", "--vocab_size=300"]
+    job = [*all_jobs.jobs(str(here))["tokens"], f"--output={tmp_path}/tokens"]
     with pytest.raises(options.PipelineError, match="is of the machine that sends the job"):
         all_jobs.run([*job, *job_api])
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import all_jobs
+import emulated_bucket
 import fake_remote
 import pytest
 import tiny_models
@@ -229,6 +230,23 @@ def test_a_bucket_is_no_output(tmp_path: pathlib.Path, monkeypatch: pytest.Monke
     monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
     with pytest.raises(ValueError, match="store://bucket: not a folder; name one"):
         draw_scenes.run(["--output=store://bucket/", "--num=4"])
+
+
+def test_s3_takes_empty_files_and_keeps_its_client(
+    s3_bucket: emulated_bucket.Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beam's own client writes none, and is made anew for each request."""
+    for name, value in s3_bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    address = f"{s3_bucket.address}/files"
+    for name, content in (("empty", b""), ("small", b"1"), ("large", bytes(6 * 2**20))):
+        files.write_bytes(f"{address}/{name}", content)
+        assert files.read_bytes(f"{address}/{name}") == content
+    made = []
+    monkeypatch.setattr("botocore.session.Session.create_client", made.append)
+    with files.open(f"{address}/large") as one, files.open(f"{address}/small") as other:
+        assert (one.read(2), other.read(), one.read(2)) == (b"\0\0", b"1", b"\0\0")
+    assert not made
 
 
 # The flags of docs/dataflow.md.
