@@ -6,10 +6,9 @@
     python benchmarks/tokenize_scaling.py --num 10000 --workers 1 2 --turns 3 --a_core_each
 
 It draws and cleans scenes, trains the demonstration's tokenizer for one step, and tokenizes with
-1, 2, 1, 2, ... worker processes. Pictures a second are from the first picture read to the last
-shard written: without the start of the processes, with loading and compiling. The shares are of the
-time of all workers in that span; the rest is Beam's, and waiting for the last worker. The bytes of
-all runs are compared.
+1, 2, 1, 2, ... worker processes. Pictures a second are from when all workers have loaded and
+compiled the model to the last shard written. The shares are of the time of all workers in that
+span; the rest is Beam's, and waiting for the last worker. The bytes of all runs are compared.
 
 By itself a process uses all cores for the model. `--a_core_each` keeps each on one core, as if it
 were another machine.
@@ -36,7 +35,7 @@ PARTI = [sys.executable, "-m", "parti"]
 # Variables of the workers, which import this file as a plugin of Beam: where to write times, and
 # whether each takes a core.
 _TIMES, _A_CORE_EACH = "PARTI_TOKENIZE_TIMES", "PARTI_TOKENIZE_A_CORE_EACH"
-READING, MODEL, WRITING, STARTING = "reading", "model", "writing", "loading and compiling"
+READING, MODEL, WRITING, STARTING = "reading", "model", "writing", "starting"
 
 
 def record(folder: pathlib.Path) -> None:
@@ -48,11 +47,11 @@ def record(folder: pathlib.Path) -> None:
     file = open(folder / f"{os.getpid()}.jsonl", "a", buffering=1)  # noqa: SIM115 - to the end
 
     @contextlib.contextmanager
-    def timed(name: str) -> Iterator[None]:
-        began, monotonic = time.time(), time.perf_counter()
+    def timed(name: str, pictures: int = 0) -> Iterator[None]:
+        began = time.time()
         yield
-        seconds = time.perf_counter() - monotonic
-        file.write(json.dumps({"name": name, "began": began, "seconds": seconds}) + "\n")
+        row = {"name": name, "pictures": pictures, "began": began, "ended": time.time()}
+        file.write(json.dumps(row) + "\n")
 
     def each(name: str, process: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any) -> Iterator[Any]:
@@ -75,10 +74,10 @@ def record(folder: pathlib.Path) -> None:
         with timed(STARTING):
             return load(handler)
 
-    def predict_batch(*arguments: Any) -> Any:
+    def predict_batch(handler: Any, pixels: Any, model: Any) -> Any:
         calls.append(None)
-        with timed(MODEL if len(calls) > 1 else STARTING):
-            return predict(*arguments)
+        with timed(MODEL if len(calls) > 1 else STARTING, len(pixels)):
+            return predict(handler, pixels, model)
 
     model_handlers.Handler.load_model = load_model
     model_handlers.Handler.predict = predict_batch
@@ -116,19 +115,18 @@ def tokenize(
     )
     lines = [line for file in times.glob("*.jsonl") for line in file.read_text().splitlines()]
     rows = list(map(json.loads, lines))
+    began = max(row["ended"] for row in rows if row["name"] == STARTING)
+    rows = [row for row in rows if row["began"] >= began]
+    span = max(row["ended"] for row in rows) - began
     spent: collections.Counter[str] = collections.Counter()
     for row in rows:
-        spent[row["name"]] += row["seconds"]
-    began = min(row["began"] for row in rows if row["name"] == READING)
-    ended = max(row["began"] + row["seconds"] for row in rows)
-    manifest = json.loads((output / "manifest.json").read_text())
-    num = sum(manifest["counts"][split] for split in ("train", "validation"))
+        spent[row["name"]] += row["ended"] - row["began"]
     return {
         "workers": workers,
-        "pictures": num,
-        "pictures_per_second": round(num / (ended - began), 1),
-        "shares": {k: round(spent[k] / workers / (ended - began), 3) for k in sorted(spent)},
-        "fingerprint": manifest["fingerprint"],
+        "seconds": round(span, 1),
+        "pictures_per_second": round(sum(row["pictures"] for row in rows) / span, 1),
+        "shares": {k: round(spent[k] / workers / span, 3) for k in (READING, MODEL, WRITING)},
+        "fingerprint": json.loads((output / "manifest.json").read_text())["fingerprint"],
     }
 
 
