@@ -40,6 +40,9 @@ def jobs(root: str) -> dict[str, list[str]]:
     return {name: [*words, f"--output={root}/{name}"] for name, words in made.items()}
 
 
+BEAM_JOBS = sorted({*jobs("")} - {"prompts"})  # which runs where it is started
+
+
 def run(job: list[str]) -> int:
     """Runs a job in this process; passes on what it raises."""
     module, function, _ = commands.COMMANDS[job[0]]

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import all_jobs
+import emulated_bucket
 import fake_remote
 import pytest
 import tiny_models
 
 from parti.engine.inference import bundles
 from parti.pipelines import draw_scenes, export, generate
-from parti.pipelines.beam import options
+from parti.pipelines.beam import options, runners
 from parti.pipelines.tokens import resumable_shards
 from parti.stages import files, manifests
 
@@ -188,7 +189,7 @@ def test_damage_of_a_remote_bundle_is_found_when_it_is_opened(
         bundles.Bundle.open(there)
 
 
-@pytest.mark.parametrize("name", sorted({*all_jobs.jobs("")} - {"prompts"}))  # which is no Beam job
+@pytest.mark.parametrize("name", all_jobs.BEAM_JOBS)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -229,3 +230,85 @@ def test_a_bucket_is_no_output(tmp_path: pathlib.Path, monkeypatch: pytest.Monke
     monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
     with pytest.raises(ValueError, match="store://bucket: not a folder; name one"):
         draw_scenes.run(["--output=store://bucket/", "--num=4"])
+
+
+def test_s3_takes_empty_files_and_keeps_its_client(
+    s3_bucket: emulated_bucket.Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beam's own client writes none, and is made anew for each request."""
+    for name, value in s3_bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    address = f"{s3_bucket.address}/files"
+    for name, content in (("empty", b""), ("small", b"1"), ("large", bytes(6 * 2**20))):
+        files.write_bytes(f"{address}/{name}", content)
+        assert files.read_bytes(f"{address}/{name}") == content
+    made = []
+    monkeypatch.setattr("botocore.session.Session.create_client", made.append)
+    with files.open(f"{address}/large") as one, files.open(f"{address}/small") as other:
+        assert (one.read(2), other.read(), one.read(2)) == (b"\0\0", b"1", b"\0\0")
+    assert not made
+
+
+# The flags of docs/dataflow.md.
+DATAFLOW = [
+    *("--runner=DataflowRunner", "--project=my-project", "--region=us-central1"),
+    *("--temp_location=gs://my-bucket/tmp", "--staging_location=gs://my-bucket/staging"),
+    *("--sdk_container_image=my-images/parti:1", "--sdk_location=container"),
+    *("--machine_type=g2-standard-8", "--max_num_workers=40"),
+]
+GPU = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
+ONE_PROCESS = "--experiments=no_use_multiple_sdk_containers"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n != "tokens")) for n in all_jobs.BEAM_JOBS],
+)
+def test_dataflow_accepts_the_job(
+    name: str, here: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beam's Dataflow runner checks the graph and makes the request; nothing is sent."""
+    pytest.importorskip("google.cloud.dataflow_v1beta3", reason="needs pip install '.[gcp]'")
+    from apache_beam.runners.dataflow.internal import apiclient
+
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    all_jobs.put(here, "store://my-bucket")
+    before = all_jobs.content(f"store://my-bucket/{name}")
+    jobs, run = [], runners.run
+
+    def keep(*arguments: Any) -> Any:
+        result = run(*arguments)
+        jobs.append(result.job)
+        return result
+
+    monkeypatch.setattr(runners, "run", keep)
+    job = [*all_jobs.jobs("store://my-bucket")[name], "--overwrite", *DATAFLOW, GPU, ONE_PROCESS]
+    threads = "--number_of_worker_harness_threads=8"
+    with pytest.raises(options.PipelineError, match="the job was built and checked, and not run"):
+        all_jobs.run([*job, threads, "--dry_run=True", "--no_auth"])
+    assert all_jobs.content(f"store://my-bucket/{name}") == before
+    [sent] = jobs
+    request = apiclient.Environment([], sent.options, "2", "gs://x", sent.proto_pipeline).proto
+    [pool] = request.worker_pools
+    assert pool.machine_type == "g2-standard-8" and pool.num_threads_per_worker == 8
+    assert pool.autoscaling_settings.max_num_workers == 40
+    images = {image.container_image for image in pool.sdk_harness_container_images}
+    assert images == {"my-images/parti:1"}
+    assert [f"--dataflow_service_options={option}" for option in request.service_options] == [GPU]
+    assert ONE_PROCESS.partition("=")[2] in request.experiments
+    # What a worker unpickles must come from the package, which is all that it has.
+    payload = sent.proto_pipeline.SerializeToString()
+    assert not [n for n in ("__main__", "fake_remote", "all_jobs") if n.encode() in payload]
+
+
+@pytest.mark.parametrize("flag", [GPU, "--experiments=worker_accelerator=type:tpu-v6e-slice"])
+def test_an_accelerator_is_refused_for_several_processes(
+    flag: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    job = [*all_jobs.jobs("store://my-bucket")["tokens"], *DATAFLOW, flag]
+    with pytest.raises(ValueError, match=f"takes the accelerator.*pass {ONE_PROCESS}"):
+        all_jobs.run(job)
+    for chosen in (ONE_PROCESS, ONE_PROCESS.replace("no_", "")):
+        with pytest.raises(FileNotFoundError, match="store://my-bucket/pairs"):
+            all_jobs.run([*job, chosen])
