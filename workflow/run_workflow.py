@@ -28,6 +28,8 @@ from parti.workflow import config_files, display, preflight, scheduler, stage
 _NOTHING = "nothing to do: every stage is up to date"
 # Flags of Snakemake that a stage would not obey (see `workflow/stage.py`).
 _FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
+# Flags for Snakemake's own storage, of which it would see the markers alone.
+_STORING = {"--default-storage-provider", "--default-storage-prefix"}
 # Flags of Snakemake with which the stages run on other machines.
 _ELSEWHERE = re.compile(r"(-e|--executor|--profile|--workflow-profile)(=|$)")
 _EXAMPLES = """examples:
@@ -87,6 +89,11 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
         raise ValueError(
             f"{forced[0]}: a stage that is up to date does nothing; to make it anew, delete its "
             "folder (or change its settings)"
+        )
+    if stored := sorted({word.partition("=")[0] for word in extra} & _STORING):
+        raise ValueError(
+            f"{stored[0]}: the files that Snakemake sees are markers, in --workdir; for data "
+            "elsewhere --set storage=gs://bucket/run"
         )
     folder = pathlib.Path(options.workdir).resolve()
     if "://" in options.workdir:
