@@ -47,7 +47,7 @@ _NOT_TO_SET = (
     *("input", "output", "model", "prompts", "workdir", "generations", "reference"),
     "overwrite",
 )
-_ADDRESSES = ("input", "prompts", "experiment", "storage")
+_ADDRESSES = ("input", "prompts", "experiment")
 # Flags of `clean` that name files or folders, besides the list `decontaminate`.
 _PATHS_OF_CLEAN = (
     *("image_root", "extend", "keep_originals"),

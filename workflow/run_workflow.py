@@ -173,7 +173,7 @@ def _run(
         plan = tool.plan()
         if not plan:
             print(_NOTHING)
-            _print_results(storage or display.short_path(folder))
+            _print_results(storage or str(folder))
             return 0
         where = display.short_path(folder) + (f", data at {storage}" if storage else "")
         print(f"{len(plan)} stages to run in {where}, {tool.jobs} at once")
@@ -190,7 +190,7 @@ def _run(
         _print_failure(folder, since, log, again)
         return 1
     print(f"done in {progress_line.clock(time.monotonic() - began)}")
-    _print_results(storage or display.short_path(folder))
+    _print_results(storage or str(folder))
     return 0
 
 
@@ -245,4 +245,5 @@ def _print_results(root: str) -> None:
     }
     for name, path in results.items():
         if files.exists(path) or files.is_dir(path):
-            print(f"{name:<10} {path}")
+            shown = path if files.is_remote(path) else display.short_path(pathlib.Path(path))
+            print(f"{name:<10} {shown}")
