@@ -36,6 +36,7 @@ _EXAMPLES = """examples:
   parti workflow pairs --set input='data/*.tar' --workdir runs/mine
   parti workflow scenes-tiny --workdir runs/demo --dry_run
   parti workflow scenes --set train_generator.gin.TRAIN_STEPS=500 --set generate.num_samples=4
+  parti workflow scenes --set storage=gs://bucket/run --workdir runs/scenes
   parti workflow scenes --executor slurm --jobs 8 --default-resources slurm_account=mine
 
 Run the same command again and it goes on where it stopped; a stage whose settings or inputs have
