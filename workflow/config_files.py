@@ -47,7 +47,7 @@ _NOT_TO_SET = (
     *("input", "output", "model", "prompts", "workdir", "generations", "reference"),
     "overwrite",
 )
-_ADDRESSES = ("input", "prompts", "experiment", "storage")
+_ADDRESSES = ("input", "prompts", "experiment")
 # Flags of `clean` that name files or folders, besides the list `decontaminate`.
 _PATHS_OF_CLEAN = (
     *("image_root", "extend", "keep_originals"),
@@ -265,8 +265,21 @@ def verb(stage: str) -> str:
 
 def stage_flags(config: Mapping[str, Any], stage: str) -> list[str]:
     """Returns the flags of a stage in a workflow file: its own section wins over `beam`."""
+    return flags(_section(config, stage))
+
+
+def has_own_workers(config: Mapping[str, Any], stage: str) -> bool:
+    """Returns whether a stage on Beam only waits for workers that its runner has elsewhere."""
+    if not (runner := _section(config, stage).get("runner")):
+        return False
+    from parti.pipelines.beam import runners  # loads Beam
+
+    return str(runner).lower() not in runners.LOCAL_RUNNERS
+
+
+def _section(config: Mapping[str, Any], stage: str) -> Config:
     shared = config.get("beam") or {} if stage in BEAM_STAGES else {}
-    return flags({**shared, **(config.get(stage) or {})})
+    return {**shared, **(config.get(stage) or {})}
 
 
 def flags(section: Mapping[str, Any]) -> list[str]:

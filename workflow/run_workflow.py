@@ -28,12 +28,15 @@ from parti.workflow import config_files, display, preflight, scheduler, stage
 _NOTHING = "nothing to do: every stage is up to date"
 # Flags of Snakemake that a stage would not obey (see `workflow/stage.py`).
 _FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
+# Flags for Snakemake's own storage, of which it would see the markers alone.
+_STORING = {"--default-storage-provider", "--default-storage-prefix"}
 # Flags of Snakemake with which the stages run on other machines.
 _ELSEWHERE = re.compile(r"(-e|--executor|--profile|--workflow-profile)(=|$)")
 _EXAMPLES = """examples:
   parti workflow pairs --set input='data/*.tar' --workdir runs/mine
   parti workflow scenes-tiny --workdir runs/demo --dry_run
   parti workflow scenes --set train_generator.gin.TRAIN_STEPS=500 --set generate.num_samples=4
+  parti workflow scenes --set storage=gs://bucket/run --workdir runs/scenes
   parti workflow scenes --executor slurm --jobs 8 --default-resources slurm_account=mine
 
 Run the same command again and it goes on where it stopped; a stage whose settings or inputs have
@@ -87,6 +90,11 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
         raise ValueError(
             f"{forced[0]}: a stage that is up to date does nothing; to make it anew, delete its "
             "folder (or change its settings)"
+        )
+    if stored := sorted({word.partition("=")[0] for word in extra} & _STORING):
+        raise ValueError(
+            f"{stored[0]}: the files that Snakemake sees are markers, in --workdir; for data "
+            "elsewhere --set storage=gs://bucket/run"
         )
     folder = pathlib.Path(options.workdir).resolve()
     if "://" in options.workdir:
@@ -166,7 +174,7 @@ def _run(
         plan = tool.plan()
         if not plan:
             print(_NOTHING)
-            _print_results(storage or display.short_path(folder))
+            _print_results(storage or str(folder))
             return 0
         where = display.short_path(folder) + (f", data at {storage}" if storage else "")
         print(f"{len(plan)} stages to run in {where}, {tool.jobs} at once")
@@ -183,7 +191,7 @@ def _run(
         _print_failure(folder, since, log, again)
         return 1
     print(f"done in {progress_line.clock(time.monotonic() - began)}")
-    _print_results(storage or display.short_path(folder))
+    _print_results(storage or str(folder))
     return 0
 
 
@@ -238,4 +246,5 @@ def _print_results(root: str) -> None:
     }
     for name, path in results.items():
         if files.exists(path) or files.is_dir(path):
-            print(f"{name:<10} {path}")
+            shown = path if files.is_remote(path) else display.short_path(pathlib.Path(path))
+            print(f"{name:<10} {shown}")

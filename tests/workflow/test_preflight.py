@@ -11,6 +11,8 @@ import yaml
 
 from parti.workflow import config_files, preflight, run_workflow
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
 
 def message(
     tmp_path: pathlib.Path,
@@ -191,6 +193,17 @@ def test_workers_on_other_machines_do_not_see_pictures_of_this_one(table, tmp_pa
     changes = ["storage=gs://bucket/run", "input='gs://bucket/raw/*.tar'"]
     said = message(tmp_path, capsys, *changes, *CLUSTER, name="pairs-tiny", root="gs://bucket/run")
     assert said == ""
+
+
+def test_the_file_for_dataflow_and_slurm_in_the_docs_is_accepted(tmp_path, capsys):
+    text = (ROOT / "docs" / "workflow.md").read_text(encoding="utf-8")
+    path = tmp_path / "run.yaml"
+    path.write_text(re.search(r"`run.yaml`:\n```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert message(tmp_path, capsys, name=str(path), root="gs://bucket/run") == ""
+    config = config_files.load(str(path))
+    here = {"clean", "vocab", "tokenize"}
+    assert {n for n in config_files.BEAM_STAGES if config_files.has_own_workers(config, n)} >= here
+    assert not config_files.has_own_workers(config, "generate")
 
 
 def test_each_stage_has_its_places_and_the_flags_of_its_runner():
