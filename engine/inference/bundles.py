@@ -176,9 +176,7 @@ class Bundle:
             path = files.join(self.path, part, CONFIG_FILE)
             raise ValueError(f"{path}: {error}; export the bundle again") from error
 
-    def load(
-        self, part: str, layout: layouts.Layout | None = None
-    ) -> loaded_models.LoadedModel:
+    def load(self, part: str, layout: layouts.Layout | None = None) -> loaded_models.LoadedModel:
         """Loads a part, onto one device or as a layout says (see `layouts`).
 
         Of a generator with a layout no device and no process ever has all.
@@ -303,15 +301,19 @@ def check_parts(
             )
 
 
-def load_part(source: files.Path, part: str) -> loaded_models.LoadedModel:
+def load_part(
+    source: files.Path, part: str, layout: layouts.Layout | None = None
+) -> loaded_models.LoadedModel:
     """Loads a part of a bundle, or the training directory of that part.
 
     Raises:
       FileNotFoundError: neither is there.
-      ValueError: what is there is no such part.
+      ValueError: what is there is no such part, or a layout is given for a training directory.
     """
     if files.exists(files.join(source, BUNDLE_FILE)):
-        return Bundle.open(source).load(part)
+        return Bundle.open(source).load(part, layout)
+    if layout is not None:
+        raise ValueError(f"{source} is no bundle, which a layout needs; make one with parti export")
     loaded = loaded_models.LoadedModel.from_train_dir(source)
     check_role(part, loaded)
     return loaded

@@ -28,7 +28,10 @@ Index = tuple[tuple[int, int], ...]  # begin and end in each axis
 
 
 def load(
-    path: files.Path, found: Mapping[layouts.Key, layouts.Leaf], placement: layouts.Placement, config: str
+    path: files.Path,
+    found: Mapping[layouts.Key, layouts.Leaf],
+    placement: layouts.Placement,
+    config: str,
 ) -> tuple[dict[str, Any], str]:
     """Returns the variables of a file, placed, and their fingerprint (see `checkpoints`).
 
@@ -66,9 +69,9 @@ def _header(file: BinaryIO) -> dict[str, dict[str, Any]]:
     entries = json.loads(file.read(length))
     entries.pop("__metadata__", None)
     begin = 8 + length
-    return {
-        name: {**entry, "begin": begin + entry["data_offsets"][0]} for name, entry in entries.items()
-    }
+    for entry in entries.values():
+        entry["begin"] = begin + entry["data_offsets"][0]
+    return entries
 
 
 def _check(
@@ -79,7 +82,9 @@ def _check(
     """Raises ValueError unless a file has the variables that are wanted, in floats."""
     have = {name: tuple(entry["shape"]) for name, entry in entries.items()}
     want = {"/".join(key): tuple(leaf.shape) for key, leaf in found.items()}
-    differing = sorted(name for name in have.keys() | want.keys() if have.get(name) != want.get(name))
+    differing = sorted(
+        name for name in have.keys() | want.keys() if have.get(name) != want.get(name)
+    )
     other = sorted(name for name, entry in entries.items() if entry["dtype"] not in _DTYPES)
     if differing or other:
         name = [*differing, *other][0]
