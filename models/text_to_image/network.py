@@ -197,8 +197,10 @@ class ImageTokenDecoder(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", "embed"))
         step = transformer.DecodeStep(slot, cross_masks)
         x, cache = self.stack.decode(x, cache, visible, cross, step)
-        # Of a row the logits are on one device, which chooses its token as a single one would.
-        return nn.with_logical_constraint(self.logits(x), ("batch", None)), cache
+        # Of a row the logits come together on one device, which chooses its token as a single one
+        # would; without the first line the compiler gathers the kernel, which is larger.
+        logits = nn.with_logical_constraint(self.logits(x), ("batch", "vocab"))
+        return nn.with_logical_constraint(logits, ("batch", None)), cache
 
 
 class PartiTransformer(nn.Module):
