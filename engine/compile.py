@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from parti.engine.experiment import experiments
 from parti.engine.hardware import accelerators
+from parti.engine.inference import layouts
 from parti.engine.pod_estimates import compile_step, device_memory
 from parti.stages import flag_parser
 
@@ -42,6 +43,7 @@ def make_parser() -> flag_parser.Parser:
     add("--program", choices=programs, default=programs[0], help="default: train")
     add("--num_prompts", type=int, metavar="N", help="of generation; default: one per data shard")
     add("--num_samples", type=int, default=16, metavar="N", help="of each prompt (default: 16)")
+    layouts.add_flags(parser)
     add("--memory", type=float, metavar="GIB", help="of a device; default: all it has")
     add("--json", type=pathlib.Path, metavar="FILE", help="also writes the report there")
     return parser
@@ -80,11 +82,15 @@ def _compile(
     experiment, lengths = experiments.load_without_data(
         gin_files, ["MODEL_DIR='.'", "INITIAL=None", *bindings, *changes]
     )
-    spec = compile_step.element_spec(experiment, lengths)
     if flags.program == compile_step.TRAIN:
+        spec = compile_step.element_spec(experiment, lengths)
         return compile_step.compile_train_step(experiment, spec, target)
+    if flags.layout or flags.mesh_shape:
+        layout = layouts.read(flags.layout, flags.mesh_shape, flags.weights)
+    else:
+        layout = compile_step.layout_of(experiment, int8=flags.weights == layouts.INT8)
     drawn = flags.num_prompts, flags.num_samples
-    return compile_step.compile_generation(experiment, spec, target, *drawn)
+    return compile_step.compile_generation(experiment, target, *drawn, layout)
 
 
 def _try(
@@ -133,8 +139,11 @@ def _check(flags: argparse.Namespace) -> None:
         value = getattr(flags, name)
         if value is not None and value <= 0:
             raise ValueError(f"--{name} is {value}; it must be more than 0")
-    if flags.num_prompts and flags.program != compile_step.GENERATE:
-        raise ValueError("--num_prompts is for --program generate")
+    for name in ("num_prompts", "layout", "mesh_shape", "weights"):
+        if getattr(flags, name) and flags.program != compile_step.GENERATE:
+            raise ValueError(
+                f"--{name} is for --program generate; a training's layout is in its experiment"
+            )
     if flags.json and not flags.json.parent.is_dir():
         raise FileNotFoundError(f"--json {flags.json}: no folder {flags.json.parent}")
 

@@ -240,9 +240,7 @@ def run_command(
         print(usage, end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     flags = _parse_flags(argv, switches)
-    addressed = (flags.coordinator_address, flags.num_processes, flags.process_id)
-    if flags.distributed or any(flag is not None for flag in addressed):
-        multihost.connect(*addressed)
+    multihost.join(flags)
     accelerators.check_platforms(in_this_process=True)
     if cache := os.environ.get(CACHE_VARIABLE):
         jax.config.update("jax_compilation_cache_dir", cache)
@@ -273,10 +271,9 @@ def _parse_flags(argv: Sequence[str], switches: Sequence[str]) -> argparse.Names
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in ("--gin_file", "--gin_bindings"):
         parser.add_argument(name, action="append", default=[])
-    for name in (*switches, "--distributed"):
+    for name in switches:
         parser.add_argument(name, action="store_true")
-    for name, kind in (("coordinator_address", str), ("num_processes", int), ("process_id", int)):
-        parser.add_argument(f"--{name}", type=kind)
+    multihost.add_flags(parser)
     known = ["--gin.NAME", *(f"--{name}" for name in vars(parser.parse_args([])))]
     prefix = "--gin."
     argv = [f"--gin_bindings={a[len(prefix) :]}" if a.startswith(prefix) else a for a in argv]

@@ -60,6 +60,18 @@ def split_boxes(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return traverse_util.unflatten_dict(plain), traverse_util.unflatten_dict(axes)
 
 
+def logical_axes(variables: Mapping[str, Any]) -> dict[str, dict[tuple[str, ...], tuple[Any, ...]]]:
+    """Returns {collection: {path: axis names}} of what `Model.get_initial_variables` gives."""
+    return {
+        collection.removesuffix("_axes"): {
+            (*key[:-1], key[-1].removesuffix("_axes")): tuple(axes.names)
+            for key, axes in traverse_util.flatten_dict(tree).items()
+        }
+        for collection, tree in variables.items()
+        if collection.endswith("_axes")
+    }
+
+
 def average(total: Array, count: Array | float) -> clu_metrics.Average:
     """Returns the metric `total / count`; merging two adds totals and counts."""
     return clu_metrics.Average(

@@ -4,24 +4,32 @@
 
 A prompt's part, its manifest lines and tokens, is written after its images; a resumed run goes on
 with the prompts that have none. Batches are always sampled whole, so the bytes stay the same.
+
+Workers draw different prompts, each with a generator of its own. Processes that join one another
+draw with one generator on all their devices, without Beam, and the first one writes.
 """
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import jax
 import numpy as np
+from apache_beam.options import pipeline_options
 
 from parti.data.images import images
 from parti.data.storage import record_offsets, records, shard_names, tfrecords
 from parti.data.text import captions, prompt_files
+from parti.engine.distributed import multihost
 from parti.engine.hardware import accelerators
-from parti.engine.inference import bundles
+from parti.engine.inference import bundles, layouts
 from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
-from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.beam import beam_internals, model_handlers, options, runners
 from parti.pipelines.html import gallery
 from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
@@ -47,6 +55,7 @@ class GenerateSettings:
     num_upsampled: int = 16  # best images of each prompt; the others stay small
     # One of `model_handlers.RANKINGS`; None if there is no reranker
     rerank_by: str | None = model_handlers.CONTRAST
+    weights: str | None = None  # `layouts.INT8`; None is the generator's compute dtype
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_samples <= 1000:
@@ -72,7 +81,10 @@ class GenerateSettings:
 
 def generation_settings(bundle: bundles.Bundle, settings: GenerateSettings) -> dict[str, Any]:
     """Returns what every line of the manifest says about how its image was made."""
-    return {**dataclasses.asdict(settings), "fingerprints": bundle.fingerprints}
+    said = dataclasses.asdict(settings)
+    if settings.weights is None:
+        del said["weights"]
+    return {**said, "fingerprints": bundle.fingerprints}
 
 
 def make_parser() -> flag_parser.Parser:
@@ -100,6 +112,8 @@ def make_parser() -> flag_parser.Parser:
     add("--upsample_tile", type=int, default=0, help="upsample in windows this wide (0: whole)")
     add("--prompts_per_batch", type=int, default=4, help="prompts sampled in one call")
     add("--num_prompts", type=int, metavar="N", help="take only the first N prompts")
+    layouts.add_flags(parser)
+    multihost.add_flags(parser)
     return parser
 
 
@@ -116,17 +130,123 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
     return GenerateSettings(**values, num_upsampled=keep)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Generation:
+    """What is to be drawn, checked; nothing is loaded yet."""
+
+    prompts: Sequence[prompt_files.Prompt]
+    bundle: bundles.Bundle
+    settings: GenerateSettings
+    stage: publishing.OutputDirectory
+    prompts_per_batch: int
+    upsample_tile: int
+    layout: layouts.Layout | None
+
+    @property
+    def steps(self) -> tuple[Any, ...]:
+        """What `build` takes after the batches."""
+        sizes = self.prompts_per_batch, self.upsample_tile
+        return self.bundle, self.settings, self.stage.address, *sizes, self.layout
+
+    def batches(self) -> list[tuple[prompt_files.Prompt, ...]]:
+        """Returns the prompts that are sampled together."""
+        size = self.prompts_per_batch
+        starts = range(0, len(self.prompts), size)
+        return [tuple(self.prompts[start : start + size]) for start in starts]
+
+    def publish(self) -> str:
+        """Publishes what is drawn, and returns what the user should know."""
+        num_prompts, stage = len(self.prompts), self.stage
+        finish(stage.address, self.prompts, generation_settings(self.bundle, self.settings))
+        num_images = num_prompts * self.settings.num_samples
+        stage.publish(
+            counts={"prompts": num_prompts, "images": num_images},
+            extra={"fingerprints": self.bundle.fingerprints},
+        )
+        page = files.join(stage.output, gallery.FILE_NAME)
+        return f"{num_images} images of {num_prompts} prompts in {stage.output}; open {page}"
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs `parti generate`."""
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
+    layout = layouts.read(flags.layout, flags.mesh_shape, flags.weights)
     prompt_place = [flags.prompts] if prompt_files.is_address(flags.prompts) else []
     options.check_places(beam_options, [*prompt_place, flags.model], [flags.output])
     notes: list[str] = []
     prompts = prompt_files.read_prompts(flags.prompts, notes)[: flags.num_prompts]
-    accelerators.check_platforms()
+    if multihost.asked(flags):
+        _check_runner(beam_options)
+        multihost.join(flags)
+        _run_together(flags, settings, layout or layouts.Layout(), prompts, notes)
+        return 0
+    num_devices = layout and _num_devices(layout, beam_options)
+    generation = _open(flags, settings, layout, prompts, notes, num_devices)
+    with generation.stage as stage:
+        done = finished(stage.address)
+        batches = [b for b in generation.batches() if not done.issuperset(p.id for p in b)]
+        progress = _start(generation, done, notes)
+        if batches:
+            steps = generation.steps
+            options.run_pipeline(lambda root: build(root, batches, *steps), beam_options, progress)
+        text = generation.publish()
+        progress.done()
+    print(text)
+    return 0
+
+
+def _run_together(
+    flags: argparse.Namespace,
+    settings: GenerateSettings,
+    layout: layouts.Layout,
+    prompts: Sequence[prompt_files.Prompt],
+    notes: list[str],
+) -> None:
+    """Runs the command in processes that have joined; the first one alone has an output."""
+    is_first = multihost.is_first()
+    with contextlib.ExitStack() as stack:
+        with multihost.refusing_together():
+            generation = _open(flags, settings, layout, prompts, notes, jax.device_count())
+            if is_first:
+                stack.enter_context(generation.stage)
+        recorded = generation.stage.settings, generation.stage.inputs
+        multihost.check_equal("the prompts, bundle or settings", manifests.digest(recorded))
+        done = finished(generation.stage.address) if is_first else set()
+        batches = generation.batches()
+        is_left = multihost.of_first([not done.issuperset(p.id for p in b) for b in batches])
+        batches = [batch for batch, left in zip(batches, is_left) if left]
+        progress = _start(generation, done, notes) if is_first else None
+        with multihost.ending_if_one_is_lost("generate", "generation"):
+            _draw_together(batches, generation, progress)
+        if progress:
+            text = generation.publish()
+            progress.done()
+            print(text)
+    multihost.wait_for_all("published")
+
+
+def _open(
+    flags: argparse.Namespace,
+    settings: GenerateSettings,
+    layout: layouts.Layout | None,
+    prompts: Sequence[prompt_files.Prompt],
+    notes: list[str],
+    num_devices: int | None,
+) -> _Generation:
+    """Checks flags and bundle, and adds notes for the user; raises ValueError, changes nothing."""
+    accelerators.check_platforms(in_this_process=multihost.asked(flags))
     bundle = bundles.Bundle.open(flags.model)
     settings = dataclasses.replace(settings, rerank_by=check_ranking(bundle, flags.rerank_by))
+    size = min(flags.prompts_per_batch, len(prompts))
+    inputs = {
+        name: getattr(flags, name)
+        for name in ("prompts", "model", "prompts_per_batch", "upsample_tile")
+    }
+    if layout is not None and num_devices is not None:
+        generator = bundle.model("generator")
+        layout.check(generator, size * settings.num_samples, num_devices)
+        inputs["layout"] = layout.describe(generator, num_devices)
     stage = publishing.OutputDirectory(
         flags.output,
         kind="generations",
@@ -134,45 +254,50 @@ def run(argv: Sequence[str]) -> int:
             **generation_settings(bundle, settings),
             "prompts_digest": manifests.digest([dataclasses.asdict(prompt) for prompt in prompts]),
         },
-        # Another size of batches or windows may round differently; it starts anew.
-        inputs={
-            name: getattr(flags, name)
-            for name in ("prompts", "model", "prompts_per_batch", "upsample_tile")
-        },
+        # Another size of batches or windows, or mesh, may round differently; it starts anew.
+        inputs=inputs,
         overwrite=flags.overwrite,
         resume=True,
     )
     notes += check(bundle, prompts)
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
-    with stage:
-        size = min(flags.prompts_per_batch, len(prompts))
-        every = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
-        done = finished(stage.address)
-        batches = [batch for batch in every if not done.issuperset(p.id for p in batch)]
-        if done:
-            notes.append(f"going on: {len(done)} of {len(prompts)} prompts are finished")
-        for note in notes:
-            print(note, flush=True)
-        left = (len(prompts) - len(done)) * settings.num_samples
-        progress = progress_line.Progress("generate", left, "images")
-        if batches:
-            sizes = size, flags.upsample_tile
-            options.run_pipeline(
-                lambda root: build(root, batches, bundle, settings, stage.address, *sizes),
-                beam_options,
-                progress,
-            )
-        finish(stage.address, prompts, generation_settings(bundle, settings))
-        num_images = len(prompts) * settings.num_samples
-        stage.publish(
-            counts={"prompts": len(prompts), "images": num_images},
-            extra={"fingerprints": bundle.fingerprints},
+    return _Generation(prompts, bundle, settings, stage, size, flags.upsample_tile, layout)
+
+
+def _start(
+    generation: _Generation, done: Collection[str], notes: Sequence[str]
+) -> progress_line.Progress:
+    """Prints the notes and starts the progress line; `done` are ids of finished prompts."""
+    prompts = generation.prompts
+    if done:
+        notes = [*notes, f"going on: {len(done)} of {len(prompts)} prompts are finished"]
+    for note in notes:
+        print(note, flush=True)
+    left = (len(prompts) - len(done)) * generation.settings.num_samples
+    return progress_line.Progress("generate", left, "images")
+
+
+def _num_devices(layout: layouts.Layout, beam_options: pipeline_options.PipelineOptions) -> int:
+    """Returns the devices of a worker, which on other machines the mesh must tell."""
+    if runners.is_local(beam_options):
+        return accelerators.num_devices()
+    if layout.mesh_shape is None or -1 in layout.mesh_shape:
+        raise ValueError(
+            "--mesh_shape: of workers on other machines the devices are not known here; give the "
+            "size of each axis, whose product are the devices of a worker"
         )
-        progress.done()
-    page = files.join(stage.output, gallery.FILE_NAME)
-    print(f"{num_images} images of {len(prompts)} prompts in {stage.output}; open {page}")
-    return 0
+    return math.prod(layout.mesh_shape)
+
+
+def _check_runner(beam_options: pipeline_options.PipelineOptions) -> None:
+    """Raises ValueError if processes that join are to be workers too."""
+    given = beam_internals.given_flags(beam_options)
+    if given:
+        raise ValueError(
+            f"{given[0]}: processes that join one another draw without Beam; leave the flag out, "
+            "or --coordinator_address, --num_processes, --process_id and --distributed"
+        )
 
 
 def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> list[str]:
@@ -249,16 +374,12 @@ def build(
     directory: str,  # exists; images and parts are written into it
     prompts_per_batch: int = 4,  # to as many a smaller batch is padded
     upsample_tile: int = 0,  # side in pixels of the windows that are upsampled; 0 is whole
+    layout: layouts.Layout | None = None,  # of the devices of a worker; None takes one of them
 ) -> beam.PCollection:
     """Adds the job to a pipeline; gives the ids of the prompts that were written."""
-    source = files.absolute(bundle.path)
     texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
     files.make_dirs(files.join(directory, _PARTS))
-    sample = model_handlers.sample_handler(
-        source, settings.sampling, settings.num_samples, settings.seed, prompts_per_batch
-    )
-    rerank_by = settings.rerank_by or model_handlers.CONTRAST
-    render = model_handlers.render_handler(source, settings.num_upsampled, upsample_tile, rerank_by)
+    sample, render = _handlers(bundle, settings, prompts_per_batch, upsample_tile, layout)
     return (
         root
         | "Batches" >> beam.Create(texts)
@@ -267,6 +388,52 @@ def build(
         | model_handlers.infer("Render", render)
         | "Write" >> beam.ParDo(_WritePrompt(directory, generation_settings(bundle, settings)))
     )
+
+
+def _handlers(
+    bundle: bundles.Bundle,
+    settings: GenerateSettings,
+    prompts_per_batch: int,
+    upsample_tile: int,
+    layout: layouts.Layout | None,
+) -> tuple[model_handlers.Handler, model_handlers.Handler]:
+    """Returns what samples a batch of prompts, and what renders the samples of one; see `build`."""
+    source = files.absolute(bundle.path)
+    drawn = settings.sampling, settings.num_samples, settings.seed, prompts_per_batch
+    rerank_by = settings.rerank_by or model_handlers.CONTRAST
+    rendered = settings.num_upsampled, upsample_tile, rerank_by
+    return (
+        model_handlers.sample_handler(source, *drawn, layout),
+        model_handlers.render_handler(source, *rendered, layout),
+    )
+
+
+def _draw_together(
+    batches: Sequence[tuple[prompt_files.Prompt, ...]],
+    generation: _Generation,
+    progress: progress_line.Progress | None,
+) -> None:
+    """Draws batches with one generator on the devices of all processes.
+
+    The first process, which has a progress line, also renders, on its own devices, and writes.
+    """
+    bundle, settings, directory, *sizes, layout = generation.steps
+    sample, render = _handlers(bundle, settings, *sizes, layout)
+    if not batches:
+        return
+    generator = sample.load_model()
+    renderer = None
+    if progress:
+        renderer = render.load_model()
+        files.make_dirs(files.join(directory, _PARTS))
+    write = _WritePrompt(directory, generation_settings(bundle, settings))
+    for batch in batches:
+        tokens = sample.predict([prompt.text for prompt in batch], generator)
+        if progress is None:
+            continue
+        for prompt, example in _unfinished((batch, tokens), directory):
+            list(write.process((prompt, render.predict(example, renderer))))
+            progress.update(progress.count + settings.num_samples)
 
 
 def _unfinished(

@@ -134,12 +134,31 @@ def load_params(
 
 def fingerprint(params: Mapping[str, Any], config: str) -> str:
     """Returns the sha256, in hex, of parameters and the text of the model's configuration."""
-    digest = hashlib.sha256(config.encode("utf-8"))
+    digest = Fingerprint(config)
     for key, value in sorted(traverse_util.flatten_dict(dict(params), sep="/").items()):
         array = np.ascontiguousarray(value)
-        digest.update(f"{key} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
+        digest.begin(key, array.dtype, array.shape)
+        digest.add(array)
     return digest.hexdigest()
+
+
+class Fingerprint:
+    """The `fingerprint` of parameters that come one after another, by path, in parts or whole."""
+
+    def __init__(self, config: str) -> None:
+        self._digest = hashlib.sha256(config.encode("utf-8"))
+
+    def begin(self, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        """Goes on to the parameter of a path such as 'encoder/kernel'."""
+        self._digest.update(f"{key} {dtype} {shape}".encode())
+
+    def add(self, block: np.ndarray) -> None:
+        """Takes the next values of a parameter, in C order."""
+        self._digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+
+    def hexdigest(self) -> str:
+        """Returns the sha256 of all, in hex."""
+        return self._digest.hexdigest()
 
 
 def leaves(folder: files.Path) -> Leaves:

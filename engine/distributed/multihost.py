@@ -1,21 +1,23 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One training in many processes, a process per host, that share a file system.
+"""One training, or generation, in many processes, a process per host.
 
-Each process runs the same program on its own devices. All read the same files; the first process
-alone writes the run directory (checkpoints are written by all, each its own parts). A process that
-dies ends the others within HEARTBEAT_SECONDS; the same command, on as many processes as there are
-then, goes on from the last checkpoint.
+Each process runs the same program on its own devices. All read the same files; those of a training
+share a file system or bucket. The first process alone writes the output (checkpoints are written by
+all, each its own parts). A process that dies ends the others within HEARTBEAT_SECONDS; the same
+command, of a training on as many processes as there are then, goes on from what was saved last.
 """
 
+import argparse
 import hashlib
 import os
 import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
@@ -86,8 +88,32 @@ def _gpus_of_lone_task() -> list[int] | None:
     return list(range(int(gpus)))
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how to join other processes; see `join`."""
+    add = parser.add_argument
+    add("--distributed", action="store_true", help="join the other processes, as JAX finds them")
+    add("--coordinator_address", metavar="HOST:PORT", help="of process 0, to join the others")
+    add("--num_processes", type=int, metavar="N", help="how many join")
+    add("--process_id", type=int, metavar="I", help="which of them this is, from 0")
+
+
+def asked(flags: argparse.Namespace) -> bool:
+    """Returns whether the flags of `add_flags` ask to join other processes."""
+    return flags.distributed or any(flag is not None for flag in _addressed(flags))
+
+
+def join(flags: argparse.Namespace) -> None:
+    """Joins the other processes if the flags ask for it."""
+    if asked(flags):
+        connect(*_addressed(flags))
+
+
+def _addressed(flags: argparse.Namespace) -> tuple[Any, ...]:
+    return flags.coordinator_address, flags.num_processes, flags.process_id
+
+
 def count() -> int:
-    """Returns how many processes train together."""
+    """Returns how many processes work together."""
     return jax.process_count()
 
 
@@ -129,6 +155,25 @@ def all_agree(condition: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(condition)).all())
 
 
+def of_first(values: Sequence[bool]) -> list[bool]:
+    """Returns what the first process gives, which all give as many of."""
+    if count() == 1:
+        return list(values)
+    return multihost_utils.broadcast_one_to_all(np.asarray(values, bool)).tolist()
+
+
+@contextmanager
+def refusing_together() -> Iterator[None]:
+    """Ends all processes with an error if the block raises a user's mistake in one of them."""
+    mine: Exception | None = None
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        mine = error
+    if not all_agree(mine is None):
+        raise mine or ValueError("another process has refused to begin; its own line says why")
+
+
 def check_shared(folder: files.Path) -> None:
     """Raises ValueError unless all processes see a file of the first one within SHARED_SECONDS."""
     if count() == 1:
@@ -154,7 +199,7 @@ def check_shared(folder: files.Path) -> None:
 
 
 @contextmanager
-def ending_if_one_is_lost() -> Iterator[None]:
+def ending_if_one_is_lost(command: str = "train", what: str = "training") -> Iterator[None]:
     """Ends this process, saying why, if computing with the others fails inside.
 
     At once and not by an exception: whatever is left to do would wait for the others.
@@ -167,11 +212,11 @@ def ending_if_one_is_lost() -> Iterator[None]:
         message = str(error)
         if message.startswith(_LOST_CODES) or any(w in message.lower() for w in _LOST_WORDS):
             text = (
-                f"{message.splitlines()[0][:300]}. Perhaps another process of this training has "
-                "died: its own log says why. The same command, for all processes, goes on from the "
-                "last checkpoint"
+                f"{message.splitlines()[0][:300]}. Perhaps another process of this {what} has "
+                "died: its own log says why. The same command, for all processes, goes on from "
+                "what was saved last"
             )
         else:
             text = "".join(traceback.format_exception(error)).rstrip()
-        print(f"[train] process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
+        print(f"[{command}] process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
         os._exit(1)

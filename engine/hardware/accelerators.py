@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accelerators: peak rates, and targets to compile for (described TPUs, CPU devices, the GPU).
 
-Only `check_platforms` and `target`, which sets options that jax reads when it starts, ask jax for
-devices.
+Only `check_platforms`, `num_devices` and `target`, which sets options that jax reads when it
+starts, ask jax for devices.
 """
 
 import dataclasses
@@ -109,6 +109,15 @@ def check_platforms(in_this_process: bool = False) -> None:
         f"{PLATFORMS}={wanted}: JAX finds no such device here{why}; unset {PLATFORMS}, or set it "
         "to cpu"
     )
+
+
+def num_devices() -> int:
+    """Returns how many devices jax finds on this machine.
+
+    Another process asks, so that this one takes no accelerator from its workers.
+    """
+    command = [sys.executable, "-c", "import jax; print(jax.device_count())"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from flax import traverse_util
 
 from parti.data.text import vocabularies
 from parti.engine.config import gin_config
-from parti.engine.inference import loaded_models
+from parti.engine.inference import layouts, loaded_models, sharded_reading
 from parti.models import base
 from parti.stages import files
 from parti.stages.version import VERSION
@@ -176,23 +176,35 @@ class Bundle:
             path = files.join(self.path, part, CONFIG_FILE)
             raise ValueError(f"{path}: {error}; export the bundle again") from error
 
-    def load(self, part: str) -> loaded_models.LoadedModel:
-        """Loads a part.
+    def load(self, part: str, layout: layouts.Layout | None = None) -> loaded_models.LoadedModel:
+        """Loads a part, onto one device or as a layout says (see `layouts`).
+
+        Of a generator with a layout no device and no process ever has all.
 
         Raises:
           ValueError: the bundle has no such part, or its files are not those that were exported.
         """
-        model = self.model(part)
-        with files.local_copy(files.join(self.path, part, PARAMS_FILE)) as path:
-            flat = safetensors.flax.load_file(path)
-        described = self.content["parts"][part]
+        model, config, fingerprint = self.model(part), self._config(part), ""
+        path = files.join(self.path, part, PARAMS_FILE)
+        placement = None
+        if layout is not None and part == "generator":
+            placement = layout.placement()
+            leaves = layouts.leaves(model, layout.int8)
+            variables, fingerprint = sharded_reading.load(path, leaves, placement, config)
+        else:
+            placement = None if layout is None else layouts.whole_on_each()
+            with files.local_copy(path) as local:
+                flat = safetensors.flax.load_file(local)
+            variables = traverse_util.unflatten_dict(flat, sep="/")
         loaded = loaded_models.LoadedModel(
             model,
-            traverse_util.unflatten_dict(flat, sep="/"),
-            config=self._config(part),
+            variables,
+            config=config,
             name=part,
-            trained_on=described["trained_on"],
+            trained_on=self.content["parts"][part]["trained_on"],
             vocabulary=self.vocabulary() if part in READ_TEXT else None,
+            placement=placement,
+            fingerprint=fingerprint,
         )
         self._check_fingerprint(part, part, loaded.fingerprint)
         return loaded
@@ -289,15 +301,19 @@ def check_parts(
             )
 
 
-def load_part(source: files.Path, part: str) -> loaded_models.LoadedModel:
+def load_part(
+    source: files.Path, part: str, layout: layouts.Layout | None = None
+) -> loaded_models.LoadedModel:
     """Loads a part of a bundle, or the training directory of that part.
 
     Raises:
       FileNotFoundError: neither is there.
-      ValueError: what is there is no such part.
+      ValueError: what is there is no such part, or a layout is given for a training directory.
     """
     if files.exists(files.join(source, BUNDLE_FILE)):
-        return Bundle.open(source).load(part)
+        return Bundle.open(source).load(part, layout)
+    if layout is not None:
+        raise ValueError(f"{source} is no bundle, which a layout needs; make one with parti export")
     loaded = loaded_models.LoadedModel.from_train_dir(source)
     check_role(part, loaded)
     return loaded

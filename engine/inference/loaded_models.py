@@ -17,6 +17,7 @@ import numpy as np
 from parti.data.text import captions, vocabularies
 from parti.engine.checkpoints import checkpoints
 from parti.engine.config import gin_config, provenance
+from parti.engine.inference import layouts
 from parti.models import base
 from parti.stages import files, manifests
 
@@ -46,13 +47,21 @@ class LoadedModel:
         name: str = "model",
         trained_on: Mapping[str, Any] | None = None,
         vocabulary: vocabularies.TextTokenizer | None = None,
+        placement: layouts.Placement | None = None,
+        fingerprint: str = "",
     ) -> None:
-        """Puts the variables on the device; computes the fingerprint."""
+        """Puts the variables on the device, or where `placement` says; computes the fingerprint.
+
+        With a fingerprint they are there already, as for the placement, and it is theirs.
+        """
         self.model, self.config, self.name = model, config, name
         self.trained_on, self.vocabulary = dict(trained_on or {}), vocabulary
-        kept = base.without_branches(variables, model.training_only)
-        self.fingerprint = checkpoints.fingerprint(kept, config)
-        self.variables = jax.device_put(kept)
+        self._placement, self.fingerprint = placement, fingerprint
+        self.variables = base.without_branches(variables, model.training_only)
+        if not fingerprint:
+            self.fingerprint = checkpoints.fingerprint(self.variables, config)
+            put = placement.replicate if placement else jax.device_put
+            self.variables = put(self.variables)
         self._jitted: dict[Hashable, Callable[..., Any]] = {}
         self._lock = threading.Lock()
 
@@ -119,6 +128,8 @@ class LoadedModel:
                 "give arrays of one number of rows, at least 1"
             )
         (num_rows,) = rows
+        if self._placement is not None:
+            batch_size = self._placement.batch_size(batch_size)
         function = self._function(method, static)
         results = []
         for start in range(0, num_rows, batch_size):
@@ -132,7 +143,11 @@ class LoadedModel:
         with self._lock:
             if key not in self._jitted:
                 bound = functools.partial(getattr(self.model, method), **static)
-                self._jitted[key] = functools.partial(jax.jit(bound), self.variables)
+                if place := self._placement:
+                    function = functools.partial(place.call, place.jit(bound), self.variables)
+                else:
+                    function = functools.partial(jax.jit(bound), self.variables)
+                self._jitted[key] = function
             return self._jitted[key]
 
 

@@ -9,6 +9,7 @@ neither data nor vocabulary and computes nothing.
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +18,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from parti.engine.distributed import partitioning
 from parti.engine.experiment import experiments
 from parti.engine.hardware import accelerators, flops
+from parti.engine.inference import layouts
 from parti.engine.pod_estimates import collectives, device_memory
 from parti.engine.step import train_state, train_step
 from parti.models import base
+from parti.models.text_to_image import sampling
 
 TRAIN, GENERATE = "train", "generate"
 
@@ -79,7 +81,9 @@ def compile_train_step(
     """
     program = train_step.make_program(experiment, spec, target.devices, described=target.described)
     kinds = device_memory.state(program)
-    report = _report(TRAIN, program, program.trace_step, kinds, target, experiment.batch_size)
+    num_params = train_state.num_params(program.abstract.params)
+    given = num_params, program.trace_step, kinds, target, experiment.batch_size
+    report = _report(TRAIN, program, *given)
     memory, advice = device_memory.with_gradients(report.memory), report.advice
     if report.available and report.fits is False:
         advice = device_memory.advice(memory, report.available, experiment, program)
@@ -94,17 +98,18 @@ def compile_train_step(
 
 def compile_generation(
     experiment: experiments.Experiment,
-    spec: train_state.ElementSpec,
     target: accelerators.Target,
     num_prompts: int | None,
     num_samples: int,
+    layout: layouts.Layout | None = None,
 ) -> Report:
-    """Compiles the drawing of all samples of some prompts at once, and reports on it.
+    """Compiles what `parti generate` draws all samples of some prompts with, and reports on it.
 
-    Without `num_prompts` there is one for each shard of a batch. See `compile_train_step`.
+    Without `num_prompts` there is one for each part of the rows, without a layout that of the
+    experiment. See `compile_train_step`.
 
     Raises:
-      ValueError: the model draws no images, or the experiment does not fit the devices.
+      ValueError: the model draws no images, or does not fit the devices.
     """
     model = experiment.model
     if not isinstance(model, base.Generator):
@@ -112,32 +117,42 @@ def compile_generation(
             f"--program generate: {type(model).__name__} draws no images; take --program train, or "
             "an experiment of a text-to-image model"
         )
-    program = train_step.make_program(experiment, spec, target.devices, described=target.described)
-    # Prompts are divided as a batch is, parameters as in training.
-    sharding, mesh = program.batch_sharding, program.mesh
-    prompts = num_prompts or partitioning.num_shards(mesh, sharding.spec[0])
-    partitioning.check_divisible("--num_prompts: a batch", (prompts,), sharding.spec, mesh)
+    layout = layout or layout_of(experiment)
+    placement = layout.placement(target.devices)
+    num_prompts = num_prompts or placement.num_parts("batch")
+    layout.check(model, num_prompts * num_samples, len(target.devices))
+    leaves = layouts.leaves(model, layout.int8)
+    variables = layouts.placed(leaves, placement)
     batch = (
-        jax.ShapeDtypeStruct((prompts, spec["encoder_input_tokens"].shape[1]), jnp.int32),
-        jax.ShapeDtypeStruct((prompts, num_samples, 2), jnp.uint32),
+        jax.ShapeDtypeStruct((num_prompts, model.text_length), jnp.int32),
+        jax.ShapeDtypeStruct((num_prompts, num_samples, 2), jnp.uint32),
     )
-    params, shardings = program.abstract.params, program.shardings.params
     kinds = {
-        device_memory.PARAMETERS: device_memory.per_device(params, shardings),
-        device_memory.BATCH: device_memory.per_device(batch, sharding),
+        device_memory.PARAMETERS: device_memory.per_device(
+            variables, jax.tree.map(lambda leaf: leaf.sharding, variables)
+        ),
+        device_memory.BATCH: device_memory.per_device(batch, placement.inputs),
     }
-    variables = {"params": train_state.placed(params, shardings)}
-    draw = jax.jit(lambda variables, tokens, keys: model.sample(variables, tokens, keys))
-    trace = functools.partial(draw.trace, variables, *train_state.placed(batch, sharding))
-    report = _report(GENERATE, program, trace, kinds, target, prompts * num_samples)
+    draw = placement.jit(functools.partial(model.sample, settings=sampling.SamplingSettings()))
+    trace = functools.partial(draw.trace, variables, *train_state.placed(batch, placement.inputs))
+    num_params = sum(math.prod(leaf.shape) for leaf in leaves.values())
+    num_images = num_prompts * num_samples
+    report = _report(GENERATE, placement, num_params, trace, kinds, target, num_images)
     fewer = device_memory.Advice("fewer --num_prompts or --num_samples")
     advice = [fewer, device_memory.MORE_DEVICES]
     return dataclasses.replace(report, advice=advice if report.fits is False else ())
 
 
+def layout_of(experiment: experiments.Experiment, int8: bool = False) -> layouts.Layout:
+    """Returns the layout of an experiment, for a generator."""
+    settings = experiment.mesh_shape, experiment.mesh_axes, experiment.logical_axis_rules
+    return layouts.of(*settings, int8=int8)
+
+
 def _report(
     name: str,
-    program: train_step.Program,
+    place: train_step.Program | layouts.Placement,
+    num_params: int,
     trace: Callable[[], jax.stages.Traced],
     kinds: Mapping[str, int],
     target: accelerators.Target,
@@ -145,7 +160,7 @@ def _report(
 ) -> Report:
     """Traces, lowers and compiles; `kinds` is the memory that shardings tell, the arguments'."""
     begin = time.perf_counter()
-    with program.context():
+    with place.context():
         traced = trace()
         lowered = traced.lower()
     middle, middle_cpu = time.perf_counter(), time.process_time()
@@ -164,10 +179,10 @@ def _report(
     return Report(
         program=name,
         topology=target.name,
-        mesh=dict(program.mesh.shape),
+        mesh=dict(place.mesh.shape),
         batch=batch,
         num_microbatches=1,
-        num_params=train_state.num_params(program.abstract.params),
+        num_params=num_params,
         memory=memory,
         available=target.memory,
         fits=fits,

@@ -14,6 +14,7 @@ from flax import serialization, traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from parti.engine.distributed import partitioning
+from parti.models import base
 
 _AXES = "_axes"
 
@@ -189,18 +190,11 @@ def _initial_variables(model: Any, rng: jax.Array, element_spec: ElementSpec) ->
 def _logical_axes(
     model: Any, element_spec: ElementSpec
 ) -> dict[str, dict[Key, tuple[str | None, ...]]]:
-    """Returns {collection: {path: axis names}} of {'params_axes': {'kernel_axes': ...}}."""
+    """Returns {collection: {path: axis names}} of a model's variables."""
     variables = jax.eval_shape(
         lambda: _initial_variables(model, jax.random.PRNGKey(0), element_spec)
     )
-    return {
-        collection.removesuffix(_AXES): {
-            (*key[:-1], key[-1].removesuffix(_AXES)): tuple(axes.names)
-            for key, axes in traverse_util.flatten_dict(tree).items()
-        }
-        for collection, tree in variables.items()
-        if collection.endswith(_AXES)
-    }
+    return base.logical_axes(variables)
 
 
 def _names(path: tuple[Any, ...]) -> list[str]:

@@ -140,27 +140,32 @@ class MultiHeadAttention(nn.Module):
         def read(buffer: Array) -> Array:
             return lax.dynamic_slice(buffer, start, size).reshape(batch, -1, heads, kv)
 
-        cache = Cache(*map(updated, cache, self.keys_values(inputs)))
-        query = self.query(inputs)[:, None]
+        def divided(x: Array) -> Array:
+            return nn.with_logical_constraint(x, ("batch", "heads", "kv"))
+
+        cache = Cache(*map(updated, cache, map(divided, self.keys_values(inputs))))
+        query = divided(self.query(inputs))[:, None]
         window = KeysValues(*map(read, cache))
         x = dot_product_attention(query, window, mask.reshape(1, 1, 1, -1))[:, 0]
-        return self.out(x), cache
+        return self.out(divided(x)), cache
 
     def decode_shared(
         self, inputs: Array, shared: Sequence[KeysValues], masks: Sequence[Array]
     ) -> Array:
         """Attends from one position to keys and values that several rows share.
 
-        Maps [batch, embed] to the same. The rows fall into `len(shared)` parts of equal size; in
-        part i, each of the groups of `shared[i]` [groups, length, heads, kv] serves an equal run of
-        rows, and `masks[i]` [groups, length] says which keys it may see. Nothing is repeated in
-        memory.
+        Maps [batch, embed] to the same. Of each `len(shared)` neighbouring rows the i-th belongs to
+        part i, of which each of the groups of `shared[i]` [groups, length, heads, kv] serves an
+        equal run of rows, and `masks[i]` [groups, length] says which keys it may see. Nothing is
+        repeated in memory, and what a mesh divides by rows it divides alike in all parts.
         """
+        query = nn.with_logical_constraint(self.query(inputs), ("batch", "heads", "kv"))
+        queries = query.reshape(-1, len(shared), *query.shape[1:])
         parts = []
-        queries = jnp.split(self.query(inputs), len(shared))
-        for query, keys_values, mask in zip(queries, shared, masks):
-            groups = keys_values.key.shape[0]
-            grouped = query.reshape(groups, -1, *query.shape[1:])
+        for i, (keys_values, mask) in enumerate(zip(shared, masks, strict=True)):
+            own = queries[:, i]
+            grouped = own.reshape(keys_values.key.shape[0], -1, *own.shape[1:])
             x = dot_product_attention(grouped, keys_values, mask[:, None, None, :])
-            parts.append(x.reshape(query.shape))
-        return self.out(jnp.concatenate(parts))
+            parts.append(x.reshape(own.shape))
+        x = jnp.stack(parts, axis=1).reshape(query.shape)
+        return self.out(nn.with_logical_constraint(x, ("batch", "heads", "kv")))

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from parti.models.layers import quantization
+
 Array = jax.Array
 
 
@@ -29,7 +31,7 @@ class Dense(nn.Module):
     features: tuple[int, ...]  # shape of the output axes
     axes: tuple[str | None, ...]  # logical names of the kernel's, inputs first
     num_inputs: int = 1
-    dtype: str = "float32"  # of the computation; the kernel is float32
+    dtype: str = "float32"  # of the computation; the kernel is float32, or int8 with scales
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
@@ -47,7 +49,8 @@ class Dense(nn.Module):
         )
         matrix = kernel.astype(self.dtype).reshape(math.prod(in_shape), -1)
         outputs = matmul(inputs.astype(self.dtype).reshape(*leading, -1), matrix)
-        return outputs.reshape(*leading, *self.features)
+        outputs = outputs.reshape(*leading, *self.features)
+        return quantization.scaled(outputs, self.get_variable(quantization.SCALES, "kernel"))
 
 
 def matrix(

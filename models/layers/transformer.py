@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from parti.models.layers import attention, dense, pipeline
+from parti.models.layers import attention, dense, pipeline, quantization
 
 Array = jax.Array
 
@@ -177,7 +177,7 @@ class Layer(nn.Module):
 def _scanned_layer(config: StackConfig, layer: type[nn.Module]) -> Any:
     """Returns a module class that runs all layers of a stack in one `lax.scan` per method."""
     common: dict[str, Any] = {
-        "variable_axes": {"params": 0},
+        "variable_axes": {"params": 0, quantization.SCALES: 0},
         "split_rngs": {"params": True, "dropout": True},
         "length": config.num_layers,
         "metadata_params": {nn.PARTITION_NAME: "layers"},

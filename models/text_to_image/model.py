@@ -52,6 +52,10 @@ class TextToImageModel(base.Model):
             "decoder_target_tokens": num_image_ids,
         }
         self.dtype, self.remat = config.dtype, config.remat
+        # Of each feature of a batch of one; `get_initial_variables` takes them.
+        image = (1, config.image_length)
+        self.example_shapes = dict.fromkeys(self.feature_types, image)
+        self.example_shapes["encoder_input_tokens"] = (1, config.text_length)
         self.pipeline_stages = config.num_stages
         self.pipeline_microbatches = config.pipeline_microbatches
         self.network = network.PartiTransformer(config.unpipelined)
@@ -134,10 +138,10 @@ class TextToImageModel(base.Model):
         Raises:
           ValueError: the shapes do not go together or, outside of jit, a text id is out of range.
         """
-        config, params = self.config, variables["params"]
+        config = self.config
         base.check_tokens(text_tokens, config.text_length, config.text_vocab_size, "text_tokens")
         settings = settings or self.settings
-        return sampling.sample(self.network, params, text_tokens, sample_keys, settings)
+        return sampling.sample(self.network, variables, text_tokens, sample_keys, settings)
 
 
 def _logits(

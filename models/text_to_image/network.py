@@ -16,7 +16,15 @@ import numpy as np
 from flax import linen as nn
 
 from parti.data.text import vocabularies
-from parti.models.layers import attention, dense, masks, positions, text_encoder, transformer
+from parti.models.layers import (
+    attention,
+    dense,
+    masks,
+    positions,
+    quantization,
+    text_encoder,
+    transformer,
+)
 
 Array = jax.Array
 
@@ -118,7 +126,8 @@ class ImageTokenDecoder(nn.Module):
 
     def logits(self, x: Array) -> Array:
         """Maps [..., embed] to float32 [..., vocab]."""
-        return dense.matmul(x, self.logits_kernel.astype(x.dtype), "float32")
+        logits = dense.matmul(x, self.logits_kernel.astype(x.dtype), "float32")
+        return quantization.scaled(logits, self.get_variable(quantization.SCALES, "logits_kernel"))
 
     def __call__(
         self, tokens: Array, encoded: Array, encoded_mask: Array, deterministic: bool = True
@@ -164,8 +173,8 @@ class ImageTokenDecoder(nn.Module):
           tokens: [rows] int32, the tokens before this position (0 at the first).
           position: int32 scalar, in raster order.
           cache: From `empty_cache` or the step before.
-          cross: Parts of equally many rows; each is what `prepare` gave, and serves its rows in
-            equal runs (see `attention.MultiHeadAttention.decode_shared`).
+          cross: What `prepare` gave for each of the parts among which the rows take turns (see
+            `attention.MultiHeadAttention.decode_shared`).
           cross_masks: For each part [groups, text_length] bool, True where the caption has a token.
 
         Returns:
@@ -188,7 +197,10 @@ class ImageTokenDecoder(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", "embed"))
         step = transformer.DecodeStep(slot, cross_masks)
         x, cache = self.stack.decode(x, cache, visible, cross, step)
-        return self.logits(x), cache
+        # Of a row the logits come together on one device, which chooses its token as a single one
+        # would; without the first line the compiler gathers the kernel, which is larger.
+        logits = nn.with_logical_constraint(self.logits(x), ("batch", "vocab"))
+        return nn.with_logical_constraint(logits, ("batch", None)), cache
 
 
 class PartiTransformer(nn.Module):
@@ -231,4 +243,6 @@ def empty_cache(config: TextToImageConfig, rows: int) -> attention.Cache:
     """Returns the cache before the first position: only the image rows that stay in reach."""
     grid = masks.cache_rows(config.grid, config.windows), config.grid_size
     shape = (config.num_decoder_layers, rows, *grid, config.num_heads, config.head_dim)
-    return attention.Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    axes = (None, "batch", None, None, "heads", "kv")
+    empty = (jnp.zeros(shape, config.dtype) for _ in range(2))
+    return attention.Cache(*(nn.with_logical_constraint(zeros, axes) for zeros in empty))

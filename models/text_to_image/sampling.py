@@ -10,15 +10,19 @@ parameters, its prompt, its key and the settings only, not on the rows around it
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import lax
 
 from parti.data.text import vocabularies
+from parti.models import base
+from parti.models.layers import quantization
 from parti.models.text_to_image import network
 
 Array = jax.Array
@@ -130,13 +134,14 @@ def choose_tokens(logits: Array, uniform: Array, settings: SamplingSettings) -> 
     return jnp.argmax(cumulative > target[:, None], axis=-1).astype(jnp.int32)
 
 
-def _in_compute_dtype(params: PyTree, dtype: str) -> PyTree:
+def _in_compute_dtype(variables: base.Variables, dtype: str) -> dict[str, PyTree]:
     """Casts the matrices once, where each step would cast them again to the same values."""
 
     def cast(path: tuple[Any, ...], leaf: Array) -> Array:
-        return leaf.astype(dtype) if "kernel" in path[-1].key else leaf
+        is_float_matrix = "kernel" in path[-1].key and not quantization.is_quantized(leaf)
+        return leaf.astype(dtype) if is_float_matrix else leaf
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    return {**variables, "params": jax.tree_util.tree_map_with_path(cast, variables["params"])}
 
 
 def _uniforms(sample_keys: Array, length: int) -> Array:
@@ -146,22 +151,40 @@ def _uniforms(sample_keys: Array, length: int) -> Array:
 
 
 def _prepare_captions(
-    transformer: network.PartiTransformer, params: PyTree, text_tokens: Array, guided: bool
+    transformer: network.PartiTransformer,
+    variables: base.Variables,
+    text_tokens: Array,
+    guided: bool,
 ) -> tuple[list[Any], list[Array]]:
     """Returns cross-attention keys and values and masks: the prompts' part, the null caption's."""
     num_prompts, length = text_tokens.shape
     if guided:
         text_tokens = jnp.concatenate([text_tokens, null_caption(length)])
-    prepared = transformer.apply({"params": params}, text_tokens, method="prepare")
+    prepared = transformer.apply(variables, text_tokens, method="prepare")
     visible = text_tokens != 0
-    parts = [slice(0, num_prompts)] + [slice(num_prompts, None)] * guided
-    cross = [jax.tree.map(lambda x: x[..., part, :, :, :], prepared) for part in parts]  # noqa: B023
-    return cross, [visible[part] for part in parts]
+    # Prompts lie with their images where they divide as these do; the null caption is everywhere.
+    by_images = "batch" if num_prompts % _num_parts("batch") == 0 else None
+    parts = [(slice(0, num_prompts), by_images)] + [(slice(num_prompts, None), None)] * guided
+
+    def of_part(x: Array, part: slice, name: str | None) -> Array:
+        axes = (*(None,) * (x.ndim - 4), name, None, "heads", "kv")
+        return nn.with_logical_constraint(x[..., part, :, :, :], axes)
+
+    cross = [jax.tree.map(lambda x: of_part(x, *part), prepared) for part in parts]  # noqa: B023
+    masks = [nn.with_logical_constraint(visible[part], (name, None)) for part, name in parts]
+    return cross, masks
+
+
+def _num_parts(name: str) -> int:
+    """Returns into how many parts the mesh, if one is set, divides an axis of this name."""
+    axes = nn.logical_to_mesh_axes((name,), nn.get_logical_axis_rules() or ((name, None),))[0]
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
 def sample(
     transformer: network.PartiTransformer,
-    params: PyTree,
+    variables: base.Variables,
     text_tokens: Array,
     sample_keys: Array,
     settings: SamplingSettings,
@@ -169,7 +192,8 @@ def sample(
     """Draws images for prompts; pure, and `jax.jit`-able with static transformer and settings.
 
     Maps texts [prompts, text_length], each ending in EOS and padded with 0, and keys from
-    `image_keys` to [prompts, samples, image_length] int32, codebook indices in raster order.
+    `image_keys` to [prompts, samples, image_length] int32, codebook indices in raster order. On a
+    mesh the images are divided as a batch is, and so is the cache, which is also by heads.
 
     Raises:
       ValueError: The shapes do not go together.
@@ -183,8 +207,8 @@ def sample(
             "[prompts, text_length] and [prompts, samples, 2]"
         )
     guided = settings.guidance_scale != 1.0
-    params = _in_compute_dtype(params, config.dtype)
-    cross, cross_masks = _prepare_captions(transformer, params, text_tokens, guided)
+    variables = _in_compute_dtype(variables, config.dtype)
+    cross, cross_masks = _prepare_captions(transformer, variables, text_tokens, guided)
     ids = jnp.arange(config.image_vocab_size)
     vocabulary = vocabularies.ImageTokenVocabulary(config.codebook_size)
     is_code = (ids >= vocabulary.to_ids(0)) & (ids < vocabulary.to_ids(config.codebook_size))
@@ -192,13 +216,14 @@ def sample(
     def step(carry: tuple[Array, Any], inputs: tuple[Array, Array]) -> tuple[Any, Array]:
         tokens, cache = carry
         position, uniform = inputs
-        rows = jnp.concatenate([tokens, tokens]) if guided else tokens
+        # An image's two rows are neighbours, and so on one device of a mesh.
+        rows = jnp.repeat(tokens, 2) if guided else tokens
         logits, cache = transformer.apply(
-            {"params": params}, rows, position, cache, cross, cross_masks, method="decode_step"
+            variables, rows, position, cache, cross, cross_masks, method="decode_step"
         )
         if guided:
-            conditional, unconditional = jnp.split(logits, 2)
-            logits = guided_logits(conditional, unconditional, settings.guidance_scale)
+            pairs = logits.reshape(-1, 2, logits.shape[-1])
+            logits = guided_logits(pairs[:, 0], pairs[:, 1], settings.guidance_scale)
         logits = jnp.where(is_code, logits, -jnp.inf)
         tokens = choose_tokens(logits, uniform, settings)
         return (tokens, cache), tokens
@@ -206,6 +231,6 @@ def sample(
     num_images = num_prompts * num_samples
     cache = network.empty_cache(config, num_images * (2 if guided else 1))
     inputs = (jnp.arange(config.image_length), _uniforms(sample_keys, config.image_length))
-    start = (jnp.zeros(num_images, jnp.int32), cache)
+    start = (nn.with_logical_constraint(jnp.zeros(num_images, jnp.int32), ("batch",)), cache)
     _, tokens = lax.scan(step, start, inputs)
     return vocabulary.to_tokens(tokens.T.reshape(num_prompts, num_samples, -1))

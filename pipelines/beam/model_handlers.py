@@ -16,7 +16,7 @@ import numpy as np
 from apache_beam.ml.inference import base as inference
 
 from parti.data.images import images
-from parti.engine.inference import bundles, loaded_models
+from parti.engine.inference import bundles, layouts, loaded_models
 from parti.models import base
 from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
@@ -74,11 +74,12 @@ def part_handler(
     part: str,  # of `bundles.PARTS`
     predict: Callable[[loaded_models.LoadedModel, Any], Any],
     unused: Sequence[str] = (),  # top-level branches of its variables that `predict` never reads
+    layout: layouts.Layout | None = None,  # of the devices of a worker; None takes one of them
 ) -> Handler:
     """Returns the handler of one part, of which the unused branches do not stay in memory."""
 
     def load() -> loaded_models.LoadedModel:
-        loaded = bundles.load_part(source, part)
+        loaded = bundles.load_part(source, part, layout)
         loaded.variables = base.without_branches(loaded.variables, unused)
         return loaded
 
@@ -102,9 +103,9 @@ def encode_handler(source: files.Path, batch_size: int, reconstruct: bool = Fals
     return part_handler(source, "tokenizer", encode, () if reconstruct else ("decoder",))
 
 
-def decode_handler(source: files.Path) -> Handler:
+def decode_handler(source: files.Path, layout: layouts.Layout | None = None) -> Handler:
     """Image tokens [batch, length] to images [batch, height, width, 3] uint8."""
-    return part_handler(source, "tokenizer", decode, unused=("encoder",))
+    return part_handler(source, "tokenizer", decode, ("encoder",), layout)
 
 
 def sample_handler(
@@ -113,6 +114,7 @@ def sample_handler(
     num_samples: int,
     seed: int,
     batch_size: int,
+    layout: layouts.Layout | None = None,
 ) -> Handler:
     """Texts of prompts, `batch_size` a call, to image tokens [prompts, samples, length] int32."""
 
@@ -121,7 +123,7 @@ def sample_handler(
         arrays = model.encode_texts(texts), keys
         return model.call("sample", *arrays, batch_size=batch_size, settings=settings)
 
-    return part_handler(source, "generator", sample)
+    return part_handler(source, "generator", sample, layout=layout)
 
 
 class Samples(NamedTuple):
@@ -147,8 +149,9 @@ class Renderer:
         num_upsampled: int,
         window_size: int = 0,
         rerank_by: str = CONTRAST,
+        layout: layouts.Layout | None = None,
     ) -> None:
-        """Loads the parts of a bundle.
+        """Loads the parts of a bundle, with a layout onto each device of this process.
 
         Of a prompt `num_upsampled` best samples are upsampled, in windows of `tiling` with sides of
         `window_size` pixels, or whole (0). `rerank_by` is one of `RANKINGS`.
@@ -156,9 +159,9 @@ class Renderer:
         bundle = bundles.Bundle.open(source)
         self._num_upsampled, self._window_size = num_upsampled, window_size
         self._rerank_by = rerank_by
-        self._tokenizer = decode_handler(source).load_model()
+        self._tokenizer = decode_handler(source, layout).load_model()
         wanted = {"reranker", "upsampler"} if num_upsampled else {"reranker"}
-        others = {part: bundle.load(part) for part in bundle.parts if part in wanted}
+        others = {part: bundle.load(part, layout) for part in bundle.parts if part in wanted}
         self._reranker, self._upsampler = others.get("reranker"), others.get("upsampler")
 
     def render(self, text: str, image_tokens: np.ndarray) -> Samples:
@@ -177,10 +180,14 @@ class Renderer:
 
 
 def render_handler(
-    source: files.Path, num_upsampled: int, window_size: int = 0, rerank_by: str = CONTRAST
+    source: files.Path,
+    num_upsampled: int,
+    window_size: int = 0,
+    rerank_by: str = CONTRAST,
+    layout: layouts.Layout | None = None,
 ) -> Handler:
     """(text, image tokens [samples, length] int32) of a prompt to its `Samples`; see `Renderer`."""
-    load = functools.partial(Renderer, source, num_upsampled, window_size, rerank_by)
+    load = functools.partial(Renderer, source, num_upsampled, window_size, rerank_by, layout)
     return Handler("render", load, lambda renderer, example: renderer.render(*example))
 
 
