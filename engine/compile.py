@@ -55,7 +55,6 @@ def main(argv: Sequence[str]) -> int:
     target = accelerators.target(flags.topology)
     if flags.memory:
         target = dataclasses.replace(target, memory=int(flags.memory * accelerators.GIB))
-    print(f"[compile] {flags.program} for {target.name}: minutes, if it is large", file=sys.stderr)
     report = _compile(flags, target, bindings)
     print(text(report), flush=True)
     if report.fits is False:
@@ -81,6 +80,9 @@ def _compile(
         gin_files, ["MODEL_DIR='.'", "INITIAL=None", *bindings, *changes]
     )
     spec = compile_step.element_spec(experiment, lengths)
+    changed = f" with {' '.join(more)}" if more else ""
+    what = f"{flags.program} for {target.name}{changed}"
+    print(f"[compile] {what}: minutes, if it is large", file=sys.stderr)
     if flags.program == compile_step.TRAIN:
         return compile_step.compile_train_step(experiment, spec, target)
     drawn = flags.num_prompts, flags.num_samples
@@ -103,7 +105,6 @@ def _try(
     while pending:
         advice = pending.pop(0)
         if advice.flags and left:
-            print(f"[compile] with {' '.join(advice.flags)}", file=sys.stderr)
             left -= 1
             try:
                 found = _compile(flags, target, bindings, advice.flags)
