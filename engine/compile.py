@@ -100,8 +100,8 @@ def _try(
     Returns:
       All that was advised, in that order; what fits first.
     """
-    pending, tried = list(report.advice), []
-    left = MOST_TRIES
+    pending, left = list(report.advice), MOST_TRIES
+    tried: list[device_memory.Advice] = []
     while pending:
         advice = pending.pop(0)
         if advice.flags and left:
