@@ -57,7 +57,6 @@ def main(argv: Sequence[str]) -> int:
     target = accelerators.target(flags.topology)
     if flags.memory:
         target = dataclasses.replace(target, memory=int(flags.memory * accelerators.GIB))
-    print(f"[compile] {flags.program} for {target.name}: minutes, if it is large", file=sys.stderr)
     report = _compile(flags, target, bindings)
     print(text(report), flush=True)
     if report.fits is False:
@@ -82,6 +81,9 @@ def _compile(
     experiment, lengths = experiments.load_without_data(
         gin_files, ["MODEL_DIR='.'", "INITIAL=None", *bindings, *changes]
     )
+    changed = f" with {' '.join(more)}" if more else ""
+    what = f"{flags.program} for {target.name}{changed}"
+    print(f"[compile] {what}: minutes, if it is large", file=sys.stderr)
     if flags.program == compile_step.TRAIN:
         spec = compile_step.element_spec(experiment, lengths)
         return compile_step.compile_train_step(experiment, spec, target)
@@ -104,12 +106,11 @@ def _try(
     Returns:
       All that was advised, in that order; what fits first.
     """
-    pending, tried = list(report.advice), []
-    left = MOST_TRIES
+    pending, left = list(report.advice), MOST_TRIES
+    tried: list[device_memory.Advice] = []
     while pending:
         advice = pending.pop(0)
         if advice.flags and left:
-            print(f"[compile] with {' '.join(advice.flags)}", file=sys.stderr)
             left -= 1
             try:
                 found = _compile(flags, target, bindings, advice.flags)

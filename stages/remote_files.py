@@ -33,13 +33,13 @@ OBJECT_STORES = ("gs", "s3", "azfs")
 _EXTRAS = {
     "gs": (
         "",
-        "pip install '.[gcp]' in Parti's folder",
+        "pip install -c constraints.txt '.[gcp]' in Parti's folder",
         "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a "
         "key file, of an account that may use it",
     ),
     "s3": (
         "boto3",
-        "pip install 'apache-beam[aws]'",
+        "pip install -c constraints.txt '.[aws]' in Parti's folder",
         "run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of an account "
         "that may use it",
     ),
