@@ -3,7 +3,7 @@
 """Memory and time of a process that reads its rows of the global batch; one JSON line for each.
 
     python benchmarks/input_rows.py
-    python benchmarks/input_rows.py --processes 1 2 4 8 --batch_size 1024
+    python benchmarks/input_rows.py --processes 1 2 --batch_size 1024
 
 Made-up pairs of JPEGs of 384 px that become 288 px, as `coca_base` reads them. The reader is that
 of the first of so many processes, with nothing else in the process: no model, no devices. `value`
@@ -60,9 +60,9 @@ def main() -> int:
     """Measures; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--batch_size", type=int, default=1024)
+    parser.add_argument("--batch_size", type=int, default=512)
     parser.add_argument("--batches", type=int, default=3)
-    parser.add_argument("--num", type=int, default=2000, help="pairs")
+    parser.add_argument("--num", type=int, default=1000, help="pairs")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     flags = parser.parse_args()
