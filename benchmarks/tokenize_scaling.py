@@ -2,16 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times `parti tokenize` by number of worker processes, and where their time goes; one JSON line.
 
-    python benchmarks/tokenize_scaling.py --num 10000 --workers 1 2 --turns 3
-    python benchmarks/tokenize_scaling.py --num 10000 --workers 1 2 --turns 3 --a_core_each
+    python benchmarks/tokenize_scaling.py --num 6000 --workers 1 2 --turns 3
 
 It draws and cleans scenes, trains the demonstration's tokenizer for one step, and tokenizes with
-1, 2, 1, 2, ... worker processes. Pictures a second are from when all workers have loaded and
-compiled the model to the last shard written. The shares are of the time of all workers in that
-span; the rest is Beam's, and waiting for the last worker. The bytes of all runs are compared.
-
-By itself a process uses all cores for the model. `--a_core_each` keeps each on one core, as if it
-were another machine.
+1, 2, 1, 2, ... worker processes: each on a core of its own, as if it were another machine, and each
+on all cores, which is how a process computes by itself. Pictures a second are from when all workers
+have loaded and compiled the model to the last shard written. The shares are of the time of all
+workers in that span; the rest is Beam's, and waiting for the last worker. The bytes of all runs are
+compared.
 """
 
 import argparse
@@ -19,6 +17,7 @@ import collections
 import contextlib
 import fcntl
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -123,6 +122,7 @@ def tokenize(
         spent[row["name"]] += row["ended"] - row["began"]
     return {
         "workers": workers,
+        "a_core_each": a_core_each,
         "seconds": round(span, 1),
         "pictures_per_second": round(sum(row["pictures"] for row in rows) / span, 1),
         "shares": {k: round(spent[k] / workers / span, 3) for k in (READING, MODEL, WRITING)},
@@ -138,7 +138,6 @@ def main() -> int:
     add("--size", type=int, default=32, help="side of the pictures in pixels")
     add("--workers", type=int, nargs="+", default=[1, 2])
     add("--turns", type=int, default=3)
-    add("--a_core_each", action="store_true", help="each worker on a core of its own")
     add("--model", help="a tokenizer's training or a bundle (default: tokenizer_tiny, one step)")
     flags = parser.parse_args()
     runs = []
@@ -154,35 +153,42 @@ def main() -> int:
             bindings = [f"--gin.{macro}={value}" for macro, value in macros.items()]
             gin = "--gin_file=t5x_configs/experiments/tokenizer_tiny.gin"
             parti("train", gin, *bindings, "--gin.WARMUP_STEPS=0", "--gin.EVAL_STEPS=1")
-        for turn in range(flags.turns):
-            for workers in flags.workers:
-                output = folder / f"{turn}-{workers}"
-                made = flags.model or model, output, workers, flags.a_core_each
-                runs.append(tokenize(pathlib.Path(pairs), *made))
-                print(runs[-1], file=sys.stderr)
-    by_workers = {w: [r for r in runs if r["workers"] == w] for w in flags.workers}
-    speeds = {w: [r["pictures_per_second"] for r in rows] for w, rows in by_workers.items()}
-    first = speeds[flags.workers[0]]
+        for turn, a_core_each, workers in itertools.product(
+            range(flags.turns), (True, False), flags.workers
+        ):
+            output = folder / f"{turn}-{a_core_each}-{workers}"
+            made = flags.model or model, output, workers, a_core_each
+            runs.append(tokenize(pathlib.Path(pairs), *made))
+            print(runs[-1], file=sys.stderr)
     line = {
         "figure": "parti tokenize, pictures a second by worker processes",
-        "a_core_each": flags.a_core_each,
-        "pictures_per_second": {w: statistics.median(found) for w, found in speeds.items()},
-        "times_the_first": {
-            w: sorted(round(b / a, 2) for a, b in zip(first, found, strict=True))
-            for w, found in speeds.items()
-        },
-        "shares": {
-            w: {
-                k: round(statistics.median(r["shares"][k] for r in rows), 3)
-                for k in rows[0]["shares"]
-            }
-            for w, rows in by_workers.items()
-        },
+        "a_core_each": summarize([run for run in runs if run["a_core_each"]]),
+        "all_cores": summarize([run for run in runs if not run["a_core_each"]]),
         "same_bytes": len({run["fingerprint"] for run in runs}) == 1,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
     print(json.dumps(line))
     return 0 if line["same_bytes"] else 1
+
+
+def summarize(runs: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Returns {workers: medians over the turns, and each turn's speed over the first number's}."""
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(run["workers"], []).append(run)
+    speeds = {w: [run["pictures_per_second"] for run in group] for w, group in groups.items()}
+    first = next(iter(speeds.values()))
+    return {
+        workers: {
+            "pictures_per_second": statistics.median(speeds[workers]),
+            "times_the_first": [round(b / a, 2) for a, b in zip(first, speeds[workers])],
+            "shares": {
+                name: statistics.median(run["shares"][name] for run in group)
+                for name in (READING, MODEL, WRITING)
+            },
+        }
+        for workers, group in groups.items()
+    }
 
 
 if __name__ == "__main__":

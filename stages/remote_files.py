@@ -263,8 +263,11 @@ def _mend_s3() -> None:
             super().complete_multipart_upload(request)
 
     made = functools.lru_cache(maxsize=4)(Client)
-    # What a client keeps of a download is a copy's own.
-    boto3_client.Client = lambda options: copies.copy(made(options))  # type: ignore[misc, assignment]
+
+    def make(options: Any) -> Client:
+        return copies.copy(made(options))  # What a client keeps of a download is its own.
+
+    boto3_client.Client = make  # type: ignore[assignment, misc]
 
 
 def _system(path: str) -> Any:

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A bucket on the loopback, `gs://parti-test` or `s3://parti-test`, that fails when it is told to.
+"""A bucket on the loopback: `gs://parti-test`, which fails when it is told to, or `s3://parti-test`.
 
 One of each for a whole test process: the libraries keep its address. Generations of objects of
 `gs://`, of which TensorStore makes much, are added to what the emulator does.
@@ -29,7 +29,7 @@ class Bucket:
     Attributes:
       address: of the bucket.
       environment: the variables by which a process finds it.
-      status: what it answers to each request until `until`, a moment of `time.monotonic`.
+      status: what `gs://` answers to each request until `until`, a moment of `time.monotonic`.
       refused: how many requests were answered with it.
       watch: called with method and path of each request before it is answered.
     """
