@@ -139,6 +139,8 @@ def compile_generation(
     num_images = num_prompts * num_samples
     report = _report(GENERATE, placement, num_params, trace, kinds, target, num_images)
     advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_DEVICES]
+    if not layout.int8:
+        advice.insert(1, f"--weights={layouts.INT8}: kernels of a byte a parameter")
     return dataclasses.replace(report, advice=advice if report.fits is False else ())
 
 
