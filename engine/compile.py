@@ -74,7 +74,7 @@ def _compile(
     bindings: Sequence[str],
     more: Sequence[str] = (),
 ) -> compile_step.Report:
-    """Compiles what the command asks for, with more flags of gin."""
+    """Compiles what the command asks for, with more flags."""
     gin_files = [*flags.gin_file, *(f.removeprefix(FILE) for f in more if f.startswith(FILE))]
     changes = [flag.removeprefix(GIN) for flag in more if flag.startswith(GIN)]
     # Nothing is written there, and nothing read.
@@ -87,10 +87,11 @@ def _compile(
     if flags.program == compile_step.TRAIN:
         spec = compile_step.element_spec(experiment, lengths)
         return compile_step.compile_train_step(experiment, spec, target)
+    weights = layouts.INT8 if layouts.INT8_FLAG in more else flags.weights
     if flags.layout or flags.mesh_shape:
-        layout = layouts.read(flags.layout, flags.mesh_shape, flags.weights)
+        layout = layouts.read(flags.layout, flags.mesh_shape, weights)
     else:
-        layout = compile_step.layout_of(experiment, int8=flags.weights == layouts.INT8)
+        layout = compile_step.layout_of(experiment, int8=weights == layouts.INT8)
     drawn = flags.num_prompts, flags.num_samples
     return compile_step.compile_generation(experiment, target, *drawn, layout)
 

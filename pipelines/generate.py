@@ -181,6 +181,7 @@ def run(argv: Sequence[str]) -> int:
         multihost.join(flags)
         _run_together(flags, settings, layout or layouts.Layout(), prompts, notes)
         return 0
+    accelerators.check_platforms()
     num_devices = layout and _num_devices(layout, beam_options)
     generation = _open(flags, settings, layout, prompts, notes, num_devices)
     with generation.stage as stage:
@@ -207,11 +208,13 @@ def _run_together(
     is_first = multihost.is_first()
     with contextlib.ExitStack() as stack:
         with multihost.refusing_together():
+            accelerators.check_platforms(in_this_process=True)
             generation = _open(flags, settings, layout, prompts, notes, jax.device_count())
-            if is_first:
-                stack.enter_context(generation.stage)
         recorded = generation.stage.settings, generation.stage.inputs
         multihost.check_equal("the prompts, bundle or settings", manifests.digest(recorded))
+        with multihost.refusing_together():
+            if is_first:
+                stack.enter_context(generation.stage)
         done = finished(generation.stage.address) if is_first else set()
         batches = generation.batches()
         is_left = multihost.of_first([not done.issuperset(p.id for p in b) for b in batches])
@@ -235,7 +238,6 @@ def _open(
     num_devices: int | None,
 ) -> _Generation:
     """Checks flags and bundle, and adds notes for the user; raises ValueError, changes nothing."""
-    accelerators.check_platforms(in_this_process=multihost.asked(flags))
     bundle = bundles.Bundle.open(flags.model)
     settings = dataclasses.replace(settings, rerank_by=check_ranking(bundle, flags.rerank_by))
     size = min(flags.prompts_per_batch, len(prompts))

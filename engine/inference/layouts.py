@@ -26,6 +26,7 @@ from parti.models import base
 from parti.models.layers import quantization
 
 INT8 = "int8"
+INT8_FLAG = f"--weights={INT8}"
 _FOLDER, _SETTINGS = "t5x_configs/layouts", "t5x_configs/runs/settings.gin"
 _MACROS = ("MESH_SHAPE", "MESH_AXES", "LOGICAL_AXIS_RULES")
 # Tables that a lookup reads before it casts, so that casting them first gives the same values. The

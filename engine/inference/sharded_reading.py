@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a safetensors file onto a mesh, so that neither a device nor the host has all of it.
 
-A file, local or at an address, is read once from its begin to its end of the alphabet: one
-parameter after another, of a scanned stack one layer after another. Of each the host keeps what its
-own devices get, in the dtype that they get, until they have it.
+A file, local or at an address, is read once: one parameter after another by their names, of a
+scanned stack one layer after another. Of a parameter the host keeps what its own devices get, in
+the dtype that they get, until they have it.
 """
 
 import json

@@ -140,6 +140,9 @@ def compile_generation(
     report = _report(GENERATE, placement, num_params, trace, kinds, target, num_images)
     fewer = device_memory.Advice("fewer --num_prompts or --num_samples")
     advice = [fewer, device_memory.MORE_DEVICES]
+    if not layout.int8:
+        int8 = device_memory.Advice("kernels of a byte a parameter", (layouts.INT8_FLAG,))
+        advice.insert(1, int8)
     return dataclasses.replace(report, advice=advice if report.fits is False else ())
 
 

@@ -15,10 +15,12 @@ from typing import Any
 import all_jobs
 import emulated_bucket
 import fake_remote
+import jax
+import numpy as np
 import pytest
 import tiny_models
 
-from parti.engine.inference import bundles
+from parti.engine.inference import bundles, layouts
 from parti.pipelines import draw_scenes, export, generate
 from parti.pipelines.beam import options, runners
 from parti.pipelines.tokens import resumable_shards
@@ -165,6 +167,27 @@ def test_export_gathers_trainings_of_a_bucket(
     files.remove(f"{there}/generator/manifest.json")
     with pytest.raises(FileNotFoundError, match=f"{there}/generator.* has not finished"):
         export.run([*arguments, "--overwrite"])
+
+
+def test_a_generator_is_read_from_its_address_onto_a_mesh(
+    remote: str, bundle: pathlib.Path
+) -> None:
+    there = f"{remote}/bundle"
+    all_jobs.put(bundle, there)
+    layout = layouts.Layout((4, 2))
+    loaded, here = (bundles.Bundle.open(b).load("generator", layout) for b in (there, bundle))
+    assert (
+        loaded.fingerprint
+        == here.fingerprint
+        == bundles.Bundle.open(bundle).fingerprints["generator"]
+    )
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, here.variables)
+    path = f"{there}/generator/params.safetensors"
+    changed = bytearray(files.read_bytes(path))
+    changed[-1] ^= 64
+    files.write_bytes(path, bytes(changed))
+    with pytest.raises(ValueError, match=f"{there}/generator is not what was exported"):
+        bundles.Bundle.open(there).load("generator", layout)
 
 
 def test_damage_of_a_remote_bundle_is_found_when_it_is_opened(

@@ -23,6 +23,7 @@ from parti.engine.pod_estimates import compile_step, device_memory
 from parti.engine.step import train_step
 
 TINY = [f"--gin_file={pathlib.Path(__file__).parents[2] / 'tiny_generator.gin'}"]
+DRAWS = ["--topology=cpu-2", "--program=generate"]
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 EXPERIMENTS = sorted((ROOT / "t5x_configs" / "experiments").glob("*.gin"))
 FULLY_SHARDED = {
@@ -228,12 +229,32 @@ def test_what_does_not_fit_is_advised_further_on(monkeypatch: pytest.MonkeyPatch
     assert not any(one.fits for one in compile_command._try(None, target, [], answers[()]))
 
 
-def test_generation_and_a_limit(capsys: pytest.CaptureFixture) -> None:
-    argv = [*TINY, "--topology=cpu-2", "--program=generate", "--num_samples=2"]
+def test_generation_and_a_limit(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "report.json"
+    argv = [*TINY, *DRAWS, "--num_samples=2", f"--json={path}"]
     assert compile_command.main([*argv, "--memory=0.001"]) == 1
     shown = capsys.readouterr().out
     assert "drawing 4 images" in shown  # a prompt on each device
     assert "does not fit" in shown and "--num_samples" in shown
+    sent = json.loads(path.read_text())["collectives"]
+    steps = 8 * 8
+    assert sum(each["count"] for each in sent.values()) < steps / 2, "none in the loop"
+
+
+def test_generation_with_its_kernels_divided(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "report.json"
+    argv = [*TINY, *DRAWS, "--num_samples=2", "--num_prompts=1", f"--json={path}"]
+    assert compile_command.main([*argv, "--mesh_shape=(1, 2)", "--weights=int8"]) == 0
+    assert "on cpu-2 as data 1 x model 2" in capsys.readouterr().out
+    report = json.loads(path.read_text())
+    assert report["memory"][device_memory.PARAMETERS] < 2 * report["num_params"]
+    # A position, a step: two sums of attention and one of the MLP in each of two layers, one of the
+    # embedding; the logits are gathered, [rows, vocab] float32, and not their kernel.
+    assert report["collectives"]["all-reduce"]["count"] >= 64 * 7
+    gathered = report["collectives"]["all-gather"]
+    assert gathered["num_bytes"] < 64 * 4 * 1024 * 4 and 64 <= gathered["count"] < 128
 
 
 @pytest.mark.parametrize(
@@ -245,6 +266,10 @@ def test_generation_and_a_limit(capsys: pytest.CaptureFixture) -> None:
         (["--topology=gpu"], "no GPU here"),
         (["--topology=cpu-2", "--memory=0"], "more than 0"),
         (["--topology=cpu-2", "--num_prompts=2"], "--program generate"),
+        (["--topology=cpu-2", "--mesh_shape=(2, 1)"], "--mesh_shape is for --program generate"),
+        ([*DRAWS, "--mesh_shape=(3, 1)"], "asks for 3 devices, but there are 2"),
+        ([*DRAWS, "--layout=pipeline", "--mesh_shape=(1, 2, 1)"], "divides 'layers'"),
+        ([*DRAWS, "--mesh_shape=(2, 1)", "--num_samples=3", "--num_prompts=1"], "3 images at a"),
         (["--topology=cpu-3"], "does not divide by 3"),
     ],
 )
@@ -256,7 +281,7 @@ def test_bad_flags_are_refused(flags: list[str], message: str) -> None:
 
 def test_a_model_that_draws_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="draws no images"):
-        compile_step.compile_generation(regressor(), spec(), accelerators.target("cpu-8"), 8, 1)
+        compile_step.compile_generation(regressor(), accelerators.target("cpu-8"), 8, 1)
 
 
 needs_libtpu = pytest.mark.skipif(
