@@ -186,12 +186,14 @@ class Bundle:
         """
         model, config, fingerprint = self.model(part), self._config(part), ""
         path = files.join(self.path, part, PARAMS_FILE)
+        placement: layouts.Placement | None = None
         if layout is not None and part == "generator":
             placement = layout.placement()
             leaves = layouts.leaves(model, layout.int8)
             variables, fingerprint = sharded_reading.load(path, leaves, placement, config)
         else:
-            placement = None if layout is None else layouts.whole_on_each()
+            if layout is not None:
+                placement = layouts.whole_on_each()
             with files.local_copy(path) as local:
                 flat = safetensors.flax.load_file(local)
             variables = traverse_util.unflatten_dict(flat, sep="/")

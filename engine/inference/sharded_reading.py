@@ -53,7 +53,7 @@ def load(
             scales = _Shards(leaf.scales, placement) if leaf.scales else None
             for layer, block in _blocks(file, entry["begin"], dtype, leaf):
                 digest.add(block)
-                if scales is not None:
+                if scales is not None and leaf.inputs is not None:
                     block, scale = quantization.quantize(block.astype(np.float32), leaf.inputs)
                     scales.put(layer, scale)
                 values.put(layer, block)
@@ -119,7 +119,8 @@ class _Shards:
             key: np.empty([end - begin for begin, end in key], leaf.dtype) for key in every
         }
 
-    def _key(self, index: tuple[slice, ...]) -> Index:
+    def _key(self, index: tuple[slice, ...] | None) -> Index:
+        assert index is not None  # this process's own
         return tuple(each.indices(size)[:2] for each, size in zip(index, self._leaf.shape))
 
     def put(self, layer: int | None, block: np.ndarray) -> None:
