@@ -182,7 +182,7 @@ def run(argv: Sequence[str]) -> int:
         _run_together(flags, settings, layout or layouts.Layout(), prompts, notes)
         return 0
     accelerators.check_platforms()
-    num_devices = layout and _num_devices(layout, beam_options)
+    num_devices = None if layout is None else _num_devices(layout, beam_options)
     generation = _open(flags, settings, layout, prompts, notes, num_devices)
     with generation.stage as stage:
         done = finished(stage.address)
@@ -419,8 +419,9 @@ def _draw_together(
 
     The first process, which has a progress line, also renders, on its own devices, and writes.
     """
-    bundle, settings, directory, *sizes, layout = generation.steps
-    sample, render = _handlers(bundle, settings, *sizes, layout)
+    bundle, settings, directory = generation.bundle, generation.settings, generation.stage.address
+    sizes = generation.prompts_per_batch, generation.upsample_tile
+    sample, render = _handlers(bundle, settings, *sizes, generation.layout)
     if not batches:
         return
     generator = sample.load_model()
