@@ -123,6 +123,7 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
         value = getattr(flags, name)
         if value is not None and value < least:
             raise ValueError(f"--{name}={value}: give at least {least}")
+    layouts.read(flags.layout, flags.mesh_shape, flags.weights)
     fields = [field.name for field in dataclasses.fields(GenerateSettings)]
     given = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
     values = {name: value for name, value in given.items() if name != "rerank_by"}
