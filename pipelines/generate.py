@@ -123,6 +123,7 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
         value = getattr(flags, name)
         if value is not None and value < least:
             raise ValueError(f"--{name}={value}: give at least {least}")
+    layouts.read(flags.layout, flags.mesh_shape, flags.weights)
     fields = [field.name for field in dataclasses.fields(GenerateSettings)]
     given = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
     values = {name: value for name, value in given.items() if name != "rerank_by"}
@@ -419,8 +420,9 @@ def _draw_together(
 
     The first process, which has a progress line, also renders, on its own devices, and writes.
     """
-    bundle, settings, directory, *drawn = generation.steps
-    sample, render = _handlers(bundle, settings, *drawn)
+    bundle, settings, directory = generation.bundle, generation.settings, generation.stage.address
+    sizes = generation.prompts_per_batch, generation.upsample_tile
+    sample, render = _handlers(bundle, settings, *sizes, generation.layout)
     if not batches:
         return
     generator = sample.load_model()

@@ -186,7 +186,8 @@ class Bundle:
         """
         model, config, fingerprint = self.model(part), self._config(part), ""
         path = files.join(self.path, part, PARAMS_FILE)
-        placement: layouts.Placement | None = None
+        placement: layouts.Placement | None
+        variables: dict[str, Any]
         if layout is not None and part == "generator":
             placement = layout.placement()
             leaves = layouts.leaves(model, layout.int8)

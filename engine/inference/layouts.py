@@ -247,7 +247,7 @@ def leaves(model: Any, int8: bool = False) -> dict[Key, Leaf]:
     variables = jax.eval_shape(initial, jax.random.PRNGKey(0))
     params, found = traverse_util.flatten_dict(variables["params"]), {}
     for key, names in base.logical_axes(variables)["params"].items():
-        dtype: np.dtype = jnp.dtype(np.float32)
+        dtype: Any = jnp.dtype(np.float32)
         inputs = None
         if "kernel" in key[-1] and int8:
             dtype = jnp.dtype(np.int8)

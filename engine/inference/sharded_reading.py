@@ -53,7 +53,7 @@ def load(
             scales = _Shards(leaf.scales, placement) if leaf.scales else None
             for layer, block in _blocks(file, entry["begin"], dtype, leaf):
                 digest.add(block)
-                if scales is not None and leaf.inputs is not None:
+                if scales is not None and leaf.inputs:
                     block, scale = quantization.quantize(block.astype(np.float32), leaf.inputs)
                     scales.put(layer, scale)
                 values.put(layer, block)
@@ -135,5 +135,7 @@ class _Shards:
         """Puts the parts on their devices, and waits until they are there."""
         make = jax.make_array_from_callback
         return jax.block_until_ready(
-            make(self._leaf.shape, self._sharding, lambda index: self._parts[self._key(index)])
+            make(
+                self._leaf.shape, self._sharding, lambda index: self._parts[self._key(index or ())]
+            )
         )
