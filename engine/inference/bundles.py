@@ -193,8 +193,7 @@ class Bundle:
             leaves = layouts.leaves(model, layout.int8)
             variables, fingerprint = sharded_reading.load(path, leaves, placement, config)
         else:
-            if layout is not None:
-                placement = layouts.whole_on_each()
+            placement = None if layout is None else layouts.whole_on_each()
             with files.local_copy(path) as local:
                 flat = safetensors.flax.load_file(local)
             variables = traverse_util.unflatten_dict(flat, sep="/")
