@@ -9,6 +9,8 @@ import contextlib
 import functools
 import http
 import http.server
+import io
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +31,8 @@ class Bucket:
       environment: the variables by which a process finds it.
       status: what `gs://` answers to each request until `until`, a moment of `time.monotonic`.
       refused: how many requests were answered with it.
-      watch: called with method and path of each request before it is answered.
+      watch: called with method and path of each request, also of those in a batch, before it is
+        answered.
     """
 
     def __init__(self, scheme: str, environment: dict[str, str]) -> None:
@@ -68,6 +71,18 @@ def serve() -> Iterator[Bucket]:
 
         def _answer(self, method: str) -> None:
             bucket.watch(method, self.path)
+            whole = self.rfile
+            if "/batch/" in self.path:
+                body = whole.read(int(self.headers["Content-Length"]))
+                for inner, path in re.findall(r"^([A-Z]+) (\S+) HTTP", body.decode(), re.MULTILINE):
+                    bucket.watch(inner, path)
+                self.rfile = io.BytesIO(body)
+            try:
+                self._answer_or_refuse(method)
+            finally:
+                self.rfile = whole
+
+        def _answer_or_refuse(self, method: str) -> None:
             if time.monotonic() >= bucket.until:
                 with lock:
                     getattr(super(), f"do_{method}")()
