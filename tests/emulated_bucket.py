@@ -10,6 +10,8 @@ import contextlib
 import functools
 import http
 import http.server
+import io
+import re
 import threading
 import time
 import urllib.parse
@@ -31,7 +33,8 @@ class Bucket:
       environment: the variables by which a process finds it.
       status: what `gs://` answers to each request until `until`, a moment of `time.monotonic`.
       refused: how many requests were answered with it.
-      watch: called with method and path of each request before it is answered.
+      watch: called with method and path of each request, also of those in a batch, before it is
+        answered.
     """
 
     def __init__(self, scheme: str, environment: dict[str, str]) -> None:
@@ -72,6 +75,18 @@ def serve() -> Iterator[Bucket]:
         def _answer(self, method: str) -> None:
             bucket.watch(method, self.path)
             self.generation = ""
+            whole = self.rfile
+            if "/batch/" in self.path:
+                body = whole.read(int(self.headers["Content-Length"]))
+                for inner, path in re.findall(r"^([A-Z]+) (\S+) HTTP", body.decode(), re.MULTILINE):
+                    bucket.watch(inner, path)
+                self.rfile = io.BytesIO(body)
+            try:
+                self._answer_or_refuse(method)
+            finally:
+                self.rfile = whole
+
+        def _answer_or_refuse(self, method: str) -> None:
             if time.monotonic() < bucket.until:
                 bucket.refused += 1
                 self._refuse(bucket.status)

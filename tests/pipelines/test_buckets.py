@@ -47,7 +47,8 @@ def is_upload(method: str, path: str) -> bool:
 
 def is_copy(method: str, path: str) -> bool:
     """Returns whether a request copies a file within the store, as only publishing does."""
-    return "/rewriteTo/" in path or (method == "PUT" and "partNumber" not in path)
+    is_part = "/upload/" in path or "partNumber" in path
+    return "/copyTo/" in path or (method == "PUT" and not is_part)
 
 
 def kill_at(
@@ -99,11 +100,13 @@ def test_every_killed_job_ends_with_the_bytes_of_a_local_run(
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | compiled
     for name, job in all_jobs.jobs(root).items():
         output = f"{root}/{name}"
+        unfinished = output + manifests.UNFINISHED_SUFFIX
         for uploads in (UPLOADS[name], 0):
             kill_at(bucket, job, environment, uploads)
             assert not files.exists(f"{output}/{manifests.FILE_NAME}")
-            assert files.is_dir(output + manifests.UNFINISHED_SUFFIX)
+            is_done = files.exists(f"{unfinished}/{manifests.FILE_NAME}")
+            assert files.is_dir(unfinished) and is_done == (not uploads), name
         assert cli.main(job) == 0, capfd.readouterr().err
         assert all_jobs.content(output) == all_jobs.content(here / name), name
-        assert not files.is_dir(output + manifests.UNFINISHED_SUFFIX)
+        assert not files.is_dir(unfinished)
         all_jobs.check_finished(job, output)
