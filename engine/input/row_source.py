@@ -42,7 +42,7 @@ class Records:
         offsets = record_offsets.of_shards(self._shards)
         self._firsts = np.cumsum([0, *(len(of_shard) - 1 for of_shard in offsets)])
         # Each shard has one more than it has records: record i of all, in shard s, is from i + s.
-        self._offsets = np.concatenate([np.zeros(0, np.uint64), *offsets]).astype(np.int64)
+        self._offsets = np.concatenate([np.zeros(0, np.uint64), *offsets]).view(np.int64)
         self._ranges = functools.lru_cache(_OPEN_FILES)(files.Ranges)
         is_remote = any(map(files.is_remote, self._shards))
         self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS) if is_remote else None
