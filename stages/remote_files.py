@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from apache_beam.io import filesystem, filesystems
 from apache_beam.options import pipeline_options
 
-from parti.stages.file_entries import AccessError, Entry, Status, partial_name
+from parti.stages.file_entries import AccessError, Entry, Status, StoreError, partial_name
 
 # A file of these appears when it is closed, never before; a rename there is a copy.
 OBJECT_STORES = ("gs", "s3", "azfs")
@@ -59,6 +59,8 @@ _DENIED = re.compile(
     r"InvalidAccessKeyId|SignatureDoesNotMatch|Authenticat|Authoriz",
     re.IGNORECASE,
 )
+_ABSENT = re.compile(r"\b404\b|\bnot ?found\b|NoSuchKey|does not exist", re.IGNORECASE)
+_CHUNK = 2**20  # bytes of a file that are read at a time
 _ANSWER_SECONDS = 15.0  # in which a store must answer the first time
 _MEMORY_BYTES = 64 * 2**20  # of a file being written; beyond, a temporary file holds it
 _BATCH = 100  # files in one request
@@ -75,7 +77,40 @@ def open(path: str, mode: str) -> Any:
     """Opens a file; text is UTF-8. Nothing is compressed or decompressed."""
     act = "open" if mode.startswith("r") else "create"
     binary = _ask(path, act, path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
+    if act == "open":
+        binary = io.BufferedReader(_Download(path, binary), _CHUNK)
     return binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8", newline="")
+
+
+class _Download(io.RawIOBase):
+    """A file being read, whose errors are ours (`_errors_of`)."""
+
+    def __init__(self, path: str, file: Any) -> None:
+        self._path, self._file = path, file
+
+    def readinto(self, buffer: Any) -> int:
+        with _errors_of(self._path):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _errors_of(self._path):
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def read_range(path: str, start: int, num_bytes: int) -> bytes:
@@ -309,7 +344,8 @@ def _errors_of(path: str) -> Iterator[None]:
     """Gives errors of a store's own library the kinds of ours.
 
     Raises:
-      AccessError: the store does not answer, or not to us; OSError: whatever else is wrong.
+      AccessError: the store does not answer, or not to us; FileNotFoundError: there is no such
+        file; StoreError: the store failed; what the system itself says of a call.
     """
     try:
         yield
@@ -322,9 +358,12 @@ def _errors_of(path: str) -> Iterator[None]:
         words = [word for word in why.replace(path, "").split() if "/" not in word]
         if _DENIED.search(" ".join(words)):
             raise AccessError(f"{path}: not allowed; {_remedy(path)} ({why[:200]})") from error
-        if isinstance(error, OSError | ValueError | ImportError):
+        is_own = isinstance(error, filesystem.BeamIOError) or type(error).__module__ == "builtins"
+        is_network = isinstance(error, ConnectionError | TimeoutError)
+        if is_own and isinstance(error, OSError | ValueError | ImportError) and not is_network:
             raise
-        raise OSError(f"{path}: {why[:200]}") from error  # of the store's own library
+        kind = FileNotFoundError if _ABSENT.search(" ".join(words)) else StoreError
+        raise kind(f"{path}: {why[:200]}") from error  # of the store's own library
 
 
 @functools.cache

@@ -140,7 +140,7 @@ def test_a_folder_of_an_object_store_cannot_be_moved(tmp_path, monkeypatch):
     ("address", "advice"),
     [
         ("nowhere://x", "known are gs, s3, azfs, hdfs"),
-        ("s3://bucket/x", r"pip install 'apache-beam\[aws\]'"),
+        ("s3://bucket/x", r"pip install -c constraints.txt '\.\[aws\]' in Parti"),
         ("azfs://account/container/x", r"pip install 'apache-beam\[azure\]'"),
         ("hdfs://host/x", r"pip install 'apache-beam\[hadoop\]'"),
     ],
