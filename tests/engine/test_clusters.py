@@ -24,17 +24,18 @@ from parti.engine import train
 from parti.engine.checkpoints import checkpoints
 from parti.engine.distributed import multihost
 from parti.engine.experiment import experiments
+from parti.engine.monitoring import watchdog
 
 PAGE = (packages.ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
 JOB = "4096"  # of Slurm
 NUM_PROCESSES = 2
 TIMEOUT = 120.0
-# Starts a process for each of two nodes, which are this machine, and hands on a SIGTERM, as srun.
+# Starts a process for each of two nodes, which are this machine, and hands on signals, as srun.
 SRUN = """#!/bin/bash
 while [[ "$1" == --* ]]; do shift; done
 export SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_NODES=2 SLURM_NTASKS=2 SLURM_LOCALID=0
 for i in 0 1; do SLURM_PROCID=$i "$@" & started+=($!); done
-trap 'kill -TERM "${started[@]}"' TERM
+for name in TERM INT; do trap "kill -$name ${started[*]}" "$name"; done
 code=0
 for one in "${started[@]}"; do
   wait "$one"; last=$?
@@ -119,28 +120,73 @@ def test_slurm_starts_stops_and_goes_on(tmp_path: pathlib.Path, commands: pathli
     script, gin, run = tmp_path / "train.sbatch", tmp_path / "toy.gin", tmp_path / "run"
     script.write_text(blocks("bash")[0])
     gin.write_text(toy_training.GIN + "TRAIN_STEPS = 1_000_000\nEVAL_PERIOD = 0\n")
-    add(commands, "scontrol", f'#!/bin/bash\necho "$@" >> {tmp_path / "scontrol"}\n')
+    queued = add_scontrol(commands)
     flags = [f"--gin_file={gin}", f"--gin.MODEL_DIR='{run}'"]
-    started = start(script, commands, *flags)
-    progress, end = script.with_suffix(".progress"), time.monotonic() + TIMEOUT
-    while not (progress.is_file() and json.loads(progress.read_text())["done"] >= 4):
-        assert started.poll() is None and time.monotonic() < end, started.communicate()[1]
-        time.sleep(0.1)
-    # To the step alone, as `--signal` without `B:`.
-    children = pathlib.Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-    (srun,) = map(int, children)
-    os.kill(srun, signal.SIGTERM)
-    _, said = started.communicate(timeout=TIMEOUT)
-    assert started.returncode == 143, said
-    assert "of 2 processes" in said and "saving, then stopping" in said
-    assert (tmp_path / "scontrol").read_text() == f"requeue {JOB}\n"
-    (stopped,) = checkpoints.steps(run)[-1:]
+    stopped = 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        started = start(script, commands, *flags)
+        wait_for_step(script, started, stopped + 4)
+        # To the step alone, as `--signal` without `B:` and `scancel --signal`.
+        os.kill(only_child(started), number)
+        _, said = started.communicate(timeout=TIMEOUT)
+        assert started.returncode == 128 + number, said
+        assert "of 2 processes" in said and "saving, then stopping" in said
+        assert queued.read_text() == f"requeue {JOB}\n", "after SIGTERM, and not after SIGINT"
+        if stopped:
+            assert f"going on from step {stopped}" in said
+        stopped = checkpoints.steps(run)[-1]
     started = start(script, commands, *flags, f"--gin.TRAIN_STEPS={stopped + 6}")
     _, said = started.communicate(timeout=TIMEOUT)
     assert started.returncode == 0, said
-    assert f"going on from step {stopped}" in said
     assert checkpoints.steps(run)[-1] == stopped + 6 and (run / "manifest.json").is_file()
-    assert (tmp_path / "scontrol").read_text() == f"requeue {JOB}\n", "and not queued again"
+    assert queued.read_text() == f"requeue {JOB}\n", "and not queued again"
+
+
+def add_scontrol(folder: pathlib.Path) -> pathlib.Path:
+    """Adds a stand-in for `scontrol`; returns the file of its calls, which is empty."""
+    calls = folder / "scontrol-calls"
+    calls.touch()
+    add(folder, "scontrol", f'#!/bin/bash\necho "$@" >> {shlex.quote(str(calls))}\n')
+    return calls
+
+
+def wait_for_step(script: pathlib.Path, started: subprocess.Popen[str], step: int) -> None:
+    progress, end = script.with_suffix(".progress"), time.monotonic() + TIMEOUT
+    while not (progress.is_file() and json.loads(progress.read_text())["done"] >= step):
+        assert started.poll() is None and time.monotonic() < end, started.communicate()[1]
+        time.sleep(0.1)
+
+
+def only_child(process: subprocess.Popen[str]) -> int:
+    path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    (child,) = map(int, path.read_text().split())
+    return child
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "is_queued"),
+    [
+        (0, "", False),
+        (1, "", False),
+        (2, "", False),
+        (130, "", False),
+        (143, "500", True),
+        (watchdog.EXIT_CODE, "", True),
+        (watchdog.EXIT_CODE, "20", False),
+        (128 + signal.SIGABRT, "19", True),  # jax ends the others so when the first is gone
+    ],
+)
+def test_the_codes_after_which_slurm_queues_again(
+    commands: pathlib.Path, code: int, restarts: str, is_queued: bool
+) -> None:
+    add(commands, "srun", f"#!/bin/bash\nexit {code}\n")
+    queued = add_scontrol(commands)
+    others = {"SLURM_RESTART_COUNT": restarts} if restarts else {}
+    ended = subprocess.run(
+        ["bash", "-c", blocks("bash")[0]], env=environment(commands, SLURM_JOB_ID=JOB, **others)
+    )
+    assert ended.returncode == code
+    assert queued.read_text() == (f"requeue {JOB}\n" if is_queued else "")
 
 
 @pytest.mark.parametrize(
