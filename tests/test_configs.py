@@ -6,6 +6,7 @@ import dataclasses
 import math
 import pathlib
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import tiny_glue
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
 from parti.data.text import vocabularies
+from parti.engine import train
 from parti.engine.experiment import experiments
 from parti.engine.input import datasets
 from parti.tasks import glue
@@ -24,6 +26,7 @@ from parti.workflow import config_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "t5x_configs" / "experiments").glob("*.gin"))
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("t5x_configs/*.md")])
 WORKFLOWS = sorted((ROOT / "workflow" / "config").glob("*.yaml"))
 # Millions of parameters of a model that is called tiny.
 TINY = 10
@@ -207,6 +210,23 @@ def test_header_says_how_to_run_it(path: pathlib.Path) -> None:
     assert command.startswith(f"--gin_file=t5x_configs/experiments/{path.name} ")
     assert re.findall(r"--gin\.([A-Z_]+)=\"'", command) == asked
     assert "# Run: " in header, "hardware, time and result, or that there was no run"
+
+
+def test_the_trainings_of_the_pages_are_accepted() -> None:
+    """Flags and macros of each `parti train` that leaves nothing out (`...`, `X.gin`)."""
+    checked = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for command in re.findall(r"^parti train (.*)$", text, re.MULTILINE):
+            if "..." in command or "/X.gin" in command:
+                continue
+            flags = train._parse_flags(shlex.split(command, comments=True), ("--dry_run",))
+            try:
+                experiments.check_experiment(flags.gin_file, flags.gin_bindings)
+            except ValueError as error:
+                raise AssertionError(f"{page.name}: {command}") from error
+            checked.add(page.name)
+    assert {"README.md", "training.md", "upsampler.md"} <= checked
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
