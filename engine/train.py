@@ -47,7 +47,7 @@ In many processes, one per host, all with the same command and file system:
                       joins them where JAX knows no cluster (Kubernetes: docs/clusters.md)
 
 example: parti train --gin_file=t5x_configs/experiments/tokenizer_tiny.gin \\
-             --gin.MODEL_DIR="'runs/tokenizer'" --gin.TRAIN_STEPS=500
+             --gin.MODEL_DIR="'runs/tokenizer'" --gin.PAIRS_DIR="'runs/pairs'" --gin.TRAIN_STEPS=500
 """
 
 

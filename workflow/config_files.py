@@ -127,7 +127,7 @@ def _checked(config: Config, where: str) -> Config:
     if config.get("source") not in SOURCES:
         raise ValueError(f"{where}: source is {config.get('source')!r}; allowed: scenes, pairs")
     if config["source"] == "pairs" and not (config.get("input") or config.get("inputs")):
-        raise ValueError(f"{where}: name your pictures: --set input='data/*.tar'")
+        raise ValueError(f"{where}: name your pictures: --set input='raw/*.tar'")
     if storage := config.pop("storage", None):
         if not isinstance(storage, str) or not files.is_remote(storage):
             raise ValueError(

@@ -33,9 +33,9 @@ _STORING = {"--default-storage-provider", "--default-storage-prefix"}
 # Flags of Snakemake with which the stages run on other machines.
 _ELSEWHERE = re.compile(r"(-e|--executor|--profile|--workflow-profile)(=|$)")
 _EXAMPLES = """examples:
-  parti workflow pairs --set input='data/*.tar' --workdir runs/mine
+  parti workflow pairs --set input='raw/*.tar' --workdir runs/mine
   parti workflow scenes-tiny --workdir runs/demo --dry_run
-  parti workflow scenes --set train_generator.gin.TRAIN_STEPS=500 --set generate.num_samples=4
+  parti workflow scenes-tiny --set train_generator.gin.TRAIN_STEPS=500 --set generate.num_samples=4
   parti workflow scenes --set storage=gs://bucket/run --workdir runs/scenes
   parti workflow scenes --executor slurm --jobs 8 --default-resources slurm_account=mine
 
