@@ -52,6 +52,8 @@ def _read_samples(group: list[records.Generation], directory: str) -> dict[str, 
                 raise ValueError(f"{image.shape[1]} x {image.shape[0]} px, it must be square")
             views.append(scene_probe.read_scene(image))
             sides.append(len(image))
+        except (files.StoreError, files.AccessError):
+            raise  # the pictures may be whole
         except (ValueError, OSError) as error:
             problems.append(f"{item.image}, prompt {item.prompt_id!r}: {_said(error)}")
     options.tick(len(group))
