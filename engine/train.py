@@ -95,7 +95,7 @@ def train(
             with (
                 training.program.context(),
                 preemption.stop_request() as request,
-                multihost.ending_if_one_is_lost(),  # Before the manager waits for the others.
+                multihost.ending_if_one_fails(),  # Before the manager waits for the others.
             ):
                 code = _train_to_the_end(training, manager, request, monitor, initial)
         except BaseException:
