@@ -647,7 +647,7 @@ def test_the_others_learn_that_the_first_process_fails(
     monkeypatch.setattr(generate, "_draw_together", lambda *arguments: None)
     monkeypatch.setattr(generate, method, fail)
     with pytest.raises(files.StoreError):
-        run(tmp_path / "out", bundle, process_id=0)
+        run(tmp_path / "out", bundle, process_id=0, num_samples=4)
     assert told == [False] * (1 if method == "finished" else 2) + [True]
 
 

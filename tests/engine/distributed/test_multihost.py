@@ -148,9 +148,9 @@ for failing, failure in ((1, KeyError("a")), (0, OSError("b")), (None, None)):
         with multihost.failing_together():
             if me == failing:
                 raise failure
-        print("fine")
+        print("> fine", flush=True)
     except Exception as error:
-        print(type(error).__name__, error)
+        print(">", type(error).__name__, error, flush=True)
 """
     started = [
         subprocess.Popen(
@@ -161,7 +161,8 @@ for failing, failure in ((1, KeyError("a")), (0, OSError("b")), (None, None)):
         )
         for i in (0, 1)
     ]
-    first, second = (process.communicate(timeout=TIMEOUT)[0].splitlines() for process in started)
+    printed = [process.communicate(timeout=TIMEOUT)[0] for process in started]
+    first, second = (re.findall("^> (.*)$", text, re.MULTILINE) for text in printed)  # not gloo's
     said = "ValueError process {} has failed; its own line says why"
     assert first == [said.format(1), "OSError b", "fine"]
     assert second == ["KeyError 'a'", said.format(0), "fine"]
