@@ -128,9 +128,9 @@ def run(argv: Sequence[str]) -> int:
     if not flags.reference and (flags.split or flags.num_reference):
         raise ValueError("--split and --num_reference are of --reference, which is not given")
     inputs = [flags.generations, flags.reference, flags.model]
-    options.check_places(beam_options, [*filter(None, inputs)], [flags.output])
     if flags.model:
         accelerators.check_platforms()
+    options.check_places(beam_options, [*filter(None, inputs)], [flags.output])
     settings: dict[str, Any] = {}
     if flags.generations:
         made = manifests.read(flags.generations, "generations")

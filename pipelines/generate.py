@@ -173,17 +173,20 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     layout = layouts.read(flags.layout, flags.mesh_shape, flags.weights)
+    num_devices = None
+    if multihost.asked(flags):
+        _check_runner(beam_options)
+    else:
+        accelerators.check_platforms()
+        num_devices = None if layout is None else _num_devices(layout, beam_options)
     prompt_place = [flags.prompts] if prompt_files.is_address(flags.prompts) else []
     options.check_places(beam_options, [*prompt_place, flags.model], [flags.output])
     notes: list[str] = []
     prompts = prompt_files.read_prompts(flags.prompts, notes)[: flags.num_prompts]
     if multihost.asked(flags):
-        _check_runner(beam_options)
         multihost.join(flags)
         _run_together(flags, settings, layout or layouts.Layout(), prompts, notes)
         return 0
-    accelerators.check_platforms()
-    num_devices = None if layout is None else _num_devices(layout, beam_options)
     generation = _open(flags, settings, layout, prompts, notes, num_devices)
     with generation.stage as stage:
         done = finished(stage.address)

@@ -170,8 +170,8 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
     given = filter(None, [flags.input, flags.model, flags.extend])
-    options.check_places(beam_options, [*given], [flags.output])
     accelerators.check_platforms()
+    options.check_places(beam_options, [*given], [flags.output])
     pairs = manifests.read(flags.input, "pairs")
     paths = shard_names.expand_pattern(flags.input, "image-text pairs")
     shards = [p for p in paths if token_batches.split_of(files.name(p)) in records.SPLITS]

@@ -127,9 +127,7 @@ def _check_runner(beam_options: pipeline_options.PipelineOptions, places: Sequen
             f"runner: {runner}: its workers do not see the working folder of this machine; set "
             f"storage: gs://bucket/run{or_shared}"
         )
-    cloud = beam_options.view_as(pipeline_options.GoogleCloudOptions)
-    missing = [key for key in ("project", "region", "temp_location") if not getattr(cloud, key)]
-    if is_dataflow and missing:
+    if missing := runners.missing_options(beam_options):
         raise ValueError(
             f"runner: {runner} needs {' and '.join(missing)} too; set them in `beam`, such as "
             "beam: {project: P, region: us-central1, temp_location: gs://bucket/tmp}"
