@@ -305,6 +305,7 @@ def test_user_mistakes(
         (["--reconstructions", "--generations=x"], "--generations DIR or --reconstructions"),
         (["--reconstructions"], "needs --reference"),
         (["--generations=x", "--split=train"], "which is not given"),
+        (["--generations=x", "--data_parallel"], "is of the models; give --reference and"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate.run([output, *flags])
