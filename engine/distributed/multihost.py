@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from parti.stages import files
+from parti.stages import files, quiet
 
 # How long a process may be silent before the others give up.
 HEARTBEAT_SECONDS = 60
@@ -250,6 +250,7 @@ def _explain(error: Exception, what: str) -> str:
             "its own log says why. The same command, for all processes, goes on from what was "
             "saved last"
         )
-    if isinstance(error, RuntimeError | ValueError | OSError) and not is_of_jax:
-        return f"{type(error).__name__}: {' '.join(message.split())}"
+    is_known = isinstance(error, RuntimeError | ValueError | OSError) and not is_of_jax
+    if is_known and not os.environ.get(quiet.VARIABLE):
+        return f"{type(error).__name__}: {' '.join(message.split())[:500]}"
     return "".join(traceback.format_exception(error)).rstrip()
