@@ -139,33 +139,37 @@ def test_what_fails_in_one_process_fails_in_all(tmp_path) -> None:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     code = f"""
-import sys
+import pathlib, sys
 from parti.engine.distributed import multihost
-me = int(sys.argv[1])
+me, said = int(sys.argv[1]), []
 multihost.connect({address!r}, 2, me)
 for failing, failure in ((1, KeyError("a")), (0, OSError("b")), (None, None)):
     try:
         with multihost.failing_together():
             if me == failing:
                 raise failure
-        print("> fine", flush=True)
+        said.append("fine")
     except Exception as error:
-        print(">", type(error).__name__, error, flush=True)
+        said.append(type(error).__name__ + " " + str(error))
+pathlib.Path(sys.argv[2]).write_text("|".join(said))
 """
+    paths = [tmp_path / "0", tmp_path / "1"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(i)],
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.PIPE,
+            [sys.executable, "-c", code, path.name, str(path)],
+            env=environment,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        for i in (0, 1)
+        for path in paths
     ]
-    printed = [process.communicate(timeout=TIMEOUT)[0] for process in started]
-    first, second = (re.findall("^> (.*)$", text, re.MULTILINE) for text in printed)  # not gloo's
-    said = "ValueError process {} has failed; its own line says why"
-    assert first == [said.format(1), "OSError b", "fine"]
-    assert second == ["KeyError 'a'", said.format(0), "fine"]
+    codes, printed = wait(started)
+    assert codes == [0, 0], printed
+    other = "ValueError process {} has failed; its own line says why"
+    first, second = (path.read_text().split("|") for path in paths)
+    assert first == [other.format(1), "OSError b", "fine"]
+    assert second == ["KeyError 'a'", other.format(0), "fine"]
 
 
 @pytest.mark.slow
