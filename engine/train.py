@@ -138,26 +138,27 @@ def _train_to_the_end(
     if start and (difference := run_directory.config_difference(experiment)):
         multihost.log(f"[train] configuration changed: {difference}")
     multihost.wait_for_all("directory is read")
-    try:
-        if multihost.is_first():
-            run_directory.start(experiment, start)
-        while True:
-            loop = training_loop.Loop(training, manager, record, request, monitor, start)
-            try:
-                return loop.run(state, training.batches)
-            except nan_recovery.RollBack:
-                pass  # Restore below, where nothing holds the old state any more.
-            state, start, record = _restore(training, manager, monitor, {})
-    except (OSError, ValueError) as error:
-        with contextlib.suppress(Exception):
-            manager.wait()  # The newest checkpoint may not have its name yet.
-        where = "goes on from the newest checkpoint of"
-        with contextlib.suppress(OSError, ValueError):  # They may be of the same store.
-            steps = checkpoints.steps(experiment.model_dir)
-            where = f"goes on from checkpoint_{steps[-1]} of" if steps else "begins again in"
-        raise TrainingFailedError(
-            f"{error}. The same command, once that is mended, {where} {experiment.model_dir}"
-        ) from error
+    with multihost.ending_if_one_fails():
+        try:
+            if multihost.is_first():
+                run_directory.start(experiment, start)
+            while True:
+                loop = training_loop.Loop(training, manager, record, request, monitor, start)
+                try:
+                    return loop.run(state, training.batches)
+                except nan_recovery.RollBack:
+                    pass  # Restore below, where nothing holds the old state any more.
+                state, start, record = _restore(training, manager, monitor, {})
+        except (OSError, ValueError) as error:
+            with contextlib.suppress(Exception):
+                manager.wait()  # The newest checkpoint may not have its name yet.
+            where = "goes on from the newest checkpoint of"
+            with contextlib.suppress(OSError, ValueError):  # They may be of the same store.
+                steps = checkpoints.steps(experiment.model_dir)
+                where = f"goes on from checkpoint_{steps[-1]} of" if steps else "begins again in"
+            raise TrainingFailedError(
+                f"{error}. The same command, once that is mended, {where} {experiment.model_dir}"
+            ) from error
 
 
 def _restore(

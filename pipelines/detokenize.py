@@ -153,8 +153,8 @@ def run(argv: Sequence[str]) -> int:
     if flags.limit is not None and flags.limit < 1:
         raise ValueError(f"--limit={flags.limit}: give at least 1, or leave it out for all")
     given = filter(None, [flags.input, flags.model])
-    options.check_places(beam_options, [*given], [flags.output])
     accelerators.check_platforms()
+    options.check_places(beam_options, [*given], [flags.output])
     path = files.join(flags.input, manifests.FILE_NAME)
     found = manifests.read_json(path, "make the output again").get("kind")
     tokens = manifests.read(flags.input, found if found in _PREFIXES else "tokens")

@@ -21,6 +21,7 @@ from parti.data.images import images
 from parti.data.scenes import probe as scene_probe
 from parti.data.storage import records
 from parti.engine.hardware import accelerators
+from parti.engine.inference import layouts
 from parti.pipelines import generate
 from parti.pipelines.beam import options, sharded_writers
 from parti.pipelines.evaluation import reconstructions, scene_alignment
@@ -52,6 +53,8 @@ def _read_samples(group: list[records.Generation], directory: str) -> dict[str, 
                 raise ValueError(f"{image.shape[1]} x {image.shape[0]} px, it must be square")
             views.append(scene_probe.read_scene(image))
             sides.append(len(image))
+        except (files.StoreError, files.AccessError):
+            raise  # the pictures may be whole
         except (ValueError, OSError) as error:
             problems.append(f"{item.image}, prompt {item.prompt_id!r}: {_said(error)}")
     options.tick(len(group))
@@ -102,6 +105,7 @@ def make_parser() -> flag_parser.Parser:
     add("--split", choices=records.SPLITS, help="of the pairs: validation, if there is one")
     help_text = f"reconstruct about N images; {_NUM_REFERENCE}, or with --reconstructions all"
     add("--num_reference", type=int, metavar="N", help=help_text)
+    layouts.add_data_parallel(parser)
     return parser
 
 
@@ -111,6 +115,8 @@ def check_flags(flags: argparse.Namespace) -> None:
         given, missing = ("--reference", "--model")[:: -1 if flags.model else 1]
         others = "" if flags.reconstructions else f", or leave out {given}"
         raise ValueError(f"{given} needs {missing}: give it too{others}")
+    if flags.data_parallel and not flags.model:
+        raise ValueError("--data_parallel is of the models; give --reference and --model too")
     if flags.num_reference is not None and flags.num_reference < 1:
         raise ValueError(f"--num_reference={flags.num_reference}: give at least 1")
 
@@ -126,9 +132,9 @@ def run(argv: Sequence[str]) -> int:
     if not flags.reference and (flags.split or flags.num_reference):
         raise ValueError("--split and --num_reference are of --reference, which is not given")
     inputs = [flags.generations, flags.reference, flags.model]
-    options.check_places(beam_options, [*filter(None, inputs)], [flags.output])
     if flags.model:
         accelerators.check_platforms()
+    options.check_places(beam_options, [*filter(None, inputs)], [flags.output])
     settings: dict[str, Any] = {}
     if flags.generations:
         made = manifests.read(flags.generations, "generations")
@@ -136,8 +142,9 @@ def run(argv: Sequence[str]) -> int:
         groups = gallery.group_by_prompt(generate.read_generations(flags.generations))
     if flags.reference:
         default = None if flags.reconstructions else _NUM_REFERENCE
+        number = flags.num_reference or default
         reference = reconstructions.Reference.open(
-            flags.reference, flags.model, flags.split, flags.num_reference or default
+            flags.reference, flags.model, flags.split, number, flags.data_parallel
         )
         settings |= reference.settings
     metrics: dict[str, Any] = {"notes": []}
@@ -146,7 +153,10 @@ def run(argv: Sequence[str]) -> int:
         flags.output,
         "reconstructions" if flags.reconstructions else "evaluation",
         settings=settings,
-        inputs={name: getattr(flags, name) for name in names},
+        inputs={
+            **{name: getattr(flags, name) for name in names},
+            **({"data_parallel": True} if flags.data_parallel else {}),
+        },
         overwrite=flags.overwrite,
         resume=flags.reconstructions,
     ) as stage:

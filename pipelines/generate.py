@@ -173,17 +173,20 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)
     layout = layouts.read(flags.layout, flags.mesh_shape, flags.weights)
+    num_devices = None
+    if multihost.asked(flags):
+        _check_runner(beam_options)
+    else:
+        accelerators.check_platforms()
+        num_devices = None if layout is None else _num_devices(layout, beam_options)
     prompt_place = [flags.prompts] if prompt_files.is_address(flags.prompts) else []
     options.check_places(beam_options, [*prompt_place, flags.model], [flags.output])
     notes: list[str] = []
     prompts = prompt_files.read_prompts(flags.prompts, notes)[: flags.num_prompts]
     if multihost.asked(flags):
-        _check_runner(beam_options)
         multihost.join(flags)
         _run_together(flags, settings, layout or layouts.Layout(), prompts, notes)
         return 0
-    accelerators.check_platforms()
-    num_devices = None if layout is None else _num_devices(layout, beam_options)
     generation = _open(flags, settings, layout, prompts, notes, num_devices)
     with generation.stage as stage:
         done = finished(stage.address)
@@ -208,26 +211,27 @@ def _run_together(
     """Runs the command in processes that have joined; the first one alone has an output."""
     is_first = multihost.is_first()
     with contextlib.ExitStack() as stack:
-        with multihost.refusing_together():
+        with multihost.failing_together():
             accelerators.check_platforms(in_this_process=True)
             generation = _open(flags, settings, layout, prompts, notes, jax.device_count())
         recorded = generation.stage.settings, generation.stage.inputs
         multihost.check_equal("the prompts, bundle or settings", manifests.digest(recorded))
-        with multihost.refusing_together():
+        done: set[str] = set()
+        with multihost.failing_together():
             if is_first:
                 stack.enter_context(generation.stage)
-        done = finished(generation.stage.address) if is_first else set()
+                done = finished(generation.stage.address)
         batches = generation.batches()
         is_left = multihost.of_first([not done.issuperset(p.id for p in b) for b in batches])
         batches = [batch for batch, left in zip(batches, is_left) if left]
         progress = _start(generation, done, notes) if is_first else None
-        with multihost.ending_if_one_is_lost("generate", "generation"):
+        with multihost.ending_if_one_fails("generate", "generation"):
             _draw_together(batches, generation, progress)
-        if progress:
-            text = generation.publish()
-            progress.done()
-            print(text)
-    multihost.wait_for_all("published")
+            with multihost.failing_together():
+                if progress:
+                    text = generation.publish()
+                    progress.done()
+                    print(text)
 
 
 def _open(

@@ -170,11 +170,16 @@ def run(argv: Sequence[str]) -> int:
     flags, beam_options = options.parse(make_parser(), argv)
     check_flags(flags)
     given = filter(None, [flags.input, flags.model, flags.extend])
-    options.check_places(beam_options, [*given], [flags.output])
     accelerators.check_platforms()
+    options.check_places(beam_options, [*given], [flags.output])
     pairs = manifests.read(flags.input, "pairs")
     paths = shard_names.expand_pattern(flags.input, "image-text pairs")
     shards = [p for p in paths if token_batches.split_of(files.name(p)) in records.SPLITS]
+    if not any(token_batches.split_of(files.name(p)) == "train" for p in shards):
+        raise ValueError(
+            f"{flags.input}: no train-*.tfrecord, and a model trains on their tokens; put them "
+            "back, or clean again with a smaller --validation_fraction"
+        )
     tokenizer = bundles.load_part(flags.model, "tokenizer")
     model = tokenizer.model
     batches = token_batches.BatchSettings(
@@ -253,11 +258,12 @@ def _run_shards(
     ]
     counts["rejected"] = len(rejected)
     if not counts["train"]:
-        raise ValueError(f"no image of the train split could be read: {''.join(rejected[:1])}")
+        first = "".join(rejected[:1]).strip() or "its shards hold no rows"
+        raise ValueError(f"no image of the train split could be read: {first}")
     if rejected:
         path = files.join(stage.address, resumable_shards.REJECTED_FILE)
         files.write_bytes(path, "".join(rejected).encode())
-    progress.done(f"{sum(counts[split] for split in records.SPLITS)} images")
+    progress.done()
     return counts
 
 

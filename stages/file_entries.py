@@ -1,8 +1,9 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `files` and `remote_files` say of a file."""
+"""What `files` and `remote_files` say of a file, and their errors."""
 
 import uuid
+from collections.abc import Iterator
 from typing import NamedTuple
 
 PARTIAL_SUFFIX = ".partial"  # of a file that is being written
@@ -37,6 +38,17 @@ class AccessError(ValueError):
 
 class StoreError(OSError):
     """A store failed at a request, also when it was asked again; it is no fault of the data."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error and those that it came of: what was raised `from`, or while it was handled.
+
+    `raise ... from None` ends them.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
 def partial_name(path: str) -> str:

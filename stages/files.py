@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 PARTIAL_SUFFIX = file_entries.PARTIAL_SUFFIX
 AccessError = file_entries.AccessError
 StoreError = file_entries.StoreError
+causes = file_entries.causes
 LOCAL_SCHEME = "file://"
 _MAX_TEXTS = 1_000_000  # for which braces stand
 _AT_ONCE = 16  # remote files that are read at a time

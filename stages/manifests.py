@@ -132,6 +132,7 @@ def read_json(path: files.Path, remedy: str) -> dict[str, Any]:
 
     Raises:
       ValueError: the file cannot be read, or holds something else; `remedy` says what to do.
+      StoreError: its store failed.
     """
     name = os.fspath(path)
     try:
@@ -141,8 +142,12 @@ def read_json(path: files.Path, remedy: str) -> dict[str, Any]:
         is_absent = files.is_remote(path) and not files.exists(path)
         if is_absent or isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
+        if isinstance(error, files.StoreError):
+            raise
         why = error.strerror or error
         raise ValueError(f"{name}: cannot be read ({why}); {remedy}") from error
+    except files.AccessError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: damaged ({error}); {remedy}") from error
     if not isinstance(value, dict):

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps known start-up messages of third-party libraries off the terminal; all others are shown.
+"""Keeps known messages of third-party libraries off the terminal; all others are shown.
 
 TensorFlow's C++ side writes to stderr while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says. An
 import hook holds stderr back for that time, and passes on the lines that are not known.
@@ -34,12 +34,17 @@ _KNOWN_LINES = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog|I\d{4} \d\d:\d\d:|"
     rb"[WE]\d{4} .*(Unable to register cu\w+ factory|computation placer already registered)"
 )
-# Of Beam without Google's libraries.
-_KNOWN_RECORDS = re.compile(r"apitools not found, and bigquery client libraries are not available")
+# Of Beam without Google's libraries; and of their tries, with a traceback each, to reach a store:
+# what has failed in the end is a line of `remote_files`.
+_KNOWN_RECORDS = re.compile(
+    r"apitools not found, and bigquery client libraries are not available|"
+    r"Retry with exponential backoff: waiting|Compute Engine Metadata server unavailable|"
+    r"Authentication failed using Compute Engine authentication"
+)
 
 
 def install() -> None:
-    """Drops known start-up messages of what is imported from now on, and shows our own warnings.
+    """Drops known messages of what is imported from now on, and shows our own warnings.
 
     Does nothing where the environment has `VARIABLE`.
     """

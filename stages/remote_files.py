@@ -3,8 +3,9 @@
 """Files of remote systems: what `files`, which describes each function, does with `gs://...`.
 
 Through Beam's file systems: workers have them, and they take the pipeline's options (`--hdfs_host`,
-credentials). Their errors are OSErrors; a store that does not answer, or not to us, is a ValueError
-with the remedy. Beam's own tries would take minutes, so a store is first asked with a time limit.
+credentials). A store that fails is a StoreError, whatever its system raises; one that does not
+answer, or not to us, an AccessError with the remedy. Beam's own tries would take minutes, so a
+store is first asked with a time limit.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from apache_beam.io import filesystem, filesystems
@@ -59,7 +60,15 @@ _DENIED = re.compile(
     r"InvalidAccessKeyId|SignatureDoesNotMatch|Authenticat|Authoriz",
     re.IGNORECASE,
 )
-_ABSENT = re.compile(r"\b404\b|\bnot ?found\b|NoSuchKey|does not exist", re.IGNORECASE)
+# Errors about what is at an address, which are no failure of the store -> what systems say then.
+_OF_PATHS = {
+    FileNotFoundError: re.compile(
+        r"\b404\b|\bnot ?found\b|NoSuchKey|does not exist", re.IGNORECASE
+    ),
+    FileExistsError: re.compile(r"(already|file) ?exists", re.IGNORECASE),
+    NotADirectoryError: re.compile(r"not a directory", re.IGNORECASE),
+    IsADirectoryError: re.compile(r"is a directory", re.IGNORECASE),
+}
 _CHUNK = 2**20  # bytes of a file that are read at a time
 _ANSWER_SECONDS = 15.0  # in which a store must answer the first time
 _MEMORY_BYTES = 64 * 2**20  # of a file being written; beyond, a temporary file holds it
@@ -81,6 +90,8 @@ def open(path: str, mode: str) -> Any:
     binary = _ask(path, act, path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
     if act == "open":
         binary = io.BufferedReader(_Download(path, binary), _CHUNK)
+    else:
+        binary = _Upload(path, binary)
     return binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8", newline="")
 
 
@@ -113,6 +124,29 @@ class _Download(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
+
+
+class _Upload(io.RawIOBase):
+    """A file being written, whose errors are ours; an upload ends, and fails, when it is closed."""
+
+    def __init__(self, path: str, file: Any) -> None:
+        self._path, self._file = path, file
+
+    def write(self, data: Any) -> int:
+        with _errors_of(self._path):
+            self._file.write(data)
+        return memoryview(data).nbytes
+
+    def writable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                with _errors_of(self._path):
+                    self._file.close()
+            finally:
+                super().close()
 
 
 def read_range(path: str, start: int, num_bytes: int) -> bytes:
@@ -161,8 +195,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         content.seek(0)
         written = path if is_object_store(path) else partial_name(path)
         try:
-            # An upload ends, and fails, when it is closed.
-            with _errors_of(path), open(written, "wb") as file:
+            with open(written, "wb") as file:
                 shutil.copyfileobj(content, file, 2**20)
         except (KeyboardInterrupt, SystemExit):
             remove(written)  # closing has published what was sent
@@ -346,26 +379,34 @@ def _errors_of(path: str) -> Iterator[None]:
     """Gives errors of a store's own library the kinds of ours.
 
     Raises:
-      AccessError: the store does not answer, or not to us; FileNotFoundError: there is no such
-        file; StoreError: the store failed; what the system itself says of a call.
+      AccessError: the store does not answer, or not to us.
+      FileNotFoundError and others of `_OF_PATHS`: there is no such file, or already one.
+      ValueError, ImportError: what the system itself says of an address.
+      StoreError: any other failure, if only at one of the files of a request.
     """
     try:
         yield
-    except AccessError:
+    except (AccessError, StoreError, *_OF_PATHS):
         raise
     except Exception as error:
-        causes = (getattr(error, "exception_details", None) or {}).values()
-        why = " ".join(" ".join(map(str, (*causes, *(() if causes else (error,))))).split())
-        # Names may hold such words, and the 403 of `run-403`.
-        words = [word for word in why.replace(path, "").split() if "/" not in word]
-        if _DENIED.search(" ".join(words)):
-            raise AccessError(f"{path}: not allowed; {_remedy(path)} ({why[:200]})") from error
-        is_own = isinstance(error, filesystem.BeamIOError) or type(error).__module__ == "builtins"
-        is_network = isinstance(error, ConnectionError | TimeoutError)
-        if is_own and isinstance(error, OSError | ValueError | ImportError) and not is_network:
+        details = getattr(error, "exception_details", None)  # {path: error}, mostly
+        every = [error] if not isinstance(details, Mapping) else [*details.values()] or [error]
+        said = [" ".join(str(e).removesuffix(" with exceptions None").split()) for e in every]
+        why, words = " ".join(said)[:200], [_without_names(text, path) for text in said]
+        if any(map(_DENIED.search, words)):
+            raise AccessError(f"{path}: not allowed; {_remedy(path)} ({why})") from error
+        if isinstance(error, ValueError | ImportError) and type(error).__module__ == "builtins":
             raise
-        kind = FileNotFoundError if _ABSENT.search(" ".join(words)) else StoreError
-        raise kind(f"{path}: {why[:200]}") from error  # of the store's own library
+        for kind, pattern in _OF_PATHS.items():
+            if all(map(pattern.search, words)):
+                raise kind(f"{path}: {why}") from error
+        text = f"{path}: the store failed ({why}); run the same command again"
+        raise StoreError(text) from error
+
+
+def _without_names(said: str, path: str) -> str:
+    """Returns what an error says without names: they may hold any words, and a 403 (`run-403`)."""
+    return " ".join(word for word in said.replace(path, "").split() if "/" not in word)
 
 
 @functools.cache
@@ -400,8 +441,9 @@ def _list(folder: str, limit: int | None = None) -> list[Entry] | None:
     try:
         if _WILDCARD.search(folder):  # which `match` cannot quote
             inside = folder if depth == "*" else f"{folder}/"
-            listed = itertools.islice(_system(folder)._list(inside), limit)
-            return sorted({Entry(data.path, data.size_in_bytes) for data in listed})
+            with _errors_of(folder):
+                listed = itertools.islice(_system(folder)._list(inside), limit)
+                return sorted({Entry(data.path, data.size_in_bytes) for data in listed})
         return match(f"{folder}/{depth}", limit)
     except OSError:
         if depth == "**":

@@ -129,7 +129,8 @@ class Tree(_Fake):
     def _list(self, dir_or_prefix):
         place = self._place(dir_or_prefix)
         if not place.is_dir():
-            raise filesystem.BeamIOError(f"{dir_or_prefix}: not a folder")
+            what = "is not a directory" if place.exists() else "does not exist"
+            raise filesystem.BeamIOError(f"{dir_or_prefix} {what}")
         for found in sorted(place.iterdir()):
             size = found.stat().st_size if found.is_file() else 0
             yield filesystem.FileMetadata(f"{dir_or_prefix}/{found.name}", size)
@@ -137,7 +138,7 @@ class Tree(_Fake):
     def rename(self, source_file_names, destination_file_names):
         for source, target in zip(source_file_names, destination_file_names, strict=True):
             if self.exists(target):
-                raise filesystem.BeamIOError(f"{target} exists")
+                raise filesystem.BeamIOError(f"{target} already exists")
             self._place(source).rename(self._place(target))
 
     def delete(self, paths):

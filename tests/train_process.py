@@ -25,7 +25,7 @@ import tiny_models
 from parti.data.images import images
 from parti.data.storage import record_offsets, records, shard_names
 from parti.engine import train
-from parti.engine.checkpoints import checkpoint_manager
+from parti.engine.checkpoints import checkpoint_manager, checksums
 from parti.engine.distributed import multihost
 from parti.engine.experiment import experiments
 from parti.engine.input import datasets
@@ -47,6 +47,8 @@ class Settings:
     batch_seconds: float = 0.0
     # Of the 30 in an epoch, one with a value that is not a number; then NAN_POLICY is 'rollback'.
     bad_batch: int | None = None
+    # The step after which this process fails to write its part of the checkpoint.
+    failing_save: int | None = None
     # How long this process takes before it deletes checkpoints.
     late_seconds: float = 0.0
     coordinator_address: str | None = None
@@ -146,6 +148,18 @@ def experiment(settings: Settings) -> experiments.Experiment:
     )
 
 
+def _fail_save(step: int) -> None:
+    """Lets the store fail while this process sums its part of a checkpoint, in the background."""
+    write = checksums.write
+
+    def failing(folder: files.Path, *args: Any, **options: Any) -> None:
+        if f"checkpoint_{step}" in str(folder):
+            raise files.StoreError(f"{folder}: 503 backend error")
+        write(folder, *args, **options)
+
+    checksums.write = failing
+
+
 class _LateCheckpointManager(checkpoint_manager.CheckpointManager):
     seconds = 0.0
 
@@ -222,6 +236,8 @@ def main() -> int:
     multihost.HEARTBEAT_SECONDS = 10
     multihost.SHARED_SECONDS = 1.0
     _LateCheckpointManager.seconds = settings.late_seconds
+    if settings.failing_save is not None:
+        _fail_save(settings.failing_save)
     checkpoint_manager.CheckpointManager = _LateCheckpointManager  # type: ignore[misc]
     multihost.connect(settings.coordinator_address, settings.num_processes, settings.process_id)
     return run_one(settings)

@@ -73,9 +73,10 @@ def main(config_path: str, root: str) -> int:
 
     config = yaml.safe_load(pathlib.Path(config_path).read_text(encoding="utf-8"))
     is_drawn = config["source"] == "scenes"
-    # The trainings first: their files hold the most.
-    found = config_files.commands(config).items()
-    for name, (_, (verb, *words)) in sorted(found, key=lambda of: not of[0].startswith("train_")):
+    stages = [(name, *words) for name, (_, words) in config_files.commands(config).items()]
+    # The trainings first: their files hold the most. Cleaning last: its input may be in a bucket.
+    stages.sort(key=lambda of: (of[1] != "train", of[1] == "clean"))
+    for name, verb, *words in stages:
         try:
             if verb == "train":
                 experiments.check_experiment(
@@ -108,9 +109,10 @@ def _check_flags(verb: str, name: str, argv: Sequence[str], is_drawn: bool) -> N
     settings, places = module.check_flags(flags), [flags.output]
     if verb == "clean":
         places += [place for part in clean_pairs.places(flags, settings) for place in part]
+    _check_runner(beam_options, places)
+    if verb == "clean":
         flags.input = [] if is_drawn else flags.input
         clean_pairs.check_input(flags)
-    _check_runner(beam_options, places)
 
 
 def _check_runner(beam_options: pipeline_options.PipelineOptions, places: Sequence[str]) -> None:
@@ -127,9 +129,7 @@ def _check_runner(beam_options: pipeline_options.PipelineOptions, places: Sequen
             f"runner: {runner}: its workers do not see the working folder of this machine; set "
             f"storage: gs://bucket/run{or_shared}"
         )
-    cloud = beam_options.view_as(pipeline_options.GoogleCloudOptions)
-    missing = [key for key in ("project", "region", "temp_location") if not getattr(cloud, key)]
-    if is_dataflow and missing:
+    if missing := runners.missing_options(beam_options):
         raise ValueError(
             f"runner: {runner} needs {' and '.join(missing)} too; set them in `beam`, such as "
             "beam: {project: P, region: us-central1, temp_location: gs://bucket/tmp}"

@@ -117,9 +117,8 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
 
         accelerators.check_platforms()
     stage.check_storage(folder, storage)
-    if storage and not options.graph:
-        publishing.check_places([], [files.join(storage, stage.FOLDER)])
-    preflight.check_prompts(config["prompts"])
+    remote = [path for path in config["prompts"] if files.is_remote(path)]
+    preflight.check_prompts([path for path in config["prompts"] if path not in remote])
     again = ["parti", *command, "--workdir", options.workdir]
     again += [] if options.jobs is None else ["--jobs", str(options.jobs)]
     again += [word for change in options.set for word in ("--set", change)]
@@ -135,6 +134,9 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
         known = folder / draft.name
         if not known.is_file() or known.read_bytes() != draft.read_bytes():
             preflight.check(draft, storage or str(folder), scheduler.environment())
+        if storage:
+            publishing.check_places([], [files.join(storage, stage.FOLDER)])
+        preflight.check_prompts(remote)
         if options.dry_run:
             plan = tool.plan()
             print(f"{len(plan)} stages would run:" if plan else _NOTHING)

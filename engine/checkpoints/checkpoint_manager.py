@@ -214,15 +214,25 @@ class _StateHandler(ocp.PyTreeCheckpointHandler):
             if files.is_dir(own):  # A process may have had nothing to write.
                 checksums.write(own)
 
-        return [ocp.future.ChainedFuture(futures or [], sum_own)]
+        return [_SaveFuture(futures or [], sum_own)]
 
     def finalize(self, directory: Any) -> None:
         """Merges the files of the processes, which Orbax finds by a glob in the folder."""
-        super().finalize(_literal(directory))
+        with multihost.ending_if_one_fails():
+            super().finalize(_literal(directory))
 
     def sum_checkpoint(self) -> None:
         """Adds the checksums of everything that is not yet summed."""
-        checksums.write(files.parent(self._folder), without=_WRITTEN_LAST)
+        with multihost.ending_if_one_fails():
+            checksums.write(files.parent(self._folder), without=_WRITTEN_LAST)
+
+
+class _SaveFuture(ocp.future.ChainedFuture):
+    """What this process writes of a checkpoint, while Orbax lets the others wait for it, long."""
+
+    def result(self, timeout: float | None = None) -> None:
+        with multihost.ending_if_one_fails():
+            super().result(timeout)
 
 
 @ocp.args.register_with_handler(_StateHandler, for_save=True, for_restore=True)

@@ -58,9 +58,7 @@ def readable(folder: files.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        causes: list[BaseException] = [error]
-        while (cause := causes[-1].__cause__) is not None:
-            causes.append(cause)
+        causes = list(files.causes(error))
         # Orbax wraps TensorStore's errors; the innermost says most.
         reason = str(causes[-1]).split(_DETAILS)[0].strip() or type(causes[-1]).__name__
         corrupt = all(map(_may_be_corruption, causes))

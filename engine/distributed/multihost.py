@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from parti.stages import files
+from parti.stages import files, quiet
 
 # How long a process may be silent before the others give up.
 HEARTBEAT_SECONDS = 60
@@ -150,9 +150,14 @@ def check_equal(what: str, text: str) -> None:
 
 def all_agree(condition: bool) -> bool:
     """Returns whether a condition holds in every process."""
+    return not _where(not condition)
+
+
+def _where(condition: bool) -> list[int]:
+    """Returns the processes in which a condition holds."""
     if count() == 1:
-        return condition
-    return bool(multihost_utils.process_allgather(np.asarray(condition)).all())
+        return [0] if condition else []
+    return np.flatnonzero(multihost_utils.process_allgather(np.asarray(condition))).tolist()
 
 
 def of_first(values: Sequence[bool]) -> list[bool]:
@@ -163,15 +168,20 @@ def of_first(values: Sequence[bool]) -> list[bool]:
 
 
 @contextmanager
-def refusing_together() -> Iterator[None]:
-    """Ends all processes with an error if the block raises a user's mistake in one of them."""
+def failing_together() -> Iterator[None]:
+    """Raises an error in all processes if the block, which may not wait for the others, fails.
+
+    Raises:
+      Exception: what failed here.
+      ValueError: nothing failed here, but in another process.
+    """
     mine: Exception | None = None
     try:
         yield
-    except (ValueError, OSError) as error:
+    except Exception as error:
         mine = error
-    if not all_agree(mine is None):
-        raise mine or ValueError("another process has refused to begin; its own line says why")
+    if failed := _where(mine is not None):
+        raise mine or ValueError(f"process {failed[0]} has failed; its own line says why")
 
 
 def check_shared(folder: files.Path) -> None:
@@ -204,19 +214,43 @@ def ending_if_one_is_lost(command: str = "train", what: str = "training") -> Ite
 
     At once and not by an exception: whatever is left to do would wait for the others.
     """
+    with _ending_at(jax.errors.JaxRuntimeError, command, what):
+        yield
+
+
+@contextmanager
+def ending_if_one_fails(command: str = "train", what: str = "training") -> Iterator[None]:
+    """The same at any error inside, where the others wait for what this process does.
+
+    Once it is gone they end too, within HEARTBEAT_SECONDS. One process alone raises the error.
+    """
+    with _ending_at(Exception, command, what):
+        yield
+
+
+@contextmanager
+def _ending_at(kind: type[Exception], command: str, what: str) -> Iterator[None]:
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except kind as error:
         if count() == 1:
             raise
-        message = str(error)
-        if message.startswith(_LOST_CODES) or any(w in message.lower() for w in _LOST_WORDS):
-            text = (
-                f"{message.splitlines()[0][:300]}. Perhaps another process of this {what} has "
-                "died: its own log says why. The same command, for all processes, goes on from "
-                "what was saved last"
-            )
-        else:
-            text = "".join(traceback.format_exception(error)).rstrip()
+        text = _explain(error, what)
         print(f"[{command}] process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def _explain(error: Exception, what: str) -> str:
+    """Returns a line of a failure that a user can mend, else the traceback."""
+    message, is_of_jax = str(error), isinstance(error, jax.errors.JaxRuntimeError)
+    is_lost = message.startswith(_LOST_CODES) or any(w in message.lower() for w in _LOST_WORDS)
+    if is_of_jax and is_lost:
+        return (
+            f"{message.splitlines()[0][:300]}. Perhaps another process of this {what} has died: "
+            "its own log says why. The same command, for all processes, goes on from what was "
+            "saved last"
+        )
+    is_known = isinstance(error, RuntimeError | ValueError | OSError) and not is_of_jax
+    if is_known and not os.environ.get(quiet.VARIABLE):
+        return f"{type(error).__name__}: {' '.join(message.split())[:500]}"
+    return "".join(traceback.format_exception(error)).rstrip()

@@ -112,12 +112,20 @@ def check_platforms(in_this_process: bool = False) -> None:
 
 
 def num_devices() -> int:
-    """Returns how many devices jax finds on this machine.
+    """Returns how many devices jax finds on this machine; ValueError: it fails.
 
     Another process asks, so that this one takes no accelerator from its workers.
     """
-    command = [sys.executable, "-c", "import jax; print(jax.device_count())"]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, "-c", "import jax; print('devices:', jax.device_count())"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    counted = re.findall(r"^devices: (\d+)$", ended.stdout, re.MULTILINE)  # others print there too
+    if ended.returncode or not counted:
+        why = ended.stderr.strip().rpartition("\n")[2][-300:] or f"exit code {ended.returncode}"
+        raise ValueError(
+            f"JAX cannot count the devices of this machine ({why}); mend that, or set {PLATFORMS} "
+            "to what works, such as cpu"
+        )
+    return int(counted[-1])
 
 
 @functools.cache

@@ -7,6 +7,7 @@ whole on each device, which takes its part of a batch.
 """
 
 import argparse
+import ast
 import contextlib
 import dataclasses
 import functools
@@ -104,14 +105,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--mesh_shape", metavar="SHAPE", help=shape_help)
     layout_help = "of t5x_configs/layouts/ (two_dimensional, ...), or a gin file such as those"
     add("--layout", metavar="NAME", help=layout_help)
-    add("--weights", choices=(INT8,), help="keep kernels as int8, with a scale a channel")
+    help_text = "keep kernels as int8, with a scale a channel; on all devices, as --mesh_shape does"
+    add("--weights", choices=(INT8,), help=help_text)
 
 
 def read(layout: str | None, mesh_shape: str | None, weights: str | None) -> Layout | None:
     """Returns what the flags --layout, --mesh_shape and --weights say; None without any.
 
-    They are read as gin, as a training's: a layout is a file of t5x_configs/layouts/, by its name
-    or with its path, or one of the user's.
+    A layout is a gin file of t5x_configs/layouts/, by its name or with its path, or one of the
+    user's; a mesh shape is a Python literal.
 
     Raises:
       ValueError, FileNotFoundError: a value that is no layout or no mesh shape.
@@ -121,17 +123,27 @@ def read(layout: str | None, mesh_shape: str | None, weights: str | None) -> Lay
     gin_files = [_SETTINGS]
     if layout is not None:
         gin_files.append(layout if layout.endswith(".gin") else f"{_FOLDER}/{layout}.gin")
-    bindings = [] if mesh_shape is None else [f"MESH_SHAPE={mesh_shape}"]
     with gin_config.empty(), gin_errors.one_line():
-        gin_config.parse(gin_files, bindings)
+        gin_config.parse(gin_files, [])
         shape, axes, rules = gin_config.evaluate_macros(_MACROS).values()
-    is_shape = isinstance(shape, tuple | list) and all(isinstance(size, int) for size in shape)
+    given = f"--layout={layout}: MESH_SHAPE {shape}"
+    if mesh_shape is not None:
+        shape, given = _literal(mesh_shape), f"--mesh_shape={mesh_shape}"
+    is_shape = isinstance(shape, tuple | list) and all(type(size) is int for size in shape)
     if shape is not None and not is_shape:
         raise ValueError(
-            f"--mesh_shape={mesh_shape}: give a size for each of {tuple(axes)}, such as "
+            f"{given}: give a size for each of {tuple(axes)}, such as "
             f"{(-1,) + (1,) * (len(axes) - 1)}"
         )
     return of(shape, axes, rules, int8=weights == INT8)
+
+
+def _literal(text: str) -> Any:
+    """Returns the value of a Python literal; of another text the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError):
+        return text
 
 
 def of(

@@ -34,6 +34,7 @@ BYTES_PER_PROCESS = 8 * 2**20
 # Of a longer log of worker processes the last half of this is kept; it is looked at every second.
 LOG_BYTES = 2**20
 _LOG_SECONDS = 1.0
+_REGION_VARIABLE = "CLOUDSDK_COMPUTE_REGION"  # in which Beam looks, too
 _PER_CORE = "use_multiple_sdk_containers"  # Dataflow's experiment: a process for each core
 # Addresses of job servers and clusters on this machine; none at all is one that Beam starts here.
 _HERE = re.compile(r"$|embed$|\[(local|auto)\]$|local(\[|$)|(\w+://)?(localhost|127\.|\[::1\])")
@@ -113,23 +114,41 @@ def is_dataflow(options: pipeline_options.PipelineOptions) -> bool:
     return name(options) in ("dataflowrunner", "dataflow")
 
 
+def missing_options(options: pipeline_options.PipelineOptions) -> list[str]:
+    """Returns the options that the runner needs and that are not given."""
+    if not is_dataflow(options):
+        return []
+    cloud = options.view_as(pipeline_options.GoogleCloudOptions)
+    given = {
+        "project": cloud.project,
+        "region": cloud.region or os.environ.get(_REGION_VARIABLE),
+        "temp_location": cloud.temp_location or cloud.staging_location,
+    }
+    return [name for name, value in given.items() if not value]
+
+
 def check(options: pipeline_options.PipelineOptions, addresses: Sequence[files.Path]) -> None:
-    """Refuses a run on other machines that cannot work, before anything is read or uploaded.
+    """Refuses a run on other machines that cannot work; asks no other machine.
 
     Raises:
-      ValueError: an address of this machine alone, workers without this package, a template, or
-        processes that would share an accelerator.
+      ValueError: an address of this machine alone, an option that is missing, workers without this
+        package, a template, or processes that would share an accelerator.
     """
     local = [os.fspath(path) for path in addresses if not files.is_remote(path)]
-    if local and not is_dataflow(options) and not sees_local_files(options):
+    if is_dataflow(options):
+        _check_dataflow(options, local)
+    elif local and not sees_local_files(options):
         given = options.view_as(pipeline_options.StandardOptions).runner
         raise ValueError(
             f"{local[0]}: workers of --runner={given} are on other machines; give an address such "
             "as gs://bucket/folder, or --shared_folders if it is a mount that they have too"
         )
-    if not is_dataflow(options):
-        return
-    if options.view_as(pipeline_options.GoogleCloudOptions).template_location:
+
+
+def _check_dataflow(options: pipeline_options.PipelineOptions, local: Sequence[str]) -> None:
+    """Raises ValueError as `check`; `local` are the places of this machine alone."""
+    cloud = options.view_as(pipeline_options.GoogleCloudOptions)
+    if cloud.template_location:
         raise ValueError(
             "--template_location: a template cannot publish the output, which the command does "
             "when the job has ended; leave the flag out"
@@ -139,6 +158,12 @@ def check(options: pipeline_options.PipelineOptions, addresses: Sequence[files.P
             f"{local[0]}: workers of Dataflow do not see the files of this machine; "
             "give an address such as gs://bucket/folder"
         )
+    if missing := missing_options(options):
+        flags = " and ".join(f"--{name}" for name in missing)
+        raise ValueError(f"--runner=DataflowRunner needs {flags} too (docs/dataflow.md)")
+    for flag in ("temp_location", "staging_location"):
+        if (value := getattr(cloud, flag)) and not value.startswith("gs://"):
+            raise ValueError(f"--{flag}={value}: Dataflow needs an address such as gs://bucket/tmp")
     setup = options.view_as(pipeline_options.SetupOptions)
     image = options.view_as(pipeline_options.WorkerOptions).sdk_container_image
     if not (image or setup.setup_file or setup.extra_packages):
@@ -146,7 +171,7 @@ def check(options: pipeline_options.PipelineOptions, addresses: Sequence[files.P
             "--runner=DataflowRunner: the workers need this package; pass --sdk_container_image "
             "or --setup_file (docs/dataflow.md)"
         )
-    services = options.view_as(pipeline_options.GoogleCloudOptions).dataflow_service_options or []
+    services = cloud.dataflow_service_options or []
     experiments = options.view_as(pipeline_options.DebugOptions).experiments or []
     has_accelerator = any(o.startswith("worker_accelerator=") for o in [*services, *experiments])
     if has_accelerator and not {_PER_CORE, f"no_{_PER_CORE}"}.intersection(experiments):

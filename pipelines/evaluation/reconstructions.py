@@ -18,7 +18,7 @@ import numpy as np
 
 from parti.data.images import crops, images
 from parti.data.storage import records, shard_names, tfrecords
-from parti.engine.inference import bundles, loaded_models
+from parti.engine.inference import bundles, layouts, loaded_models
 from parti.pipelines.beam import model_handlers, options, sharded_writers
 from parti.pipelines.evaluation import reconstruction_metrics
 from parti.pipelines.tokens import batches as token_batches
@@ -49,9 +49,17 @@ class Reference:
     grid_size: int  # tokens along a side
     codebook_size: int
     fingerprints: dict[str, str]  # of the pairs, the tokenizer and, if there is one, the upsampler
+    data_parallel: bool = False  # over the devices of a worker
 
     @classmethod
-    def open(cls, pairs: str, model: str, split: str | None, num_images: int | None) -> "Reference":
+    def open(
+        cls,
+        pairs: str,
+        model: str,
+        split: str | None,
+        num_images: int | None,
+        data_parallel: bool = False,
+    ) -> "Reference":
         """Opens pairs, of `parti clean`, and models, and checks that they can be measured.
 
         Without a split it is validation, or train if there is no other.
@@ -89,6 +97,7 @@ class Reference:
             grid_size=tokenizer.model.grid_size,
             codebook_size=tokenizer.model.codebook_size,
             fingerprints=fingerprints,
+            data_parallel=data_parallel,
         )
 
     @property
@@ -164,7 +173,10 @@ def build(
             "rejected", main="batches"
         )
     )
-    tokenizer = model_handlers.part_handler(reference.model, "tokenizer", reconstruct)
+    layout = layouts.Layout() if reference.data_parallel else None
+    tokenizer = model_handlers.part_handler(
+        reference.model, "tokenizer", reconstruct, layout=layout
+    )
     measured = (
         read.batches
         | "Keep originals" >> beam.Map(lambda item: (item, item[1]))
@@ -173,7 +185,7 @@ def build(
     )
     if "upsampler" in reference.fingerprints:
         upsample = model_handlers.part_handler(
-            reference.model, "upsampler", model_handlers.upsample
+            reference.model, "upsampler", model_handlers.upsample, layout=layout
         )
         measured = (
             measured

@@ -30,10 +30,11 @@ from parti import cli
 from parti.data.images import images
 from parti.data.storage import records, tfrecords
 from parti.data.text import prompt_files
+from parti.engine.distributed import multihost
 from parti.engine.inference import bundles
 from parti.pipelines import generate
 from parti.pipelines.beam import model_handlers, options
-from parti.stages import commands, manifests
+from parti.stages import commands, files, manifests
 from parti.workflow import preflight
 
 PROMPTS = ("a red circle", "a blue square", "green star", "a red star and more words than fit")
@@ -625,6 +626,29 @@ def test_a_mesh_that_does_not_fit_is_refused(
     with pytest.raises((ValueError, OSError), match=message):
         run(tmp_path / "out", bundle, **flags)
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"], "nothing was begun"
+
+
+@pytest.mark.parametrize("method", ["finished", "finish"])
+def test_the_others_learn_that_the_first_process_fails(
+    method: str, bundle: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for what it has found, and for what it publishes."""
+
+    def fail(*arguments: Any) -> None:
+        raise files.StoreError("gs://bucket: the store failed")
+
+    def tell(condition: bool) -> list[int]:
+        told.append(condition)
+        return [0] if condition else []
+
+    told: list[bool] = []
+    monkeypatch.setattr(multihost, "join", lambda flags: None)
+    monkeypatch.setattr(multihost, "_where", tell)
+    monkeypatch.setattr(generate, "_draw_together", lambda *arguments: None)
+    monkeypatch.setattr(generate, method, fail)
+    with pytest.raises(files.StoreError):
+        run(tmp_path / "out", bundle, process_id=0, num_samples=4)
+    assert told == [False] * (1 if method == "finished" else 2) + [True]
 
 
 def start_processes(arguments: list[str], count: int) -> list[subprocess.Popen]:

@@ -24,7 +24,7 @@ from parti.engine.inference import bundles, layouts
 from parti.pipelines import draw_scenes, export, generate
 from parti.pipelines.beam import options, runners
 from parti.pipelines.tokens import resumable_shards
-from parti.stages import files, manifests
+from parti.stages import files, manifests, remote_files
 
 
 @pytest.fixture(
@@ -230,13 +230,38 @@ def test_a_local_path_is_refused_for_workers_elsewhere(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", all_jobs.jobs(""))
-@pytest.mark.parametrize("method", ["create", "delete", "_list"])
+@pytest.mark.parametrize("name", all_jobs.BEAM_JOBS)
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--project=p"], "needs --region and --temp_location too"),
+        (["--project=p", "--region=r", "--temp_location=/tmp"], "--temp_location=/tmp: Dataflow"),
+        (["--project=p", "--region=r", "--temp_location=gs://b/t"], "the workers need this pack"),
+    ],
+)
+def test_flags_are_checked_before_a_bucket_is_asked(
+    monkeypatch: pytest.MonkeyPatch, name: str, flags: list[str], message: str
+) -> None:
+    def ask(path: str) -> None:
+        raise AssertionError(f"{path} is asked")
+
+    monkeypatch.setattr(remote_files, "_system", ask)
+    with pytest.raises(ValueError, match=message):
+        all_jobs.run([*all_jobs.jobs("gs://bucket")[name], "--runner=DataflowRunner", *flags])
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, method)
+        for name in all_jobs.jobs("")
+        for method in ("create", "delete", "_list")
+        if (name, method) != ("scenes", "_list")  # which reads nothing
+    ],
+)
 def test_a_remote_place_that_is_not_ours_is_refused(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str
 ) -> None:
-    if (name, method) == ("scenes", "_list"):
-        pytest.skip("reads nothing")
     monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
     job = all_jobs.jobs("store://other")[name]
 

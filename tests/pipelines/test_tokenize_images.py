@@ -4,6 +4,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -391,6 +392,32 @@ def test_pictures_that_cannot_be_read_are_counted(
     (data,) = tfrecords.read_pattern(output / "reconstructions/train-*.tfrecord")
     original = images.decode_image(records.ReconstructedPair.from_example(data).image)
     np.testing.assert_array_equal(original, picture[:, 5:25])  # The middle square, not resized.
+
+
+def test_pairs_that_nothing_can_be_trained_on_are_refused(
+    tmp_path: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    manifests.write(pairs, "pairs", counts={"train": 0}, settings={}, content={})
+    tfrecords.write(pairs / "validation-00000-of-00001.tfrecord", [])
+    with pytest.raises(ValueError, match="pairs: no train-.*put them back, or clean again with a"):
+        run(tmp_path / "tokens", pairs, bundle)
+    assert not list(tmp_path.glob("tokens*"))
+    tfrecords.write(pairs / "train-00000-of-00001.tfrecord", [])
+    with pytest.raises(ValueError, match="could be read: its shards hold no rows"):
+        run(tmp_path / "tokens", pairs, bundle)
+
+
+def test_the_end_is_told_once(
+    tmp_path: pathlib.Path,
+    pairs_dir: pathlib.Path,
+    bundle: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(tmp_path / "tokens", pairs_dir, bundle)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "done" in line]
+    assert re.fullmatch(r"\[tokenize\] done: 12 images in 0:\d\d", line)
 
 
 def test_user_mistakes(

@@ -49,6 +49,10 @@ import logging, warnings
 from parti.stages import quiet
 quiet.install()
 logging.warning("apitools not found, and bigquery client libraries are not available")
+logging.getLogger("apache_beam.utils.retry").warning(
+    "Retry with exponential backoff: waiting for %s seconds before retrying %s because", 1.4, "f"
+)
+logging.getLogger("google.auth").warning("Compute Engine Metadata server unavailable on attempt 1")
 logging.warning("the disk is full")
 logging.getLogger("third.party").warning("%d items", "many")
 logging.getLogger("library").warning("slow")
@@ -66,7 +70,7 @@ warnings.warn_explicit("our old name", DeprecationWarning, "z.py", 1, module="pa
     assert ended.returncode == 0
     for shown in ("the disk is full", "slow", "UserWarning: odd shape", "our old name"):
         assert shown in ended.stderr
-    for dropped in ("apitools", "Truncated", "y.py"):
+    for dropped in ("apitools", "backoff", "Metadata server", "Truncated", "y.py"):
         assert dropped not in ended.stderr
 
 

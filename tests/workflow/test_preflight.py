@@ -271,6 +271,7 @@ def test_a_storage_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     def refuse(inputs, outputs):
         raise ValueError(f"{outputs[0]}: cannot be written")
 
+    monkeypatch.setenv("PARTI_COMMAND", "true")
     monkeypatch.setattr(run_workflow.publishing, "check_places", refuse)
     arguments = ["scenes-tiny", "--workdir", str(tmp_path / "work"), "--dry_run"]
     with pytest.raises(ValueError, match="gs://b/run/.stages: cannot be written"):

@@ -231,11 +231,8 @@ def left_out(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def raise_if_of_store(error: BaseException) -> None:
     """Raises an error that is a store's fault: the data may be whole, and may not be rejected."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, files.StoreError | files.AccessError):
-            raise error
-        cause = cause.__cause__
+    if any(isinstance(c, files.StoreError | files.AccessError) for c in files.causes(error)):
+        raise error
 
 
 def one_line(error: BaseException) -> str:

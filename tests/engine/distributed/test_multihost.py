@@ -6,7 +6,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
+import socket
+import subprocess
 import sys
 import time
 
@@ -110,6 +113,63 @@ def test_a_killed_process_ends_the_others_and_the_same_command_goes_on(reference
     assert codes == [0, 0], printed
     assert f"going on from step {saved}" in printed[0]
     assert_same(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize(
+    ("process", "step"), [(1, 4), *(pytest.param(i, 12, marks=pytest.mark.slow) for i in (0, 1))]
+)
+def test_a_save_that_fails_in_one_process_ends_the_others(tmp_path, process, step) -> None:
+    """Not after the 20 minutes that Orbax lets them wait: at step 12 nothing else is to be done."""
+    settings = Settings(str(tmp_path / "run"), failing_save=step if process == 0 else None)
+    began = time.monotonic()
+    others = {"failing_save": step if process == 1 else None}
+    codes, printed = wait(start(settings, 2, others))
+    assert time.monotonic() - began < 90
+    assert 0 not in codes
+    assert re.search(
+        rf"^.train. process {process}: StoreError: .* 503 backend error$", printed[process], re.M
+    )
+    assert re.search("another (process|task)[^.]* died", printed[1 - process]), printed
+    assert step not in checkpoints.steps(tmp_path / "run")
+
+
+def test_what_fails_in_one_process_fails_in_all(tmp_path) -> None:
+    """Whatever it is; the others do not wait for it, and can go on together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    code = f"""
+import pathlib, sys
+from parti.engine.distributed import multihost
+me, said = int(sys.argv[1]), []
+multihost.connect({address!r}, 2, me)
+for failing, failure in ((1, KeyError("a")), (0, OSError("b")), (None, None)):
+    try:
+        with multihost.failing_together():
+            if me == failing:
+                raise failure
+        said.append("fine")
+    except Exception as error:
+        said.append(type(error).__name__ + " " + str(error))
+pathlib.Path(sys.argv[2]).write_text("|".join(said))
+"""
+    paths = [tmp_path / "0", tmp_path / "1"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, path.name, str(path)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for path in paths
+    ]
+    codes, printed = wait(started)
+    assert codes == [0, 0], printed
+    other = "ValueError process {} has failed; its own line says why"
+    first, second = (path.read_text().split("|") for path in paths)
+    assert first == [other.format(1), "OSError b", "fine"]
+    assert second == ["KeyError 'a'", other.format(0), "fine"]
 
 
 @pytest.mark.slow

@@ -84,6 +84,27 @@ def test_a_platform_that_is_not_there_is_one_line_before_anything_is_begun(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("printed", "number"), [("devices: 8\n", 8), ("of a plugin: 3\ndevices: 2\nbye 7\n", 2)]
+)
+def test_devices_are_counted_on_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, printed: str, number: int
+) -> None:
+    ended = subprocess.CompletedProcess([], 0, printed, "a warning")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: ended)
+    assert accelerators.num_devices() == number
+
+
+def test_a_count_of_devices_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words of JAX, not of the process that asked it."""
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    with pytest.raises(ValueError) as raised:
+        accelerators.num_devices()
+    said = str(raised.value)
+    assert said.startswith("JAX cannot count the devices of this machine (") and "\n" not in said
+    assert "nonsense" in said and "set JAX_PLATFORMS to what works" in said
+
+
 @pytest.mark.parametrize("command", ["train", "compile", "generate"])
 def test_a_flag_that_xla_does_not_know_is_bad_usage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str

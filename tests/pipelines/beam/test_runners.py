@@ -166,6 +166,14 @@ DATAFLOW = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_loca
     [
         (DATAFLOW, ["gs://b/in", "/data/out"], "/data/out: workers of Dataflow do not see"),
         (DATAFLOW, ["gs://b/in"], "the workers need this package; pass --sdk_container_image"),
+        (DATAFLOW[:1], ["gs://b/in"], "needs --project and --region and --temp_location too"),
+        ([*DATAFLOW[:2], DATAFLOW[3]], ["gs://b/in"], "DataflowRunner needs --region too"),
+        ([*DATAFLOW, "--temp_location=/tmp/x"], ["gs://b/in"], "--temp_location=/tmp/x: Dataflow"),
+        (
+            [*DATAFLOW[:3], "--staging_location=gs://b/s", "--sdk_container_image=x"],
+            ["gs://b/in"],
+            None,
+        ),
         ([*DATAFLOW, "--template_location=gs://b/t"], ["gs://b/in"], "leave the flag out"),
         ([*DATAFLOW, "--sdk_container_image=x"], ["gs://b/in"], None),
         ([*DATAFLOW, "--setup_file=./setup.py"], ["gs://b/in"], None),

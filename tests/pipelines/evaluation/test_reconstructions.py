@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from parti.data.images import images
 from parti.data.storage import records, tfrecords
-from parti.engine.inference import bundles, loaded_models
+from parti.engine.inference import bundles, layouts, loaded_models
 from parti.pipelines import evaluate
 from parti.pipelines.beam import options
 from parti.pipelines.evaluation import reconstruction_metrics, reconstructions
@@ -199,6 +200,34 @@ def test_validation_is_the_default_and_the_bytes_are_the_same_again(
     )
 
 
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_the_figures_do_not_depend_on_the_devices_of_a_worker(
+    num_devices: int,
+    tmp_path: pathlib.Path,
+    report: pathlib.Path,
+    pairs_dir: pathlib.Path,
+    bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tokenizer and upsampler give each device its part of a batch."""
+    called, used = layouts.Placement.call, []
+
+    def keep(self: layouts.Placement, *arguments: Any) -> Any:
+        used.append(self.mesh.size)
+        return called(self, *arguments)
+
+    devices = jax.local_devices()[:num_devices]
+    monkeypatch.setattr(layouts.jax, "local_devices", lambda: devices)
+    monkeypatch.setattr(layouts.Placement, "call", keep)
+    found = run(tmp_path / "out", pairs_dir, bundle, "--split=train", "--data_parallel")
+    # Of each of two shards: to tokens and back, and again to tokens; upsampled.
+    assert used == [num_devices] * 8
+    assert found == json.loads((report / "metrics.json").read_text())
+    assert rows(tmp_path / "out") == rows(report)
+    manifest = manifests.read(tmp_path / "out", "reconstructions")
+    assert manifest["inputs"]["data_parallel"] is True
+
+
 def test_pictures_of_any_size_and_broken_ones(tmp_path: pathlib.Path, bundle: pathlib.Path) -> None:
     rng = np.random.default_rng(0)
     wide = rng.integers(0, 256, (40, 71, 3), np.uint8)
@@ -276,6 +305,7 @@ def test_user_mistakes(
         (["--reconstructions", "--generations=x"], "--generations DIR or --reconstructions"),
         (["--reconstructions"], "needs --reference"),
         (["--generations=x", "--split=train"], "which is not given"),
+        (["--generations=x", "--data_parallel"], "is of the models; give --reference and"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate.run([output, *flags])

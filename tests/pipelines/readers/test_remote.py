@@ -111,7 +111,7 @@ def test_a_store_that_fails_costs_no_pair(root, kind, failing, monkeypatch):
         return Failing()
 
     monkeypatch.setattr(fake_remote._Fake, "open", fail)
-    with pytest.raises(files.StoreError, match=f"{root}/.*: 503 backend error"):
+    with pytest.raises(files.StoreError, match=f"{root}/.*: the store failed .503 backend error"):
         list(readers.read_source(source))
 
 
@@ -125,5 +125,5 @@ def test_a_picture_is_asked_for_again_if_the_store_fails(root, monkeypatch):
         return Failing() if path.endswith("png") else whole(self, path, **options)
 
     monkeypatch.setattr(fake_remote._Fake, "open", fail)
-    with pytest.raises(files.StoreError, match="a.png: 503 backend error"):
+    with pytest.raises(files.StoreError, match="a.png: the store failed .503 backend error"):
         list(readers.read_source(source))
