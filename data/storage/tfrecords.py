@@ -133,20 +133,21 @@ def frame(data: bytes) -> bytes:
     return b"".join((length, crcs[0], data, crcs[1]))
 
 
-def unframe(frames: Sequence[bytes], names: Sequence[str]) -> list[bytes]:
-    """Returns the data of records as they stand in files of these names; the inverse of `frame`.
+def unframe(frames: Sequence[bytes]) -> list[bytes | None]:
+    """Returns the data of records as they stand in a file; the inverse of `frame`.
 
-    Raises:
-      ValueError: one is damaged, or not a whole record.
+    None: it is damaged, or not a whole record.
     """
     found = [frame[HEADER_BYTES:-4] for frame in frames]
     sizes = [len(data).to_bytes(8, "little") for data in found]
     heads, ends = (_mask(crc32cs(pieces)).astype("<u4").tobytes() for pieces in (sizes, found))
-    for i, (frame, size, name) in enumerate(zip(frames, sizes, names, strict=True)):
+
+    def is_whole(i: int) -> bool:
         crcs = slice(4 * i, 4 * i + 4)
-        if frame[:HEADER_BYTES] != size + heads[crcs] or frame[-4:] != ends[crcs]:
-            raise ValueError(f"{name}: a record is damaged; write the file again")
-    return found
+        begins = frames[i][:HEADER_BYTES] == sizes[i] + heads[crcs]
+        return begins and frames[i][-4:] == ends[crcs]
+
+    return [data if is_whole(i) else None for i, data in enumerate(found)]
 
 
 def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:

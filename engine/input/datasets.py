@@ -14,7 +14,7 @@ not depend on how many processes there are (`data/storage/row_order.py`).
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -339,7 +339,7 @@ class SeqioSource:
             return None
         of_task = TRAIN if is_training else self.validation_split
         examples = row_source.RowExamples(
-            provider, lengths, of_task, batch_size, seed, shuffle=is_training
+            provider, lengths, of_task, batch_size, seed, shuffle=is_training, find=self._find
         )
 
         def build(rows: np.ndarray, start: int) -> Any:
@@ -347,6 +347,12 @@ class SeqioSource:
             return converter(pack=False).to_batches(found, lengths, len(rows))
 
         return RowDataset(build, batch_size, examples.num_examples)
+
+    def _find(self, shards: Sequence[str]) -> Any:
+        """Returns the `row_source.Records` of shards."""
+        from parti.engine.input import row_source
+
+        return row_source.Records(shards)
 
     def dataset(
         self, split: str, batch_size: int, seed: int, converter: Any, shard: Shard = (0, 1)
@@ -449,3 +455,28 @@ class SeqioSource:
                     f"{vocabulary.vocab_size} pieces; set TEXT_VOCAB_SIZE to "
                     f"{vocabulary.vocab_size} or more, or give a smaller VOCABULARY"
                 )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Keeping(SeqioSource):
+    """Finds the records of shards once, as often as it opens them; 8 bytes each are kept."""
+
+    found: dict[tuple[str, ...], Any] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def _find(self, shards: Sequence[str]) -> Any:
+        key = tuple(shards)
+        if key not in self.found:
+            self.found[key] = super()._find(shards)
+        return self.found[key]
+
+
+def keeping(source: Source) -> Source:
+    """Returns the source, which keeps what it finds out about its data as long as it lives.
+
+    It is for what opens the same splits again and again, as evaluations do.
+    """
+    if type(source) is not SeqioSource:
+        return source
+    return _Keeping(*(getattr(source, field.name) for field in dataclasses.fields(source)))

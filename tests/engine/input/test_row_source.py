@@ -181,12 +181,12 @@ def test_a_reader_that_is_gone_keeps_nothing_open(
     """TensorFlow keeps each function that it was given, but not what ours read with."""
     alive = weakref.WeakSet()
 
-    class Watched(row_source.Records):
-        def __init__(self, shards: list[str]) -> None:
-            super().__init__(shards)
+    class Watched(row_source.Reader):
+        def __init__(self, of: row_source.Records) -> None:
+            super().__init__(of)
             alive.add(self)
 
-    monkeypatch.setattr(row_source, "Records", Watched)
+    monkeypatch.setattr(row_source, "Reader", Watched)
     for _ in range(3):
         reader = opened(sources[kind], datasets.TRAIN)
         next(iter(reader))
