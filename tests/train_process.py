@@ -5,6 +5,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import socket
@@ -221,8 +222,8 @@ def wait(started: list[subprocess.Popen], timeout: float = 150.0) -> tuple[list[
 def find_records(settings: Settings) -> int:
     """Finds the records of each folder of shards, in order of their names; writes what it did.
 
-    To `<process>.json`: {folder: files opened, bytes of the offsets or the error}. A folder
-    `read_only*` cannot be written.
+    To `<process>.json`: {folder: files opened, offsets or error}, and what the first process gave
+    all. A folder `read_only*` cannot be written.
     """
     from parti.engine.input import shared_offsets
 
@@ -249,6 +250,11 @@ def find_records(settings: Settings) -> int:
         except ValueError as error:
             of["error"] = str(error)
         of["opened"] = sorted(opened)
+    report["of_first"] = multihost.of_first(lambda: [settings.process_id, 0.1, math.nan])
+    try:
+        multihost.of_first(lambda: int("not a number"))
+    except ValueError as error:
+        report["refused"] = str(error)
     path = pathlib.Path(settings.reads, f"{settings.process_id}.json")
     path.write_text(json.dumps(report), encoding="utf-8")
     return 0

@@ -140,14 +140,11 @@ def unframe(frames: Sequence[bytes]) -> list[bytes | None]:
     """
     found = [frame[HEADER_BYTES:-4] for frame in frames]
     sizes = [len(data).to_bytes(8, "little") for data in found]
-    heads, ends = (_mask(crc32cs(pieces)).astype("<u4").tobytes() for pieces in (sizes, found))
-
-    def is_whole(i: int) -> bool:
-        crcs = slice(4 * i, 4 * i + 4)
-        begins = frames[i][:HEADER_BYTES] == sizes[i] + heads[crcs]
-        return begins and frames[i][-4:] == ends[crcs]
-
-    return [data if is_whole(i) else None for i, data in enumerate(found)]
+    crcs = (_mask(crc32cs(pieces)).astype("<u4").tobytes() for pieces in (sizes, found))
+    of_sizes, of_data = ([of[i : i + 4] for i in range(0, len(of), 4)] for of in crcs)
+    have = [(frame[:HEADER_BYTES], frame[-4:]) for frame in frames]
+    want = zip(map(bytes.__add__, sizes, of_sizes), of_data)
+    return [data if one == other else None for data, one, other in zip(found, have, want)]
 
 
 def write(path: str | os.PathLike[str], examples: Iterable[bytes]) -> int:

@@ -169,7 +169,8 @@ def gather(data: bytes) -> list[bytes]:
     if count() == 1:
         return [data]
     size = np.array([len(data)], np.int64).view(np.uint32)  # devices may have no int64
-    sizes = np.ascontiguousarray(multihost_utils.process_allgather(size)).view(np.int64).ravel()
+    every = np.ascontiguousarray(multihost_utils.process_allgather(size))
+    sizes: list[int] = every.view(np.int64).ravel().tolist()
     parts = [bytearray() for _ in sizes]
     for begin in range(0, max(sizes), _ROUND_BYTES):
         width = min(_ROUND_BYTES, max(sizes) - begin)

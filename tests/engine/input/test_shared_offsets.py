@@ -62,6 +62,11 @@ def test_each_shard_is_read_by_one_process(folder: pathlib.Path, tmp_path: pathl
             assert of[name]["opened"] == [*hidden([NAMES[0], NAMES[4]]), *UNKNOWN[i::PROCESSES]]
         assert of["writable_again"]["opened"] == hidden(NAMES)
 
+    for of in found:
+        assert of["of_first"][:2] == [0, 0.1] and np.isnan(of["of_first"][2])
+    assert [of["refused"] for of in found] == [found[0]["refused"], other, other]
+    assert "not a number" in found[0]["refused"]
+
 
 def test_one_process_reads_what_is_missing(
     folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
