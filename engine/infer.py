@@ -75,7 +75,7 @@ def infer(
     use = checkpoint_use.of(experiment)
     stage = output_directory(use, overwrite) if multihost.is_first() else None
     training, state = setup.open_checkpoint(use.limit(experiment), use.path, devices)
-    sources = datasets.validation_sources(experiment.data_source)
+    sources = datasets.validation_sources(training.experiment.data_source)
     with training.program.context():
         results = (
             (name, _infer(training, state, source, use, number))

@@ -222,7 +222,9 @@ def _run_together(
                 stack.enter_context(generation.stage)
                 done = finished(generation.stage.address)
         batches = generation.batches()
-        is_left = multihost.of_first([not done.issuperset(p.id for p in b) for b in batches])
+        is_left = multihost.of_first(
+            lambda: [not done.issuperset(prompt.id for prompt in batch) for batch in batches]
+        )
         batches = [batch for batch, left in zip(batches, is_left) if left]
         progress = _start(generation, done, notes) if is_first else None
         with multihost.ending_if_one_fails("generate", "generation"):

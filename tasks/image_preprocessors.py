@@ -7,6 +7,7 @@ the train split only. Only the image tokenizer's own images are flipped: the tex
 turn.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 
 import seqio
@@ -62,7 +63,7 @@ def decode_random_crop(name: str, size: int) -> Callable:
         features: Features, seed: tf.Tensor, sequence_length: Mapping[str, int] | None = None
     ) -> Features:
         preprocessors.check_length(name, size, sequence_length, _SIZES)
-        seed = _own_seed(features, seed)
+        seed = _own_seed(features, seed, f"crop {name}")
         pixels = _decoded(features[name])
         pixels = tf.cond(
             features[sources.IS_TRAINING],
@@ -74,11 +75,16 @@ def decode_random_crop(name: str, size: int) -> Callable:
     return decode
 
 
-def _own_seed(features: Features, seed: tf.Tensor) -> tf.Tensor:
-    """Returns the example's own seed, [2] int32, or the one given if it has none."""
+def _own_seed(features: Features, seed: tf.Tensor, what: str) -> tf.Tensor:
+    """Returns the seed, [2] int32, of what one preprocessor draws for an example, such as a crop.
+
+    It is of the example's own seed; if it has none, the one given, of which seqio gives each
+    preprocessor another.
+    """
     if sources.SEED not in features:
         return seed
-    return tf.bitcast(features[sources.SEED], tf.int32)
+    bits = preprocessors.own_bits(features[sources.SEED], zlib.crc32(what.encode("utf-8")))
+    return tf.bitcast(bits, tf.int32)
 
 
 def _random_crop(pixels: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
@@ -139,7 +145,7 @@ def shift_image(name: str, max_shift: int) -> Callable:
 
     @seqio.map_over_dataset(num_seeds=1)
     def shift(features: Features, seed: tf.Tensor) -> Features:
-        seed = _own_seed(features, seed)
+        seed = _own_seed(features, seed, f"shift {name}")
         drawn = tf.random.stateless_uniform([2], seed, -max_shift, max_shift + 1, tf.int32)
         offsets = tf.where(features[sources.IS_TRAINING], drawn, 0)
         pixels = features[name]

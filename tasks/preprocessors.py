@@ -122,14 +122,22 @@ def uniform(features: Features, context: Context) -> tf.Tensor:
     """
     if sources.SEED not in features:
         return tf.random.stateless_uniform(tf.shape(features[records.TEXT]), context.seed)
-    bits = tf.bitcast(features[sources.SEED], tf.uint64)
-    step = tf.constant(row_order.mix(context.number)[0], tf.uint64)
-    bits = tf.bitwise.bitwise_xor(bits, step)
+    bits = own_bits(features[sources.SEED], context.number)
+    top = tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64))
+    return tf.cast(top, tf.float32) * 2.0**-24
+
+
+def own_bits(seeds: tf.Tensor, number: int) -> tf.Tensor:
+    """Returns uint64 bits, in the shape of `seeds` (int64), for what draws by a number of its own.
+
+    Steps of `in_chunks` have the numbers from 0 on.
+    """
+    bits = tf.bitcast(seeds, tf.uint64)
+    bits = tf.bitwise.bitwise_xor(bits, tf.constant(row_order.mix(number)[0], tf.uint64))
     for shift, factor in row_order.MIXING:
         shifted = tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint64))
         bits = tf.bitwise.bitwise_xor(bits, shifted) * tf.constant(factor, tf.uint64)
-    top = tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64))
-    return tf.cast(top, tf.float32) * 2.0**-24
+    return bits
 
 
 def choose_caption(weights: Sequence[float] | None = None) -> Step:

@@ -26,7 +26,7 @@ ROOMS = {
         *("image_tokenizer", "super_resolution", "coca", "text_encoder", "text_to_image"),
     ),
     "engine": (
-        *("input", "distributed", "hardware", "monitoring", "checkpoints", "config"),
+        *("distributed", "input", "hardware", "monitoring", "checkpoints", "config"),
         *("inference", "experiment", "step", "pod_estimates", "loop"),
     ),
     "pipelines": (

@@ -5,6 +5,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import socket
@@ -60,6 +61,8 @@ class Settings:
     pairs: str = ""
     # Folder for `<process>.json`, how many records of each split the process read.
     reads: str = ""
+    # Folders of shards below this one: nothing is trained, see `find_records`.
+    shards: str = ""
 
 
 class _SlowDataset(datasets.ArrayDataset):
@@ -173,17 +176,17 @@ def counting_reads(path: str) -> Iterator[None]:
     """Writes how many records of each split were read inside."""
     from parti.engine.input import row_source
 
-    read, read_range = [], row_source.Records._read_range
+    read, read_range = [], row_source.Reader._read_range
 
     def counted(self: Any, path: str, *of_file: int) -> bytes:
         read.append(files.name(path).split("-")[0])
         return read_range(self, path, *of_file)
 
-    row_source.Records._read_range = counted  # type: ignore[method-assign]
+    row_source.Reader._read_range = counted  # type: ignore[method-assign]
     try:
         yield
     finally:
-        row_source.Records._read_range = read_range  # type: ignore[method-assign]
+        row_source.Reader._read_range = read_range  # type: ignore[method-assign]
         pathlib.Path(path).write_text(json.dumps({s: read.count(s) for s in records.SPLITS}))
 
 
@@ -230,6 +233,47 @@ def wait(started: list[subprocess.Popen], timeout: float = 150.0) -> tuple[list[
     return [process.returncode for process in started], printed
 
 
+def find_records(settings: Settings) -> int:
+    """Finds the records of each folder of shards, in order of their names; writes what it did.
+
+    To `<process>.json`: {folder: files opened, offsets or error}, and what the first process gave
+    all. A folder `read_only*` cannot be written.
+    """
+    from parti.engine.input import shared_offsets
+
+    multihost._ROUND_BYTES = 100  # type: ignore[misc]
+    opened: list[str] = []
+    open_file, write = files.open, record_offsets.write
+
+    def counted(path: files.Path, *mode: Any) -> Any:
+        opened.append(files.name(path))
+        return open_file(path, *mode)
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError("read-only")
+
+    files.open = counted  # type: ignore[assignment]
+    report: dict[str, Any] = {}
+    for folder in sorted(os.listdir(settings.shards)):
+        opened.clear()
+        record_offsets.write = refuse if folder.startswith("read_only") else write
+        of = report[folder] = {}
+        try:
+            shards = shard_names.list_shards(files.join(settings.shards, folder), "train")
+            of["offsets"] = [found.tolist() for found in shared_offsets.of_shards(shards)]
+        except ValueError as error:
+            of["error"] = str(error)
+        of["opened"] = sorted(opened)
+    report["of_first"] = multihost.of_first(lambda: [settings.process_id, 0.1, math.nan])
+    try:
+        multihost.of_first(lambda: int("not a number"))
+    except ValueError as error:
+        report["refused"] = str(error)
+    path = pathlib.Path(settings.reads, f"{settings.process_id}.json")
+    path.write_text(json.dumps(report), encoding="utf-8")
+    return 0
+
+
 def main() -> int:
     """Trains; returns the exit code of `train.train`."""
     settings = Settings(**json.loads(sys.argv[1]))
@@ -240,7 +284,7 @@ def main() -> int:
         _fail_save(settings.failing_save)
     checkpoint_manager.CheckpointManager = _LateCheckpointManager  # type: ignore[misc]
     multihost.connect(settings.coordinator_address, settings.num_processes, settings.process_id)
-    return run_one(settings)
+    return find_records(settings) if settings.shards else run_one(settings)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,24 @@
 Beside a shard, `.<shard>.offsets` holds the first byte of each record, and at the end the size of
 the shard: little-endian uint64, so the size of the file gives the number of records. Every stage
 whose output is shards writes them with each (`write_shard`, `join`). Offsets that are missing are
-found by the headers of the records, by each process for itself, and written there if the folder can
-be written. The name is hidden, and so no part of the content that a manifest's
-fingerprint is of, and no input of a job that reads the folder.
+found by the headers of the records (`find`), and written there if the folder can be written. The
+name is hidden, and so no part of the content that a manifest's fingerprint is of, and no input of a
+job that reads the folder.
 """
 
 import concurrent.futures
 import contextlib
-import functools
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from parti.data.storage import tfrecords
 from parti.stages import files
+
+Result = TypeVar("Result")
 
 _SUFFIX = ".offsets"
 _TYPE = np.dtype("<u8")
@@ -49,13 +50,9 @@ def scan(shard: str | os.PathLike[str]) -> np.ndarray:
     Raises:
       ValueError: it is damaged, cut off or no TFRecord file.
     """
-    return _scan(os.fspath(shard), files.status(shard))
-
-
-@functools.lru_cache(1024)
-def _scan(shard: str, status: files.Status) -> np.ndarray:
+    num_bytes = files.size(shard)
     with files.open(shard) as file:
-        return of_sizes(_frame_sizes(file, status.num_bytes, shard))
+        return of_sizes(_frame_sizes(file, num_bytes, os.fspath(shard)))
 
 
 def _frame_sizes(file: BinaryIO, num_bytes: int, name: str) -> list[int]:
@@ -105,14 +102,10 @@ def join(pieces: Iterable[files.Path], shard: str | os.PathLike[str]) -> None:
     write(shard, of_sizes(sizes))
 
 
-def of_shards(shards: Sequence[str]) -> list[np.ndarray]:
-    """Returns the offsets [records + 1] uint64 of each shard.
+def known(shards: Sequence[str]) -> list[np.ndarray | None]:
+    """Returns the offsets [records + 1] uint64 that stand beside each shard.
 
-    They take 8 bytes of memory a record. Those that are not there, or of a shard of another size,
-    are found and, where that can be, written.
-
-    Raises:
-      ValueError: as `scan`.
+    None: there are none, or they are of a shard of another size. 8 bytes of memory a record.
     """
     sizes: dict[str, int] = {}  # of shards and offsets
     for folder in dict.fromkeys(map(files.parent, shards)):
@@ -120,17 +113,48 @@ def of_shards(shards: Sequence[str]) -> list[np.ndarray]:
         for entry in [*files.list_folder(folder), *hidden]:
             sizes[files.join(folder, files.name(entry.path))] = entry.num_bytes
 
-    def one(shard: str) -> np.ndarray:
+    def one(shard: str) -> np.ndarray | None:
         path = path_of(shard)
+        if not sizes.get(path, 0) or sizes[path] % _TYPE.itemsize:
+            return None
+        offsets = np.frombuffer(files.read_bytes(path), _TYPE)
+        is_in_order = np.all(offsets[1:] >= offsets[:-1] + np.uint64(tfrecords.FRAME_BYTES))
         size = sizes.get(files.join(files.parent(shard), files.name(shard)))
-        if sizes.get(path, 0) and sizes[path] % _TYPE.itemsize == 0:
-            offsets = np.frombuffer(files.read_bytes(path), _TYPE)
-            if int(offsets[-1]) == size:
-                return offsets
+        return offsets if (offsets[0], offsets[-1]) == (0, size) and is_in_order else None
+
+    return _each(one, shards)
+
+
+def find(shards: Sequence[str]) -> list[np.ndarray]:
+    """Returns the offsets [records + 1] uint64 of each shard, and writes them where that can be.
+
+    Raises:
+      ValueError: as `scan`.
+    """
+
+    def one(shard: str) -> np.ndarray:
         offsets = scan(shard)
         with contextlib.suppress(OSError, files.AccessError):  # not ours to write, or full
             write(shard, offsets)
         return offsets
 
+    return _each(one, shards)
+
+
+def _each(function: Callable[[str], Result], shards: Sequence[str]) -> list[Result]:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(one, shards))
+        return list(pool.map(function, shards))
+
+
+def why_not_read(shard: str, offsets: np.ndarray) -> str:
+    """Returns why a record of a shard is not whole at these offsets [records + 1], and what to do.
+
+    Raises:
+      ValueError: as `scan`.
+    """
+    if np.array_equal(scan(shard), offsets):
+        return f"{shard}: a record is damaged; write the file again"
+    return (
+        f"{shard}: its records do not begin where its offsets say: it was written again after "
+        f"them. Delete {path_of(shard)}, if it is there (it is made anew), and begin again"
+    )

@@ -10,14 +10,15 @@ command, of a training on as many processes as there are then, goes on from what
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -25,10 +26,13 @@ from jax.experimental import multihost_utils
 
 from parti.stages import files, quiet
 
+Value = TypeVar("Value")
+
 # How long a process may be silent before the others give up.
 HEARTBEAT_SECONDS = 60
 # How long a file of one process may take to be seen by the others.
 SHARED_SECONDS = 30.0
+_ROUND_BYTES = 2**24  # of a process, that go over the devices at a time
 # Errors of the runtime when another process does not answer; gloo and NCCL have words of their own,
 # under codes that other errors have, too.
 _LOST_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
@@ -117,6 +121,11 @@ def count() -> int:
     return jax.process_count()
 
 
+def index() -> int:
+    """Returns which of them this is, from 0."""
+    return jax.process_index()
+
+
 def is_first() -> bool:
     """Returns whether this process writes what is written once."""
     return jax.process_index() == 0
@@ -160,11 +169,34 @@ def _where(condition: bool) -> list[int]:
     return np.flatnonzero(multihost_utils.process_allgather(np.asarray(condition))).tolist()
 
 
-def of_first(values: Sequence[bool]) -> list[bool]:
-    """Returns what the first process gives, which all give as many of."""
+def gather(data: bytes) -> list[bytes]:
+    """Returns what each process gives, in their order; it goes over the devices, in rounds."""
     if count() == 1:
-        return list(values)
-    return multihost_utils.broadcast_one_to_all(np.asarray(values, bool)).tolist()
+        return [data]
+    size = np.array([len(data)], np.int64).view(np.uint32)  # devices may have no int64
+    every = np.ascontiguousarray(multihost_utils.process_allgather(size))
+    sizes: list[int] = every.view(np.int64).ravel().tolist()
+    parts = [bytearray() for _ in sizes]
+    for begin in range(0, max(sizes), _ROUND_BYTES):
+        width = min(_ROUND_BYTES, max(sizes) - begin)
+        mine = np.frombuffer(data[begin : begin + width].ljust(width, b"\0"), np.uint8)
+        for part, row in zip(parts, multihost_utils.process_allgather(mine), strict=True):
+            part += row.tobytes()
+    return [bytes(part[:size]) for part, size in zip(parts, sizes)]
+
+
+def of_first(make: Callable[[], Value]) -> Value:
+    """Returns what the first process makes, a JSON value; the others wait for it.
+
+    An error that it meets is raised in all.
+    """
+    if count() == 1:
+        return make()
+    text = ""
+    with failing_together():
+        if is_first():
+            text = json.dumps(make())
+    return json.loads(gather(text.encode("utf-8"))[0])
 
 
 @contextmanager

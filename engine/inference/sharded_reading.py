@@ -8,7 +8,6 @@ the dtype that they get, until they have it.
 """
 
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -38,11 +37,11 @@ def load(
     `found` says what of it is kept, and how; float kernels become int8 where it says so.
 
     Raises:
-      ValueError: the file has other variables, or ends too early.
+      ValueError: the file has other variables, or is damaged or cut off.
     """
     digest, arrays = checkpoints.Fingerprint(config), {}
     with files.open(path) as file:
-        entries = _header(file)
+        entries = _header(path, file)
         _check(path, entries, found)
         for name in sorted(entries):
             key = tuple(name.split("/"))
@@ -51,7 +50,7 @@ def load(
             digest.begin(name, dtype, leaf.shape)
             values = _Shards(leaf, placement)
             scales = _Shards(leaf.scales, placement) if leaf.scales else None
-            for layer, block in _blocks(file, entry["begin"], dtype, leaf):
+            for layer, block in _blocks(path, file, entry["begin"], dtype, leaf):
                 digest.add(block)
                 if scales is not None and leaf.inputs:
                     block, scale = quantization.quantize(block.astype(np.float32), leaf.inputs)
@@ -63,15 +62,37 @@ def load(
     return traverse_util.unflatten_dict(arrays), digest.hexdigest()
 
 
-def _header(file: BinaryIO) -> dict[str, dict[str, Any]]:
-    """Returns {name: dtype, shape, and where in the file the values begin}."""
-    (length,) = struct.unpack("<Q", file.read(8))
-    entries = json.loads(file.read(length))
-    entries.pop("__metadata__", None)
+def _header(path: files.Path, file: BinaryIO) -> dict[str, dict[str, Any]]:
+    """Returns {name: dtype, shape, and where in the file the values begin}.
+
+    Raises:
+      ValueError: the file is damaged, cut off or no safetensors file.
+    """
+    num_bytes, length = files.size(path), int.from_bytes(file.read(8), "little")
     begin = 8 + length
-    for entry in entries.values():
-        entry["begin"] = begin + entry["data_offsets"][0]
+    if begin > num_bytes:  # also of a file of fewer than 8 bytes
+        raise _damaged(path, f"{num_bytes} bytes, and its header would end at {begin}")
+    text = file.read(length)
+    try:
+        entries = dict(json.loads(text))
+        entries.pop("__metadata__", None)
+        ends = [begin]
+        for name, entry in entries.items():
+            entry["shape"], entry["dtype"] = tuple(map(int, entry["shape"])), str(entry["dtype"])
+            first, end = map(int, entry["data_offsets"])
+            if not 0 <= first <= end:
+                raise ValueError(f"{name} from byte {first} to {end}")
+            entry["begin"] = begin + first
+            ends.append(begin + end)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise _damaged(path, f"its header: {error!r}") from error
+    if max(ends) != num_bytes:
+        raise _damaged(path, f"{num_bytes} bytes, and by its header {max(ends)}")
     return entries
+
+
+def _damaged(path: files.Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged ({why}); export the bundle again")
 
 
 def _check(
@@ -80,7 +101,7 @@ def _check(
     found: Mapping[layouts.Key, layouts.Leaf],
 ) -> None:
     """Raises ValueError unless a file has the variables that are wanted, in floats."""
-    have = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    have = {name: entry["shape"] for name, entry in entries.items()}
     want = {"/".join(key): tuple(leaf.shape) for key, leaf in found.items()}
     differing = sorted(
         name for name in have.keys() | want.keys() if have.get(name) != want.get(name)
@@ -95,7 +116,7 @@ def _check(
 
 
 def _blocks(
-    file: BinaryIO, begin: int, dtype: np.dtype, leaf: layouts.Leaf
+    path: files.Path, file: BinaryIO, begin: int, dtype: np.dtype, leaf: layouts.Leaf
 ) -> Iterator[tuple[int | None, np.ndarray]]:
     """Yields (layer, its values) of a variable, or (None, all of it) of one without layers."""
     file.seek(begin)
@@ -104,7 +125,7 @@ def _blocks(
     for layer in range(leaf.shape[0]) if leaf.is_stacked else [None]:
         data = file.read(num_bytes)
         if len(data) != num_bytes:
-            raise ValueError("the file of parameters ends too early; export the bundle again")
+            raise _damaged(path, "it ends too early")
         yield layer, np.frombuffer(data, dtype).reshape(shape)
 
 

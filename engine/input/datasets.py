@@ -14,7 +14,9 @@ not depend on how many processes there are (`data/storage/row_order.py`).
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -171,7 +173,10 @@ class RowDataset:
         """
         self._build, self._taken, self.num_examples = build, 0, num_examples
         self._rows = np.arange(batch_size)
-        self._iterator: Iterator[Any] | None = None
+        self._iterators: list[Iterator[Any]] = []  # the one that is open
+        # Also before the process ends: TensorFlow would wait for ever for its calls of Python,
+        # which do not return once Python is ending.
+        weakref.finalize(self, _end, self._iterators)
         self._from_start = build(self._rows, 0)  # until other rows are kept: it takes a second
         self._spec = self._from_start.element_spec
 
@@ -191,18 +196,19 @@ class RowDataset:
     def keep_rows(self, rows: np.ndarray) -> None:
         """Reads from now on only these rows of each batch."""
         if not np.array_equal(rows, self._rows):
-            self._rows, self._from_start, self._iterator = np.asarray(rows), None, None
+            self._rows, self._from_start = np.asarray(rows), None
+            self._iterators.clear()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        if self._iterator is None:
+        if not self._iterators:
             opened = None if self._taken else self._from_start
             if opened is None:
                 opened = self._build(self._rows, self._taken)
-            self._iterator = iter(opened)
-        batch = {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
+            self._iterators.append(iter(opened))
+        batch = {name: tensor.numpy() for name, tensor in next(self._iterators[0]).items()}
         self._taken += 1
         return batch
 
@@ -212,7 +218,20 @@ class RowDataset:
 
     def restore(self, path: pathlib.Path) -> None:
         """Goes to a saved number of batches; raises ValueError if there is none."""
-        self._taken, self._iterator = read_position(path), None
+        self._taken = read_position(path)
+        self._iterators.clear()
+
+
+def _end(iterators: list[Iterator[Any]]) -> None:
+    """Closes iterators, which wait until the calls of Python that they have begun return.
+
+    If the garbage collector is here in the midst of such a call, in a thread of TensorFlow's, that
+    is for another thread.
+    """
+    if threading.current_thread() is threading.main_thread():
+        iterators.clear()
+    else:
+        threading.Thread(target=iterators.clear, name="closing readers").start()
 
 
 def write_position(path: pathlib.Path, batches_taken: int) -> None:
@@ -339,7 +358,7 @@ class SeqioSource:
             return None
         of_task = TRAIN if is_training else self.validation_split
         examples = row_source.RowExamples(
-            provider, lengths, of_task, batch_size, seed, shuffle=is_training
+            provider, lengths, of_task, batch_size, seed, shuffle=is_training, find=self._find
         )
 
         def build(rows: np.ndarray, start: int) -> Any:
@@ -347,6 +366,12 @@ class SeqioSource:
             return converter(pack=False).to_batches(found, lengths, len(rows))
 
         return RowDataset(build, batch_size, examples.num_examples)
+
+    def _find(self, shards: Sequence[str]) -> Any:
+        """Returns the `row_source.Records` of shards."""
+        from parti.engine.input import row_source
+
+        return row_source.Records(shards)
 
     def dataset(
         self, split: str, batch_size: int, seed: int, converter: Any, shard: Shard = (0, 1)
@@ -449,3 +474,28 @@ class SeqioSource:
                     f"{vocabulary.vocab_size} pieces; set TEXT_VOCAB_SIZE to "
                     f"{vocabulary.vocab_size} or more, or give a smaller VOCABULARY"
                 )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Keeping(SeqioSource):
+    """Finds the records of shards once, as often as it opens them; 8 bytes each are kept."""
+
+    found: dict[tuple[str, ...], Any] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def _find(self, shards: Sequence[str]) -> Any:
+        key = tuple(shards)
+        if key not in self.found:
+            self.found[key] = super()._find(shards)
+        return self.found[key]
+
+
+def keeping(source: Source) -> Source:
+    """Returns the source, which keeps what it finds out about its data as long as it lives.
+
+    It is for what opens the same splits again and again, as evaluations do.
+    """
+    if type(source) is not SeqioSource:
+        return source
+    return _Keeping(*(getattr(source, field.name) for field in dataclasses.fields(source)))

@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 
 from parti.data.storage import record_offsets, row_order, tfrecords
+from parti.engine.input import shared_offsets
 from parti.stages import files
 from parti.tasks import sources
 
@@ -36,21 +37,48 @@ def reads_rows(provider: Any) -> bool:
 
 
 class Records:
-    """The records of TFRecord files, in the order of the files; each can be read by its index."""
+    """Where the records of TFRecord files are, in the order of the files; each has an index."""
 
     def __init__(self, shards: Sequence[str]) -> None:
-        """Finds where the records are; raises as `record_offsets.of_shards`."""
+        """Finds out where they are; raises as `shared_offsets.of_shards`."""
         self._shards = list(shards)
-        offsets = record_offsets.of_shards(self._shards)
+        offsets = shared_offsets.of_shards(self._shards)
         self._firsts = np.cumsum([0, *(len(of_shard) - 1 for of_shard in offsets)])
         # Each shard has one more than it has records: record i of all, in shard s, is from i + s.
         self._offsets = np.concatenate([np.zeros(0, np.uint64), *offsets]).view(np.int64)
-        self._ranges = functools.lru_cache(_OPEN_FILES)(files.Ranges)
-        is_remote = any(map(files.is_remote, self._shards))
-        self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS) if is_remote else None
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
+
+    @property
+    def is_remote(self) -> bool:
+        """Returns whether any file is."""
+        return any(map(files.is_remote, self._shards))
+
+    def ranges(self, indices: np.ndarray) -> tuple[list[str], list[int], list[int]]:
+        """Returns file, first byte and number of bytes of the records at indices [k]."""
+        shards = np.searchsorted(self._firsts, indices, side="right") - 1
+        starts, ends = self._offsets[indices + shards], self._offsets[indices + shards + 1]
+        paths = [self._shards[shard] for shard in shards.tolist()]
+        return paths, starts.tolist(), (ends - starts).tolist()
+
+    def why_not_read(self, index: int) -> str:
+        """Returns as `record_offsets.why_not_read` of the record at an index."""
+        shard = int(np.searchsorted(self._firsts, index, side="right")) - 1
+        first, end = self._firsts[shard : shard + 2] + shard
+        offsets = self._offsets[first : end + 1].view(np.uint64)
+        return record_offsets.why_not_read(self._shards[shard], offsets)
+
+
+class Reader:
+    """Reads records; it keeps files open, and threads for remote ones, as long as it is kept."""
+
+    def __init__(self, records: Records) -> None:
+        """Opens nothing yet."""
+        self._records = records
+        self._ranges = functools.lru_cache(_OPEN_FILES)(files.Ranges)
+        threads = concurrent.futures.ThreadPoolExecutor
+        self._pool = threads(_REMOTE_THREADS) if records.is_remote else None
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Returns the serialized records [k] object (bytes) at indices [k].
@@ -58,12 +86,11 @@ class Records:
         Raises:
           ValueError: a record is damaged, or its shard was written again meanwhile.
         """
-        shards = np.searchsorted(self._firsts, indices, side="right") - 1
-        starts, ends = self._offsets[indices + shards], self._offsets[indices + shards + 1]
-        paths = [self._shards[shard] for shard in shards.tolist()]
         run = self._pool.map if self._pool else map
-        frames = list(run(self._read_range, paths, starts.tolist(), (ends - starts).tolist()))
-        return np.array(tfrecords.unframe(frames, paths), object)
+        found = tfrecords.unframe(list(run(self._read_range, *self._records.ranges(indices))))
+        if None in found:
+            raise ValueError(self._records.why_not_read(int(indices[found.index(None)])))
+        return np.array(found, object)
 
     def _read_range(self, path: str, start: int, num_bytes: int) -> bytes:
         return self._ranges(path).read(start, num_bytes)
@@ -80,11 +107,12 @@ class RowExamples:
         batch_size: int,
         seed: int,
         shuffle: bool,
+        find: Callable[[Sequence[str]], Records] = Records,
     ) -> None:
-        """Opens the shards of a split, of batches of `batch_size` examples.
+        """Takes the shards of a split, of batches of `batch_size` examples.
 
         Shuffled, it is endless; else it is one epoch in order, of a single task, and the last batch
-        is filled up from its beginning.
+        is filled up from its beginning. `find` gives the records of a task's shards.
 
         Raises:
           ValueError: a set of a mixture has no records in this split, or as `Records`.
@@ -93,7 +121,7 @@ class RowExamples:
         is_mixture = not isinstance(provider, seqio.Task)
         self._rates = [float(provider.get_rate(t)) if is_mixture else 1.0 for t in self._tasks]
         self._split, self._batch_size, self._seed, self._shuffle = split, batch_size, seed, shuffle
-        self._records = [Records(task.source.list_shards(split)) for task in self._tasks]
+        self._records = [find(task.source.list_shards(split)) for task in self._tasks]
         if shuffle and (
             empty := [t.name for t, r in zip(self._tasks, self._records) if not len(r)]
         ):
@@ -119,7 +147,8 @@ class RowExamples:
                 return self._look_up(data_set, numbers[which == data_set])
 
             found = _map(blocks, functions.add(looked_up), [None, 2])
-            return self._task_dataset(data_set, found, functions.add(self._records[data_set].read))
+            read = functions.add(Reader(self._records[data_set]).read)
+            return self._task_dataset(data_set, found, read)
 
         parts = [of_task(i) for i in range(len(self._tasks))]
         if len(parts) == 1:
@@ -159,7 +188,7 @@ class RowExamples:
                 sources.IS_TRAINING: tf.fill(tf.shape(found)[:1], is_training),
             }
 
-        chunks = looked_up.rebatch(_CHUNK).map(chunk, num_parallel_calls=_PARALLEL_CHUNKS)
+        chunks = looked_up.flat_map(_in_chunks).map(chunk, num_parallel_calls=_PARALLEL_CHUNKS)
         by_row = seqio.Task(
             task.name,
             source=_Given(chunks, self._split),
@@ -214,6 +243,15 @@ _Function = Callable[[tf.Tensor, tf.DType], tf.Tensor]
 def _of_tensor(number: int, argument: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     inputs = [tf.constant(number, tf.int64), argument]
     return tf.numpy_function(_call, inputs, dtype, stateful=False)
+
+
+def _in_chunks(found: tf.Tensor) -> tf.data.Dataset:
+    """Returns [k, 2] in parts of at most _CHUNK; of none there is one empty part.
+
+    A set has a part of each block, so that one of a low rate is not looked up far ahead.
+    """
+    firsts = tf.data.Dataset.range(0, tf.maximum(tf.shape(found, tf.int64)[0], 1), _CHUNK)
+    return firsts.map(lambda first: found[first : first + _CHUNK])
 
 
 def _map(numbers: tf.data.Dataset, function: _Function, shape: list[int | None]) -> tf.data.Dataset:

@@ -4,17 +4,19 @@
 
 `eval_step` averages the model's own metrics over batches; these count each example once. They are
 called as `seqio.Evaluator` does, which itself would read and decode the split in every process.
-Here a process reads its rows of each batch, and the outputs of all rows go to all processes. Only
-metrics that look at the task's examples, such as those of classes, have each process read these.
+Here a process reads its rows of each batch, and the outputs of all rows go to all processes. The
+first process alone computes the metrics, and reads the task's examples where a metric looks at
+them, as those of classes do.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import jax
 import numpy as np
 
+from parti.engine.distributed import multihost
 from parti.engine.input import datasets
 from parti.engine.step import split_batches, train_step
 from parti.engine.step.train_state import TrainState
@@ -64,17 +66,17 @@ class TaskMetrics:
         Raises:
           ValueError: two metrics of a task have one name.
         """
-        found: dict[str, Any] = {}
+        found: dict[str, float] = {}
         for name in self._sources:
             prefix = f"{name}/" if len(self._sources) > 1 else ""
             values = self._measure(name, state, heartbeat)
-            found |= {f"{prefix}{k}": getattr(v, "value", v) for k, v in values.items()}
-        return {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
+            found |= {f"{prefix}{key}": value for key, value in values.items()}
+        return found
 
     def _measure(
         self, name: str, state: TrainState, heartbeat: Callable[[], None]
-    ) -> dict[str, Any]:
-        """Returns what the metrics of a data set give."""
+    ) -> dict[str, float]:
+        """Returns the numbers that the metrics of a data set give, in all processes."""
         import seqio
 
         kinds = seqio.metrics.ModelOutputType
@@ -84,14 +86,21 @@ class TaskMetrics:
             kinds.SCORE: "score_batch",
         }
         task = seqio.TaskRegistry.get(self._sources[name].mixture_or_task_name)
+        asked = [methods[metric.model_output_type] for metric in task.metric_objs]
+        outputs = {
+            method: self._run(method, state, self._sources[name], heartbeat)
+            for method in dict.fromkeys(asked)
+        }
+        return multihost.of_first(lambda: self._compute(name, task, [outputs[m] for m in asked]))
+
+    def _compute(self, name: str, task: Any, outputs: Sequence[Any]) -> dict[str, float]:
+        """Returns what a task's metrics give of outputs, for each its own, as far as numbers."""
+        import seqio
+
         examples = _Examples(self._sources[name], self._num_examples)
-        outputs: dict[str, Any] = {}
         found: dict[str, Any] = {}
-        for metric in task.metric_objs:
-            method = methods[metric.model_output_type]
-            if method not in outputs:
-                outputs[method] = self._run(method, state, self._sources[name], heartbeat)
-            given = metric.from_model_output(examples, outputs[method], task.output_features)
+        for metric, of_metric in zip(task.metric_objs, outputs, strict=True):
+            given = metric.from_model_output(examples, of_metric, task.output_features)
             if isinstance(given, seqio.metrics.CollectingMetric):
                 values, inferred = given.actual_compute(
                     examples, task.output_features, cached_targets=self._targets.get(name)
@@ -102,7 +111,8 @@ class TaskMetrics:
             if twice := sorted(found.keys() & values.keys()):
                 raise ValueError(f"two metrics of {task.name} are called {twice[0]}; rename one")
             found |= values
-        return found
+        numbers = {name: getattr(value, "value", value) for name, value in found.items()}
+        return {name: float(value) for name, value in numbers.items() if np.ndim(value) == 0}
 
     def _run(
         self,

@@ -52,9 +52,11 @@ def open_training(
     there; nothing was written.
     """
     summary_writer.check_installed(experiment.tensorboard)
+    source = datasets.keeping(experiment.data_source)
+    experiment = dataclasses.replace(experiment, data_source=source)
     monitor, evaluates = monitor or watchdog.Watchdog(0), bool(experiment.eval_period)
     with monitor.stage(watchdog.OPENING):
-        batches = _open(experiment, experiment.data_source, datasets.TRAIN)
+        batches = _open(experiment, source, datasets.TRAIN)
         sets = _open_validation(experiment, lambda size: np.arange(1)) if evaluates else {}
         if evaluates and not sets:
             raise ValueError(eval_step.empty())
@@ -69,7 +71,6 @@ def open_training(
         if drawn := experiment.samples:
             sampler = sample_grids.Sampler(drawn, experiment.model, experiment.config, program.mesh)
         task_metrics = None
-        source = experiment.data_source
         if evaluates and seqio_metrics.have_metrics(source):
             num_examples = experiment.eval_steps * experiment.batch_size
             task_metrics = seqio_metrics.TaskMetrics(

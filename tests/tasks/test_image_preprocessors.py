@@ -6,7 +6,8 @@ import seqio
 import tensorflow as tf
 
 from parti.data.images import images
-from parti.tasks import image_preprocessors, sources
+from parti.data.storage import row_order
+from parti.tasks import image_preprocessors, preprocessors, sources
 
 
 def shifted(is_training: bool, max_shift: int, count: int = 300) -> list[np.ndarray]:
@@ -128,6 +129,32 @@ def test_random_crops_follow_the_seed_and_training_only() -> None:
     np.testing.assert_array_equal(still, [expected] * 3)
     with pytest.raises(ValueError, match="Image size 0"):
         image_preprocessors.decode_random_crop("image", 0)
+
+
+def test_each_preprocessor_draws_bits_of_its_own() -> None:
+    """Of one example: two features that are moved, a crop, and steps that choose a caption."""
+    seeds = row_order.seeds(3, 0, np.arange(200))
+    pixels = np.random.default_rng(0).random((9, 9, 3), np.float32)
+    element = {"one": pixels, "other": pixels, sources.IS_TRAINING: True}
+    dataset = tf.data.Dataset.from_tensor_slices({sources.SEED: seeds})
+    dataset = dataset.map(lambda x: x | {k: tf.constant(v) for k, v in element.items()})
+    for name in ("one", "other"):
+        dataset = image_preprocessors.shift_image(name, 2)(dataset)
+    moved = [(x["one"].tobytes(), x["other"].tobytes()) for x in dataset.as_numpy_iterator()]
+    assert len(set(moved)) > 150  # of 625
+    assert 0 < sum(one == other for one, other in moved) < 30  # 8 +- 3
+
+    words = ("crop image", "shift image")
+    features = [{sources.SEED: tf.constant(seed)} for seed in seeds[:50]]
+    drawn = [
+        tuple(image_preprocessors._own_seed(of, None, what).numpy().tolist())
+        for of in features
+        for what in words
+    ]
+    own = tf.constant(seeds[:50])
+    steps = [tf.bitcast(preprocessors.own_bits(own, n), tf.int32).numpy() for n in range(6)]
+    drawn += [tuple(each) for of_step in steps for each in of_step.tolist()]
+    assert len(set(drawn)) == 50 * (len(words) + 6)
 
 
 def test_lengths_must_agree() -> None:

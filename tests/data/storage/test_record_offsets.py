@@ -20,24 +20,55 @@ def shard(folder: pathlib.Path, rows: list[bytes] = ROWS) -> str:
 
 def test_each_record_is_a_range(tmp_path: pathlib.Path) -> None:
     path = shard(tmp_path)
-    (offsets,) = record_offsets.of_shards([path])
+    (offsets,) = record_offsets.find([path])
     for row, start, end in zip(ROWS, offsets[:-1], offsets[1:], strict=True):
         assert files.Ranges(path).read(int(start), int(end - start)) == tfrecords.frame(row)
     sizes = (len(row) + tfrecords.FRAME_BYTES for row in ROWS)
     np.testing.assert_array_equal(record_offsets.of_sizes(sizes), offsets)
 
 
-def test_offsets_are_written_once_and_again_for_another_shard(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_offsets_are_written_and_known_until_the_shard_has_another_size(
+    tmp_path: pathlib.Path,
 ) -> None:
     path = shard(tmp_path)
-    (found,) = record_offsets.of_shards([path])
+    assert record_offsets.known([path]) == [None]
+    (found,) = record_offsets.find([path])
     assert pathlib.Path(record_offsets.path_of(path)).stat().st_size == 8 * (len(ROWS) + 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(record_offsets, "scan", None)
-        np.testing.assert_array_equal(record_offsets.of_shards([path])[0], found)
+    np.testing.assert_array_equal(record_offsets.known([path])[0], found)
     shard(tmp_path, ROWS[:2])
-    assert len(record_offsets.of_shards([path])[0]) == 3
+    assert record_offsets.known([path]) == [None]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda offsets: offsets[:0],
+        lambda offsets: offsets[1:],
+        lambda offsets: offsets[[0, 2, 1, 3, 4]],
+        lambda offsets: offsets + [0, 0, 2**62, 0, 0],
+        lambda offsets: offsets.astype("<u4")[:3],
+    ],
+)
+def test_numbers_that_are_no_offsets_are_not_taken(tmp_path: pathlib.Path, damage) -> None:
+    path = shard(tmp_path)
+    (offsets,) = record_offsets.find([path])
+    data = np.asarray(damage(offsets))
+    files.write_bytes(record_offsets.path_of(path), data.tobytes())
+    assert record_offsets.known([path]) == [None]
+
+
+def test_why_a_record_is_not_whole(tmp_path: pathlib.Path) -> None:
+    path = shard(tmp_path)
+    (offsets,) = record_offsets.find([path])
+    damaged = bytearray(files.read_bytes(path))
+    damaged[-5] ^= 1
+    files.write_bytes(path, damaged)
+    why = record_offsets.why_not_read(path, offsets)
+    assert why == f"{path}: a record is damaged; write the file again"
+    shard(tmp_path, [*ROWS[:1], b"ab", b"red circl", ROWS[3]])
+    np.testing.assert_array_equal(record_offsets.known([path])[0], offsets)  # the size is the same
+    why = record_offsets.why_not_read(path, offsets)
+    assert f"Delete {record_offsets.path_of(path)}, if it is there" in why
 
 
 @pytest.mark.parametrize("split", [[4], [1, 3], [0, 2, 0, 2], []])
@@ -73,8 +104,7 @@ def test_a_folder_that_cannot_be_written(
 
     monkeypatch.setattr(record_offsets, "write", refuse)
     path = shard(tmp_path)
-    for _ in range(2):
-        assert len(record_offsets.of_shards([path])[0]) == len(ROWS) + 1
+    assert len(record_offsets.find([path])[0]) == len(ROWS) + 1
     assert [entry.name for entry in tmp_path.iterdir()] == [files.name(path)]
 
 
@@ -90,4 +120,4 @@ def test_a_damaged_shard_is_named(tmp_path: pathlib.Path, damage, message: str) 
     path = shard(tmp_path)
     pathlib.Path(path).write_bytes(damage(pathlib.Path(path).read_bytes()))
     with pytest.raises(ValueError, match=f"{path}: {message}"):
-        record_offsets.of_shards([path])
+        record_offsets.find([path])

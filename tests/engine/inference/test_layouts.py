@@ -4,6 +4,7 @@
 
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -164,6 +165,51 @@ def test_damage_is_found(bundle: bundles.Bundle, tmp_path: pathlib.Path) -> None
     params.write_bytes(data.replace(b"final_norm", b"final_form"))
     with pytest.raises(ValueError, match=r"final_\w+/bias is .*; export the bundle again"):
         bundles.Bundle.open(tmp_path / "b").load("generator", layouts.Layout((1, 8)))
+
+
+def headed(content: bytes) -> bytes:
+    return len(content).to_bytes(8, "little") + content
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda data: b"", "0 bytes, and its header would end at 8"),
+        (lambda data: data[:5], "5 bytes, and its header would end at"),
+        (lambda data: data[:100], "100 bytes, and its header would end at"),
+        (lambda data: b"\xff" * 8 + data[8:], "its header would end at 18446744073709551623"),
+        (lambda data: data[:-1], r"\d+ bytes, and by its header \d+"),
+        (lambda data: data + b"\0", r"\d+ bytes, and by its header \d+"),
+        (lambda data: data[:8] + b"\xff" + data[9:], "its header: "),
+        (lambda data: headed(b"[1, 2]"), "its header: "),
+        (lambda data: headed(b"[" * 100_000), "its header: RecursionError"),
+        (lambda data: headed(b'{"a": 1}'), "its header: "),
+        (lambda data: headed(b'{"a": {"dtype": "F32", "shape": [1]}}'), "KeyError.'data_offsets'"),
+        (
+            lambda data: headed(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}'),
+            "a from byte -4 to 0",
+        ),
+        (
+            lambda data: headed(b'{"a": {"dtype": "F32", "shape": [Infinity]}}'),
+            "its header: OverflowError",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(
+    bundle: bundles.Bundle,
+    tmp_path: pathlib.Path,
+    damage: Callable[[bytes], bytes],
+    why: str,
+) -> None:
+    path = tmp_path / "params.safetensors"
+    path.write_bytes(damage(files.read_bytes(f"{bundle.path}/generator/params.safetensors")))
+    placement, leaves = (
+        layouts.Layout((1, 8)).placement(),
+        layouts.leaves(bundle.model("generator")),
+    )
+    message = rf"{path} is damaged \(.*{why}.*\); export the bundle again"
+    with pytest.raises(ValueError, match=message):
+        sharded_reading.load(path, leaves, placement, "")
 
 
 def dequantized(params: Any) -> dict[str, Any]:

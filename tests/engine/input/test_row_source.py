@@ -5,6 +5,8 @@
 import gc
 import itertools
 import pathlib
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -13,15 +15,17 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import seqio
 import tiny_models
 
 from parti.data.images import images
-from parti.data.storage import records, shard_names, tfrecords
-from parti.engine.input import datasets, prefetch, row_source
+from parti.data.storage import record_offsets, records, row_order, shard_names, tfrecords
+from parti.engine.input import datasets, prefetch, row_source, shared_offsets
 from parti.stages import files
 from parti.tasks import contrastive, feature_converters, text_to_image
 
 BATCH = 8
+TARGETS = "decoder_target_tokens"
 COUNTS = {"train": (13, 0, 20), "validation": (3, 8)}  # records of each shard
 
 
@@ -174,6 +178,14 @@ def test_a_reader_reads_its_records_alone(sources: dict, monkeypatch: pytest.Mon
     assert found == [4, 4, 4, 4]
 
 
+def wait_until_gone(alive: weakref.WeakSet) -> None:
+    end = time.monotonic() + 60  # calls that have begun end first
+    while alive and time.monotonic() < end:
+        gc.collect()  # in which no other thread runs
+        time.sleep(0.5)
+    assert not alive
+
+
 @pytest.mark.parametrize("kind", ["tokens", "mixture"])
 def test_a_reader_that_is_gone_keeps_nothing_open(
     kind: str, sources: dict, monkeypatch: pytest.MonkeyPatch
@@ -181,22 +193,70 @@ def test_a_reader_that_is_gone_keeps_nothing_open(
     """TensorFlow keeps each function that it was given, but not what ours read with."""
     alive = weakref.WeakSet()
 
-    class Watched(row_source.Records):
-        def __init__(self, shards: list[str]) -> None:
-            super().__init__(shards)
+    class Watched(row_source.Reader):
+        def __init__(self, of: row_source.Records) -> None:
+            super().__init__(of)
             alive.add(self)
 
-    monkeypatch.setattr(row_source, "Records", Watched)
+    monkeypatch.setattr(row_source, "Reader", Watched)
     for _ in range(3):
         reader = opened(sources[kind], datasets.TRAIN)
         next(iter(reader))
         assert alive
         del reader
-        end = time.monotonic() + 30  # calls that have begun end first
-        while alive and time.monotonic() < end:
-            gc.collect()
-            time.sleep(0.05)
-        assert not alive
+        wait_until_gone(alive)
+
+
+def test_a_reader_that_its_own_call_collects_ends() -> None:
+    """The garbage collector may run in a call of TensorFlow's, which the reader's end waits for."""
+    returned, ended = threading.Event(), threading.Event()
+
+    class Iterator:
+        def __del__(self) -> None:
+            if returned.wait(30):
+                ended.set()
+
+    def call() -> None:
+        batches = datasets.RowDataset(
+            lambda rows, start: types.SimpleNamespace(element_spec={}), 1, 1
+        )
+        batches._iterators.append(Iterator())
+        del batches
+        returned.set()
+
+    threading.Thread(target=call).start()
+    assert ended.wait(20)
+
+
+def test_a_process_ends_while_its_reader_reads(sources: dict) -> None:
+    """Python calls that TensorFlow has begun do not return once Python is ending."""
+    source, _ = sources["tokens"]
+    shards = seqio.get_mixture_or_task(source.mixture_or_task_name).source.list_shards("train")
+    given = (
+        str(pathlib.Path(shards[0]).parent),
+        f"{pathlib.Path(shards[0]).parents[1]}/v.model",
+        200,
+    )
+    program = f"""if True:
+        import time
+        from parti.engine.input import datasets, row_source
+        from parti.tasks import feature_converters, text_to_image
+
+        class Model:
+            FEATURE_CONVERTER_CLS = feature_converters.TextToImageConverter
+            text_vocab_size = 1000
+
+        def slow(reader, indices, read=row_source.Reader.read):
+            time.sleep(0.2)
+            return read(reader, indices)
+
+        row_source.Reader.read = slow
+        name = text_to_image.add_task(*{given!r})
+        source = datasets.SeqioSource(name, {dict(source.task_feature_lengths)!r})
+        reader = source.open("train", 8, 0, Model())
+        next(reader)
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=90)
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -229,6 +289,96 @@ def test_a_process_holds_its_rows_of_a_few_batches(
     assert held[3] == num_batches * row * BATCH // count
     ahead.close()
     del taken
+
+
+@pytest.mark.parametrize("rates", [(3, 1), (1, 999), (1, 1, 2000)])
+def test_the_order_of_a_mixture_and_how_far_it_is_looked_up(
+    rates: tuple[int, ...], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is that of `row_order`; a set of a low rate is looked up no further than the others."""
+    vocabulary = tiny_models.write_vocabulary(tmp_path / "v.model")
+    folders = {
+        write(tmp_path / f"{i}", tokens, 50 * i): float(rate) for i, rate in enumerate(rates)
+    }
+    name = text_to_image.add_task(folders, vocabulary, 200)
+    looked_up: dict[int, int] = {}  # blocks, by set
+    original = row_source.RowExamples._look_up
+
+    def counted(self: row_source.RowExamples, data_set: int, numbers: np.ndarray) -> np.ndarray:
+        looked_up[data_set] = looked_up.get(data_set, 0) + 1
+        return original(self, data_set, numbers)
+
+    monkeypatch.setattr(row_source.RowExamples, "_look_up", counted)
+    source = datasets.SeqioSource(name, {"inputs": 6, "targets": 4})
+    model = types.SimpleNamespace(
+        FEATURE_CONVERTER_CLS=feature_converters.TextToImageConverter, text_vocab_size=1000
+    )
+    batches = source.open(datasets.TRAIN, BATCH, 3, model)
+    count = 400  # batches, 3200 places: more than three blocks
+    got = [row[0] - 1 for b in itertools.islice(batches, count) for row in b[TARGETS]]
+    which, numbers = row_order.members(np.arange(count * BATCH), rates)
+    want = np.zeros(count * BATCH, np.int64)
+    for data_set in range(len(rates)):
+        of = which == data_set
+        want[of] = 50 * data_set + row_order.indices(3, data_set, numbers[of], 33)
+    np.testing.assert_array_equal(got, want)
+    assert {len(rates) - 1} <= looked_up.keys()
+    assert max(looked_up.values()) <= 4 + 16, "four blocks, and what is read ahead"
+
+
+def test_records_of_a_source_that_keeps_are_found_once(
+    sources: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is kept open between two readings, nor at all when the source is gone."""
+    found, alive = [], weakref.WeakSet()
+    of_shards = shared_offsets.of_shards
+
+    def counted(shards: list[str]) -> list[np.ndarray]:
+        found.append(tuple(map(files.name, shards)))
+        return of_shards(shards)
+
+    class Watched(row_source.Reader):
+        def __init__(self, of: row_source.Records) -> None:
+            super().__init__(of)
+            alive.add(self)
+
+    monkeypatch.setattr(shared_offsets, "of_shards", counted)
+    monkeypatch.setattr(row_source, "Reader", Watched)
+    source, model = sources["mixture"]
+
+    def evaluated(source: datasets.SeqioSource) -> datasets.SeqioSource:
+        """In a frame that ends: TensorFlow keeps the variables of those that call it."""
+        next(opened((source, model)))
+        for _ in range(2):
+            for of_set in datasets.validation_sources(source).values():
+                assert len([*of_set.open(datasets.VALIDATION, BATCH, 3, model)]) == 2
+        return source
+
+    keeping = evaluated(datasets.keeping(source))
+    assert [names[0].split("-")[0] for names in found] == ["train"] * 2 + ["validation"] * 2
+    wait_until_gone(alive)
+    kept = weakref.WeakSet(keeping.found.values())
+    assert len(kept) == 4
+    del keeping
+    wait_until_gone(kept)
+
+
+def test_a_shard_that_was_written_again_is_told_from_a_damaged_one(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "train-00000-of-00001.tfrecord"
+    record_offsets.write_shard(path, [b"a", b"bcd"])
+    offsets = record_offsets.path_of(path)
+    reader = row_source.Reader(row_source.Records([str(path)]))
+    assert reader.read(np.array([1, 0])).tolist() == [b"bcd", b"a"]
+    tfrecords.write(path, [b"abc", b"d"])
+    found = row_source.Reader(row_source.Records([str(path)]))
+    with pytest.raises(ValueError, match=f"written again after them. Delete {offsets}, if it is"):
+        found.read(np.array([0]))
+    pathlib.Path(offsets).unlink()
+    found = row_source.Reader(row_source.Records([str(path)]))
+    assert found.read(np.array([1])).tolist() == [b"d"]
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=f"{path}: a record is damaged; write the file again"):
+        row_source.Reader(row_source.Records([str(path)])).read(np.array([0, 1]))
 
 
 def test_positions_of_before_are_refused(sources: dict, tmp_path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ import tiny_models
 
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
+from parti.engine.distributed import multihost
 from parti.engine.experiment import experiments
 from parti.engine.input import datasets
 from parti.engine.loop import seqio_metrics
@@ -141,8 +142,13 @@ def test_ids_as_texts(source: datasets.SeqioSource) -> None:
     assert datasets.texts(arrays, np.array([[7, 1, 0], [3, 0, 0]])) == ["7 1", "3"]
 
 
-def test_metric_functions_of_a_users_task(tmp_path: pathlib.Path, vocabulary: pathlib.Path) -> None:
-    """seqio's older form, functions of targets and scores; of the first ten examples."""
+def test_metric_functions_of_a_users_task(
+    tmp_path: pathlib.Path, vocabulary: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """seqio's older form, functions of targets and scores; of the first ten examples.
+
+    The first process alone reads the examples.
+    """
     model = tiny_models.part("generator").model
     for split in records.SPLITS:
         rows = (
@@ -177,6 +183,11 @@ def test_metric_functions_of_a_users_task(tmp_path: pathlib.Path, vocabulary: pa
     np.testing.assert_allclose(seen["scores"], want, rtol=1e-4)
     np.testing.assert_array_equal(seen["targets"], batch["decoder_target_tokens"])
     assert found == {"likelihood": pytest.approx(want.mean(), rel=1e-4)}
+
+    monkeypatch.setattr(datasets.SeqioSource, "task_examples", None)  # in another process
+    monkeypatch.setattr(multihost, "of_first", lambda compute: {"likelihood": 0.5})
+    other = seqio_metrics.TaskMetrics(source, model, program, num_examples=10)
+    assert other.evaluate(state) == {"likelihood": 0.5}
 
 
 def test_no_metrics_no_pass() -> None:
