@@ -5,10 +5,9 @@
     python benchmarks/data_order.py --workdir runs/demo --output runs/orders --seeds 1 2 3
 
 `--workdir` is what `parti demo` left: tokens and vocabulary. It trains as the demonstration does,
-3.6 epochs, with an order of which each part of an epoch is shuffled anew (`data/storage/row_order`):
-8 parts, as it is, or 1, each epoch shuffled as a whole. The losses are of the whole validation
-split after the last step, their mean over seeds with a 95% interval. `--output` keeps the
-trainings: the same command goes on.
+3.6 epochs, with orders whose epochs are shuffled anew in 8 parts (`data/storage/row_order`), or in
+1, as a whole. The losses are of the whole validation split after the last step, their mean over
+seeds with a 95% interval. `--output` keeps the trainings: the same command goes on.
 """
 
 import argparse

@@ -67,7 +67,7 @@ def seeds(seed: int, data_set: int, numbers: np.ndarray) -> np.ndarray:
 def indices(seed: int, data_set: int, numbers: np.ndarray, size: int) -> np.ndarray:
     """Returns the indices [k] int64, in [0, size), of the n-th examples of a shuffled data set."""
     epochs, places = np.divmod(numbers.astype(np.uint64), np.uint64(size))
-    width = -(-size // PARTS)  # of a part; the last may be narrower
+    width = max(2, -(-size // PARTS))  # of a part; the last may be narrower
     parts, within = np.divmod(places, np.uint64(width))
     keys = mix(_key(seed, data_set, 2) + epochs * np.uint64(PARTS) + parts)
     order = np.empty(len(places), np.uint64)
