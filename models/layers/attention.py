@@ -26,24 +26,14 @@ class KeysValues(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of the image rows in reach, each [layers, batch, rows, columns, heads, kv].
+    """Keys and values of earlier positions, each [batch, heads, slots, kv].
 
-    `rows` is a ring: grid row r lives in ring row r % rows.
+    With the heads before the slots, the two products of a step read memory from its begin to its
+    end and copy nothing.
     """
 
     key: Array
     value: Array
-
-
-class CacheSlot(NamedTuple):
-    """Where one decoding step writes and reads: int32 scalars.
-
-    The step writes at (ring_row, column), and reads all ring rows from `first_column` on.
-    """
-
-    ring_row: Array
-    column: Array
-    first_column: Array
 
 
 def dot_product_attention(
@@ -66,14 +56,34 @@ def dot_product_attention(
     logits = jnp.einsum(
         "bqhd,bkhd->bhqk", query, keys_values.key, preferred_element_type=jnp.float32
     )
-    if mask is not None:
-        logits = jnp.where(mask, logits, _MASKED)
-    weights = jax.nn.softmax(logits, axis=-1)
+    weights = _weights(logits, mask)
     if dropout_rng is not None and dropout_rate > 0:
         shape = (*weights.shape[:2], 1, weights.shape[-1])
         keep = jax.random.bernoulli(dropout_rng, 1 - dropout_rate, shape)
         weights = weights * (keep / (1 - dropout_rate))
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(query.dtype), keys_values.value)
+
+
+def cached_attention(query: Array, keys_values: KeysValues | Cache, mask: Array) -> Array:
+    """Attends as `dot_product_attention`, but with the heads before the positions.
+
+    Args:
+      query: [batch, heads, q_length, kv], as the result.
+      keys_values: [batch, heads, k_length, kv] each.
+      mask: bool, broadcasts to [batch, heads, q_length, k_length].
+    """
+    query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+    key, value = (x.astype(query.dtype) for x in keys_values)
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    weights = _weights(logits, mask)
+    return jnp.einsum("bhqk,bhkd->bhqd", weights.astype(query.dtype), value)
+
+
+def _weights(logits: Array, mask: Array | None) -> Array:
+    """Returns the softmax of logits [..., k_length] over the keys that may be seen."""
+    if mask is not None:
+        logits = jnp.where(mask, logits, _MASKED)
+    return jax.nn.softmax(logits, axis=-1)
 
 
 class MultiHeadAttention(nn.Module):
@@ -120,33 +130,27 @@ class MultiHeadAttention(nn.Module):
         x = dot_product_attention(query, KeysValues(key, value), mask, self.dropout_rate, rng)
         return self.out(nn.with_logical_constraint(x, axes))
 
-    def decode(
-        self, inputs: Array, cache: Cache, layer: Array | int, slot: CacheSlot, mask: Array
-    ) -> tuple[Array, Cache]:
+    def shared_keys_values(self, inputs: Array) -> KeysValues:
+        """Projects [groups, length, embed] for `decode_shared`, [groups, heads, length, kv]."""
+        return KeysValues(*(x.swapaxes(-2, -3) for x in self.keys_values(inputs)))
+
+    def decode(self, inputs: Array, cache: Cache, slot: Array, mask: Array) -> tuple[Array, Cache]:
         """Attends from one position to itself and the cached ones, and adds it to the cache.
 
-        Maps inputs [batch, embed] to the same, and the cache of all layers. `layer` is this one's
-        index in it; mask [rows, width] bool says which of the slots read may be seen.
+        Maps inputs [batch, embed] to the same. The position goes to `slot`, an int32 scalar; mask
+        [slots] bool says which slots may be seen, that one among them.
         """
-        _, batch, rows, _, heads, kv = cache.key.shape
-        target = (layer, 0, slot.ring_row, slot.column, 0, 0)
-        start = (layer, 0, 0, slot.first_column, 0, 0)
-        size = (1, batch, rows, mask.shape[-1], heads, kv)
-
-        def updated(buffer: Array, new: Array) -> Array:
-            new = new[None, :, None, None].astype(buffer.dtype)
-            return lax.dynamic_update_slice(buffer, new, target)
-
-        def read(buffer: Array) -> Array:
-            return lax.dynamic_slice(buffer, start, size).reshape(batch, -1, heads, kv)
 
         def divided(x: Array) -> Array:
             return nn.with_logical_constraint(x, ("batch", "heads", "kv"))
 
-        cache = Cache(*map(updated, cache, map(divided, self.keys_values(inputs))))
-        query = divided(self.query(inputs))[:, None]
-        window = KeysValues(*map(read, cache))
-        x = dot_product_attention(query, window, mask.reshape(1, 1, 1, -1))[:, 0]
+        def added(buffer: Array, new: Array) -> Array:
+            new = divided(new)[:, :, None].astype(buffer.dtype)
+            return lax.dynamic_update_slice_in_dim(buffer, new, slot, axis=2)
+
+        cache = Cache(*map(added, cache, self.keys_values(inputs)))
+        query = divided(self.query(inputs))[:, :, None]
+        x = cached_attention(query, cache, mask)[:, :, 0]
         return self.out(divided(x)), cache
 
     def decode_shared(
@@ -155,7 +159,7 @@ class MultiHeadAttention(nn.Module):
         """Attends from one position to keys and values that several rows share.
 
         Maps [batch, embed] to the same. Of each `len(shared)` neighbouring rows the i-th belongs to
-        part i, of which each of the groups of `shared[i]` [groups, length, heads, kv] serves an
+        part i, of which each of the groups of `shared[i]` [groups, heads, length, kv] serves an
         equal run of rows, and `masks[i]` [groups, length] says which keys it may see. Nothing is
         repeated in memory, and what a mesh divides by rows it divides alike in all parts.
         """
@@ -164,8 +168,8 @@ class MultiHeadAttention(nn.Module):
         parts = []
         for i, (keys_values, mask) in enumerate(zip(shared, masks, strict=True)):
             own = queries[:, i]
-            grouped = own.reshape(keys_values.key.shape[0], -1, *own.shape[1:])
-            x = dot_product_attention(grouped, keys_values, mask[:, None, None, :])
-            parts.append(x.reshape(own.shape))
+            grouped = own.reshape(keys_values.key.shape[0], -1, *own.shape[1:]).swapaxes(1, 2)
+            x = cached_attention(grouped, keys_values, mask[:, None, None, :])
+            parts.append(x.swapaxes(1, 2).reshape(own.shape))
         x = jnp.stack(parts, axis=1).reshape(query.shape)
         return self.out(nn.with_logical_constraint(x, ("batch", "heads", "kv")))

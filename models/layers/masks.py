@@ -69,29 +69,29 @@ def conv_local_mask(grid: Grid, window: int) -> np.ndarray:
     return near[None, None] & causal_mask(grid[0] * grid[1])
 
 
-def cache_rows(grid: Grid, windows: tuple[int, ...]) -> int:
+def cache_rows(grid: Grid, window: int) -> int:
     """Returns how many rows of keys a decoding cache must hold: those in reach + the current."""
-    return min(grid[0], max(window_reach(window, grid) for window in windows) + 1)
+    return min(grid[0], window_reach(window, grid) + 1)
 
 
-def cached_row_mask(
-    position: Array, grid: Grid, num_rows: int, reach: Array | int, first_column: Array, width: int
-) -> Array:
-    """Returns which slots [num_rows, width] of a row-ring cache the query at a position may see.
+def cached_mask(position: Array, grid: Grid, window: int) -> Array:
+    """Returns which slots [rows x columns] of a row ring the query at a position may see.
 
-    Ring row i holds the latest grid row r with r % num_rows == i; in the current row the slots
-    right of the query still hold an older row, which is out of reach.
-
-    Args:
-      position: int32 scalar, the query's position in raster order.
-      num_rows: Rows in the ring.
-      reach: Rows and columns within reach (`window_reach`), may be traced.
-      first_column: int32 scalar, the first of `width` columns of the cache that are read.
+    The ring has `cache_rows` rows of slots. Ring row i holds the latest grid row r with r % rows ==
+    i; in the current row the slots right of the query still hold an older row, which is out of
+    reach. The position is an int32 scalar, in raster order.
     """
+    reach, num_rows = window_reach(window, grid), cache_rows(grid, window)
     row, column = position // grid[1], position % grid[1]
     rows_back = (row - jnp.arange(num_rows)) % num_rows
-    columns_back = column - (first_column + jnp.arange(width))
+    columns_back = column - jnp.arange(grid[1])
     in_reach_rows = (rows_back <= row) & (rows_back <= reach)
     in_reach_columns = jnp.abs(columns_back) <= reach
     earlier = (rows_back[:, None] > 0) | (columns_back[None, :] >= 0)
-    return in_reach_rows[:, None] & in_reach_columns[None, :] & earlier
+    return (in_reach_rows[:, None] & in_reach_columns[None, :] & earlier).reshape(-1)
+
+
+def cached_slot(position: Array, grid: Grid, window: int) -> Array:
+    """Returns the slot of a position in the row ring of `cached_mask`; both are int32 scalars."""
+    row, column = position // grid[1], position % grid[1]
+    return row % cache_rows(grid, window) * grid[1] + column

@@ -95,6 +95,11 @@ class TextToImageConfig:
         return self.local_window
 
     @property
+    def unrolled(self) -> "TextToImageConfig":
+        """The same with a program for each layer; the parameters are `transformer.unrolled`."""
+        return dataclasses.replace(self.unpipelined, scan_layers=False)
+
+    @property
     def unpipelined(self) -> "TextToImageConfig":
         """The same without a pipeline; the parameters are the same."""
         return dataclasses.replace(self, num_stages=1, pipeline_microbatches=1)
@@ -163,42 +168,40 @@ class ImageTokenDecoder(nn.Module):
         self,
         tokens: Array,
         position: Array,
-        cache: attention.Cache,
+        caches: Sequence[attention.Cache],
         cross: Sequence[Sequence[attention.KeysValues]],
         cross_masks: Sequence[Array],
-    ) -> tuple[Array, attention.Cache]:
+    ) -> tuple[Array, list[attention.Cache]]:
         """Computes the logits of one position for rows whose earlier positions are in the cache.
 
         Args:
           tokens: [rows] int32, the tokens before this position (0 at the first).
           position: int32 scalar, in raster order.
-          cache: From `empty_cache` or the step before.
+          caches: Of each layer, from `empty_caches` or the step before.
           cross: What `prepare` gave for each of the parts among which the rows take turns (see
             `attention.MultiHeadAttention.decode_shared`).
           cross_masks: For each part [groups, text_length] bool, True where the caption has a token.
 
         Returns:
-          [rows, vocab] float32, and the cache with this position.
+          [rows, vocab] float32, and the caches with this position.
         """
         config = self.config
-        grid, columns = config.grid, config.grid_size
-        reach = [masks.window_reach(window, grid) for window in config.windows]
-        num_rows = cache.key.shape[2]
-        width = min(columns, 2 * max(reach) + 1)
-        row, column = position // columns, position % columns
-        first_column = jnp.clip(column - max(reach), 0, columns - width)
-
-        def seen(reach: Array) -> Array:
-            return masks.cached_row_mask(position, grid, num_rows, reach, first_column, width)
-
-        visible = jax.vmap(seen)(jnp.array(reach))
-        slot = attention.CacheSlot(row % num_rows, column, first_column)
+        kinds = {
+            window: (
+                masks.cached_slot(position, config.grid, window),
+                masks.cached_mask(position, config.grid, window),
+            )
+            for window in set(config.windows)
+        }
+        cached = [
+            transformer.CachedLayer(cache, *kinds[window])
+            for cache, window in zip(caches, config.windows, strict=True)
+        ]
         x = self.token_embedding(tokens) + self.positions.at(position)
         x = nn.with_logical_constraint(x, ("batch", "embed"))
-        step = transformer.DecodeStep(slot, cross_masks)
-        x, cache = self.stack.decode(x, cache, visible, cross, step)
+        x, caches = self.stack.decode(x, cached, cross, cross_masks)
         # Of a row the logits are on one device, which chooses its token as a single one would.
-        return nn.with_logical_constraint(self.logits(x), ("batch", None)), cache
+        return nn.with_logical_constraint(self.logits(x), ("batch", None)), caches
 
 
 class PartiTransformer(nn.Module):
@@ -228,19 +231,22 @@ class PartiTransformer(nn.Module):
         """Encodes captions [groups, text_length], and projects them to keys and values.
 
         They are those of `transformer.Stack.cross_keys_values`, for the decoder's cross-attention;
-        the `groups` axis is the fourth last.
+        of the captions as groups.
         """
         return self.decoder.stack.cross_keys_values(self.encoder(text_tokens))
 
-    def decode_step(self, *arrays: Any) -> tuple[Array, attention.Cache]:
+    def decode_step(self, *arrays: Any) -> tuple[Array, list[attention.Cache]]:
         """Computes the logits of one position; see `ImageTokenDecoder.decode_step`."""
         return self.decoder.decode_step(*arrays)
 
 
-def empty_cache(config: TextToImageConfig, rows: int) -> attention.Cache:
-    """Returns the cache before the first position: only the image rows that stay in reach."""
-    grid = masks.cache_rows(config.grid, config.windows), config.grid_size
-    shape = (config.num_decoder_layers, rows, *grid, config.num_heads, config.head_dim)
-    axes = (None, "batch", None, None, "heads", "kv")
-    empty = (jnp.zeros(shape, config.dtype) for _ in range(2))
-    return attention.Cache(*(nn.with_logical_constraint(zeros, axes) for zeros in empty))
+def empty_caches(config: TextToImageConfig, rows: int) -> list[attention.Cache]:
+    """Returns each layer's cache before the first position: the image rows that stay in reach."""
+
+    def empty(window: int) -> Array:
+        num_slots = masks.cache_rows(config.grid, window) * config.grid_size
+        shape = (rows, config.num_heads, num_slots, config.head_dim)
+        axes = ("batch", "heads", None, "kv")
+        return nn.with_logical_constraint(jnp.zeros(shape, config.dtype), axes)
+
+    return [attention.Cache(empty(window), empty(window)) for window in config.windows]

@@ -23,6 +23,7 @@ from jax import lax
 from parti.data.text import vocabularies
 from parti.models import base
 from parti.models.layers import quantization
+from parti.models.layers import transformer as stacks
 from parti.models.text_to_image import network
 
 Array = jax.Array
@@ -167,8 +168,7 @@ def _prepare_captions(
     parts = [(slice(0, num_prompts), by_images)] + [(slice(num_prompts, None), None)] * guided
 
     def of_part(x: Array, part: slice, name: str | None) -> Array:
-        axes = (*(None,) * (x.ndim - 4), name, None, "heads", "kv")
-        return nn.with_logical_constraint(x[..., part, :, :, :], axes)
+        return nn.with_logical_constraint(x[part], (name, "heads", None, "kv"))
 
     cross = [jax.tree.map(lambda x: of_part(x, *part), prepared) for part in parts]  # noqa: B023
     masks = [nn.with_logical_constraint(visible[part], (name, None)) for part, name in parts]
@@ -207,6 +207,9 @@ def sample(
             "[prompts, text_length] and [prompts, samples, 2]"
         )
     guided = settings.guidance_scale != 1.0
+    if config.scan_layers:
+        transformer = network.PartiTransformer(config.unrolled)
+        variables = stacks.unrolled(variables)
     variables = _in_compute_dtype(variables, config.dtype)
     cross, cross_masks = _prepare_captions(transformer, variables, text_tokens, guided)
     ids = jnp.arange(config.image_vocab_size)
@@ -214,23 +217,23 @@ def sample(
     is_code = (ids >= vocabulary.to_ids(0)) & (ids < vocabulary.to_ids(config.codebook_size))
 
     def step(carry: tuple[Array, Any], inputs: tuple[Array, Array]) -> tuple[Any, Array]:
-        tokens, cache = carry
+        tokens, caches = carry
         position, uniform = inputs
         # An image's two rows are neighbours, and so on one device of a mesh.
         rows = jnp.repeat(tokens, 2) if guided else tokens
-        logits, cache = transformer.apply(
-            variables, rows, position, cache, cross, cross_masks, method="decode_step"
+        logits, caches = transformer.apply(
+            variables, rows, position, caches, cross, cross_masks, method="decode_step"
         )
         if guided:
             pairs = logits.reshape(-1, 2, logits.shape[-1])
             logits = guided_logits(pairs[:, 0], pairs[:, 1], settings.guidance_scale)
         logits = jnp.where(is_code, logits, -jnp.inf)
         tokens = choose_tokens(logits, uniform, settings)
-        return (tokens, cache), tokens
+        return (tokens, caches), tokens
 
     num_images = num_prompts * num_samples
-    cache = network.empty_cache(config, num_images * (2 if guided else 1))
+    caches = network.empty_caches(config, num_images * (2 if guided else 1))
     inputs = (jnp.arange(config.image_length), _uniforms(sample_keys, config.image_length))
-    start = (nn.with_logical_constraint(jnp.zeros(num_images, jnp.int32), ("batch",)), cache)
+    start = (nn.with_logical_constraint(jnp.zeros(num_images, jnp.int32), ("batch",)), caches)
     _, tokens = lax.scan(step, start, inputs)
     return vocabulary.to_tokens(tokens.T.reshape(num_prompts, num_samples, -1))

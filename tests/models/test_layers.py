@@ -49,15 +49,15 @@ def test_window_must_be_odd(window):
 @pytest.mark.parametrize("window", [1, 3, 5, 0])
 def test_cached_mask_selects_the_same_keys(window):
     grid = (5, 4)
-    num_rows = masks.cache_rows(grid, (window,))
+    num_rows = masks.cache_rows(grid, window)
     assert num_rows == {1: 1, 3: 2, 5: 3, 0: 5}[window]
     full = masks.conv_local_mask(grid, window)[0, 0]
-    reach = masks.window_reach(window, grid)
-    step = jax.jit(jax.vmap(lambda p: masks.cached_row_mask(p, grid, num_rows, reach, 0, 4)))
+    step = jax.jit(jax.vmap(lambda p: masks.cached_mask(p, grid, window)))
     for position, visible in enumerate(np.asarray(step(jnp.arange(20)))):
-        row = position // 4
+        row, slot = position // 4, masks.cached_slot(position, grid, window)
+        assert slot == row % num_rows * 4 + position % 4 and visible[slot]
         found = set()
-        for ring_row, column in np.argwhere(visible):
+        for ring_row, column in np.argwhere(visible.reshape(num_rows, 4)):
             # The latest row that was written to this ring row.
             grid_row = max(r for r in range(row + 1) if r % num_rows == ring_row)
             found.add(grid_row * 4 + column)
@@ -107,7 +107,7 @@ def test_shared_keys_equal_repeated_keys():
     null = jax.random.normal(rng, (1, 5, 8))  # one group of six rows
     variables = init(layer, x[:, None], x[:, None])
     visible = jnp.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0, 0, 0, 0]], bool)
-    project = lambda encoded: layer.apply(variables, encoded, method="keys_values")  # noqa: E731
+    project = lambda encoded: layer.apply(variables, encoded, method="shared_keys_values")  # noqa: E731
     got = layer.apply(
         variables, x, [project(prompts), project(null)], [visible[:2], visible[2:]],
         method="decode_shared",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from parti.models.layers import transformer
 from parti.models.text_to_image import model, network, sampling
 
 GRID, CODES, TEXT_LENGTH = 4, 20, 6
@@ -64,22 +65,25 @@ def test_cached_logits_equal_teacher_forcing(local_window, scan_layers):
     tokens = np.random.default_rng(0).integers(0, CODES, (12, GRID * GRID))
     inputs = jnp.asarray(shifted(tokens), jnp.int32)
     null = jnp.asarray(sampling.null_caption(TEXT_LENGTH))
-    variables = {"params": params}
+    variables, decoder = {"params": params}, family.network
+    if scan_layers:
+        decoder = network.PartiTransformer(family.config.unrolled)
+        variables = transformer.unrolled(variables)
 
     @jax.jit
     def run():
-        apply = functools.partial(family.network.apply, variables)
+        apply = functools.partial(decoder.apply, variables)
         cross = [apply(text, method="prepare") for text in (TEXT, null)]
         visible = [TEXT != 0, null != 0]
 
-        def step(cache, position):
-            logits, cache = apply(
-                inputs[:, position], position, cache, cross, visible, method="decode_step"
+        def step(caches, position):
+            logits, caches = apply(
+                inputs[:, position], position, caches, cross, visible, method="decode_step"
             )
-            return cache, logits
+            return caches, logits
 
-        cache = network.empty_cache(family.config, 12)
-        _, cached = jax.lax.scan(step, cache, jnp.arange(GRID * GRID))
+        caches = network.empty_caches(family.config, 12)
+        _, cached = jax.lax.scan(step, caches, jnp.arange(GRID * GRID))
         captions = jnp.concatenate([jnp.repeat(TEXT, 2, axis=0), jnp.repeat(null, 6, axis=0)])
         return cached.swapaxes(0, 1), apply(captions, inputs)
 
@@ -89,11 +93,10 @@ def test_cached_logits_equal_teacher_forcing(local_window, scan_layers):
 
 
 def test_cache_holds_only_the_rows_in_reach():
-    config = network.TextToImageConfig()  # 32 x 32, window 11
-    cache = jax.eval_shape(lambda: network.empty_cache(config, 7))
-    assert cache.key.shape == (6, 7, 6, 32, 8, 64)
-    dense = network.TextToImageConfig(local_window=0)
-    assert jax.eval_shape(lambda: network.empty_cache(dense, 7)).key.shape[2:4] == (32, 32)
+    config = network.TextToImageConfig(num_decoder_layers=2, local_window=(11, 0))  # 32 x 32
+    local, dense = jax.eval_shape(lambda: network.empty_caches(config, 7))
+    assert local.key.shape == (7, 8, 6 * 32, 64)
+    assert dense.key.shape == (7, 8, 32 * 32, 64)
 
 
 def test_guidance_formula():
