@@ -103,8 +103,8 @@ def test_shared_keys_equal_repeated_keys():
     layer = attention.MultiHeadAttention(8, 2, 4)
     rng = jax.random.PRNGKey(0)
     x = jax.random.normal(rng, (12, 8))
-    prompts = jax.random.normal(rng, (2, 5, 8))  # two groups of three rows
-    null = jax.random.normal(rng, (1, 5, 8))  # one group of six rows
+    prompts = jax.random.normal(rng, (2, 5, 8))  # two groups, of every second row three each
+    null = jax.random.normal(rng, (1, 5, 8))  # one group of the rows between them
     variables = init(layer, x[:, None], x[:, None])
     visible = jnp.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0, 0, 0, 0]], bool)
     project = lambda encoded: layer.apply(variables, encoded, method="shared_keys_values")  # noqa: E731
@@ -112,7 +112,7 @@ def test_shared_keys_equal_repeated_keys():
         variables, x, [project(prompts), project(null)], [visible[:2], visible[2:]],
         method="decode_shared",
     )  # fmt: skip
-    groups = np.repeat([0, 1, 2], [3, 3, 6])
+    groups = np.stack([np.repeat([0, 1], 3), np.full(6, 2)], axis=1).ravel()
     repeated = jnp.concatenate([prompts, null])[groups]
     want = layer.apply(variables, x[:, None], repeated, visible[groups][:, None, None, :])
     np.testing.assert_allclose(got, want[:, 0], rtol=1e-5, atol=1e-5)

@@ -60,7 +60,7 @@ def shifted(tokens):
     "local_window, scan_layers", [(0, True), (3, True), (3, False), ((0, 3), True), (5, False)]
 )
 def test_cached_logits_equal_teacher_forcing(local_window, scan_layers):
-    """Three prompts x two samples, and the six unconditional rows that share the null caption."""
+    """Three prompts x two samples; each is followed by its row of the null caption."""
     family, params = tiny(local_window, scan_layers)
     tokens = np.random.default_rng(0).integers(0, CODES, (12, GRID * GRID))
     inputs = jnp.asarray(shifted(tokens), jnp.int32)
@@ -84,7 +84,8 @@ def test_cached_logits_equal_teacher_forcing(local_window, scan_layers):
 
         caches = network.empty_caches(family.config, 12)
         _, cached = jax.lax.scan(step, caches, jnp.arange(GRID * GRID))
-        captions = jnp.concatenate([jnp.repeat(TEXT, 2, axis=0), jnp.repeat(null, 6, axis=0)])
+        prompts, nulls = jnp.repeat(TEXT, 2, axis=0), jnp.repeat(null, 6, axis=0)
+        captions = jnp.stack([prompts, nulls], axis=1).reshape(12, -1)
         return cached.swapaxes(0, 1), apply(captions, inputs)
 
     cached, full = run()

@@ -10,7 +10,11 @@ import pathlib
 import re
 import shlex
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,8 +166,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     run(output, bundle)
     assert "3 of 4 prompts are finished" in capsys.readouterr().out
     assert content(output) == content(finished)
-    for path, time in times.items():
-        assert (output / path.relative_to(unfinished)).stat().st_mtime_ns == time
+    for path, moment in times.items():
+        assert (output / path.relative_to(unfinished)).stat().st_mtime_ns == moment
 
 
 def test_other_settings_start_anew(
@@ -521,3 +525,154 @@ def test_the_page_has_commands_that_parse_and_every_field() -> None:
         assert f"`{field.name}`" in page
     for action in generate.make_parser()._actions[1:]:
         assert action.option_strings[0] in page or action.dest in ("verbose", "model")
+
+
+@pytest.fixture(scope="module")
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory, vocabulary: pathlib.Path) -> pathlib.Path:
+    """A bundle of all four parts; the generator has eight heads, for as many devices."""
+    path = tmp_path_factory.mktemp("models") / "wide_bundle"
+    parts = {**tiny_models.parts(), "generator": tiny_models.part("generator", num_heads=8)}
+    bundles.write_bundle(path, parts, vocabulary)
+    return path
+
+
+ON_A_MESH = {"num_samples": 4}  # 2 prompts of 4 images at a time, of which each device has one
+
+
+@pytest.fixture(scope="module")
+def on_one_device(
+    tmp_path_factory: pytest.TempPathFactory, wide_bundle: pathlib.Path
+) -> pathlib.Path:
+    return run(tmp_path_factory.mktemp("generate") / "one", wide_bundle, **ON_A_MESH)
+
+
+def assert_same_images(folder: pathlib.Path, other: pathlib.Path) -> None:
+    """Compares tokens, and the rest as far as floats are rounded."""
+    found, wanted = drawn(folder), drawn(other)
+    assert found.keys() == wanted.keys()
+    for key, (tokens, score, picture) in found.items():
+        assert tokens == wanted[key][0]
+        assert score == pytest.approx(wanted[key][1], abs=1e-5)
+        pixels, others = (images.decode_image(p).astype(int) for p in (picture, wanted[key][2]))
+        assert np.abs(pixels - others).max() <= 1
+
+
+def test_a_mesh_draws_the_same_and_the_manifest_records_it(
+    on_one_device: pathlib.Path,
+    wide_bundle: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = generate._WritePrompt.process
+
+    def stop(self: Any, item: Any) -> Iterator[str]:
+        yield from write(self, item)
+        raise RuntimeError("the machine went away")
+
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(options.PipelineError, match="went away"):
+        patch.setattr(generate._WritePrompt, "process", stop)
+        run(output, wide_bundle, mesh_shape="(8, 1)", **ON_A_MESH)
+    (left,) = output.with_name("out.unfinished").rglob("*.jsonl")
+    left.write_text("of another mesh")
+    run(output, wide_bundle, mesh_shape="(4, 2)", **ON_A_MESH)
+    assert_same_images(output, on_one_device)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["inputs"]["layout"] == {
+        "mesh": {"data": 4, "model": 2},
+        "logical_axis_rules": [
+            ["batch", "data"], ["vocab", "model"], ["heads", "model"], ["mlp", "model"]
+        ],
+        "weights": "float32",
+    }  # fmt: skip
+    assert (
+        manifest["settings"]
+        == json.loads((on_one_device / "manifest.json").read_text())["settings"]
+    )
+
+
+def test_int8_is_a_setting_of_every_image(
+    on_one_device: pathlib.Path, wide_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    output = run(tmp_path / "out", wide_bundle, PROMPTS[:2], weights="int8", **ON_A_MESH)
+    found = generate.read_generations(output)
+    assert {generation.settings["weights"] for generation in found} == {"int8"}
+    assert "weights" not in generate.read_generations(on_one_device)[0].settings
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["inputs"]["layout"]["weights"] == "int8"
+    wanted, equal = drawn(on_one_device), 0.0
+    for key, (tokens, _, _) in drawn(output).items():
+        equal += np.mean(np.array(tokens) == wanted[key][0]) / 8
+    assert equal > 0.5, "most tokens are those of float32"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"mesh_shape": "(3, 2)"}, "asks for 6 devices, but there are 8"),
+        ({"mesh_shape": "(8, 1)", "num_samples": 3}, "6 images at a time"),
+        ({"mesh_shape": "(1, 8)"}, "does not divide by 8"),
+        ({"layout": "three_dimensional"}, "no gin file .*did you mean two_dimensional.gin"),
+        ({"num_processes": 2}, "give all of --coordinator_address"),
+        ({"mesh_shape": "(-1, 1)", "runner": "FlinkRunner"}, "of workers on other machines"),
+        ({"process_id": 0, "runner": "FlinkRunner"}, "--runner=FlinkRunner: processes that join"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(
+    flags: dict[str, Any], message: str, bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        run(tmp_path / "out", bundle, **flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.txt"], "nothing was begun"
+
+
+def start_processes(arguments: list[str], count: int) -> list[subprocess.Popen]:
+    """Starts `parti generate` in processes that join, on 8 devices in all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = f"--xla_force_host_platform_device_count={8 // count}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    command = [sys.executable, "-m", "parti", "generate", *arguments]
+    command += [f"--coordinator_address={address}", f"--num_processes={count}"]
+    return [
+        subprocess.Popen(
+            [*command, f"--process_id={i}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_draw_with_one_generator(
+    on_one_device: pathlib.Path, wide_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The first one writes; after a kill of the other the same command goes on; then it refuses."""
+    prompts = on_one_device.with_name("one.txt")
+    output = tmp_path / "two"
+    arguments = [f"--prompts={prompts}", f"--output={output}", f"--model={wide_bundle}"]
+    arguments += ["--num_samples=4", "--prompts_per_batch=2", "--mesh_shape=(1, 8)"]
+    first, other = start_processes(arguments, 2)
+    parts = tmp_path / "two.unfinished/.scratch/parts"
+    end = time.monotonic() + 300
+    while len(list(parts.glob("*.tfrecord"))) < 1 and first.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    other.kill()
+    printed = [process.communicate(timeout=300)[0] for process in (first, other)]
+    if not output.exists():  # else the last batch was quicker than the kill
+        assert first.returncode, printed
+        again = start_processes(arguments, 2)
+        printed = [process.communicate(timeout=300)[0] for process in again]
+        assert [process.returncode for process in again] == [0, 0], printed
+        assert "of 4 prompts are finished" in printed[0]
+        assert "prompts" not in printed[1], "the first process speaks for all"
+    assert_same_images(output, on_one_device)
+    refused = start_processes(arguments, 2)
+    printed = [process.communicate(timeout=300)[0] for process in refused]
+    assert [process.returncode for process in refused] == [2, 2]
+    assert all("already finished; pass --overwrite" in text for text in printed)
