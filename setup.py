@@ -79,8 +79,14 @@ setuptools.setup(
         "xxhash>=3",
     ],
     extras_require={
-        "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+        "dev": [
+            *("build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"),
+            # Object stores on this machine, what reads them, and what makes jobs for Dataflow.
+            *("gcp-storage-emulator", "gcsfs", "moto[s3]", "flask", "flask-cors"),
+            *("google-apitools", "google-auth-httplib2", "google-cloud-dataflow-client"),
+        ],
         "gcp": ["apache-beam[gcp]", "gcsfs"],
+        "aws": ["apache-beam[aws]"],
         "tpu": ["jax[tpu]"],  # on a TPU; or with none, for `parti compile`
         "cuda": ["jax[cuda13]"],
     },

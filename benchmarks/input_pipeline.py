@@ -38,10 +38,8 @@ NUM_SHARDS = 8
 KINDS, WAYS = ("tokens", "images"), ("ours", "plain")
 
 
-def write_data(folder: pathlib.Path, num: int) -> None:
-    """Writes the shards and the vocabulary."""
-    made_up_tokens.write(folder / "tokens", "train", num, NUM_TOKENS, CODEBOOK_SIZE, NUM_SHARDS)
-    made_up_tokens.write_vocabulary(folder / "vocabulary.model")
+def write_images(folder: pathlib.Path, num: int) -> None:
+    """Writes the shards of images and their captions."""
     rng = np.random.default_rng(0)
 
     def pair(i: int) -> bytes:
@@ -55,7 +53,7 @@ def write_data(folder: pathlib.Path, num: int) -> None:
     (folder / "images").mkdir()
     for shard in range(NUM_SHARDS):
         path = folder / "images" / shard_names.shard_name("train", shard, NUM_SHARDS)
-        tfrecords.write(path, (pair(i) for i in range(shard, num // 4, NUM_SHARDS)))
+        tfrecords.write(path, (pair(i) for i in range(shard, num, NUM_SHARDS)))
 
 
 def ours(folder: pathlib.Path, kind: str) -> Iterator[dict[str, np.ndarray]]:
@@ -73,7 +71,7 @@ def ours(folder: pathlib.Path, kind: str) -> Iterator[dict[str, np.ndarray]]:
 
     class Model:
         FEATURE_CONVERTER_CLS = converter
-        text_vocab_size = None
+        text_vocab_size = made_up_tokens.VOCABULARY_SIZE
 
     source = datasets.SeqioSource(name, lengths)
     return iter(source.open(datasets.TRAIN, BATCH_SIZE, 0, Model()))
@@ -162,7 +160,11 @@ def main() -> int:
         print(measure(pathlib.Path(flags.folder), *flags.measure.split(","), flags.seconds))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        write_data(pathlib.Path(folder), flags.num)
+        root = pathlib.Path(folder)
+        sizes = flags.num, NUM_TOKENS, CODEBOOK_SIZE, NUM_SHARDS
+        made_up_tokens.write(root / "tokens", "train", *sizes)
+        made_up_tokens.write_vocabulary(root / "vocabulary.model")
+        write_images(root, flags.num // 4)
         for kind in KINDS:
             for cores in flags.cores:
                 best = dict.fromkeys(WAYS, 0.0)

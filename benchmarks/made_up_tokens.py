@@ -10,6 +10,7 @@ from parti.data.storage import records, shard_names, tfrecords
 from parti.data.text import vocabularies
 
 NUM_WORDS = 12
+VOCABULARY_SIZE = 300
 _WORDS = ("red", "green", "small", "large", "circle", "dog", "on", "under", "beside", "a", "the")
 
 
@@ -35,7 +36,7 @@ def write(
 
 
 def write_vocabulary(path: pathlib.Path) -> None:
-    """Trains a vocabulary of some 300 pieces on such captions."""
+    """Trains a vocabulary of VOCABULARY_SIZE pieces on such captions."""
     rng = np.random.default_rng(1)
-    settings = vocabularies.SentencePieceSettings(vocab_size=300)
+    settings = vocabularies.SentencePieceSettings(vocab_size=VOCABULARY_SIZE)
     vocabularies.train_sentencepiece((caption(rng) for _ in range(500)), path, settings)

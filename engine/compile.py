@@ -19,10 +19,13 @@ from parti.stages import flag_parser
 EXAMPLE = """\
   --gin.NAME=VALUE  overrides a macro or parameter, as in `parti train`
 
+What would help a train step that does not fit is compiled too, until something fits.
+
 example: parti compile --gin_file=t5x_configs/experiments/parti_3b.gin --topology=v4:4x4x4
 exit code: 0 it fits (or there is no limit to tell), 1 it does not, 2 bad usage
 """
-GIN = "--gin."
+GIN, FILE = "--gin.", "--gin_file="
+MOST_TRIES = 4  # of what is advised; each is a compilation
 
 
 def make_parser() -> flag_parser.Parser:
@@ -51,28 +54,86 @@ def main(argv: Sequence[str]) -> int:
     bindings = [argument.removeprefix(GIN) for argument in argv if argument.startswith(GIN)]
     flags = make_parser().parse_args([a for a in argv if not a.startswith(GIN)])
     _check(flags)
-    layout = layouts.read(flags.layout, flags.mesh_shape, flags.weights)
     target = accelerators.target(flags.topology)
     if flags.memory:
         target = dataclasses.replace(target, memory=int(flags.memory * accelerators.GIB))
-    # Nothing is written there, and nothing read.
-    experiment, lengths = experiments.load_without_data(
-        flags.gin_file, ["MODEL_DIR='.'", "INITIAL=None", *bindings]
-    )
-    print(f"[compile] {flags.program} for {target.name}: minutes, if it is large", file=sys.stderr)
-    if flags.program == compile_step.TRAIN:
-        spec = compile_step.element_spec(experiment, lengths)
-        report = compile_step.compile_train_step(experiment, spec, target)
-    else:
-        if not (flags.layout or flags.mesh_shape):
-            layout = compile_step.layout_of(experiment, int8=flags.weights == layouts.INT8)
-        drawn = flags.num_prompts, flags.num_samples
-        report = compile_step.compile_generation(experiment, target, *drawn, layout)
-    print(text(report))
+    report = _compile(flags, target, bindings)
+    print(text(report), flush=True)
+    if report.fits is False:
+        report = dataclasses.replace(report, advice=_try(flags, target, bindings, report))
+        print("", *_advised(report), sep="\n")
     if flags.json:
         content = {"gin_file": flags.gin_file, "bindings": bindings, **dataclasses.asdict(report)}
         flags.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 1 if report.fits is False else 0
+
+
+def _compile(
+    flags: argparse.Namespace,
+    target: accelerators.Target,
+    bindings: Sequence[str],
+    more: Sequence[str] = (),
+) -> compile_step.Report:
+    """Compiles what the command asks for, with more flags."""
+    gin_files = [*flags.gin_file, *(f.removeprefix(FILE) for f in more if f.startswith(FILE))]
+    changes = [flag.removeprefix(GIN) for flag in more if flag.startswith(GIN)]
+    # Nothing is written there, and nothing read.
+    experiment, lengths = experiments.load_without_data(
+        gin_files, ["MODEL_DIR='.'", "INITIAL=None", *bindings, *changes]
+    )
+    changed = f" with {' '.join(more)}" if more else ""
+    what = f"{flags.program} for {target.name}{changed}"
+    print(f"[compile] {what}: minutes, if it is large", file=sys.stderr)
+    if flags.program == compile_step.TRAIN:
+        spec = compile_step.element_spec(experiment, lengths)
+        return compile_step.compile_train_step(experiment, spec, target)
+    weights = layouts.INT8 if layouts.INT8_FLAG in more else flags.weights
+    if flags.layout or flags.mesh_shape:
+        layout = layouts.read(flags.layout, flags.mesh_shape, weights)
+    else:
+        layout = compile_step.layout_of(experiment, int8=weights == layouts.INT8)
+    drawn = flags.num_prompts, flags.num_samples
+    return compile_step.compile_generation(experiment, target, *drawn, layout)
+
+
+def _try(
+    flags: argparse.Namespace,
+    target: accelerators.Target,
+    bindings: Sequence[str],
+    report: compile_step.Report,
+) -> list[device_memory.Advice]:
+    """Compiles what a report advises until something fits; what does not is advised further on.
+
+    Returns:
+      All that was advised, in that order; what fits first.
+    """
+    pending, left = list(report.advice), MOST_TRIES
+    tried: list[device_memory.Advice] = []
+    while pending:
+        advice = pending.pop(0)
+        if advice.flags and left:
+            left -= 1
+            try:
+                found = _compile(flags, target, bindings, advice.flags)
+            except ValueError as error:  # such as a mesh that the command sets
+                advice = dataclasses.replace(advice, text=f"{advice.text}; refused: {error}")
+            else:
+                compiled = sum(found.memory.values())
+                advice = dataclasses.replace(advice, compiled=compiled, fits=found.fits)
+                if found.fits:
+                    return [advice, *tried, *pending]
+                further = (_added(advice.flags, other) for other in found.advice if other.flags)
+                known = {one.flags for one in (*tried, *pending)}
+                pending = [one for one in further if one.flags not in known] + pending
+        tried.append(advice)
+    return tried
+
+
+def _added(flags: Sequence[str], advice: device_memory.Advice) -> device_memory.Advice:
+    """Returns advice that was given to a command with these flags, with them."""
+    set_anew = {flag.partition("=")[0] for flag in advice.flags} - {FILE.rstrip("=")}
+    kept = (flag for flag in flags if flag.partition("=")[0] not in set_anew)
+    return dataclasses.replace(advice, flags=(*kept, *advice.flags))
 
 
 def _check(flags: argparse.Namespace) -> None:
@@ -117,9 +178,11 @@ def text(report: compile_step.Report) -> str:
 def _verdict(report: compile_step.Report) -> list[str]:
     if report.fits is None:
         return ["  no limit is known here; --memory=GIB gives one"]
-    if report.fits:
-        return ["  it fits"]
-    return ["  it does not fit; what would help:", *(f"  - {line}" for line in report.advice)]
+    return ["  it fits" if report.fits else "  it does not fit"]
+
+
+def _advised(report: compile_step.Report) -> list[str]:
+    return ["what would help:", *(f"  - {advice}" for advice in report.advice)]
 
 
 def _work(report: compile_step.Report) -> list[str]:

@@ -65,7 +65,7 @@ def evaluate(
         raise ValueError(f"{path} is there already; --overwrite, or choose another EVAL_OUTPUT_DIR")
     training, state = setup.open_checkpoint(use.limit(experiment), use.path, devices)
     with training.program.context():
-        values, _ = validation.measure(training, 0, state)
+        values, _ = validation.measure(training, state)
     write(experiment, use, values)
     return values
 

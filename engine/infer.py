@@ -18,15 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from parti.data.storage import records, shard_names, tfrecords
+from parti.data.storage import record_offsets, records, shard_names
 from parti.engine import train
 from parti.engine.config import provenance
 from parti.engine.distributed import multihost
 from parti.engine.experiment import checkpoint_use, experiments
-from parti.engine.inference import loaded_models
 from parti.engine.input import datasets
 from parti.engine.loop import setup
-from parti.engine.step import train_state
+from parti.engine.step import split_batches, train_state
 from parti.models import base
 from parti.stages import files, publishing
 
@@ -114,15 +113,11 @@ def _infer(
 
     jitted = jax.jit(call, out_shardings=everywhere)
     key = jax.random.fold_in(jax.random.PRNGKey(experiment.random_seed), number)
-    examples = source.once(experiment.data_seed, experiment.model.FEATURE_CONVERTER_CLS)
-    if use.num_examples:
-        examples = examples.take(use.num_examples)
-    size = experiment.batch_size
-    for index, batch in enumerate(examples.batch(size).as_numpy_iterator()):
-        count = len(next(iter(batch.values())))
-        full = {name: loaded_models.pad_rows(rows, size) for name, rows in batch.items()}
+    converter, seed = experiment.model.FEATURE_CONVERTER_CLS, experiment.data_seed
+    batches = split_batches.each_once(program, source, seed, converter, use.num_examples)
+    for index, (count, batch) in enumerate(batches):
         rng = jax.random.fold_in(key, index)
-        found = jitted(*program.step.args, state, program.place(full), rng)
+        found = jitted(*program.step.args, state, batch, rng)
         yield from np.asarray(jax.device_get(found))[:count]
 
 
@@ -171,7 +166,7 @@ def write(
 
             if draws:
                 shard = shard_names.shard_name(use.split, number, len(sources))
-                count += tfrecords.write(files.join(stage.address, shard), pairs())
+                count += record_offsets.write_shard(files.join(stage.address, shard), pairs())
             else:
                 count += sum(1 for _ in pairs())
     prints = provenance.data_fingerprints(experiment.config)

@@ -23,6 +23,7 @@ import numpy as np
 import optax
 import seqio
 from absl import logging
+from clu.data import dataset_iterator
 from etils import epath
 from flax import serialization, traverse_util
 from flax.core import freeze, unfreeze
@@ -143,6 +144,10 @@ def get_dataset(
 ) -> Any:
     """Returns T5X's share of the training batches, read as the embedded engine reads them.
 
+    Where the rows of a task can be read each by itself it is a `RowIterator`, whose position holds
+    for any number of shards, and in the embedded engine; else a `tf.data.Dataset` of a part of the
+    files.
+
     Raises:
       ValueError: `cfg` asks for another way to read them, or the batch does not divide.
     """
@@ -165,13 +170,38 @@ def get_dataset(
             "the hosts read the data; set a multiple"
         )
     source = datasets.SeqioSource(cfg.mixture_or_task_name, cfg.task_feature_lengths)
-    return source.dataset(
-        cfg.split,
-        cfg.batch_size // num_shards,
-        cfg.seed,
-        feature_converter_cls,
-        (shard_id, num_shards),
-    )
+    given = cfg.split, cfg.batch_size, cfg.seed, feature_converter_cls
+    size = cfg.batch_size // num_shards
+    if batches := source.open_rows(*given):
+        batches.keep_rows(np.arange(shard_id * size, (shard_id + 1) * size))
+        return RowIterator(batches)
+    return source.dataset(given[0], size, *given[2:], (shard_id, num_shards))
+
+
+class RowIterator(dataset_iterator.DatasetIterator):
+    """The rows of a shard, with the embedded engine's position in the data."""
+
+    def __init__(self, batches: datasets.RowDataset) -> None:
+        self._batches = batches
+
+    @property
+    def element_spec(self) -> dict[str, dataset_iterator.ArraySpec]:
+        """Dtype and shape of each feature; T5X takes the size of a batch from its settings."""
+        spec = self._batches.element_spec
+        return {k: dataset_iterator.ArraySpec(x.dtype, x.shape) for k, x in spec.items()}
+
+    def __next__(self) -> datasets.Batch:
+        return next(self._batches)
+
+    def save(self, filename: Any) -> None:
+        """Writes the number of batches taken."""
+        path = epath.Path(filename)
+        datasets.write_position(path, self._batches.taken)
+
+    def restore(self, filename: Any) -> None:
+        """Goes to the number of batches taken that is beside `filename`, whoever wrote it."""
+        folder = epath.Path(filename).parent
+        self._batches.restore(folder.parent if folder.name.startswith("process_") else folder)
 
 
 class Optimizer(optimizers.OptaxWrapper):
@@ -373,7 +403,7 @@ class Evaluator:
         state = train_states.TrainState(given.step, unfreeze(given.params), (), mutables)
         state = dataclasses.replace(state, opt_state=optax.identity().init(state.params))
         with self._training.program.context():
-            values, _ = validation.measure(self._training, 0, state)
+            values, _ = validation.measure(self._training, state)
         evaluation.write(self._experiment, self._use, values)
         done: concurrent.futures.Future[dict[str, float]] = concurrent.futures.Future()
         done.set_result(values)

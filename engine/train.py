@@ -42,9 +42,9 @@ Trains the model of an experiment file; run it again to go on after an interrupt
   --overwrite         deletes an earlier training in MODEL_DIR first
 
 In many processes, one per host, all with the same command and file system:
-  --distributed       joins the others, as JAX finds them (Cloud TPU, Slurm, Kubernetes)
+  --distributed       joins the others, as JAX finds them (Cloud TPU, Slurm)
   --coordinator_address=HOST:PORT --num_processes=N --process_id=I
-                      joins them where JAX knows no cluster
+                      joins them where JAX knows no cluster (Kubernetes: docs/clusters.md)
 
 example: parti train --gin_file=t5x_configs/experiments/tokenizer_tiny.gin \\
              --gin.MODEL_DIR="'runs/tokenizer'" --gin.TRAIN_STEPS=500

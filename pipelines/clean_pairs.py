@@ -132,7 +132,7 @@ def check_input(flags: argparse.Namespace) -> None:
         incremental.Extension(flags.extend, flags.retry_rejected)
 
 
-def _places(
+def places(
     flags: argparse.Namespace, settings: clean_settings.CleanSettings
 ) -> tuple[list[str], list[str]]:
     """Returns every file and folder that workers read, and every one that they write."""
@@ -173,7 +173,7 @@ def run(argv: Sequence[str]) -> int:
     began = time.monotonic()
     flags, beam_options = options.parse(make_parser(), argv)
     settings = check_flags(flags)  # a bad flag is reported before a missing input
-    options.check_places(beam_options, *_places(flags, settings))
+    options.check_places(beam_options, *places(flags, settings))
     _check_output(flags)
     plan = _plan(flags, settings)
     num_workers = runners.use_all_cores(beam_options, plan.num_bytes)

@@ -22,7 +22,7 @@ import numpy as np
 from apache_beam.options import pipeline_options
 
 from parti.data.images import images
-from parti.data.storage import records, shard_names, tfrecords
+from parti.data.storage import record_offsets, records, shard_names, tfrecords
 from parti.data.text import captions, prompt_files
 from parti.engine.distributed import multihost
 from parti.engine.hardware import accelerators
@@ -123,6 +123,7 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
         value = getattr(flags, name)
         if value is not None and value < least:
             raise ValueError(f"--{name}={value}: give at least {least}")
+    layouts.read(flags.layout, flags.mesh_shape, flags.weights)
     fields = [field.name for field in dataclasses.fields(GenerateSettings)]
     given = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
     values = {name: value for name, value in given.items() if name != "rerank_by"}
@@ -181,7 +182,8 @@ def run(argv: Sequence[str]) -> int:
         multihost.join(flags)
         _run_together(flags, settings, layout or layouts.Layout(), prompts, notes)
         return 0
-    num_devices = layout and _num_devices(layout, beam_options)
+    accelerators.check_platforms()
+    num_devices = None if layout is None else _num_devices(layout, beam_options)
     generation = _open(flags, settings, layout, prompts, notes, num_devices)
     with generation.stage as stage:
         done = finished(stage.address)
@@ -207,11 +209,13 @@ def _run_together(
     is_first = multihost.is_first()
     with contextlib.ExitStack() as stack:
         with multihost.refusing_together():
+            accelerators.check_platforms(in_this_process=True)
             generation = _open(flags, settings, layout, prompts, notes, jax.device_count())
-            if is_first:
-                stack.enter_context(generation.stage)
         recorded = generation.stage.settings, generation.stage.inputs
         multihost.check_equal("the prompts, bundle or settings", manifests.digest(recorded))
+        with multihost.refusing_together():
+            if is_first:
+                stack.enter_context(generation.stage)
         done = finished(generation.stage.address) if is_first else set()
         batches = generation.batches()
         is_left = multihost.of_first([not done.issuperset(p.id for p in b) for b in batches])
@@ -235,7 +239,6 @@ def _open(
     num_devices: int | None,
 ) -> _Generation:
     """Checks flags and bundle, and adds notes for the user; raises ValueError, changes nothing."""
-    accelerators.check_platforms(in_this_process=multihost.asked(flags))
     bundle = bundles.Bundle.open(flags.model)
     settings = dataclasses.replace(settings, rerank_by=check_ranking(bundle, flags.rerank_by))
     size = min(flags.prompts_per_batch, len(prompts))
@@ -417,8 +420,9 @@ def _draw_together(
 
     The first process, which has a progress line, also renders, on its own devices, and writes.
     """
-    bundle, settings, directory, *sizes, layout = generation.steps
-    sample, render = _handlers(bundle, settings, *sizes, layout)
+    bundle, settings, directory = generation.bundle, generation.settings, generation.stage.address
+    sizes = generation.prompts_per_batch, generation.upsample_tile
+    sample, render = _handlers(bundle, settings, *sizes, generation.layout)
     if not batches:
         return
     generator = sample.load_model()
@@ -497,7 +501,7 @@ def finish(
         shard = prompts[start : start + per_shard]
         name = shard_names.shard_name("tokens", index, len(starts))
         tokens = (part_path(directory, prompt, _TOKENS) for prompt in shard)
-        files.concatenate(tokens, files.join(directory, name))
+        record_offsets.join(tokens, files.join(directory, name))
     gallery.write_gallery(directory, _read_lines(directory), settings=settings)
 
 

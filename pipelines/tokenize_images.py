@@ -17,7 +17,7 @@ import apache_beam as beam
 import numpy as np
 
 from parti.data.images import images
-from parti.data.storage import records, shard_names, tfrecords
+from parti.data.storage import record_offsets, records, shard_names, tfrecords
 from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles
 from parti.pipelines.beam import model_handlers, options
@@ -111,7 +111,8 @@ def build(
     )
     names = [files.name(path) for path in shards]
     folders = ("", RECONSTRUCTIONS) if settings.write_reconstructions else ("",)
-    return resumable_shards.gather(root, directory, names, pieces, folders)
+    join = record_offsets.join
+    return resumable_shards.gather(root, directory, names, pieces, folders, join)
 
 
 def make_parser() -> flag_parser.Parser:

@@ -35,6 +35,10 @@ class AccessError(ValueError):
     """A store does not answer, or not to us: nothing is known of what is in it."""
 
 
+class StoreError(OSError):
+    """A store failed at a request, also when it was asked again; it is no fault of the data."""
+
+
 def partial_name(path: str) -> str:
     """Returns another name on each call, so that two writers never share a file."""
     return f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}"

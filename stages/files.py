@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 
 PARTIAL_SUFFIX = file_entries.PARTIAL_SUFFIX
 AccessError = file_entries.AccessError
+StoreError = file_entries.StoreError
 LOCAL_SCHEME = "file://"
 _MAX_TEXTS = 1_000_000  # for which braces stand
 _AT_ONCE = 16  # remote files that are read at a time
@@ -143,6 +144,25 @@ def read_bytes(path: Path) -> bytes:
     """Returns the content of a file."""
     with open(path, "rb") as file:
         return file.read()
+
+
+class Ranges:
+    """Reads ranges of a file, of several threads at a time; a local file is open as long as it."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens a local file; a remote one is asked for at each range."""
+        self._path = os.fspath(path) if is_remote(path) else ""
+        self._file = -1 if self._path else os.open(_local(path), os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", -1) >= 0:
+            os.close(self._file)
+
+    def read(self, start: int, num_bytes: int) -> bytes:
+        """Returns bytes of the file from `start` on, fewer where it ends."""
+        if self._path:
+            return _remote().read_range(self._path, start, num_bytes)
+        return os.pread(self._file, num_bytes, start)
 
 
 def write_bytes(path: Path, data: bytes, sync: bool = False) -> None:

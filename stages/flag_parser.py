@@ -56,11 +56,6 @@ class Parser(argparse.ArgumentParser):
         near = difflib.get_close_matches(name, [*names(self), *others], n=1)
         return f"unknown flag {name}; " + (f"did you mean {near[0]}?" if near else "see --help")
 
-    def require_nothing(self) -> None:
-        """Lets required flags be left out, to check some flags of a command by themselves."""
-        for action in self._actions:
-            action.required = False
-
 
 def names(parser: argparse.ArgumentParser) -> list[str]:
     """Returns the flags that a parser knows, with their dashes."""

@@ -34,13 +34,8 @@ _KNOWN_LINES = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog|I\d{4} \d\d:\d\d:|"
     rb"[WE]\d{4} .*(Unable to register cu\w+ factory|computation placer already registered)"
 )
-# Of Beam without Google's libraries; of seqio's Evaluator, which gets no logger here, and lengths
-# that are stated on purpose.
-_KNOWN_RECORDS = re.compile(
-    r"apitools not found, and bigquery client libraries are not available|"
-    r"'logger_cls' is empty so seqio.Evaluator will not log|"
-    r"Given sequence lengths \*may be\* insufficient for some evaluation inputs"
-)
+# Of Beam without Google's libraries.
+_KNOWN_RECORDS = re.compile(r"apitools not found, and bigquery client libraries are not available")
 
 
 def install() -> None:

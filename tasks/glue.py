@@ -75,8 +75,9 @@ def add_task(
         preprocessors.TARGETS: seqio.Feature(classes, add_eos=False, dtype=tf.int32),
     }
     kind, measures = f"glue_{task}", TASKS[task].metrics
-    source = sources.RecordSource(shards)
-    return sources.register(kind, shards, arguments, [steps], features, measures, source)
+    return sources.register(
+        kind, shards, arguments, [steps], features, measures, has_captions=False
+    )
 
 
 def _shards(

@@ -62,6 +62,7 @@ def decode_random_crop(name: str, size: int) -> Callable:
         features: Features, seed: tf.Tensor, sequence_length: Mapping[str, int] | None = None
     ) -> Features:
         preprocessors.check_length(name, size, sequence_length, _SIZES)
+        seed = _own_seed(features, seed)
         pixels = _decoded(features[name])
         pixels = tf.cond(
             features[sources.IS_TRAINING],
@@ -71,6 +72,13 @@ def decode_random_crop(name: str, size: int) -> Callable:
         return dict(features) | {name: _to_float(pixels)}
 
     return decode
+
+
+def _own_seed(features: Features, seed: tf.Tensor) -> tf.Tensor:
+    """Returns the example's own seed, [2] int32, or the one given if it has none."""
+    if sources.SEED not in features:
+        return seed
+    return tf.bitcast(features[sources.SEED], tf.int32)
 
 
 def _random_crop(pixels: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
@@ -131,6 +139,7 @@ def shift_image(name: str, max_shift: int) -> Callable:
 
     @seqio.map_over_dataset(num_seeds=1)
     def shift(features: Features, seed: tf.Tensor) -> Features:
+        seed = _own_seed(features, seed)
         drawn = tf.random.stateless_uniform([2], seed, -max_shift, max_shift + 1, tf.int32)
         offsets = tf.where(features[sources.IS_TRAINING], drawn, 0)
         pixels = features[name]

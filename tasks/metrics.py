@@ -3,7 +3,7 @@
 """seqio metrics of a whole validation split.
 
 A task names them in `metric_objs`. The embedded engine computes them at each evaluation
-(engine/loop/seqio_metrics.py), seqio's `Evaluator` wherever it is used.
+(engine/loop/seqio_metrics.py), and so does seqio's `Evaluator` wherever it is used.
 """
 
 import collections

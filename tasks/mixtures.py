@@ -3,7 +3,9 @@
 """Tasks over several data sets: a task for each and, in training, a seqio mixture by rate.
 
 A rate is of examples: with {'laion': 3, 'own': 1} one example in four comes from `own`, however
-large it is, drawn independently at each example. Each set goes through its own epochs.
+large it is. The sets take turns evenly where rows are read each by itself
+(`data/storage/row_order`); of packed texts a set is drawn for each example. Each set goes through
+its own epochs.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from parti.data.storage import records
+from parti.data.storage import records, row_order
 from parti.data.text import vocabularies
 from parti.tasks import sources
 
@@ -35,12 +35,14 @@ TARGETS = "targets"  # the image tokens' ids
 class Context:
     """A chunk's context: a [2] int32 seed, another for each chunk and step, and seqio's settings.
 
-    `sequence_length` is TASK_FEATURE_LENGTHS; empty if the features keep their lengths.
+    `sequence_length` is TASK_FEATURE_LENGTHS; empty if the features keep their lengths. `number` is
+    the step's.
     """
 
     seed: tf.Tensor
     sequence_length: Mapping[str, int]
     output_features: Mapping[str, seqio.Feature]
+    number: int = 0
 
 
 Step = Callable[[Features, Context], Features]
@@ -49,7 +51,8 @@ Step = Callable[[Features, Context], Features]
 def in_chunks(*steps: Step) -> Callable:
     """Returns the preprocessor that applies `steps`, in order, to chunks of CHUNK elements.
 
-    It takes and gives single elements; a ragged feature has its own length in each.
+    It takes and gives single elements; a ragged feature has its own length in each. Records that
+    come in chunks, as from `engine/input/row_source`, are left in these.
     """
 
     @seqio.map_over_dataset(num_seeds=1, num_parallel_calls=PARALLEL_CHUNKS)
@@ -62,7 +65,8 @@ def in_chunks(*steps: Step) -> Callable:
         features = dict(features)
         for number, step in enumerate(steps):
             own = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), number)
-            features = step(features, Context(own, sequence_length or {}, output_features or {}))
+            settings = sequence_length or {}, output_features or {}
+            features = step(features, Context(own, *settings, number))
         return features
 
     def preprocess(
@@ -70,8 +74,12 @@ def in_chunks(*steps: Step) -> Callable:
         sequence_length: Mapping[str, int] | None = None,
         output_features: Mapping[str, seqio.Feature] | None = None,
     ) -> tf.data.Dataset:
+        example = dataset.element_spec.get(sources.EXAMPLE)
+        is_chunked = example is not None and example.shape.rank == 1
         chunks = apply(
-            dataset.batch(CHUNK), sequence_length=sequence_length, output_features=output_features
+            dataset if is_chunked else dataset.batch(CHUNK),
+            sequence_length=sequence_length,
+            output_features=output_features,
         )
         elements = chunks.unbatch()
         if any(isinstance(spec, tf.RaggedTensorSpec) for spec in elements.element_spec.values()):
@@ -100,9 +108,28 @@ def parse_records(record: type[records.Record], *names: str) -> Step:
     def parse(features: Features, context: Context) -> Features:
         del context
         parsed = tf.io.parse_example(features[sources.EXAMPLE], spec)
-        return parsed | {sources.IS_TRAINING: features[sources.IS_TRAINING]}
+        kept = {sources.IS_TRAINING, sources.SEED} & features.keys()
+        return parsed | {name: features[name] for name in kept}
 
     return parse
+
+
+def uniform(features: Features, context: Context) -> tf.Tensor:
+    """Returns a random number in [0, 1) for each `text` of a chunk, [N] float32.
+
+    It comes from the example's own seed, so that it is the same in whatever chunk; without one,
+    from the chunk's.
+    """
+    if sources.SEED not in features:
+        return tf.random.stateless_uniform(tf.shape(features[records.TEXT]), context.seed)
+    bits = tf.bitcast(features[sources.SEED], tf.uint64)
+    step = tf.constant(row_order.mix(context.number)[0], tf.uint64)
+    bits = tf.bitwise.bitwise_xor(bits, step)
+    for shift, factor in row_order.MIXING:
+        shifted = tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint64))
+        bits = tf.bitwise.bitwise_xor(bits, shifted) * tf.constant(factor, tf.uint64)
+    top = tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64))
+    return tf.cast(top, tf.float32) * 2.0**-24
 
 
 def choose_caption(weights: Sequence[float] | None = None) -> Step:
@@ -128,7 +155,7 @@ def choose_caption(weights: Sequence[float] | None = None) -> Step:
         text = features[records.TEXT]
         every = tf.concat([text[:, None], captions], axis=1)
         counts = tf.cast(every.row_lengths(), tf.int32)
-        shares = tf.random.stateless_uniform(tf.shape(text), context.seed)
+        shares = uniform(features, context)
         if weights is None:
             drawn = tf.cast(shares * tf.cast(counts, tf.float32), tf.int32)
         else:
@@ -180,7 +207,7 @@ def drop_caption(rate: float) -> Step:
 
     def drop(features: Features, context: Context) -> Features:
         text = features[records.TEXT]
-        is_dropped = tf.random.stateless_uniform(tf.shape(text), context.seed) < rate
+        is_dropped = uniform(features, context) < rate
         is_dropped = is_dropped & features[sources.IS_TRAINING]
         return features | {records.TEXT: tf.where(is_dropped, "", text)}
 

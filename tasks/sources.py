@@ -18,6 +18,8 @@ from parti.stages import files
 # Of one element of a `RecordSource`.
 EXAMPLE = "example"  # [] string, the serialized record
 IS_TRAINING = "is_training"  # [] bool, whether the split is `train`
+# [] int64, of what is drawn for the example; only where rows are read by themselves (`row_source`).
+SEED = "seed"
 
 # Records, still encoded. Stages order records by a hash of their key, so this only has to mix a
 # little; every saved data position holds the buffer.
@@ -49,13 +51,16 @@ class RecordSource(seqio.FileDataSource):
         read: Callable[[tf.Tensor], tf.data.Dataset] = tf.data.TFRecordDataset,
         cycle_length: int = 16,
         has_captions: bool = False,
+        row_task: str = "",
     ) -> None:
         """Takes the shards of each split; `read` gives the [] strings of one.
 
-        Of `cycle_length` shards records are read in turn. `has_captions` says that a task makes one
-        example of each, and that they are records of `data/storage/records.py`.
+        Shuffled, records of `cycle_length` shards are read in turn. `has_captions` says that a task
+        makes one example of each, and that they are records of `data/storage/records.py`;
+        `row_task` names the task that makes one example of each TFRecord, whatever the others are.
         """
         self._split_to_files, self.has_captions = split_to_files, has_captions
+        self.row_task = row_task
         super().__init__(
             read_file_fn=read,
             split_to_filepattern=split_to_files,
@@ -71,7 +76,7 @@ class RecordSource(seqio.FileDataSource):
     def captions(self, split: str) -> Iterator[tuple[str, str]]:
         """Yields (key, text) of the records of a split, in the order of `get_dataset`.
 
-        That is not shard after shard: of several, 16 records are read in turn.
+        If they are of a `row_task` that is shard after shard.
         """
         for element in self.get_dataset(split, shuffle=False).as_numpy_iterator():
             record = _Captioned.from_example(element[EXAMPLE])
@@ -86,7 +91,11 @@ class RecordSource(seqio.FileDataSource):
         **unused: Any,
     ) -> tf.data.Dataset:
         """Returns a dataset of {`EXAMPLE`, `IS_TRAINING`}; repeated, its order differs by epoch."""
-        dataset = super().get_dataset(split, shuffle=False, seed=seed, shard_info=shard_info)
+        if self.row_task and not shuffle:
+            # One shard after the other, as rows are numbered (`row_source.Records`).
+            dataset = self._in_order(split, shard_info)
+        else:
+            dataset = super().get_dataset(split, shuffle=False, seed=seed, shard_info=shard_info)
         if shuffle:
             dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=seed)
         # Not by `map`: its call takes longer than all else that is done for a record here.
@@ -99,6 +108,18 @@ class RecordSource(seqio.FileDataSource):
         # process was seen to wait up to a minute for the thread that tunes (TensorFlow 2.21).
         options.autotune.enabled = False
         return dataset.with_options(options)
+
+    def _in_order(self, split: str, shard_info: seqio.ShardInfo | None) -> tf.data.Dataset:
+        """Returns the records of a split, file after file."""
+        part = slice(shard_info.index, None, shard_info.num_shards) if shard_info else slice(None)
+        shards = list(self._split_to_files[split])[part]
+        if not any(map(files.is_remote, shards)):
+            return tf.data.TFRecordDataset(shards)
+
+        def read() -> Iterator[bytes]:
+            return (row for shard in shards for row in tfrecords.read(shard))
+
+        return tf.data.Dataset.from_generator(read, output_signature=tf.TensorSpec([], tf.string))
 
 
 def check_scheme(address: str | os.PathLike[str], remedy: str = "") -> None:
@@ -119,11 +140,10 @@ def split_files(directory: str | os.PathLike[str], record: type[records.Record])
 
     Raises:
       FileNotFoundError: no train shards; the message names the stage.
-      ValueError: the shards hold no record, or the first one is of another kind; or TensorFlow
-        cannot read the folder: its name is not UTF-8, or of another system.
+      ValueError: the shards hold no record, or the first one is of another kind; or the name of the
+        folder is not UTF-8.
     """
     base = os.path.abspath(directory) if "://" not in str(directory) else str(directory)
-    check_scheme(base)
     if not files.is_utf8(base):
         raise ValueError(
             f"{base!r}: a name that is not UTF-8, which TensorFlow needs; rename the folder, or "
@@ -182,19 +202,21 @@ def register(
     output_features: Mapping[str, seqio.Feature],
     metrics: Sequence[type[seqio.metrics.Metric]] = (),
     source: seqio.DataSource | None = None,
+    has_captions: bool = True,
 ) -> str:
     """Registers a task once and returns its name, `parti_<kind>_<hash>`.
 
     The hash is of the files of each split and the arguments, JSON values that tell two tasks apart:
     equal ones give an equal name, also in another process. The `source` is by default the files'
-    records, each of which is one example.
+    records, each of which is one example, whatever the others are; `has_captions` says whether they
+    are records of `data/storage/records.py`.
     """
     text = json.dumps([kind, dict(split_to_files), dict(arguments)], sort_keys=True)
     name = f"parti_{kind}_{hashlib.sha256(text.encode('utf-8')).hexdigest()[:12]}"
     if name not in seqio.TaskRegistry.names():
         seqio.TaskRegistry.add(
             name,
-            source=source or RecordSource(split_to_files, has_captions=True),
+            source=source or RecordSource(split_to_files, has_captions=has_captions, row_task=name),
             preprocessors=list(preprocessors),
             output_features=dict(output_features),
             shuffle_buffer_size=None,  # the source shuffles

@@ -45,8 +45,9 @@ def of_pairs(pairs_dir: Address, caption_weights: Sequence[float] | None = None)
 
     Raises:
       FileNotFoundError: no train shards.
-      ValueError: a weight is out of range.
+      ValueError: a weight is out of range, or TensorFlow cannot read the system of the folder.
     """
+    sources.check_scheme(pairs_dir)
     shards = sources.split_files(pairs_dir, records.ImageTextPair)
     parse = preprocessors.parse_records(records.ImageTextPair, records.TEXT)
     steps = (parse, preprocessors.choose_caption(caption_weights))

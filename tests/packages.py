@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -56,6 +55,6 @@ def install(wheel: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(packages)
     # A path file that is only reached by another is not read: no link to the checkout comes along.
-    shared = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (packages / "shared.pth").write_text("\n".join(sorted(shared)) + "\n")
+    shared = [path for path in sys.path if pathlib.Path(path).name == "site-packages"]
+    (packages / "shared.pth").write_text("\n".join(shared) + "\n")
     return python

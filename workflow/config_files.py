@@ -4,7 +4,8 @@
 
 A file is YAML. A section named after a stage holds its command's flags: `scenes: {num: 12000}` is
 `parti scenes --num=12000`. `beam` has flags of every stage of `BEAM_STAGES`. Of a training:
-`train_generator: {experiment: FILE.gin, gin: {TRAIN_STEPS: 2000}}`.
+`train_generator: {experiment: FILE.gin, gin: {TRAIN_STEPS: 2000}}`. In a command `@/` is where the
+data are: the working folder, or the address `storage`.
 """
 
 import difflib
@@ -33,7 +34,7 @@ FLAG_SECTIONS = (
 )
 # The stages that get the flags in `beam` too.
 BEAM_STAGES = ("scenes", "clean", "vocab", "tokenize", "generate", "evaluate")
-# What a training reads; `@/` is the working folder.
+# What a training reads.
 TRAINING_INPUTS = {
     TEXT_ENCODER: {"PAIRS_DIR": "@/pairs", "VOCABULARY": "@/vocabulary/vocabulary.model"},
     "tokenizer": {"PAIRS_DIR": "@/pairs"},
@@ -52,7 +53,10 @@ _PATHS_OF_CLEAN = (
     *("image_root", "extend", "keep_originals"),
     *("preset", "unwanted_words_file", "word_counts_file"),
 )
-KEYS = ("description", "source", "input", "inputs", "prompts", "jobs", *FLAG_SECTIONS, *TRAININGS)
+KEYS = (
+    *("description", "source", "input", "inputs", "prompts", "storage", "jobs"),
+    *(*FLAG_SECTIONS, *TRAININGS),
+)
 
 Config = dict[str, Any]
 
@@ -124,6 +128,13 @@ def _checked(config: Config, where: str) -> Config:
         raise ValueError(f"{where}: source is {config.get('source')!r}; allowed: scenes, pairs")
     if config["source"] == "pairs" and not (config.get("input") or config.get("inputs")):
         raise ValueError(f"{where}: name your pictures: --set input='data/*.tar'")
+    if storage := config.pop("storage", None):
+        if not isinstance(storage, str) or not files.is_remote(storage):
+            raise ValueError(
+                f"{where}: storage is {storage!r}; give an address such as gs://bucket/run (a "
+                "folder of this machine is for --workdir)"
+            )
+        config["storage"] = files.absolute(storage)
     config["inputs"] = _checked_inputs(config, where)
     if not isinstance(config.setdefault("jobs", 1), int) or config["jobs"] < 1:
         raise ValueError(f"{where}: jobs is {config['jobs']!r}; it must be 1 or more")
@@ -254,8 +265,21 @@ def verb(stage: str) -> str:
 
 def stage_flags(config: Mapping[str, Any], stage: str) -> list[str]:
     """Returns the flags of a stage in a workflow file: its own section wins over `beam`."""
+    return flags(_section(config, stage))
+
+
+def has_own_workers(config: Mapping[str, Any], stage: str) -> bool:
+    """Returns whether a stage on Beam only waits for workers that its runner has elsewhere."""
+    if not (runner := _section(config, stage).get("runner")):
+        return False
+    from parti.pipelines.beam import runners  # loads Beam
+
+    return str(runner).lower() not in runners.LOCAL_RUNNERS
+
+
+def _section(config: Mapping[str, Any], stage: str) -> Config:
     shared = config.get("beam") or {} if stage in BEAM_STAGES else {}
-    return flags({**shared, **(config.get(stage) or {})})
+    return {**shared, **(config.get(stage) or {})}
 
 
 def flags(section: Mapping[str, Any]) -> list[str]:
@@ -268,6 +292,40 @@ def flags(section: Mapping[str, Any]) -> list[str]:
             made += [f"--{name}", *(str(item) for item in value)]
         elif value is not None and value is not False:
             made.append(f"--{name}={value}")
+    return made
+
+
+def commands(config: Config) -> dict[str, tuple[str, list[str]]]:
+    """Returns {stage: (output, command)}; the output is a folder where the data are."""
+    scenes = config["source"] == "scenes"
+    sets, main = {"": ["@/raw"]} if scenes else suffixes(config), main_suffix(config)
+    raw_prompts = "@/raw/prompts-validation.jsonl" if scenes else f"@/pairs{main}"
+    parts = [part for part in PARTS if config.get(f"train_{part}")]
+    pairs = ["--input=@/pairs"] if "" in sets else ["--input", *(f"@/pairs{s}" for s in sets)]
+    made: dict[str, tuple[str, list[str]]] = {}
+
+    def add(stage: str, output: str, *words: str, suffix: str = "") -> None:
+        output += suffix
+        whole = [verb(stage), *words, f"--output=@/{output}", *stage_flags(config, stage)]
+        made[stage + suffix] = (output, whole)
+
+    if scenes:
+        add("scenes", "raw")
+    for suffix, pictures in sets.items():
+        add("clean", "pairs", "--input", *pictures, suffix=suffix)
+    add("vocab", "vocabulary", *pairs)
+    for part in TRAINED:
+        if config.get(f"train_{part}"):
+            made[f"train_{part}"] = (part, train_command(config, part))
+    for suffix in sets:
+        words = [f"--input=@/pairs{suffix}", "--model=@/tokenizer"]
+        words += ["--write_reconstructions"] if "upsampler" in parts else []
+        add("tokenize", "tokens", *words, suffix=suffix)
+    add("export", "bundle", "--workdir=@/.", "--parts", *parts)
+    add("choose_prompts", "prompts", f"--input={[*(config.get('prompts') or []), raw_prompts][0]}")
+    add("generate", "generations", "--prompts=@/prompts/prompts.jsonl", "--model=@/bundle")
+    reference = f"--reference=@/pairs{main}"
+    add("evaluate", "evaluation", "--generations=@/generations", reference, "--model=@/bundle")
     return made
 
 

@@ -17,7 +17,7 @@ import rich.live
 import rich.table
 import rich.text
 
-from parti.stages import manifests, progress_line
+from parti.stages import files, manifests, progress_line
 from parti.workflow import stage
 
 _LINE_SECONDS = 10.0
@@ -36,6 +36,13 @@ def short_path(path: pathlib.Path) -> str:
     """Returns a path relative to the current folder if it is below it."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
+
+
+def place(record: Mapping[str, Any], workdir: pathlib.Path) -> str:
+    """Returns where the output of a recorded stage is, for a person."""
+    if storage := record.get("storage"):
+        return files.join(storage, record["output"])
+    return short_path(workdir / record["output"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +90,7 @@ def read_rows(names: Sequence[str], workdir: pathlib.Path, since: float) -> list
             continue
         end = time.time() if record["state"] == "running" else record["updated"]
         state = "unchanged" if record.get("reused") else record["state"]
-        output = short_path(workdir / record["output"])
+        output = place(record, workdir)
         progress = manifests.read_json(stage.progress_path(workdir, name), "remove it")
         seconds = max(end - record["started"], 0.0)
         rows.append(Row(name, record["what"], state, seconds, output, progress))

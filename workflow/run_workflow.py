@@ -22,18 +22,21 @@ import yaml
 
 from parti.engine.experiment import checks
 from parti.pipelines.evaluation import report as evaluation_report
-from parti.stages import flag_parser, progress_line
+from parti.stages import files, flag_parser, progress_line, publishing
 from parti.workflow import config_files, display, preflight, scheduler, stage
 
 _NOTHING = "nothing to do: every stage is up to date"
 # Flags of Snakemake that a stage would not obey (see `workflow/stage.py`).
 _FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
+# Flags for Snakemake's own storage, of which it would see the markers alone.
+_STORING = {"--default-storage-provider", "--default-storage-prefix"}
 # Flags of Snakemake with which the stages run on other machines.
 _ELSEWHERE = re.compile(r"(-e|--executor|--profile|--workflow-profile)(=|$)")
 _EXAMPLES = """examples:
   parti workflow pairs --set input='data/*.tar' --workdir runs/mine
   parti workflow scenes-tiny --workdir runs/demo --dry_run
   parti workflow scenes --set train_generator.gin.TRAIN_STEPS=500 --set generate.num_samples=4
+  parti workflow scenes --set storage=gs://bucket/run --workdir runs/scenes
   parti workflow scenes --executor slurm --jobs 8 --default-resources slurm_account=mine
 
 Run the same command again and it goes on where it stopped; a stage whose settings or inputs have
@@ -88,10 +91,20 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
             f"{forced[0]}: a stage that is up to date does nothing; to make it anew, delete its "
             "folder (or change its settings)"
         )
+    if stored := sorted({word.partition("=")[0] for word in extra} & _STORING):
+        raise ValueError(
+            f"{stored[0]}: the files that Snakemake sees are markers, in --workdir; for data "
+            "elsewhere --set storage=gs://bucket/run"
+        )
     folder = pathlib.Path(options.workdir).resolve()
     if "://" in options.workdir:
-        raise ValueError(f"--workdir {options.workdir}: must be a folder of this machine")
+        raise ValueError(
+            f"--workdir {options.workdir}: must be a folder of this machine; for data elsewhere "
+            "--set storage=gs://bucket/run"
+        )
     checks.check_folder("--workdir", folder)
+    if storage := config.get("storage", ""):
+        checks.check_folder("storage", storage)
     if (
         file := next((path for path in (folder, *folder.parents) if path.is_file()), None)
     ) is not None:
@@ -103,6 +116,9 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
         from parti.engine.hardware import accelerators  # loads JAX
 
         accelerators.check_platforms()
+    stage.check_storage(folder, storage)
+    if storage and not options.graph:
+        publishing.check_places([], [files.join(storage, stage.FOLDER)])
     preflight.check_prompts(config["prompts"])
     again = ["parti", *command, "--workdir", options.workdir]
     again += [] if options.jobs is None else ["--jobs", str(options.jobs)]
@@ -118,7 +134,7 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
             return 0
         known = folder / draft.name
         if not known.is_file() or known.read_bytes() != draft.read_bytes():
-            preflight.check(draft, scheduler.environment())
+            preflight.check(draft, storage or str(folder), scheduler.environment())
         if options.dry_run:
             plan = tool.plan()
             print(f"{len(plan)} stages would run:" if plan else _NOTHING)
@@ -128,7 +144,7 @@ def _main(options: argparse.Namespace, extra: list[str], *command: str) -> int:
             return 0
         if not folder.is_dir():
             tool.plan()  # refuses an unknown flag of Snakemake
-        return _run(folder, draft, tool, shlex.join([*again, *extra]))
+        return _run(folder, storage, draft, tool, shlex.join([*again, *extra]))
 
 
 def _draw(path: pathlib.Path, dot: str) -> None:
@@ -147,7 +163,9 @@ def _draw(path: pathlib.Path, dot: str) -> None:
     print(f"wrote {path}")
 
 
-def _run(folder: pathlib.Path, draft: pathlib.Path, tool: scheduler.Scheduler, again: str) -> int:
+def _run(
+    folder: pathlib.Path, storage: str, draft: pathlib.Path, tool: scheduler.Scheduler, again: str
+) -> int:
     """Plans and runs; returns 0 when all is up to date, 1 when a stage failed, 130 when stopped."""
     began = time.monotonic()
     with scheduler.only_run(folder) as lock:
@@ -156,9 +174,10 @@ def _run(folder: pathlib.Path, draft: pathlib.Path, tool: scheduler.Scheduler, a
         plan = tool.plan()
         if not plan:
             print(_NOTHING)
-            _print_results(folder)
+            _print_results(storage or str(folder))
             return 0
-        print(f"{len(plan)} stages to run in {display.short_path(folder)}, {tool.jobs} at once")
+        where = display.short_path(folder) + (f", data at {storage}" if storage else "")
+        print(f"{len(plan)} stages to run in {where}, {tool.jobs} at once")
         (folder / "logs").mkdir(exist_ok=True)
         log = folder / "logs" / "snakemake.log"
         since = time.time()
@@ -172,7 +191,7 @@ def _run(folder: pathlib.Path, draft: pathlib.Path, tool: scheduler.Scheduler, a
         _print_failure(folder, since, log, again)
         return 1
     print(f"done in {progress_line.clock(time.monotonic() - began)}")
-    _print_results(folder)
+    _print_results(storage or str(folder))
     return 0
 
 
@@ -215,16 +234,17 @@ def _print_tail(title: str, path: pathlib.Path, count: int = 15) -> None:
         print(f"  {line[:240]}", file=sys.stderr)
 
 
-def _print_results(folder: pathlib.Path) -> None:
-    evaluation = folder / "evaluation"
+def _print_results(root: str) -> None:
+    evaluation = files.join(root, "evaluation")
     with contextlib.suppress(OSError, ValueError, KeyError):  # an output of another version
-        metrics = json.loads((evaluation / "metrics.json").read_bytes())
+        metrics = json.loads(files.read_bytes(files.join(evaluation, "metrics.json")))
         print(f"\n{evaluation_report.table(metrics)}\n")
     results = {
-        "gallery": folder / "generations" / "gallery.html",
-        "evaluation": evaluation / evaluation_report.FILE_NAME,
-        "bundle": folder / "bundle",
+        "gallery": files.join(root, "generations", "gallery.html"),
+        "evaluation": files.join(evaluation, evaluation_report.FILE_NAME),
+        "bundle": files.join(root, "bundle"),
     }
     for name, path in results.items():
-        if path.exists():
-            print(f"{name:<10} {display.short_path(path)}")
+        if files.exists(path) or files.is_dir(path):
+            shown = path if files.is_remote(path) else display.short_path(pathlib.Path(path))
+            print(f"{name:<10} {shown}")

@@ -95,6 +95,12 @@ class Scheduler:
         if ended.returncode == 0:
             return ended.stdout
         lines = (ended.stderr.strip() or ended.stdout.strip()).splitlines()
+        if any("If no shared filesystem is assumed" in line for line in lines):
+            raise ValueError(
+                "--executor: the jobs of this one do not see --workdir, where the workflow has its "
+                "markers; take one whose jobs do, such as slurm or cluster-generic "
+                "(docs/workflow.md, Clusters)"
+            )
         if usage_errors := [line for line in lines if "error: " in line]:
             message = usage_errors[-1].partition("error: ")[2]
             if "--executor" in message:

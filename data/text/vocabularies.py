@@ -239,7 +239,10 @@ def _cached_vocabulary(path: str, fingerprint: str) -> Any:
     del fingerprint  # part of the key: a file that was written anew is read anew
     import seqio
 
-    return seqio.SentencePieceVocabulary(path)
+    with files.local_copy(path) as local:
+        vocabulary = seqio.SentencePieceVocabulary(local)
+        vocabulary.load_model()  # seqio keeps it, for copies of the vocabulary, too
+    return vocabulary
 
 
 def seqio_text_vocabulary(address: files.Path) -> "seqio.SentencePieceVocabulary":

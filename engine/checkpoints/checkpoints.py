@@ -154,7 +154,7 @@ class Fingerprint:
 
     def add(self, block: np.ndarray) -> None:
         """Takes the next values of a parameter, in C order."""
-        self._digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+        self._digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
 
     def hexdigest(self) -> str:
         """Returns the sha256 of all, in hex."""

@@ -33,8 +33,8 @@ def _use_fsspec() -> None:
     """Makes Orbax's paths go through gcsfs, which keeps no listings here: others write, too."""
     if importlib.util.find_spec("gcsfs") is None:
         raise ValueError(
-            f"checkpoints on {SCHEME} need gcsfs, which is not installed: pip install '.[gcp]' in "
-            "Parti's folder"
+            f"checkpoints on {SCHEME} need gcsfs, which is not installed: pip install -c "
+            "constraints.txt '.[gcp]' in Parti's folder"
         )
     import fsspec.config
     from etils.epath import gpath

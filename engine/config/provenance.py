@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from parti.data.storage import data_sets
+from parti.data.storage import data_sets, record_offsets
 from parti.data.text import vocabularies
 from parti.engine.config import gin_text
 from parti.stages import files, manifests
@@ -85,7 +85,7 @@ def _glue_files(macros: dict[str, Any]) -> list[files.Entry]:
 def _tfds_files(name: str, data_dir: str) -> list[files.Entry]:
     """Returns the files of a data set of TFDS; of a name that leaves versions open, of all."""
     parts = [part for part in name.split(":") if "*" not in part]
-    return files.walk(files.join(data_dir, *parts))
+    return _data_below(files.join(data_dir, *parts))
 
 
 def data_files(config: str) -> dict[str, list[tuple[str, int]]]:
@@ -94,9 +94,14 @@ def data_files(config: str) -> dict[str, list[tuple[str, int]]]:
     for macro in _FOLDERS:
         for name, (folder, _) in _data_sets(macros, macro).items():
             root = files.absolute(folder)
-            below = [(path[len(root) + 1 :], size) for path, size in files.walk(root)]
+            below = [(path[len(root) + 1 :], size) for path, size in _data_below(root)]
             found[_joined(macro, name)] = below
     return found
+
+
+def _data_below(folder: str) -> list[files.Entry]:
+    """Returns the files below a folder, except those that a training may have added to it."""
+    return [entry for entry in files.walk(folder) if not record_offsets.is_offsets(entry.path)]
 
 
 def mixing_rates(config: str) -> dict[str, list[list[Any]]]:

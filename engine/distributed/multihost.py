@@ -42,7 +42,9 @@ def connect(
 ) -> None:
     """Joins the processes of one training; call it before anything else touches a device.
 
-    Without arguments JAX finds them out: on Cloud TPU, Slurm, Kubernetes and Open MPI.
+    Without arguments JAX finds them out: on Cloud TPU, Slurm and Open MPI, on Kubernetes with its
+    package `kubernetes`. A process has all GPUs of its host; if Slurm starts several on a host, it
+    has the one of its SLURM_LOCALID.
 
     Args:
       coordinator_address: `host:port` of process 0; the port must be free there.
@@ -65,10 +67,25 @@ def connect(
         )
     jax.distributed.initialize(
         *given,
+        local_device_ids=_gpus_of_lone_task() if process_id is None else None,
+        # jax would look for Slurm even if it is told all, and take one GPU.
+        cluster_detection_method=None if process_id is None else "deactivate",
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         # An error that only one process meets ends it without a long wait for the others.
         shutdown_timeout_seconds=HEARTBEAT_SECONDS,
     )
+
+
+def _gpus_of_lone_task() -> list[int] | None:
+    """Returns all GPUs of a host on which Slurm starts one process: jax would take the first.
+
+    None elsewhere, and if JAX_LOCAL_DEVICE_IDS names them.
+    """
+    names = ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES", "SLURM_GPUS_ON_NODE")
+    tasks, nodes, gpus = map(os.environ.get, names)
+    if not gpus or tasks != nodes or os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+        return None
+    return list(range(int(gpus)))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
@@ -148,6 +149,25 @@ def spec(names: Sequence[str | None], rules: Rules) -> PartitionSpec:
 def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     """Returns the sharding of a batch: its first axis over the mesh axes of 'batch'."""
     return NamedSharding(mesh, spec(("batch",), rules))
+
+
+def process_rows(sharding: NamedSharding, size: int) -> np.ndarray:
+    """Returns the rows [k] of a batch of `size` that devices of this process hold, in order."""
+    parts = sharding.addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[part] for part in parts if part is not None]))
+
+
+def place_rows(array: np.ndarray, size: int, sharding: NamedSharding) -> jax.Array:
+    """Returns the batch of `size` rows of which this process has the `process_rows`, [k, ...]."""
+    rows = process_rows(sharding, size)
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        start, stop, _ = index[0].indices(size)
+        first = np.searchsorted(rows, start)
+        return array[first : first + stop - start]
+
+    return jax.make_array_from_callback((size, *array.shape[1:]), sharding, part)
 
 
 def num_shards(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...] | None) -> int:

@@ -179,14 +179,15 @@ class Bundle:
     def load(self, part: str, layout: layouts.Layout | None = None) -> loaded_models.LoadedModel:
         """Loads a part, onto one device or as a layout says (see `layouts`).
 
-        Of a generator with a layout no device and no process ever has all.
+        Of a generator with a layout neither a device nor the host ever has all (`sharded_reading`).
 
         Raises:
           ValueError: the bundle has no such part, or its files are not those that were exported.
         """
         model, config, fingerprint = self.model(part), self._config(part), ""
         path = files.join(self.path, part, PARAMS_FILE)
-        placement = None
+        placement: layouts.Placement | None
+        variables: dict[str, Any]
         if layout is not None and part == "generator":
             placement = layout.placement()
             leaves = layouts.leaves(model, layout.int8)

@@ -26,6 +26,7 @@ from parti.models import base
 from parti.models.layers import quantization
 
 INT8 = "int8"
+INT8_FLAG = f"--weights={INT8}"
 _FOLDER, _SETTINGS = "t5x_configs/layouts", "t5x_configs/runs/settings.gin"
 _MACROS = ("MESH_SHAPE", "MESH_AXES", "LOGICAL_AXIS_RULES")
 # Tables that a lookup reads before it casts, so that casting them first gives the same values. The
@@ -135,7 +136,8 @@ def of(
 ) -> Layout:
     """Returns the layout of the settings of a training, in which gin may have lists."""
     hashable = None if rules is None else tuple((name, _hashable(axis)) for name, axis in rules)
-    return Layout(mesh_shape and tuple(mesh_shape), tuple(mesh_axes), hashable, int8)
+    shape = None if mesh_shape is None else tuple(mesh_shape)
+    return Layout(shape, tuple(mesh_axes), hashable, int8)
 
 
 def _parts(name: str, rules: partitioning.Rules, mesh: Mesh | AbstractMesh) -> int:
@@ -245,7 +247,8 @@ def leaves(model: Any, int8: bool = False) -> dict[Key, Leaf]:
     variables = jax.eval_shape(initial, jax.random.PRNGKey(0))
     params, found = traverse_util.flatten_dict(variables["params"]), {}
     for key, names in base.logical_axes(variables)["params"].items():
-        dtype, inputs = jnp.dtype(np.float32), None
+        dtype: Any = jnp.dtype(np.float32)
+        inputs = None
         if "kernel" in key[-1] and int8:
             dtype = jnp.dtype(np.int8)
             inputs = quantization.num_inputs([name for name in names if name != "layers"])

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a safetensors file onto a mesh, so that neither a device nor the host has all of it.
 
-A file, local or at an address, is read once from its begin to its end of the alphabet: one
-parameter after another, of a scanned stack one layer after another. Of each the host keeps what its
-own devices get, in the dtype that they get, until they have it.
+A file, local or at an address, is read once: one parameter after another by their names, of a
+scanned stack one layer after another. Of a parameter the host keeps what its own devices get, in
+the dtype that they get, until they have it.
 """
 
 import json
@@ -53,7 +53,7 @@ def load(
             scales = _Shards(leaf.scales, placement) if leaf.scales else None
             for layer, block in _blocks(file, entry["begin"], dtype, leaf):
                 digest.add(block)
-                if scales is not None:
+                if scales is not None and leaf.inputs:
                     block, scale = quantization.quantize(block.astype(np.float32), leaf.inputs)
                     scales.put(layer, scale)
                 values.put(layer, block)
@@ -119,7 +119,8 @@ class _Shards:
             key: np.empty([end - begin for begin, end in key], leaf.dtype) for key in every
         }
 
-    def _key(self, index: tuple[slice, ...]) -> Index:
+    def _key(self, index: tuple[slice, ...] | None) -> Index:
+        assert index is not None  # this process's own
         return tuple(each.indices(size)[:2] for each, size in zip(index, self._leaf.shape))
 
     def put(self, layer: int | None, block: np.ndarray) -> None:
@@ -134,5 +135,7 @@ class _Shards:
         """Puts the parts on their devices, and waits until they are there."""
         make = jax.make_array_from_callback
         return jax.block_until_ready(
-            make(self._leaf.shape, self._sharding, lambda index: self._parts[self._key(index)])
+            make(
+                self._leaf.shape, self._sharding, lambda index: self._parts[self._key(index or ())]
+            )
         )

@@ -5,14 +5,16 @@
 A `Source` opens a split; what it opens is an iterator of batches (`Batches`) whose position can be
 saved after any batch and restored. `prefetch.Prefetcher` reads ahead and keeps that exactness.
 
-Every process reads the whole global batches and its devices take their parts (`Program.place`). So
-the order of the data and their position do not depend on how many processes there are.
+A process keeps the rows of each batch that its devices hold (`Batches.keep_rows`,
+`Program.place`). Of tasks that make an example of each record it reads no others; of other tasks,
+such as packed texts, it reads whole batches and takes its rows. Order and position of the data do
+not depend on how many processes there are (`data/storage/row_order.py`).
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -22,7 +24,7 @@ from parti.models import base
 
 TRAIN, VALIDATION = "train", "validation"
 
-# T5X's name for the position of one process, which reads everything.
+# T5X's name for the position of one process.
 _POSITION = "train_ds-000-of-001"
 
 Batch = dict[str, np.ndarray]
@@ -35,6 +37,9 @@ class Batches(Protocol):
     @property
     def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of each feature of a global batch."""
+
+    def keep_rows(self, rows: np.ndarray) -> None:
+        """Gives from now on only these rows [k] of each batch; at first they are all."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
@@ -81,6 +86,11 @@ class ArrayDataset:
         self._arrays, self._batch_size = dict(arrays), batch_size
         self._seed, self._shuffle, self._taken = seed, shuffle, 0
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+        self._rows = np.arange(batch_size)
+
+    def keep_rows(self, rows: np.ndarray) -> None:
+        """Gives from now on only these rows of each batch."""
+        self._rows = rows
 
     @property
     def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -100,7 +110,7 @@ class ArrayDataset:
             if self._shuffle:
                 order = np.random.default_rng((self._seed, epoch)).permutation(order)
             self._order = (epoch, order)
-        rows = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
+        rows = self._order[1][index * self._batch_size + self._rows]
         self._taken += 1
         return {name: array[rows] for name, array in self._arrays.items()}
 
@@ -146,8 +156,94 @@ def texts(source: Source, ids: np.ndarray) -> list[str]:
     ]
 
 
+class RowDataset:
+    """Batches of a seqio task of which each row can be read by itself (`row_source.reads_rows`).
+
+    The position is the number of batches taken, and the same in all processes.
+    """
+
+    def __init__(
+        self, build: Callable[[np.ndarray, int], Any], batch_size: int, num_examples: int
+    ) -> None:
+        """Takes what builds the `tf.data.Dataset` of rows [k] of the batches from a number on.
+
+        `num_examples` are in an epoch of all data sets.
+        """
+        self._build, self._taken, self.num_examples = build, 0, num_examples
+        self._rows = np.arange(batch_size)
+        self._iterator: Iterator[Any] | None = None
+        self._from_start = build(self._rows, 0)  # until other rows are kept: it takes a second
+        self._spec = self._from_start.element_spec
+
+    @property
+    def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each feature of a global batch."""
+        return {
+            name: jax.ShapeDtypeStruct(tuple(spec.shape), spec.dtype.as_numpy_dtype)
+            for name, spec in self._spec.items()
+        }
+
+    @property
+    def taken(self) -> int:
+        """How many batches were taken."""
+        return self._taken
+
+    def keep_rows(self, rows: np.ndarray) -> None:
+        """Reads from now on only these rows of each batch."""
+        if not np.array_equal(rows, self._rows):
+            self._rows, self._from_start, self._iterator = np.asarray(rows), None, None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            opened = None if self._taken else self._from_start
+            if opened is None:
+                opened = self._build(self._rows, self._taken)
+            self._iterator = iter(opened)
+        batch = {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
+        self._taken += 1
+        return batch
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the number of batches taken."""
+        write_position(path / _POSITION, self._taken)
+
+    def restore(self, path: pathlib.Path) -> None:
+        """Goes to a saved number of batches; raises ValueError if there is none."""
+        self._taken, self._iterator = read_position(path), None
+
+
+def write_position(path: pathlib.Path, batches_taken: int) -> None:
+    """Writes the number of batches taken, of either engine."""
+    path.write_text(json.dumps({"batches_taken": batches_taken}), encoding="utf-8")
+
+
+def read_position(path: pathlib.Path) -> int:
+    """Returns the number of batches taken that a folder of either engine holds.
+
+    T5X with several processes leaves a file for each; they say the same.
+
+    Raises:
+      ValueError: there is none, or one of another pipeline.
+    """
+    found = sorted([*path.glob("train_ds-*"), *path.glob("process_*/train_ds-*")])
+    remedy = "start a new MODEL_DIR from the parameters with INITIAL"
+    if any(file.name.endswith(".index") for file in found):
+        raise ValueError(
+            f"{path} is a position in another order of the data: a Parti of before saved it, which "
+            f"read whole batches in every process. Go on with that one, or {remedy}"
+        )
+    if not found:
+        raise ValueError(f"{path} holds no position in the data; {remedy}")
+    return int(json.loads(found[0].read_text(encoding="utf-8"))["batches_taken"])
+
+
 class TfDataset:
     """Batches of a `tf.data.Dataset`; the position is the state of its iterator.
+
+    Each process reads whole batches, and takes its rows of them.
 
     The position holds the content of shuffle buffers; our tasks keep encoded records there. It is
     not symbolic: with TensorFlow 2.21, symbolic positions crashed the process now and then. Its
@@ -159,6 +255,7 @@ class TfDataset:
         import tensorflow as tf
 
         self._spec = dataset.element_spec
+        self._rows: np.ndarray | slice = slice(None)
         self._iterator = iter(dataset)
         self._checkpoint = tf.train.Checkpoint(ds=self._iterator)
 
@@ -174,7 +271,12 @@ class TfDataset:
         return self
 
     def __next__(self) -> Batch:
-        return {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
+        batch = next(self._iterator)
+        return {name: tensor.numpy()[self._rows] for name, tensor in batch.items()}
+
+    def keep_rows(self, rows: np.ndarray) -> None:
+        """Gives from now on only these rows of each batch."""
+        self._rows = rows
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the iterator's state."""
@@ -214,16 +316,46 @@ class SeqioSource:
         as `check_vocabulary` does.
         """
         self.check_vocabulary(model)
-        return TfDataset(self.dataset(split, batch_size, seed, model.FEATURE_CONVERTER_CLS))
+        converter = model.FEATURE_CONVERTER_CLS
+        by_rows = self.open_rows(split, batch_size, seed, converter)
+        return by_rows or TfDataset(self.dataset(split, batch_size, seed, converter))
+
+    def open_rows(
+        self, split: str, batch_size: int, seed: int, converter: Any
+    ) -> "RowDataset | None":
+        """Returns the batches of a split if their rows can be read each by itself.
+
+        `seed` is of the order and of random preprocessors; `converter` is the model's class.
+        """
+        import seqio
+
+        from parti.engine.input import row_source
+
+        provider = seqio.get_mixture_or_task(self.mixture_or_task_name)
+        lengths, is_training = dict(self.task_feature_lengths), split == TRAIN
+        is_task = isinstance(provider, seqio.Task)
+        # Sets of a mixture are validated one by one; see `validation_sources`.
+        if not row_source.reads_rows(provider) or not (is_training or is_task):
+            return None
+        of_task = TRAIN if is_training else self.validation_split
+        examples = row_source.RowExamples(
+            provider, lengths, of_task, batch_size, seed, shuffle=is_training
+        )
+
+        def build(rows: np.ndarray, start: int) -> Any:
+            found = examples.dataset(rows, start)
+            return converter(pack=False).to_batches(found, lengths, len(rows))
+
+        return RowDataset(build, batch_size, examples.num_examples)
 
     def dataset(
         self, split: str, batch_size: int, seed: int, converter: Any, shard: Shard = (0, 1)
     ) -> Any:
         """Returns the `tf.data.Dataset` of a split's batches.
 
-        T5X reads this too: a position is one of a pipeline, and each engine goes on from the
-        other's (`t5x_bridge.get_dataset`). `seed` is of the order and of random preprocessors;
-        `converter` is the model's class.
+        It is for tasks whose rows cannot be read each by itself. T5X reads it too: a position is
+        one of a pipeline, and each engine goes on from the other's (`t5x_bridge.get_dataset`).
+        `seed` and `converter` are as of `open_rows`.
         """
 
         def examples(num_epochs: int | None) -> Any:
@@ -248,6 +380,12 @@ class SeqioSource:
         """Returns a `tf.data.Dataset` of the examples of 'validation', each once, in order."""
         examples = self._examples(VALIDATION, 1, seed, (0, 1))
         return converter(pack=False)(examples, dict(self.task_feature_lengths))
+
+    def task_examples(self) -> Iterator[dict[str, Any]]:
+        """Yields the examples of 'validation', each once, in order, before they are converted."""
+        import tensorflow_datasets as tfds
+
+        return iter(tfds.as_numpy(self._examples(VALIDATION, 1, 0, (0, 1))))
 
     def _examples(self, split: str, num_epochs: int | None, seed: int, shard: Shard) -> Any:
         import seqio

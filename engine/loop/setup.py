@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from parti.engine.config import provenance
@@ -28,8 +29,9 @@ class Training:
 
     experiment: experiments.Experiment
     program: train_step.Program
-    batches: datasets.Batches  # the training data, opened
-    open_validation: Callable[[], dict[str, datasets.Batches]]  # by data set; '' is a single one
+    batches: datasets.Batches  # the training data, opened: this process's rows
+    # Opens the validation data, of batches of BATCH_SIZE or fewer, by data set; '' is a single one.
+    open_validation: Callable[..., dict[str, datasets.Batches]]
     sampler: sample_grids.Sampler | None  # draws SAMPLES, if there are to be any
     task_metrics: seqio_metrics.TaskMetrics | None  # if seqio's tasks have any
 
@@ -50,27 +52,28 @@ def open_training(
     there; nothing was written.
     """
     summary_writer.check_installed(experiment.tensorboard)
-    monitor = monitor or watchdog.Watchdog(0)
-    open_validation = functools.partial(_open_validation, experiment)
+    monitor, evaluates = monitor or watchdog.Watchdog(0), bool(experiment.eval_period)
     with monitor.stage(watchdog.OPENING):
         batches = _open(experiment, experiment.data_source, datasets.TRAIN)
-        sets = open_validation() if experiment.eval_period else {}
-        if experiment.eval_period and not sets:
+        sets = _open_validation(experiment, lambda size: np.arange(1)) if evaluates else {}
+        if evaluates and not sets:
             raise ValueError(eval_step.empty())
         for name, opened in sets.items():
             if not any(True for _ in opened):
                 raise ValueError(eval_step.empty(name))
     with monitor.stage(watchdog.PREPARING):
         program = train_step.make_program(experiment, batches.element_spec, devices)
+        batches.keep_rows(program.rows())
+        open_validation = functools.partial(_open_validation, experiment, program.rows)
         sampler = None
         if drawn := experiment.samples:
             sampler = sample_grids.Sampler(drawn, experiment.model, experiment.config, program.mesh)
         task_metrics = None
-        source, batch_size = experiment.data_source, experiment.batch_size
-        if experiment.eval_period and seqio_metrics.have_metrics(source):
-            num_examples = experiment.eval_steps * batch_size
+        source = experiment.data_source
+        if evaluates and seqio_metrics.have_metrics(source):
+            num_examples = experiment.eval_steps * experiment.batch_size
             task_metrics = seqio_metrics.TaskMetrics(
-                source, experiment.model, program, batch_size, num_examples
+                source, experiment.model, program, num_examples
             )
         if experiment.best_metric and not task_metrics:
             with program.context():
@@ -80,18 +83,32 @@ def open_training(
 
 
 def _open(
-    experiment: experiments.Experiment, source: datasets.Source, split: str
+    experiment: experiments.Experiment,
+    source: datasets.Source,
+    split: str,
+    batch_size: int | None = None,
 ) -> datasets.Batches:
-    batch_size, seed = experiment.batch_size, experiment.data_seed
-    return source.open(split, batch_size=batch_size, seed=seed, model=experiment.model)
+    size, seed = batch_size or experiment.batch_size, experiment.data_seed
+    return source.open(split, batch_size=size, seed=seed, model=experiment.model)
 
 
-def _open_validation(experiment: experiments.Experiment) -> dict[str, datasets.Batches]:
-    """Returns {name: batches of the validation split} of the data sets that have one."""
+def _open_validation(
+    experiment: experiments.Experiment,
+    rows: Callable[[int], np.ndarray],
+    batch_size: int | None = None,
+) -> dict[str, datasets.Batches]:
+    """Returns {name: batches of the validation split} of the data sets that have one.
+
+    `rows` says which rows of a batch of a size are to be read.
+    """
     sources = datasets.validation_sources(experiment.data_source)
-    return {
-        name: _open(experiment, source, datasets.VALIDATION) for name, source in sources.items()
+    sets = {
+        name: _open(experiment, source, datasets.VALIDATION, batch_size)
+        for name, source in sources.items()
     }
+    for opened in sets.values():
+        opened.keep_rows(rows(batch_size or experiment.batch_size))
+    return sets
 
 
 def open_checkpoint(

@@ -21,7 +21,6 @@ from parti.models import base
 
 def measure(
     training: setup.Training,
-    step: int,
     state: train_state.TrainState,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], base.Summaries]:
@@ -37,12 +36,13 @@ def measure(
     steps, place = experiment.eval_steps, program.place
     values = eval_step.evaluate(program.eval, state, sets, steps, place, heartbeat)
     # As many rows as training holds gradients of at a time.
-    rows = experiment.batch_size // experiment.num_microbatches
-    first = {name: x[:rows] for name, x in head[0].items()}
-    summaries = jax.device_get(program.summarize(state, place(first)))
+    size = experiment.batch_size // experiment.num_microbatches
+    if size < experiment.batch_size:
+        head = list(itertools.islice(training.open_validation(size)[name], 1))
+    summaries = jax.device_get(program.summarize(state, place(head[0], size)))
     values |= {name: float(value) for name, value in summaries.scalars.items()}
     if training.task_metrics:
-        values |= training.task_metrics.evaluate(step, state, heartbeat)
+        values |= training.task_metrics.evaluate(state, heartbeat)
     return values, summaries
 
 
@@ -81,7 +81,7 @@ class Validation:
         """Returns and logs the metrics; writes the model's summaries of the first batch."""
         best_metric = self._training.experiment.best_metric
         with self._monitor.stage(watchdog.EVALUATING):
-            values, summaries = measure(self._training, step, state, self._monitor.heartbeat)
+            values, summaries = measure(self._training, state, self._monitor.heartbeat)
             eval_step.check_best_metric(best_metric, values)
             self._log.write(step, datasets.VALIDATION, values)
             if multihost.is_first():

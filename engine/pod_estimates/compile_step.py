@@ -46,7 +46,7 @@ class Report:
     memory: Mapping[str, int]  # kind -> bytes on one device (see `device_memory`)
     available: int | None  # bytes of a device that a program may use, None without a known limit
     fits: bool | None  # None without a known limit
-    advice: Sequence[str]  # what to change if it does not fit
+    advice: Sequence[device_memory.Advice]  # what to change if it does not fit
     model_flops: int  # of the whole mesh, without what is computed again to save memory
     program_flops: int  # with that, and with what a pipeline computes idly
     peak_flops: float | None  # of a device, a second; None if not known
@@ -138,7 +138,11 @@ def compile_generation(
     num_params = sum(math.prod(leaf.shape) for leaf in leaves.values())
     num_images = num_prompts * num_samples
     report = _report(GENERATE, placement, num_params, trace, kinds, target, num_images)
-    advice = ["fewer --num_prompts or --num_samples", device_memory.MORE_DEVICES]
+    fewer = device_memory.Advice("fewer --num_prompts or --num_samples")
+    advice = [fewer, device_memory.MORE_DEVICES]
+    if not layout.int8:
+        int8 = device_memory.Advice("kernels of a byte a parameter", (layouts.INT8_FLAG,))
+        advice.insert(1, int8)
     return dataclasses.replace(report, advice=advice if report.fits is False else ())
 
 

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Estimates the memory of a device by kind, and advises what to change if it is too much."""
 
+import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,11 +20,42 @@ CONSTANTS, BATCH = "constants", "batch"
 PADDING = "padding of these"
 GRADIENTS, ACTIVATIONS = "gradients", "activations, temporaries"
 OUTPUT, CODE = "output", "program"
-MORE_DEVICES = "more devices, or more of them on the last axis of MESH_SHAPE"
 # In memory during the whole training; known from shapes and shardings alone.
 STATE = (PARAMETERS, OPTIMIZER, OTHER_STATE, CONSTANTS, BATCH)
 
 Kinds = Mapping[str, int]  # kind -> bytes on one device
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """What would make a program use less memory.
+
+    Attributes:
+      text: what it does.
+      flags: what to add to the command for it; none if that is the reader's choice.
+      forecast: bytes of a device with it, a guess from what was compiled; None without one.
+      compiled: bytes of a device that the compiler then asked for; None if it was not compiled.
+      fits: whether that fits; None if it was not compiled.
+    """
+
+    text: str
+    flags: Sequence[str] = ()
+    forecast: int | None = None
+    compiled: int | None = None
+    fits: bool | None = None
+
+    def __str__(self) -> str:
+        flags = " ".join(re.sub(r"=(.*['\" ].*)", r'="\1"', flag) for flag in self.flags)
+        text = f"{flags}: {self.text}" if flags else self.text
+        if self.compiled is not None:
+            verdict = "it fits" if self.fits else "it does not fit"
+            return f"{text}; compiled: {format_bytes(self.compiled)}, {verdict}"
+        if self.forecast is not None:
+            text += f"; forecast: about {format_bytes(self.forecast)}"
+        return f"{text}; not compiled" if flags else text
+
+
+MORE_DEVICES = Advice("more devices, or more of them on the last axis of MESH_SHAPE")
 
 
 def per_device(tree: Any, shardings: Any) -> int:
@@ -89,63 +122,73 @@ def table(kinds: Kinds, available: int | None) -> list[str]:
 
 def advice(
     kinds: Kinds, available: int, experiment: experiments.Experiment, program: train_step.Program
-) -> list[str]:
+) -> list[Advice]:
     """Returns what would make a train step that does not fit use less, the cheapest first."""
     kept = sum(kinds[kind] for kind in STATE)
-    lines: list[str] = []
+    found: list[Advice] = []
     if kept < available:
-        lines += _fewer_activations(kinds, available - kept, experiment, program)
+        found += _fewer_activations(kinds, kept, available, experiment, program)
     sharded = kinds[PARAMETERS] * program.mesh.size
     whole = _whole(program.abstract.params)
     if program.mesh.size > 1 and sharded > 1.5 * whole and kept > available / 4:
-        lines.append(
-            "--gin_file=t5x_configs/layouts/fully_sharded.gin after the experiment: parameters and "
-            f"optimizer state over all {program.mesh.size} devices, about "
-            f"{format_bytes((kinds[PARAMETERS] + kinds[OPTIMIZER]) * whole // sharded)} on each"
+        part = (kinds[PARAMETERS] + kinds[OPTIMIZER]) * whole // sharded
+        text = (
+            "after the experiment: parameters and optimizer state over all "
+            f"{program.mesh.size} devices, about {format_bytes(part)} on each"
         )
-    return [*lines, MORE_DEVICES]
+        found.append(Advice(text, ("--gin_file=t5x_configs/layouts/fully_sharded.gin",)))
+    return [*found, MORE_DEVICES]
 
 
 def _fewer_activations(
-    kinds: Kinds, room: int, experiment: experiments.Experiment, program: train_step.Program
-) -> Sequence[str]:
-    lines, model = [], experiment.model
+    kinds: Kinds,
+    kept: int,
+    available: int,
+    experiment: experiments.Experiment,
+    program: train_step.Program,
+) -> Sequence[Advice]:
+    found, model = [], experiment.model
     batch_size = experiment.batch_size // experiment.num_microbatches
     if model.remat not in (None, "full"):
-        lines.append(
-            f"remat='full' in the model's configuration (it is {model.remat!r}; of Parti "
-            "--gin.REMAT=\"'full'\"): a layer's activations are computed again, not kept"
-        )
+        text = f"a layer's activations are computed again, not kept (it is {model.remat!r})"
+        found.append(Advice(text, ("--gin.REMAT='full'",)))
     if model.pipeline_stages > 1:
         now, stages = model.pipeline_microbatches, model.pipeline_stages
         for parts in range(now + stages, batch_size + 1, stages):
             if _divides(program, batch_size, stages, parts):
-                lines.append(f"--gin.PIPELINE_MICROBATCHES={parts}: they are {now}")
+                flags = (f"--gin.PIPELINE_MICROBATCHES={parts}",)
+                found.append(Advice(f"they are {now}", flags))
                 break
     if model.loss_parts or not model.compares_examples:
-        lines += _smaller_parts(kinds, room, experiment, program)
-    return lines
+        found += _smaller_parts(kinds, kept, available, experiment, program)
+    return found
 
 
 def _smaller_parts(
-    kinds: Kinds, room: int, experiment: experiments.Experiment, program: train_step.Program
-) -> Sequence[str]:
-    """Returns how many microbatches would leave enough room, if any number would."""
+    kinds: Kinds,
+    kept: int,
+    available: int,
+    experiment: experiments.Experiment,
+    program: train_step.Program,
+) -> Sequence[Advice]:
+    """Returns how many microbatches should leave enough room, if any number should.
+
+    The forecast lets activations shrink with the rows, as not all of them do, and leaves 15% of the
+    room for that.
+    """
     shards = partitioning.num_shards(program.mesh, program.batch_sharding.spec[0])
     rows, parts_of_loss = experiment.batch_size // shards, experiment.model.loss_parts
     name = "CONTRASTIVE_MICROBATCHES" if parts_of_loss else "NUM_MICROBATCHES"
     now = parts_of_loss or experiment.num_microbatches
     pipeline_shape = experiment.model.pipeline_stages, experiment.model.pipeline_microbatches
     for parts in range(now + 1, rows + 1):
-        # Gradients are added up beside those of a part; and not all shrinks with the rows.
+        # Gradients are added up beside those of a part.
         needed = kinds[ACTIVATIONS] * now // parts + 2 * kinds[GRADIENTS]
         part = experiment.batch_size // parts
-        fits = rows % parts == 0 and needed < 0.85 * room
+        fits = rows % parts == 0 and needed < 0.85 * (available - kept)
         if fits and _divides(program, part, *pipeline_shape):
-            return [
-                f"--gin.{name}={parts}: {rows // parts} rows of a device at a time, "
-                f"about {format_bytes(needed)} for activations and gradients"
-            ]
+            text = f"{rows // parts} rows of a device at a time"
+            return [Advice(text, (f"--gin.{name}={parts}",), forecast=kept + needed)]
     return []
 
 

@@ -16,6 +16,7 @@ import clu.metrics
 import flax.core
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import traverse_util
@@ -148,15 +149,30 @@ class Program:
         """How a batch is divided."""
         return partitioning.batch_sharding(self.mesh, self.rules)
 
-    def place(self, batch: datasets.Batch) -> dict[str, jax.Array]:
-        """Puts the parts of a global batch on the devices of this process that they belong to.
+    @property
+    def batch_size(self) -> int:
+        """How many rows a batch has."""
+        return next(iter(self.element_spec.values())).shape[0]
+
+    def rows(self, size: int | None = None) -> np.ndarray:
+        """Returns which rows [k] of a batch, by default of `batch_size`, this process reads."""
+        return partitioning.process_rows(self.batch_sharding, size or self.batch_size)
+
+    def place(self, batch: datasets.Batch, size: int | None = None) -> dict[str, jax.Array]:
+        """Puts the `rows` of a batch on the devices of this process.
 
         Raises:
           ValueError: a token id is out of the model's range.
         """
         self.check_batch(batch)
-        put = jax.make_array_from_process_local_data
-        return {k: put(self.batch_sharding, x, global_shape=x.shape) for k, x in batch.items()}
+        size, sharding = size or self.batch_size, self.batch_sharding
+        return {k: partitioning.place_rows(x, size, sharding) for k, x in batch.items()}
+
+    def place_whole(self, batch: datasets.Batch) -> dict[str, jax.Array]:
+        """Puts this process's rows of a batch that every process has as a whole; see `place`."""
+        size = len(next(iter(batch.values())))
+        rows = self.rows(size)
+        return self.place({name: x[rows] for name, x in batch.items()}, size)
 
     def trace_step(self) -> jax.stages.Traced:
         """Traces the train step, from shapes and shardings alone, to be lowered and compiled."""

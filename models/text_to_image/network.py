@@ -200,8 +200,10 @@ class ImageTokenDecoder(nn.Module):
         x = self.token_embedding(tokens) + self.positions.at(position)
         x = nn.with_logical_constraint(x, ("batch", "embed"))
         x, caches = self.stack.decode(x, cached, cross, cross_masks)
-        # Of a row the logits are on one device, which chooses its token as a single one would.
-        return nn.with_logical_constraint(self.logits(x), ("batch", None)), caches
+        # Of a row the logits come together on one device, which chooses its token as a single one
+        # would; without the first line the compiler gathers the kernel, which is larger.
+        logits = nn.with_logical_constraint(self.logits(x), ("batch", "vocab"))
+        return nn.with_logical_constraint(logits, ("batch", None)), caches
 
 
 class PartiTransformer(nn.Module):

@@ -34,6 +34,7 @@ BYTES_PER_PROCESS = 8 * 2**20
 # Of a longer log of worker processes the last half of this is kept; it is looked at every second.
 LOG_BYTES = 2**20
 _LOG_SECONDS = 1.0
+_PER_CORE = "use_multiple_sdk_containers"  # Dataflow's experiment: a process for each core
 # Addresses of job servers and clusters on this machine; none at all is one that Beam starts here.
 _HERE = re.compile(r"$|embed$|\[(local|auto)\]$|local(\[|$)|(\w+://)?(localhost|127\.|\[::1\])")
 
@@ -116,7 +117,8 @@ def check(options: pipeline_options.PipelineOptions, addresses: Sequence[files.P
     """Refuses a run on other machines that cannot work, before anything is read or uploaded.
 
     Raises:
-      ValueError: an address of this machine alone, workers without this package, or a template.
+      ValueError: an address of this machine alone, workers without this package, a template, or
+        processes that would share an accelerator.
     """
     local = [os.fspath(path) for path in addresses if not files.is_remote(path)]
     if local and not is_dataflow(options) and not sees_local_files(options):
@@ -143,6 +145,14 @@ def check(options: pipeline_options.PipelineOptions, addresses: Sequence[files.P
         raise ValueError(
             "--runner=DataflowRunner: the workers need this package; pass --sdk_container_image "
             "or --setup_file (docs/dataflow.md)"
+        )
+    services = options.view_as(pipeline_options.GoogleCloudOptions).dataflow_service_options or []
+    experiments = options.view_as(pipeline_options.DebugOptions).experiments or []
+    has_accelerator = any(o.startswith("worker_accelerator=") for o in [*services, *experiments])
+    if has_accelerator and not {_PER_CORE, f"no_{_PER_CORE}"}.intersection(experiments):
+        raise ValueError(
+            "worker_accelerator: Dataflow starts a process for each core of a worker, and the "
+            f"first takes the accelerator's memory; pass --experiments=no_{_PER_CORE}"
         )
 
 

@@ -105,6 +105,10 @@ class SortedFile:
         self._pieces.append((key, self._spill.tell(), len(piece)))
         self._spill.write(piece)
 
+    def sizes(self) -> list[int]:
+        """Returns the sizes of the pieces in bytes, in the order of their keys."""
+        return [num_bytes for _, _, num_bytes in sorted(self._pieces)]
+
     def write(self, path: files.Path) -> dict[str, Any]:
         """Writes the file, which appears whole; returns {name, count, num_bytes, sha256} of it."""
         digest, total = hashlib.sha256(), 0

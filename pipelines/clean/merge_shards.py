@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from parti.data.storage import records, shard_names, tfrecords
+from parti.data.storage import record_offsets, records, shard_names, tfrecords
 from parti.pipelines.beam import disk_group_by_key, sharded_writers
 from parti.pipelines.clean import intermediate
 from parti.pipelines.deduplicate import fingerprints
@@ -35,7 +35,7 @@ Describe = Callable[[Merged, Any], Iterable[beam.pvalue.TaggedOutput]]
 
 
 class MergeShards(beam.PTransform):
-    """Writes `train-*.tfrecord`, `validation-*.tfrecord` and their hashes.
+    """Writes `train-*.tfrecord`, `validation-*.tfrecord`, their offsets and their hashes.
 
     Takes a dict of `ranges` (shard, intermediate.Range), `decisions` (fingerprints.Decision,
     fingerprints.NewKey) and `shown` (one list of the groups that `describe` shall show). The result
@@ -141,7 +141,9 @@ class MergeShards(beam.PTransform):
                     rows.add(rank, row.to_json(without=_OF_THE_RUN).encode() + b"\n")
             count = self._num_shards[split]
             name = shard_names.shard_name(split, int(index), count)
-            yield pairs.write(files.join(self._directory, name))
+            path = files.join(self._directory, name)
+            yield pairs.write(path)
+            record_offsets.write(path, record_offsets.of_sizes(pairs.sizes()))
             name = shard_names.shard_name(f"{HASHES}-{split}", int(index), count, ".jsonl")
             yield rows.write(files.join(self._directory, name))
         yield from (beam.pvalue.TaggedOutput(COUNTS, item) for item in counts.items())

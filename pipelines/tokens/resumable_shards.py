@@ -3,11 +3,11 @@
 """Shards that are written batch by batch: pieces of a shard, joined in order once all are there.
 
 Whoever processes a batch, and how often, its piece is the same. A finished shard has a JSON report,
-by which a resumed run skips it. Pieces concatenated must be a file of their format.
+by which a resumed run skips it.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,6 +18,8 @@ from parti.stages import files, publishing
 REJECTED_FILE = "rejected.jsonl"
 # In the folder that is written, until it is published.
 _PIECES, _FINISHED = f"{publishing.SCRATCH}/pieces", f"{publishing.SCRATCH}/finished"
+
+Join = Callable[[Iterable[files.Path], files.Path], None]  # writes a shard from its pieces
 
 
 def pieces_dir(directory: str, folder: str, shard: str) -> str:
@@ -46,9 +48,11 @@ class JoinShard(beam.DoFn):
     None, so that a shard without either is written too.
     """
 
-    def __init__(self, directory: str, folders: Sequence[str] = ("",)) -> None:
+    def __init__(
+        self, directory: str, folders: Sequence[str] = ("",), join: Join = files.concatenate
+    ) -> None:
         """Sets the folder that is written, and those in it that have a file for each shard."""
-        self._directory, self._folders = directory, tuple(folders)
+        self._directory, self._folders, self._join = directory, tuple(folders), join
 
     def process(
         self, element: tuple[str, Iterable[tuple[int, int] | dict[str, str] | None]]
@@ -63,7 +67,7 @@ class JoinShard(beam.DoFn):
             target = files.join(self._directory, *filter(None, [folder]))
             files.make_dirs(target)
             pieces = (_piece(inside, index) for index in range(len(counts)))
-            files.concatenate(pieces, files.join(target, shard))
+            self._join(pieces, files.join(target, shard))
         report = {"name": shard, "count": sum(counts.values()), "rejected": rejected}
         path = files.join(self._directory, _FINISHED, f"{shard}.json")
         files.write_bytes(path, json.dumps(report).encode())
@@ -78,15 +82,19 @@ def gather(
     shards: Sequence[str],  # their file names
     parts: Sequence[beam.PCollection],  # of (shard, item); see `JoinShard`
     folders: Sequence[str] = ("",),
+    join: Join = files.concatenate,
 ) -> beam.PCollection:
-    """Adds the joining of shards; gives what `JoinShard` does."""
+    """Adds the joining of shards; gives what `JoinShard` does.
+
+    Pieces of TFRecords are for `record_offsets.join`.
+    """
     files.make_dirs(files.join(directory, _FINISHED))
     names = root | "Names" >> beam.Create([(shard, None) for shard in shards])
     return (
         (*parts, names)
         | beam.Flatten()
         | "Gather" >> beam.GroupByKey()
-        | "Join" >> beam.ParDo(JoinShard(directory, folders))
+        | "Join" >> beam.ParDo(JoinShard(directory, folders, join))
     )
 
 

@@ -1,11 +1,10 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Two small sets of image tokens, and a training on both; a bucket."""
+"""Two small sets of image tokens, and a training on both."""
 
 import pathlib
 from collections.abc import Iterator
 
-import emulated_bucket
 import pytest
 import quick_jit
 import token_sets
@@ -34,19 +33,3 @@ def mixed_run(sets: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> p
     with quick_jit.everywhere():
         assert toy_training.run(token_sets.load(sets, run, token_sets.RATES)) == 0
     return run
-
-
-@pytest.fixture(scope="session")
-def served_bucket() -> Iterator[emulated_bucket.Bucket]:
-    """A bucket that this process does not know of."""
-    with emulated_bucket.serve() as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def bucket(served_bucket: emulated_bucket.Bucket) -> Iterator[emulated_bucket.Bucket]:
-    """A bucket that this process, and those it starts, find."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in served_bucket.environment.items():
-            patch.setenv(name, value)
-        yield served_bucket

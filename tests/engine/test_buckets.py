@@ -8,7 +8,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -342,44 +341,52 @@ def test_kill_in_the_midst_of_a_save_and_the_rest_equals_one_run(
     assert_as_on_disk(place, straight)
 
 
-def start_processes(directory: str, count: int) -> list[subprocess.Popen]:
-    """Starts the processes of one training, on 4 devices."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={4 // count}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    settings = train_process.Settings(
-        directory, coordinator_address=address, num_processes=count, process_id=0
-    )
-    each = (dataclasses.asdict(settings) | {"process_id": i} for i in range(count))
-    return [
-        subprocess.Popen([sys.executable, train_process.__file__, json.dumps(own)], env=environment)
-        for own in each
-    ]
+@pytest.fixture(scope="module")
+def pairs(bucket: emulated_bucket.Bucket) -> str:
+    """Pairs, and a vocabulary, in the bucket."""
+    train_process.write_pairs(f"{bucket.address}/pairs")
+    return f"{bucket.address}/pairs"
 
 
 @pytest.mark.slow
-def test_two_processes_one_killed_in_a_save_then_four_are_as_one(
-    bucket: emulated_bucket.Bucket, place: str, tmp_path: pathlib.Path
+def test_two_processes_then_four_then_one_in_a_bucket_are_as_one(
+    bucket: emulated_bucket.Bucket, place: str, pairs: str, tmp_path: pathlib.Path
 ) -> None:
-    reference = str(tmp_path / "run")
-    one = train_process.experiment(train_process.Settings(reference))
-    assert train.train(one, devices=jax.devices()[:4]) == 0
-    started = start_processes(place, 2)
+    """Of two one is killed in a save, of four one gets SIGTERM in a save; the data are there, too.
 
-    def watch(method: str, path: str) -> None:
-        if method in ("POST", "PUT") and "checkpoint_8" in path and "process_1" in path:
-            started[1].kill()
+    All have four devices.
+    """
+    reference = train_process.Settings(str(tmp_path / "run"), train_steps=16, pairs=pairs)
+    assert train_process.run_one(reference, devices=jax.devices()[:4]) == 0
+    settings = dataclasses.replace(reference, directory=place)
 
-    bucket.watch = watch
-    try:
-        codes = [process.wait(300) for process in started]
-    finally:
-        bucket.watch = lambda method, path: None
+    def stopped(count: int, asked: str, number: int, signal_number: int) -> list[int]:
+        """Returns the exit codes if a process gets a signal at the first such request."""
+        started, seen = train_process.start(settings, count), []
+
+        def watch(method: str, path: str) -> None:
+            if method in ("POST", "PUT") and re.search(asked, path) and not seen:
+                seen.append(path)
+                started[number].send_signal(signal_number)
+
+        bucket.watch = watch
+        try:
+            codes, printed = train_process.wait(started, 300)
+        finally:
+            bucket.watch = lambda method, path: None
+        assert seen, printed
+        return codes
+
+    codes = stopped(2, "checkpoint_8.*process_1", 1, signal.SIGKILL)
     assert codes[1] == -signal.SIGKILL and codes[0] != 0
     assert checkpoints.steps(place) == [4]
-    assert [process.wait(300) for process in start_processes(place, 4)] == [0] * 4
-    assert checkpoints.steps(place) == [4, 8, 12]
-    assert_same(place, reference)
-    assert log(place) == log(reference)
+    assert stopped(4, "checkpoint_8.*process_2", 3, signal.SIGTERM) == [143] * 4
+    *saved, last = checkpoints.steps(place)
+    assert saved in ([4, 8], [4, 8, 12]) and 8 < last < 16
+    assert train_process.run_one(settings, devices=jax.devices()[:4]) == 0
+    assert_same(place, tmp_path / "run")
+    left_out = {("validation", 12)}  # after a signal nothing is evaluated any more
+    rows, wanted = ({(r["split"], r["step"]): r for r in log(d)} for d in (place, tmp_path / "run"))
+    assert len(wanted) == 16 + 3 and "text_to_image_recall_at_1" in wanted["validation", 16]
+    assert wanted.keys() - rows.keys() <= left_out
+    assert {key: wanted[key] for key in rows} == rows

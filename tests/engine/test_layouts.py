@@ -174,9 +174,10 @@ def test_advised_numbers_of_parts_can_be_taken(
         {**device_memory.state(program), device_memory.ACTIVATIONS: 10**9}
     )
     advised = [
-        line.split(":")[0].removeprefix("--gin.")
-        for line in device_memory.advice(kinds, int(room * 10**9), experiment, program)
-        if "MICROBATCHES" in line
+        flag.removeprefix("--gin.")
+        for advice in device_memory.advice(kinds, int(room * 10**9), experiment, program)
+        for flag in advice.flags
+        if "MICROBATCHES" in flag
     ]
     assert len(advised) == (2 if "NUM_STAGES=4" in layout else 1)
     for binding in advised:

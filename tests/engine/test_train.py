@@ -261,10 +261,15 @@ def empty_validation(directory: pathlib.Path) -> Any:
     """Returns a source whose validation split has no batch."""
     plain = fake_training.source()
 
+    class Empty(datasets.ArrayDataset):
+        def __next__(self) -> datasets.Batch:
+            raise StopIteration
+
     class Source:
-        def open(self, split: str, batch_size: int, seed: int, model: Any) -> Any:
-            opened = plain.open(split, batch_size, seed, model)
-            return opened if split == datasets.TRAIN else iter(())
+        def open(self, split: str, batch_size: int, seed: int, model: Any) -> datasets.Batches:
+            if split == datasets.TRAIN:
+                return plain.open(split, batch_size, seed, model)
+            return Empty(plain.validation, batch_size)
 
     return Source()
 

@@ -3,8 +3,11 @@
 """What the tests of pipelines share: tiny bundles with random parameters, and pairs of scenes."""
 
 import pathlib
+import shutil
 from collections.abc import Iterator
 
+import all_jobs
+import emulated_bucket
 import jax
 import pytest
 import tiny_models
@@ -78,3 +81,27 @@ def pairs_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     counts = {"train": 8, "validation": 4}
     manifests.write(path, "pairs", counts=counts, settings={}, content={})
     return path
+
+
+@pytest.fixture(scope="session")
+def here(tmp_path_factory: pytest.TempPathFactory, bundle: pathlib.Path) -> pathlib.Path:
+    """The outputs of all jobs on this machine, and the bundle."""
+    folder = tmp_path_factory.mktemp("here")
+    shutil.copytree(bundle, folder / "bundle")
+    for job in all_jobs.jobs(str(folder)).values():
+        assert all_jobs.run(job) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gs_bucket() -> Iterator[emulated_bucket.Bucket]:
+    """A `gs://` bucket, which only a process with its variables finds."""
+    with emulated_bucket.serve() as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[emulated_bucket.Bucket]:
+    """An `s3://` bucket, which only a process with its variables finds."""
+    with emulated_bucket.serve_s3() as bucket:
+        yield bucket

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from parti.data.images import images
-from parti.data.storage import records, tfrecords
+from parti.data.storage import record_offsets, records, tfrecords
 from parti.pipelines import clean_pairs, readers
 from parti.pipelines.beam import options, sharded_writers
 from parti.pipelines.clean import (
@@ -177,9 +177,11 @@ def test_kept_pairs(cleaned):
 
 def test_published_folder_is_complete(raw, cleaned):
     names = {path.name for path in cleaned.iterdir()}
+    shards = [f"train-0000{i}-of-00003.tfrecord" for i in range(3)]
+    shards.append("validation-00000-of-00001.tfrecord")
     assert names == {
-        *(f"train-0000{i}-of-00003.tfrecord" for i in range(3)),
-        "validation-00000-of-00001.tfrecord",
+        *shards,
+        *(f".{name}.offsets" for name in shards),
         *(f"hashes-train-0000{i}-of-00003.jsonl" for i in range(3)),
         "hashes-validation-00000-of-00001.jsonl",
         "rejected-00000-of-00001.jsonl",
@@ -189,6 +191,9 @@ def test_published_folder_is_complete(raw, cleaned):
         "manifest.json",
     }
     assert [path.name for path in cleaned.parent.iterdir()] == ["pairs"]
+    for name in shards:
+        (written,) = record_offsets.of_shards([str(cleaned / name)])
+        np.testing.assert_array_equal(written, record_offsets.scan(cleaned / name))
     manifest = manifests.read(cleaned, "pairs")
     report = json.loads((cleaned / "report.json").read_text())
     assert report["kept"] == NUM_GOOD + 2

@@ -106,7 +106,8 @@ def test_every_sample_is_written_with_its_rank(
     assert all(prompt in page for prompt in PROMPTS)
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["counts"] == {"prompts": 4, "images": 12}
-    assert not list(finished.glob(".*"))
+    hidden = [path.name for path in finished.glob(".*")]
+    assert hidden == [".tokens-00000-of-00001.tfrecord.offsets"]
 
 
 def test_pictures_scores_and_tokens_belong_together(

@@ -14,7 +14,7 @@ import pytest
 
 from parti.data.images import crops, images
 from parti.data.scenes import scenes
-from parti.data.storage import records, tfrecords
+from parti.data.storage import record_offsets, records, tfrecords
 from parti.engine.inference import bundles
 from parti.pipelines import clean_pairs, tokenize_images
 from parti.pipelines.beam import options
@@ -49,8 +49,14 @@ def finished(
 def test_shards_keep_their_names_pairs_and_order(
     finished: pathlib.Path, pairs_dir: pathlib.Path
 ) -> None:
-    names = [f"{folder}{shard}.tfrecord" for folder in ("", "reconstructions/") for shard in SHARDS]
+    folders = ("", "reconstructions/")
+    names = [f"{folder}{shard}.tfrecord" for folder in folders for shard in SHARDS]
     assert sorted(shards(finished)) == sorted(names)
+    offsets = [f"{folder}.{shard}.tfrecord.offsets" for folder in folders for shard in SHARDS]
+    hidden = [str(path.relative_to(finished)) for path in finished.rglob(".*")]
+    assert sorted(hidden) == sorted(offsets)
+    for name, of in zip(names, offsets, strict=True):
+        assert (finished / of).read_bytes() == record_offsets.scan(finished / name).tobytes()
     for shard in SHARDS:
         pairs = [
             records.ImageTextPair.from_example(data)
@@ -92,7 +98,6 @@ def test_the_manifest_names_the_tokenizer(finished: pathlib.Path, bundle: pathli
     assert manifest["tokenizer_fingerprint"] == made["encoder_fingerprint"]
     assert (manifest["codebook_size"], manifest["grid_size"]) == (32, 4)
     assert manifest["counts"] == {"train": 8, "validation": 4, "rejected": 0}
-    assert not [path for path in finished.rglob(".*")]
 
 
 def test_bytes_do_not_depend_on_the_batch_size(

@@ -56,6 +56,18 @@ def test_write_read_list_and_delete(root):
     assert files.walk(files.join(root, "never")) == []
 
 
+def test_hidden_files_are_named_by_their_dot_alone(root):
+    for name in (".a.txt.offsets", "a.txt", ".b/c.txt"):
+        files.make_dirs(files.parent(files.join(root, *name.split("/"))))
+        files.write_bytes(files.join(root, *name.split("/")), b"1")
+    everything = [".a.txt.offsets", ".b/c.txt", "a.txt"]
+    assert names(files.walk(root), root) == everything
+    for pattern, wanted in {"*": "a.txt", "**": "a.txt", ".*.offsets": ".a.txt.offsets"}.items():
+        found = files.match(files.join(root, pattern), files.join(root, ""))
+        assert names(found, root) == [wanted], pattern
+    assert shard_names.expand_pattern(files.join(root, "*"), "texts") == [files.join(root, "a.txt")]
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(root):
     path = files.join(root, "file")
     files.write_bytes(path, b"one")
@@ -128,7 +140,7 @@ def test_a_folder_of_an_object_store_cannot_be_moved(tmp_path, monkeypatch):
     ("address", "advice"),
     [
         ("nowhere://x", "known are gs, s3, azfs, hdfs"),
-        ("s3://bucket/x", r"pip install 'apache-beam\[aws\]'"),
+        ("s3://bucket/x", r"pip install -c constraints.txt '\.\[aws\]' in Parti"),
         ("azfs://account/container/x", r"pip install 'apache-beam\[azure\]'"),
         ("hdfs://host/x", r"pip install 'apache-beam\[hadoop\]'"),
     ],
@@ -282,3 +294,10 @@ def test_stars_follow_links_and_read_each_folder_once(tmp_path, monkeypatch):
         assert found == sorted(str(tmp_path / name) for name in names), pattern
     monkeypatch.chdir(tmp_path)
     assert [entry.path for entry in files.match("**/b/*.txt")] == ["a/b/note.txt"]
+
+
+def test_a_range_of_a_file(root):
+    path = files.join(root, "x.bin")
+    files.write_bytes(path, bytes(range(100)))
+    assert files.Ranges(path).read(10, 5) == bytes(range(10, 15))
+    assert files.Ranges(path).read(95, 50) == bytes(range(95, 100))

@@ -46,9 +46,7 @@ def test_a_local_address_is_its_path():
         assert parser().parse_args(["--output", text]).output == text
 
 
-def test_names_and_requirements_come_from_argparse():
+def test_names_come_from_argparse():
     made = parser()
     assert all(isinstance(action, argparse.Action) for action in made._actions)
     assert flag_parser.names(made) == ["-h", "--help", "--output", "--num", "-n"]
-    made.require_nothing()
-    assert made.parse_args([]).output is None

@@ -4,21 +4,28 @@
 
 import os
 import pathlib
+import re
 
 import pytest
 import yaml
 
 from parti.workflow import config_files, preflight, run_workflow
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
 
 def message(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], *changes: str, name: str = ""
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    *changes: str,
+    name: str = "",
+    root: str = "/work",
 ) -> str:
     """Returns what the check of a workflow with changes says; "" if it accepts them."""
     path = tmp_path / "workflow.yaml"
     path.write_text(yaml.safe_dump(config_files.load(name or "scenes-tiny", changes)))
     try:
-        code = preflight.main(str(path))
+        code = preflight.main(str(path), root)
     except SystemExit as stopped:
         code = stopped.code
     error = capsys.readouterr().err
@@ -48,8 +55,8 @@ def test_the_workflows_that_come_with_the_package_are_accepted(name, tmp_path, c
         ("evaluate.num_reference=0", "evaluate: --num_reference=0: give at least 1"),
         ("export.foo=1", "export: unknown flag --foo"),
         ("beam.runnner=x", "unknown flag --runnner; did you mean --runner?"),
-        ("beam.runner=DataflowRunner", "scenes: runner: DataflowRunner cannot work here: "),
-        ("clean.runner=dataflow", "clean: runner: DataflowRunner cannot work here: "),
+        ("beam.runner=DataflowRunner", "scenes: runner: DataflowRunner: its workers do not see"),
+        ("clean.runner=dataflow", "clean: runner: dataflow: its workers do not see the working"),
         ("train_generator.gin.TRAIN_STEP=3", "train_generator: --gin.TRAIN_STEP: no gin file"),
         ("train_tokenizer.gin.BATCH_SIZE=0", "train_tokenizer: BATCH_SIZE must be a whole number"),
         ("train_reranker.gin.TRAIN_STEPS=20", "train_reranker: warmup_steps must be in [0, tot"),
@@ -126,8 +133,153 @@ def test_flags_of_beam_reach_every_stage_that_runs_on_it(tmp_path, capsys):
     assert "--direct_num_workers=2" not in config_files.stage_flags(config, "export")
 
 
+DATAFLOW = (
+    *("beam.runner=DataflowRunner", "beam.project=p", "beam.region=r"),
+    *("beam.temp_location=gs://b/tmp", "beam.sdk_container_image=image"),
+)
+CLUSTER = ("beam.runner=PortableRunner", "beam.job_endpoint=cluster:8099")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (DATAFLOW, ""),
+        (CLUSTER, ""),
+        (["clean.runner=FlinkRunner", "clean.flink_master=cluster:8081"], ""),
+        (
+            DATAFLOW[:3],
+            "scenes: runner: DataflowRunner needs temp_location too; set them in `beam`",
+        ),
+        (DATAFLOW[:1], "scenes: runner: DataflowRunner needs project and region and temp_location"),
+        (
+            DATAFLOW[:4],
+            "scenes: --runner=DataflowRunner: the workers need this package; pass --sdk",
+        ),
+        ((*DATAFLOW, "evaluate.runner=DirectRunner"), ""),
+        ((*DATAFLOW, "generate.region=''"), "generate: runner: DataflowRunner needs region too"),
+    ],
+)
+def test_the_runner_of_each_stage_with_data_in_a_bucket(changes, expected, tmp_path, capsys):
+    config = config_files.load("scenes-tiny", ["storage=gs://bucket/run/", *changes])
+    assert config["storage"] == "gs://bucket/run"
+    said = message(tmp_path, capsys, "storage=gs://bucket/run", *changes, root="gs://bucket/run")
+    assert said.startswith(expected) if expected else said == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (DATAFLOW, "scenes: runner: DataflowRunner: its workers do not see the working folder of "),
+        (CLUSTER, "PortableRunner: its workers do not see .*; set storage: gs://bucket/run, or sh"),
+        ((*CLUSTER, "beam.shared_folders=true"), "$"),
+        (["beam.runner=PortableRunner", "beam.job_endpoint=localhost:8099"], "$"),
+        (
+            (*DATAFLOW, "beam.shared_folders=true"),
+            "DataflowRunner: .*set storage: gs://bucket/run$",
+        ),
+    ],
+)
+def test_workers_on_other_machines_do_not_see_the_working_folder(
+    changes, expected, tmp_path, capsys
+):
+    assert re.search(expected, message(tmp_path, capsys, *changes))
+
+
+def test_workers_on_other_machines_do_not_see_pictures_of_this_one(table, tmp_path, capsys):
+    changes = ["storage=gs://bucket/run", f"input={table}"]
+    said = message(tmp_path, capsys, *changes, *CLUSTER, name="pairs-tiny", root="gs://bucket/run")
+    assert said.startswith(f"clean: {table}: workers of --runner=PortableRunner are on other mach")
+    assert message(tmp_path, capsys, *changes, name="pairs-tiny", root="gs://bucket/run") == ""
+    changes = ["storage=gs://bucket/run", "input='gs://bucket/raw/*.tar'"]
+    said = message(tmp_path, capsys, *changes, *CLUSTER, name="pairs-tiny", root="gs://bucket/run")
+    assert said == ""
+
+
+def test_the_file_for_dataflow_and_slurm_in_the_docs_is_accepted(tmp_path, capsys):
+    text = (ROOT / "docs" / "workflow.md").read_text(encoding="utf-8")
+    path = tmp_path / "run.yaml"
+    path.write_text(re.search(r"`run.yaml`:\n```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert message(tmp_path, capsys, name=str(path), root="gs://bucket/run") == ""
+    config = config_files.load(str(path))
+    here = {"clean", "vocab", "tokenize"}
+    assert {n for n in config_files.BEAM_STAGES if config_files.has_own_workers(config, n)} >= here
+    assert not config_files.has_own_workers(config, "generate")
+
+
+def test_each_stage_has_its_places_and_the_flags_of_its_runner():
+    """In a command `@/` is where the data are, so that it says the same at each place."""
+    changes = ["storage=gs://bucket/run", *CLUSTER, "clean.runner=DirectRunner"]
+    changes += ["train_text_encoder.experiment=t5x_configs/experiments/text_encoder_tiny.gin"]
+    runner = ["--runner=PortableRunner", "--job_endpoint=cluster:8099"]
+    drawn = ["--world=tiny", "--num=12000", "--size=64", "--seed=0"]
+    model = "--model=@/bundle"
+    made = config_files.commands(config_files.load("scenes-tiny", changes))
+    beam_stages = {
+        "scenes": ["scenes", "--output=@/raw", *runner, *drawn],
+        "clean": [
+            *("clean", "--input", "@/raw", "--output=@/pairs"),
+            *("--runner=DirectRunner", runner[1], "--image_size=64"),
+        ],
+        "vocab": ["vocab", "--input=@/pairs", "--output=@/vocabulary", *runner, "--vocab_size=512"],
+        "tokenize": [
+            *("tokenize", "--input=@/pairs", "--model=@/tokenizer", "--write_reconstructions"),
+            *("--output=@/tokens", *runner),
+        ],
+        "generate": [
+            *("generate", "--prompts=@/prompts/prompts.jsonl", model, "--output=@/generations"),
+            *(*runner, "--num_samples=16", "--guidance_scale=1.2", "--seed=0"),
+        ],
+        "evaluate": [
+            *("evaluate", "--generations=@/generations", "--reference=@/pairs", model),
+            *("--output=@/evaluation", *runner),
+        ],
+        "choose_prompts": [
+            *("prompts", "--input=@/raw/prompts-validation.jsonl", "--output=@/prompts"),
+            "--num=200",
+        ],
+        "export": [
+            *("export", "--workdir=@/.", "--parts", *config_files.PARTS, "--output=@/bundle")
+        ],
+    }
+    for name, words in beam_stages.items():
+        assert made.pop(name)[1] == words
+    assert {name: output for name, (output, _) in made.items()} == {
+        f"train_{part}": part for part in config_files.TRAINED
+    }
+    for part in config_files.TRAINED:
+        assert f"--gin.MODEL_DIR='@/{part}'" in made[f"train_{part}"][1]
+    assert "--gin.TEXT_ENCODER='@/text_encoder'" in made["train_generator"][1]
+
+
+@pytest.mark.parametrize(
+    ("storage", "expected"),
+    [
+        ("runs/a", "storage is 'runs/a'; give an address such as gs://bucket/run"),
+        ("[a]", r"storage is \['a'\]; give an address"),
+        ("s3://bucket/run", "storage 's3://bucket/run': checkpoints are written to local folders"),
+        ("gs://bucket", "storage 'gs://bucket' is a whole bucket; name a folder in it"),
+    ],
+)
+def test_a_storage_that_cannot_work_is_refused(storage, expected, tmp_path):
+    arguments = ["scenes-tiny", "--workdir", str(tmp_path / "work"), "--set", f"storage={storage}"]
+    with pytest.raises(ValueError, match=expected):
+        run_workflow.workflow(arguments)
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_storage_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    def refuse(inputs, outputs):
+        raise ValueError(f"{outputs[0]}: cannot be written")
+
+    monkeypatch.setattr(run_workflow.publishing, "check_places", refuse)
+    arguments = ["scenes-tiny", "--workdir", str(tmp_path / "work"), "--dry_run"]
+    with pytest.raises(ValueError, match="gs://b/run/.stages: cannot be written"):
+        run_workflow.workflow([*arguments, "--set", "storage=gs://b/run/"])
+    assert not (tmp_path / "work").exists()
+
+
 def test_the_working_folder_is_local():
-    with pytest.raises(ValueError, match="must be a folder of this machine"):
+    with pytest.raises(ValueError, match="must be a folder of this machine; for data elsewhere"):
         run_workflow.workflow(["scenes-tiny", "--workdir", "gs://bucket/runs", "--dry_run"])
 
 

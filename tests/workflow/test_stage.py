@@ -2,8 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The markers of stages follow the outputs behind them, and a stage's lock keeps others out."""
 
+import argparse
 import ast
+import dataclasses
+import itertools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -11,10 +15,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
+import fake_remote
 import pytest
 
+from parti.stages import files
 from parti.workflow import stage
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -141,10 +148,215 @@ def test_a_signalled_stage_stops_its_command(workdir: pathlib.Path) -> None:
 @pytest.mark.parametrize("name", ["plain", "it's", 'q"', "a\\new", "\\", "{x}", "b=@", "'@"])
 def test_the_working_folder_is_what_it_is_in_every_word(name: str) -> None:
     folder = pathlib.Path("/tmp") / name
-    assert stage._in_folder("--input=@/pairs", folder) == f"--input=/tmp/{name}/pairs"
-    assert stage._in_folder("@/raw", folder) == f"/tmp/{name}/raw"
-    word = stage._in_folder("--gin.PAIRS_DIR='@/pairs'", folder)
+    assert stage.in_folder("--input=@/pairs", folder) == f"--input=/tmp/{name}/pairs"
+    assert stage.in_folder("@/raw", folder) == f"/tmp/{name}/raw"
+    word = stage.in_folder("--gin.PAIRS_DIR='@/pairs'", folder)
     assert ast.literal_eval(word.removeprefix("--gin.PAIRS_DIR=")) == f"/tmp/{name}/pairs"
     # Only where a path begins.
     for other in ("/data/b=@/a.tar", "/data/it's '@/a.tar", "--gin.NOTE='see @/x'"):
-        assert stage._in_folder(other, folder) == other
+        assert stage.in_folder(other, folder) == other
+
+
+class Killed(BaseException):
+    """What ends a process between two requests to a store."""
+
+
+@dataclasses.dataclass
+class Remote:
+    """A stage with its output in `store://`; its command writes its last word to two files.
+
+    Attributes:
+      made: the last word of each command that was run.
+      left: how many files are written or deleted before the process is killed.
+    """
+
+    workdir: pathlib.Path
+    storage: str = "store://bucket/run"
+    made: list[str] = dataclasses.field(default_factory=list)
+    left: float = math.inf
+
+    def run(self, setting: str, verb: str = "clean") -> int:
+        words = {"name": "pairs", "output": "pairs", "what": "w", "digest": "", "inputs": []}
+        command = [verb, "--output=@/pairs", setting]
+        options = argparse.Namespace(**words, storage=self.storage, command=command)
+        with open(self.workdir / stage.FOLDER / "pairs.lock", "a+") as lock:
+            return stage._Stage(self.workdir, options, lambda: False).run(lock)
+
+    def request(self) -> None:
+        """Counts a file that is written or deleted."""
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+    def command(self, running: stage._Stage, lock: IO[str]) -> int:
+        verb, output, setting = running.command
+        assert output == f"--output={self.storage}/pairs"
+        assert "manifest.json" not in self.content(), "a command refuses what is finished"
+        self.made.append(setting)
+        for name in ("data", "train/data"):
+            files.write_bytes(f"{self.storage}/pairs/{name}", setting.encode())
+        manifest = json.dumps({"fingerprint": setting}).encode()
+        files.write_bytes(f"{self.storage}/pairs/manifest.json", manifest)
+        return 0
+
+    def content(self) -> dict[str, str]:
+        root = f"{self.storage}/pairs"
+        found = [entry.path for entry in files.walk(root)]
+        return {path[len(root) + 1 :]: files.read_bytes(path).decode() for path in found}
+
+    def is_whole(self, setting: str) -> bool:
+        files_of = dict.fromkeys(("data", "train/data"), setting)
+        return self.content() == files_of | {"manifest.json": f'{{"fingerprint": "{setting}"}}'}
+
+    def marker(self) -> str | None:
+        stage.reconcile(self.workdir, self.storage)
+        return fingerprint(self.workdir)
+
+
+@pytest.fixture
+def make_remote(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Remote]]:
+    """Makes working folders with a storage of their own, one at a time."""
+    made: list[Remote] = []
+
+    def make() -> Remote:
+        folder = tmp_path / f"{len(made)}"
+        (folder / "work" / stage.FOLDER).mkdir(parents=True)
+        (folder / "remote").mkdir()
+        monkeypatch.setenv(fake_remote.ROOT, str(folder / "remote"))
+        made.append(Remote(folder / "work"))
+        return made[-1]
+
+    delete, close = fake_remote.Store.delete, fake_remote._Upload.close
+
+    def count_deleted(self: fake_remote.Store, paths: Sequence[str]) -> None:
+        for path in paths:
+            made[-1].request()
+            delete(self, [path])
+
+    def count_written(self: fake_remote._Upload) -> None:
+        if not self.closed:
+            made[-1].request()
+        close(self)
+
+    monkeypatch.setattr(fake_remote.Store, "delete", count_deleted)
+    monkeypatch.setattr(fake_remote._Upload, "close", count_written)
+    monkeypatch.setattr(
+        stage._Stage, "_run_command", lambda running, lock: made[-1].command(running, lock)
+    )
+    yield make
+    for remote in made:
+        remote.left = math.inf  # for files that are closed late
+
+
+def test_a_remote_output_is_made_once_and_again_when_it_is_lost_or_changed(make_remote) -> None:
+    remote = make_remote()
+    assert remote.run("one") == 0 and remote.marker() == "one"
+    assert remote.run("one") == 0 and remote.made == ["one"]
+    assert stage.read_record(remote.workdir, "pairs")["reused"]
+    for name in ("manifest.json", "train/data"):
+        files.remove(f"{remote.storage}/pairs/{name}")
+        assert remote.marker() is None
+        assert remote.run("one") == 0 and remote.is_whole("one") and remote.marker() == "one"
+    assert remote.made == ["one"] * 3
+    # Somebody else's: another manifest, with at least as many bytes.
+    files.write_bytes(f"{remote.storage}/pairs/manifest.json", b'{"fingerprint": "another"}')
+    assert remote.marker() is None
+    assert remote.run("one") == 0 and remote.made == ["one"] * 4
+    assert remote.is_whole("one") and remote.marker() == "one"
+    assert not files.walk(f"{remote.storage}/.stages/replaced")
+
+
+def test_a_second_working_folder_goes_on_with_a_storage(make_remote, tmp_path) -> None:
+    first = make_remote()
+    assert first.run("one") == 0
+    second = Remote(tmp_path / "second")
+    (second.workdir / stage.FOLDER).mkdir(parents=True)
+    second.made = first.made
+    assert second.run("one") == 0 and first.made == ["one"] and second.marker() == "one"
+    assert second.run("two") == 0 and first.made == ["one", "two"]
+    assert first.marker() is None  # what it knew is replaced
+
+
+def test_the_storage_of_a_working_folder_stays(make_remote) -> None:
+    remote = make_remote()
+    assert remote.run("one") == 0
+    with pytest.raises(ValueError, match="its data are at store://bucket/run, not here; set sto"):
+        stage.reconcile(remote.workdir)
+    with pytest.raises(ValueError, match="not at store://bucket/other; .* choose another --workd"):
+        stage.reconcile(remote.workdir, "store://bucket/other")
+
+
+@pytest.mark.parametrize("back", ["one", "two"])
+def test_a_kill_at_any_request_of_a_switch_loses_nothing(make_remote, back: str) -> None:
+    """Output "one" is replaced by "two", then one of them is asked for."""
+    for number in itertools.count():
+        remote = make_remote()
+        assert remote.run("one") == 0
+        remote.left = number
+        try:
+            remote.run("two")
+        except Killed:
+            pass
+        else:
+            break
+        remote.left = math.inf
+        finished = stage.read_record(remote.storage, "pairs")["state"] == "done"
+        remote.made.clear()
+        assert remote.run(back) == 0
+        assert remote.is_whole(back) and remote.marker() == back
+        if back == "one" and not finished:
+            assert remote.made == []  # it was brought back
+    assert number > 15
+
+
+def test_a_kill_at_any_request_of_a_switch_keeps_a_training_that_is_not_finished(
+    make_remote, monkeypatch
+) -> None:
+    """One that was stopped after its first checkpoint, then another setting, then the first."""
+    for number in itertools.count():
+        remote = make_remote()
+        with monkeypatch.context() as patch:
+            step = f"{remote.storage}/pairs/step"
+            patch.setattr(
+                remote,
+                "command",
+                lambda running, lock, step=step: files.write_bytes(step, b"one") or 143,
+            )
+            assert remote.run("one", "train") == 143
+        remote.left = number
+        try:
+            remote.run("two", "train")
+        except Killed:
+            pass
+        else:
+            break
+        remote.left = math.inf
+        if stage.read_record(remote.storage, "pairs")["state"] == "done":
+            continue
+        assert remote.run("one", "train") == 0
+        assert remote.content()["step"] == "one"
+    assert number > 10
+
+
+def test_a_store_that_fails_is_told_in_the_log(make_remote, monkeypatch) -> None:
+    remote = make_remote()
+    monkeypatch.chdir(remote.workdir)
+    monkeypatch.setattr(stage, "_watch_for_stop", lambda: lambda: False)
+    monkeypatch.setattr(fake_remote.Store, "exists", lambda self, path: 1 / 0)
+    words = ["--name=pairs", "--output=pairs", "--what=w", f"--storage={remote.storage}", "clean"]
+    assert stage.main(words) == 1
+    assert "store://bucket/run/" in stage.log_path(remote.workdir, "pairs").read_text()
+    assert stage.read_record(remote.workdir, "pairs")["state"] == "failed"
+
+
+def test_words_of_a_command_at_an_address() -> None:
+    def at(word: str) -> str:
+        return stage.in_folder(word, "gs://bucket/run")
+
+    assert at("--workdir=@/.") == "--workdir=gs://bucket/run"
+    assert at("--input=@/pairs") == "--input=gs://bucket/run/pairs"
+    assert at("--gin.MODEL_DIR='@/generator'") == "--gin.MODEL_DIR='gs://bucket/run/generator'"
+    mixed = "--gin.PAIRS_DIR={'@/pairs_a': 0.7, '@/pairs_b': 0.3}"
+    assert at(mixed) == mixed.replace("@/", "gs://bucket/run/")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from parti.workflow import config_files, run_workflow, scheduler
+from parti.workflow import config_files, run_workflow, scheduler, stage
 
 FAKE = pathlib.Path(__file__).parents[1] / "fake_parti.py"
 ROOT = FAKE.parents[2]
@@ -331,6 +331,53 @@ def test_own_pictures_and_prompts(finished: Lab, tmp_path: pathlib.Path) -> None
         tool = scheduler.Scheduler(tmp_path, lab.config, 1)
         names = [planned.name for planned in tool.plan()]
     assert "scenes" not in names and names[0] in ("clean", "choose_prompts")
+
+
+@pytest.fixture
+def elsewhere(finished: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """Stages for a runner of Beam with workers elsewhere, but `clean`; an executor, `shell`."""
+    changes = [f"beam.{x}" for x in ("runner=PortableRunner", "job_endpoint=cluster:8099")]
+    changes += ["clean.runner=DirectRunner", "choose_prompts.num=5"]
+    lab = Lab(tmp_path)
+    lab.config.write_text(yaml.safe_dump(config_files.load(str(finished.config), changes)))
+    monkeypatch.setenv("PYTHONPATH", str(FAKE.parent))
+    monkeypatch.setenv("EXECUTED", str(tmp_path / "executed"))
+    return lab
+
+
+HERE = {"scenes", "vocab", "tokenize", "generate", "evaluate"}
+EXECUTED = {"clean", "export", "choose_prompts", *(f"train_{p}" for p in config_files.PARTS)}
+
+
+def test_a_stage_that_waits_for_workers_elsewhere_is_no_job_of_an_executor(elsewhere: Lab) -> None:
+    config = yaml.safe_load(elsewhere.config.read_text())
+    stages = config_files.BEAM_STAGES
+    assert {name for name in stages if config_files.has_own_workers(config, name)} == HERE
+    assert not config_files.has_own_workers(config, "export")
+    config["beam"] = {}
+    assert not any(config_files.has_own_workers(config, name) for name in stages)
+
+
+@pytest.mark.slow
+def test_an_executor_runs_the_other_stages(elsewhere: Lab) -> None:
+    assert elsewhere.run("--executor", "shell", "--seconds-between-status-checks=1") == 0
+    assert sorted(elsewhere.calls()) == sorted(OUTPUTS)
+    assert set((elsewhere.folder / "executed").read_text().split()) == EXECUTED
+    records = stage.read_records(elsewhere.workdir)
+    assert records.keys() == HERE | EXECUTED
+    assert "--runner=PortableRunner" in records["scenes"]["command"]
+    assert "--runner=DirectRunner" in records["clean"]["command"]
+
+
+def test_jobs_that_do_not_see_the_working_folder_are_refused(
+    elsewhere: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APART", "1")
+    with pytest.raises(ValueError, match="--executor: the jobs of this one do not see --workdir"):
+        elsewhere.run("--executor", "shell")
+    with pytest.raises(ValueError, match="--default-storage-provider: .* for data elsewhere --set"):
+        elsewhere.run("--executor", "shell", "--default-storage-provider", "gcs")
+    assert not elsewhere.workdir.exists()
 
 
 INPUTS = "inputs={{laion: {{input: {0}/a.tar, rate: 0.7}}, own: {{input: {0}/b, rate: 0.3}}}}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from parti.data.storage import records
 from parti.data.text import text_files
-from parti.stages import json_text, manifests
+from parti.stages import files, json_text, manifests
 
 # Nothing larger is held in memory, whatever a file claims.
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -230,6 +230,14 @@ def left_out(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what an error says, in one short line; not where on this machine."""
+    """Returns what an error says, in one short line; not where on this machine.
+
+    Raises it if it is of a store: what was asked for may be whole, and may not be rejected.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, files.StoreError | files.AccessError):
+            raise error
+        cause = cause.__cause__
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return json_text.utf8(" ".join(said.split())[:200]) or type(error).__name__

@@ -82,3 +82,26 @@ def test_an_interrupted_file_does_not_appear(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RuntimeError, match="stopped"):
         tfrecords.write(tmp_path / "train.tfrecord", stop())
     assert not (tmp_path / "train.tfrecord").exists()
+
+
+def test_many_checksums_at_once_are_those_of_each() -> None:
+    random = np.random.default_rng(0)
+    pieces = [random.bytes(n) for n in (0, 1, 3, 4, 5, 7, 8, 63, 64, 65, 127, 1000, 4096, 5000)]
+    many = tfrecords.crc32cs(pieces)
+    assert many.tolist() == [tfrecords.crc32c(piece) for piece in pieces]
+    assert tfrecords.crc32c(b"123456789") == 0xE3069283
+
+
+def test_frames_are_checked() -> None:
+    rows = [b"", b"abc", b"red circle" * 10]
+    frames = [tfrecords.frame(row) for row in rows]
+    names = ["a", "b", "c"]
+    assert tfrecords.unframe(frames, names) == rows
+    for index in (0, 9, 12, 50, len(frames[2]) - 1):
+        damaged = bytearray(frames[2])
+        damaged[index] ^= 1
+        with pytest.raises(ValueError, match="c: a record is damaged"):
+            tfrecords.unframe([*frames[:2], bytes(damaged)], names)
+    for cut in (frames[2][:-1], frames[2] + b"x", b"", b"1234"):
+        with pytest.raises(ValueError, match="c: a record is damaged"):
+            tfrecords.unframe([*frames[:2], cut], names)

@@ -1,15 +1,18 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import itertools
 import pathlib
 import pickle
 
+import fake_remote
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies
 
 from parti.data.text import captions, vocabularies
+from parti.stages import files
 
 CORPUS = [
     f"a {colour} {shape} {relation} a {other} cross"
@@ -161,6 +164,20 @@ def check_same_ids(model_path: pathlib.Path, text: str) -> None:
     assert vocabulary.encode_tf(text).numpy().tolist() == expected[:-1]
     assert vocabulary.vocab_size == tokenizer.vocab_size
     assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (0, 1, 2)
+
+
+def test_a_vocabulary_of_a_store(
+    model_path: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow knows no such addresses; gin copies what it is given."""
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    address = "store://bucket/v.model"
+    files.concatenate([model_path], address)
+    vocabulary = vocabularies.seqio_text_vocabulary(address)
+    for found in (vocabulary, copy.deepcopy(vocabulary)):
+        assert found.encode("a red circle") == vocabulary.encode("a red circle")
+        assert found.encode_tf("a red circle").numpy().tolist() == found.encode("a red circle")
+    assert len(vocabulary.encode("a red circle")) > 2
 
 
 def test_a_tokenizer_travels_to_workers(model_path: pathlib.Path) -> None:

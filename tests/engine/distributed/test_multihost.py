@@ -7,60 +7,22 @@ import json
 import os
 import pathlib
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
 
 import fake_drawing
 import jax
 import numpy as np
 import pytest
 import train_process
-from train_process import Settings
+from train_process import Settings, start, wait
 
 from parti.engine import train
 from parti.engine.checkpoints import checkpoints, checksums
 from parti.engine.distributed import multihost
 from parti.engine.loop import data_lineage
 
-WORKER = pathlib.Path(train_process.__file__)
 TIMEOUT = 150.0
-
-
-def start(
-    settings: Settings, count: int, others: Mapping[str, str] | None = None
-) -> list[subprocess.Popen]:
-    """Starts the processes of one training, on 4 devices; `others`: settings but of the first."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
-        "PARTI_PROGRESS_FILE": f"{settings.directory}.progress",
-    }
-    started = []
-    for i in range(count):
-        own = dataclasses.replace(
-            settings,
-            coordinator_address=f"127.0.0.1:{port}",
-            num_processes=count,
-            process_id=i,
-            **(others or {} if i else {}),
-        )
-        command = [sys.executable, str(WORKER), json.dumps(dataclasses.asdict(own))]
-        started.append(
-            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        )
-    return started
-
-
-def wait(started: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
-    """Returns exit codes and what was printed."""
-    printed = [process.communicate(timeout=TIMEOUT)[1] for process in started]
-    return [process.returncode for process in started], printed
 
 
 def wait_for_step(settings: Settings, step: int) -> None:
@@ -148,6 +110,33 @@ def test_a_killed_process_ends_the_others_and_the_same_command_goes_on(reference
     assert codes == [0, 0], printed
     assert f"going on from step {saved}" in printed[0]
     assert_same(tmp_path / "run", reference)
+
+
+@pytest.mark.slow
+def test_evaluations_divide_over_processes(tmp_path: pathlib.Path) -> None:
+    """Two have the metrics of one, seqio's too, and each reads half of the records."""
+    (tmp_path / "pairs").mkdir()
+    train_process.write_pairs(str(tmp_path / "pairs"))
+    found, read = [], []
+    for count in (1, 2):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        settings = Settings(
+            str(folder / "run"), train_steps=6, pairs=str(tmp_path / "pairs"), reads=str(folder)
+        )
+        if count == 1:
+            assert train_process.run_one(settings, devices=jax.devices()[:4]) == 0
+        else:
+            codes, printed = wait(start(settings, count))
+            assert codes == [0] * count, printed
+        rows = map(json.loads, (folder / "run" / "metrics.jsonl").open())
+        found.append([row for row in rows if row["split"] == "validation"])
+        read.append([json.loads((folder / f"{i}.json").read_text()) for i in range(count)])
+    assert found[0] == found[1] and "image_to_text_recall_at_5" in found[0][0]
+    # 13 pairs are two batches of 8. Each first looks whether there are any, in one row of each
+    # batch; then the batches are read for the losses and for seqio's metrics.
+    assert [of["validation"] for of in read[0]] == [2 + 2 * 16]
+    assert [of["validation"] for of in read[1]] == [2 + 2 * 8] * 2
 
 
 def test_processes_roll_back_together(tmp_path) -> None:

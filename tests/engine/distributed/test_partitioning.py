@@ -3,6 +3,7 @@
 """Meshes, axis rules, and the checks before anything is divided."""
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -76,3 +77,16 @@ def test_indivisible_sizes_are_refused() -> None:
         partitioning.check_divisible("kernel", (3, 5), PartitionSpec(None, "model"), mesh)
     with pytest.raises(ValueError, match="12 does not divide by 8"):
         partitioning.check_divisible("x", (12,), PartitionSpec(("data", "model")), mesh)
+
+
+def test_rows_are_placed_where_the_sharding_has_them() -> None:
+    """Of one process they are all rows; with more, see `test_multihost`."""
+    batch = np.arange(24, dtype=np.float32).reshape(8, 3)
+    for shape in ((8, 1), (2, 4)):
+        mesh = partitioning.make_mesh(shape)
+        sharding = partitioning.batch_sharding(mesh, partitioning.axis_rules(None, mesh))
+        np.testing.assert_array_equal(partitioning.process_rows(sharding, 8), np.arange(8))
+        placed = partitioning.place_rows(batch, 8, sharding)
+        assert placed.sharding == sharding
+        for shard in placed.addressable_shards:
+            np.testing.assert_array_equal(shard.data, batch[shard.index])

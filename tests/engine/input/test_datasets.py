@@ -64,6 +64,17 @@ def test_tf_position(tmp_path: pathlib.Path) -> None:
     assert take(again, 20) == want
 
 
+def test_a_process_keeps_its_rows() -> None:
+    """Also of what it can only read whole."""
+    rows = np.array([1, 3])
+    for open_batches in (tf_batches, lambda: datasets.ArrayDataset(ARRAYS, 4, seed=1)):
+        whole, part = open_batches(), open_batches()
+        part.keep_rows(rows)
+        assert part.element_spec["x"].shape == (4,), "that of a global batch"
+        for batch, own in zip(take(whole, 6), take(part, 6), strict=True):
+            assert own == [batch[1], batch[3]]
+
+
 def test_a_position_of_another_pipeline_is_refused(tmp_path: pathlib.Path) -> None:
     batches = tf_batches()
     take(batches, 3)
@@ -120,7 +131,7 @@ def test_seqio_source(tmp_path: pathlib.Path) -> None:
 
 
 def test_captions_are_those_of_the_examples(tmp_path: pathlib.Path) -> None:
-    """Of shards that are read in turn, 16 records of each, and not one after the other."""
+    """Of shards one after the other."""
     vocabulary = tiny_models.write_vocabulary(tmp_path / "v.model")
     for split, count in (("train", 1), ("validation", 20)):
         for shard in range(2):
@@ -133,7 +144,7 @@ def test_captions_are_those_of_the_examples(tmp_path: pathlib.Path) -> None:
     source = datasets.SeqioSource(name, {"inputs": 6, "targets": 4})
     once = source.once(0, feature_converters.TextToImageConverter)
     read = [int(x["decoder_target_tokens"][0]) - 1 for x in once.as_numpy_iterator()]
-    assert sorted(read) == [*range(20), *range(100, 120)] != read
+    assert read == [*range(20), *range(100, 120)]
     assert list(source.captions()) == [(f"{i}", f"red {i}") for i in read]
 
 
@@ -177,8 +188,11 @@ def test_positions_of_tokens_are_exact(
                     np.testing.assert_array_equal(got[name], values, err_msg=f"{taken}, {name}")
 
 
-def test_seqio_source_gives_what_seqio_gives(tmp_path: pathlib.Path) -> None:
-    """Whether a task's features come at their full lengths or not."""
+def test_a_users_task_gives_what_seqio_gives(tmp_path: pathlib.Path) -> None:
+    """Whole batches, since its own preprocessors may make any number of examples of a record.
+
+    And features that do not come at their full lengths get them.
+    """
     full = add_token_task(tmp_path)
 
     def shorten(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -196,28 +210,29 @@ def test_seqio_source_gives_what_seqio_gives(tmp_path: pathlib.Path) -> None:
         preprocessors=[*task.preprocessors, shorten],
         output_features=task.output_features,
     )
+    lengths, converter = {"inputs": 6, "targets": 4}, feature_converters.TextToImageConverter
+    model = types.SimpleNamespace(FEATURE_CONVERTER_CLS=converter, text_vocab_size=1000)
 
-    class Model:
-        FEATURE_CONVERTER_CLS = feature_converters.TextToImageConverter
-        text_vocab_size = 1000
+    def expected(name: str, batch_size: int, count: int) -> list[datasets.Batch]:
+        options = {"shuffle": True, "num_epochs": None, "seed": 3, "batch_size": batch_size}
+        found = seqio.get_dataset(name, lengths, converter(pack=False), **options)
+        return list(found.take(count).as_numpy_iterator())
 
-    lengths = {"inputs": 6, "targets": 4}
-    for name in (full, of_any_length):
-        batches = datasets.SeqioSource(name, lengths).open(datasets.TRAIN, 8, 3, Model())
-        expected = seqio.get_dataset(
-            name,
-            lengths,
-            feature_converters.TextToImageConverter(pack=False),
-            shuffle=True,
-            num_epochs=None,
-            seed=3,
-            batch_size=8,
-        )
-        for got, want in zip(batches, expected.take(30).as_numpy_iterator(), strict=False):
-            assert got.keys() == want.keys()
-            for feature, values in want.items():
-                np.testing.assert_array_equal(got[feature], values, err_msg=feature)
-        assert batches.element_spec["encoder_input_tokens"].shape == (8, 6)
+    batches = datasets.SeqioSource(of_any_length, lengths).open(datasets.TRAIN, 8, 3, model)
+    assert isinstance(batches, datasets.TfDataset)
+    for got, want in zip(batches, expected(of_any_length, 8, 30), strict=False):
+        assert got.keys() == want.keys()
+        for feature, values in want.items():
+            np.testing.assert_array_equal(got[feature], values, err_msg=feature)
+    assert batches.element_spec["encoder_input_tokens"].shape == (8, 6)
+    # The task itself is read by rows: the same examples, in another order.
+    (epoch,) = itertools.islice(
+        datasets.SeqioSource(full, lengths).open(datasets.TRAIN, 90, 3, model), 1
+    )
+    (want,) = expected(full, 90, 1)
+    assert epoch.keys() == want.keys()
+    targets = [np.sort(x["decoder_target_tokens"], axis=0) for x in (epoch, want)]
+    np.testing.assert_array_equal(*targets)
 
 
 def test_a_vocabulary_past_the_models_embeddings_is_refused(
@@ -230,7 +245,9 @@ def test_a_vocabulary_past_the_models_embeddings_is_refused(
     class Opened(Exception):
         pass
 
-    class Task:
+    class Task(seqio.Task):
+        source = None
+        name = "task"
         output_features = {
             "inputs": seqio.Feature(vocabulary),
             "targets": seqio.Feature(seqio.PassThroughVocabulary(10**6)),
@@ -240,7 +257,8 @@ def test_a_vocabulary_past_the_models_embeddings_is_refused(
         def get_dataset(*_: object, **__: object) -> None:
             raise Opened
 
-    monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: Task)
+    task = object.__new__(Task)
+    monkeypatch.setattr(seqio, "get_mixture_or_task", lambda name: task)
     source = datasets.SeqioSource("task", {"inputs": 8, "targets": 8})
 
     def model(text_vocab_size: int | None = None) -> types.SimpleNamespace:

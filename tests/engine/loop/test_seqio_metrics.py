@@ -20,6 +20,7 @@ from parti.engine.loop import seqio_metrics
 from parti.engine.pod_estimates import compile_step
 from parti.engine.step import train_state, train_step
 from parti.models import base
+from parti.stages import files
 from parti.tasks import contrastive, text_to_image
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -78,14 +79,27 @@ def validation(source: datasets.SeqioSource, model: base.Model) -> dict[str, np.
     return {name: np.asarray(values) for name, values in batch.items()}
 
 
-def test_the_retrieval_of_a_reranker(source: datasets.SeqioSource) -> None:
+def test_the_retrieval_of_a_reranker(
+    source: datasets.SeqioSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_models.part("reranker").model
     program = training(source, model)
     state = initial_state(program, tiny_models.part("reranker").variables["params"])
-    measure = seqio_metrics.TaskMetrics(source, model, program, 8, num_examples=1_000)
+    measure = seqio_metrics.TaskMetrics(source, model, program, num_examples=1_000)
     heartbeat: list[int] = []
-    found = measure.evaluate(5, state, lambda: heartbeat.append(1))
+    read: list[int] = []
+
+    def counted(self: files.Ranges, start: int, num_bytes: int) -> bytes:
+        read.append(start)
+        return original(self, start, num_bytes)
+
+    original = files.Ranges.read
+    with monkeypatch.context() as patch:
+        patch.setattr(files.Ranges, "read", counted)
+        patch.setattr(datasets.SeqioSource, "task_examples", None)
+        found = measure.evaluate(state, lambda: heartbeat.append(1))
     assert len(heartbeat) == 2  # 8 and 5 of 13
+    assert len(read) == 16, "the rows of two batches, and nothing else"
 
     batch = validation(source, model)
     variables = {"params": jax.device_get(state.params)}
@@ -104,8 +118,8 @@ def test_the_captions_of_a_reranker(source: datasets.SeqioSource) -> None:
     part = tiny_models.part("reranker", num_multimodal_layers=1, num_caption_queries=2)
     program = training(source, part.model)
     state = initial_state(program, part.variables["params"])
-    measure = seqio_metrics.TaskMetrics(source, part.model, program, 8, num_examples=1_000)
-    found = measure.evaluate(5, state)
+    measure = seqio_metrics.TaskMetrics(source, part.model, program, num_examples=1_000)
+    found = measure.evaluate(state)
     batch = validation(source, part.model)
     arrays = jax.device_get(part.variables), batch["images"], batch["text_tokens"]
     likelihood = jax.jit(part.model.caption_log_likelihood)(*arrays).total
@@ -156,8 +170,8 @@ def test_metric_functions_of_a_users_task(tmp_path: pathlib.Path, vocabulary: pa
     assert not seqio_metrics.have_metrics(datasets.SeqioSource(own, lengths))
     program = training(source, model)
     state = initial_state(program, tiny_models.part("generator").variables["params"])
-    measure = seqio_metrics.TaskMetrics(source, model, program, 8, num_examples=10)
-    found = measure.evaluate(5, state)
+    measure = seqio_metrics.TaskMetrics(source, model, program, num_examples=10)
+    found = measure.evaluate(state)
     batch = {name: values[:10] for name, values in validation(source, model).items()}
     want = np.asarray(jax.jit(model.score_batch)(jax.device_get(state.params), batch))
     np.testing.assert_allclose(seen["scores"], want, rtol=1e-4)

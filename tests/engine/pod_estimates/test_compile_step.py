@@ -1,5 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+import quick_jit
 
 from parti.engine import compile as compile_command
 from parti.engine import train
@@ -21,6 +23,7 @@ from parti.engine.pod_estimates import compile_step, device_memory
 from parti.engine.step import train_step
 
 TINY = [f"--gin_file={pathlib.Path(__file__).parents[2] / 'tiny_generator.gin'}"]
+DRAWS = ["--topology=cpu-2", "--program=generate"]
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 EXPERIMENTS = sorted((ROOT / "t5x_configs" / "experiments").glob("*.gin"))
 FULLY_SHARDED = {
@@ -95,7 +98,7 @@ def advice(memory: int, **changes: object) -> list[str]:
     kinds = device_memory.with_gradients(
         {**device_memory.state(program), device_memory.ACTIVATIONS: 1_000_000}
     )
-    return list(device_memory.advice(kinds, memory, experiment, program))
+    return [str(one) for one in device_memory.advice(kinds, memory, experiment, program)]
 
 
 def test_advice_names_the_number_of_microbatches_that_fits() -> None:
@@ -116,7 +119,7 @@ def test_no_part_of_a_batch_is_advised_where_examples_are_compared() -> None:
     assert any("MICROBATCHES" in line for line in advice(500_000))
     model = fake_training.Regressor(outputs=256)
     model.compares_examples = True
-    assert advice(500_000, model=model) == [device_memory.MORE_DEVICES]
+    assert advice(500_000, model=model) == [str(device_memory.MORE_DEVICES)]
     model.loss_parts = 2  # It can compute its loss in parts.
     lines = advice(700_000, model=model)
     assert any("CONTRASTIVE_MICROBATCHES=4:" in line for line in lines)
@@ -125,7 +128,7 @@ def test_no_part_of_a_batch_is_advised_where_examples_are_compared() -> None:
 def test_advice_shards_what_is_whole_on_each_device() -> None:
     assert any("fully_sharded" in line for line in advice(10_000))
     assert not any("MICROBATCHES" in line for line in advice(10_000))
-    assert advice(1_000, **FULLY_SHARDED) == [device_memory.MORE_DEVICES]
+    assert advice(1_000, **FULLY_SHARDED) == [str(device_memory.MORE_DEVICES)]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -153,12 +156,105 @@ def test_the_command_reads_no_data(tmp_path: pathlib.Path, capsys: pytest.Captur
     assert report["collectives"]["all-reduce"]["count"] > 10 and report["is_exact"]
 
 
-def test_generation_and_a_limit(capsys: pytest.CaptureFixture) -> None:
-    argv = [*TINY, "--topology=cpu-2", "--program=generate", "--num_samples=2"]
+@pytest.mark.slow
+def test_what_is_advised_is_compiled_and_fits(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "report.json"
+    command = [f"--gin_file={ROOT / 't5x_configs' / 'experiments' / 'wdsr_tiny.gin'}"]
+    command += ["--topology=cpu-2", f"--json={path}"]
+
+    def total() -> int:
+        return sum(json.loads(path.read_text())["memory"].values())
+
+    with quick_jit.everywhere():
+        assert compile_command.main(command) == 0
+        command.append(f"--memory={0.7 * total() / accelerators.GIB}")
+        assert compile_command.main(command) == 1
+        shown = capsys.readouterr().out.splitlines()
+        (advised, *others) = json.loads(path.read_text())["advice"]
+        assert advised["fits"] and advised["compiled"] != advised["forecast"]
+        size = device_memory.format_bytes(advised["compiled"])
+        line = shown[shown.index("what would help:") + 1]
+        assert line.startswith(f"  - {advised['flags'][0]}: ")
+        assert line.endswith(f"; compiled: {size}, it fits")
+        assert shown[-1] == f"  - {device_memory.MORE_DEVICES}" and not others[-1]["flags"]
+        assert compile_command.main([*command, *advised["flags"]]) == 0
+    assert total() == advised["compiled"]
+
+
+def test_what_does_not_fit_is_advised_further_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler asks for more than the forecast; a mesh of the command refuses a layout."""
+    whole = compile_step.compile_train_step(regressor(), spec(), accelerators.target("cpu-2"))
+    target = dataclasses.replace(accelerators.target("cpu-2"), memory=1_000_000)
+
+    def compiled(num_bytes: int, *advice: device_memory.Advice) -> compile_step.Report:
+        advice = (*advice, device_memory.MORE_DEVICES)
+        memory = {device_memory.ACTIVATIONS: num_bytes}
+        return dataclasses.replace(whole, memory=memory, fits=num_bytes <= 1e6, advice=advice)
+
+    def parts(number: int) -> device_memory.Advice:
+        return device_memory.Advice("rows", (f"--gin.NUM_MICROBATCHES={number}",), 900_000)
+
+    remat = device_memory.Advice("again", ("--gin.REMAT='full'",))
+    layout = device_memory.Advice("divided", ("--gin_file=layout.gin",))
+    answers = {
+        (): compiled(8_000_000, remat, parts(16), layout),
+        ("--gin.REMAT='full'",): compiled(4_000_000, layout, parts(8)),
+        ("--gin.REMAT='full'", "--gin_file=layout.gin"): None,
+        ("--gin.REMAT='full'", "--gin.NUM_MICROBATCHES=8"): compiled(1_000_001, parts(16)),
+        ("--gin.REMAT='full'", "--gin.NUM_MICROBATCHES=16"): compiled(600_000),
+    }
+
+    def answer(flags, target, bindings, more=()) -> compile_step.Report:
+        report = answers[tuple(more)]
+        if report is None:
+            raise ValueError("the mesh has two axes")
+        return report
+
+    monkeypatch.setattr(compile_command, "_compile", answer)
+    tried = compile_command._try(None, target, [], answers[()])
+    assert [str(one) for one in tried] == [
+        "--gin.REMAT=\"'full'\" --gin.NUM_MICROBATCHES=16: rows; compiled: 0.57 MiB, it fits",
+        "--gin.REMAT=\"'full'\": again; compiled: 3.81 MiB, it does not fit",
+        "--gin.REMAT=\"'full'\" --gin_file=layout.gin: divided; refused: the mesh has two axes; "
+        "not compiled",
+        "--gin.REMAT=\"'full'\" --gin.NUM_MICROBATCHES=8: rows; compiled: 0.95 MiB, "
+        "it does not fit",
+        "--gin.NUM_MICROBATCHES=16: rows; forecast: about 0.86 MiB; not compiled",
+        "--gin_file=layout.gin: divided; not compiled",
+        str(device_memory.MORE_DEVICES),
+    ]
+    monkeypatch.setattr(compile_command, "MOST_TRIES", 2)
+    assert not any(one.fits for one in compile_command._try(None, target, [], answers[()]))
+
+
+def test_generation_and_a_limit(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "report.json"
+    argv = [*TINY, *DRAWS, "--num_samples=2", f"--json={path}"]
     assert compile_command.main([*argv, "--memory=0.001"]) == 1
     shown = capsys.readouterr().out
     assert "drawing 4 images" in shown  # a prompt on each device
     assert "does not fit" in shown and "--num_samples" in shown
+    sent = json.loads(path.read_text())["collectives"]
+    steps = 8 * 8
+    assert sum(each["count"] for each in sent.values()) < steps / 2, "none in the loop"
+
+
+def test_generation_with_its_kernels_divided(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "report.json"
+    argv = [*TINY, *DRAWS, "--num_samples=2", "--num_prompts=1", f"--json={path}"]
+    assert compile_command.main([*argv, "--mesh_shape=(1, 2)", "--weights=int8"]) == 0
+    assert "on cpu-2 as data 1 x model 2" in capsys.readouterr().out
+    report = json.loads(path.read_text())
+    assert report["memory"][device_memory.PARAMETERS] < 2 * report["num_params"]
+    # A position, a step: two sums of attention and one of the MLP in each of two layers, one of the
+    # embedding; the logits are gathered, [rows, vocab] float32, and not their kernel.
+    assert report["collectives"]["all-reduce"]["count"] >= 64 * 7
+    gathered = report["collectives"]["all-gather"]
+    assert gathered["num_bytes"] < 64 * 4 * 1024 * 4 and 64 <= gathered["count"] < 128
 
 
 @pytest.mark.parametrize(
@@ -170,6 +266,10 @@ def test_generation_and_a_limit(capsys: pytest.CaptureFixture) -> None:
         (["--topology=gpu"], "no GPU here"),
         (["--topology=cpu-2", "--memory=0"], "more than 0"),
         (["--topology=cpu-2", "--num_prompts=2"], "--program generate"),
+        (["--topology=cpu-2", "--mesh_shape=(2, 1)"], "--mesh_shape is for --program generate"),
+        ([*DRAWS, "--mesh_shape=(3, 1)"], "asks for 3 devices, but there are 2"),
+        ([*DRAWS, "--layout=pipeline", "--mesh_shape=(1, 2, 1)"], "divides 'layers'"),
+        ([*DRAWS, "--mesh_shape=(2, 1)", "--num_samples=3", "--num_prompts=1"], "3 images at a"),
         (["--topology=cpu-3"], "does not divide by 3"),
     ],
 )
@@ -181,7 +281,7 @@ def test_bad_flags_are_refused(flags: list[str], message: str) -> None:
 
 def test_a_model_that_draws_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="draws no images"):
-        compile_step.compile_generation(regressor(), spec(), accelerators.target("cpu-8"), 8, 1)
+        compile_step.compile_generation(regressor(), accelerators.target("cpu-8"), 8, 1)
 
 
 needs_libtpu = pytest.mark.skipif(

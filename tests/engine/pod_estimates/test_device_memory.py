@@ -33,6 +33,6 @@ def test_stages_of_an_upsampler_are_no_pipeline() -> None:
     kinds = device_memory.with_gradients(
         {**device_memory.state(program), device_memory.ACTIVATIONS: 10**9}
     )
-    lines = device_memory.advice(kinds, 6 * 10**8, experiment, program)
-    assert [line.split("=")[0] for line in lines[:-1]] == ["--gin.NUM_MICROBATCHES"]
-    assert lines[-1] == device_memory.MORE_DEVICES
+    (parts, more) = device_memory.advice(kinds, 6 * 10**8, experiment, program)
+    assert [flag.split("=")[0] for flag in parts.flags] == ["--gin.NUM_MICROBATCHES"]
+    assert more == device_memory.MORE_DEVICES

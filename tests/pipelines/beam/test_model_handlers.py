@@ -1,18 +1,23 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Handlers: what they load, and what they predict without Beam."""
+"""Handlers: what they load, how often, and what they predict without Beam."""
 
 import pathlib
+import threading
+import time
 
+import apache_beam as beam
 import jax
 import numpy as np
 import pytest
 import tiny_models
+from apache_beam.options import pipeline_options
+from apache_beam.testing import util as testing
 
 from parti.data.images import images
 from parti.engine.inference import bundles
 from parti.models.text_to_image import sampling
-from parti.pipelines.beam import model_handlers
+from parti.pipelines.beam import model_handlers, options
 
 TEXTS = ["a red circle", "a blue square", "green star"]
 
@@ -100,3 +105,33 @@ def test_a_tokenizer_has_no_text_vocabulary(bundle: pathlib.Path) -> None:
     loaded = bundles.load_part(bundle, "tokenizer")
     with pytest.raises(ValueError, match="tokenizer has no text vocabulary; load it from a bundle"):
         loaded.encode_texts(TEXTS)
+
+
+def test_threads_of_a_process_share_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, loads, threads = model_handlers.Handler.load_model, [], set()
+
+    def load_slowly(handler: model_handlers.Handler) -> object:
+        loads.append(handler)
+        time.sleep(0.5)
+        return load(handler)
+
+    def predict(handler: model_handlers.Handler, example: int, model: set) -> int:
+        threads.add(threading.get_ident())
+        time.sleep(0.05)
+        return example + 1
+
+    monkeypatch.setattr(model_handlers.Handler, "load_model", load_slowly)
+    monkeypatch.setattr(model_handlers.Handler, "predict", predict)
+    handler = model_handlers.Handler("next", set, max)
+    flags = ["--direct_running_mode=multi_threading", "--direct_num_workers=4"]
+
+    def build(root: beam.Pipeline) -> None:
+        found = (
+            root
+            | beam.Create([(key, key) for key in range(40)])
+            | model_handlers.infer("Next", handler)
+        )
+        testing.assert_that(found, testing.equal_to([(key, key + 1) for key in range(40)]))
+
+    options.run_pipeline(build, pipeline_options.PipelineOptions(flags))
+    assert len(loads) == 1 and len(threads) > 1

@@ -82,3 +82,48 @@ def test_paths_in_a_remote_table(root):
 def test_nothing_there(root):
     with pytest.raises(FileNotFoundError, match="no such file; check the path"):
         readers.find_sources([root + "/*.tar"])
+
+
+class Outage(Exception):
+    """What a store's own library raises, however often it has asked again."""
+
+
+class Failing(io.BytesIO):
+    """A download that breaks off."""
+
+    def read(self, size=-1):
+        raise Outage("503 backend error")
+
+    readinto = read
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+@pytest.mark.parametrize("failing", ["open", "read"])
+def test_a_store_that_fails_costs_no_pair(root, kind, failing, monkeypatch):
+    """What could not be read is not rejected: the job fails, and reads it when it goes on."""
+    for name, data in CONTENT[kind].items():
+        put(root, name, data)
+    (source,) = readers.find_sources([root])
+
+    def fail(self, path, **options):
+        if failing == "open":
+            raise Outage("503 backend error")
+        return Failing()
+
+    monkeypatch.setattr(fake_remote._Fake, "open", fail)
+    with pytest.raises(files.StoreError, match=f"{root}/.*: 503 backend error"):
+        list(readers.read_source(source))
+
+
+def test_a_picture_is_asked_for_again_if_the_store_fails(root, monkeypatch):
+    for name, data in CONTENT["csv"].items():
+        put(root, name, data)
+    (source,) = readers.find_sources([root])
+    whole = fake_remote._Fake.open
+
+    def fail(self, path, **options):
+        return Failing() if path.endswith("png") else whole(self, path, **options)
+
+    monkeypatch.setattr(fake_remote._Fake, "open", fail)
+    with pytest.raises(files.StoreError, match="a.png: 503 backend error"):
+        list(readers.read_source(source))
