@@ -19,7 +19,7 @@ import numpy as np
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
 from parti.engine.hardware import accelerators
-from parti.engine.inference import bundles, loaded_models
+from parti.engine.inference import bundles, layouts, loaded_models
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.html import contact_sheet
 from parti.pipelines.tokens import batches as token_batches
@@ -110,17 +110,19 @@ def build(
     source: str,
     facts: dict[str, int],
     directory: str,
+    data_parallel: bool = False,  # over the devices of a worker
 ) -> beam.PCollection:
     """Adds the job for shards with different names; see `resumable_shards.gather`.
 
     Every worker must reach `source`, the tokenizer's training or a bundle, and the directory.
     `facts` are `num_tokens` and `codebook_size` of the tokenizer.
     """
+    layout = layouts.Layout() if data_parallel else None
     pieces = (
         root
         | "Shards" >> beam.Create(list(shards))
         | "Read" >> beam.FlatMap(_read_tokens, **facts)
-        | model_handlers.infer("Decode", model_handlers.decode_handler(source))
+        | model_handlers.infer("Decode", model_handlers.decode_handler(source, layout))
         | "Write" >> beam.Map(_write_images, directory)
     )
     names = [shard.name for shard in shards]
@@ -141,6 +143,7 @@ def make_parser() -> flag_parser.Parser:
     add("--model", metavar="DIR", help=help_text)
     add("--split", choices=records.SPLITS, help="one split of the tokens (default: both)")
     add("--limit", type=int, metavar="N", help="only the first N pictures of each split")
+    layouts.add_data_parallel(parser)
     return parser
 
 
@@ -175,7 +178,11 @@ def run(argv: Sequence[str]) -> int:
             "split": flags.split or "",
             "limit": flags.limit or 0,
         },
-        inputs={"tokens": flags.input, "model": source},
+        inputs={
+            "tokens": flags.input,
+            "model": source,
+            **({"data_parallel": True} if flags.data_parallel else {}),
+        },
         overwrite=flags.overwrite,
         resume=True,
     )
@@ -192,7 +199,9 @@ def run(argv: Sequence[str]) -> int:
         progress = progress_line.Progress("detokenize", left, "images")
         if todo:
             options.run_pipeline(
-                lambda root: build(root, todo, source, facts, stage.address), beam_options, progress
+                lambda root: build(root, todo, source, facts, stage.address, flags.data_parallel),
+                beam_options,
+                progress,
             )
         count = finish(stage.address, shards, flags.input)
         stage.publish({"images": count})

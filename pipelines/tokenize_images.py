@@ -19,7 +19,7 @@ import numpy as np
 from parti.data.images import images
 from parti.data.storage import record_offsets, records, shard_names, tfrecords
 from parti.engine.hardware import accelerators
-from parti.engine.inference import bundles
+from parti.engine.inference import bundles, layouts
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import known_tokens, resumable_shards
@@ -37,6 +37,7 @@ class TokenizeSettings:
     batches: token_batches.BatchSettings
     write_reconstructions: bool = False
     known: known_tokens.KnownTokens | None = None  # of an earlier run
+    data_parallel: bool = False  # over the devices of a worker
 
 
 class _WriteBatch(beam.DoFn):
@@ -88,7 +89,10 @@ def build(
     `directory` is an existing folder to write the shards into; every worker must reach it.
     """
     handler = model_handlers.encode_handler(
-        settings.model, settings.batches.batch_size, settings.write_reconstructions
+        settings.model,
+        settings.batches.batch_size,
+        settings.write_reconstructions,
+        layouts.Layout() if settings.data_parallel else None,
     )
     read = (
         root
@@ -134,6 +138,7 @@ def make_parser() -> flag_parser.Parser:
     help_text = "tokens of the pairs that these were added to; only new pictures are encoded"
     add("--extend", metavar="DIR", help=help_text)
     add("--seed", type=int, help="another seed, other random crops (default: 0)")
+    layouts.add_data_parallel(parser)
     return parser
 
 
@@ -204,12 +209,15 @@ def run(argv: Sequence[str]) -> int:
             "model": flags.model,
             "batch_size": batches.batch_size,
             **({"extend": flags.extend} if flags.extend else {}),
+            **({"data_parallel": True} if flags.data_parallel else {}),
         },
         overwrite=flags.overwrite,
         resume=True,
     )
     del tokenizer  # The workers load their own.
-    settings = TokenizeSettings(flags.model, batches, flags.write_reconstructions, known)
+    settings = TokenizeSettings(
+        flags.model, batches, flags.write_reconstructions, known, flags.data_parallel
+    )
     with stage:
         counts = _run_shards(shards, settings, stage, beam_options, pairs["counts"])
         stage.publish(counts, extra=facts)

@@ -154,9 +154,9 @@ class Ranges:
         self._path = os.fspath(path) if is_remote(path) else ""
         self._file = -1 if self._path else os.open(_local(path), os.O_RDONLY)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if getattr(self, "_file", -1) >= 0:
-            os.close(self._file)
+            close(self._file)  # `os` may be gone when the process ends
 
     def read(self, start: int, num_bytes: int) -> bytes:
         """Returns bytes of the file from `start` on, fewer where it ends."""

@@ -64,6 +64,8 @@ _CHUNK = 2**20  # bytes of a file that are read at a time
 _ANSWER_SECONDS = 15.0  # in which a store must answer the first time
 _MEMORY_BYTES = 64 * 2**20  # of a file being written; beyond, a temporary file holds it
 _BATCH = 100  # files in one request
+_MENDING = threading.Lock()
+_OF_THREAD = threading.local()
 _WILDCARD = re.compile(r"[*?\[]")
 _HIDDEN = re.compile(r"(^|/)\.[^/]")  # a part of an address that begins with a dot
 
@@ -128,7 +130,9 @@ def read_range(path: str, start: int, num_bytes: int) -> bytes:
 
 
 def _gs_range(bucket: str, name: str, start: int, last: int) -> bytes:
-    blob = _gs_client(threading.get_ident()).bucket(bucket).blob(name)
+    if not hasattr(_OF_THREAD, "gs"):  # a client is not for several threads at once
+        _OF_THREAD.gs = _system("gs://")._gcsIO().client
+    blob = _OF_THREAD.gs.bucket(bucket).blob(name)
     return blob.download_as_bytes(start=start, end=last, raw_download=True, checksum=None)
 
 
@@ -139,13 +143,6 @@ def _s3_range(bucket: str, name: str, start: int, last: int) -> bytes:
 
 # Beam's own files there ask for 16 MiB at a time.
 _RANGES = {"gs": _gs_range, "s3": _s3_range}
-
-
-@functools.lru_cache(256)
-def _gs_client(thread: int) -> Any:
-    """Returns the client of a thread: it is not for several at once."""
-    del thread
-    return _system("gs://")._gcsIO().client
 
 
 @functools.cache
@@ -163,9 +160,13 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         yield content  # type: ignore[misc]
         content.seek(0)
         written = path if is_object_store(path) else partial_name(path)
-        # An upload ends, and fails, when it is closed.
-        with _errors_of(path), open(written, "wb") as file:
-            shutil.copyfileobj(content, file, 2**20)
+        try:
+            # An upload ends, and fails, when it is closed.
+            with _errors_of(path), open(written, "wb") as file:
+                shutil.copyfileobj(content, file, 2**20)
+        except (KeyboardInterrupt, SystemExit):
+            remove(written)  # closing has published what was sent
+            raise
     if written != path:
         remove(path)  # a rename there does not replace
         rename(written, path)
@@ -311,7 +312,8 @@ def _system(path: str) -> Any:
     if scheme == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
         _use_emulator()
     if scheme == "s3" and importlib.util.find_spec("boto3"):
-        _mend_s3()
+        with _MENDING:
+            _mend_s3()
     module, install, _ = _EXTRAS.get(scheme, ("", "", ""))
     if filesystems.FileSystems._pipeline_options is None:  # in a command that is no Beam job
         filesystems.FileSystems.set_options(pipeline_options.PipelineOptions([]))

@@ -22,16 +22,16 @@ hypothesis.settings.load_profile("parti")
 
 
 @pytest.fixture(scope="session")
-def served_bucket() -> Iterator[emulated_bucket.Bucket]:
-    """A bucket that this process does not know of."""
+def gs_bucket() -> Iterator[emulated_bucket.Bucket]:
+    """A `gs://` bucket, which only a process with its variables finds."""
     with emulated_bucket.serve() as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def bucket(served_bucket: emulated_bucket.Bucket) -> Iterator[emulated_bucket.Bucket]:
+def bucket(gs_bucket: emulated_bucket.Bucket) -> Iterator[emulated_bucket.Bucket]:
     """A bucket that this process, and those it starts, find."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in served_bucket.environment.items():
+        for name, value in gs_bucket.environment.items():
             patch.setenv(name, value)
-        yield served_bucket
+        yield gs_bucket

@@ -5,8 +5,8 @@
 Beside a shard, `.<shard>.offsets` holds the first byte of each record, and at the end the size of
 the shard: little-endian uint64, so the size of the file gives the number of records. Every stage
 whose output is shards writes them with each (`write_shard`, `join`). Offsets that are missing are
-found by the headers of the records and written there; where the folder cannot be written, each
-process finds them once. The name is hidden, and so no part of the content that a manifest's
+found by the headers of the records, by each process for itself, and written there if the folder can
+be written. The name is hidden, and so no part of the content that a manifest's
 fingerprint is of, and no input of a job that reads the folder.
 """
 

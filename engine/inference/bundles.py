@@ -309,13 +309,15 @@ def load_part(
 
     Raises:
       FileNotFoundError: neither is there.
-      ValueError: what is there is no such part, or a layout is given for a training directory.
+      ValueError: what is there is no such part, or a generator that is no part of a bundle, which
+        a layout needs.
     """
     if files.exists(files.join(source, BUNDLE_FILE)):
         return Bundle.open(source).load(part, layout)
-    if layout is not None:
+    if layout is not None and part == "generator":
         raise ValueError(f"{source} is no bundle, which a layout needs; make one with parti export")
-    loaded = loaded_models.LoadedModel.from_train_dir(source)
+    placement = None if layout is None else layouts.whole_on_each()
+    loaded = loaded_models.LoadedModel.from_train_dir(source, placement=placement)
     check_role(part, loaded)
     return loaded
 

@@ -91,6 +91,12 @@ class Layout:
         return Placement(mesh, rules, NamedSharding(mesh, PartitionSpec()))
 
 
+def add_data_parallel(parser: argparse.ArgumentParser) -> None:
+    """Adds --data_parallel, for the models that are whole on each device."""
+    help_text = "divide the images of a call over all devices of a worker (default: one device)"
+    parser.add_argument("--data_parallel", action="store_true", help=help_text)
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --mesh_shape, --layout and --weights."""
     add = parser.add_argument

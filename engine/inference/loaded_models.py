@@ -85,7 +85,9 @@ class LoadedModel:
         return fingerprint in (self.encoder_fingerprint, self.fingerprint)
 
     @classmethod
-    def from_train_dir(cls, directory: files.Path, name: str = "") -> "LoadedModel":
+    def from_train_dir(
+        cls, directory: files.Path, name: str = "", placement: layouts.Placement | None = None
+    ) -> "LoadedModel":
         """Loads the last checkpoint of a finished training (the moving average if it kept one).
 
         The directory may also be one of its `checkpoint_<N>` folders, finished or not.
@@ -104,6 +106,7 @@ class LoadedModel:
                 config=config,
                 name=name or folder.name,
                 trained_on=provenance.trained_on(training),
+                placement=placement,
             )
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:

@@ -4,6 +4,8 @@
 
 import concurrent.futures
 import functools
+import itertools
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -104,6 +106,7 @@ class RowExamples:
         rows = np.asarray(rows, np.int64)
         in_block = -(-_BLOCK // len(rows))  # batches
         blocks = tf.data.Dataset.range(start, self._num_batches, in_block)
+        functions = _Functions()
 
         def placed(first: int) -> tuple[np.ndarray, np.ndarray]:
             batches = np.arange(first, min(first + in_block, self._num_batches))
@@ -115,18 +118,22 @@ class RowExamples:
                 which, numbers = placed(first)
                 return self._look_up(data_set, numbers[which == data_set])
 
-            return self._task_dataset(data_set, _map(blocks, looked_up, [None, 2]))
+            found = _map(blocks, functions.add(looked_up), [None, 2])
+            return self._task_dataset(data_set, found, functions.add(self._records[data_set].read))
 
         parts = [of_task(i) for i in range(len(self._tasks))]
         if len(parts) == 1:
             examples = parts[0]
         else:
-            choices = _map(blocks, lambda first: placed(first)[0], [None]).unbatch()
+            which = functions.add(lambda first: placed(first)[0])
+            choices = _map(blocks, which, [None]).unbatch()
             examples = tf.data.Dataset.choose_from_datasets(parts, choices)
         options = tf.data.Options()
         # As of `sources.RecordSource`.
         options.autotune.enabled = False
-        return examples.with_options(options)
+        examples = examples.with_options(options)
+        examples._parti_functions = functions  # as long as an iterator keeps the data set
+        return examples
 
     def _look_up(self, data_set: int, numbers: np.ndarray) -> np.ndarray:
         """Returns index and seed, [k, 2] int64, of the n-th examples [k] of a set's order."""
@@ -137,13 +144,15 @@ class RowExamples:
             indices = numbers % size
         return np.stack([indices, row_order.seeds(self._seed, data_set, numbers)], axis=1)
 
-    def _task_dataset(self, data_set: int, looked_up: tf.data.Dataset) -> tf.data.Dataset:
+    def _task_dataset(
+        self, data_set: int, looked_up: tf.data.Dataset, read: "_Function"
+    ) -> tf.data.Dataset:
         """Returns the examples of a task whose indices and seeds are given, [k, 2] int64 each."""
-        task, read = self._tasks[data_set], self._records[data_set].read
+        task = self._tasks[data_set]
         is_training = self._split == "train"
 
         def chunk(found: tf.Tensor) -> dict[str, tf.Tensor]:
-            examples = tf.numpy_function(read, [found[:, 0]], tf.string, stateful=False)
+            examples = read(found[:, 0], tf.string)
             return {
                 sources.EXAMPLE: tf.ensure_shape(examples, [None]),
                 sources.SEED: found[:, 1],
@@ -176,16 +185,40 @@ class RowExamples:
         )
 
 
-def _map(
-    numbers: tf.data.Dataset, function: Callable[[int], np.ndarray], shape: list[int | None]
-) -> tf.data.Dataset:
+# TensorFlow keeps what `numpy_function` is given for the life of the process: only `_call`, then.
+_CALLED: weakref.WeakValueDictionary[int, Callable[..., np.ndarray]] = weakref.WeakValueDictionary()
+_NUMBERS = itertools.count()
+
+
+def _call(number: np.ndarray, argument: np.ndarray) -> np.ndarray:
+    return _CALLED[int(number)](argument)
+
+
+class _Functions:
+    """Functions for TensorFlow to call, for as long as this object is kept."""
+
+    def __init__(self) -> None:
+        self._kept: list[Any] = []
+
+    def add(self, function: Callable[[Any], np.ndarray]) -> "_Function":
+        """Returns the function as one of a tensor."""
+        number, kept = next(_NUMBERS), functools.partial(function)
+        _CALLED[number] = kept
+        self._kept.append(kept)
+        return functools.partial(_of_tensor, number)
+
+
+_Function = Callable[[tf.Tensor, tf.DType], tf.Tensor]
+
+
+def _of_tensor(number: int, argument: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    inputs = [tf.constant(number, tf.int64), argument]
+    return tf.numpy_function(_call, inputs, dtype, stateful=False)
+
+
+def _map(numbers: tf.data.Dataset, function: _Function, shape: list[int | None]) -> tf.data.Dataset:
     """Returns the int64 arrays of a shape that a function gives for each number."""
-
-    def call(number: tf.Tensor) -> tf.Tensor:
-        found = tf.numpy_function(function, [number], tf.int64, stateful=False)
-        return tf.ensure_shape(found, shape)
-
-    return numbers.map(call)
+    return numbers.map(lambda number: tf.ensure_shape(function(number, tf.int64), shape))
 
 
 class _Given(seqio.DataSource):

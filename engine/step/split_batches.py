@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The validation split in batches on the devices, each example once."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,9 +30,7 @@ def each_once(
     if batches := source.open_rows(datasets.VALIDATION, size, seed, converter):
         batches.keep_rows(program.rows())
         left = min(batches.num_examples, num_examples or batches.num_examples)
-        for batch in batches:
-            if left <= 0:
-                return
+        for batch in itertools.islice(batches, -(-left // size)):
             yield min(size, left), program.place(batch)
             left -= size
         return

@@ -93,14 +93,19 @@ class Encoded(NamedTuple):
     reconstructions: np.ndarray | None  # [batch, height, width, 3] uint8, if asked for
 
 
-def encode_handler(source: files.Path, batch_size: int, reconstruct: bool = False) -> Handler:
+def encode_handler(
+    source: files.Path,
+    batch_size: int,
+    reconstruct: bool = False,
+    layout: layouts.Layout | None = None,
+) -> Handler:
     """Images [batch, height, width, 3] uint8, at the tokenizer's size, to `Encoded`."""
 
     def encode(model: loaded_models.LoadedModel, pixels: np.ndarray) -> Encoded:
         tokens = model.call("encode", images.to_float(pixels), batch_size=batch_size)
         return Encoded(tokens, decode(model, tokens, batch_size) if reconstruct else None)
 
-    return part_handler(source, "tokenizer", encode, () if reconstruct else ("decoder",))
+    return part_handler(source, "tokenizer", encode, () if reconstruct else ("decoder",), layout)
 
 
 def decode_handler(source: files.Path, layout: layouts.Layout | None = None) -> Handler:

@@ -94,13 +94,6 @@ def here(tmp_path_factory: pytest.TempPathFactory, bundle: pathlib.Path) -> path
 
 
 @pytest.fixture(scope="session")
-def gs_bucket() -> Iterator[emulated_bucket.Bucket]:
-    """A `gs://` bucket, which only a process with its variables finds."""
-    with emulated_bucket.serve() as bucket:
-        yield bucket
-
-
-@pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[emulated_bucket.Bucket]:
     """An `s3://` bucket, which only a process with its variables finds."""
     with emulated_bucket.serve_s3() as bucket:

@@ -35,15 +35,6 @@ sys.addaudithook(refuse)
 
 
 @pytest.fixture(scope="module")
-def bucket(gs_bucket: emulated_bucket.Bucket) -> Iterator[emulated_bucket.Bucket]:
-    """A bucket that this process, and those it starts, find."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in gs_bucket.environment.items():
-            patch.setenv(name, value)
-        yield gs_bucket
-
-
-@pytest.fixture(scope="module")
 def job_api(
     tmp_path_factory: pytest.TempPathFactory, bucket: emulated_bucket.Bucket, here: pathlib.Path
 ) -> Iterator[list[str]]:

@@ -15,8 +15,8 @@ import pytest
 from parti.data.images import crops, images
 from parti.data.scenes import scenes
 from parti.data.storage import record_offsets, records, tfrecords
-from parti.engine.inference import bundles
-from parti.pipelines import clean_pairs, tokenize_images
+from parti.engine.inference import bundles, layouts
+from parti.pipelines import clean_pairs, detokenize, tokenize_images
 from parti.pipelines.beam import options
 from parti.pipelines.tokens import batches as token_batches
 from parti.pipelines.tokens import resumable_shards
@@ -106,6 +106,36 @@ def test_bytes_do_not_depend_on_the_batch_size(
     other = run(tmp_path / "tokens", pairs_dir, bundle, "--batch_size=3")
     expected = {k: v for k, v in shards(finished).items() if not k.startswith("recon")}
     assert shards(other) == expected
+
+
+def test_bytes_do_not_depend_on_the_devices_of_a_worker(
+    tmp_path: pathlib.Path, finished: pathlib.Path, pairs_dir: pathlib.Path, bundle: pathlib.Path
+) -> None:
+    """Eight devices take a part of each call, in both directions."""
+    used = []
+
+    def keep(self: layouts.Placement, *arguments: Any) -> Any:
+        used.append(self.mesh.size)
+        return called(self, *arguments)
+
+    called = layouts.Placement.call
+    flags = "--write_reconstructions", "--batch_size=4", "--data_parallel"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layouts.Placement, "call", keep)
+        tokens = run(tmp_path / "tokens", pairs_dir, bundle, *flags)
+        assert shards(tokens) == shards(finished)
+        pictures = [f"--input={tokens}", f"--model={bundle}", "--split=validation"]
+        for name, more in (("many", ["--data_parallel"]), ("one", [])):
+            assert detokenize.run([*pictures, f"--output={tmp_path / name}", *more]) == 0
+    assert set(used) == {8}
+    manifest = manifests.read(tokens, "tokens")
+    assert manifest["inputs"]["data_parallel"] is True
+    assert manifest["fingerprint"] == manifests.read(finished, "tokens")["fingerprint"]
+    many, one = (
+        {p.name: p.read_bytes() for p in (tmp_path / name).rglob("*.png")}
+        for name in ("many", "one")
+    )
+    assert many == one and many
 
 
 def run_interrupted(

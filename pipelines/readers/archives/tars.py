@@ -366,8 +366,8 @@ class _Reader:
                         found[name] = _Held(member.offset_data, member.size)
                     elif target := _target(member):
                         found[name] = target
-        except _ERRORS:
-            pass  # the first reading has told of the damage
+        except _ERRORS as error:
+            rows.raise_if_of_store(error)  # of damage the first reading has told
         finally:
             self._file.seek(position)
         ends: dict[str, _Held] = {}

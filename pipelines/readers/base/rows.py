@@ -229,15 +229,20 @@ def left_out(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {name: why for name, why in found if isinstance(why, str)}
 
 
-def one_line(error: BaseException) -> str:
-    """Returns what an error says, in one short line; not where on this machine.
-
-    Raises it if it is of a store: what was asked for may be whole, and may not be rejected.
-    """
+def raise_if_of_store(error: BaseException) -> None:
+    """Raises an error that is a store's fault: the data may be whole, and may not be rejected."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, files.StoreError | files.AccessError):
             raise error
         cause = cause.__cause__
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what an error says, in one short line; not where on this machine.
+
+    Raises the error if it is of a store; see `raise_if_of_store`.
+    """
+    raise_if_of_store(error)
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return json_text.utf8(" ".join(said.split())[:200]) or type(error).__name__

@@ -126,7 +126,8 @@ class Originals:
         """Returns what a record says of a URL; None: it is damaged or of another URL."""
         try:
             return _content(self._file(name), offset, url)
-        except OSError:  # it is gone
+        except OSError as error:  # it is gone
+            rows.raise_if_of_store(error)
             return None
 
     def _file(self, name: str) -> IO[bytes]:

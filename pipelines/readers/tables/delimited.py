@@ -258,8 +258,8 @@ def _first_bytes(path: str) -> bytes:
         try:
             while len(data) < _SNIFFED_BYTES and (more := content.read1(_SNIFFED_BYTES)):
                 data += more
-        except decompression.ERRORS:
-            pass  # the reader finds it
+        except decompression.ERRORS as error:
+            rows.raise_if_of_store(error)  # damage the reader finds
     return data
 
 
@@ -377,7 +377,8 @@ def _names_of_first(lines: _Lines, table: Source) -> tuple[str, ...]:
                 names |= dict.fromkeys(row)
             if lines.offset > MAX_ROW_BYTES:
                 break
-    except decompression.ERRORS:
+    except decompression.ERRORS as error:
+        rows.raise_if_of_store(error)
         if not names:
             raise
     return tuple(names)

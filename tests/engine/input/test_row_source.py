@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each process its own rows: together they are, bitwise, the batches of one."""
 
+import gc
 import itertools
 import pathlib
 import threading
+import time
 import types
 import weakref
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import tiny_models
 
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
-from parti.engine.input import datasets, prefetch
+from parti.engine.input import datasets, prefetch, row_source
 from parti.stages import files
 from parti.tasks import contrastive, feature_converters, text_to_image
 
@@ -170,6 +172,31 @@ def test_a_reader_reads_its_records_alone(sources: dict, monkeypatch: pytest.Mon
         assert [len(batch["decoder_target_tokens"]) for batch in part] == [2, 2]
         found.append(len(read))
     assert found == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("kind", ["tokens", "mixture"])
+def test_a_reader_that_is_gone_keeps_nothing_open(
+    kind: str, sources: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow keeps each function that it was given, but not what ours read with."""
+    alive = weakref.WeakSet()
+
+    class Watched(row_source.Records):
+        def __init__(self, shards: list[str]) -> None:
+            super().__init__(shards)
+            alive.add(self)
+
+    monkeypatch.setattr(row_source, "Records", Watched)
+    for _ in range(3):
+        reader = opened(sources[kind], datasets.TRAIN)
+        next(iter(reader))
+        assert alive
+        del reader
+        end = time.monotonic() + 30  # calls that have begun end first
+        while alive and time.monotonic() < end:
+            gc.collect()
+            time.sleep(0.05)
+        assert not alive
 
 
 @pytest.mark.parametrize("count", [1, 4])

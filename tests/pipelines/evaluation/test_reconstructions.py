@@ -259,7 +259,9 @@ def test_a_training_of_a_tokenizer_is_measured_like_its_bundle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     part = bundles.Bundle.open(small_bundle).load("tokenizer")
-    monkeypatch.setattr(loaded_models.LoadedModel, "from_train_dir", lambda directory: part)
+    monkeypatch.setattr(
+        loaded_models.LoadedModel, "from_train_dir", lambda directory, placement=None: part
+    )
     found = run(tmp_path / "a", pairs_dir, tmp_path / "training")
     expected = run(tmp_path / "b", pairs_dir, small_bundle)
     assert found == expected | {"notes": []}
