@@ -438,6 +438,13 @@ class Generator(Protocol):
     grid_size: int  # of the image tokenizer whose tokens it draws, as `codebook_size`
     codebook_size: int
 
+    @property
+    def unrolled(self) -> Self:
+        """This model with each layer's parameters apart, as `sample` uses them.
+
+        With stacked ones it draws the same, but takes them apart first, which copies them.
+        """
+
     def sample(
         self, variables: Variables, text_tokens: Array, sample_keys: Array, settings: Any = None
     ) -> Array:

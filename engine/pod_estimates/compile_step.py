@@ -121,7 +121,7 @@ def compile_generation(
     placement = layout.placement(target.devices)
     num_prompts = num_prompts or placement.num_parts("batch")
     layout.check(model, num_prompts * num_samples, len(target.devices))
-    leaves = layouts.leaves(model, layout.int8)
+    model, leaves = model.unrolled, layouts.leaves(model, layout.int8)
     variables = layouts.placed(leaves, placement)
     batch = (
         jax.ShapeDtypeStruct((num_prompts, model.text_length), jnp.int32),

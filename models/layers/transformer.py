@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from parti.models.layers import attention, dense, pipeline, quantization
+from parti.models.layers import attention, dense, pipeline
 
 Array = jax.Array
 
@@ -178,7 +178,7 @@ class Layer(nn.Module):
 def _scanned_layer(config: StackConfig, layer: type[nn.Module]) -> Any:
     """Returns a module class that runs all layers of a stack in one `lax.scan` per method."""
     common: dict[str, Any] = {
-        "variable_axes": {"params": 0, quantization.SCALES: 0},
+        "variable_axes": {"params": 0},
         "split_rngs": {"params": True, "dropout": True},
         "length": config.num_layers,
         "metadata_params": {nn.PARTITION_NAME: "layers"},
@@ -328,18 +328,26 @@ class Stack(nn.Module):
         return self.final_norm(x), caches
 
 
+def layer_shapes(
+    key: tuple[str, ...], shape: tuple[int, ...]
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Returns {path: shape} of what a parameter is without scan_layers: a part for each layer.
+
+    One that belongs to no scanned stack stays as it is.
+    """
+    if _SCANNED not in key:
+        return {key: shape}
+    at = key.index(_SCANNED)
+    return {(*key[:at], f"{_SCANNED}_{i}", *key[at + 1 :]): shape[1:] for i in range(shape[0])}
+
+
 def unrolled(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns parameters of a model with scanned stacks, and scales, as without scan_layers."""
+    """Returns the parameters of a model with scanned stacks as without scan_layers."""
     flat: dict[tuple[str, ...], Any] = {}
-    kept = {name: variables[name] for name in ("params", quantization.SCALES) if name in variables}
-    for key, leaf in traverse_util.flatten_dict(kept).items():
-        if _SCANNED not in key:
-            flat[key] = leaf
-            continue
-        at = key.index(_SCANNED)
-        for i in range(leaf.shape[0]):
-            flat[*key[:at], f"{_SCANNED}_{i}", *key[at + 1 :]] = leaf[i]
-    return traverse_util.unflatten_dict(flat)
+    for key, leaf in traverse_util.flatten_dict(variables["params"]).items():
+        parts = leaf if _SCANNED in key else [leaf]
+        flat |= zip(layer_shapes(key, leaf.shape), parts)
+    return {"params": traverse_util.unflatten_dict(flat)}
 
 
 class AttentionalPooler(nn.Module):

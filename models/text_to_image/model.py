@@ -67,6 +67,11 @@ class TextToImageModel(base.Model):
         """This model with one stage; the parameters are the same."""
         return TextToImageModel(self.config.unpipelined, self.z_loss, self.settings)
 
+    @property
+    def unrolled(self) -> "TextToImageModel":
+        """This model without scanned layers; see `base.Generator` and `transformer.unrolled`."""
+        return TextToImageModel(self.config.unrolled, self.z_loss, self.settings)
+
     def init_variables(self, rng: Array, batch: base.Batch) -> Mapping[str, PyTree]:
         """Returns the network's `init` result, boxed."""
         return self.network.init(
