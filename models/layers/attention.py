@@ -59,9 +59,48 @@ def dot_product_attention(
     weights = _weights(logits, mask)
     if dropout_rng is not None and dropout_rate > 0:
         shape = (*weights.shape[:2], 1, weights.shape[-1])
-        keep = jax.random.bernoulli(dropout_rng, 1 - dropout_rate, shape)
-        weights = weights * (keep / (1 - dropout_rate))
+        weights = weights * _kept_keys(dropout_rng, dropout_rate, shape)
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(query.dtype), keys_values.value)
+
+
+def blocked_attention(
+    query: Array,
+    keys_values: KeysValues,
+    mask: Array,
+    dropout_rate: float = 0.0,
+    dropout_rng: Array | None = None,
+) -> Array:
+    """Self-attention of blocks of positions to themselves and to those right before them.
+
+    It is `dot_product_attention` under the mask that `masks.in_blocks` cut, [.., blocks, size,
+    width], without logits [length, length]: of the keys out of a block's width it computes none.
+    """
+    blocks, size, width = mask.shape[-3:]
+
+    def windows(x: Array) -> Array:
+        """Maps [batch, length, ...] to what each block sees, [batch, blocks, width, ...]."""
+        x = jnp.pad(x, [(0, 0), (width - size, 0)] + [(0, 0)] * (x.ndim - 2))
+        starts = range(0, blocks * size, size)
+        return jnp.stack([lax.slice_in_dim(x, i, i + width, axis=1) for i in starts], axis=1)
+
+    shape = query.shape
+    query = query * jnp.asarray(shape[-1] ** -0.5, query.dtype)
+    query = query.reshape(shape[0], blocks, size, *shape[2:])
+    logits = jnp.einsum(
+        "bnqhd,bnkhd->bhnqk", query, windows(keys_values.key), preferred_element_type=jnp.float32
+    )
+    weights = _weights(logits, mask)
+    if dropout_rng is not None and dropout_rate > 0:
+        kept = _kept_keys(dropout_rng, dropout_rate, (shape[0], shape[2], 1, shape[1]))
+        kept = windows(kept[:, :, 0].swapaxes(1, 2))  # [batch, blocks, width, heads]
+        weights = weights * jnp.moveaxis(kept, -1, 1)[:, :, :, None]
+    x = jnp.einsum("bhnqk,bnkhd->bnqhd", weights.astype(query.dtype), windows(keys_values.value))
+    return x.reshape(shape)
+
+
+def _kept_keys(rng: Array, rate: float, shape: tuple[int, ...]) -> Array:
+    """Returns factors of attention weights: 0 for keys that are dropped, 1 / (1 - rate) else."""
+    return jax.random.bernoulli(rng, 1 - rate, shape) / (1 - rate)
 
 
 def cached_attention(query: Array, keys_values: KeysValues | Cache, mask: Array) -> Array:
@@ -118,7 +157,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Array:
         """Attends from inputs [batch, q_length, embed] to `inputs_kv` [batch, k_length, embed].
 
-        Without `inputs_kv` it is self-attention; `mask` is as of `dot_product_attention`.
+        Without `inputs_kv` it is self-attention; `mask` is as of `dot_product_attention`, or, with
+        an axis more, of `blocked_attention`.
         """
         axes = ("batch", "length", "heads", "kv")
         query = nn.with_logical_constraint(self.query(inputs), axes)
@@ -127,7 +167,9 @@ class MultiHeadAttention(nn.Module):
         value = nn.with_logical_constraint(value, axes)
         use_dropout = self.dropout_rate > 0 and not deterministic
         rng = self.make_rng("dropout") if use_dropout else None
-        x = dot_product_attention(query, KeysValues(key, value), mask, self.dropout_rate, rng)
+        given = query, KeysValues(key, value), mask, self.dropout_rate, rng
+        is_blocked = mask is not None and mask.ndim == query.ndim + 1
+        x = blocked_attention(*given) if is_blocked else dot_product_attention(*given)
         return self.out(nn.with_logical_constraint(x, axes))
 
     def shared_keys_values(self, inputs: Array) -> KeysValues:

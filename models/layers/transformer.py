@@ -226,7 +226,8 @@ class Stack(nn.Module):
 
         Args:
           x: [batch, length, embed], as the result.
-          mask: bool, broadcasts to [batch, heads, length, length]; None sees everything.
+          mask: bool, broadcasts to [batch, heads, length, length], or in blocks (see `masks`);
+            None sees everything.
           encoded: [batch, k_length, embed], for cross-attention.
           encoded_mask: bool, broadcasts to [batch, heads, length, k_length].
           deterministic: No dropout; otherwise the rng `dropout` is needed.

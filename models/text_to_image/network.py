@@ -156,6 +156,8 @@ class ImageTokenDecoder(nn.Module):
         x = self.dropout(x, deterministic)
         kinds = sorted(set(config.windows))
         mask = np.stack([masks.conv_local_mask(config.grid, window) for window in kinds])
+        if blocks := masks.local_blocks(config.grid, kinds):
+            mask = masks.in_blocks(mask, *blocks)
         index = None
         if len(kinds) == 1:
             mask = mask[0]

@@ -118,6 +118,50 @@ def test_shared_keys_equal_repeated_keys():
     np.testing.assert_allclose(got, want[:, 0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "grid, windows, blocks",
+    [
+        ((32, 32), [11], (64, 160)),
+        ((16, 16), [5], (64, 32)),
+        ((16, 16), [11], None),  # 144 of 256 keys
+        ((8, 8), [3], None),  # a block of 64 is all
+        ((64, 8), [5, 3], (64, 16)),
+        ((32, 32), [11, 0], None),  # one layer is dense
+    ],
+)
+def test_blocks_are_whole_rows_and_see_less_than_half(grid, windows, blocks):
+    assert masks.local_blocks(grid, windows) == blocks
+
+
+@pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.1)])
+def test_attention_in_blocks_is_that_under_the_whole_mask(dtype, atol):
+    """Values and gradients, with dropout; one window of the two sees less than the blocks hold."""
+    full = np.stack([masks.conv_local_mask((12, 4), window) for window in (3, 5)])
+    cut = masks.in_blocks(full, size=8, before=8)
+    assert full.shape == (2, 1, 1, 48, 48) and cut.shape == (2, 1, 1, 6, 8, 16)
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=(2, 48, 3, 5)), dtype) for _ in range(4)]
+
+    def run(attend, mask):
+        def loss(query, key, value):
+            key_rng = jax.random.key(1)
+            x = attend(query, attention.KeysValues(key, value), mask, 0.3, key_rng)
+            return jnp.sum((x * arrays[3]).astype("float32")), x
+
+        return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arrays[:3])
+
+    for whole, blocks in zip(full, cut):
+        (_, want), slopes = run(attention.dot_product_attention, whole)
+        (_, got), found = run(attention.blocked_attention, blocks)
+        for a, b in zip([got, *found], [want, *slopes], strict=True):
+            np.testing.assert_allclose(np.float32(a), np.float32(b), atol=atol)
+
+
+def test_a_block_that_hides_a_key_is_not_cut():
+    with pytest.raises(AssertionError, match="sees what is not in its block"):
+        masks.in_blocks(masks.conv_local_mask((4, 4), 5), size=4, before=4)
+
+
 # Stacks.
 
 
