@@ -8,7 +8,8 @@
 Random parameters of the demonstration's shape, of one of 33 million (width 512, 6 layers) or of
 Parti's 350M; samples of one prompt, with guidance, so that an image takes two rows. In turns, in
 one process, for each number of rows:
-- `sample`: `TextToImageModel.sample`, jitted, as `parti generate` calls it;
+- `sample`: `TextToImageModel.sample`, jitted, as `parti generate` calls it, in raster order;
+- `wavefront`: the same as a wavefront, if the windows allow it; --queue is of `SamplingSettings`;
 - `uncached`: the whole network over all positions for each token. One pass is timed, and counted as
   often as there are tokens;
 - `huggingface`: `generate` of a T5 of the same width, layers, heads, texts and tokens, of as many
@@ -19,6 +20,7 @@ product in the same turn (model FLOPs over seconds); `steps` are sequential, for
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -26,7 +28,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -60,6 +62,7 @@ def make_model(shape: str, grid_size: int, window: int, dtype: str) -> Any:
         num_encoder_layers=encoder,
         num_decoder_layers=decoder,
         local_window=window,
+        shift="row",
         dropout_rate=0.0,
         dtype=dtype,
     )
@@ -80,24 +83,37 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def our_ways(model: Any, rows: int) -> tuple[dict[str, Callable[[], float]], float]:
-    """Returns {way: function that gives the seconds of an image each} and the FLOPs of sampling."""
+def our_ways(
+    model: Any, rows: int, queues: Sequence[int]
+) -> tuple[dict[str, Callable[[], float]], float]:
+    """Returns {way: function that draws, and gives the seconds} and the FLOPs of raster order."""
     config, variables = model.config, random_variables(model)
     text = np.zeros((1, config.text_length), np.int32)
     text[0, :8] = [*range(5, 12), 1]
     keys = sampling.image_keys(0, ["a text"], rows // 2)
-    draw = jax.jit(functools.partial(model.sample, settings=sampling.SamplingSettings()))
+
+    def drawing(settings: sampling.SamplingSettings) -> Callable[[], Any]:
+        draw = jax.jit(functools.partial(model.sample, settings=settings))
+        jax.block_until_ready(draw(variables, text, keys))
+        return lambda: draw(variables, text, keys)
+
+    settings = sampling.SamplingSettings()
     batch = {
         "encoder_input_tokens": np.repeat(text, rows, axis=0),
         "decoder_input_tokens": np.ones((rows, config.image_length), np.int32),
     }
     whole = jax.jit(lambda params, batch: model.logits(params, batch)[:, -1])
-    jax.block_until_ready((draw(variables, text, keys), whole(variables["params"], batch)))
+    jax.block_until_ready(whole(variables["params"], batch))
     ways = {
-        "sample": lambda: timed(lambda: draw(variables, text, keys)),
+        "sample": functools.partial(timed, drawing(settings)),
         "uncached": lambda: timed(lambda: whole(variables["params"], batch)) * config.image_length,
     }
-    return ways, float(flops.of(draw, variables, text, keys))
+    if all(config.windows):
+        for queue in (queue for queue in queues if not rows // 2 % queue):
+            wave = dataclasses.replace(settings, decode_order="wavefront", queue=queue)
+            ways[f"wavefront_{queue}"] = functools.partial(timed, drawing(wave))
+    raster = functools.partial(model.sample, settings=settings)
+    return ways, float(flops.of(raster, variables, text, keys))
 
 
 def huggingface(model: Any, rows: int) -> Callable[[], float] | None:
@@ -145,9 +161,9 @@ def huggingface(model: Any, rows: int) -> Callable[[], float] | None:
     return draw
 
 
-def measure(model: Any, rows: int, turns: int) -> dict[str, Any]:
+def measure(model: Any, rows: int, queues: Sequence[int], turns: int) -> dict[str, Any]:
     """Runs all ways in turns, and returns the figures of a number of rows."""
-    ways, num_flops = our_ways(model, rows)
+    ways, num_flops = our_ways(model, rows, queues)
     if other := huggingface(model, rows):
         ways["huggingface"] = other
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -188,6 +204,7 @@ def main() -> None:
     parser.add_argument("--grid_size", type=int, default=16)
     parser.add_argument("--local_window", type=int, default=11)
     parser.add_argument("--rows", type=int, nargs="+", default=[2, 32], help="even: two an image")
+    parser.add_argument("--queue", type=int, nargs="+", default=[1])
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--turns", type=int, default=5, help="two or more")
     flags = parser.parse_args()
@@ -198,7 +215,7 @@ def main() -> None:
         "tokens": model.config.image_length,
         "local_window": flags.local_window,
         "dtype": flags.dtype,
-        "rows": [measure(model, rows, flags.turns) for rows in flags.rows],
+        "rows": [measure(model, rows, flags.queue, flags.turns) for rows in flags.rows],
         "huggingface": versions(),
         "device": jax.devices()[0].device_kind,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}",

@@ -142,8 +142,11 @@ class TextDecoder(nn.Module):
     def decode_step(
         self, tokens: Array, position: Array, caches: Sequence[attention.Cache]
     ) -> tuple[Array, list[attention.Cache]]:
-        """Maps the tokens [batch] at one position to [batch, embed]; see `Coca.decode_step`."""
-        x = self.token_embedding(tokens) + self.positions(self.config.text_length)[position]
+        """Maps the tokens [batch] at one position to [batch, 1, embed]; see `Coca.decode_step`."""
+        x = (
+            self.token_embedding(tokens)[:, None]
+            + self.positions(self.config.text_length)[position]
+        )
         return self.stack.decode(x, _cached(caches, position), [], [])
 
 
@@ -188,10 +191,10 @@ class MultimodalDecoder(nn.Module):
         caches: Sequence[attention.Cache],
         image: list[attention.KeysValues],
     ) -> tuple[Array, list[attention.Cache]]:
-        """Maps the unimodal half's [batch, embed] to logits [batch, vocab]; see `Coca`."""
+        """Maps the unimodal half's [batch, 1, embed] to logits [batch, vocab]; see `Coca`."""
         seen = jnp.ones((x.shape[0], self.config.num_caption_queries), bool)
         x, caches = self.stack.decode(x, _cached(caches, position), [image], [seen])
-        return self.logits(x), caches
+        return self.logits(x)[:, 0], caches
 
 
 class Caches(NamedTuple):
@@ -306,7 +309,8 @@ def empty_caches(config: CocaConfig, batch_size: int) -> Caches:
 
 def _cached(caches: Sequence[attention.Cache], position: Array) -> list[transformer.CachedLayer]:
     """Returns what layers see of a text up to a position, which is its slot too."""
+    slots = position[None]
     return [
-        transformer.CachedLayer(cache, position, jnp.arange(cache.key.shape[2]) <= position)
+        transformer.CachedLayer(cache, slots, jnp.arange(cache.key.shape[2]) <= slots[:, None])
         for cache in caches
     ]

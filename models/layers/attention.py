@@ -176,42 +176,47 @@ class MultiHeadAttention(nn.Module):
         """Projects [groups, length, embed] for `decode_shared`, [groups, heads, length, kv]."""
         return KeysValues(*(x.swapaxes(-2, -3) for x in self.keys_values(inputs)))
 
-    def decode(self, inputs: Array, cache: Cache, slot: Array, mask: Array) -> tuple[Array, Cache]:
-        """Attends from one position to itself and the cached ones, and adds it to the cache.
+    def decode(self, inputs: Array, cache: Cache, slots: Array, mask: Array) -> tuple[Array, Cache]:
+        """Attends from some positions to themselves and the cached ones, and caches them.
 
-        Maps inputs [batch, embed] to the same. The position goes to `slot`, an int32 scalar; mask
-        [slots] bool says which slots may be seen, that one among them.
+        Maps inputs [batch, length, embed] to the same. All go to the cache, to `slots` [length]
+        int32, before any attends; mask [length, slots] bool says which slots each may see.
         """
 
-        def divided(x: Array) -> Array:
-            return nn.with_logical_constraint(x, ("batch", "heads", "kv"))
-
         def added(buffer: Array, new: Array) -> Array:
-            new = divided(new)[:, :, None].astype(buffer.dtype)
-            return lax.dynamic_update_slice_in_dim(buffer, new, slot, axis=2)
+            new = new.astype(buffer.dtype)
+            for i in range(new.shape[2]):
+                one = new[:, :, i : i + 1]
+                buffer = lax.dynamic_update_slice_in_dim(buffer, one, slots[i], axis=2)
+            return buffer
 
-        cache = Cache(*map(added, cache, self.keys_values(inputs)))
-        query = divided(self.query(inputs))[:, :, None]
-        x = cached_attention(query, cache, mask)[:, :, 0]
-        return self.out(divided(x)), cache
+        cache = Cache(*map(added, cache, map(_by_heads, self.keys_values(inputs))))
+        x = cached_attention(_by_heads(self.query(inputs)), cache, mask)
+        return self.out(_by_heads(x)), cache
 
     def decode_shared(
         self, inputs: Array, shared: Sequence[KeysValues], masks: Sequence[Array]
     ) -> Array:
-        """Attends from one position to keys and values that several rows share.
+        """Attends from some positions to keys and values that several rows share.
 
-        Maps [batch, embed] to the same. Of each `len(shared)` neighbouring rows the i-th belongs to
-        part i, of which each of the groups of `shared[i]` [groups, heads, length, kv] serves an
-        equal run of rows, and `masks[i]` [groups, length] says which keys it may see. Nothing is
-        repeated in memory, and what a mesh divides by rows it divides alike in all parts.
+        Maps [batch, length, embed] to the same. Of each `len(shared)` neighbouring rows the i-th
+        belongs to part i, of which each of the groups of `shared[i]` [groups, heads, k_length, kv]
+        serves an equal run of rows, and `masks[i]` [groups, k_length] says which keys it may see.
+        Nothing is repeated in memory, and what a mesh divides by rows it divides alike in all
+        parts.
         """
-        query = nn.with_logical_constraint(self.query(inputs), ("batch", "heads", "kv"))
+        query = nn.with_logical_constraint(self.query(inputs), ("batch", None, "heads", "kv"))
         queries = query.reshape(-1, len(shared), *query.shape[1:])
         parts = []
         for i, (keys_values, mask) in enumerate(zip(shared, masks, strict=True)):
             own = queries[:, i]
-            grouped = own.reshape(keys_values.key.shape[0], -1, *own.shape[1:]).swapaxes(1, 2)
+            grouped = own.reshape(keys_values.key.shape[0], -1, *own.shape[2:]).swapaxes(1, 2)
             x = cached_attention(grouped, keys_values, mask[:, None, None, :])
             parts.append(x.swapaxes(1, 2).reshape(own.shape))
         x = jnp.stack(parts, axis=1).reshape(query.shape)
-        return self.out(nn.with_logical_constraint(x, ("batch", "heads", "kv")))
+        return self.out(nn.with_logical_constraint(x, ("batch", None, "heads", "kv")))
+
+
+def _by_heads(x: Array) -> Array:
+    """Maps [batch, length, heads, kv] to [batch, heads, length, kv], or back."""
+    return nn.with_logical_constraint(x.swapaxes(1, 2), ("batch", "heads", None, "kv"))

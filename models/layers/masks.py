@@ -8,7 +8,6 @@ Those in blocks, for `attention.blocked_attention`, are [batch, heads, blocks, s
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
@@ -103,31 +102,3 @@ def in_blocks(mask: np.ndarray, size: int, before: int) -> np.ndarray:
     cut = [padded[..., i : i + size, i : i + before + size] for i in starts]
     assert sum(block.sum() for block in cut) == mask.sum(), "a query sees what is not in its block"
     return np.stack(cut, axis=-3)
-
-
-def cache_rows(grid: Grid, window: int) -> int:
-    """Returns how many rows of keys a decoding cache must hold: those in reach + the current."""
-    return min(grid[0], window_reach(window, grid) + 1)
-
-
-def cached_mask(position: Array, grid: Grid, window: int) -> Array:
-    """Returns which slots [rows x columns] of a row ring the query at a position may see.
-
-    The ring has `cache_rows` rows of slots. Ring row i holds the latest grid row r with r % rows ==
-    i; in the current row the slots right of the query still hold an older row, which is out of
-    reach. The position is an int32 scalar, in raster order.
-    """
-    reach, num_rows = window_reach(window, grid), cache_rows(grid, window)
-    row, column = position // grid[1], position % grid[1]
-    rows_back = (row - jnp.arange(num_rows)) % num_rows
-    columns_back = column - jnp.arange(grid[1])
-    in_reach_rows = (rows_back <= row) & (rows_back <= reach)
-    in_reach_columns = jnp.abs(columns_back) <= reach
-    earlier = (rows_back[:, None] > 0) | (columns_back[None, :] >= 0)
-    return (in_reach_rows[:, None] & in_reach_columns[None, :] & earlier).reshape(-1)
-
-
-def cached_slot(position: Array, grid: Grid, window: int) -> Array:
-    """Returns the slot of a position in the row ring of `cached_mask`; both are int32 scalars."""
-    row, column = position // grid[1], position % grid[1]
-    return row % cache_rows(grid, window) * grid[1] + column

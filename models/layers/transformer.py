@@ -81,7 +81,7 @@ class CachedLayer(NamedTuple):
     """What a layer has of earlier positions, and sees of them (`MultiHeadAttention.decode`)."""
 
     cache: attention.Cache
-    slot: Array
+    slots: Array
     mask: Array
 
 
@@ -166,7 +166,7 @@ class Layer(nn.Module):
         cross: Sequence[attention.KeysValues],
         cross_masks: Sequence[Array],
     ) -> tuple[Array, attention.Cache]:
-        """Maps one position, [batch, embed], to the same, and adds it to the layer's cache."""
+        """Maps positions [batch, length, embed] to the same, and adds them to the layer's cache."""
         y, cache = self.self_attention.decode(self.self_attention_norm(x), *cached)
         x = x + y
         if self.config.cross_attention:
@@ -312,7 +312,7 @@ class Stack(nn.Module):
         cross: Sequence[Sequence[attention.KeysValues]],
         cross_masks: Sequence[Array],
     ) -> tuple[Array, list[attention.Cache]]:
-        """Runs the stack over one position, [batch, embed], and adds it to the layers' caches.
+        """Runs the stack over positions [batch, length, embed], and adds them to the caches.
 
         The layers may not be scanned (`unrolled`): a loop over them would copy the weights and the
         cache of each layer at each step.

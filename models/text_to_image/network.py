@@ -25,8 +25,12 @@ from parti.models.layers import (
     text_encoder,
     transformer,
 )
+from parti.models.text_to_image import decode_order
 
 Array = jax.Array
+
+SHIFTS = ("raster", "row")
+START_ID = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,9 @@ class TextToImageConfig:
     # Width of the decoder's convolution-shaped self-attention window (odd), 0 for dense causal
     # attention; a tuple gives one per layer
     local_window: int | tuple[int, ...] = 11
+    # What the first input of a row of tokens is: 'raster' the last token of the row above, 'row'
+    # the start id, as of the first row, which drawing as a wavefront needs (`decode_order`)
+    shift: str = "raster"
     dropout_rate: float = 0.1  # also of embeddings
     dtype: str = "bfloat16"  # LayerNorm, softmax and logits are float32 all the same
     scan_layers: bool = True
@@ -69,6 +76,8 @@ class TextToImageConfig:
             self.stack(num_layers, False)  # checks dtype, remat and pipeline
         for window in self.windows:
             masks.window_reach(window, self.grid)
+        if self.shift not in SHIFTS:
+            raise ValueError(f"shift is {self.shift!r}; choose one of {', '.join(SHIFTS)}")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
 
@@ -151,6 +160,7 @@ class ImageTokenDecoder(nn.Module):
                 f"images of {tokens.shape[1]} tokens, but grid_size {config.grid_size} means "
                 f"{config.image_length}; set grid_size to the tokenizer's"
             )
+        tokens = self._shifted(tokens, jnp.arange(config.image_length))
         x = self.token_embedding(tokens) + self.positions()
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         x = self.dropout(x, deterministic)
@@ -169,43 +179,49 @@ class ImageTokenDecoder(nn.Module):
     def decode_step(
         self,
         tokens: Array,
-        position: Array,
+        step: decode_order.Step,
+        order: decode_order.DecodeOrder,
         caches: Sequence[attention.Cache],
         cross: Sequence[Sequence[attention.KeysValues]],
         cross_masks: Sequence[Array],
     ) -> tuple[Array, list[attention.Cache]]:
-        """Computes the logits of one position for rows whose earlier positions are in the cache.
+        """Computes the logits of one step for rows whose earlier positions are in the cache.
 
         Args:
-          tokens: [rows] int32, the tokens before this position (0 at the first).
-          position: int32 scalar, in raster order.
+          tokens: [rows, lanes] int32, the tokens before these positions in raster order (0 at the
+            first of an image).
+          step: Where the lanes are.
           caches: Of each layer, from `empty_caches` or the step before.
           cross: What `prepare` gave for each of the parts among which the rows take turns (see
             `attention.MultiHeadAttention.decode_shared`).
           cross_masks: For each part [groups, text_length] bool, True where the caption has a token.
 
         Returns:
-          [rows, vocab] float32, and the caches with this position.
+          [rows, lanes, vocab] float32, and the caches with these positions.
         """
         config = self.config
         kinds = {
-            window: (
-                masks.cached_slot(position, config.grid, window),
-                masks.cached_mask(position, config.grid, window),
-            )
+            window: (order.slots(step, window), order.mask(step, window))
             for window in set(config.windows)
         }
         cached = [
             transformer.CachedLayer(cache, *kinds[window])
             for cache, window in zip(caches, config.windows, strict=True)
         ]
-        x = self.token_embedding(tokens) + self.positions.at(position)
-        x = nn.with_logical_constraint(x, ("batch", "embed"))
+        position = step.row % config.grid_size * config.grid_size + step.column
+        x = self.token_embedding(self._shifted(tokens, position)) + self.positions.at(position)
+        x = nn.with_logical_constraint(x, ("batch", None, "embed"))
         x, caches = self.stack.decode(x, cached, cross, cross_masks)
         # Of a row the logits come together on one device, which chooses its token as a single one
         # would; without the first line the compiler gathers the kernel, which is larger.
-        logits = nn.with_logical_constraint(self.logits(x), ("batch", "vocab"))
-        return nn.with_logical_constraint(logits, ("batch", None)), caches
+        logits = nn.with_logical_constraint(self.logits(x), ("batch", None, "vocab"))
+        return nn.with_logical_constraint(logits, ("batch", None, None)), caches
+
+    def _shifted(self, tokens: Array, position: Array) -> Array:
+        """Returns the inputs at positions [length]: the tokens [..., length] right before them."""
+        if self.config.shift == "raster":
+            return tokens
+        return jnp.where(position % self.config.grid_size == 0, START_ID, tokens)
 
 
 class PartiTransformer(nn.Module):
@@ -240,16 +256,17 @@ class PartiTransformer(nn.Module):
         return self.decoder.stack.cross_keys_values(self.encoder(text_tokens))
 
     def decode_step(self, *arrays: Any) -> tuple[Array, list[attention.Cache]]:
-        """Computes the logits of one position; see `ImageTokenDecoder.decode_step`."""
+        """Computes the logits of one step; see `ImageTokenDecoder.decode_step`."""
         return self.decoder.decode_step(*arrays)
 
 
-def empty_caches(config: TextToImageConfig, rows: int) -> list[attention.Cache]:
-    """Returns each layer's cache before the first position: the image rows that stay in reach."""
+def empty_caches(
+    config: TextToImageConfig, order: decode_order.DecodeOrder, rows: int
+) -> list[attention.Cache]:
+    """Returns each layer's cache before the first step: the image rows that stay in reach."""
 
     def empty(window: int) -> Array:
-        num_slots = masks.cache_rows(config.grid, window) * config.grid_size
-        shape = (rows, config.num_heads, num_slots, config.head_dim)
+        shape = (rows, config.num_heads, order.cache_slots(window), config.head_dim)
         axes = ("batch", "heads", None, "kv")
         return nn.with_logical_constraint(jnp.zeros(shape, config.dtype), axes)
 
