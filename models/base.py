@@ -445,6 +445,13 @@ class Generator(Protocol):
         With stacked ones it draws the same, but takes them apart first, which copies them.
         """
 
+    def num_steps(self, settings: Any, num_samples: int) -> int:
+        """Returns how many steps, one after another, draw the samples of a prompt.
+
+        Raises:
+          ValueError: settings with which it cannot draw.
+        """
+
     def sample(
         self, variables: Variables, text_tokens: Array, sample_keys: Array, settings: Any = None
     ) -> Array:

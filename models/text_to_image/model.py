@@ -131,6 +131,10 @@ class TextToImageModel(base.Model):
         keys = jax.random.split(rng, len(text_tokens))[:, None]
         return self.sample({"params": params}, text_tokens, keys, self.settings)[:, 0]
 
+    def num_steps(self, settings: sampling.SamplingSettings, num_samples: int) -> int:
+        """Returns the steps of `sample`; raises ValueError as `sampling.order_of`."""
+        return sampling.order_of(self.config, settings, num_samples).num_steps
+
     def sample(
         self,
         variables: base.Variables,
