@@ -70,7 +70,7 @@ def make_model(emb_dim: int, num_layers: int) -> text_to_image.TextToImageModel:
         local_window=3,
         dtype="float32",
     )
-    return text_to_image.TextToImageModel(config)
+    return text_to_image.TextToImageModel(config).unrolled
 
 
 def write(model: Any, path: pathlib.Path) -> None:

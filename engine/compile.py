@@ -14,6 +14,7 @@ from parti.engine.experiment import experiments
 from parti.engine.hardware import accelerators
 from parti.engine.inference import layouts
 from parti.engine.pod_estimates import compile_step, device_memory
+from parti.models.text_to_image import decode_order, sampling
 from parti.stages import flag_parser
 
 EXAMPLE = """\
@@ -43,6 +44,8 @@ def make_parser() -> flag_parser.Parser:
     add("--program", choices=programs, default=programs[0], help="default: train")
     add("--num_prompts", type=int, metavar="N", help="of generation; default: one per data shard")
     add("--num_samples", type=int, default=16, metavar="N", help="of each prompt (default: 16)")
+    add("--decode_order", choices=decode_order.ORDERS, default=decode_order.RASTER)
+    add("--queue", type=int, default=1, metavar="N", help="as of `parti generate`")
     layouts.add_flags(parser)
     add("--memory", type=float, metavar="GIB", help="of a device; default: all it has")
     add("--json", type=pathlib.Path, metavar="FILE", help="also writes the report there")
@@ -93,7 +96,8 @@ def _compile(
     else:
         layout = compile_step.layout_of(experiment, int8=weights == layouts.INT8)
     drawn = flags.num_prompts, flags.num_samples
-    return compile_step.compile_generation(experiment, target, *drawn, layout)
+    settings = sampling.SamplingSettings(decode_order=flags.decode_order, queue=flags.queue)
+    return compile_step.compile_generation(experiment, target, *drawn, layout, settings)
 
 
 def _try(
@@ -156,7 +160,7 @@ def text(report: compile_step.Report) -> str:
     if report.program == compile_step.TRAIN:
         what = f"a train step of {report.batch} examples in {report.num_microbatches} part(s)"
     else:
-        what = f"drawing {report.batch} images"
+        what = f"drawing {report.batch} images in {report.num_steps:,} steps"
     lines = [
         f"{what}, {report.num_params:,} parameters, on {report.topology} as {mesh}",
         "",

@@ -438,6 +438,20 @@ class Generator(Protocol):
     grid_size: int  # of the image tokenizer whose tokens it draws, as `codebook_size`
     codebook_size: int
 
+    @property
+    def unrolled(self) -> Self:
+        """This model with each layer's parameters apart, as `sample` uses them.
+
+        With stacked ones it draws the same, but takes them apart first, which copies them.
+        """
+
+    def num_steps(self, settings: Any, num_samples: int) -> int:
+        """Returns how many steps, one after another, draw the samples of a prompt.
+
+        Raises:
+          ValueError: settings with which it cannot draw.
+        """
+
     def sample(
         self, variables: Variables, text_tokens: Array, sample_keys: Array, settings: Any = None
     ) -> Array:

@@ -28,7 +28,7 @@ from parti.engine.distributed import multihost
 from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles, layouts
 from parti.models.super_resolution import tiling
-from parti.models.text_to_image import sampling
+from parti.models.text_to_image import decode_order, sampling
 from parti.pipelines.beam import beam_internals, model_handlers, options, runners
 from parti.pipelines.html import gallery
 from parti.stages import files, flag_parser, manifests, progress_line, publishing
@@ -55,6 +55,8 @@ class GenerateSettings:
     num_upsampled: int = 16  # best images of each prompt; the others stay small
     # One of `model_handlers.RANKINGS`; None if there is no reranker
     rerank_by: str | None = model_handlers.CONTRAST
+    decode_order: str = decode_order.RASTER
+    queue: int = 1
     weights: str | None = None  # `layouts.INT8`; None is the generator's compute dtype
 
     def __post_init__(self) -> None:
@@ -76,6 +78,8 @@ class GenerateSettings:
             top_k=self.top_k,
             top_p=self.top_p,
             guidance_scale=self.guidance_scale,
+            decode_order=self.decode_order,
+            queue=self.queue,
         )
 
 
@@ -105,6 +109,12 @@ def make_parser() -> flag_parser.Parser:
     add("--temperature", type=float, default=default.temperature, help="0: greedy")
     add("--top_k", type=int, default=default.top_k, help="0: all tokens")
     add("--top_p", type=float, default=default.top_p, help="1: all tokens")
+    order_help = "several rows of tokens in a step: fewer steps, of a generator with SHIFT = 'row'"
+    add(
+        "--decode_order", choices=decode_order.ORDERS, default=default.decode_order, help=order_help
+    )
+    queue_help = "of a wavefront: samples of a prompt drawn one after another in the same rows"
+    add("--queue", type=int, default=default.queue, metavar="N", help=queue_help)
     add("--seed", type=int, default=default.seed, help="another seed, other images")
     help_text = f"what ranks them (default: {DEFAULT_RANKING})"
     add("--rerank_by", choices=model_handlers.RANKINGS, help=help_text)
@@ -256,6 +266,7 @@ def _open(
         generator = bundle.model("generator")
         layout.check(generator, size * settings.num_samples, num_devices)
         inputs["layout"] = layout.describe(generator, num_devices)
+    bundle.model("generator").num_steps(settings.sampling, settings.num_samples)  # raises
     stage = publishing.OutputDirectory(
         flags.output,
         kind="generations",

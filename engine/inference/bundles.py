@@ -189,7 +189,7 @@ class Bundle:
         placement: layouts.Placement | None
         variables: dict[str, Any]
         if layout is not None and part == "generator":
-            placement = layout.placement()
+            placement, model = layout.placement(), model.unrolled
             leaves = layouts.leaves(model, layout.int8)
             variables, fingerprint = sharded_reading.load(path, leaves, placement, config)
         else:

@@ -24,7 +24,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from parti.engine.config import gin_config, gin_errors
 from parti.engine.distributed import partitioning
 from parti.models import base
-from parti.models.layers import quantization
+from parti.models.layers import quantization, transformer
 
 INT8 = "int8"
 INT8_FLAG = f"--weights={INT8}"
@@ -33,6 +33,7 @@ _MACROS = ("MESH_SHAPE", "MESH_AXES", "LOGICAL_AXIS_RULES")
 # Tables that a lookup reads before it casts, so that casting them first gives the same values. The
 # parameters that are neither these nor kernels are used in float32.
 _CAST_AFTER_LOOKUP = "embedding"
+_STACKED = "layers"  # the axis of a scanned stack's layers
 
 Key = tuple[str, ...]  # path of a variable, its collection first
 
@@ -65,7 +66,7 @@ class Layout:
         """
         mesh = self._abstract_mesh(num_devices)
         rules = partitioning.axis_rules(self.logical_axis_rules, mesh)
-        if _parts("layers", rules, mesh) > 1:
+        if _parts(_STACKED, rules, mesh) > 1:
             raise ValueError(
                 "the layout divides 'layers', as a pipeline does, but each token passes them one "
                 "after another; choose another of t5x_configs/layouts/"
@@ -235,19 +236,11 @@ class Leaf:
     inputs: int | None = None
 
     @property
-    def is_stacked(self) -> bool:
-        """Whether the first axis counts the layers of a scanned stack."""
-        return bool(self.names) and self.names[0] == "layers"
-
-    @property
     def scales(self) -> "Leaf | None":
         """The scales of an int8 kernel, which have no contracted axes."""
         if self.inputs is None:
             return None
-        first = int(self.is_stacked)
-        kept = [*range(first), *range(first + self.inputs, len(self.shape))]
-        shape, names = (tuple(every[i] for i in kept) for every in (self.shape, self.names))
-        return Leaf(shape, np.dtype(np.float32), names)
+        return Leaf(self.shape[self.inputs :], np.dtype(np.float32), self.names[self.inputs :])
 
     def placed(self, placement: Placement) -> jax.ShapeDtypeStruct:
         """Returns shape and dtype with their sharding."""
@@ -256,7 +249,7 @@ class Leaf:
 
 
 def leaves(model: Any, int8: bool = False) -> dict[Key, Leaf]:
-    """Returns the parameters of a generator as they are kept for use, by path.
+    """Returns the parameters of a generator, unrolled, as they are kept for use, by path.
 
     Kernels and tables of tokens are in the compute dtype, which is what a step casts them to; the
     others in float32.
@@ -265,14 +258,16 @@ def leaves(model: Any, int8: bool = False) -> dict[Key, Leaf]:
     variables = jax.eval_shape(initial, jax.random.PRNGKey(0))
     params, found = traverse_util.flatten_dict(variables["params"]), {}
     for key, names in base.logical_axes(variables)["params"].items():
+        names = names[names[:1] == (_STACKED,) :]
         dtype: Any = jnp.dtype(np.float32)
         inputs = None
         if "kernel" in key[-1] and int8:
             dtype = jnp.dtype(np.int8)
-            inputs = quantization.num_inputs([name for name in names if name != "layers"])
+            inputs = quantization.num_inputs(names)
         elif "kernel" in key[-1] or key[-1] == _CAST_AFTER_LOOKUP:
             dtype = jnp.dtype(model.dtype)
-        found["params", *key] = Leaf(params[key].shape, dtype, names, inputs)
+        for layer, shape in transformer.layer_shapes(key, params[key].shape).items():
+            found["params", *layer] = Leaf(shape, dtype, names, inputs)
     return found
 
 

@@ -3,12 +3,14 @@
 """Reads a safetensors file onto a mesh, so that neither a device nor the host has all of it.
 
 A file, local or at an address, is read once: one parameter after another by their names, of a
-scanned stack one layer after another. Of a parameter the host keeps what its own devices get, in
-the dtype that they get, until they have it.
+scanned stack one layer after another. The host holds one of these at a time, until its devices have
+their parts of it in the dtype that they get.
 """
 
+import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import jax
@@ -18,12 +20,11 @@ from flax import traverse_util
 
 from parti.engine.checkpoints import checkpoints
 from parti.engine.inference import layouts
-from parti.models.layers import quantization
+from parti.models.layers import quantization, transformer
 from parti.stages import files
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
-
-Index = tuple[tuple[int, int], ...]  # begin and end in each axis
+_AGAIN = "export the bundle again"
 
 
 def load(
@@ -44,47 +45,58 @@ def load(
         entries = _header(path, file)
         _check(path, entries, found)
         for name in sorted(entries):
-            key = tuple(name.split("/"))
-            leaf, entry = found[key], entries[name]
-            dtype = np.dtype(_DTYPES[entry["dtype"]])
-            digest.begin(name, dtype, leaf.shape)
-            values = _Shards(leaf, placement)
-            scales = _Shards(leaf.scales, placement) if leaf.scales else None
-            for layer, block in _blocks(path, file, entry["begin"], dtype, leaf):
-                digest.add(block)
-                if scales is not None and leaf.inputs:
-                    block, scale = quantization.quantize(block.astype(np.float32), leaf.inputs)
-                    scales.put(layer, scale)
-                values.put(layer, block)
-            arrays[key] = values.array()
-            if scales is not None:
-                arrays[quantization.SCALES, *key[1:]] = scales.array()
+            entry = entries[name]
+            digest.begin(name, entry.dtype, entry.shape)
+            file.seek(entry.begin)
+            for key, shape in entry.layers.items():
+                leaf = found[key]
+                values = _read(path, file, entry.dtype, shape)
+                digest.add(values)
+                if leaf.inputs is not None and leaf.scales is not None:
+                    values, scales = quantization.quantize(values.astype(np.float32), leaf.inputs)
+                    arrays[quantization.SCALES, *key[1:]] = _put(scales, leaf.scales, placement)
+                arrays[key] = _put(values, leaf, placement)
     return traverse_util.unflatten_dict(arrays), digest.hexdigest()
 
 
-def _header(path: files.Path, file: BinaryIO) -> dict[str, dict[str, Any]]:
-    """Returns {name: dtype, shape, and where in the file the values begin}.
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A variable of a file; its values begin at `begin`. `layers` are its parts' shapes."""
+
+    type_name: str  # safetensors'
+    shape: tuple[int, ...]
+    begin: int
+    layers: Mapping[layouts.Key, tuple[int, ...]]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of its values."""
+        return np.dtype(_DTYPES[self.type_name])
+
+
+def _header(path: files.Path, file: BinaryIO) -> dict[str, _Entry]:
+    """Returns the variables of a file by name.
 
     Raises:
-      ValueError: the file is damaged, cut off or no safetensors file.
+      ValueError: the file is damaged, cut off or no safetensors file, or one is not of floats.
     """
     num_bytes, length = files.size(path), int.from_bytes(file.read(8), "little")
     begin = 8 + length
     if begin > num_bytes:  # also of a file of fewer than 8 bytes
         raise _damaged(path, f"{num_bytes} bytes, and its header would end at {begin}")
-    text = file.read(length)
+    text, entries, ends = file.read(length), {}, [begin]
     try:
-        entries = dict(json.loads(text))
-        entries.pop("__metadata__", None)
-        ends = [begin]
-        for name, entry in entries.items():
-            entry["shape"], entry["dtype"] = tuple(map(int, entry["shape"])), str(entry["dtype"])
-            first, end = map(int, entry["data_offsets"])
+        header = dict(json.loads(text))
+        header.pop("__metadata__", None)
+        for name, said in header.items():
+            shape, dtype = tuple(map(int, said["shape"])), str(said["dtype"])
+            first, end = map(int, said["data_offsets"])
             if not 0 <= first <= end:
                 raise ValueError(f"{name} from byte {first} to {end}")
-            entry["begin"] = begin + first
+            layers = transformer.layer_shapes(tuple(name.split("/")), shape)
+            entries[name] = _Entry(dtype, shape, begin + first, layers)
             ends.append(begin + end)
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise _damaged(path, f"its header: {error!r}") from error
     if max(ends) != num_bytes:
         raise _damaged(path, f"{num_bytes} bytes, and by its header {max(ends)}")
@@ -92,71 +104,46 @@ def _header(path: files.Path, file: BinaryIO) -> dict[str, dict[str, Any]]:
 
 
 def _damaged(path: files.Path, why: str) -> ValueError:
-    return ValueError(f"{path} is damaged ({why}); export the bundle again")
+    return ValueError(f"{path} is damaged ({why}); {_AGAIN}")
 
 
 def _check(
     path: files.Path,
-    entries: Mapping[str, Mapping[str, Any]],
+    entries: Mapping[str, _Entry],
     found: Mapping[layouts.Key, layouts.Leaf],
 ) -> None:
     """Raises ValueError unless a file has the variables that are wanted, in floats."""
-    have = {name: entry["shape"] for name, entry in entries.items()}
-    want = {"/".join(key): tuple(leaf.shape) for key, leaf in found.items()}
-    differing = sorted(
-        name for name in have.keys() | want.keys() if have.get(name) != want.get(name)
-    )
-    other = sorted(name for name, entry in entries.items() if entry["dtype"] not in _DTYPES)
-    if differing or other:
-        name = [*differing, *other][0]
+    have = {key: shape for entry in entries.values() for key, shape in entry.layers.items()}
+    want = {key: leaf.shape for key, leaf in found.items()}
+    for name, entry in entries.items():
+        if entry.type_name not in _DTYPES:
+            raise ValueError(f"{path}: {name} is of {entry.type_name}, not of floats; {_AGAIN}")
+    if differing := sorted(k for k in have.keys() | want.keys() if have.get(k) != want.get(k)):
+        key = differing[0]
         raise ValueError(
-            f"{path}: {name} is {entries.get(name, {}).get('dtype')} {have.get(name)}, and of this "
-            f"model {want.get(name)}, of floats; export the bundle again"
+            f"{path}: {'/'.join(key)} is {have.get(key)}, and of this model {want.get(key)}; "
+            f"{_AGAIN}"
         )
 
 
-def _blocks(
-    path: files.Path, file: BinaryIO, begin: int, dtype: np.dtype, leaf: layouts.Leaf
-) -> Iterator[tuple[int | None, np.ndarray]]:
-    """Yields (layer, its values) of a variable, or (None, all of it) of one without layers."""
-    file.seek(begin)
-    shape = leaf.shape[1:] if leaf.is_stacked else leaf.shape
-    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    for layer in range(leaf.shape[0]) if leaf.is_stacked else [None]:
-        data = file.read(num_bytes)
-        if len(data) != num_bytes:
-            raise _damaged(path, "it ends too early")
-        yield layer, np.frombuffer(data, dtype).reshape(shape)
+def _read(path: files.Path, file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the next values of a file; raises ValueError if it ends before."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    data = file.read(num_bytes)
+    if len(data) != num_bytes:
+        raise _damaged(path, "it ends too early")
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
-class _Shards:
-    """The parts of an array that the devices of this process get, on the host."""
+def _put(values: np.ndarray, leaf: layouts.Leaf, placement: layouts.Placement) -> jax.Array:
+    """Puts the parts of a variable on their devices, and waits until they are there.
 
-    def __init__(self, leaf: layouts.Leaf, placement: layouts.Placement) -> None:
-        self._leaf, self._sharding = leaf, leaf.placed(placement).sharding
-        indices = self._sharding.addressable_devices_indices_map(leaf.shape).values()
-        every = {self._key(index) for index in indices}
-        self._parts = {
-            key: np.empty([end - begin for begin, end in key], leaf.dtype) for key in every
-        }
-
-    def _key(self, index: tuple[slice, ...] | None) -> Index:
-        assert index is not None  # this process's own
-        return tuple(each.indices(size)[:2] for each, size in zip(index, self._leaf.shape))
-
-    def put(self, layer: int | None, block: np.ndarray) -> None:
-        """Takes what belongs here of a block; no axis of layers is divided."""
-        for key, part in self._parts.items():
-            if layer is None:
-                part[...] = block[tuple(slice(*each) for each in key)]
-            else:
-                part[layer] = block[tuple(slice(*each) for each in key[1:])]
-
-    def array(self) -> jax.Array:
-        """Puts the parts on their devices, and waits until they are there."""
-        make = jax.make_array_from_callback
-        return jax.block_until_ready(
-            make(
-                self._leaf.shape, self._sharding, lambda index: self._parts[self._key(index or ())]
-            )
+    The host keeps none of it: each part is a copy of its own.
+    """
+    return jax.block_until_ready(
+        jax.make_array_from_callback(
+            leaf.shape,
+            leaf.placed(placement).sharding,
+            lambda index: values[index].astype(leaf.dtype),
         )
+    )

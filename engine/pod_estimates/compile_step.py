@@ -42,6 +42,7 @@ class Report:
     mesh: Mapping[str, int]  # axis -> devices
     batch: int  # examples of a step, or images drawn at once
     num_microbatches: int
+    num_steps: int  # one after another: 1 of training, those that draw the images of a call
     num_params: int
     memory: Mapping[str, int]  # kind -> bytes on one device (see `device_memory`)
     available: int | None  # bytes of a device that a program may use, None without a known limit
@@ -102,6 +103,7 @@ def compile_generation(
     num_prompts: int | None,
     num_samples: int,
     layout: layouts.Layout | None = None,
+    settings: sampling.SamplingSettings | None = None,
 ) -> Report:
     """Compiles what `parti generate` draws all samples of some prompts with, and reports on it.
 
@@ -117,11 +119,11 @@ def compile_generation(
             f"--program generate: {type(model).__name__} draws no images; take --program train, or "
             "an experiment of a text-to-image model"
         )
-    layout = layout or layout_of(experiment)
+    layout, settings = layout or layout_of(experiment), settings or sampling.SamplingSettings()
     placement = layout.placement(target.devices)
     num_prompts = num_prompts or placement.num_parts("batch")
     layout.check(model, num_prompts * num_samples, len(target.devices))
-    leaves = layouts.leaves(model, layout.int8)
+    model, leaves = model.unrolled, layouts.leaves(model, layout.int8)
     variables = layouts.placed(leaves, placement)
     batch = (
         jax.ShapeDtypeStruct((num_prompts, model.text_length), jnp.int32),
@@ -133,7 +135,7 @@ def compile_generation(
         ),
         device_memory.BATCH: device_memory.per_device(batch, placement.inputs),
     }
-    draw = placement.jit(functools.partial(model.sample, settings=sampling.SamplingSettings()))
+    draw = placement.jit(functools.partial(model.sample, settings=settings))
     trace = functools.partial(draw.trace, variables, *train_state.placed(batch, placement.inputs))
     num_params = sum(math.prod(leaf.shape) for leaf in leaves.values())
     num_images = num_prompts * num_samples
@@ -143,7 +145,11 @@ def compile_generation(
     if not layout.int8:
         int8 = device_memory.Advice("kernels of a byte a parameter", (layouts.INT8_FLAG,))
         advice.insert(1, int8)
-    return dataclasses.replace(report, advice=advice if report.fits is False else ())
+    return dataclasses.replace(
+        report,
+        num_steps=model.num_steps(settings, num_samples),
+        advice=advice if report.fits is False else (),
+    )
 
 
 def layout_of(experiment: experiments.Experiment, int8: bool = False) -> layouts.Layout:
@@ -185,6 +191,7 @@ def _report(
         mesh=dict(place.mesh.shape),
         batch=batch,
         num_microbatches=1,
+        num_steps=1,
         num_params=num_params,
         memory=memory,
         available=target.memory,

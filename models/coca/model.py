@@ -17,7 +17,7 @@ from flax import linen as nn
 from parti.data.text import vocabularies
 from parti.models import base, losses
 from parti.models.coca import network
-from parti.models.layers import gradient_cache
+from parti.models.layers import gradient_cache, transformer
 
 Array = jax.Array
 
@@ -182,7 +182,10 @@ class CocaModel(base.DualEncoder):
                 "most likely tokens"
             )
         image = self._apply(variables, "prepare", images)
-        size = images.shape[0]
+        decoder, size = self.network, images.shape[0]
+        if self.config.scan_layers:
+            decoder = network.Coca(dataclasses.replace(self.config, scan_layers=False))
+            variables = transformer.unrolled(variables)
         known = jnp.arange(self.config.text_table_size) < self.config.text_vocab_size
         usable = known & (jnp.arange(len(known)) != vocabularies.PAD_ID)
 
@@ -199,7 +202,8 @@ class CocaModel(base.DualEncoder):
 
         def step(carry: tuple[Array, Array, Array, Any]) -> tuple[Array, Array, Array, Any]:
             position, last, tokens, caches = carry
-            logits, caches = self._apply(variables, "decode_step", last, position, caches, image)
+            step_inputs = last, position, caches, image
+            logits, caches = decoder.apply(variables, *step_inputs, method="decode_step")
             ended = (last == vocabularies.EOS_ID) | ((last == vocabularies.PAD_ID) & (position > 0))
             new = jnp.where(ended, vocabularies.PAD_ID, choose(logits, position))
             return position + 1, new, tokens.at[:, position].set(new), caches

@@ -10,6 +10,7 @@ reranks with a base-size one.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -139,12 +140,14 @@ class TextDecoder(nn.Module):
         return self.stack(x, text_mask(text_tokens, has_start), deterministic=deterministic)
 
     def decode_step(
-        self, tokens: Array, position: Array, cache: attention.Cache, masks: Array
-    ) -> tuple[Array, attention.Cache]:
-        """Maps the tokens [batch] at one position to [batch, embed]; see `Coca.decode_step`."""
-        x = self.token_embedding(tokens) + self.positions(self.config.text_length)[position]
-        step = transformer.DecodeStep(_slot(position), [])
-        return self.stack.decode(x, cache, masks, [], step)
+        self, tokens: Array, position: Array, caches: Sequence[attention.Cache]
+    ) -> tuple[Array, list[attention.Cache]]:
+        """Maps the tokens [batch] at one position to [batch, 1, embed]; see `Coca.decode_step`."""
+        x = (
+            self.token_embedding(tokens)[:, None]
+            + self.positions(self.config.text_length)[position]
+        )
+        return self.stack.decode(x, _cached(caches, position), [], [])
 
 
 class MultimodalDecoder(nn.Module):
@@ -185,22 +188,20 @@ class MultimodalDecoder(nn.Module):
         self,
         x: Array,
         position: Array,
-        cache: attention.Cache,
-        masks: Array,
+        caches: Sequence[attention.Cache],
         image: list[attention.KeysValues],
-    ) -> tuple[Array, attention.Cache]:
-        """Maps the unimodal half's [batch, embed] to logits [batch, vocab]; see `Coca`."""
+    ) -> tuple[Array, list[attention.Cache]]:
+        """Maps the unimodal half's [batch, 1, embed] to logits [batch, vocab]; see `Coca`."""
         seen = jnp.ones((x.shape[0], self.config.num_caption_queries), bool)
-        step = transformer.DecodeStep(_slot(position), [seen])
-        x, cache = self.stack.decode(x, cache, masks, [image], step)
-        return self.logits(x), cache
+        x, caches = self.stack.decode(x, _cached(caches, position), [image], [seen])
+        return self.logits(x)[:, 0], caches
 
 
 class Caches(NamedTuple):
-    """Keys and values of the positions decoded so far, of both halves."""
+    """Keys and values of the positions decoded so far, of the layers of both halves."""
 
-    unimodal: attention.Cache
-    multimodal: attention.Cache
+    unimodal: list[attention.Cache]
+    multimodal: list[attention.Cache]
 
 
 class Coca(dual_encoder.DualEncoder):
@@ -281,16 +282,9 @@ class Coca(dual_encoder.DualEncoder):
           caches: From `empty_caches` or the step before.
           image: From `prepare`.
         """
-        config = self.config
-        seen = jnp.arange(config.text_length) <= position
-
-        def mask(num_layers: int) -> Array:
-            return jnp.broadcast_to(seen, (num_layers, 1, config.text_length))
-
-        masks = mask(config.num_text_layers), mask(config.num_multimodal_layers)
-        x, unimodal = self.text_decoder.decode_step(tokens, position, caches.unimodal, masks[0])
+        x, unimodal = self.text_decoder.decode_step(tokens, position, caches.unimodal)
         logits, multimodal = self.multimodal_decoder.decode_step(
-            x, position, caches.multimodal, masks[1], image
+            x, position, caches.multimodal, image
         )
         return logits, Caches(unimodal, multimodal)
 
@@ -304,14 +298,19 @@ class Coca(dual_encoder.DualEncoder):
 def empty_caches(config: CocaConfig, batch_size: int) -> Caches:
     """Returns the caches before the first position of captions."""
 
-    def empty(num_layers: int) -> attention.Cache:
-        shape = (num_layers, batch_size, 1, config.text_length, config.num_heads, config.head_dim)
-        return attention.Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    shape = (batch_size, config.num_heads, config.text_length, config.head_dim)
+
+    def empty(num_layers: int) -> list[attention.Cache]:
+        zeros = jnp.zeros(shape, config.dtype)
+        return [attention.Cache(zeros, zeros) for _ in range(num_layers)]
 
     return Caches(empty(config.num_text_layers), empty(config.num_multimodal_layers))
 
 
-def _slot(position: Array) -> attention.CacheSlot:
-    """Returns where a text's position is in a cache, as one row of an image."""
-    zero = jnp.zeros((), jnp.int32)
-    return attention.CacheSlot(zero, position, zero)
+def _cached(caches: Sequence[attention.Cache], position: Array) -> list[transformer.CachedLayer]:
+    """Returns what layers see of a text up to a position, which is its slot too."""
+    slots = position[None]
+    return [
+        transformer.CachedLayer(cache, slots, jnp.arange(cache.key.shape[2]) <= slots[:, None])
+        for cache in caches
+    ]

@@ -26,24 +26,14 @@ class KeysValues(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of the image rows in reach, each [layers, batch, rows, columns, heads, kv].
+    """Keys and values of earlier positions, each [batch, heads, slots, kv].
 
-    `rows` is a ring: grid row r lives in ring row r % rows.
+    With the heads before the slots, the two products of a step read memory from its begin to its
+    end and copy nothing.
     """
 
     key: Array
     value: Array
-
-
-class CacheSlot(NamedTuple):
-    """Where one decoding step writes and reads: int32 scalars.
-
-    The step writes at (ring_row, column), and reads all ring rows from `first_column` on.
-    """
-
-    ring_row: Array
-    column: Array
-    first_column: Array
 
 
 def dot_product_attention(
@@ -66,14 +56,73 @@ def dot_product_attention(
     logits = jnp.einsum(
         "bqhd,bkhd->bhqk", query, keys_values.key, preferred_element_type=jnp.float32
     )
-    if mask is not None:
-        logits = jnp.where(mask, logits, _MASKED)
-    weights = jax.nn.softmax(logits, axis=-1)
+    weights = _weights(logits, mask)
     if dropout_rng is not None and dropout_rate > 0:
         shape = (*weights.shape[:2], 1, weights.shape[-1])
-        keep = jax.random.bernoulli(dropout_rng, 1 - dropout_rate, shape)
-        weights = weights * (keep / (1 - dropout_rate))
+        weights = weights * _kept_keys(dropout_rng, dropout_rate, shape)
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(query.dtype), keys_values.value)
+
+
+def blocked_attention(
+    query: Array,
+    keys_values: KeysValues,
+    mask: Array,
+    dropout_rate: float = 0.0,
+    dropout_rng: Array | None = None,
+) -> Array:
+    """Self-attention of blocks of positions to themselves and to those right before them.
+
+    It is `dot_product_attention` under the mask that `masks.in_blocks` cut, [.., blocks, size,
+    width], without logits [length, length]: of the keys out of a block's width it computes none.
+    """
+    blocks, size, width = mask.shape[-3:]
+
+    def windows(x: Array) -> Array:
+        """Maps [batch, length, ...] to what each block sees, [batch, blocks, width, ...]."""
+        x = jnp.pad(x, [(0, 0), (width - size, 0)] + [(0, 0)] * (x.ndim - 2))
+        starts = range(0, blocks * size, size)
+        return jnp.stack([lax.slice_in_dim(x, i, i + width, axis=1) for i in starts], axis=1)
+
+    shape = query.shape
+    query = query * jnp.asarray(shape[-1] ** -0.5, query.dtype)
+    query = query.reshape(shape[0], blocks, size, *shape[2:])
+    logits = jnp.einsum(
+        "bnqhd,bnkhd->bhnqk", query, windows(keys_values.key), preferred_element_type=jnp.float32
+    )
+    weights = _weights(logits, mask)
+    if dropout_rng is not None and dropout_rate > 0:
+        kept = _kept_keys(dropout_rng, dropout_rate, (shape[0], shape[2], 1, shape[1]))
+        kept = windows(kept[:, :, 0].swapaxes(1, 2))  # [batch, blocks, width, heads]
+        weights = weights * jnp.moveaxis(kept, -1, 1)[:, :, :, None]
+    x = jnp.einsum("bhnqk,bnkhd->bnqhd", weights.astype(query.dtype), windows(keys_values.value))
+    return x.reshape(shape)
+
+
+def _kept_keys(rng: Array, rate: float, shape: tuple[int, ...]) -> Array:
+    """Returns factors of attention weights: 0 for keys that are dropped, 1 / (1 - rate) else."""
+    return jax.random.bernoulli(rng, 1 - rate, shape) / (1 - rate)
+
+
+def cached_attention(query: Array, keys_values: KeysValues | Cache, mask: Array) -> Array:
+    """Attends as `dot_product_attention`, but with the heads before the positions.
+
+    Args:
+      query: [batch, heads, q_length, kv], as the result.
+      keys_values: [batch, heads, k_length, kv] each.
+      mask: bool, broadcasts to [batch, heads, q_length, k_length].
+    """
+    query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+    key, value = (x.astype(query.dtype) for x in keys_values)
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    weights = _weights(logits, mask)
+    return jnp.einsum("bhqk,bhkd->bhqd", weights.astype(query.dtype), value)
+
+
+def _weights(logits: Array, mask: Array | None) -> Array:
+    """Returns the softmax of logits [..., k_length] over the keys that may be seen."""
+    if mask is not None:
+        logits = jnp.where(mask, logits, _MASKED)
+    return jax.nn.softmax(logits, axis=-1)
 
 
 class MultiHeadAttention(nn.Module):
@@ -108,7 +157,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Array:
         """Attends from inputs [batch, q_length, embed] to `inputs_kv` [batch, k_length, embed].
 
-        Without `inputs_kv` it is self-attention; `mask` is as of `dot_product_attention`.
+        Without `inputs_kv` it is self-attention; `mask` is as of `dot_product_attention`, or, with
+        an axis more, of `blocked_attention`.
         """
         axes = ("batch", "length", "heads", "kv")
         query = nn.with_logical_constraint(self.query(inputs), axes)
@@ -117,55 +167,56 @@ class MultiHeadAttention(nn.Module):
         value = nn.with_logical_constraint(value, axes)
         use_dropout = self.dropout_rate > 0 and not deterministic
         rng = self.make_rng("dropout") if use_dropout else None
-        x = dot_product_attention(query, KeysValues(key, value), mask, self.dropout_rate, rng)
+        given = query, KeysValues(key, value), mask, self.dropout_rate, rng
+        is_blocked = mask is not None and mask.ndim == query.ndim + 1
+        x = blocked_attention(*given) if is_blocked else dot_product_attention(*given)
         return self.out(nn.with_logical_constraint(x, axes))
 
-    def decode(
-        self, inputs: Array, cache: Cache, layer: Array | int, slot: CacheSlot, mask: Array
-    ) -> tuple[Array, Cache]:
-        """Attends from one position to itself and the cached ones, and adds it to the cache.
+    def shared_keys_values(self, inputs: Array) -> KeysValues:
+        """Projects [groups, length, embed] for `decode_shared`, [groups, heads, length, kv]."""
+        return KeysValues(*(x.swapaxes(-2, -3) for x in self.keys_values(inputs)))
 
-        Maps inputs [batch, embed] to the same, and the cache of all layers. `layer` is this one's
-        index in it; mask [rows, width] bool says which of the slots read may be seen.
+    def decode(self, inputs: Array, cache: Cache, slots: Array, mask: Array) -> tuple[Array, Cache]:
+        """Attends from some positions to themselves and the cached ones, and caches them.
+
+        Maps inputs [batch, length, embed] to the same. All go to the cache, to `slots` [length]
+        int32, before any attends; mask [length, slots] bool says which slots each may see.
         """
-        _, batch, rows, _, heads, kv = cache.key.shape
-        target = (layer, 0, slot.ring_row, slot.column, 0, 0)
-        start = (layer, 0, 0, slot.first_column, 0, 0)
-        size = (1, batch, rows, mask.shape[-1], heads, kv)
 
-        def updated(buffer: Array, new: Array) -> Array:
-            new = new[None, :, None, None].astype(buffer.dtype)
-            return lax.dynamic_update_slice(buffer, new, target)
+        def added(buffer: Array, new: Array) -> Array:
+            new = new.astype(buffer.dtype)
+            for i in range(new.shape[2]):
+                one = new[:, :, i : i + 1]
+                buffer = lax.dynamic_update_slice_in_dim(buffer, one, slots[i], axis=2)
+            return buffer
 
-        def read(buffer: Array) -> Array:
-            return lax.dynamic_slice(buffer, start, size).reshape(batch, -1, heads, kv)
-
-        def divided(x: Array) -> Array:
-            return nn.with_logical_constraint(x, ("batch", "heads", "kv"))
-
-        cache = Cache(*map(updated, cache, map(divided, self.keys_values(inputs))))
-        query = divided(self.query(inputs))[:, None]
-        window = KeysValues(*map(read, cache))
-        x = dot_product_attention(query, window, mask.reshape(1, 1, 1, -1))[:, 0]
-        return self.out(divided(x)), cache
+        cache = Cache(*map(added, cache, map(_by_heads, self.keys_values(inputs))))
+        x = cached_attention(_by_heads(self.query(inputs)), cache, mask)
+        return self.out(_by_heads(x)), cache
 
     def decode_shared(
         self, inputs: Array, shared: Sequence[KeysValues], masks: Sequence[Array]
     ) -> Array:
-        """Attends from one position to keys and values that several rows share.
+        """Attends from some positions to keys and values that several rows share.
 
-        Maps [batch, embed] to the same. Of each `len(shared)` neighbouring rows the i-th belongs to
-        part i, of which each of the groups of `shared[i]` [groups, length, heads, kv] serves an
-        equal run of rows, and `masks[i]` [groups, length] says which keys it may see. Nothing is
-        repeated in memory, and what a mesh divides by rows it divides alike in all parts.
+        Maps [batch, length, embed] to the same. Of each `len(shared)` neighbouring rows the i-th
+        belongs to part i, of which each of the groups of `shared[i]` [groups, heads, k_length, kv]
+        serves an equal run of rows, and `masks[i]` [groups, k_length] says which keys it may see.
+        Nothing is repeated in memory, and what a mesh divides by rows it divides alike in all
+        parts.
         """
-        query = nn.with_logical_constraint(self.query(inputs), ("batch", "heads", "kv"))
+        query = nn.with_logical_constraint(self.query(inputs), ("batch", None, "heads", "kv"))
         queries = query.reshape(-1, len(shared), *query.shape[1:])
         parts = []
         for i, (keys_values, mask) in enumerate(zip(shared, masks, strict=True)):
             own = queries[:, i]
-            grouped = own.reshape(keys_values.key.shape[0], -1, *own.shape[1:])
-            x = dot_product_attention(grouped, keys_values, mask[:, None, None, :])
-            parts.append(x.reshape(own.shape))
+            grouped = own.reshape(keys_values.key.shape[0], -1, *own.shape[2:]).swapaxes(1, 2)
+            x = cached_attention(grouped, keys_values, mask[:, None, None, :])
+            parts.append(x.swapaxes(1, 2).reshape(own.shape))
         x = jnp.stack(parts, axis=1).reshape(query.shape)
-        return self.out(nn.with_logical_constraint(x, ("batch", "heads", "kv")))
+        return self.out(nn.with_logical_constraint(x, ("batch", None, "heads", "kv")))
+
+
+def _by_heads(x: Array) -> Array:
+    """Maps [batch, length, heads, kv] to [batch, heads, length, kv], or back."""
+    return nn.with_logical_constraint(x.swapaxes(1, 2), ("batch", "heads", None, "kv"))

@@ -1,13 +1,20 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Attention masks: bool, True where a query may see a key, broadcast to [batch, heads, q, k]."""
+"""Attention masks: bool, True where a query may see a key, broadcast to [batch, heads, q, k].
+
+Those in blocks, for `attention.blocked_attention`, are [batch, heads, blocks, size, before + size].
+"""
+
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
 Grid = tuple[int, int]  # rows, columns
+
+# Queries of a block, at least: fewer make products too small, more see keys out of reach.
+_BLOCK = 64
 
 
 def padding_mask(key_tokens: Array, pad_id: int = 0) -> Array:
@@ -69,29 +76,29 @@ def conv_local_mask(grid: Grid, window: int) -> np.ndarray:
     return near[None, None] & causal_mask(grid[0] * grid[1])
 
 
-def cache_rows(grid: Grid, windows: tuple[int, ...]) -> int:
-    """Returns how many rows of keys a decoding cache must hold: those in reach + the current."""
-    return min(grid[0], max(window_reach(window, grid) for window in windows) + 1)
+def local_blocks(grid: Grid, windows: Sequence[int]) -> tuple[int, int] | None:
+    """Returns (size, before): how `in_blocks` cuts masks of these windows, in positions.
 
-
-def cached_row_mask(
-    position: Array, grid: Grid, num_rows: int, reach: Array | int, first_column: Array, width: int
-) -> Array:
-    """Returns which slots [num_rows, width] of a row-ring cache the query at a position may see.
-
-    Ring row i holds the latest grid row r with r % num_rows == i; in the current row the slots
-    right of the query still hold an older row, which is out of reach.
-
-    Args:
-      position: int32 scalar, the query's position in raster order.
-      num_rows: Rows in the ring.
-      reach: Rows and columns within reach (`window_reach`), may be traced.
-      first_column: int32 scalar, the first of `width` columns of the cache that are read.
+    Blocks are whole rows of the grid. It is None where they would hold more than half of the mask,
+    which saves too little.
     """
-    row, column = position // grid[1], position % grid[1]
-    rows_back = (row - jnp.arange(num_rows)) % num_rows
-    columns_back = column - (first_column + jnp.arange(width))
-    in_reach_rows = (rows_back <= row) & (rows_back <= reach)
-    in_reach_columns = jnp.abs(columns_back) <= reach
-    earlier = (rows_back[:, None] > 0) | (columns_back[None, :] >= 0)
-    return in_reach_rows[:, None] & in_reach_columns[None, :] & earlier
+    rows, columns = grid
+    in_block = next((n for n in range(1, rows + 1) if not rows % n and n * columns >= _BLOCK), rows)
+    reach = max(window_reach(window, grid) for window in windows)
+    if 2 * (in_block + reach) > rows:
+        return None
+    return in_block * columns, reach * columns
+
+
+def in_blocks(mask: np.ndarray, size: int, before: int) -> np.ndarray:
+    """Cuts a mask [..., length, length] to what blocks of queries see, [..., blocks, size, width].
+
+    The width is `before` + `size`: the positions of a block and those right before it, which must
+    be all that its queries see. Before the first position there is nothing to see.
+    """
+    length = mask.shape[-1]
+    padded = np.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(before, 0)])
+    starts = range(0, length, size)
+    cut = [padded[..., i : i + size, i : i + before + size] for i in starts]
+    assert sum(block.sum() for block in cut) == mask.sum(), "a query sees what is not in its block"
+    return np.stack(cut, axis=-3)

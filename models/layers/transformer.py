@@ -8,14 +8,15 @@ bias, and computes in float32; the MLP is two matrices around a GELU.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 
-from parti.models.layers import attention, dense, pipeline, quantization
+from parti.models.layers import attention, dense, pipeline
 
 Array = jax.Array
 
@@ -26,6 +27,8 @@ _REMAT_POLICIES = {
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 REMAT_CHOICES = ("none", *_REMAT_POLICIES)
+
+_SCANNED = "layers"  # name of a stack's scanned layers
 
 # Dropout zeroes a channel for the whole sequence, as in T5X: far fewer random numbers.
 _DROPOUT_BROADCAST = (-2,)
@@ -74,11 +77,12 @@ class StackConfig:
             )
 
 
-class DecodeStep(NamedTuple):
-    """What all layers share in one decoding step (see `attention` for the shapes)."""
+class CachedLayer(NamedTuple):
+    """What a layer has of earlier positions, and sees of them (`MultiHeadAttention.decode`)."""
 
-    slot: attention.CacheSlot
-    cross_masks: Sequence[Array]
+    cache: attention.Cache
+    slots: Array
+    mask: Array
 
 
 def layer_norm(dtype: str, name: str | None = None) -> nn.LayerNorm:
@@ -153,31 +157,28 @@ class Layer(nn.Module):
 
     def cross_keys_values(self, carry: None, encoded: Array) -> tuple[None, attention.KeysValues]:
         """Projects an encoder's output [groups, length, embed] for `decode`."""
-        return carry, self.cross_attention.keys_values(encoded)
+        return carry, self.cross_attention.shared_keys_values(encoded)
 
     def decode(
         self,
-        carry: tuple[Array, attention.Cache],
-        layer: Array | int,
-        mask: Array,
+        x: Array,
+        cached: CachedLayer,
         cross: Sequence[attention.KeysValues],
-        step: DecodeStep,
-    ) -> tuple[tuple[Array, attention.Cache], None]:
-        """Maps one position, [batch, embed], and the cache of all layers."""
-        x, cache = carry
-        normed = self.self_attention_norm(x)
-        y, cache = self.self_attention.decode(normed, cache, layer, step.slot, mask)
+        cross_masks: Sequence[Array],
+    ) -> tuple[Array, attention.Cache]:
+        """Maps positions [batch, length, embed] to the same, and adds them to the layer's cache."""
+        y, cache = self.self_attention.decode(self.self_attention_norm(x), *cached)
         x = x + y
         if self.config.cross_attention:
             normed = self.cross_attention_norm(x)
-            x = x + self.cross_attention.decode_shared(normed, cross, step.cross_masks)
-        return (x + self.mlp(self.mlp_norm(x)), cache), None
+            x = x + self.cross_attention.decode_shared(normed, cross, cross_masks)
+        return x + self.mlp(self.mlp_norm(x)), cache
 
 
 def _scanned_layer(config: StackConfig, layer: type[nn.Module]) -> Any:
     """Returns a module class that runs all layers of a stack in one `lax.scan` per method."""
     common: dict[str, Any] = {
-        "variable_axes": {"params": 0, quantization.SCALES: 0},
+        "variable_axes": {"params": 0},
         "split_rngs": {"params": True, "dropout": True},
         "length": config.num_layers,
         "metadata_params": {nn.PARTITION_NAME: "layers"},
@@ -185,7 +186,6 @@ def _scanned_layer(config: StackConfig, layer: type[nn.Module]) -> Any:
     methods = {
         "__call__": {**common, "in_axes": (0, *[nn.broadcast] * 4)},
         "cross_keys_values": {**common, "in_axes": nn.broadcast},
-        "decode": {**common, "in_axes": (0, 0, 0, nn.broadcast)},
     }
     return nn.scan(layer, methods=methods)
 
@@ -226,7 +226,8 @@ class Stack(nn.Module):
 
         Args:
           x: [batch, length, embed], as the result.
-          mask: bool, broadcasts to [batch, heads, length, length]; None sees everything.
+          mask: bool, broadcasts to [batch, heads, length, length], or in blocks (see `masks`);
+            None sees everything.
           encoded: [batch, k_length, embed], for cross-attention.
           encoded_mask: bool, broadcasts to [batch, heads, length, k_length].
           deterministic: No dropout; otherwise the rng `dropout` is needed.
@@ -295,35 +296,59 @@ class Stack(nn.Module):
     def cross_keys_values(self, encoded: Array) -> list[attention.KeysValues]:
         """Projects an encoder's output [groups, length, embed] to each layer's keys and values.
 
-        With scan_layers they are one entry, [layers, groups, length, heads, kv]; else one per
-        layer, [groups, length, heads, kv].
+        That is one entry per layer, [groups, heads, length, kv].
         """
         if self.config.scan_layers:
-            return [self.layers.cross_keys_values(None, encoded)[1]]
+            stacked = self.layers.cross_keys_values(None, encoded)[1]
+            return [
+                jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(self.config.num_layers)
+            ]
         return [layer.cross_keys_values(None, encoded)[1] for layer in self.layers]
 
     def decode(
         self,
         x: Array,
-        cache: attention.Cache,
-        masks: Array,
+        cached: Sequence[CachedLayer],
         cross: Sequence[Sequence[attention.KeysValues]],
-        step: DecodeStep,
-    ) -> tuple[Array, attention.Cache]:
-        """Runs the stack over one position, [batch, embed], and adds it to the cache.
+        cross_masks: Sequence[Array],
+    ) -> tuple[Array, list[attention.Cache]]:
+        """Runs the stack over positions [batch, length, embed], and adds them to the caches.
+
+        The layers may not be scanned (`unrolled`): a loop over them would copy the weights and the
+        cache of each layer at each step.
 
         Args:
-          masks: [layers, rows, width] bool, which cached slots each layer sees.
+          cached: Of each layer.
           cross: For each part of the rows (see `decode_shared`) what `cross_keys_values` gave.
+          cross_masks: For each part which of them may be seen.
         """
-        carry = (x, cache)
-        if self.config.scan_layers:
-            index = jnp.arange(self.config.num_layers)
-            carry, _ = self.layers.decode(carry, index, masks, [part[0] for part in cross], step)
-        else:
-            for i, layer in enumerate(self.layers):
-                carry, _ = layer.decode(carry, i, masks[i], [part[i] for part in cross], step)
-        return self.final_norm(carry[0]), carry[1]
+        caches = []
+        for i, layer in enumerate(self.layers):
+            x, cache = layer.decode(x, cached[i], [part[i] for part in cross], cross_masks)
+            caches.append(cache)
+        return self.final_norm(x), caches
+
+
+def layer_shapes(
+    key: tuple[str, ...], shape: tuple[int, ...]
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Returns {path: shape} of what a parameter is without scan_layers: a part for each layer.
+
+    One that belongs to no scanned stack stays as it is.
+    """
+    if _SCANNED not in key:
+        return {key: shape}
+    at = key.index(_SCANNED)
+    return {(*key[:at], f"{_SCANNED}_{i}", *key[at + 1 :]): shape[1:] for i in range(shape[0])}
+
+
+def unrolled(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of a model with scanned stacks as without scan_layers."""
+    flat: dict[tuple[str, ...], Any] = {}
+    for key, leaf in traverse_util.flatten_dict(variables["params"]).items():
+        parts = leaf if _SCANNED in key else [leaf]
+        flat |= zip(layer_shapes(key, leaf.shape), parts)
+    return {"params": traverse_util.unflatten_dict(flat)}
 
 
 class AttentionalPooler(nn.Module):

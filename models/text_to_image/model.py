@@ -67,6 +67,11 @@ class TextToImageModel(base.Model):
         """This model with one stage; the parameters are the same."""
         return TextToImageModel(self.config.unpipelined, self.z_loss, self.settings)
 
+    @property
+    def unrolled(self) -> "TextToImageModel":
+        """This model without scanned layers; see `base.Generator` and `transformer.unrolled`."""
+        return TextToImageModel(self.config.unrolled, self.z_loss, self.settings)
+
     def init_variables(self, rng: Array, batch: base.Batch) -> Mapping[str, PyTree]:
         """Returns the network's `init` result, boxed."""
         return self.network.init(
@@ -125,6 +130,10 @@ class TextToImageModel(base.Model):
         rng = jax.random.key_data(rng) if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else rng
         keys = jax.random.split(rng, len(text_tokens))[:, None]
         return self.sample({"params": params}, text_tokens, keys, self.settings)[:, 0]
+
+    def num_steps(self, settings: sampling.SamplingSettings, num_samples: int) -> int:
+        """Returns the steps of `sample`; raises ValueError as `sampling.order_of`."""
+        return sampling.order_of(self.config, settings, num_samples).num_steps
 
     def sample(
         self,

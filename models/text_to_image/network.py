@@ -25,8 +25,12 @@ from parti.models.layers import (
     text_encoder,
     transformer,
 )
+from parti.models.text_to_image import decode_order
 
 Array = jax.Array
+
+SHIFTS = ("raster", "row")
+START_ID = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,9 @@ class TextToImageConfig:
     # Width of the decoder's convolution-shaped self-attention window (odd), 0 for dense causal
     # attention; a tuple gives one per layer
     local_window: int | tuple[int, ...] = 11
+    # What the first input of a row of tokens is: 'raster' the last token of the row above, 'row'
+    # the start id, as of the first row, which drawing as a wavefront needs (`decode_order`)
+    shift: str = "raster"
     dropout_rate: float = 0.1  # also of embeddings
     dtype: str = "bfloat16"  # LayerNorm, softmax and logits are float32 all the same
     scan_layers: bool = True
@@ -69,6 +76,8 @@ class TextToImageConfig:
             self.stack(num_layers, False)  # checks dtype, remat and pipeline
         for window in self.windows:
             masks.window_reach(window, self.grid)
+        if self.shift not in SHIFTS:
+            raise ValueError(f"shift is {self.shift!r}; choose one of {', '.join(SHIFTS)}")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
 
@@ -93,6 +102,11 @@ class TextToImageConfig:
         if isinstance(self.local_window, int):
             return (self.local_window,) * self.num_decoder_layers
         return self.local_window
+
+    @property
+    def unrolled(self) -> "TextToImageConfig":
+        """The same with a program for each layer; the parameters are `transformer.unrolled`."""
+        return dataclasses.replace(self.unpipelined, scan_layers=False)
 
     @property
     def unpipelined(self) -> "TextToImageConfig":
@@ -146,11 +160,14 @@ class ImageTokenDecoder(nn.Module):
                 f"images of {tokens.shape[1]} tokens, but grid_size {config.grid_size} means "
                 f"{config.image_length}; set grid_size to the tokenizer's"
             )
+        tokens = self._shifted(tokens, jnp.arange(config.image_length))
         x = self.token_embedding(tokens) + self.positions()
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         x = self.dropout(x, deterministic)
         kinds = sorted(set(config.windows))
         mask = np.stack([masks.conv_local_mask(config.grid, window) for window in kinds])
+        if blocks := masks.local_blocks(config.grid, kinds):
+            mask = masks.in_blocks(mask, *blocks)
         index = None
         if len(kinds) == 1:
             mask = mask[0]
@@ -162,45 +179,49 @@ class ImageTokenDecoder(nn.Module):
     def decode_step(
         self,
         tokens: Array,
-        position: Array,
-        cache: attention.Cache,
+        step: decode_order.Step,
+        order: decode_order.DecodeOrder,
+        caches: Sequence[attention.Cache],
         cross: Sequence[Sequence[attention.KeysValues]],
         cross_masks: Sequence[Array],
-    ) -> tuple[Array, attention.Cache]:
-        """Computes the logits of one position for rows whose earlier positions are in the cache.
+    ) -> tuple[Array, list[attention.Cache]]:
+        """Computes the logits of one step for rows whose earlier positions are in the cache.
 
         Args:
-          tokens: [rows] int32, the tokens before this position (0 at the first).
-          position: int32 scalar, in raster order.
-          cache: From `empty_cache` or the step before.
+          tokens: [rows, lanes] int32, the tokens before these positions in raster order (0 at the
+            first of an image).
+          step: Where the lanes are.
+          caches: Of each layer, from `empty_caches` or the step before.
           cross: What `prepare` gave for each of the parts among which the rows take turns (see
             `attention.MultiHeadAttention.decode_shared`).
           cross_masks: For each part [groups, text_length] bool, True where the caption has a token.
 
         Returns:
-          [rows, vocab] float32, and the cache with this position.
+          [rows, lanes, vocab] float32, and the caches with these positions.
         """
         config = self.config
-        grid, columns = config.grid, config.grid_size
-        reach = [masks.window_reach(window, grid) for window in config.windows]
-        num_rows = cache.key.shape[2]
-        width = min(columns, 2 * max(reach) + 1)
-        row, column = position // columns, position % columns
-        first_column = jnp.clip(column - max(reach), 0, columns - width)
-
-        def seen(reach: Array) -> Array:
-            return masks.cached_row_mask(position, grid, num_rows, reach, first_column, width)
-
-        visible = jax.vmap(seen)(jnp.array(reach))
-        slot = attention.CacheSlot(row % num_rows, column, first_column)
-        x = self.token_embedding(tokens) + self.positions.at(position)
-        x = nn.with_logical_constraint(x, ("batch", "embed"))
-        step = transformer.DecodeStep(slot, cross_masks)
-        x, cache = self.stack.decode(x, cache, visible, cross, step)
+        kinds = {
+            window: (order.slots(step, window), order.mask(step, window))
+            for window in set(config.windows)
+        }
+        cached = [
+            transformer.CachedLayer(cache, *kinds[window])
+            for cache, window in zip(caches, config.windows, strict=True)
+        ]
+        position = step.row % config.grid_size * config.grid_size + step.column
+        x = self.token_embedding(self._shifted(tokens, position)) + self.positions.at(position)
+        x = nn.with_logical_constraint(x, ("batch", None, "embed"))
+        x, caches = self.stack.decode(x, cached, cross, cross_masks)
         # Of a row the logits come together on one device, which chooses its token as a single one
         # would; without the first line the compiler gathers the kernel, which is larger.
-        logits = nn.with_logical_constraint(self.logits(x), ("batch", "vocab"))
-        return nn.with_logical_constraint(logits, ("batch", None)), cache
+        logits = nn.with_logical_constraint(self.logits(x), ("batch", None, "vocab"))
+        return nn.with_logical_constraint(logits, ("batch", None, None)), caches
+
+    def _shifted(self, tokens: Array, position: Array) -> Array:
+        """Returns the inputs at positions [length]: the tokens [..., length] right before them."""
+        if self.config.shift == "raster":
+            return tokens
+        return jnp.where(position % self.config.grid_size == 0, START_ID, tokens)
 
 
 class PartiTransformer(nn.Module):
@@ -230,19 +251,23 @@ class PartiTransformer(nn.Module):
         """Encodes captions [groups, text_length], and projects them to keys and values.
 
         They are those of `transformer.Stack.cross_keys_values`, for the decoder's cross-attention;
-        the `groups` axis is the fourth last.
+        of the captions as groups.
         """
         return self.decoder.stack.cross_keys_values(self.encoder(text_tokens))
 
-    def decode_step(self, *arrays: Any) -> tuple[Array, attention.Cache]:
-        """Computes the logits of one position; see `ImageTokenDecoder.decode_step`."""
+    def decode_step(self, *arrays: Any) -> tuple[Array, list[attention.Cache]]:
+        """Computes the logits of one step; see `ImageTokenDecoder.decode_step`."""
         return self.decoder.decode_step(*arrays)
 
 
-def empty_cache(config: TextToImageConfig, rows: int) -> attention.Cache:
-    """Returns the cache before the first position: only the image rows that stay in reach."""
-    grid = masks.cache_rows(config.grid, config.windows), config.grid_size
-    shape = (config.num_decoder_layers, rows, *grid, config.num_heads, config.head_dim)
-    axes = (None, "batch", None, None, "heads", "kv")
-    empty = (jnp.zeros(shape, config.dtype) for _ in range(2))
-    return attention.Cache(*(nn.with_logical_constraint(zeros, axes) for zeros in empty))
+def empty_caches(
+    config: TextToImageConfig, order: decode_order.DecodeOrder, rows: int
+) -> list[attention.Cache]:
+    """Returns each layer's cache before the first step: the image rows that stay in reach."""
+
+    def empty(window: int) -> Array:
+        shape = (rows, config.num_heads, order.cache_slots(window), config.head_dim)
+        axes = ("batch", "heads", None, "kv")
+        return nn.with_logical_constraint(jnp.zeros(shape, config.dtype), axes)
+
+    return [attention.Cache(empty(window), empty(window)) for window in config.windows]

@@ -22,8 +22,9 @@ from jax import lax
 
 from parti.data.text import vocabularies
 from parti.models import base
-from parti.models.layers import quantization
-from parti.models.text_to_image import network
+from parti.models.layers import masks, quantization
+from parti.models.layers import transformer as stacks
+from parti.models.text_to_image import decode_order, network
 
 Array = jax.Array
 PyTree = Any
@@ -42,6 +43,12 @@ class SamplingSettings:
     # See `guided_logits`; 1 is no guidance, and skips the unconditional rows. The paper's FID
     # results use 1.2.
     guidance_scale: float = 1.2
+    # 'raster', or 'wavefront': several rows of tokens in a step, which takes fewer steps (see
+    # `decode_order`); they agree but for rounding
+    decode_order: str = decode_order.RASTER
+    # In a wavefront: so many samples of a prompt are drawn one after another in the same rows of
+    # the batch, where the end of one overlaps the begin of the next
+    queue: int = 1
 
     def __post_init__(self) -> None:
         for ok, what, got in (
@@ -49,6 +56,12 @@ class SamplingSettings:
             (self.top_k >= 0, "top_k must be >= 0 (0 keeps all tokens)", self.top_k),
             (0 < self.top_p <= 1, "top_p must be in (0, 1] (1 keeps all tokens)", self.top_p),
             (self.guidance_scale >= 0, "guidance_scale must be >= 0", self.guidance_scale),
+            (
+                self.decode_order in decode_order.ORDERS,
+                f"decode_order must be one of {', '.join(decode_order.ORDERS)}",
+                self.decode_order,
+            ),
+            (self.queue >= 1, "queue must be >= 1", self.queue),
         ):
             if not ok:
                 raise ValueError(f"{what}; got {got}")
@@ -121,8 +134,8 @@ def filter_logits(logits: Array, top_k: int, top_p: float) -> Array:
 def choose_tokens(logits: Array, uniform: Array, settings: SamplingSettings) -> Array:
     """Draws a token per row by inverting the cumulative distribution.
 
-    One random number per row, `uniform` [rows] in [0, 1), where the Gumbel trick takes one per row
-    and token. The logits [rows, vocab] are those after guidance, -inf for forbidden ids.
+    One random number per row, `uniform` [...] in [0, 1), where the Gumbel trick takes one per row
+    and token. The logits [..., vocab] are those after guidance, -inf for forbidden ids.
     """
     if settings.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -131,7 +144,7 @@ def choose_tokens(logits: Array, uniform: Array, settings: SamplingSettings) -> 
     # A parallel prefix sum may grow by rounding where the probability is 0, so compare both.
     cumulative = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0.0)
     target = uniform * jnp.max(cumulative, axis=-1)
-    return jnp.argmax(cumulative > target[:, None], axis=-1).astype(jnp.int32)
+    return jnp.argmax(cumulative > target[..., None], axis=-1).astype(jnp.int32)
 
 
 def _in_compute_dtype(variables: base.Variables, dtype: str) -> dict[str, PyTree]:
@@ -145,9 +158,9 @@ def _in_compute_dtype(variables: base.Variables, dtype: str) -> dict[str, PyTree
 
 
 def _uniforms(sample_keys: Array, length: int) -> Array:
-    """Returns [length, prompts * samples] numbers in [0, 1), each column from its own key."""
+    """Returns [prompts * samples, length] numbers in [0, 1), each row from its own key."""
     keys = jax.random.wrap_key_data(sample_keys.reshape(-1, 2), impl="threefry2x32")
-    return jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys).T
+    return jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
 
 
 def _prepare_captions(
@@ -167,8 +180,7 @@ def _prepare_captions(
     parts = [(slice(0, num_prompts), by_images)] + [(slice(num_prompts, None), None)] * guided
 
     def of_part(x: Array, part: slice, name: str | None) -> Array:
-        axes = (*(None,) * (x.ndim - 4), name, None, "heads", "kv")
-        return nn.with_logical_constraint(x[..., part, :, :, :], axes)
+        return nn.with_logical_constraint(x[part], (name, "heads", None, "kv"))
 
     cross = [jax.tree.map(lambda x: of_part(x, *part), prepared) for part in parts]  # noqa: B023
     masks = [nn.with_logical_constraint(visible[part], (name, None)) for part, name in parts]
@@ -206,31 +218,70 @@ def sample(
             f"text_tokens {text_tokens.shape} and sample_keys {sample_keys.shape} must be "
             "[prompts, text_length] and [prompts, samples, 2]"
         )
+    order = order_of(config, settings, num_samples)
     guided = settings.guidance_scale != 1.0
+    if config.scan_layers:
+        transformer = network.PartiTransformer(config.unrolled)
+        variables = stacks.unrolled(variables)
     variables = _in_compute_dtype(variables, config.dtype)
     cross, cross_masks = _prepare_captions(transformer, variables, text_tokens, guided)
     ids = jnp.arange(config.image_vocab_size)
     vocabulary = vocabularies.ImageTokenVocabulary(config.codebook_size)
     is_code = (ids >= vocabulary.to_ids(0)) & (ids < vocabulary.to_ids(config.codebook_size))
 
-    def step(carry: tuple[Array, Any], inputs: tuple[Array, Array]) -> tuple[Any, Array]:
-        tokens, cache = carry
-        position, uniform = inputs
+    def draw(carry: tuple[Array, Any], inputs: tuple[Any, Array]) -> tuple[Any, Array]:
+        tokens, caches = carry
+        step, uniform = inputs
+        is_first = (step.row % config.grid_size == 0) & (step.column == 0)
+        tokens = jnp.where(is_first, network.START_ID, tokens)
         # An image's two rows are neighbours, and so on one device of a mesh.
-        rows = jnp.repeat(tokens, 2) if guided else tokens
-        logits, cache = transformer.apply(
-            variables, rows, position, cache, cross, cross_masks, method="decode_step"
-        )
+        rows = jnp.repeat(tokens, 2, axis=0) if guided else tokens
+        given = rows, step, order, caches, cross, cross_masks
+        logits, caches = transformer.apply(variables, *given, method="decode_step")
         if guided:
-            pairs = logits.reshape(-1, 2, logits.shape[-1])
+            pairs = logits.reshape(-1, 2, *logits.shape[1:])
             logits = guided_logits(pairs[:, 0], pairs[:, 1], settings.guidance_scale)
         logits = jnp.where(is_code, logits, -jnp.inf)
         tokens = choose_tokens(logits, uniform, settings)
-        return (tokens, cache), tokens
+        return (tokens, caches), tokens
 
-    num_images = num_prompts * num_samples
-    cache = network.empty_cache(config, num_images * (2 if guided else 1))
-    inputs = (jnp.arange(config.image_length), _uniforms(sample_keys, config.image_length))
-    start = (nn.with_logical_constraint(jnp.zeros(num_images, jnp.int32), ("batch",)), cache)
-    _, tokens = lax.scan(step, start, inputs)
+    # Each row of tokens draws a queue of images, one below the other.
+    num_rows, steps = num_prompts * num_samples // order.num_images, order.steps
+    position = steps.row * config.grid_size + steps.column
+    uniforms = _uniforms(sample_keys, config.image_length).reshape(num_rows, -1)
+    by_step = uniforms[:, position].transpose(1, 0, 2)  # [steps, rows, lanes]
+    start = nn.with_logical_constraint(
+        jnp.zeros((num_rows, order.num_lanes), jnp.int32), ("batch", None)
+    )
+    caches = network.empty_caches(config, order, num_rows * (2 if guided else 1))
+    _, drawn = lax.scan(draw, (start, caches), (jax.tree.map(jnp.asarray, steps), by_step))
+    when, lane = np.nonzero(steps.is_active)
+    places = np.argsort(position[when, lane])
+    tokens = drawn[when[places], :, lane[places]]  # [positions of the queue, rows]
     return vocabulary.to_tokens(tokens.T.reshape(num_prompts, num_samples, -1))
+
+
+def order_of(
+    config: network.TextToImageConfig, settings: SamplingSettings, num_samples: int
+) -> decode_order.DecodeOrder:
+    """Returns the order in which a network's tokens are drawn.
+
+    Raises:
+      ValueError: The network cannot be drawn as a wavefront, or the queue does not divide the
+        samples of a prompt.
+    """
+    columns = config.grid_size
+    if settings.decode_order == decode_order.RASTER:
+        return decode_order.DecodeOrder(config.grid, columns)
+    if config.shift != "row" or 0 in config.windows:
+        raise ValueError(
+            "decode_order 'wavefront' needs a generator that was trained with SHIFT = 'row' and a "
+            f"local window in every layer; this has shift {config.shift!r} and windows "
+            f"{config.windows}: draw it in raster order"
+        )
+    if num_samples % settings.queue:
+        raise ValueError(
+            f"a queue of {settings.queue} does not divide {num_samples} samples of a prompt"
+        )
+    reach = max(max(masks.window_reach(window, config.grid) for window in config.windows), 1)
+    return decode_order.DecodeOrder(config.grid, min(reach, columns), settings.queue)

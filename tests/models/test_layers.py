@@ -46,24 +46,6 @@ def test_window_must_be_odd(window):
         masks.conv_local_mask((4, 4), window)
 
 
-@pytest.mark.parametrize("window", [1, 3, 5, 0])
-def test_cached_mask_selects_the_same_keys(window):
-    grid = (5, 4)
-    num_rows = masks.cache_rows(grid, (window,))
-    assert num_rows == {1: 1, 3: 2, 5: 3, 0: 5}[window]
-    full = masks.conv_local_mask(grid, window)[0, 0]
-    reach = masks.window_reach(window, grid)
-    step = jax.jit(jax.vmap(lambda p: masks.cached_row_mask(p, grid, num_rows, reach, 0, 4)))
-    for position, visible in enumerate(np.asarray(step(jnp.arange(20)))):
-        row = position // 4
-        found = set()
-        for ring_row, column in np.argwhere(visible):
-            # The latest row that was written to this ring row.
-            grid_row = max(r for r in range(row + 1) if r % num_rows == ring_row)
-            found.add(grid_row * 4 + column)
-        assert found == set(np.flatnonzero(full[position]))
-
-
 # Attention.
 
 
@@ -102,20 +84,64 @@ def test_no_visible_key_is_not_nan():
 def test_shared_keys_equal_repeated_keys():
     layer = attention.MultiHeadAttention(8, 2, 4)
     rng = jax.random.PRNGKey(0)
-    x = jax.random.normal(rng, (12, 8))
+    x = jax.random.normal(rng, (12, 3, 8))
     prompts = jax.random.normal(rng, (2, 5, 8))  # two groups, of every second row three each
     null = jax.random.normal(rng, (1, 5, 8))  # one group of the rows between them
-    variables = init(layer, x[:, None], x[:, None])
+    variables = init(layer, x, x)
     visible = jnp.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0, 0, 0, 0]], bool)
-    project = lambda encoded: layer.apply(variables, encoded, method="keys_values")  # noqa: E731
+    project = lambda encoded: layer.apply(variables, encoded, method="shared_keys_values")  # noqa: E731
     got = layer.apply(
         variables, x, [project(prompts), project(null)], [visible[:2], visible[2:]],
         method="decode_shared",
     )  # fmt: skip
     groups = np.stack([np.repeat([0, 1], 3), np.full(6, 2)], axis=1).ravel()
     repeated = jnp.concatenate([prompts, null])[groups]
-    want = layer.apply(variables, x[:, None], repeated, visible[groups][:, None, None, :])
-    np.testing.assert_allclose(got, want[:, 0], rtol=1e-5, atol=1e-5)
+    want = layer.apply(variables, x, repeated, visible[groups][:, None, None, :])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "grid, windows, blocks",
+    [
+        ((32, 32), [11], (64, 160)),
+        ((16, 16), [5], (64, 32)),
+        ((16, 16), [11], None),  # 144 of 256 keys
+        ((8, 8), [3], None),  # a block of 64 is all
+        ((64, 8), [5, 3], (64, 16)),
+        ((32, 32), [11, 0], None),  # one layer is dense
+    ],
+)
+def test_blocks_are_whole_rows_and_see_less_than_half(grid, windows, blocks):
+    assert masks.local_blocks(grid, windows) == blocks
+
+
+@pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.1)])
+def test_attention_in_blocks_is_that_under_the_whole_mask(dtype, atol):
+    """Values and gradients, with dropout; one window of the two sees less than the blocks hold."""
+    full = np.stack([masks.conv_local_mask((12, 4), window) for window in (3, 5)])
+    cut = masks.in_blocks(full, size=8, before=8)
+    assert full.shape == (2, 1, 1, 48, 48) and cut.shape == (2, 1, 1, 6, 8, 16)
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=(2, 48, 3, 5)), dtype) for _ in range(4)]
+
+    def run(attend, mask):
+        def loss(query, key, value):
+            key_rng = jax.random.key(1)
+            x = attend(query, attention.KeysValues(key, value), mask, 0.3, key_rng)
+            return jnp.sum((x * arrays[3]).astype("float32")), x
+
+        return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arrays[:3])
+
+    for whole, blocks in zip(full, cut):
+        (_, want), slopes = run(attention.dot_product_attention, whole)
+        (_, got), found = run(attention.blocked_attention, blocks)
+        for a, b in zip([got, *found], [want, *slopes], strict=True):
+            np.testing.assert_allclose(np.float32(a), np.float32(b), atol=atol)
+
+
+def test_a_block_that_hides_a_key_is_not_cut():
+    with pytest.raises(AssertionError, match="sees what is not in its block"):
+        masks.in_blocks(masks.conv_local_mask((4, 4), 5), size=4, before=4)
 
 
 # Stacks.

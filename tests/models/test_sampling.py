@@ -1,5 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parti.models.text_to_image import model, network, sampling
+from parti.models.layers import transformer
+from parti.models.text_to_image import decode_order, model, network, sampling
 
 GRID, CODES, TEXT_LENGTH = 4, 20, 6
 TEXT = jnp.array([[5, 6, 7, 1, 0, 0], [8, 9, 1, 0, 0, 0], [9, 3, 4, 5, 1, 0]], jnp.int32)
@@ -15,7 +17,7 @@ NAMES = ["first", "second", "third"]
 
 
 @functools.cache
-def tiny(local_window=3, scan_layers=True):
+def tiny(local_window=3, scan_layers=True, shift="raster"):
     config = network.TextToImageConfig(
         text_vocab_size=16,
         text_length=8,
@@ -30,6 +32,7 @@ def tiny(local_window=3, scan_layers=True):
         local_window=local_window,
         dtype="float32",
         scan_layers=scan_layers,
+        shift=shift,
     )
     family = model.TextToImageModel(config)
     shapes = {name: (1, GRID * GRID) for name in family.feature_types}
@@ -56,45 +59,116 @@ def shifted(tokens):
 
 
 @pytest.mark.parametrize(
-    "local_window, scan_layers", [(0, True), (3, True), (3, False), ((0, 3), True), (5, False)]
+    "local_window, scan_layers, shift, stagger, queue",
+    [
+        (0, True, "raster", GRID, 1),
+        (3, True, "raster", GRID, 1),
+        (3, False, "raster", GRID, 1),
+        ((0, 3), True, "raster", GRID, 1),
+        (5, False, "row", GRID, 1),
+        (3, True, "row", 1, 1),
+        ((5, 3), False, "row", 2, 1),
+        (3, False, "row", 1, 2),
+        ((1, 5), True, "row", 2, 4),
+    ],
 )
-def test_cached_logits_equal_teacher_forcing(local_window, scan_layers):
-    """Three prompts x two samples; each is followed by its row of the null caption."""
-    family, params = tiny(local_window, scan_layers)
-    tokens = np.random.default_rng(0).integers(0, CODES, (12, GRID * GRID))
+def test_cached_logits_equal_teacher_forcing(local_window, scan_layers, shift, stagger, queue):
+    """Three prompts x two rows; each is followed by its row of the null caption."""
+    family, params = tiny(local_window, scan_layers, shift)
+    tokens = np.random.default_rng(0).integers(0, CODES, (12 * queue, GRID * GRID))
     inputs = jnp.asarray(shifted(tokens), jnp.int32)
     null = jnp.asarray(sampling.null_caption(TEXT_LENGTH))
-    variables = {"params": params}
+    variables, decoder = {"params": params}, family.network
+    if scan_layers:
+        decoder = network.PartiTransformer(family.config.unrolled)
+        variables = transformer.unrolled(variables)
+    order = decode_order.DecodeOrder((GRID, GRID), stagger, queue)
+    positions = order.steps.row * GRID + order.steps.column
+    queued = inputs.reshape(12, -1)[:, positions].swapaxes(0, 1)  # [steps, rows, lanes]
 
     @jax.jit
     def run():
-        apply = functools.partial(family.network.apply, variables)
+        apply = functools.partial(decoder.apply, variables)
         cross = [apply(text, method="prepare") for text in (TEXT, null)]
         visible = [TEXT != 0, null != 0]
 
-        def step(cache, position):
-            logits, cache = apply(
-                inputs[:, position], position, cache, cross, visible, method="decode_step"
+        def step(caches, given):
+            tokens, where = given
+            logits, caches = apply(
+                tokens, where, order, caches, cross, visible, method="decode_step"
             )
-            return cache, logits
+            return caches, logits
 
-        cache = network.empty_cache(family.config, 12)
-        _, cached = jax.lax.scan(step, cache, jnp.arange(GRID * GRID))
+        caches = network.empty_caches(family.config, order, 12)
+        _, cached = jax.lax.scan(step, caches, (queued, jax.tree.map(jnp.asarray, order.steps)))
         prompts, nulls = jnp.repeat(TEXT, 2, axis=0), jnp.repeat(null, 6, axis=0)
         captions = jnp.stack([prompts, nulls], axis=1).reshape(12, -1)
-        return cached.swapaxes(0, 1), apply(captions, inputs)
+        captions = jnp.repeat(captions, queue, axis=0)
+        return cached, apply(captions, inputs)
 
     cached, full = run()
     assert np.std(full) > 0.3
-    np.testing.assert_allclose(cached, full, atol=2e-4)
+    found = np.zeros((queue * GRID * GRID, 12, full.shape[-1]), np.float32)
+    for when, lane in np.argwhere(order.steps.is_active):
+        found[positions[when, lane]] = cached[when, :, lane]
+    found = found.swapaxes(0, 1).reshape(full.shape)
+    np.testing.assert_allclose(found, full, atol=2e-4)
+
+
+@pytest.mark.parametrize("local_window", [1, 3, (3, 5)])
+@pytest.mark.parametrize("queue", [1, 2])
+def test_a_wavefront_draws_what_raster_order_draws(local_window, queue):
+    """Greedy and sampled, with and without guidance, top-k and top-p."""
+    changes = {"local_window": local_window, "shift": "row"}
+    keys = sampling.image_keys(3, NAMES, 4)
+    for settings in (
+        sampling.SamplingSettings(temperature=0, guidance_scale=3.0),
+        sampling.SamplingSettings(guidance_scale=1.0),
+        sampling.SamplingSettings(guidance_scale=2.0, top_k=15, top_p=0.95),
+    ):
+        wave = dataclasses.replace(settings, decode_order="wavefront", queue=queue)
+        want, got = (draw(TEXT, keys, each, **changes) for each in (settings, wave))
+        np.testing.assert_array_equal(got, want)
+
+
+def test_of_what_is_shifted_within_rows_the_row_s_last_token_is_no_input():
+    """The first input of a row is the start id, whatever stands at the end of the row above."""
+    family, params = tiny(3, False, "row")
+    tokens = np.ones((1, GRID * GRID), np.int32)
+    changed = tokens.copy()
+    changed[0, GRID] = 7  # the input of (1, 0): the token at (0, 3)
+    logits = jax.jit(lambda tokens: family.network.apply({"params": params}, TEXT[:1], tokens))
+    np.testing.assert_array_equal(logits(tokens), logits(changed))
+    other, params = tiny(3, False)
+    raster = jax.jit(lambda tokens: other.network.apply({"params": params}, TEXT[:1], tokens))
+    assert np.any(raster(tokens) != raster(changed))
+
+
+@pytest.mark.parametrize("changes", [{}, {"shift": "row", "local_window": (3, 0)}])
+def test_a_model_that_no_wavefront_draws_is_refused(changes):
+    family, params = tiny(**changes)
+    settings = sampling.SamplingSettings(decode_order="wavefront")
+    with pytest.raises(ValueError, match="needs a generator that was trained with SHIFT = 'row'"):
+        family.sample({"params": params}, TEXT, sampling.image_keys(0, NAMES, 2), settings)
+
+
+def test_a_queue_divides_the_samples():
+    family, params = tiny(shift="row")
+    settings = sampling.SamplingSettings(decode_order="wavefront", queue=3)
+    with pytest.raises(ValueError, match="a queue of 3 does not divide 4 samples"):
+        family.sample({"params": params}, TEXT, sampling.image_keys(0, NAMES, 4), settings)
 
 
 def test_cache_holds_only_the_rows_in_reach():
-    config = network.TextToImageConfig()  # 32 x 32, window 11
-    cache = jax.eval_shape(lambda: network.empty_cache(config, 7))
-    assert cache.key.shape == (6, 7, 6, 32, 8, 64)
-    dense = network.TextToImageConfig(local_window=0)
-    assert jax.eval_shape(lambda: network.empty_cache(dense, 7)).key.shape[2:4] == (32, 32)
+    config = network.TextToImageConfig(num_decoder_layers=2, local_window=(11, 0))  # 32 x 32
+
+    def shapes(stagger, num_images):
+        order = decode_order.DecodeOrder((32, 32), stagger, num_images)
+        caches = jax.eval_shape(lambda: network.empty_caches(config, order, 7))
+        return [cache.key.shape for cache in caches]
+
+    assert shapes(32, 1) == [(7, 8, 6 * 32, 64), (7, 8, 32 * 32, 64)]
+    assert shapes(5, 2) == [(7, 8, 12 * 32 + 1, 64), (7, 8, 39 * 32 + 1, 64)]
 
 
 def test_guidance_formula():
@@ -195,6 +269,8 @@ def test_filter_equals_numpy(top_k, top_p):
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),
         ({"top_p": 1.1}, r"top_p must be in \(0, 1\]"),
         ({"guidance_scale": -1.0}, "guidance_scale must be >= 0"),
+        ({"decode_order": "spiral"}, "decode_order must be one of raster, wavefront; got spiral"),
+        ({"queue": 0}, "queue must be >= 1; got 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be >= 0; got nan"),
     ],
 )

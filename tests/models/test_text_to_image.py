@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from parti.models.layers import masks
 from parti.models.text_to_image import model, network, sampling
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "text_to_image_params.json"
@@ -171,6 +172,32 @@ def test_padding_of_the_caption_is_not_seen(tiny, batch):
     assert np.all(encoder["token_embedding"]["embedding"][0] == 0)  # id 0 is padding
     assert np.all(encoder["positions"]["embedding"][5] == 0)  # every caption is shorter
     assert np.all(np.any(encoder["positions"]["embedding"][:5] != 0, axis=-1))
+
+
+@pytest.mark.parametrize("local_window, scan_layers", [(3, True), ((5, 3), True), (5, False)])
+def test_a_network_in_blocks_is_that_under_whole_masks(local_window, scan_layers, monkeypatch):
+    config = tiny_config(grid_size=16, local_window=local_window, scan_layers=scan_layers)
+    tiny, params = init(config)
+    rng = np.random.default_rng(0)
+    text = rng.integers(3, 32, (2, TEXT_LENGTH)).astype(np.int32)
+    tokens = rng.integers(0, 21, (2, 256)).astype(np.int32)
+
+    def loss(params):
+        logits = tiny.network.apply({"params": params}, text, tokens)
+        return jnp.sum(jnp.sin(logits)), logits
+
+    def run(has_whole_mask):
+        lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params)
+        assert ("256x256xi1" in lowered.as_text()) == has_whole_mask
+        (_, logits), slopes = lowered.compile()(params)
+        return logits, slopes
+
+    got, found = run(has_whole_mask=False)
+    monkeypatch.setattr(masks, "local_blocks", lambda *args: None)
+    want, slopes = run(has_whole_mask=True)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(slopes))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest), found, slopes)
 
 
 def test_dropout_needs_an_rng_and_changes_the_loss(batch):

@@ -234,7 +234,7 @@ def test_generation_and_a_limit(tmp_path: pathlib.Path, capsys: pytest.CaptureFi
     argv = [*TINY, *DRAWS, "--num_samples=2", f"--json={path}"]
     assert compile_command.main([*argv, "--memory=0.001"]) == 1
     shown = capsys.readouterr().out
-    assert "drawing 4 images" in shown  # a prompt on each device
+    assert "drawing 4 images in 64 steps" in shown  # a prompt on each device
     assert "does not fit" in shown and "--num_samples" in shown
     sent = json.loads(path.read_text())["collectives"]
     steps = 8 * 8
