@@ -10,12 +10,9 @@ together are the same on any number of processes, also after a training has gone
 - **Mixture.** Of several data sets, `members` says to which one a place belongs and how many
   examples of that set came before. The sets take turns in proportion to their rates, spread evenly:
   of any first p places a set has its share of those that the sets before it left, rounded down.
-- **Epoch.** The n-th example of a set of N is in epoch n // N. A permutation that the seed chooses
-  deals the examples out to 8 parts of an epoch, and in each epoch others shuffle the parts. So each
-  epoch has each example once, in an order of its own, and an example comes again after about as
-  many as there are. Where whole epochs are shuffled it may come again at once, or late: that
-  trained worse (`benchmarks/data_order.py`, docs/training.md). Permutations are Feistel networks
-  rather than tables of N numbers.
+- **Epoch.** The n-th example of a set of N is in epoch n // N, at index `shuffled(n % N)`: a
+  permutation that seed and epoch choose, by a Feistel network rather than a table of N numbers.
+  Each epoch has each example once, in an order of its own.
 - **Record.** `engine/input/row_source` maps the index to a shard and to the bytes of the record
   (`record_offsets`), reads them, and hands them to the preprocessors of the task.
 - **Chance.** What a preprocessor draws for an example (a caption, a crop) comes from `seeds`, a
@@ -30,7 +27,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-PARTS = 8  # of an epoch, each of which keeps its examples
 _ROUNDS = 6
 _GOLDEN = 0x9E3779B97F4A7C15
 # Shifts and factors of `mix`.
@@ -67,15 +63,7 @@ def seeds(seed: int, data_set: int, numbers: np.ndarray) -> np.ndarray:
 def indices(seed: int, data_set: int, numbers: np.ndarray, size: int) -> np.ndarray:
     """Returns the indices [k] int64, in [0, size), of the n-th examples of a shuffled data set."""
     epochs, places = np.divmod(numbers.astype(np.uint64), np.uint64(size))
-    width = max(2, -(-size // PARTS))  # of a part; the last may be narrower
-    parts, within = np.divmod(places, np.uint64(width))
-    keys = mix(_key(seed, data_set, 2) + epochs * np.uint64(PARTS) + parts)
-    order = np.empty(len(places), np.uint64)
-    is_last = (parts + np.uint64(1)) * np.uint64(width) > size
-    for which, length in ((~is_last, width), (is_last, size % width)):
-        order[which] = shuffled(within[which], length, keys[which])
-    base = np.broadcast_to(_key(seed, data_set, 3), places.shape)
-    return shuffled(parts * np.uint64(width) + order, size, base).astype(np.int64)
+    return shuffled(places, size, mix(_key(seed, data_set, 2) + epochs)).astype(np.int64)
 
 
 def shuffled(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:

@@ -8,12 +8,12 @@ import pytest
 from parti.data.storage import row_order
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 64, 1000, 4097])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1000, 4097])
 def test_each_epoch_has_each_index_once(size: int) -> None:
     order = row_order.indices(3, 0, np.arange(4 * size), size).reshape(4, size)
     for epoch in order:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(size))
-    if size > 20:
+    if size > 4:
         assert len({tuple(epoch) for epoch in order}) == 4
         assert (order[0] != np.arange(size)).any()
 
@@ -27,25 +27,12 @@ def test_the_order_is_that_of_the_seed_and_the_set() -> None:
 
 
 def test_places_are_shuffled_well() -> None:
-    """Where an index goes says nothing about its neighbours, or in a part about the next epoch."""
+    """Where an index goes says nothing about its neighbours, or about the next epoch."""
     order = row_order.indices(0, 0, np.arange(20_000), 10_000).astype(float)
     first, second = order[:10_000], order[10_000:]
-    pairs = [(first[:-1], first[1:]), (first, np.arange(10_000)), (first[:1250], second[:1250])]
+    pairs = [(first[:-1], first[1:]), (first, np.arange(10_000)), (first, second)]
     for one, other in pairs:
-        assert abs(np.corrcoef(one, other)[0, 1]) < 5 / len(one) ** 0.5  # standard deviations
-
-
-@pytest.mark.parametrize("size", [20, 1000, 10_799])
-def test_an_example_comes_again_after_about_an_epoch(size: int) -> None:
-    """In the part of each epoch in which it was before, anywhere in it."""
-    order = row_order.indices(4, 0, np.arange(3 * size), size).reshape(3, size)
-    places = np.argsort(order, axis=1)  # of each index in each epoch
-    parts = places // -(-size // row_order.PARTS)
-    assert (parts == parts[0]).all()
-    assert np.abs(np.diff(places, axis=0)).max() < -(-size // row_order.PARTS)
-    if size >= 1000:
-        moved = np.diff(places, axis=0) / size
-        np.testing.assert_allclose(np.std(moved), 1 / row_order.PARTS / 6**0.5, rtol=0.05)
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.05  # 5 standard deviations
 
 
 def test_any_part_of_the_places_can_be_asked_for() -> None:
