@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head attention: over whole sequences, and one position at a time from a cache."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -167,9 +167,10 @@ class MultiHeadAttention(nn.Module):
         value = nn.with_logical_constraint(value, axes)
         use_dropout = self.dropout_rate > 0 and not deterministic
         rng = self.make_rng("dropout") if use_dropout else None
-        given = query, KeysValues(key, value), mask, self.dropout_rate, rng
-        is_blocked = mask is not None and mask.ndim == query.ndim + 1
-        x = blocked_attention(*given) if is_blocked else dot_product_attention(*given)
+        attend: Callable[..., Array] = dot_product_attention
+        if mask is not None and mask.ndim == query.ndim + 1:
+            attend = blocked_attention
+        x = attend(query, KeysValues(key, value), mask, self.dropout_rate, rng)
         return self.out(nn.with_logical_constraint(x, axes))
 
     def shared_keys_values(self, inputs: Array) -> KeysValues:
