@@ -27,6 +27,13 @@ class Draws:
     text_length, text_vocab_size = tiny_models.TEXT_LENGTH, tiny_models.TEXT_VOCAB_SIZE
     grid_size, codebook_size = tiny_models.GRID_SIZE, tiny_models.CODEBOOK_SIZE
 
+    @property
+    def unrolled(self) -> Any:
+        return self
+
+    def num_steps(self, settings: Any, num_samples: int) -> int:
+        return 1
+
     def sample(self, variables: Any, text_tokens: Any, keys: Any, settings: Any) -> Any:
         own = jnp.abs(100 * jnp.sum(variables["params"]["dense"]["bias"])).astype(jnp.uint32)
         rows = keys[..., :1] + text_tokens[:, :1, None].astype(jnp.uint32) + own

@@ -129,7 +129,6 @@ def test_a_save_that_fails_in_one_process_ends_the_others(tmp_path, process, ste
     assert re.search(
         rf"^.train. process {process}: StoreError: .* 503 backend error$", printed[process], re.M
     )
-    assert re.search("another (process|task)[^.]* died", printed[1 - process]), printed
     assert step not in checkpoints.steps(tmp_path / "run")
 
 
