@@ -8,7 +8,7 @@
 Random parameters of the demonstration's shape, of one of 33 million (width 512, 6 layers) or of
 Parti's 350M; samples of one prompt, with guidance, so that an image takes two rows. In turns, in
 one process, for each number of rows:
-- `sample`: `TextToImageModel.sample`, jitted, as `parti generate` calls it, in raster order;
+- `sample`: `TextToImageModel.sample` in raster order, jitted, as `parti generate` does on a mesh;
 - `wavefront`: the same as a wavefront, if the windows allow it; --queue is of `SamplingSettings`;
 - `uncached`: the whole network over all positions for each token. One pass is timed, and counted as
   often as there are tokens;
@@ -16,7 +16,7 @@ one process, for each number of rows:
   rows, without guidance and so with less to do, where torch and transformers are installed.
 Each turn of `sample` is compared with those of the others right after it: the quartiles of these
 ratios are given, other over ours. `of_product_rate` is the share of the rate of a large matrix
-product in the same turn (model FLOPs over seconds); `steps` are sequential, for an image.
+product in the same turn (model FLOPs over seconds).
 """
 
 import argparse
@@ -162,7 +162,7 @@ def huggingface(model: Any, rows: int) -> Callable[[], float] | None:
 
 
 def measure(model: Any, rows: int, queues: Sequence[int], turns: int) -> dict[str, Any]:
-    """Runs all ways in turns, and returns the figures of a number of rows."""
+    """Runs all ways in turns, and returns the figures of an even number of rows."""
     ways, num_flops = our_ways(model, rows, queues)
     if other := huggingface(model, rows):
         ways["huggingface"] = other
@@ -181,7 +181,6 @@ def measure(model: Any, rows: int, queues: Sequence[int], turns: int) -> dict[st
         "image_tokens_per_second": round(images * length / ours, 1),
         "images_per_minute": round(60 * images / ours, 2),
         "of_product_rate": round(statistics.median(shares), 3),
-        "steps": length,
         "over_sample": {
             name: quartiles([b / a for a, b in zip(seconds["sample"], every)])
             for name, every in seconds.items()
@@ -208,6 +207,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--turns", type=int, default=5, help="two or more")
     flags = parser.parse_args()
+    if any(rows < 2 or rows % 2 for rows in flags.rows):
+        parser.error(f"--rows {flags.rows}: give even numbers")
     model = make_model(flags.shape, flags.grid_size, flags.local_window, flags.dtype)
     found = {
         "name": "sampling",

@@ -44,8 +44,8 @@ def make_parser() -> flag_parser.Parser:
     add("--program", choices=programs, default=programs[0], help="default: train")
     add("--num_prompts", type=int, metavar="N", help="of generation; default: one per data shard")
     add("--num_samples", type=int, default=16, metavar="N", help="of each prompt (default: 16)")
-    add("--decode_order", choices=decode_order.ORDERS, default=decode_order.RASTER)
-    add("--queue", type=int, default=1, metavar="N", help="as of `parti generate`")
+    add("--decode_order", choices=decode_order.ORDERS, help="of generation (default: raster)")
+    add("--queue", type=int, metavar="N", help="of a wavefront, as of `parti generate`")
     layouts.add_flags(parser)
     add("--memory", type=float, metavar="GIB", help="of a device; default: all it has")
     add("--json", type=pathlib.Path, metavar="FILE", help="also writes the report there")
@@ -96,7 +96,9 @@ def _compile(
     else:
         layout = compile_step.layout_of(experiment, int8=weights == layouts.INT8)
     drawn = flags.num_prompts, flags.num_samples
-    settings = sampling.SamplingSettings(decode_order=flags.decode_order, queue=flags.queue)
+    settings = sampling.SamplingSettings(
+        decode_order=flags.decode_order or decode_order.RASTER, queue=flags.queue or 1
+    )
     return compile_step.compile_generation(experiment, target, *drawn, layout, settings)
 
 
@@ -141,14 +143,14 @@ def _added(flags: Sequence[str], advice: device_memory.Advice) -> device_memory.
 
 
 def _check(flags: argparse.Namespace) -> None:
-    for name in ("num_prompts", "num_samples", "memory"):
+    for name in ("num_prompts", "num_samples", "queue", "memory"):
         value = getattr(flags, name)
         if value is not None and value <= 0:
             raise ValueError(f"--{name} is {value}; it must be more than 0")
-    for name in ("num_prompts", "layout", "mesh_shape", "weights"):
+    for name in ("num_prompts", "layout", "mesh_shape", "weights", "decode_order", "queue"):
         if getattr(flags, name) and flags.program != compile_step.GENERATE:
             raise ValueError(
-                f"--{name} is for --program generate; a training's layout is in its experiment"
+                f"--{name} is for --program generate; of a training all is in its experiment"
             )
     if flags.json and not flags.json.parent.is_dir():
         raise FileNotFoundError(f"--json {flags.json}: no folder {flags.json.parent}")

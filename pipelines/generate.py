@@ -88,6 +88,8 @@ def generation_settings(bundle: bundles.Bundle, settings: GenerateSettings) -> d
     said = dataclasses.asdict(settings)
     if settings.weights is None:
         del said["weights"]
+    if settings.queue == 1:
+        del said["queue"]
     return {**said, "fingerprints": bundle.fingerprints}
 
 
@@ -258,15 +260,16 @@ def _open(
     bundle = bundles.Bundle.open(flags.model)
     settings = dataclasses.replace(settings, rerank_by=check_ranking(bundle, flags.rerank_by))
     size = min(flags.prompts_per_batch, len(prompts))
+    generator = bundle.model("generator")
+    generator.num_steps(settings.sampling, settings.num_samples)  # raises
     inputs = {
         name: getattr(flags, name)
         for name in ("prompts", "model", "prompts_per_batch", "upsample_tile")
     }
     if layout is not None and num_devices is not None:
-        generator = bundle.model("generator")
-        layout.check(generator, size * settings.num_samples, num_devices)
+        at_once = size * settings.num_samples // settings.queue
+        layout.check(generator, at_once, num_devices)
         inputs["layout"] = layout.describe(generator, num_devices)
-    bundle.model("generator").num_steps(settings.sampling, settings.num_samples)  # raises
     stage = publishing.OutputDirectory(
         flags.output,
         kind="generations",

@@ -77,8 +77,8 @@ class Layout:
         parts = _parts("batch", rules, mesh)
         if num_images % parts:
             raise ValueError(
-                f"{num_images} images at a time (prompts x --num_samples) do not divide by the "
-                f"{parts} parts of the mesh {dict(mesh.shape)}; change --num_samples, "
+                f"{num_images} images at a time (prompts x --num_samples, over --queue) do not "
+                f"divide by the {parts} parts of the mesh {dict(mesh.shape)}; change one of these, "
                 "--prompts_per_batch or --mesh_shape"
             )
 
@@ -258,7 +258,7 @@ def leaves(model: Any, int8: bool = False) -> dict[Key, Leaf]:
     variables = jax.eval_shape(initial, jax.random.PRNGKey(0))
     params, found = traverse_util.flatten_dict(variables["params"]), {}
     for key, names in base.logical_axes(variables)["params"].items():
-        names = names[names[:1] == (_STACKED,) :]
+        names = names[1:] if names[:1] == (_STACKED,) else names
         dtype: Any = jnp.dtype(np.float32)
         inputs = None
         if "kernel" in key[-1] and int8:

@@ -122,7 +122,8 @@ def compile_generation(
     layout, settings = layout or layout_of(experiment), settings or sampling.SamplingSettings()
     placement = layout.placement(target.devices)
     num_prompts = num_prompts or placement.num_parts("batch")
-    layout.check(model, num_prompts * num_samples, len(target.devices))
+    num_steps = model.num_steps(settings, num_samples)
+    layout.check(model, num_prompts * num_samples // settings.queue, len(target.devices))
     model, leaves = model.unrolled, layouts.leaves(model, layout.int8)
     variables = layouts.placed(leaves, placement)
     batch = (
@@ -147,7 +148,7 @@ def compile_generation(
         advice.insert(1, int8)
     return dataclasses.replace(
         report,
-        num_steps=model.num_steps(settings, num_samples),
+        num_steps=num_steps,
         advice=advice if report.fits is False else (),
     )
 

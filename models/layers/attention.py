@@ -193,7 +193,8 @@ class MultiHeadAttention(nn.Module):
 
         cache = Cache(*map(added, cache, map(_by_heads, self.keys_values(inputs))))
         x = cached_attention(_by_heads(self.query(inputs)), cache, mask)
-        return self.out(_by_heads(x)), cache
+        x = nn.with_logical_constraint(x.swapaxes(1, 2), ("batch", None, "heads", "kv"))
+        return self.out(x), cache
 
     def decode_shared(
         self, inputs: Array, shared: Sequence[KeysValues], masks: Sequence[Array]
@@ -219,5 +220,5 @@ class MultiHeadAttention(nn.Module):
 
 
 def _by_heads(x: Array) -> Array:
-    """Maps [batch, length, heads, kv] to [batch, heads, length, kv], or back."""
+    """Maps [batch, length, heads, kv] to [batch, heads, length, kv]."""
     return nn.with_logical_constraint(x.swapaxes(1, 2), ("batch", "heads", None, "kv"))

@@ -86,6 +86,6 @@ class ImagePositions(nn.Module):
         return table.reshape(-1, self.emb_dim).astype(self.dtype)
 
     def at(self, position: Array) -> Array:
-        """Returns one position, [embed], for an int32 scalar in raster order."""
+        """Looks positions up: [...] int32 in raster order -> [..., embed]."""
         row, column = position // self.grid[1], position % self.grid[1]
         return (self.row_embedding[row] + self.column_embedding[column]).astype(self.dtype)

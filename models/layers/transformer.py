@@ -322,6 +322,8 @@ class Stack(nn.Module):
           cross: For each part of the rows (see `decode_shared`) what `cross_keys_values` gave.
           cross_masks: For each part which of them may be seen.
         """
+        if self.config.scan_layers:
+            raise ValueError("positions pass layers apart; decode with scan_layers = False")
         caches = []
         for i, layer in enumerate(self.layers):
             x, cache = layer.decode(x, cached[i], [part[i] for part in cross], cross_masks)
@@ -343,12 +345,12 @@ def layer_shapes(
 
 
 def unrolled(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of a model with scanned stacks as without scan_layers."""
+    """Returns the variables of a model with scanned stacks as without scan_layers."""
     flat: dict[tuple[str, ...], Any] = {}
-    for key, leaf in traverse_util.flatten_dict(variables["params"]).items():
+    for key, leaf in traverse_util.flatten_dict(dict(variables)).items():
         parts = leaf if _SCANNED in key else [leaf]
-        flat |= zip(layer_shapes(key, leaf.shape), parts)
-    return {"params": traverse_util.unflatten_dict(flat)}
+        flat |= zip(layer_shapes(key, leaf.shape), parts, strict=True)
+    return traverse_util.unflatten_dict(flat)
 
 
 class AttentionalPooler(nn.Module):

@@ -101,8 +101,8 @@ class DecodeOrder:
     def mask(self, step: Step, window: int) -> Array:
         """Returns which slots [lanes, slots] bool the positions of a step may see.
 
-        Of a row above, those of the last `rows` in the queue; what a slot holds of an older row, or
-        of one below, is that of a row out of reach.
+        Ring row i holds the newest row r of the queue with r % rows == i; of a row below a
+        position's own, or of one that is too old, the slots come out as more than the reach above.
         """
         reach, num_rows = masks.window_reach(window, self.grid), self.cache_rows(window)
         row, column = step.row[:, None], step.column[:, None]

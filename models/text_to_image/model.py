@@ -145,7 +145,8 @@ class TextToImageModel(base.Model):
         """Draws samples: [prompts, samples, image_length] codebook indices (`sampling.sample`).
 
         Raises:
-          ValueError: the shapes do not go together or, outside of jit, a text id is out of range.
+          ValueError: the shapes do not go together, a decode order that the network cannot have or,
+            outside of jit, a text id out of range.
         """
         config = self.config
         base.check_tokens(text_tokens, config.text_length, config.text_vocab_size, "text_tokens")

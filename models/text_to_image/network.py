@@ -105,7 +105,7 @@ class TextToImageConfig:
 
     @property
     def unrolled(self) -> "TextToImageConfig":
-        """The same with a program for each layer; the parameters are `transformer.unrolled`."""
+        """The same without scan_layers or pipeline; the parameters are `transformer.unrolled`."""
         return dataclasses.replace(self.unpipelined, scan_layers=False)
 
     @property
@@ -250,8 +250,7 @@ class PartiTransformer(nn.Module):
     def prepare(self, text_tokens: Array) -> list[attention.KeysValues]:
         """Encodes captions [groups, text_length], and projects them to keys and values.
 
-        They are those of `transformer.Stack.cross_keys_values`, for the decoder's cross-attention;
-        of the captions as groups.
+        They are those of `transformer.Stack.cross_keys_values`, for the decoder's cross-attention.
         """
         return self.decoder.stack.cross_keys_values(self.encoder(text_tokens))
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Draws image tokens from a caption, one position after another, with guidance.
+"""Draws image tokens from a caption, one step after another, with guidance.
 
 Each prompt's caption is encoded once for all its samples, the null caption once for all prompts,
 and conditional and unconditional rows go through one batched step. An image depends on the
@@ -62,6 +62,11 @@ class SamplingSettings:
                 self.decode_order,
             ),
             (self.queue >= 1, "queue must be >= 1", self.queue),
+            (
+                self.queue == 1 or self.decode_order == decode_order.WAVEFRONT,
+                "queue is of decode_order 'wavefront'; it must be 1 in raster order",
+                self.queue,
+            ),
         ):
             if not ok:
                 raise ValueError(f"{what}; got {got}")
@@ -208,7 +213,7 @@ def sample(
     mesh the images are divided as a batch is, and so is the cache, which is also by heads.
 
     Raises:
-      ValueError: The shapes do not go together.
+      ValueError: The shapes do not go together, or as `order_of`.
     """
     config = transformer.config
     text_tokens, sample_keys = jnp.asarray(text_tokens), jnp.asarray(sample_keys)

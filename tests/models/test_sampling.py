@@ -269,6 +269,7 @@ def test_filter_equals_numpy(top_k, top_p):
         ({"guidance_scale": -1.0}, "guidance_scale must be >= 0"),
         ({"decode_order": "spiral"}, "decode_order must be one of raster, wavefront; got spiral"),
         ({"queue": 0}, "queue must be >= 1; got 0"),
+        ({"queue": 2}, "queue is of decode_order 'wavefront'; it must be 1 in raster order; got 2"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be >= 0; got nan"),
     ],
 )

@@ -174,16 +174,25 @@ def test_padding_of_the_caption_is_not_seen(tiny, batch):
     assert np.all(np.any(encoder["positions"]["embedding"][:5] != 0, axis=-1))
 
 
-@pytest.mark.parametrize("local_window, scan_layers", [(3, True), ((5, 3), True), (5, False)])
-def test_a_network_in_blocks_is_that_under_whole_masks(local_window, scan_layers, monkeypatch):
-    config = tiny_config(grid_size=16, local_window=local_window, scan_layers=scan_layers)
+@pytest.mark.parametrize(
+    "local_window, changes",
+    [
+        (3, {}),
+        (5, {"scan_layers": False}),
+        ((5, 3), {"num_encoder_layers": 2, "num_stages": 2, "remat": "full"}),
+    ],
+)
+def test_a_network_in_blocks_is_that_under_whole_masks(local_window, changes, monkeypatch):
+    if "num_stages" in changes:
+        changes = changes | {"pipeline_microbatches": 2}
+    config = tiny_config(grid_size=16, local_window=local_window, **changes)
     tiny, params = init(config)
     rng = np.random.default_rng(0)
     text = rng.integers(3, 32, (2, TEXT_LENGTH)).astype(np.int32)
     tokens = rng.integers(0, 21, (2, 256)).astype(np.int32)
 
     def loss(params):
-        logits = tiny.network.apply({"params": params}, text, tokens)
+        logits = tiny._training_network.apply({"params": params}, text, tokens)
         return jnp.sum(jnp.sin(logits)), logits
 
     def run(has_whole_mask):

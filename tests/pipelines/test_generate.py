@@ -493,6 +493,14 @@ def test_any_damage_of_a_bundle_is_one_line(
         ({"top_p": 0}, "top_p must be in"),
         ({"temperature": -1}, "temperature must be"),
         ({"prompts_per_batch": 0}, "--prompts_per_batch=0"),
+        (
+            {"decode_order": "wavefront"},
+            "'wavefront' needs a generator .* trained with SHIFT = 'row'",
+        ),
+        (
+            {"queue": 2},
+            "--queue is of decode_order 'wavefront'; it must be 1 in raster order; got 2",
+        ),
         ({"upsample_tile": -1}, "--upsample_tile=-1: give at least 0"),
         ({"upsample_tile": 8}, "--upsample_tile=8: .* too small: .* give at least 9 for images"),
         ({"upsample_tile": 16, "keep": 0}, "--upsample_tile=16: --keep is 0"),

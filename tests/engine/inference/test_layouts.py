@@ -40,10 +40,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
     return bundles.Bundle.open(folder / "bundle")
 
 
-def draw(generator: loaded_models.LoadedModel) -> np.ndarray:
+def draw(
+    generator: loaded_models.LoadedModel, settings: sampling.SamplingSettings = SETTINGS
+) -> np.ndarray:
     """Returns [prompts, samples, length] tokens."""
     arrays = generator.encode_texts(TEXTS), sampling.image_keys(0, TEXTS, NUM_SAMPLES)
-    return generator.call("sample", *arrays, batch_size=len(TEXTS), settings=SETTINGS)
+    return generator.call("sample", *arrays, batch_size=len(TEXTS), settings=settings)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,20 @@ def test_rows_are_divided_whatever_the_number_of_prompts(
         given = {"batch_size": num_prompts, "settings": SETTINGS}
         tokens.append(generator.call("sample", *arrays, **given))
     np.testing.assert_array_equal(*tokens)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh_shape, queue", [((8, 1), 1), ((4, 2), 2), ((1, 8), 4)])
+def test_a_wavefront_on_a_mesh_draws_what_raster_order_draws(
+    tmp_path: pathlib.Path, mesh_shape: tuple[int, int], queue: int
+) -> None:
+    local = {"num_heads": 8, "num_decoder_layers": 2, "local_window": 3, "shift": "'row'"}
+    parts = {**tiny_models.parts("tokenizer"), "generator": tiny_models.part("generator", **local)}
+    bundles.write_bundle(tmp_path / "b", parts, tiny_models.write_vocabulary(tmp_path / "v.model"))
+    bundle = bundles.Bundle.open(tmp_path / "b")
+    wave = sampling.SamplingSettings(decode_order="wavefront", queue=queue)
+    divided = draw(bundle.load("generator", layouts.Layout(mesh_shape)), wave)
+    np.testing.assert_array_equal(divided, draw(bundle.load("generator")))
 
 
 def test_the_host_reads_a_layer_at_a_time(

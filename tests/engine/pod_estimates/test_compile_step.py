@@ -241,6 +241,13 @@ def test_generation_and_a_limit(tmp_path: pathlib.Path, capsys: pytest.CaptureFi
     assert sum(each["count"] for each in sent.values()) < steps / 2, "none in the loop"
 
 
+def test_generation_as_a_wavefront(capsys: pytest.CaptureFixture) -> None:
+    """On 8 x 8 tokens with windows of 11 a row follows 5 behind: 8 + 15 x 5 steps for two."""
+    argv = [*TINY, *DRAWS, "--num_samples=2", "--gin.SHIFT='row'", "--decode_order=wavefront"]
+    assert compile_command.main([*argv, "--queue=2"]) == 0
+    assert "drawing 4 images in 83 steps" in capsys.readouterr().out
+
+
 def test_generation_with_its_kernels_divided(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -253,6 +260,7 @@ def test_generation_with_its_kernels_divided(
     # A position, a step: two sums of attention and one of the MLP in each of two layers, one of the
     # embedding; the logits are gathered, [rows, vocab] float32, and not their kernel.
     assert report["collectives"]["all-reduce"]["count"] >= 64 * 7
+    assert "all-to-all" not in report["collectives"], "heads stay where they are"
     gathered = report["collectives"]["all-gather"]
     assert gathered["num_bytes"] < 64 * 4 * 1024 * 4 and 64 <= gathered["count"] < 128
 
