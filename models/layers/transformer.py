@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from parti.models.layers import attention, dense, pipeline
+from parti.models.layers import attention, dense, pipeline, quantization
 
 Array = jax.Array
 
@@ -345,9 +345,10 @@ def layer_shapes(
 
 
 def unrolled(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the variables of a model with scanned stacks as without scan_layers."""
+    """Returns parameters of a model with scanned stacks, and scales, as without scan_layers."""
     flat: dict[tuple[str, ...], Any] = {}
-    for key, leaf in traverse_util.flatten_dict(dict(variables)).items():
+    kept = {name: variables[name] for name in ("params", quantization.SCALES) if name in variables}
+    for key, leaf in traverse_util.flatten_dict(kept).items():
         parts = leaf if _SCANNED in key else [leaf]
         flat |= zip(layer_shapes(key, leaf.shape), parts, strict=True)
     return traverse_util.unflatten_dict(flat)
