@@ -76,6 +76,11 @@ def random_variables(model: Any) -> dict[str, Any]:
     return {"params": jax.tree.map(lambda leaf: leaf.astype(model.dtype), params)}
 
 
+def prompt(length: int) -> np.ndarray:
+    """Returns a text of seven pieces and its end, [1, length] int32."""
+    return np.pad(np.array([[*range(5, 12), 1]], np.int32), ((0, 0), (0, length - 8)))
+
+
 def timed(call: Callable[[], Any]) -> float:
     """Returns the seconds of a call."""
     began = time.perf_counter()
@@ -88,8 +93,7 @@ def our_ways(
 ) -> tuple[dict[str, Callable[[], float]], float]:
     """Returns {way: function that draws, and gives the seconds} and the FLOPs of raster order."""
     config, variables = model.config, random_variables(model)
-    text = np.zeros((1, config.text_length), np.int32)
-    text[0, :8] = [*range(5, 12), 1]
+    text = prompt(config.text_length)
     keys = sampling.image_keys(0, ["a text"], rows // 2)
 
     def drawing(settings: sampling.SamplingSettings) -> Callable[[], Any]:
@@ -118,7 +122,7 @@ def our_ways(
 
 def huggingface(model: Any, rows: int) -> Callable[[], float] | None:
     """Returns a function that draws as many rows by transformers' T5, or None without it."""
-    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+    if versions() is None:
         return None
     import torch
     import transformers
@@ -138,8 +142,7 @@ def huggingface(model: Any, rows: int) -> Callable[[], float] | None:
         decoder_start_token_id=0,
     )
     drawing = transformers.T5ForConditionalGeneration(t5).eval().to(getattr(torch, model.dtype))
-    text = torch.zeros((1, config.text_length), dtype=torch.long)
-    text[0, :8] = torch.tensor([*range(5, 12), 1])
+    text = torch.from_numpy(prompt(config.text_length)).long()
     length = config.image_length
 
     def draw() -> float:

@@ -128,7 +128,7 @@ def index() -> int:
 
 def is_first() -> bool:
     """Returns whether this process writes what is written once."""
-    return jax.process_index() == 0
+    return index() == 0
 
 
 def log(text: str) -> None:
@@ -268,7 +268,7 @@ def _ending_at(kind: type[Exception], command: str, what: str) -> Iterator[None]
         if count() == 1:
             raise
         text = _explain(error, what)
-        print(f"[{command}] process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
+        print(f"[{command}] process {index()}: {text}", file=sys.stderr, flush=True)
         os._exit(1)
 
 

@@ -188,8 +188,8 @@ def _prepare_captions(
         return nn.with_logical_constraint(x[part], (name, "heads", None, "kv"))
 
     cross = [jax.tree.map(lambda x: of_part(x, *part), prepared) for part in parts]  # noqa: B023
-    masks = [nn.with_logical_constraint(visible[part], (name, None)) for part, name in parts]
-    return cross, masks
+    seen = [nn.with_logical_constraint(visible[part], (name, None)) for part, name in parts]
+    return cross, seen
 
 
 def _num_parts(name: str) -> int:
