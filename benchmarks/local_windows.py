@@ -33,9 +33,8 @@ import trainings
 from parti.data.images import images
 from parti.data.scenes import probe, scenes
 from parti.data.text import prompt_files, vocabularies
-from parti.engine.inference import bundles, loaded_models
+from parti.engine.inference import bundles, loaded_models, rendering
 from parti.models.text_to_image import sampling
-from parti.pipelines.beam import model_handlers
 from parti.stages import manifests
 
 EXPERIMENT = "t5x_configs/experiments/text_to_image_tiny.gin"
@@ -85,7 +84,7 @@ def agreement(folder: pathlib.Path, flags: argparse.Namespace) -> float:
     )
     values = []
     for prompt, tokens in zip(prompts, drawn, strict=True):
-        pictures = model_handlers.decode(tokenizer, tokens)
+        pictures = rendering.decode(tokenizer, tokens)
         if flags.by == "scenes":
             scene = scenes.Scene.from_dict(prompt.metadata["scene"])
             values += [probe.alignment(picture, scene)["overall"] for picture in pictures]

@@ -30,9 +30,8 @@ import numpy as np
 
 from parti.data.images import images
 from parti.data.storage import records, tfrecords
-from parti.engine.inference import bundles, loaded_models
+from parti.engine.inference import bundles, loaded_models, rendering
 from parti.pipelines import generate
-from parti.pipelines.beam import model_handlers
 from parti.pipelines.evaluation import bootstrap, scene_alignment
 from parti.pipelines.html import gallery
 
@@ -60,7 +59,7 @@ def read_samples(
     for ranked in gallery.group_by_prompt(generate.read_generations(workdir / "generations")):
         group = sorted(ranked, key=lambda item: item.sample_index)
         keys = [f"{item.prompt_id}/{item.sample_index:03d}" for item in group]
-        pictures = model_handlers.decode(tokenizer, np.stack([tokens[key] for key in keys]))
+        pictures = rendering.decode(tokenizer, np.stack([tokens[key] for key in keys]))
         key = group[0].metadata.get("key")  # of the pair whose caption the prompt is
         if by == "scenes" and all(item.image in known for item in group):
             agreement = np.array([known[item.image] for item in group])
@@ -108,10 +107,10 @@ def load_reranker(
 
 def best(reranker: loaded_models.LoadedModel, samples: Sequence[Samples]) -> dict[str, np.ndarray]:
     """Returns {ranking: agreement of the best sample of each prompt}."""
-    found = {name: np.zeros(len(samples)) for name in model_handlers.rankings(reranker.model)}
+    found = {name: np.zeros(len(samples)) for name in rendering.rankings(reranker.model)}
     for index, (text, pictures, agreement) in enumerate(samples):
         for name, values in found.items():
-            scores = model_handlers.score(reranker, text, pictures, name)
+            scores = rendering.score(reranker, text, pictures, name)
             values[index] = agreement[np.argmax(scores)]
     return found
 

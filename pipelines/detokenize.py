@@ -19,7 +19,7 @@ import numpy as np
 from parti.data.images import images
 from parti.data.storage import records, shard_names, tfrecords
 from parti.engine.hardware import accelerators
-from parti.engine.inference import bundles, layouts, loaded_models
+from parti.engine.inference import bundles, layouts, loaded_models, rendering
 from parti.pipelines.beam import model_handlers, options
 from parti.pipelines.html import contact_sheet
 from parti.pipelines.tokens import batches as token_batches
@@ -58,7 +58,7 @@ def _read_tokens(
     rows = itertools.islice(tfrecords.read(shard.path), shard.num_rows)
     every = map(records.TokenizedPair.from_example, rows)
     for index in itertools.count():
-        pairs = tuple(itertools.islice(every, model_handlers.IMAGE_BATCH))
+        pairs = tuple(itertools.islice(every, rendering.IMAGE_BATCH))
         if not pairs:
             return
         for pair in pairs:
@@ -79,7 +79,7 @@ def _write_images(
     """Writes the images of a batch and their lines; returns (shard, (index, count))."""
     batch, pixels = element
     lines = []
-    first = batch.index * model_handlers.IMAGE_BATCH
+    first = batch.index * rendering.IMAGE_BATCH
     files.make_dirs(files.join(directory, _image_folder(batch.shard)))
     for row, (pair, image) in enumerate(zip(batch.pairs, pixels, strict=True), start=first):
         path = image_path(batch.shard, row, pair.key)

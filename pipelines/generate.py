@@ -26,7 +26,7 @@ from parti.data.storage import record_offsets, records, shard_names, tfrecords
 from parti.data.text import captions, prompt_files
 from parti.engine.distributed import multihost
 from parti.engine.hardware import accelerators
-from parti.engine.inference import bundles, layouts
+from parti.engine.inference import bundles, layouts, rendering
 from parti.models.super_resolution import tiling
 from parti.models.text_to_image import decode_order, sampling
 from parti.pipelines.beam import beam_internals, model_handlers, options, runners
@@ -35,7 +35,7 @@ from parti.stages import files, flag_parser, manifests, progress_line, publishin
 
 MANIFEST_LINES = "manifest.jsonl"
 DEFAULT_BUNDLE = "runs/demo/bundle"
-DEFAULT_RANKING = model_handlers.CONTRAST  # as the paper
+DEFAULT_RANKING = rendering.CONTRAST  # as the paper
 # Folder of the parts, two files for each finished prompt, until all is published.
 _PARTS = f"{publishing.SCRATCH}/parts"
 _LINES, _TOKENS = ".jsonl", ".tfrecord"
@@ -53,8 +53,8 @@ class GenerateSettings:
     top_p: float = 1.0
     seed: int = 0
     num_upsampled: int = 16  # best images of each prompt; the others stay small
-    # One of `model_handlers.RANKINGS`; None if there is no reranker
-    rerank_by: str | None = model_handlers.CONTRAST
+    # One of `rendering.RANKINGS`; None if there is no reranker
+    rerank_by: str | None = rendering.CONTRAST
     decode_order: str = decode_order.RASTER
     queue: int = 1
     weights: str | None = None  # `layouts.INT8`; None is the generator's compute dtype
@@ -119,7 +119,7 @@ def make_parser() -> flag_parser.Parser:
     add("--queue", type=int, default=default.queue, metavar="N", help=queue_help)
     add("--seed", type=int, default=default.seed, help="another seed, other images")
     help_text = f"what ranks them (default: {DEFAULT_RANKING})"
-    add("--rerank_by", choices=model_handlers.RANKINGS, help=help_text)
+    add("--rerank_by", choices=rendering.RANKINGS, help=help_text)
     add("--keep", type=int, help="best images of each prompt to upsample (default: all)")
     add("--upsample_tile", type=int, default=0, help="upsample in windows this wide (0: whole)")
     add("--prompts_per_batch", type=int, default=4, help="prompts sampled in one call")
@@ -355,11 +355,11 @@ def check_ranking(bundle: bundles.Bundle, rerank_by: str | None) -> str | None:
                 f"--rerank_by={rerank_by}: the bundle has no reranker; leave the flag out"
             )
         return None
-    possible = model_handlers.rankings(bundle.model("reranker"))
+    possible = rendering.rankings(bundle.model("reranker"))
     if rerank_by and rerank_by not in possible:
         raise ValueError(
             f"--rerank_by={rerank_by}: the bundle's reranker writes no captions "
-            f"(NUM_MULTIMODAL_LAYERS is 0); give --rerank_by={model_handlers.CONTRAST}"
+            f"(NUM_MULTIMODAL_LAYERS is 0); give --rerank_by={rendering.CONTRAST}"
         )
     return rerank_by or DEFAULT_RANKING
 
@@ -423,7 +423,7 @@ def _handlers(
     """Returns what samples a batch of prompts, and what renders the samples of one; see `build`."""
     source = files.absolute(bundle.path)
     drawn = settings.sampling, settings.num_samples, settings.seed, prompts_per_batch
-    rerank_by = settings.rerank_by or model_handlers.CONTRAST
+    rerank_by = settings.rerank_by or rendering.CONTRAST
     rendered = settings.num_upsampled, upsample_tile, rerank_by
     return (
         model_handlers.sample_handler(source, *drawn, layout),
@@ -475,7 +475,7 @@ class _WritePrompt(beam.DoFn):
     def __init__(self, directory: str, settings: Mapping[str, Any]) -> None:
         self._directory, self._settings = directory, dict(settings)
 
-    def process(self, element: tuple[prompt_files.Prompt, model_handlers.Samples]) -> Iterator[str]:
+    def process(self, element: tuple[prompt_files.Prompt, rendering.Samples]) -> Iterator[str]:
         prompt, samples = element
         folder = f"images/{prompt.id}"
         files.make_dirs(files.join(self._directory, folder))

@@ -14,9 +14,9 @@ import tiny_models
 
 from parti.data.text import prompt_files
 from parti.engine.experiment import sample_settings
-from parti.engine.inference import bundles
+from parti.engine.inference import bundles, rendering
 from parti.pipelines import generate
-from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.beam import options
 
 PROMPTS = ("a red circle", "a blue star")
 
@@ -78,7 +78,7 @@ def draw_blank(patch: pytest.MonkeyPatch) -> None:
     ) -> None:
         pathlib.Path(directory, ".scratch", "parts").mkdir(parents=True, exist_ok=True)
         num = settings.num_samples
-        samples = model_handlers.Samples(
+        samples = rendering.Samples(
             np.zeros((num, 4), np.int32), [np.zeros((4, 4, 3), np.uint8)] * num, None
         )
         write = generate._WritePrompt(directory, generate.generation_settings(bundle, settings))

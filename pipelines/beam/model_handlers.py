@@ -16,18 +16,10 @@ import numpy as np
 from apache_beam.ml.inference import base as inference
 
 from parti.data.images import images
-from parti.engine.inference import bundles, layouts, loaded_models
+from parti.engine.inference import bundles, layouts, loaded_models, rendering
 from parti.models import base
-from parti.models.super_resolution import tiling
 from parti.models.text_to_image import sampling
 from parti.stages import files
-
-# Images that one call of a model takes; fewer are padded.
-IMAGE_BATCH = 16
-
-# What samples are ranked by, see `score`.
-CONTRAST, LIKELIHOOD, BOTH = "contrast", "likelihood", "both"
-RANKINGS = (CONTRAST, LIKELIHOOD, BOTH)
 
 
 class Handler(inference.ModelHandler[Any, Any, Any]):
@@ -103,14 +95,14 @@ def encode_handler(
 
     def encode(model: loaded_models.LoadedModel, pixels: np.ndarray) -> Encoded:
         tokens = model.call("encode", images.to_float(pixels), batch_size=batch_size)
-        return Encoded(tokens, decode(model, tokens, batch_size) if reconstruct else None)
+        return Encoded(tokens, rendering.decode(model, tokens, batch_size) if reconstruct else None)
 
     return part_handler(source, "tokenizer", encode, () if reconstruct else ("decoder",), layout)
 
 
 def decode_handler(source: files.Path, layout: layouts.Layout | None = None) -> Handler:
     """Image tokens [batch, length] to images [batch, height, width, 3] uint8."""
-    return part_handler(source, "tokenizer", decode, ("encoder",), layout)
+    return part_handler(source, "tokenizer", rendering.decode, rendering.ENCODER, layout)
 
 
 def sample_handler(
@@ -131,126 +123,17 @@ def sample_handler(
     return part_handler(source, "generator", sample, layout=layout)
 
 
-class Samples(NamedTuple):
-    """The samples of one prompt."""
-
-    image_tokens: np.ndarray  # [samples, length] int32
-    images: list[np.ndarray]  # one [height, width, 3] uint8 each; upsampled ones are larger
-    scores: np.ndarray | None  # [samples] float64, see `score`; None without a reranker
-
-    def best_first(self) -> list[int]:
-        """Returns the sample indices, best first; equal scores, or none, in sample order."""
-        if self.scores is None:
-            return list(range(len(self.images)))
-        return np.argsort(-self.scores, kind="stable").tolist()
-
-
-class Renderer:
-    """A bundle's decoder, and its reranker and upsampler where there are any."""
-
-    def __init__(
-        self,
-        source: files.Path,
-        num_upsampled: int,
-        window_size: int = 0,
-        rerank_by: str = CONTRAST,
-        layout: layouts.Layout | None = None,
-    ) -> None:
-        """Loads the parts of a bundle, with a layout onto each device of this process.
-
-        Of a prompt `num_upsampled` best samples are upsampled, in windows of `tiling` with sides of
-        `window_size` pixels, or whole (0). `rerank_by` is one of `RANKINGS`.
-        """
-        bundle = bundles.Bundle.open(source)
-        self._num_upsampled, self._window_size = num_upsampled, window_size
-        self._rerank_by = rerank_by
-        self._tokenizer = decode_handler(source, layout).load_model()
-        wanted = {"reranker", "upsampler"} if num_upsampled else {"reranker"}
-        others = {part: bundle.load(part, layout) for part in bundle.parts if part in wanted}
-        self._reranker, self._upsampler = others.get("reranker"), others.get("upsampler")
-
-    def render(self, text: str, image_tokens: np.ndarray) -> Samples:
-        """Decodes, scores and upsamples the samples of a prompt, [samples, length] int32."""
-        small = decode(self._tokenizer, image_tokens)
-        scores = None
-        if self._reranker is not None:
-            scores = score(self._reranker, text, small, self._rerank_by)
-        samples = Samples(image_tokens, list(small), scores)
-        if self._upsampler is not None:
-            best = samples.best_first()[: self._num_upsampled]
-            large = upsample(self._upsampler, small[best], self._window_size)
-            for index, image in zip(best, large, strict=True):
-                samples.images[index] = image
-        return samples
-
-
 def render_handler(
     source: files.Path,
     num_upsampled: int,
     window_size: int = 0,
-    rerank_by: str = CONTRAST,
+    rerank_by: str = rendering.CONTRAST,
     layout: layouts.Layout | None = None,
 ) -> Handler:
-    """(text, image tokens [samples, length] int32) of a prompt to its `Samples`; see `Renderer`."""
-    load = functools.partial(Renderer, source, num_upsampled, window_size, rerank_by, layout)
-    return Handler("render", load, lambda renderer, example: renderer.render(*example))
+    """(text, image tokens [samples, length] int32) of a prompt to its samples; see `Renderer`."""
+    load = functools.partial(rendering.Renderer.load, source, bool(num_upsampled), layout)
 
+    def render(renderer: rendering.Renderer, example: tuple[str, np.ndarray]) -> rendering.Samples:
+        return renderer.render(*example, num_upsampled, window_size, rerank_by)
 
-def decode(
-    tokenizer: loaded_models.LoadedModel, image_tokens: np.ndarray, batch_size: int = IMAGE_BATCH
-) -> np.ndarray:
-    """Returns the images of tokens [batch, length]: [batch, height, width, 3] uint8."""
-    return images.to_uint8(tokenizer.call("decode", image_tokens, batch_size=batch_size))
-
-
-def rankings(reranker: Any) -> tuple[str, ...]:
-    """Returns which of `RANKINGS` a reranker (its `Model`) can do."""
-    has_captions = isinstance(reranker, base.Captioner) and reranker.has_captions
-    return RANKINGS if has_captions else (CONTRAST,)
-
-
-def score(
-    reranker: loaded_models.LoadedModel, text: str, pixels: np.ndarray, rerank_by: str = CONTRAST
-) -> np.ndarray:
-    """Returns how well images fit a text, [batch] float64, higher is better.
-
-    By 'contrast' it is the cosine of their embeddings, in [-1, 1]; by 'likelihood' the text's
-    log-probability as a caption, in nats; by 'both' the sum of that and the cosine over the learned
-    temperature. Both are in nats then: a contrastive logit estimates, up to a number for each text,
-    the log of how much likelier the text is with the image than without (arXiv 1807.03748).
-
-    The pixels, [batch, height, width, 3] uint8, are resized to what the reranker takes.
-
-    Source: Parti (arXiv 2206.10789) section 2.4, reranking with CoCa's contrastive branch.
-    """
-    if rerank_by == BOTH:
-        cosines, log_likelihood = (
-            score(reranker, text, pixels, one) for one in (CONTRAST, LIKELIHOOD)
-        )
-        logit_scale = float(reranker.model.logit_scale(reranker.variables))
-        return (logit_scale * cosines + log_likelihood).round(6)
-    size = reranker.model.image_size
-    resized = images.to_float(np.stack([images.resize(image, size) for image in pixels]))
-    text_tokens = reranker.encode_texts([text])
-    if rerank_by == LIKELIHOOD:
-        texts = np.repeat(text_tokens, len(resized), axis=0)
-        arrays = resized, texts
-        found = reranker.call("caption_log_likelihood", *arrays, batch_size=IMAGE_BATCH)
-        return found[0].astype(np.float64).round(6)
-    text_embedding = reranker.call("text_embeddings", text_tokens, batch_size=1)
-    embeddings = reranker.call("image_embeddings", resized, batch_size=IMAGE_BATCH)
-    return (embeddings.astype(np.float64) @ text_embedding[0].astype(np.float64)).round(6)
-
-
-def upsample(
-    upsampler: loaded_models.LoadedModel, pixels: np.ndarray, window_size: int = 0
-) -> np.ndarray:
-    """Returns larger images of pixels [batch, height, width, 3] uint8.
-
-    With a window size one window of one image is upsampled at a time.
-    """
-    small = images.to_float(pixels)
-    if not window_size:
-        return images.to_uint8(upsampler.call("upsample", small, batch_size=IMAGE_BATCH))
-    call = functools.partial(upsampler.call, "upsample", batch_size=1)
-    return images.to_uint8(tiling.upsample(call, small, upsampler.model.config, window_size))
+    return Handler("render", load, render)

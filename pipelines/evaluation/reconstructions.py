@@ -18,7 +18,7 @@ import numpy as np
 
 from parti.data.images import crops, images
 from parti.data.storage import records, shard_names, tfrecords
-from parti.engine.inference import bundles, layouts, loaded_models
+from parti.engine.inference import bundles, layouts, loaded_models, rendering
 from parti.pipelines.beam import model_handlers, options, sharded_writers
 from parti.pipelines.evaluation import reconstruction_metrics
 from parti.pipelines.tokens import batches as token_batches
@@ -185,7 +185,7 @@ def build(
     )
     if "upsampler" in reference.fingerprints:
         upsample = model_handlers.part_handler(
-            reference.model, "upsampler", model_handlers.upsample, layout=layout
+            reference.model, "upsampler", rendering.upsample, layout=layout
         )
         measured = (
             measured

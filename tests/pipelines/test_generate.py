@@ -31,7 +31,7 @@ from parti.data.images import images
 from parti.data.storage import records, tfrecords
 from parti.data.text import prompt_files
 from parti.engine.distributed import multihost
-from parti.engine.inference import bundles
+from parti.engine.inference import bundles, rendering
 from parti.pipelines import generate
 from parti.pipelines.beam import model_handlers, options
 from parti.stages import commands, files, manifests
@@ -118,7 +118,7 @@ def test_pictures_scores_and_tokens_belong_together(
     decoder = model_handlers.decode_handler(bundle)
     small = decoder.predict(np.array([tokens], np.int32), decoder.load_model())
     reranker = bundles.load_part(bundle, "reranker")
-    scores = model_handlers.score(reranker, "a blue square", small)
+    scores = rendering.score(reranker, "a blue square", small)
     assert scores[0] == pytest.approx(score, abs=1e-5)
     upsampler = bundles.load_part(bundle, "upsampler")
     large = upsampler.call("upsample", images.to_float(small), batch_size=1)
@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     write = generate._WritePrompt.process
     written: list[str] = []
 
-    def process(self: Any, item: tuple[Any, model_handlers.Samples]) -> Iterator[str]:
+    def process(self: Any, item: tuple[Any, rendering.Samples]) -> Iterator[str]:
         if len(written) == 3:  # The second prompt of the second batch.
             raise RuntimeError("the machine went away")
         written.append(item[0].id)
@@ -340,7 +340,7 @@ def test_every_prompt_that_is_read_can_be_written(
         settings = {"seed": 0, "num_samples": 2}
         image = np.zeros((4, 4, 3), np.uint8)
         tokens = np.zeros((2, 4), np.int32)
-        samples = model_handlers.Samples(tokens, [image, image], np.array([0.1, 0.2]))
+        samples = rendering.Samples(tokens, [image, image], np.array([0.1, 0.2]))
         write = generate._WritePrompt(output, settings)
         for prompt in prompts:
             assert list(write.process((prompt, samples))) == [prompt.id]

@@ -7,14 +7,11 @@ import threading
 import time
 
 import apache_beam as beam
-import jax
 import numpy as np
 import pytest
-import tiny_models
 from apache_beam.options import pipeline_options
 from apache_beam.testing import util as testing
 
-from parti.data.images import images
 from parti.engine.inference import bundles
 from parti.models.text_to_image import sampling
 from parti.pipelines.beam import model_handlers, options
@@ -44,61 +41,6 @@ def test_samples_depend_on_their_text_only(bundle: pathlib.Path) -> None:
     assert whole.shape == (3, 3, 16) and len(np.unique(whole.reshape(9, 16), axis=0)) == 9
     np.testing.assert_array_equal(sample(bundle, TEXTS[::-1], batch_size=3), whole[::-1])
     np.testing.assert_array_equal(sample(bundle, TEXTS[1:2]), whole[1:2])
-
-
-def test_the_best_samples_are_upsampled(bundle: pathlib.Path) -> None:
-    [tokens] = sample(bundle, TEXTS[:1])
-    rendered = model_handlers.Renderer(bundle, num_upsampled=1).render(TEXTS[0], tokens)
-    small = model_handlers.decode(bundles.load_part(bundle, "tokenizer"), tokens)
-    scores = model_handlers.score(bundles.load_part(bundle, "reranker"), TEXTS[0], small)
-    np.testing.assert_array_equal(rendered.scores, scores)
-    best, *others = rendered.best_first()
-    assert best == np.argmax(scores) and rendered.images[best].shape == (32, 32, 3)
-    for index in others:
-        np.testing.assert_array_equal(rendered.images[index], small[index])
-
-
-def test_scores_by_hand() -> None:
-    """A caption's likelihood, and its sum with the cosine over the temperature."""
-    reranker = tiny_models.part("reranker", num_multimodal_layers=1, num_caption_queries=2)
-    reranker.vocabulary = _Words()
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3)).astype(np.uint8)
-    found = {
-        name: model_handlers.score(reranker, "4 5 6", pixels, name)
-        for name in model_handlers.RANKINGS
-    }
-    model, texts = reranker.model, np.tile(np.array([[4, 5, 6, 1, 0, 0, 0, 0]], np.int32), (3, 1))
-    arrays = reranker.variables, images.to_float(pixels), texts
-    likelihood = jax.jit(model.caption_log_likelihood)(*arrays)
-    np.testing.assert_allclose(found["likelihood"], likelihood.total, rtol=1e-4)
-    assert (found["likelihood"] < 0).all()
-    np.testing.assert_allclose(found["contrast"], jax.jit(model.score)(*arrays), atol=1e-5)
-    scale = np.exp(min(float(arrays[0]["params"]["log_logit_scale"]), np.log(100.0)))
-    sums = scale * found["contrast"] + found["likelihood"]
-    np.testing.assert_allclose(found["both"], sums, atol=1e-4)
-    assert model_handlers.rankings(model) == ("contrast", "likelihood", "both")
-    assert model_handlers.rankings(tiny_models.part("reranker").model) == ("contrast",)
-
-
-class _Words:
-    """A vocabulary of numbers."""
-
-    def encode(self, text: str, length: int) -> np.ndarray:
-        ids = [int(word) for word in text.split()] + [1]
-        return np.pad(np.array(ids, np.int32), (0, length - len(ids)))
-
-
-def test_without_reranker_and_upsampler(small_bundle: pathlib.Path) -> None:
-    [tokens] = sample(small_bundle, TEXTS[:1])
-    rendered = model_handlers.Renderer(small_bundle, num_upsampled=3).render(TEXTS[0], tokens)
-    assert rendered.scores is None and rendered.best_first() == [0, 1, 2]
-    assert {image.shape for image in rendered.images} == {(16, 16, 3)}
-
-
-def test_equal_scores_stay_in_sample_order() -> None:
-    scores = np.array([0.5, 0.75, 0.5, 0.75])
-    samples = model_handlers.Samples(np.zeros((4, 16), np.int32), [np.zeros(1)] * 4, scores)
-    assert samples.best_first() == [1, 3, 0, 2]
 
 
 def test_a_tokenizer_has_no_text_vocabulary(bundle: pathlib.Path) -> None:

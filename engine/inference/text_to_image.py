@@ -1,0 +1,191 @@
+# Copyright 2026 The Parti Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle as one object that draws: `parti.load(bundle).generate("a red circle")`.
+
+It draws what `parti generate` draws, token by token, if prompts, seed, settings and batches are the
+same. It needs neither Beam nor TensorFlow.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from parti.data.images import images
+from parti.engine.inference import bundles, layouts, loaded_models, rendering
+from parti.models.text_to_image import sampling
+from parti.stages import files
+
+PROMPTS_PER_BATCH = 4
+
+
+class TextToImage:
+    """The parts of a bundle, in memory.
+
+    Attributes:
+      generator, tokenizer: what every bundle has, as `LoadedModel`.
+      reranker, upsampler: the same, or None if the bundle has none.
+    """
+
+    def __init__(self, generator: loaded_models.LoadedModel, renderer: rendering.Renderer) -> None:
+        """Takes loaded parts; see `load`."""
+        self.generator, self._renderer = generator, renderer
+        self.tokenizer = renderer.tokenizer
+        self.reranker, self.upsampler = renderer.reranker, renderer.upsampler
+
+    @classmethod
+    def load(cls, bundle: files.Path, layout: layouts.Layout | None = None) -> "TextToImage":
+        """Loads a bundle, onto one device or as a layout says.
+
+        Raises:
+          FileNotFoundError: there is no bundle, or one of its files is gone.
+          ValueError: its files are not those that were exported.
+        """
+        opened = bundles.Bundle.open(bundle)
+        parts = {part: opened.load(part, layout) for part in opened.parts}
+        return cls(parts.pop("generator"), rendering.Renderer(**parts))
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        num_samples: int = 16,
+        seed: int = 0,
+        settings: sampling.SamplingSettings | None = None,
+        prompts_per_batch: int = PROMPTS_PER_BATCH,
+    ) -> np.ndarray:
+        """Draws image tokens, [prompts, num_samples, grid_size ** 2] int32 in raster order.
+
+        Args:
+          prompts: any texts; each goes through the same normal form as captions in training.
+          num_samples: images of each prompt.
+          seed: another seed, other images. With the prompt and the sample's index it decides one.
+          settings: how tokens are chosen; None is `sampling.SamplingSettings()`.
+          prompts_per_batch: prompts of one call of the generator; fewer are padded.
+
+        Raises:
+          ValueError: a number that is not positive, or settings that the generator cannot follow.
+        """
+        if num_samples < 1 or prompts_per_batch < 1:
+            raise ValueError(
+                f"num_samples is {num_samples}, prompts_per_batch {prompts_per_batch}; both must "
+                "be at least 1"
+            )
+        settings = settings or sampling.SamplingSettings()
+        self.generator.model.num_steps(settings, num_samples)  # raises
+        arrays = (
+            self.generator.encode_texts(prompts),
+            sampling.image_keys(seed, prompts, num_samples),
+        )
+        batch_size = min(prompts_per_batch, len(prompts))
+        return self.generator.call("sample", *arrays, batch_size=batch_size, settings=settings)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        num_samples: int = 16,
+        seed: int = 0,
+        num_upsampled: int | None = None,
+        rerank_by: str = rendering.CONTRAST,
+        prompts_per_batch: int = PROMPTS_PER_BATCH,
+        **settings: object,
+    ) -> list[rendering.Samples]:
+        """Draws images, ranks the samples of each prompt and upsamples the best.
+
+        Args:
+          prompts: a text, or several.
+          num_upsampled: best images of each prompt to upsample; None is all.
+          rerank_by: what ranks them, one of `rendering.RANKINGS`; without a reranker not used.
+          num_samples, seed, prompts_per_batch: see `sample`.
+          settings: fields of `sampling.SamplingSettings`, `guidance_scale=1.2` for example.
+
+        Returns:
+          For each prompt its samples: images, tokens and scores.
+
+        Raises:
+          ValueError: as `sample`; no prompt, an unknown setting, a ranking that the reranker does
+            not know.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not texts:
+            raise ValueError("no prompts; give a text, or a list of texts")
+        known = [field.name for field in dataclasses.fields(sampling.SamplingSettings)]
+        if unknown := sorted(set(settings) - set(known)):
+            raise ValueError(f"no settings: {', '.join(unknown)}; there are {', '.join(known)}")
+        self._check_ranking(rerank_by)
+        chosen = sampling.SamplingSettings(**settings)  # type: ignore[arg-type]
+        tokens = self.sample(texts, num_samples, seed, chosen, prompts_per_batch)
+        return [
+            self._renderer.render(text, drawn, num_upsampled, rerank_by=rerank_by)
+            for text, drawn in zip(texts, tokens, strict=True)
+        ]
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Maps images [batch, height, width, 3] uint8 to tokens, [batch, grid_size ** 2] int32.
+
+        They are resized to the tokenizer's size, and must be square for that.
+
+        Raises:
+          ValueError: another shape or type.
+        """
+        _check_images(pixels)
+        size = self.tokenizer.model.image_size
+        resized = np.stack([images.resize(image, size) for image in pixels])
+        return self.tokenizer.call(
+            "encode", images.to_float(resized), batch_size=rendering.IMAGE_BATCH
+        )
+
+    def decode(self, image_tokens: np.ndarray) -> np.ndarray:
+        """Maps tokens [batch, grid_size ** 2] to images [batch, height, width, 3] uint8.
+
+        Raises:
+          ValueError: another shape, or a token that the codebook has not.
+        """
+        model = self.tokenizer.model
+        image_tokens = np.asarray(image_tokens)
+        shape, size = image_tokens.shape, model.codebook_size
+        if len(shape) != 2 or shape[1] != model.grid_size**2 or not len(image_tokens):
+            raise ValueError(f"tokens of shape {shape}; give [batch, {model.grid_size**2}]")
+        if image_tokens.min() < 0 or image_tokens.max() >= size:
+            raise ValueError(f"tokens must be in [0, {size}), the codebook's indices")
+        return rendering.decode(self.tokenizer, image_tokens)
+
+    def score(
+        self, text: str, pixels: np.ndarray, rerank_by: str = rendering.CONTRAST
+    ) -> np.ndarray:
+        """Returns how well images [batch, height, width, 3] uint8 fit a text, [batch] float64.
+
+        Higher is better; see `rendering.score` for the units.
+
+        Raises:
+          ValueError: another shape or type, no reranker, or a ranking that it does not know.
+        """
+        if self.reranker is None:
+            raise ValueError("the bundle has no reranker; export one with --reranker DIR")
+        _check_images(pixels)
+        self._check_ranking(rerank_by)
+        return rendering.score(self.reranker, text, pixels, rerank_by)
+
+    def upsample(self, pixels: np.ndarray, window_size: int = 0) -> np.ndarray:
+        """Enlarges images [batch, height, width, 3] uint8; see `rendering.upsample`.
+
+        Raises:
+          ValueError: another shape or type, or no upsampler.
+        """
+        if self.upsampler is None:
+            raise ValueError("the bundle has no upsampler; export one with --upsampler DIR")
+        _check_images(pixels)
+        return rendering.upsample(self.upsampler, pixels, window_size)
+
+    def _check_ranking(self, rerank_by: str) -> None:
+        possible = rendering.RANKINGS
+        if self.reranker is not None:
+            possible = rendering.rankings(self.reranker.model)
+        if rerank_by not in possible:
+            raise ValueError(f"rerank_by is {rerank_by!r}; it must be one of {possible}")
+
+
+def _check_images(pixels: np.ndarray) -> None:
+    is_batch = isinstance(pixels, np.ndarray) and pixels.ndim == 4 and pixels.shape[-1] == 3
+    if not is_batch or pixels.dtype != np.uint8 or not len(pixels):
+        got = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels)
+        raise ValueError(f"images must be uint8 [batch, height, width, 3]; got {got}")
