@@ -26,6 +26,7 @@ import pytest
 import tiny_models
 from hypothesis import strategies
 
+import parti
 from parti import cli
 from parti.data.images import images
 from parti.data.storage import records, tfrecords
@@ -125,6 +126,16 @@ def test_pictures_scores_and_tokens_belong_together(
     shown = images.decode_image(picture)
     assert shown.shape == (32, 32, 3)
     assert np.abs(images.to_uint8(large[0]).astype(int) - shown).max() <= 1
+
+
+def test_python_draws_what_the_command_draws(finished: pathlib.Path, bundle: pathlib.Path) -> None:
+    made = parti.load(bundle).generate(PROMPTS, NUM_SAMPLES, prompts_per_batch=2)
+    for prompt, samples in zip(PROMPTS, made, strict=True):
+        for index, image in enumerate(samples.images):
+            tokens, score, picture = drawn(finished)[prompt, index]
+            assert samples.image_tokens[index].tolist() == tokens
+            assert samples.scores is not None and samples.scores[index] == score
+            np.testing.assert_array_equal(images.decode_image(picture), image)
 
 
 def test_an_image_depends_on_prompt_and_sample_only(
