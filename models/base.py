@@ -16,7 +16,7 @@ Training and evaluation take `params` and, apart from them, the mutable collecti
 import abc
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
@@ -453,7 +453,12 @@ class Generator(Protocol):
         """
 
     def sample(
-        self, variables: Variables, text_tokens: Array, sample_keys: Array, settings: Any = None
+        self,
+        variables: Variables,
+        text_tokens: Array,
+        sample_keys: Array,
+        settings: Any = None,
+        on_step: Callable[[Array, Array, Array], None] | None = None,
     ) -> Array:
         """Draws [prompts, samples, grid_size ** 2] int32 in [0, codebook_size), raster order.
 
@@ -461,6 +466,7 @@ class Generator(Protocol):
           text_tokens: [prompts, text_length] int32, 0 is padding.
           sample_keys: [prompts, samples, 2] uint32, a key per image.
           settings: How a token is chosen, hashable; None is the model's own.
+          on_step: The host's, called with what each step drew (`sampling.sample`).
         """
 
 

@@ -65,6 +65,11 @@ class LoadedModel:
         self._jitted: dict[Hashable, Callable[..., Any]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def is_on_one_device(self) -> bool:
+        """Whether it was loaded without a placement."""
+        return self._placement is None
+
     @functools.cached_property
     def encoder_fingerprint(self) -> str:
         """The sha256 of what a tokenizer's tokens depend on: encoder, codebook and their settings.

@@ -6,9 +6,14 @@ It draws what `parti generate` draws, token by token, if prompts, seed, settings
 same. It needs neither Beam nor TensorFlow.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from parti.data.images import images
@@ -17,6 +22,14 @@ from parti.models.text_to_image import sampling
 from parti.stages import files
 
 PROMPTS_PER_BATCH = 4
+NOT_DRAWN = 128  # grey of a preview where no token is yet
+
+
+class Partial(NamedTuple):
+    """What is drawn of a prompt's samples so far."""
+
+    image_tokens: np.ndarray  # [samples, grid_size ** 2] int32, raster order; 0 where nothing is
+    num_rows: int  # whole rows of tokens that all samples have
 
 
 class TextToImage:
@@ -32,6 +45,7 @@ class TextToImage:
         self.generator, self._renderer = generator, renderer
         self.tokenizer = renderer.tokenizer
         self.reranker, self.upsampler = renderer.reranker, renderer.upsampler
+        self._on_step = _OnStep()
 
     @classmethod
     def load(cls, bundle: files.Path, layout: layouts.Layout | None = None) -> "TextToImage":
@@ -87,7 +101,7 @@ class TextToImage:
         num_upsampled: int | None = None,
         rerank_by: str = rendering.CONTRAST,
         prompts_per_batch: int = PROMPTS_PER_BATCH,
-        **settings: object,
+        **settings: Any,
     ) -> list[rendering.Samples]:
         """Draws images, ranks the samples of each prompt and upsamples the best.
 
@@ -108,16 +122,67 @@ class TextToImage:
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise ValueError("no prompts; give a text, or a list of texts")
-        known = [field.name for field in dataclasses.fields(sampling.SamplingSettings)]
-        if unknown := sorted(set(settings) - set(known)):
-            raise ValueError(f"no settings: {', '.join(unknown)}; there are {', '.join(known)}")
         self._check_ranking(rerank_by)
-        chosen = sampling.SamplingSettings(**settings)  # type: ignore[arg-type]
+        chosen = _settings(settings)
         tokens = self.sample(texts, num_samples, seed, chosen, prompts_per_batch)
         return [
             self._renderer.render(text, drawn, num_upsampled, rerank_by=rerank_by)
             for text, drawn in zip(texts, tokens, strict=True)
         ]
+
+    def stream(
+        self, prompt: str, num_samples: int = 16, seed: int = 0, **settings: Any
+    ) -> Iterator[Partial]:
+        """Yields the samples of a prompt after each row of tokens, as they are drawn.
+
+        The last ones are whole, and those of `sample` with these arguments. One stream is drawn at
+        a time; one that is left early is drawn to its end, unseen, before the next.
+
+        Raises:
+          ValueError: as `sample`; a generator on several devices.
+        """
+        if not self.generator.is_on_one_device:
+            raise ValueError("stream draws on one device; load the bundle without a layout")
+        chosen, model = _settings(settings), self.generator.model
+        model.num_steps(chosen, num_samples)  # raises
+        arrays = (
+            self.generator.encode_texts([prompt]),
+            sampling.image_keys(seed, [prompt], num_samples),
+        )
+        told: queue.SimpleQueue[_Told] = queue.SimpleQueue()
+
+        def draw() -> None:
+            with self._on_step.telling(told):
+                static = {"settings": chosen, "on_step": self._on_step}
+                self.generator.call("sample", *arrays, batch_size=1, **static)
+
+        threading.Thread(target=draw, daemon=True).start()
+        side, num_rows = model.grid_size, 0
+        image_tokens = np.zeros((num_samples // chosen.queue, chosen.queue * side**2), np.int32)
+        is_drawn = np.zeros(chosen.queue * side**2, bool)
+        while step := told.get():
+            if isinstance(step, BaseException):
+                raise step
+            positions, is_active, tokens = step
+            image_tokens[:, positions[is_active]] = tokens[:, is_active]
+            is_drawn[positions[is_active]] = True
+            # A row that is whole in each image of the queue, and all above it.
+            whole = is_drawn.reshape(chosen.queue, side, side).all(axis=(0, 2)).cumprod().sum()
+            if whole > num_rows:
+                num_rows = int(whole)
+                yield Partial(image_tokens.reshape(num_samples, -1).copy(), num_rows)
+
+    def preview(self, partial: Partial) -> np.ndarray:
+        """Returns how samples look so far, [samples, height, width, 3] uint8; the rest is grey.
+
+        The decoder looks at all tokens, so what is drawn later changes a little of what is shown.
+        """
+        side = self.generator.model.grid_size
+        rows = partial.image_tokens.reshape(-1, side, side)
+        filled = rows[:, np.minimum(np.arange(side), partial.num_rows - 1)]
+        pictures = self.decode(filled.reshape(len(rows), -1))
+        pictures[:, pictures.shape[1] * partial.num_rows // side :] = NOT_DRAWN
+        return pictures
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Maps images [batch, height, width, 3] uint8 to tokens, [batch, grid_size ** 2] int32.
@@ -182,6 +247,41 @@ class TextToImage:
             possible = rendering.rankings(self.reranker.model)
         if rerank_by not in possible:
             raise ValueError(f"rerank_by is {rerank_by!r}; it must be one of {possible}")
+
+
+_Told = tuple[np.ndarray, np.ndarray, np.ndarray] | BaseException | None
+
+
+class _OnStep:
+    """What `sample` calls of a stream: always the same object, so that it is compiled once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: queue.SimpleQueue[_Told] = queue.SimpleQueue()
+
+    def __call__(self, positions: jax.Array, is_active: jax.Array, tokens: jax.Array) -> None:
+        self._told.put((np.asarray(positions), np.asarray(is_active), np.asarray(tokens)))
+
+    @contextlib.contextmanager
+    def telling(self, told: "queue.SimpleQueue[_Told]") -> Iterator[None]:
+        """Steps that are drawn inside go to `told`; at the end an exception, or None, does too."""
+        with self._lock:
+            self._told = told
+            try:
+                yield
+                jax.effects_barrier()
+            except BaseException as error:
+                told.put(error)
+            else:
+                told.put(None)
+
+
+def _settings(given: Mapping[str, Any]) -> sampling.SamplingSettings:
+    """Returns settings of keywords; raises ValueError for an unknown one, or a wrong value."""
+    known = [field.name for field in dataclasses.fields(sampling.SamplingSettings)]
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"no settings: {', '.join(unknown)}; there are {', '.join(known)}")
+    return sampling.SamplingSettings(**given)
 
 
 def _check_images(pixels: np.ndarray) -> None:

@@ -6,7 +6,7 @@ A batch: encoder_input_tokens [batch, text_length] int32; decoder_input_tokens (
 right), decoder_target_tokens [batch, image_length] int32; decoder_loss_weights, the same, float32.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -141,6 +141,7 @@ class TextToImageModel(base.Model):
         text_tokens: Array,
         sample_keys: Array,
         settings: sampling.SamplingSettings | None = None,
+        on_step: Callable[[Array, Array, Array], None] | None = None,
     ) -> Array:
         """Draws samples: [prompts, samples, image_length] codebook indices (`sampling.sample`).
 
@@ -151,7 +152,8 @@ class TextToImageModel(base.Model):
         config = self.config
         base.check_tokens(text_tokens, config.text_length, config.text_vocab_size, "text_tokens")
         settings = settings or self.settings
-        return sampling.sample(self.network, variables, text_tokens, sample_keys, settings)
+        arrays = variables, text_tokens, sample_keys
+        return sampling.sample(self.network, *arrays, settings, on_step)
 
 
 def _logits(

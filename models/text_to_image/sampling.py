@@ -205,12 +205,17 @@ def sample(
     text_tokens: Array,
     sample_keys: Array,
     settings: SamplingSettings,
+    on_step: Callable[[Array, Array, Array], None] | None = None,
 ) -> Array:
     """Draws images for prompts; pure, and `jax.jit`-able with static transformer and settings.
 
     Maps texts [prompts, text_length], each ending in EOS and padded with 0, and keys from
     `image_keys` to [prompts, samples, image_length] int32, codebook indices in raster order. On a
     mesh the images are divided as a batch is, and so is the cache, which is also by heads.
+
+    With `on_step`, on one device, each step calls the host with what it drew, in any order:
+    `on_step(positions [lanes], is_active [lanes], tokens [prompts * samples / queue, lanes])`.
+    Positions count through the images of a queue; a lane that is not active drew nothing.
 
     Raises:
       ValueError: The shapes do not go together, or as `order_of`.
@@ -248,6 +253,9 @@ def sample(
             logits = guided_logits(pairs[:, 0], pairs[:, 1], settings.guidance_scale)
         logits = jnp.where(is_code, logits, -jnp.inf)
         tokens = choose_tokens(logits, uniform, settings)
+        if on_step is not None:
+            at = step.row * config.grid_size + step.column
+            jax.debug.callback(on_step, at, step.is_active, vocabulary.to_tokens(tokens))
         return (tokens, caches), tokens
 
     # Each row of tokens draws a queue of images, one below the other.

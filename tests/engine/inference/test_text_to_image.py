@@ -47,6 +47,26 @@ def test_a_text_alone_is_drawn_as_among_others(loaded: text_to_image.TextToImage
     assert (alone.image_tokens != other.image_tokens).any()
 
 
+def test_rows_come_as_they_are_drawn(loaded: text_to_image.TextToImage) -> None:
+    partials = list(loaded.stream(TEXTS[0], 3, seed=1, guidance_scale=1.5))
+    assert [partial.num_rows for partial in partials] == [1, 2, 3, 4]
+    settings = sampling.SamplingSettings(guidance_scale=1.5)
+    [tokens] = loaded.sample(TEXTS[:1], 3, seed=1, settings=settings)
+    for partial in partials:
+        known = partial.num_rows * 4
+        np.testing.assert_array_equal(partial.image_tokens[:, :known], tokens[:, :known])
+        pictures = loaded.preview(partial)
+        assert (pictures[:, known:] == text_to_image.NOT_DRAWN).all()
+    np.testing.assert_array_equal(pictures, loaded.decode(tokens))
+    left_early = loaded.stream(TEXTS[1], 3, seed=1, guidance_scale=1.5)
+    next(left_early)
+    left_early.close()
+    last = list(loaded.stream(TEXTS[0], 3, seed=1, guidance_scale=1.5))[-1]
+    np.testing.assert_array_equal(last.image_tokens, tokens)
+    with pytest.raises(ValueError, match="no settings: scale"):
+        next(loaded.stream(TEXTS[0], scale=2))
+
+
 def test_pictures_of_any_size_are_encoded(loaded: text_to_image.TextToImage) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3)).astype(np.uint8)
     tokens = loaded.encode(pictures)
