@@ -85,6 +85,7 @@ setuptools.setup(
             *("gcp-storage-emulator", "gcsfs", "moto[s3]", "flask", "flask-cors"),
             *("google-apitools", "google-auth-httplib2", "google-cloud-dataflow-client"),
         ],
+        "app": ["gradio>=6"],  # `parti app`
         "gcp": ["apache-beam[gcp]", "gcsfs"],
         "aws": ["apache-beam[aws]"],
         "tpu": ["jax[tpu]"],  # on a TPU; or with none, for `parti compile`

@@ -28,6 +28,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Images": {
         "prompts": ("parti.pipelines.choose_prompts", "run", "choose prompts to draw"),
         "generate": ("parti.pipelines.generate", "run", "prompts to reranked, upsampled images"),
+        "app": ("parti.pipelines.app", "run", "a page that draws what is typed, row by row"),
         "evaluate": ("parti.pipelines.evaluate", "run", "measure generations and reconstructions"),
     },
     "All of it": {

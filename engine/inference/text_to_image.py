@@ -8,6 +8,7 @@ same. It needs neither Beam nor TensorFlow.
 
 import contextlib
 import dataclasses
+import functools
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,10 +126,18 @@ class TextToImage:
         self._check_ranking(rerank_by)
         chosen = _settings(settings)
         tokens = self.sample(texts, num_samples, seed, chosen, prompts_per_batch)
-        return [
-            self._renderer.render(text, drawn, num_upsampled, rerank_by=rerank_by)
-            for text, drawn in zip(texts, tokens, strict=True)
-        ]
+        rendered = functools.partial(self.render, num_upsampled=num_upsampled, rerank_by=rerank_by)
+        return list(map(rendered, texts, tokens))
+
+    def render(
+        self,
+        prompt: str,
+        image_tokens: np.ndarray,
+        num_upsampled: int | None = None,
+        rerank_by: str = rendering.CONTRAST,
+    ) -> rendering.Samples:
+        """Decodes, ranks and upsamples tokens [samples, grid_size ** 2]; see `generate`."""
+        return self._renderer.render(prompt, image_tokens, num_upsampled, rerank_by=rerank_by)
 
     def stream(
         self, prompt: str, num_samples: int = 16, seed: int = 0, **settings: Any
