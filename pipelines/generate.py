@@ -34,6 +34,7 @@ from parti.pipelines.html import gallery
 from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 MANIFEST_LINES = "manifest.jsonl"
+REJECTED_ROWS = "rejected.jsonl"
 DEFAULT_BUNDLE = "runs/demo/bundle"
 DEFAULT_RANKING = model_handlers.CONTRAST  # as the paper
 # Folder of the parts, two files for each finished prompt, until all is published.
@@ -124,6 +125,7 @@ def make_parser() -> flag_parser.Parser:
     add("--upsample_tile", type=int, default=0, help="upsample in windows this wide (0: whole)")
     add("--prompts_per_batch", type=int, default=4, help="prompts sampled in one call")
     add("--num_prompts", type=int, metavar="N", help="take only the first N prompts")
+    add("--strict", action="store_true", help="refuse a prompt file that has a bad row")
     layouts.add_flags(parser)
     multihost.add_flags(parser)
     return parser
@@ -143,6 +145,10 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
     return GenerateSettings(**values, num_upsampled=keep)
 
 
+# The prompts of a file, and its rows that are none.
+_Given = tuple[Sequence[prompt_files.Prompt], Sequence[prompt_files.Rejected]]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Generation:
     """What is to be drawn, checked; nothing is loaded yet."""
@@ -154,6 +160,7 @@ class _Generation:
     prompts_per_batch: int
     upsample_tile: int
     layout: layouts.Layout | None
+    rejected: Sequence[prompt_files.Rejected]  # rows of the prompt file
 
     @property
     def steps(self) -> tuple[Any, ...]:
@@ -172,8 +179,13 @@ class _Generation:
         num_prompts, stage = len(self.prompts), self.stage
         finish(stage.address, self.prompts, generation_settings(self.bundle, self.settings))
         num_images = num_prompts * self.settings.num_samples
+        counts = {"prompts": num_prompts, "images": num_images}
+        if self.rejected:
+            counts["rejected"] = len(self.rejected)
+            lines = "".join(f"{row.to_json()}\n" for row in self.rejected)
+            files.write_bytes(files.join(stage.address, REJECTED_ROWS), lines.encode())
         stage.publish(
-            counts={"prompts": num_prompts, "images": num_images},
+            counts=counts,
             extra={"fingerprints": self.bundle.fingerprints},
         )
         page = files.join(stage.output, gallery.FILE_NAME)
@@ -194,12 +206,14 @@ def run(argv: Sequence[str]) -> int:
     prompt_place = [flags.prompts] if prompt_files.is_address(flags.prompts) else []
     options.check_places(beam_options, [*prompt_place, flags.model], [flags.output])
     notes: list[str] = []
-    prompts = prompt_files.read_prompts(flags.prompts, notes)[: flags.num_prompts]
+    rejected: list[prompt_files.Rejected] = []
+    prompts = prompt_files.read_prompts(flags.prompts, notes, None if flags.strict else rejected)
+    given = prompts[: flags.num_prompts], rejected
     if multihost.asked(flags):
         multihost.join(flags)
-        _run_together(flags, settings, layout or layouts.Layout(), prompts, notes)
+        _run_together(flags, settings, layout or layouts.Layout(), given, notes)
         return 0
-    generation = _open(flags, settings, layout, prompts, notes, num_devices)
+    generation = _open(flags, settings, layout, given, notes, num_devices)
     with generation.stage as stage:
         done = finished(stage.address)
         batches = [b for b in generation.batches() if not done.issuperset(p.id for p in b)]
@@ -217,7 +231,7 @@ def _run_together(
     flags: argparse.Namespace,
     settings: GenerateSettings,
     layout: layouts.Layout,
-    prompts: Sequence[prompt_files.Prompt],
+    given: _Given,
     notes: list[str],
 ) -> None:
     """Runs the command in processes that have joined; the first one alone has an output."""
@@ -225,7 +239,7 @@ def _run_together(
     with contextlib.ExitStack() as stack:
         with multihost.failing_together():
             accelerators.check_platforms(in_this_process=True)
-            generation = _open(flags, settings, layout, prompts, notes, jax.device_count())
+            generation = _open(flags, settings, layout, given, notes, jax.device_count())
         recorded = generation.stage.settings, generation.stage.inputs
         multihost.check_equal("the prompts, bundle or settings", manifests.digest(recorded))
         done: set[str] = set()
@@ -252,11 +266,12 @@ def _open(
     flags: argparse.Namespace,
     settings: GenerateSettings,
     layout: layouts.Layout | None,
-    prompts: Sequence[prompt_files.Prompt],
+    given: _Given,
     notes: list[str],
     num_devices: int | None,
 ) -> _Generation:
     """Checks flags and bundle, and adds notes for the user; raises ValueError, changes nothing."""
+    prompts, rejected = given
     bundle = bundles.Bundle.open(flags.model)
     settings = dataclasses.replace(settings, rerank_by=check_ranking(bundle, flags.rerank_by))
     size = min(flags.prompts_per_batch, len(prompts))
@@ -277,15 +292,23 @@ def _open(
             **generation_settings(bundle, settings),
             "prompts_digest": manifests.digest([dataclasses.asdict(prompt) for prompt in prompts]),
         },
-        # Another size of batches or windows, or mesh, may round differently; it starts anew.
+        # Another size of batches or windows, or mesh, may round differently; it is refused too.
         inputs=inputs,
         overwrite=flags.overwrite,
         resume=True,
+        refuse_other=True,
     )
     notes += check(bundle, prompts)
+    if rejected:
+        notes.append(
+            f"{len(rejected)} bad rows of the prompt file are left out, see {REJECTED_ROWS} in the "
+            f"output; the first is {rejected[0].where}: {rejected[0].reason}"
+        )
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
-    return _Generation(prompts, bundle, settings, stage, size, flags.upsample_tile, layout)
+    return _Generation(
+        prompts, bundle, settings, stage, size, flags.upsample_tile, layout, rejected
+    )
 
 
 def _start(

@@ -172,17 +172,34 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         assert (output / path.relative_to(unfinished)).stat().st_mtime_ns == moment
 
 
-def test_other_settings_start_anew(
-    finished: pathlib.Path, tmp_path: pathlib.Path, bundle: pathlib.Path
+def test_other_settings_are_refused_in_the_folder_of_an_interrupted_run(
+    finished: pathlib.Path,
+    tmp_path: pathlib.Path,
+    bundle: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stale = tmp_path / "out.unfinished"
     (stale / "images").mkdir(parents=True)
     (stale / "images" / "left.png").write_bytes(b"of other settings")
-    (stale / ".attempt.json").write_text('{"digest": "of other settings"}')
-    other = run(tmp_path / "out", bundle, PROMPTS[:1], seed=1)
-    assert not stale.exists() and not (other / "images" / "left.png").exists()
-    before, after = drawn(finished), drawn(other)
-    assert all(before[key][0] != after[key][0] for key in after)
+    manifest = json.loads((finished / "manifest.json").read_text())
+    mark = {name: manifest[name] for name in ("kind", "settings", "inputs")}
+    (stale / ".attempt.json").write_text(json.dumps(mark | {"digest": "of other settings"}))
+    before = {path: path.read_bytes() for path in stale.rglob("*") if path.is_file()}
+    message = (
+        r"out.unfinished: an interrupted run had prompts_digest \w{12}... "
+        r"\(now \w{12}...\), seed 0 \(now 1\), prompts .*; give the same again .* another --output, or --overwrite"
+    )
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "out", bundle, PROMPTS[:1], seed=1)
+    assert before == {path: path.read_bytes() for path in stale.rglob("*") if path.is_file()}
+    prompts = tmp_path / "one.txt"
+    prompts.write_text(PROMPTS[0])
+    flags = [f"--prompts={prompts}", f"--output={tmp_path / 'out'}", f"--model={bundle}"]
+    assert generate.run([*flags, f"--num_samples={NUM_SAMPLES}", "--seed=1", "--overwrite"]) == 0
+    assert "what it left is removed" in capsys.readouterr().err
+    assert not stale.exists() and not (tmp_path / "out" / "images" / "left.png").exists()
+    old, new = drawn(finished), drawn(tmp_path / "out")
+    assert all(old[key][0] != new[key][0] for key in new)
 
 
 def test_only_the_best_are_upsampled(tmp_path: pathlib.Path, bundle: pathlib.Path) -> None:
@@ -303,10 +320,38 @@ def test_prompts_are_refused_before_a_model_is_opened(
     path = name if text is None else tmp_path / name
     if text is not None:
         pathlib.Path(path).write_text(text)
-    arguments = [f"--prompts={path}", f"--output={tmp_path / 'out'}", "--model=no_bundle"]
+    output = tmp_path / "out"
+    arguments = [f"--prompts={path}", f"--output={output}", "--model=no_bundle", "--strict"]
     with pytest.raises(ValueError, match=re.escape(message)):
         generate.run(arguments)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_bad_rows_are_reported_and_do_not_stop_the_job(
+    tmp_path: pathlib.Path,
+    small_bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fake_drawing.draw_blank(monkeypatch)
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a star"}\n{"text": "b"}\nnope\n{"prompt": "a circle"}\n')
+    output = tmp_path / "out"
+    flags = [f"--prompts={path}", f"--output={output}", f"--model={small_bundle}"]
+    with pytest.raises(ValueError, match="line 2: it must be an object with a text"):
+        generate.run([*flags, "--strict"])
+    assert generate.run([*flags, "--num_samples=1"]) == 0
+    assert "2 bad rows of the prompt file are left out" in capsys.readouterr().out
+    made = generate.read_generations(output)
+    assert [g.prompt_id for g in made] == ["p00000-a-star", "p00003-a-circle"]
+    rows = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
+    assert [(row["where"], row["row"]) for row in rows] == [
+        ("line 2", {"text": "b"}),
+        ("line 3", "nope"),
+    ]
+    assert rows[1]["reason"].startswith("not JSON")
+    counts = manifests.read(output, "generations")["counts"]
+    assert counts == {"prompts": 2, "images": 2, "rejected": 2}
 
 
 @hypothesis.settings(max_examples=60)
@@ -414,7 +459,13 @@ def test_any_prompt_file_gives_images_or_one_line(
         path.write_bytes(data)
         (folder / "other.txt").write_text("another prompt")
         model = ["--model", str(small_bundle), "--num_samples=1"]
-        code, said = run_any(folder, capsys, "generate", "--prompts", str(path), *model)
+        arguments = ["generate", "--prompts", str(path), *model]
+        code, said = run_any(folder, capsys, *arguments, "--strict")
+        if code:  # the same without its bad rows, if that is all
+            if run_any(folder, capsys, *arguments)[0] == 0:
+                assert (folder / "generate" / generate.REJECTED_ROWS).stat().st_size
+                generate.read_generations(folder / "generate")
+                shutil.rmtree(folder / "generate")
         try:
             preflight.check_prompts([str(path)])
         except ValueError as error:
@@ -583,8 +634,10 @@ def test_a_mesh_draws_the_same_and_the_manifest_records_it(
     with monkeypatch.context() as patch, pytest.raises(options.PipelineError, match="went away"):
         patch.setattr(generate._WritePrompt, "process", stop)
         run(output, wide_bundle, mesh_shape="(8, 1)", **ON_A_MESH)
-    (left,) = output.with_name("out.unfinished").rglob("*.jsonl")
-    left.write_text("of another mesh")
+    refused = r"had layout.mesh.data 8 \(now 4\), layout.mesh.model 1 \(now 2\); give the same"
+    with pytest.raises(ValueError, match=refused):
+        run(output, wide_bundle, mesh_shape="(4, 2)", **ON_A_MESH)
+    shutil.rmtree(output.with_name("out.unfinished"))
     run(output, wide_bundle, mesh_shape="(4, 2)", **ON_A_MESH)
     assert_same_images(output, on_one_device)
     manifest = json.loads((output / "manifest.json").read_text())

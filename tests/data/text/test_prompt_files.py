@@ -107,6 +107,62 @@ def test_errors(tmp_path: pathlib.Path, name: str, text: str, message: str) -> N
         prompt_files.read_prompts(write(tmp_path / name, text))
 
 
+BAD_ROWS = {
+    "p.tsv": (
+        "ID\tPrompt\tNote\n\ta\n\t\tn\nx/1\tb\nx\tc\tn\tmore\nx\td\nx\te\n\tf\n\n\tg\n",
+        ["p00000-a", "x", "p00006-f", "p00007-g"],
+        [
+            ("line 3", "the prompt is empty", {"prompt": "", "note": "n"}),
+            ("line 4", "id 'x/1' cannot be a file name", {"id": "x/1", "prompt": "b"}),
+            ("line 5", "4 cells for 3 columns", ["x", "c", "n", "more"]),
+            ("line 7", "the id 'x' twice (line 6 and line 7)", {"id": "x", "prompt": "e"}),
+        ],
+    ),
+    "p.jsonl": (
+        '{"prompt": 3}\n["a"]\n\n{"prompt": "a"}\n{"prompt"\n'
+        + f'{{"prompt": "b", "n": {70 * "["}{70 * "]"}}}\n"{2000 * "x"}\n{{"prompt": "\\ud83d"}}\n',
+        ["p00002-a", "p00006"],
+        [
+            ("line 1", "that is 3", {"prompt": 3}),
+            ("line 2", "it is ['a']", ["a"]),
+            ("line 5", "not JSON: ", '{"prompt"'),
+            ("line 6", "nested over 64 deep", None),
+            ("line 7", "not JSON: ", '"' + 999 * "x"),
+        ],
+    ),
+    "p.json": ('["a", 3, {"prompt": " "}, "b"]', ["p00000-a", "p00003-b"], [
+        ("entry 2", "it must be an object", 3),
+        ("entry 3", "the prompt is empty", {"prompt": " "}),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_bad_rows_are_collected_and_change_no_id(tmp_path: pathlib.Path, name: str) -> None:
+    text, ids, wanted = BAD_ROWS[name]
+    path = write(tmp_path / name, text)
+    rejected: list[prompt_files.Rejected] = []
+    assert [prompt.id for prompt in prompt_files.read_prompts(path, [], rejected)] == ids
+    assert [(bad.where, bad.row) for bad in rejected] == [(at, row) for at, _, row in wanted]
+    for bad, (where, reason, row) in zip(rejected, wanted):
+        assert reason in bad.reason
+        assert json.loads(bad.to_json()) == {"where": where, "reason": bad.reason, "row": row}
+    with pytest.raises(ValueError, match=re.escape(f"{rejected[0].where}: {rejected[0].reason}")):
+        prompt_files.read_prompts(path)
+
+
+def test_a_file_that_cannot_be_read_as_a_whole_is_no_bad_row(tmp_path: pathlib.Path) -> None:
+    for name, text, message in (
+        ("p.tsv", "text\na\n", "name a column `Prompt`"),
+        ("p.txt", "a\nb\0c\n", "a NUL character"),
+        ("p.csv", 'prompt,note\n"a,b\nc,d\n', "unexpected end of data"),
+        ("p.jsonl", "no\n{}\n", "no good prompts, 2 bad ones; the first is line 1: not JSON"),
+        ("p.txt", "\n", "holds no prompts; put one on each line"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            prompt_files.read_prompts(write(tmp_path / name, text), [], [])
+
+
 def test_absent_files_are_no_prompts(tmp_path: pathlib.Path) -> None:
     for source in ("absent.tsv", str(tmp_path / "absent"), tmp_path / "absent.txt"):
         with pytest.raises(FileNotFoundError, match="No prompt file"):
