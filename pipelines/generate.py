@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from apache_beam.options import pipeline_options
 
-from parti.data.images import images
+from parti.data.images import encoding
 from parti.data.storage import record_offsets, records, shard_names, tfrecords
 from parti.data.text import captions, prompt_files
 from parti.engine.distributed import multihost
@@ -58,6 +58,8 @@ class GenerateSettings:
     rerank_by: str | None = model_handlers.CONTRAST
     decode_order: str = decode_order.RASTER
     queue: int = 1
+    format: str = encoding.PNG  # of the images, one of `encoding.FORMATS`
+    quality: int | None = None  # of WebP and JPEG; None is `encoding.LOSSY_QUALITY`
     weights: str | None = None  # `layouts.INT8`; None is the generator's compute dtype
 
     def __post_init__(self) -> None:
@@ -67,6 +69,7 @@ class GenerateSettings:
             most = f"--num_samples={self.num_samples}"
             raise ValueError(f"--keep={self.num_upsampled}: give 0 to {most}")
         try:
+            encoding.check_quality(self.format, self.quality)
             _ = self.sampling
         except ValueError as error:  # it begins with the name, which is the flag's
             raise ValueError(f"--{error}") from error
@@ -91,6 +94,9 @@ def generation_settings(bundle: bundles.Bundle, settings: GenerateSettings) -> d
         del said["weights"]
     if settings.queue == 1:
         del said["queue"]
+    said["quality"] = encoding.check_quality(settings.format, settings.quality)
+    if settings.format == encoding.PNG:
+        del said["quality"]
     return {**said, "fingerprints": bundle.fingerprints}
 
 
@@ -121,6 +127,9 @@ def make_parser() -> flag_parser.Parser:
     add("--seed", type=int, default=default.seed, help="another seed, other images")
     help_text = f"what ranks them (default: {DEFAULT_RANKING})"
     add("--rerank_by", choices=model_handlers.RANKINGS, help=help_text)
+    add("--format", choices=encoding.FORMATS, default=default.format, help="of the images")
+    help_text = f"of webp and jpeg, 1 to 100 (default: {encoding.LOSSY_QUALITY})"
+    add("--quality", type=int, metavar="Q", help=help_text)
     add("--keep", type=int, help="best images of each prompt to upsample (default: all)")
     add("--upsample_tile", type=int, default=0, help="upsample in windows this wide (0: whole)")
     add("--prompts_per_batch", type=int, default=4, help="prompts sampled in one call")
@@ -160,13 +169,14 @@ class _Generation:
     prompts_per_batch: int
     upsample_tile: int
     layout: layouts.Layout | None
+    truncated: Collection[str]  # ids of prompts
     rejected: Sequence[prompt_files.Rejected]  # rows of the prompt file
 
     @property
     def steps(self) -> tuple[Any, ...]:
         """What `build` takes after the batches."""
         sizes = self.prompts_per_batch, self.upsample_tile
-        return self.bundle, self.settings, self.stage.address, *sizes, self.layout
+        return self.bundle, self.settings, self.stage.address, *sizes, self.layout, self.truncated
 
     def batches(self) -> list[tuple[prompt_files.Prompt, ...]]:
         """Returns the prompts that are sampled together."""
@@ -298,7 +308,8 @@ def _open(
         resume=True,
         refuse_other=True,
     )
-    notes += check(bundle, prompts)
+    truncated = find_truncated(bundle, prompts)
+    notes += check(bundle, prompts, truncated)
     if rejected:
         notes.append(
             f"{len(rejected)} bad rows of the prompt file are left out, see {REJECTED_ROWS} in the "
@@ -306,9 +317,8 @@ def _open(
         )
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
-    return _Generation(
-        prompts, bundle, settings, stage, size, flags.upsample_tile, layout, rejected
-    )
+    sizes = size, flags.upsample_tile
+    return _Generation(prompts, bundle, settings, stage, *sizes, layout, truncated, rejected)
 
 
 def _start(
@@ -346,23 +356,36 @@ def _check_runner(beam_options: pipeline_options.PipelineOptions) -> None:
         )
 
 
-def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> list[str]:
+def find_truncated(
+    bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]
+) -> frozenset[str]:
+    """Returns the ids of the prompts that are longer than what the generator reads."""
+    text_length, vocabulary = bundle.model("generator").text_length, bundle.vocabulary()
+
+    def is_truncated(prompt: prompt_files.Prompt) -> bool:
+        text = captions.normalize_caption(prompt.text)
+        return bool(vocabulary.encode(text, text_length + 1)[-1])
+
+    return frozenset(prompt.id for prompt in prompts if is_truncated(prompt))
+
+
+def check(
+    bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt], truncated: Collection[str]
+) -> list[str]:
     """Returns notes for the user before the work starts; loads no parameters."""
     notes = []
     if "reranker" not in bundle.parts:
         notes.append("no reranker in the bundle: samples are not scored, rank is sample order")
     if "upsampler" not in bundle.parts:
         notes.append("no upsampler in the bundle: images stay at the tokenizer's size")
-    text_length = bundle.model("generator").text_length
-    vocabulary = bundle.vocabulary()
     texts = [captions.normalize_caption(prompt.text) for prompt in prompts]
     if empty := texts.count(""):
         notes.append(f"{empty} prompts hold only markup or invisible characters: nothing to draw")
     if equal := prompt_files.count_equal(prompts):
         notes.append(f"{equal} prompts are equal to an earlier one, and so will be their images")
-    cut = sum(vocabulary.encode(text, text_length + 1)[-1] != 0 for text in texts)
-    if cut:
-        notes.append(f"{cut} prompts are longer than {text_length} tokens and are cut")
+    if truncated:
+        text_length = bundle.model("generator").text_length
+        notes.append(f"{len(truncated)} prompts are longer than {text_length} tokens and are cut")
     return notes
 
 
@@ -421,18 +444,20 @@ def build(
     prompts_per_batch: int = 4,  # to as many a smaller batch is padded
     upsample_tile: int = 0,  # side in pixels of the windows that are upsampled; 0 is whole
     layout: layouts.Layout | None = None,  # of the devices of a worker; None takes one of them
+    truncated: Collection[str] = (),  # as `find_truncated` returns them
 ) -> beam.PCollection:
     """Adds the job to a pipeline; gives the ids of the prompts that were written."""
     texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
     files.make_dirs(files.join(directory, _PARTS))
     sample, render = _handlers(bundle, settings, prompts_per_batch, upsample_tile, layout)
+    write = _WritePrompt(directory, generation_settings(bundle, settings), truncated)
     return (
         root
         | "Batches" >> beam.Create(texts)
         | model_handlers.infer("Sample", sample)
         | "Unbatch" >> beam.FlatMap(_unfinished, directory)
         | model_handlers.infer("Render", render)
-        | "Write" >> beam.ParDo(_WritePrompt(directory, generation_settings(bundle, settings)))
+        | "Write" >> beam.ParDo(write)
     )
 
 
@@ -473,7 +498,8 @@ def _draw_together(
     if progress:
         renderer = render.load_model()
         files.make_dirs(files.join(directory, _PARTS))
-    write = _WritePrompt(directory, generation_settings(bundle, settings))
+    made_with = generation_settings(bundle, settings)
+    write = _WritePrompt(directory, made_with, generation.truncated)
     for batch in batches:
         tokens = sample.predict([prompt.text for prompt in batch], generator)
         if progress is None:
@@ -495,8 +521,11 @@ def _unfinished(
 class _WritePrompt(beam.DoFn):
     """Writes the images of a prompt and then its part; gives the prompt's id."""
 
-    def __init__(self, directory: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, directory: str, settings: Mapping[str, Any], truncated: Collection[str]
+    ) -> None:
         self._directory, self._settings = directory, dict(settings)
+        self._truncated = frozenset(truncated)
 
     def process(self, element: tuple[prompt_files.Prompt, model_handlers.Samples]) -> Iterator[str]:
         prompt, samples = element
@@ -507,8 +536,7 @@ class _WritePrompt(beam.DoFn):
         metadata = prompt.metadata | {name: text for name, text in named.items() if text}
         lines, tokens = [], []
         for index, image in enumerate(samples.images):
-            path = f"{folder}/{index:03d}.png"
-            files.write_bytes(files.join(self._directory, path), images.encode_png(image))
+            path = f"{folder}/{index:03d}.{self._settings['format']}"
             generation = records.Generation(
                 prompt_id=prompt.id,
                 prompt=prompt.text,
@@ -519,7 +547,9 @@ class _WritePrompt(beam.DoFn):
                 image=path,
                 settings=self._settings,
                 metadata=metadata,
+                is_truncated=prompt.id in self._truncated,
             )
+            files.write_bytes(files.join(self._directory, path), _encode(image, generation))
             lines.append(f"{generation.to_json()}\n")
             row = f"{prompt.id}/{index:03d}", prompt.text, samples.image_tokens[index]
             tokens.append(records.TokenizedPair(*row).to_example())
@@ -527,6 +557,20 @@ class _WritePrompt(beam.DoFn):
         tfrecords.write(part_path(self._directory, prompt, _TOKENS), tokens)
         options.tick(len(lines))
         yield prompt.id
+
+
+# Settings that say how many images a run makes, not how one is made: not in its metadata.
+_OF_A_RUN = ("num_samples", "num_upsampled")
+
+
+def _encode(image: np.ndarray, generation: records.Generation) -> bytes:
+    """Returns the file of an image, [height, width, 3] uint8, which says how to draw it again."""
+    names = ("prompt", "sample_index", "seed", "score")
+    metadata = {name: getattr(generation, name) for name in names}
+    settings = generation.settings
+    made_with = {name: value for name, value in settings.items() if name not in _OF_A_RUN}
+    metadata |= {"settings": made_with}
+    return encoding.encode(image, settings["format"], settings.get("quality"), metadata)
 
 
 def finish(

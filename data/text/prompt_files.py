@@ -62,7 +62,8 @@ def read_prompts(
       `challenge`; other fields go to the metadata. `.json`: a list of such objects, or of texts.
 
     Prompts without an id get `p00012-a-red-circle`: the position among the rows of the file that
-    are not left out, good or bad (from 0), and the text. What UTF-8 or JSON cannot write is mended (`stages.json_text`).
+    are not left out, good or bad (from 0), and the text. What UTF-8 or JSON cannot write is mended
+    (`stages.json_text`).
 
     Args:
       path_or_text: the file, or a text.

@@ -27,7 +27,7 @@ import tiny_models
 from hypothesis import strategies
 
 from parti import cli
-from parti.data.images import images
+from parti.data.images import encoding, images
 from parti.data.storage import records, tfrecords
 from parti.data.text import prompt_files
 from parti.engine.distributed import multihost
@@ -187,7 +187,8 @@ def test_other_settings_are_refused_in_the_folder_of_an_interrupted_run(
     before = {path: path.read_bytes() for path in stale.rglob("*") if path.is_file()}
     message = (
         r"out.unfinished: an interrupted run had prompts_digest \w{12}... "
-        r"\(now \w{12}...\), seed 0 \(now 1\), prompts .*; give the same again .* another --output, or --overwrite"
+        r"\(now \w{12}...\), seed 0 \(now 1\), prompts .*; give the same again .* another "
+        r"--output, or --overwrite"
     )
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "out", bundle, PROMPTS[:1], seed=1)
@@ -230,8 +231,9 @@ def test_a_bundle_without_reranker_and_upsampler(
     output = run(tmp_path / "out", small_bundle, PROMPTS[:1], temperature=0)
     made = generate.read_generations(output)
     assert [(g.sample_index, g.rank, g.score) for g in made] == [(i, i, None) for i in range(3)]
-    assert len({(output / g.image).read_bytes() for g in made}) == 1  # Greedy.
-    assert images.decode_image((output / made[0].image).read_bytes()).shape == (16, 16, 3)
+    pictures = [images.decode_image((output / g.image).read_bytes()) for g in made]
+    assert len({picture.tobytes() for picture in pictures}) == 1  # Greedy.
+    assert pictures[0].shape == (16, 16, 3)
     printed = capsys.readouterr().out
     assert "no reranker" in printed and "no upsampler" in printed
     with pytest.raises(ValueError, match="--upsample_tile=16: the bundle has no upsampler"):
@@ -266,13 +268,59 @@ def test_samples_are_ranked_by_the_likelihood_of_the_prompt(
     assert {g.settings["rerank_by"] for g in made} == {"likelihood"}
 
 
+def test_pictures_say_how_they_were_made(finished: pathlib.Path) -> None:
+    """All but the counts of the run, so that more samples change no file."""
+    made = generate.read_generations(finished)
+    assert [g.is_truncated for g in made] == [g.prompt == PROMPTS[-1] for g in made]
+    for generation in (made[0], made[-1]):
+        found = encoding.read_metadata((finished / generation.image).read_bytes())
+        settings = dict(generation.settings)
+        del settings["num_samples"], settings["num_upsampled"]
+        assert settings["format"] == "png" and len(settings["fingerprints"]) == 6
+        assert found == {
+            "prompt": generation.prompt,
+            "sample_index": generation.sample_index,
+            "seed": 0,
+            "score": generation.score,
+            "settings": settings,
+        }
+
+
+@pytest.mark.parametrize(("kind", "beginning"), [("webp", b"RIFF"), ("jpeg", b"\xff\xd8")])
+def test_other_formats_in_every_reader_of_the_folder(
+    tmp_path: pathlib.Path,
+    small_bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    beginning: bytes,
+) -> None:
+    fake_drawing.draw_blank(monkeypatch)
+    prompts = tmp_path / "p.jsonl"
+    scene = {"shapes": [{"color": "red", "shape": "circle"}]}
+    row = {"prompt": "a red circle", "scene": scene, "note": 9000 * "\U0001f600"}
+    prompts.write_text(json.dumps(row))
+    output = tmp_path / "out"
+    flags = [f"--prompts={prompts}", f"--output={output}", f"--model={small_bundle}"]
+    assert generate.run([*flags, f"--format={kind}", "--num_samples=2", "--quality=80"]) == 0
+    for generation in generate.read_generations(output):
+        data = (output / generation.image).read_bytes()
+        assert generation.image.endswith(f".{kind}") and data.startswith(beginning)
+        found = encoding.read_metadata(data)
+        assert found is not None and found["prompt"] == "a red circle"
+        assert (found["settings"]["format"], found["settings"]["quality"]) == (kind, 80)
+    assert f"data:image/{kind};base64," in (output / "gallery.html").read_text()
+
+
 def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
     chosen = [prompt_files.Prompt("a", "star"), prompt_files.Prompt("b", "a red star " * 9)]
-    assert generate.check(bundles.Bundle.open(bundle), chosen) == [
+    opened = bundles.Bundle.open(bundle)
+    truncated = generate.find_truncated(opened, chosen)
+    assert truncated == {"b"}
+    assert generate.check(opened, chosen, truncated) == [
         "1 prompts are longer than 8 tokens and are cut"
     ]
     chosen = [prompt_files.Prompt(name, text) for name, text in zip("abc", ["star", "star", "<b>"])]
-    assert generate.check(bundles.Bundle.open(bundle), chosen) == [
+    assert generate.check(opened, chosen, generate.find_truncated(opened, chosen)) == [
         "1 prompts hold only markup or invisible characters: nothing to draw",
         "1 prompts are equal to an earlier one, and so will be their images",
     ]
@@ -382,11 +430,11 @@ def test_every_prompt_that_is_read_can_be_written(
             assert str(path) in str(error) and "\n" not in str(error)
             return
         (output / ".scratch" / "parts").mkdir(parents=True)
-        settings = {"seed": 0, "num_samples": 2}
+        settings = {"seed": 0, "num_samples": 2, "format": "png"}
         image = np.zeros((4, 4, 3), np.uint8)
         tokens = np.zeros((2, 4), np.int32)
         samples = model_handlers.Samples(tokens, [image, image], np.array([0.1, 0.2]))
-        write = generate._WritePrompt(output, settings)
+        write = generate._WritePrompt(output, settings, ())
         for prompt in prompts:
             assert list(write.process((prompt, samples))) == [prompt.id]
         generate.finish(output, prompts, settings)
@@ -461,11 +509,10 @@ def test_any_prompt_file_gives_images_or_one_line(
         model = ["--model", str(small_bundle), "--num_samples=1"]
         arguments = ["generate", "--prompts", str(path), *model]
         code, said = run_any(folder, capsys, *arguments, "--strict")
-        if code:  # the same without its bad rows, if that is all
-            if run_any(folder, capsys, *arguments)[0] == 0:
-                assert (folder / "generate" / generate.REJECTED_ROWS).stat().st_size
-                generate.read_generations(folder / "generate")
-                shutil.rmtree(folder / "generate")
+        if code and run_any(folder, capsys, *arguments)[0] == 0:  # without its bad rows
+            assert (folder / "generate" / generate.REJECTED_ROWS).stat().st_size
+            generate.read_generations(folder / "generate")
+            shutil.rmtree(folder / "generate")
         try:
             preflight.check_prompts([str(path)])
         except ValueError as error:
@@ -544,6 +591,8 @@ def test_any_damage_of_a_bundle_is_one_line(
         ({"top_p": 0}, "top_p must be in"),
         ({"temperature": -1}, "temperature must be"),
         ({"prompts_per_batch": 0}, "--prompts_per_batch=0"),
+        ({"quality": 90}, "--quality=90: is of webp and jpeg"),
+        ({"format": "webp", "quality": 0}, "--quality=0: give 1 to 100"),
         (
             {"decode_order": "wavefront"},
             "'wavefront' needs a generator .* trained with SHIFT = 'row'",

@@ -132,7 +132,8 @@ def test_an_interrupted_attempt_with_other_settings_is_refused(tmp_path):
     new = {"size": 2, "parts": {"a": "1" * 64, "b": (2,)}, "rate": 0.5}
     message = (
         r"out.unfinished: an interrupted run had parts.a 000000000000... "
-        r'\(now 111111111111...\), size 1 \(now 2\), from "x" \(now not given\), rate not given \(now 0.5\); give'
+        r'\(now 111111111111...\), size 1 \(now 2\), from "x" \(now not given\), '
+        r"rate not given \(now 0.5\); give"
     )
     for _ in range(2):
         with pytest.raises(ValueError, match=message):
