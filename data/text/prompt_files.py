@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Prompt files: a prompt a line (.txt), a table (.tsv, .csv), or JSON (.jsonl, .json)."""
+"""Prompt files: a prompt a line (.txt), a table (.tsv, .csv, .parquet), or JSON (.jsonl, .json)."""
 
 import collections
 import dataclasses
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from parti.data.text import captions, text_files
+from parti.data.text import captions, parquet_rows, text_files
 from parti.stages import files, json_text
 
 _MAX_ID = 60
@@ -58,6 +58,7 @@ def read_prompts(
     - `.txt`: a prompt a line; blank lines and lines that begin with `#` are left out.
     - `.tsv`, `.csv`: a header with `Prompt` and, if known, `ID`, `Category` and `Challenge`; other
       columns go to the metadata. For separators and quotes see `text_files.read_table`.
+    - `.parquet`: the same columns; for those that are left out see `text.parquet_rows`.
     - `.jsonl`, `.ndjson`: an object a line with `prompt` and optional `id`, `category`,
       `challenge`; other fields go to the metadata. `.json`: a list of such objects, or of texts.
 
@@ -83,7 +84,7 @@ def read_prompts(
         return parse_prompts(source, files.read_bytes(source), notes, rejected)
     if os.path.isdir(source) or (is_remote and files.is_dir(source)):
         raise ValueError(f"{source!r} is a folder; give a prompt file in it, or a text.")
-    if suffix in _READERS:
+    if suffix in SUFFIXES:
         raise FileNotFoundError(f"No prompt file {source!r}; check the path.")
     if isinstance(path_or_text, os.PathLike) or "/" in source and not re.search(r"\s", source):
         raise FileNotFoundError(
@@ -103,7 +104,7 @@ def read_prompts(
 
 def is_address(path_or_text: str) -> bool:
     """Returns whether it is the address of a remote file, and not a prompt with `://` in it."""
-    has_ending = pathlib.Path(path_or_text).suffix.lower() in _READERS
+    has_ending = pathlib.Path(path_or_text).suffix.lower() in SUFFIXES
     is_path = has_ending or not re.search(r"\s", path_or_text)
     return is_path and bool(_ADDRESS.match(path_or_text))
 
@@ -116,15 +117,18 @@ def parse_prompts(
 ) -> list[Prompt]:
     """Returns the prompts of a file, as `read_prompts`; ValueError also of another ending."""
     name, suffix = f"Prompt file {source!r}", pathlib.Path(source).suffix.lower()
-    if suffix not in _READERS:
+    if suffix not in SUFFIXES:
         ending = f"ends in {suffix!r}" if suffix else "has no ending"
         raise ValueError(
-            f"{name} {ending}; it must be one of {', '.join(_READERS)}: rename it to what it is."
+            f"{name} {ending}; it must be one of {', '.join(SUFFIXES)}: rename it to what it is."
         )
     left_out: collections.Counter[str] = collections.Counter()
     try:
-        text, encoding = text_files.decode(data)
-        rows = _READERS[suffix](text.rstrip(), left_out) if text.strip() else iter(())
+        if suffix == _PARQUET:
+            rows, encoding = _read_parquet(data, left_out), "utf-8"
+        else:
+            text, encoding = text_files.decode(data)
+            rows = _READERS[suffix](text.rstrip(), left_out) if text.strip() else iter(())
         prompts = _prompts(name, rows, notes, rejected)
     except text_files.BrokenFileError as error:
         raise ValueError(f"{name}, {error}.") from error
@@ -315,15 +319,7 @@ def _read_csv(text: str, left_out: _LeftOut) -> _Rows:
 
 def _read_table(text: str, separator: str, left_out: _LeftOut) -> _Rows:
     rows = text_files.read_table(text, _TEXT, separator)
-    names = [json_text.mend_text(name).strip().lower() for name in next(rows, (1, []))[1]]
-    named = [name for name in names if name]
-    if _TEXT not in named:
-        raise text_files.BrokenFileError(
-            f"the first line: it has the columns {_shown(named)}; it must name a column `Prompt`"
-        )
-    if len(set(named)) < len(named):
-        twice = next(name for name in named if named.count(name) > 1)
-        raise text_files.BrokenFileError(f"the first line: it has two columns {_shown(twice)}")
+    names = _columns("the first line", next(rows, (1, []))[1])
     for number, cells in rows:
         if not any(cells):
             left_out[_BLANK] += 1
@@ -337,7 +333,39 @@ def _read_table(text: str, separator: str, left_out: _LeftOut) -> _Rows:
             continue
         row = {name: cell for name, cell in zip(names, cells) if name and cell}
         yield f"line {number}", {_TEXT: "", **row}
-    if unnamed := len(names) - len(named):
+    if unnamed := names.count(""):
+        left_out["nameless column"] = unnamed
+
+
+def _columns(where: str, names: Iterable[str]) -> list[str]:
+    """Returns the names of a table's columns as metadata has them; BrokenFileError: no prompts."""
+    names = [json_text.mend_text(name).strip().lower() for name in names]
+    named = [name for name in names if name]
+    if _TEXT not in named:
+        raise text_files.BrokenFileError(
+            f"{where}: it has the columns {_shown(named)}; it must name a column `Prompt`"
+        )
+    if len(set(named)) < len(named):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise text_files.BrokenFileError(f"{where}: it has two columns {_shown(twice)}")
+    return names
+
+
+def _read_parquet(data: bytes, left_out: _LeftOut) -> _Rows:
+    given, rows = parquet_rows.read(data)
+    not_json = [name for name, is_json in given.items() if not is_json]
+    where = f"the schema (without {_shown(not_json)}, which JSON cannot hold)"
+    kept = [name for name in given if name not in not_json]
+    names = dict(zip(kept, _columns(where if not_json else "the schema", kept)))
+    for number, cells in enumerate(rows, start=1):
+        row = {names[name]: cell for name, cell in cells.items() if names[name] and cell != ""}
+        if row:
+            yield f"row {number}", {_TEXT: "", **row}
+        else:
+            left_out["blank row"] += 1
+    if not_json:
+        left_out["non-JSON column"] = len(not_json)
+    if unnamed := [*names.values()].count(""):
         left_out["nameless column"] = unnamed
 
 
@@ -370,6 +398,7 @@ def _read_json(text: str, left_out: _LeftOut) -> _Rows:
         yield f"entry {number}", {_TEXT: value} if isinstance(value, str) else value
 
 
+_PARQUET = ".parquet"
 _READERS = {
     ".txt": _read_txt,
     ".tsv": _read_tsv,
@@ -378,4 +407,4 @@ _READERS = {
     ".ndjson": _read_jsonl,
     ".json": _read_json,
 }
-SUFFIXES = tuple(_READERS)  # endings of prompt files, in lower case
+SUFFIXES = (*_READERS, _PARQUET)  # endings of prompt files, in lower case

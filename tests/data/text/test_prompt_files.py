@@ -5,12 +5,15 @@ import json
 import pathlib
 import re
 
+import fake_remote
 import hypothesis
+import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from parti.data.text import prompt_files
-from parti.stages import json_text
+from parti.stages import files, json_text
 
 PARTI_PROMPTS = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "PartiPrompts.tsv"
 
@@ -161,6 +164,61 @@ def test_a_file_that_cannot_be_read_as_a_whole_is_no_bad_row(tmp_path: pathlib.P
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             prompt_files.read_prompts(write(tmp_path / name, text), [], [])
+
+
+def write_parquet(path: pathlib.Path, **columns: pa.Array) -> pathlib.Path:
+    parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def test_parquet(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text, numbers, lists and structs are metadata without null cells; bytes and dates are not."""
+    path = write_parquet(
+        tmp_path / "P.PARQUET",
+        Prompt=pa.array(["a cat", "b", "", None, "c"]).dictionary_encode(),
+        ID=pa.array([7, None, None, None, 7]),
+        Challenge=pa.array(["Basic", None, None, None, None], pa.large_string()),
+        Scene=pa.array([{"Shapes": [{"n": 1, "x": None}]}, *[None] * 4]),
+        share=pa.array([float("nan"), 0.5, None, None, None]),
+        image=pa.array([{"bytes": b"x", "path": "0.png"}] * 5),
+        day=pa.array([0] * 5, pa.date32()),
+    )
+    notes: list[str] = []
+    rejected: list[prompt_files.Rejected] = []
+    first, second = prompt_files.read_prompts(path, notes, rejected)
+    scene = {"Shapes": [{"n": 1, "x": None}]}
+    assert first == prompt_files.Prompt("7", "a cat", "", "Basic", {"scene": scene, "share": None})
+    assert second == prompt_files.Prompt("p00001-b", "b", metadata={"share": 0.5})
+    assert [(bad.where, bad.row) for bad in rejected] == [("row 5", {"id": 7, "prompt": "c"})]
+    assert notes[-1].endswith("left out 2 blank rows and 2 non-JSON columns")
+    with pytest.raises(ValueError, match="row 5: the file has the id '7' twice"):
+        prompt_files.read_prompts(path)
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    files.make_dirs("store://bucket")
+    files.write_bytes("store://bucket/p.parquet", path.read_bytes())
+    assert prompt_files.read_prompts("store://bucket/p.parquet", [], []) == [first, second]
+
+
+def test_parquet_that_is_refused(tmp_path: pathlib.Path) -> None:
+    for columns, message in (
+        ({"text": ["a"]}, "the schema: it has the columns ['text']; it must name a column"),
+        ({"id": ["a"], "prompt": [b"a"]}, "(without ['prompt'], which JSON cannot hold): it has"),
+        ({"prompt": ["a"], "Prompt": ["b"]}, "it has two columns 'prompt'"),
+        ({"prompt": [3]}, "row 1: it must be an object with a text under"),
+        ({"prompt": pa.array([], pa.string())}, "holds no prompts"),
+        ({"prompt": [None]}, "holds no prompts; put one on each line (1 blank row left out)"),
+    ):
+        arrays = {name: pa.array(values) for name, values in columns.items()}
+        with pytest.raises(ValueError, match=re.escape(message)):
+            prompt_files.read_prompts(write_parquet(tmp_path / "p.parquet", **arrays))
+    whole = write_parquet(tmp_path / "p.parquet", prompt=pa.array(["a star"] * 99)).read_bytes()
+    for data in (b"", b"prompt\na", whole[:-9], whole[:4] + b"\xff" * 40 + whole[44:]):
+        (tmp_path / "p.parquet").write_bytes(data)
+        with pytest.raises(
+            ValueError, match="p.parquet', read whole: not Parquet, or damaged"
+        ) as found:
+            prompt_files.read_prompts(tmp_path / "p.parquet", [], [])
+        assert "\n" not in str(found.value)
 
 
 def test_absent_files_are_no_prompts(tmp_path: pathlib.Path) -> None:
