@@ -30,7 +30,7 @@ from parti.engine.inference import bundles, layouts
 from parti.models.super_resolution import tiling
 from parti.models.text_to_image import decode_order, sampling
 from parti.pipelines.beam import beam_internals, model_handlers, options, runners
-from parti.pipelines.html import gallery
+from parti.pipelines.html import gallery, generation_card
 from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 MANIFEST_LINES = "manifest.jsonl"
@@ -110,7 +110,8 @@ def make_parser() -> flag_parser.Parser:
     )
     default = GenerateSettings()
     add = parser.add_argument
-    add("--prompts", required=True, help="a text, or a .txt, .tsv, .csv, .jsonl or .json file")
+    help_text = "a text, or a .txt, .tsv, .csv, .parquet, .jsonl or .json file"
+    add("--prompts", required=True, help=help_text)
     add("--output", required=True, metavar="DIR", help="the folder to write")
     add("--model", default=DEFAULT_BUNDLE, metavar="BUNDLE", help="from `parti export`")
     add("--num_samples", type=int, default=default.num_samples, help="images of each prompt")
@@ -171,6 +172,7 @@ class _Generation:
     layout: layouts.Layout | None
     truncated: Collection[str]  # ids of prompts
     rejected: Sequence[prompt_files.Rejected]  # rows of the prompt file
+    command: str  # that makes it again
 
     @property
     def steps(self) -> tuple[Any, ...]:
@@ -187,15 +189,22 @@ class _Generation:
     def publish(self) -> str:
         """Publishes what is drawn, and returns what the user should know."""
         num_prompts, stage = len(self.prompts), self.stage
-        finish(stage.address, self.prompts, generation_settings(self.bundle, self.settings))
+        settings = generation_settings(self.bundle, self.settings)
+        finish(stage.address, self.prompts, settings)
         num_images = num_prompts * self.settings.num_samples
         counts = {"prompts": num_prompts, "images": num_images}
+        rejected_rows = files.join(stage.address, REJECTED_ROWS)
+        files.remove(rejected_rows)  # of an attempt that was killed
         if self.rejected:
             counts["rejected"] = len(self.rejected)
             lines = "".join(f"{row.to_json()}\n" for row in self.rejected)
-            files.write_bytes(files.join(stage.address, REJECTED_ROWS), lines.encode())
+            files.write_bytes(rejected_rows, lines.encode())
+        generation_card.write(stage.address, self.command, counts, settings)
+        content = manifests.hash_files(stage.address)
+        del content[generation_card.FILE_NAME]  # it names places, which are no part of what is made
         stage.publish(
             counts=counts,
+            content=content,
             extra={"fingerprints": self.bundle.fingerprints},
         )
         page = files.join(stage.output, gallery.FILE_NAME)
@@ -318,7 +327,10 @@ def _open(
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
     sizes = size, flags.upsample_tile
-    return _Generation(prompts, bundle, settings, stage, *sizes, layout, truncated, rejected)
+    command = generation_card.command(make_parser(), flags)
+    return _Generation(
+        prompts, bundle, settings, stage, *sizes, layout, truncated, rejected, command
+    )
 
 
 def _start(

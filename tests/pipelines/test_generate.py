@@ -24,6 +24,7 @@ import json_values
 import numpy as np
 import pytest
 import tiny_models
+import yaml
 from hypothesis import strategies
 
 from parti import cli
@@ -54,8 +55,9 @@ def run(
 
 
 def content(folder: pathlib.Path) -> dict[str, bytes]:
-    """Returns every file of a folder; of the manifest what does not name the prompt file."""
+    """Returns every file of a folder; of manifest and card what does not name the prompt file."""
     files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files["README.md"] = re.sub(rb"--prompts=\S+", b"", files["README.md"])
     manifest = json.loads(files.pop("manifest.json"))
     del manifest["inputs"]
     return files | {"manifest.json": json.dumps(manifest).encode()}
@@ -165,6 +167,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert len(times) == 3 * NUM_SAMPLES
     # What a kill -9 leaves in the middle of writing a file.
     next(iter(times)).with_name("001.png.77.partial").write_bytes(b"half a picture")
+    for name in ("README.md", "rejected.jsonl", "manifest.json"):
+        (unfinished / name).write_bytes(b"of an attempt that was killed as it ended")
     run(output, bundle)
     assert "3 of 4 prompts are finished" in capsys.readouterr().out
     assert content(output) == content(finished)
@@ -266,6 +270,41 @@ def test_samples_are_ranked_by_the_likelihood_of_the_prompt(
     scores = [g.score for g in made]
     assert scores == sorted(scores, reverse=True) and max(scores) < 0, "nats"
     assert {g.settings["rerank_by"] for g in made} == {"likelihood"}
+
+
+def test_the_card_says_how_to_make_the_folder_again(
+    tmp_path: pathlib.Path, small_bundle: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_drawing.draw_blank(monkeypatch)
+    output = tmp_path / "a b"
+    flags = ["--prompts=it's a star", f"--model={small_bundle}", "--num_samples=2", "--seed=5"]
+    assert generate.run([*flags, f"--output={output}", "--overwrite", "--format=webp"]) == 0
+    page = (output / "README.md").read_text()
+    _, front, _ = page.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "pretty_name": "2 images of 1 prompts",
+        "task_categories": ["text-to-image"],
+        "tags": ["synthetic", "parti"],
+        "size_categories": ["n<1K"],
+        "configs": [{"config_name": "default", "data_files": "manifest.jsonl"}],
+    }
+    command, code = (block.split("\n", 1)[1] for block in page.split("```")[1::2])
+    words = shlex.split(command)
+    assert words == ["parti", "generate", *flags, "--format=webp", "--output=a b"]
+    (tmp_path / "again").mkdir()
+    monkeypatch.chdir(tmp_path / "again")
+    assert generate.run(words[2:]) == 0
+    assert content(pathlib.Path("a b")) == content(output)
+    assert pathlib.Path("a b", "README.md").read_text() == page
+    manifests_of = [manifests.read(path, "generations") for path in ("a b", output)]
+    assert manifests_of[0]["fingerprint"] == manifests_of[1]["fingerprint"]
+    for field in dataclasses.fields(records.Generation):
+        assert f"`{field.name}`" in page
+    for fingerprint in bundles.Bundle.open(small_bundle).fingerprints.values():
+        assert f"`{fingerprint}`" in page
+    monkeypatch.chdir(output)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.stdout == "it's a star (4, 4)\n", shown.stderr
 
 
 def test_pictures_say_how_they_were_made(finished: pathlib.Path) -> None:
