@@ -9,17 +9,16 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from parti.data.text import captions, parquet_rows, text_files
+from parti.data.text import captions, prompt_rows, text_files
 from parti.stages import files, json_text
 
+SUFFIXES = prompt_rows.SUFFIXES  # endings of prompt files, in lower case
 _MAX_ID = 60
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://")
-_MAX_SHOWN = 120  # characters of a value in a message
 _MAX_LINE = 1000  # characters of a line that is kept as it was
-_BLANK = "blank line"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +123,7 @@ def parse_prompts(
         )
     left_out: collections.Counter[str] = collections.Counter()
     try:
-        if suffix == _PARQUET:
-            rows, encoding = _read_parquet(data, left_out), "utf-8"
-        else:
-            text, encoding = text_files.decode(data)
-            rows = _READERS[suffix](text.rstrip(), left_out) if text.strip() else iter(())
+        rows, encoding = prompt_rows.read(suffix, data, left_out)
         prompts = _prompts(name, rows, notes, rejected)
     except text_files.BrokenFileError as error:
         raise ValueError(f"{name}, {error}.") from error
@@ -174,8 +169,9 @@ def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> in
     return len(lines)
 
 
-_ID, _TEXT = "id", "prompt"
+_ID, _TEXT = "id", prompt_rows.TEXT
 _OPTIONAL = ("category", "challenge")
+_shown = prompt_rows.shown
 
 
 def _role(name: str) -> str:
@@ -189,16 +185,8 @@ def _said(counts: collections.Counter[str], before: str = "", after: str = "") -
     return f"{before}{said}{after}" if said else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Broken:
-    """A row that could not be read."""
-
-    reason: str
-    text: Any  # what is there
-
-
 def _prompts(
-    name: str, rows: "_Rows", notes: list[str] | None, rejected: list[Rejected] | None
+    name: str, rows: prompt_rows.Rows, notes: list[str] | None, rejected: list[Rejected] | None
 ) -> list[Prompt]:
     """Returns the prompts of (where a row is, row); notes what was mended, collects bad rows."""
     prompts: list[Prompt] = []
@@ -237,14 +225,14 @@ def _prompts(
 
 def _read_row(index: int, row: Any) -> tuple[Prompt, bool]:
     """Returns the prompt of a row and whether it was mended; ValueError: a bad row."""
-    if isinstance(row, _Broken):
+    if isinstance(row, prompt_rows.Broken):
         raise ValueError(row.reason)
     mended = json_text.mend(row)
     return _prompt(index, mended), mended != row
 
 
 def _as_json(row: Any) -> Any:
-    if isinstance(row, _Broken):
+    if isinstance(row, prompt_rows.Broken):
         row = row.text[:_MAX_LINE] if isinstance(row.text, str) else row.text
     try:
         return json_text.mend(row)
@@ -287,124 +275,3 @@ def _id(index: int, text: str, given: Any) -> str:
             "underscores, 100 at most."
         )
     return str(given)
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
-
-
-# The readers yield (where a row is, row) and count what they leave out by its name. A row is an
-# object with the fields of a prompt, or something else that `_read_row` refuses.
-_Rows = Iterator[tuple[str, Any]]
-_LeftOut = collections.Counter[str]
-
-
-def _read_txt(text: str, left_out: _LeftOut) -> _Rows:
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            left_out["comment" if line else _BLANK] += 1
-        else:
-            yield f"line {number}", {_TEXT: line}
-
-
-def _read_tsv(text: str, left_out: _LeftOut) -> _Rows:
-    return _read_table(text, "\t", left_out)
-
-
-def _read_csv(text: str, left_out: _LeftOut) -> _Rows:
-    return _read_table(text, ",", left_out)
-
-
-def _read_table(text: str, separator: str, left_out: _LeftOut) -> _Rows:
-    rows = text_files.read_table(text, _TEXT, separator)
-    names = _columns("the first line", next(rows, (1, []))[1])
-    for number, cells in rows:
-        if not any(cells):
-            left_out[_BLANK] += 1
-            continue
-        if any(cells[len(names) :]):
-            reason = (
-                f"{len(cells)} cells for {len(names)} columns; put quotes around a cell that holds "
-                "the separator."
-            )
-            yield f"line {number}", _Broken(reason, cells)
-            continue
-        row = {name: cell for name, cell in zip(names, cells) if name and cell}
-        yield f"line {number}", {_TEXT: "", **row}
-    if unnamed := names.count(""):
-        left_out["nameless column"] = unnamed
-
-
-def _columns(where: str, names: Iterable[str]) -> list[str]:
-    """Returns the names of a table's columns as metadata has them; BrokenFileError: no prompts."""
-    names = [json_text.mend_text(name).strip().lower() for name in names]
-    named = [name for name in names if name]
-    if _TEXT not in named:
-        raise text_files.BrokenFileError(
-            f"{where}: it has the columns {_shown(named)}; it must name a column `Prompt`"
-        )
-    if len(set(named)) < len(named):
-        twice = next(name for name in named if named.count(name) > 1)
-        raise text_files.BrokenFileError(f"{where}: it has two columns {_shown(twice)}")
-    return names
-
-
-def _read_parquet(data: bytes, left_out: _LeftOut) -> _Rows:
-    given, rows = parquet_rows.read(data)
-    not_json = [name for name, is_json in given.items() if not is_json]
-    where = f"the schema (without {_shown(not_json)}, which JSON cannot hold)"
-    kept = [name for name in given if name not in not_json]
-    names = dict(zip(kept, _columns(where if not_json else "the schema", kept)))
-    for number, cells in enumerate(rows, start=1):
-        row = {names[name]: cell for name, cell in cells.items() if names[name] and cell != ""}
-        if row:
-            yield f"row {number}", {_TEXT: "", **row}
-        else:
-            left_out["blank row"] += 1
-    if not_json:
-        left_out["non-JSON column"] = len(not_json)
-    if unnamed := [*names.values()].count(""):
-        left_out["nameless column"] = unnamed
-
-
-def _read_jsonl(text: str, left_out: _LeftOut) -> _Rows:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", _parse_line(line)
-        else:
-            left_out[_BLANK] += 1
-
-
-def _parse_line(line: str) -> Any:
-    try:
-        return json_text.parse(line)
-    except ValueError as error:
-        return _Broken(f"{error}.", line)
-
-
-def _read_json(text: str, left_out: _LeftOut) -> _Rows:
-    try:
-        values = json_text.parse(text)
-    except ValueError as error:
-        raise text_files.BrokenFileError(f"read whole: {error}") from error
-    if not isinstance(values, list):
-        raise text_files.BrokenFileError(
-            "read whole: it must be a list of texts or objects; with an object a line, call it "
-            ".jsonl"
-        )
-    for number, value in enumerate(values, start=1):
-        yield f"entry {number}", {_TEXT: value} if isinstance(value, str) else value
-
-
-_PARQUET = ".parquet"
-_READERS = {
-    ".txt": _read_txt,
-    ".tsv": _read_tsv,
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".json": _read_json,
-}
-SUFFIXES = (*_READERS, _PARQUET)  # endings of prompt files, in lower case
