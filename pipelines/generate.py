@@ -94,9 +94,10 @@ def generation_settings(bundle: bundles.Bundle, settings: GenerateSettings) -> d
         del said["weights"]
     if settings.queue == 1:
         del said["queue"]
-    said["quality"] = encoding.check_quality(settings.format, settings.quality)
     if settings.format == encoding.PNG:
         del said["quality"]
+    else:
+        said["quality"] = encoding.check_quality(settings.format, settings.quality)
     return {**said, "fingerprints": bundle.fingerprints}
 
 

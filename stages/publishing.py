@@ -269,9 +269,8 @@ class _Unfinished:
             else:
                 if refuse_other and before:
                     raise ValueError(
-                        f"{self.address}: an interrupted run {_difference(before, attempt)}; give "
-                        "the same again and it goes on, or another --output, or --overwrite to "
-                        "remove what it left and begin anew"
+                        f"{self.address}: an interrupted run {_difference(before, attempt)} "
+                        "another --output, or --overwrite to remove what it left and begin anew"
                     )
                 if resume and before:
                     print(
@@ -326,18 +325,18 @@ def _manifest(folder: str) -> str:
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns in what an interrupted attempt differs from this one, by their marks."""
+    """Returns in what an interrupted attempt differs, by the marks, and the first of what to do."""
     if "settings" not in before:
-        return "of an earlier version of Parti left files there"
+        return "of an earlier version of Parti left files there; give"
     old, new = (
         dict(_leaves(mark["settings"])) | dict(_leaves(mark["inputs"])) for mark in (before, now)
     )
     # The mark is JSON, where a tuple is a list.
     changed = [name for name in {**old, **new} if _shown(old, name) != _shown(new, name)]
     if not changed:
-        return "of another version of Parti, or of other input files, left files there"
+        return "of another version of Parti, or of other input files, left files there; give"
     said = (f"{name} {_shown(old, name)} (now {_shown(new, name)})" for name in changed)
-    return f"had {', '.join(said)}"
+    return f"had {', '.join(said)}; give the same again and it goes on, or"
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
