@@ -14,6 +14,7 @@ from typing import Any
 from parti.stages import files, version
 
 FILE_NAME = "README.md"
+_AGAIN = "again"  # the output of the command: the name of a folder is no part of what is in it
 # Flags that say where it was made, not what: another machine has others.
 _OF_THE_MACHINE = ("output", "overwrite", "verbose", "process_id", "coordinator_address")
 _SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
@@ -87,7 +88,7 @@ def command(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> str:
         if name in _OF_THE_MACHINE or value == parser.get_default(name):
             continue
         words.append(f"--{name}" if value is True else f"--{name}={value}")
-    return shlex.join([*words, f"--output={files.name(files.absolute(flags.output))}"])
+    return shlex.join([*words, f"--output={_AGAIN}"])
 
 
 def _front_matter(name: str, num_images: int) -> str:
