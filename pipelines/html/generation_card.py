@@ -7,6 +7,7 @@ The front matter is that of data-set cards. The same command gives the same byte
 
 import argparse
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -88,7 +89,16 @@ def command(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> str:
         if name in _OF_THE_MACHINE or value == parser.get_default(name):
             continue
         words.append(f"--{name}" if value is True else f"--{name}={value}")
-    return shlex.join([*words, f"--output={_AGAIN}"])
+    return " ".join(map(_quoted, [*words, f"--output={_AGAIN}"]))
+
+
+def _quoted(word: str) -> str:
+    """Returns a word for a shell; a path that is not UTF-8 as the bytes that bash and zsh take."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return "$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(word)) + "'"
+    return shlex.quote(word)
 
 
 def _front_matter(name: str, num_images: int) -> str:

@@ -35,6 +35,7 @@ from parti.engine.distributed import multihost
 from parti.engine.inference import bundles
 from parti.pipelines import generate
 from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.html import generation_card
 from parti.stages import commands, files, manifests
 from parti.workflow import preflight
 
@@ -302,6 +303,18 @@ def test_the_card_says_how_to_make_the_folder_again(
     monkeypatch.chdir(output)
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.stdout == "it's a star (4, 4)\n", shown.stderr
+
+
+def test_a_path_that_is_not_utf8_is_in_the_card_as_bytes() -> None:
+    parser, path = generate.make_parser(), "/tmp/d\udce9j\udce0 it's \\.txt"
+    command = generation_card.command(
+        parser, parser.parse_args([f"--prompts={path}", "--output=x"])
+    )
+    assert command.isascii()
+    shown = subprocess.run(
+        ["bash", "-c", f"printf '%s\n' {command}"], capture_output=True, check=True
+    )
+    assert os.fsencode(f"--prompts={path}") in shown.stdout.split(b"\n")
 
 
 def test_pictures_say_how_they_were_made(finished: pathlib.Path) -> None:
