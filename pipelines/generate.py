@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from apache_beam.options import pipeline_options
 
-from parti.data.images import images
+from parti.data.images import encoding
 from parti.data.storage import record_offsets, records, shard_names, tfrecords
 from parti.data.text import captions, prompt_files
 from parti.engine.distributed import multihost
@@ -30,10 +30,11 @@ from parti.engine.inference import bundles, layouts, rendering
 from parti.models.super_resolution import tiling
 from parti.models.text_to_image import decode_order, sampling
 from parti.pipelines.beam import beam_internals, model_handlers, options, runners
-from parti.pipelines.html import gallery
+from parti.pipelines.html import gallery, generation_card
 from parti.stages import files, flag_parser, manifests, progress_line, publishing
 
 MANIFEST_LINES = "manifest.jsonl"
+REJECTED_ROWS = "rejected.jsonl"
 DEFAULT_BUNDLE = "runs/demo/bundle"
 DEFAULT_RANKING = rendering.CONTRAST  # as the paper
 # Folder of the parts, two files for each finished prompt, until all is published.
@@ -57,6 +58,8 @@ class GenerateSettings:
     rerank_by: str | None = rendering.CONTRAST
     decode_order: str = decode_order.RASTER
     queue: int = 1
+    format: str = encoding.PNG  # of the images, one of `encoding.FORMATS`
+    quality: int | None = None  # of WebP and JPEG; None is `encoding.LOSSY_QUALITY`
     weights: str | None = None  # `layouts.INT8`; None is the generator's compute dtype
 
     def __post_init__(self) -> None:
@@ -66,6 +69,7 @@ class GenerateSettings:
             most = f"--num_samples={self.num_samples}"
             raise ValueError(f"--keep={self.num_upsampled}: give 0 to {most}")
         try:
+            encoding.check_quality(self.format, self.quality)
             _ = self.sampling
         except ValueError as error:  # it begins with the name, which is the flag's
             raise ValueError(f"--{error}") from error
@@ -90,6 +94,10 @@ def generation_settings(bundle: bundles.Bundle, settings: GenerateSettings) -> d
         del said["weights"]
     if settings.queue == 1:
         del said["queue"]
+    if settings.format == encoding.PNG:
+        del said["quality"]
+    else:
+        said["quality"] = encoding.check_quality(settings.format, settings.quality)
     return {**said, "fingerprints": bundle.fingerprints}
 
 
@@ -103,7 +111,8 @@ def make_parser() -> flag_parser.Parser:
     )
     default = GenerateSettings()
     add = parser.add_argument
-    add("--prompts", required=True, help="a text, or a .txt, .tsv, .csv, .jsonl or .json file")
+    help_text = "a text, or a .txt, .tsv, .csv, .parquet, .jsonl or .json file"
+    add("--prompts", required=True, help=help_text)
     add("--output", required=True, metavar="DIR", help="the folder to write")
     add("--model", default=DEFAULT_BUNDLE, metavar="BUNDLE", help="from `parti export`")
     add("--num_samples", type=int, default=default.num_samples, help="images of each prompt")
@@ -120,10 +129,14 @@ def make_parser() -> flag_parser.Parser:
     add("--seed", type=int, default=default.seed, help="another seed, other images")
     help_text = f"what ranks them (default: {DEFAULT_RANKING})"
     add("--rerank_by", choices=rendering.RANKINGS, help=help_text)
+    add("--format", choices=encoding.FORMATS, default=default.format, help="of the images")
+    help_text = f"of webp and jpeg, 1 to 100 (default: {encoding.LOSSY_QUALITY})"
+    add("--quality", type=int, metavar="Q", help=help_text)
     add("--keep", type=int, help="best images of each prompt to upsample (default: all)")
     add("--upsample_tile", type=int, default=0, help="upsample in windows this wide (0: whole)")
     add("--prompts_per_batch", type=int, default=4, help="prompts sampled in one call")
     add("--num_prompts", type=int, metavar="N", help="take only the first N prompts")
+    add("--strict", action="store_true", help="refuse a prompt file that has a bad row")
     layouts.add_flags(parser)
     multihost.add_flags(parser)
     return parser
@@ -143,6 +156,10 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
     return GenerateSettings(**values, num_upsampled=keep)
 
 
+# The prompts of a file, and its rows that are none.
+_Given = tuple[Sequence[prompt_files.Prompt], Sequence[prompt_files.Rejected]]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Generation:
     """What is to be drawn, checked; nothing is loaded yet."""
@@ -154,12 +171,15 @@ class _Generation:
     prompts_per_batch: int
     upsample_tile: int
     layout: layouts.Layout | None
+    truncated: Collection[str]  # ids of prompts
+    rejected: Sequence[prompt_files.Rejected]  # rows of the prompt file
+    command: str  # that makes it again
 
     @property
     def steps(self) -> tuple[Any, ...]:
         """What `build` takes after the batches."""
         sizes = self.prompts_per_batch, self.upsample_tile
-        return self.bundle, self.settings, self.stage.address, *sizes, self.layout
+        return self.bundle, self.settings, self.stage.address, *sizes, self.layout, self.truncated
 
     def batches(self) -> list[tuple[prompt_files.Prompt, ...]]:
         """Returns the prompts that are sampled together."""
@@ -170,10 +190,22 @@ class _Generation:
     def publish(self) -> str:
         """Publishes what is drawn, and returns what the user should know."""
         num_prompts, stage = len(self.prompts), self.stage
-        finish(stage.address, self.prompts, generation_settings(self.bundle, self.settings))
+        settings = generation_settings(self.bundle, self.settings)
+        finish(stage.address, self.prompts, settings)
         num_images = num_prompts * self.settings.num_samples
+        counts = {"prompts": num_prompts, "images": num_images}
+        rejected_rows = files.join(stage.address, REJECTED_ROWS)
+        files.remove(rejected_rows)  # of an attempt that was killed
+        if self.rejected:
+            counts["rejected"] = len(self.rejected)
+            lines = "".join(f"{row.to_json()}\n" for row in self.rejected)
+            files.write_bytes(rejected_rows, lines.encode())
+        generation_card.write(stage.address, self.command, counts, settings)
+        content = manifests.hash_files(stage.address)
+        del content[generation_card.FILE_NAME]  # it names places, which are no part of what is made
         stage.publish(
-            counts={"prompts": num_prompts, "images": num_images},
+            counts=counts,
+            content=content,
             extra={"fingerprints": self.bundle.fingerprints},
         )
         page = files.join(stage.output, gallery.FILE_NAME)
@@ -194,12 +226,14 @@ def run(argv: Sequence[str]) -> int:
     prompt_place = [flags.prompts] if prompt_files.is_address(flags.prompts) else []
     options.check_places(beam_options, [*prompt_place, flags.model], [flags.output])
     notes: list[str] = []
-    prompts = prompt_files.read_prompts(flags.prompts, notes)[: flags.num_prompts]
+    rejected: list[prompt_files.Rejected] = []
+    prompts = prompt_files.read_prompts(flags.prompts, notes, None if flags.strict else rejected)
+    given = prompts[: flags.num_prompts], rejected
     if multihost.asked(flags):
         multihost.join(flags)
-        _run_together(flags, settings, layout or layouts.Layout(), prompts, notes)
+        _run_together(flags, settings, layout or layouts.Layout(), given, notes)
         return 0
-    generation = _open(flags, settings, layout, prompts, notes, num_devices)
+    generation = _open(flags, settings, layout, given, notes, num_devices)
     with generation.stage as stage:
         done = finished(stage.address)
         batches = [b for b in generation.batches() if not done.issuperset(p.id for p in b)]
@@ -217,7 +251,7 @@ def _run_together(
     flags: argparse.Namespace,
     settings: GenerateSettings,
     layout: layouts.Layout,
-    prompts: Sequence[prompt_files.Prompt],
+    given: _Given,
     notes: list[str],
 ) -> None:
     """Runs the command in processes that have joined; the first one alone has an output."""
@@ -225,7 +259,7 @@ def _run_together(
     with contextlib.ExitStack() as stack:
         with multihost.failing_together():
             accelerators.check_platforms(in_this_process=True)
-            generation = _open(flags, settings, layout, prompts, notes, jax.device_count())
+            generation = _open(flags, settings, layout, given, notes, jax.device_count())
         recorded = generation.stage.settings, generation.stage.inputs
         multihost.check_equal("the prompts, bundle or settings", manifests.digest(recorded))
         done: set[str] = set()
@@ -252,11 +286,12 @@ def _open(
     flags: argparse.Namespace,
     settings: GenerateSettings,
     layout: layouts.Layout | None,
-    prompts: Sequence[prompt_files.Prompt],
+    given: _Given,
     notes: list[str],
     num_devices: int | None,
 ) -> _Generation:
     """Checks flags and bundle, and adds notes for the user; raises ValueError, changes nothing."""
+    prompts, rejected = given
     bundle = bundles.Bundle.open(flags.model)
     settings = dataclasses.replace(settings, rerank_by=check_ranking(bundle, flags.rerank_by))
     size = min(flags.prompts_per_batch, len(prompts))
@@ -277,15 +312,26 @@ def _open(
             **generation_settings(bundle, settings),
             "prompts_digest": manifests.digest([dataclasses.asdict(prompt) for prompt in prompts]),
         },
-        # Another size of batches or windows, or mesh, may round differently; it starts anew.
+        # Another size of batches or windows, or mesh, may round differently; it is refused too.
         inputs=inputs,
         overwrite=flags.overwrite,
         resume=True,
+        refuse_other=True,
     )
-    notes += check(bundle, prompts)
+    truncated = find_truncated(bundle, prompts)
+    notes += check(bundle, prompts, truncated)
+    if rejected:
+        notes.append(
+            f"{len(rejected)} bad rows of the prompt file are left out, see {REJECTED_ROWS} in the "
+            f"output; the first is {rejected[0].where}: {rejected[0].reason}"
+        )
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
-    return _Generation(prompts, bundle, settings, stage, size, flags.upsample_tile, layout)
+    sizes = size, flags.upsample_tile
+    command = generation_card.command(make_parser(), flags)
+    return _Generation(
+        prompts, bundle, settings, stage, *sizes, layout, truncated, rejected, command
+    )
 
 
 def _start(
@@ -323,23 +369,36 @@ def _check_runner(beam_options: pipeline_options.PipelineOptions) -> None:
         )
 
 
-def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> list[str]:
+def find_truncated(
+    bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]
+) -> frozenset[str]:
+    """Returns the ids of the prompts that are longer than what the generator reads."""
+    text_length, vocabulary = bundle.model("generator").text_length, bundle.vocabulary()
+
+    def is_truncated(prompt: prompt_files.Prompt) -> bool:
+        text = captions.normalize_caption(prompt.text)
+        return bool(vocabulary.encode(text, text_length + 1)[-1])
+
+    return frozenset(prompt.id for prompt in prompts if is_truncated(prompt))
+
+
+def check(
+    bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt], truncated: Collection[str]
+) -> list[str]:
     """Returns notes for the user before the work starts; loads no parameters."""
     notes = []
     if "reranker" not in bundle.parts:
         notes.append("no reranker in the bundle: samples are not scored, rank is sample order")
     if "upsampler" not in bundle.parts:
         notes.append("no upsampler in the bundle: images stay at the tokenizer's size")
-    text_length = bundle.model("generator").text_length
-    vocabulary = bundle.vocabulary()
     texts = [captions.normalize_caption(prompt.text) for prompt in prompts]
     if empty := texts.count(""):
         notes.append(f"{empty} prompts hold only markup or invisible characters: nothing to draw")
     if equal := prompt_files.count_equal(prompts):
         notes.append(f"{equal} prompts are equal to an earlier one, and so will be their images")
-    cut = sum(vocabulary.encode(text, text_length + 1)[-1] != 0 for text in texts)
-    if cut:
-        notes.append(f"{cut} prompts are longer than {text_length} tokens and are cut")
+    if truncated:
+        text_length = bundle.model("generator").text_length
+        notes.append(f"{len(truncated)} prompts are longer than {text_length} tokens and are cut")
     return notes
 
 
@@ -398,18 +457,20 @@ def build(
     prompts_per_batch: int = 4,  # to as many a smaller batch is padded
     upsample_tile: int = 0,  # side in pixels of the windows that are upsampled; 0 is whole
     layout: layouts.Layout | None = None,  # of the devices of a worker; None takes one of them
+    truncated: Collection[str] = (),  # as `find_truncated` returns them
 ) -> beam.PCollection:
     """Adds the job to a pipeline; gives the ids of the prompts that were written."""
     texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
     files.make_dirs(files.join(directory, _PARTS))
     sample, render = _handlers(bundle, settings, prompts_per_batch, upsample_tile, layout)
+    write = _WritePrompt(directory, generation_settings(bundle, settings), truncated)
     return (
         root
         | "Batches" >> beam.Create(texts)
         | model_handlers.infer("Sample", sample)
         | "Unbatch" >> beam.FlatMap(_unfinished, directory)
         | model_handlers.infer("Render", render)
-        | "Write" >> beam.ParDo(_WritePrompt(directory, generation_settings(bundle, settings)))
+        | "Write" >> beam.ParDo(write)
     )
 
 
@@ -450,7 +511,8 @@ def _draw_together(
     if progress:
         renderer = render.load_model()
         files.make_dirs(files.join(directory, _PARTS))
-    write = _WritePrompt(directory, generation_settings(bundle, settings))
+    made_with = generation_settings(bundle, settings)
+    write = _WritePrompt(directory, made_with, generation.truncated)
     for batch in batches:
         tokens = sample.predict([prompt.text for prompt in batch], generator)
         if progress is None:
@@ -472,8 +534,11 @@ def _unfinished(
 class _WritePrompt(beam.DoFn):
     """Writes the images of a prompt and then its part; gives the prompt's id."""
 
-    def __init__(self, directory: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, directory: str, settings: Mapping[str, Any], truncated: Collection[str]
+    ) -> None:
         self._directory, self._settings = directory, dict(settings)
+        self._truncated = frozenset(truncated)
 
     def process(self, element: tuple[prompt_files.Prompt, rendering.Samples]) -> Iterator[str]:
         prompt, samples = element
@@ -484,8 +549,7 @@ class _WritePrompt(beam.DoFn):
         metadata = prompt.metadata | {name: text for name, text in named.items() if text}
         lines, tokens = [], []
         for index, image in enumerate(samples.images):
-            path = f"{folder}/{index:03d}.png"
-            files.write_bytes(files.join(self._directory, path), images.encode_png(image))
+            path = f"{folder}/{index:03d}.{self._settings['format']}"
             generation = records.Generation(
                 prompt_id=prompt.id,
                 prompt=prompt.text,
@@ -496,7 +560,9 @@ class _WritePrompt(beam.DoFn):
                 image=path,
                 settings=self._settings,
                 metadata=metadata,
+                is_truncated=prompt.id in self._truncated,
             )
+            files.write_bytes(files.join(self._directory, path), _encode(image, generation))
             lines.append(f"{generation.to_json()}\n")
             row = f"{prompt.id}/{index:03d}", prompt.text, samples.image_tokens[index]
             tokens.append(records.TokenizedPair(*row).to_example())
@@ -504,6 +570,20 @@ class _WritePrompt(beam.DoFn):
         tfrecords.write(part_path(self._directory, prompt, _TOKENS), tokens)
         options.tick(len(lines))
         yield prompt.id
+
+
+# Settings that say how many images a run makes, not how one is made: not in its metadata.
+_OF_A_RUN = ("num_samples", "num_upsampled")
+
+
+def _encode(image: np.ndarray, generation: records.Generation) -> bytes:
+    """Returns the file of an image, [height, width, 3] uint8, which says how to draw it again."""
+    names = ("prompt", "sample_index", "seed", "score")
+    metadata = {name: getattr(generation, name) for name in names}
+    settings = generation.settings
+    made_with = {name: value for name, value in settings.items() if name not in _OF_A_RUN}
+    metadata |= {"settings": made_with}
+    return encoding.encode(image, settings["format"], settings.get("quality"), metadata)
 
 
 def finish(

@@ -18,22 +18,24 @@ first fails when it publishes.
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from parti.stages import files, manifests
 
 REPLACED_SUFFIX = ".replaced"
-# In an unfinished directory: the settings' digest and the writer of the attempt that owns it. In an
-# output on an object store: a mark that its files are being copied.
+# In an unfinished directory: settings, inputs, their digest and the writer of the attempt that owns
+# it. In an output on an object store: a mark that its files are being copied.
 _ATTEMPT = ".attempt.json"
 # Folder in an unfinished directory for what only its own run reads; it is not published.
 SCRATCH = ".scratch"
+_DIGEST = re.compile('"[0-9a-f]{64}"')  # a fingerprint as JSON, of which the beginning is shown
 
 
 def check_places(inputs: Sequence[files.Path], outputs: Sequence[files.Path]) -> None:
@@ -78,6 +80,7 @@ class OutputDirectory:
         overwrite: bool = False,
         resume: bool = False,
         state: Any = None,
+        refuse_other: bool = False,
     ) -> None:
         """Checks the output, and changes nothing yet; entering the context makes the directory.
 
@@ -88,6 +91,8 @@ class OutputDirectory:
           resume: keep the files of an interrupted attempt with the same settings, inputs and state,
             and keep this attempt's files if it fails.
           state: JSON that is not recorded in the manifest, e.g. the times of the input files.
+          refuse_other: entering raises ValueError if there is an interrupted attempt with others,
+            and `overwrite` is not given; else its files are removed, with a line on stderr.
 
         Raises:
           ValueError: the output is finished, foreign or damaged.
@@ -104,6 +109,7 @@ class OutputDirectory:
         self.inputs = dict(inputs or {})
         self.overwrite, self.resume = overwrite, resume
         self._state = state
+        self._refuse_other = refuse_other and resume and not overwrite
         self.resumed = False  # whether files of an interrupted attempt are there
         self.manifest: dict[str, Any] | None = None  # what was published
         self._check_output()
@@ -142,10 +148,12 @@ class OutputDirectory:
     def __enter__(self) -> "OutputDirectory":
         """Makes the unfinished directory, or takes over that of an interrupted attempt."""
         self._undo_interrupted_swap()
+        made_of = {"settings": self.settings, "inputs": self.inputs}
         digest = manifests.digest(
-            [self.kind, self.settings, self.inputs, manifests.SCHEMA_VERSION, self._state]
+            [self.kind, *made_of.values(), manifests.SCHEMA_VERSION, self._state]
         )
-        self.resumed = self._unfinished.take(digest, self.resume)
+        mark = {"digest": digest, **made_of}
+        self.resumed = self._unfinished.take(mark, self.resume, self._refuse_other)
         return self
 
     def _undo_interrupted_swap(self) -> None:
@@ -243,19 +251,27 @@ class _Unfinished:
         self._writer = uuid.uuid4().hex
         self._lock: int | None = None
 
-    def take(self, digest: str, resume: bool) -> bool:
-        """Makes the directory ours; returns whether an attempt is resumed, else it is empty."""
+    def take(self, attempt: Mapping[str, Any], resume: bool, refuse_other: bool) -> bool:
+        """Makes the directory ours; returns whether an attempt is resumed, else it is empty.
+
+        `attempt` has the digest, settings and inputs of this one, as the mark keeps them.
+        """
         files.make_dirs(self.address)
         try:
             if self._local:
                 self._acquire()
             before = self._read_mark()
-            resumed = resume and before.get("digest") == digest
+            resumed = resume and before.get("digest") == attempt["digest"]
             if resumed:
                 for entry in files.walk(self.address):
                     if entry.path.endswith(files.PARTIAL_SUFFIX):  # a kill left half a file
                         files.remove(entry.path)
             else:
+                if refuse_other and before:
+                    raise ValueError(
+                        f"{self.address}: an interrupted run {_difference(before, attempt)} "
+                        "another --output, or --overwrite to remove what it left and begin anew"
+                    )
                 if resume and before:
                     print(
                         f"{self._output}: an interrupted run had other settings or input, or was "
@@ -265,7 +281,7 @@ class _Unfinished:
                 self._empty(owned=bool(before))
             # A kill between the manifest and the commit leaves a manifest; it is written anew.
             files.remove(_manifest(self.address))
-            mark = {"kind": self._kind, "digest": digest, "writer": self._writer}
+            mark = {"kind": self._kind, "writer": self._writer, **attempt}
             manifests.write_json(self._mark, mark)
         except BaseException:
             self.release()
@@ -306,3 +322,34 @@ class _Unfinished:
 
 def _manifest(folder: str) -> str:
     return files.join(folder, manifests.FILE_NAME)
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Returns in what an interrupted attempt differs, by the marks, and the first of what to do."""
+    if "settings" not in before:
+        return "of an earlier version of Parti left files there; give"
+    old, new = (
+        dict(_leaves(mark["settings"])) | dict(_leaves(mark["inputs"])) for mark in (before, now)
+    )
+    # The mark is JSON, where a tuple is a list.
+    changed = [name for name in {**old, **new} if _shown(old, name) != _shown(new, name)]
+    if not changed:
+        return "of another version of Parti, or of other input files, left files there; give"
+    said = (f"{name} {_shown(old, name)} (now {_shown(new, name)})" for name in changed)
+    return f"had {', '.join(said)}; give the same again and it goes on, or"
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (`a.b`, value) for the values that are no objects, at any depth."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    if name not in values:
+        return "not given"
+    text = json.dumps(values[name], ensure_ascii=False)
+    return f"{text[1:13]}..." if _DIGEST.fullmatch(text) else text

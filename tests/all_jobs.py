@@ -11,6 +11,7 @@ import pathlib
 
 import pytest
 
+from parti.pipelines.html import generation_card
 from parti.stages import commands, files
 
 NUM_SCENES = 16
@@ -65,6 +66,8 @@ def content(folder: files.Path) -> dict[str, bytes]:
         values = json.loads(found[name])
         del values["inputs"]
         found[name] = json.dumps(values).encode()
+    if card := found.get(generation_card.FILE_NAME):  # whose command names the inputs
+        found[generation_card.FILE_NAME] = card.replace(files.parent(folder).encode(), b"@")
     return {name: data for name, data in found.items() if not (is_pairs and name in RUN_FILES)}
 
 

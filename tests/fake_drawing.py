@@ -3,7 +3,7 @@
 """Regressors that also draw: tokens that depend on parameters, captions and keys."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import fake_training
@@ -14,7 +14,7 @@ import tiny_models
 
 from parti.data.text import prompt_files
 from parti.engine.experiment import sample_settings
-from parti.engine.inference import bundles, rendering
+from parti.engine.inference import bundles, layouts, rendering
 from parti.pipelines import generate
 from parti.pipelines.beam import options
 
@@ -74,14 +74,18 @@ def draw_blank(patch: pytest.MonkeyPatch) -> None:
         bundle: bundles.Bundle,
         settings: generate.GenerateSettings,
         directory: str,
-        *sizes: int,
+        prompts_per_batch: int,
+        upsample_tile: int,
+        layout: layouts.Layout | None,
+        truncated: Collection[str],
     ) -> None:
         pathlib.Path(directory, ".scratch", "parts").mkdir(parents=True, exist_ok=True)
         num = settings.num_samples
         samples = rendering.Samples(
             np.zeros((num, 4), np.int32), [np.zeros((4, 4, 3), np.uint8)] * num, None
         )
-        write = generate._WritePrompt(directory, generate.generation_settings(bundle, settings))
+        made_with = generate.generation_settings(bundle, settings)
+        write = generate._WritePrompt(directory, made_with, truncated)
         for prompt in (prompt for batch in batches for prompt in batch):
             assert list(write.process((prompt, samples))) == [prompt.id]
 

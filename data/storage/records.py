@@ -310,6 +310,7 @@ class Generation:
     # Every setting and fingerprint that shaped the image
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # the prompt's metadata
+    is_truncated: bool = False  # whether the text is longer than the generator reads
 
     def to_json(self) -> str:
         """Returns one line of JSON; ValueError: the score is not finite."""

@@ -1,6 +1,6 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Prompt files: a prompt a line (.txt), a table (.tsv, .csv), or JSON (.jsonl, .json)."""
+"""Prompt files: a prompt a line (.txt), a table (.tsv, .csv, .parquet), or JSON (.jsonl, .json)."""
 
 import collections
 import dataclasses
@@ -9,16 +9,16 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from parti.data.text import captions, text_files
+from parti.data.text import captions, prompt_rows, text_files
 from parti.stages import files, json_text
 
+SUFFIXES = prompt_rows.SUFFIXES  # endings of prompt files, in lower case
 _MAX_ID = 60
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://")
-_MAX_SHOWN = 120  # characters of a value in a message
-_BLANK = "blank line"
+_MAX_LINE = 1000  # characters of a line that is kept as it was
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,37 +33,57 @@ class Prompt:
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A row of a prompt file that is no prompt."""
+
+    where: str  # such as `line 3`
+    reason: str
+    # As JSON, mended; the beginning of a line that is none; None if JSON cannot write it
+    row: Any
+
+    def to_json(self) -> str:
+        """Returns one line of JSON."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+
+
 def read_prompts(
-    path_or_text: str | os.PathLike[str], notes: list[str] | None = None
+    path_or_text: str | os.PathLike[str],
+    notes: list[str] | None = None,
+    rejected: list[Rejected] | None = None,
 ) -> list[Prompt]:
     """Reads a prompt file, or takes a text that is no file as the one prompt; prints nothing.
 
     - `.txt`: a prompt a line; blank lines and lines that begin with `#` are left out.
     - `.tsv`, `.csv`: a header with `Prompt` and, if known, `ID`, `Category` and `Challenge`; other
       columns go to the metadata. For separators and quotes see `text_files.read_table`.
+    - `.parquet`: the same columns; for those that are left out see `text.parquet_rows`.
     - `.jsonl`, `.ndjson`: an object a line with `prompt` and optional `id`, `category`,
       `challenge`; other fields go to the metadata. `.json`: a list of such objects, or of texts.
 
-    Prompts without an id get `p00012-a-red-circle`: the position among the prompts of the file
-    (from 0) and the text. What UTF-8 or JSON cannot write is mended (`stages.json_text`).
+    Prompts without an id get `p00012-a-red-circle`: the position among the rows of the file that
+    are not left out, good or bad (from 0), and the text. What UTF-8 or JSON cannot write is mended
+    (`stages.json_text`).
 
     Args:
       path_or_text: the file, or a text.
       notes: gets a line about each kind of thing that was left out or mended, with its count.
+      rejected: gets the bad rows: without a text, with an id that is none or given before, with
+        more cells than columns, or no JSON. Without it the first one raises.
 
     Raises:
       FileNotFoundError: a path with one of these endings that does not exist.
-      ValueError: a folder, an empty file or prompt, a missing column or field, an id twice, what is
-        not text, JSON or a table; it names file and line.
+      ValueError: a folder, a file without a good row, a missing column, what is not text, JSON or a
+        table; a bad row; it names file and line.
     """
     source = os.fspath(path_or_text).removeprefix(files.LOCAL_SCHEME)
     suffix = pathlib.Path(source).suffix.lower()
     is_remote = is_address(source)
     if os.path.isfile(source) or (is_remote and files.exists(source)):
-        return parse_prompts(source, files.read_bytes(source), notes)
+        return parse_prompts(source, files.read_bytes(source), notes, rejected)
     if os.path.isdir(source) or (is_remote and files.is_dir(source)):
         raise ValueError(f"{source!r} is a folder; give a prompt file in it, or a text.")
-    if suffix in _READERS:
+    if suffix in SUFFIXES:
         raise FileNotFoundError(f"No prompt file {source!r}; check the path.")
     if isinstance(path_or_text, os.PathLike) or "/" in source and not re.search(r"\s", source):
         raise FileNotFoundError(
@@ -78,31 +98,40 @@ def read_prompts(
             f"The prompt {source!r} is not UTF-8 at character {error.start + 1}; give it in a "
             "file, or set the terminal to UTF-8."
         ) from error
-    return _prompts("The prompt", iter([("The prompt", {_TEXT: source})]), notes)
+    return _prompts("The prompt", iter([("", {_TEXT: source})]), notes, None)
 
 
 def is_address(path_or_text: str) -> bool:
     """Returns whether it is the address of a remote file, and not a prompt with `://` in it."""
-    has_ending = pathlib.Path(path_or_text).suffix.lower() in _READERS
+    has_ending = pathlib.Path(path_or_text).suffix.lower() in SUFFIXES
     is_path = has_ending or not re.search(r"\s", path_or_text)
     return is_path and bool(_ADDRESS.match(path_or_text))
 
 
-def parse_prompts(source: str, data: bytes, notes: list[str] | None = None) -> list[Prompt]:
+def parse_prompts(
+    source: str,
+    data: bytes,
+    notes: list[str] | None = None,
+    rejected: list[Rejected] | None = None,
+) -> list[Prompt]:
     """Returns the prompts of a file, as `read_prompts`; ValueError also of another ending."""
     name, suffix = f"Prompt file {source!r}", pathlib.Path(source).suffix.lower()
-    if suffix not in _READERS:
+    if suffix not in SUFFIXES:
         ending = f"ends in {suffix!r}" if suffix else "has no ending"
         raise ValueError(
-            f"{name} {ending}; it must be one of {', '.join(_READERS)}: rename it to what it is."
+            f"{name} {ending}; it must be one of {', '.join(SUFFIXES)}: rename it to what it is."
         )
     left_out: collections.Counter[str] = collections.Counter()
     try:
-        text, encoding = text_files.decode(data)
-        rows = _READERS[suffix](text.rstrip(), left_out) if text.strip() else iter(())
-        prompts = _prompts(name, ((f"{name}, {where}", row) for where, row in rows), notes)
+        rows, encoding = prompt_rows.read(suffix, data, left_out)
+        prompts = _prompts(name, rows, notes, rejected)
     except text_files.BrokenFileError as error:
         raise ValueError(f"{name}, {error}.") from error
+    if not prompts and rejected:
+        raise ValueError(
+            f"{name} holds no good prompts, {len(rejected)} bad ones; the first is "
+            f"{rejected[0].where}: {rejected[0].reason}"
+        )
     if not prompts:
         raise ValueError(
             f"{name} holds no prompts; put one on each line{_said(left_out, ' (', ' left out)')}."
@@ -140,8 +169,9 @@ def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> in
     return len(lines)
 
 
-_ID, _TEXT = "id", "prompt"
+_ID, _TEXT = "id", prompt_rows.TEXT
 _OPTIONAL = ("category", "challenge")
+_shown = prompt_rows.shown
 
 
 def _role(name: str) -> str:
@@ -155,26 +185,30 @@ def _said(counts: collections.Counter[str], before: str = "", after: str = "") -
     return f"{before}{said}{after}" if said else ""
 
 
-def _prompts(name: str, rows: Iterator[tuple[str, Any]], notes: list[str] | None) -> list[Prompt]:
-    """Returns the prompts of (where a row is, row); notes what was mended."""
+def _prompts(
+    name: str, rows: prompt_rows.Rows, notes: list[str] | None, rejected: list[Rejected] | None
+) -> list[Prompt]:
+    """Returns the prompts of (where a row is, row); notes what was mended, collects bad rows."""
     prompts: list[Prompt] = []
     mended_at: list[str] = []
     places: dict[str, str] = {}  # of ids
-    for where, row in rows:
+    for index, (where, row) in enumerate(rows):
+        at = f"{name}, {where}" if where else name
         try:
-            mended = json_text.mend(row)
-            prompt = _prompt(len(prompts), mended)
+            prompt, is_mended = _read_row(index, row)
+            if prompt.id in places:
+                raise ValueError(
+                    f"the file has the id {prompt.id!r} twice ({places[prompt.id]} and {where}); "
+                    "leave ids out to have them made, or make them unique."
+                )
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        if mended != row:
-            mended_at.append(where)
-        if prompt.id in places:
-            raise ValueError(
-                f"{name} gives the id {prompt.id!r} twice ({places[prompt.id]} and "
-                f"{where.removeprefix(f'{name}, ')}); leave ids out to have them made, or make "
-                "them unique."
-            )
-        places[prompt.id] = where.removeprefix(f"{name}, ")
+            if rejected is None:
+                raise ValueError(f"{at}: {error}") from error
+            rejected.append(Rejected(where, str(error), _as_json(row)))
+            continue
+        if is_mended:
+            mended_at.append(at)
+        places[prompt.id] = where
         prompts.append(prompt)
     if notes is not None and mended_at:
         count = f"{len(mended_at)} prompt{'s' * (len(mended_at) > 1)}"
@@ -187,6 +221,23 @@ def _prompts(name: str, rows: Iterator[tuple[str, Any]], notes: list[str] | None
         what = f"{len(none)} prompt{'s' * (len(none) > 1)} such as {none[0]!r}"
         notes.append(f"{name}: {what}, which is what programs write for no text, drawn as written")
     return prompts
+
+
+def _read_row(index: int, row: Any) -> tuple[Prompt, bool]:
+    """Returns the prompt of a row and whether it was mended; ValueError: a bad row."""
+    if isinstance(row, prompt_rows.Broken):
+        raise ValueError(row.reason)
+    mended = json_text.mend(row)
+    return _prompt(index, mended), mended != row
+
+
+def _as_json(row: Any) -> Any:
+    if isinstance(row, prompt_rows.Broken):
+        row = row.text[:_MAX_LINE] if isinstance(row.text, str) else row.text
+    try:
+        return json_text.mend(row)
+    except ValueError:
+        return None
 
 
 def _prompt(index: int, row: Any) -> Prompt:
@@ -224,94 +275,3 @@ def _id(index: int, text: str, given: Any) -> str:
             "underscores, 100 at most."
         )
     return str(given)
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
-
-
-# The readers yield (where a row is, row) and count what they leave out by its name. A row is an
-# object with the fields of a prompt, or something else that `_prompt` refuses.
-_Rows = Iterator[tuple[str, Any]]
-_LeftOut = collections.Counter[str]
-
-
-def _read_txt(text: str, left_out: _LeftOut) -> _Rows:
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            left_out["comment" if line else _BLANK] += 1
-        else:
-            yield f"line {number}", {_TEXT: line}
-
-
-def _read_tsv(text: str, left_out: _LeftOut) -> _Rows:
-    return _read_table(text, "\t", left_out)
-
-
-def _read_csv(text: str, left_out: _LeftOut) -> _Rows:
-    return _read_table(text, ",", left_out)
-
-
-def _read_table(text: str, separator: str, left_out: _LeftOut) -> _Rows:
-    rows = text_files.read_table(text, _TEXT, separator)
-    names = [json_text.mend_text(name).strip().lower() for name in next(rows, (1, []))[1]]
-    named = [name for name in names if name]
-    if _TEXT not in named:
-        raise text_files.BrokenFileError(
-            f"the first line: it has the columns {_shown(named)}; it must name a column `Prompt`"
-        )
-    if len(set(named)) < len(named):
-        twice = next(name for name in named if named.count(name) > 1)
-        raise text_files.BrokenFileError(f"the first line: it has two columns {_shown(twice)}")
-    for number, cells in rows:
-        if not any(cells):
-            left_out[_BLANK] += 1
-            continue
-        if any(cells[len(names) :]):
-            raise text_files.BrokenFileError(
-                f"line {number}: {len(cells)} cells for {len(names)} columns; put quotes around a "
-                "cell that holds the separator"
-            )
-        row = {name: cell for name, cell in zip(names, cells) if name and cell}
-        yield f"line {number}", {_TEXT: "", **row}
-    if unnamed := len(names) - len(named):
-        left_out["nameless column"] = unnamed
-
-
-def _read_jsonl(text: str, left_out: _LeftOut) -> _Rows:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", _parse(line, f"line {number}")
-        else:
-            left_out[_BLANK] += 1
-
-
-def _read_json(text: str, left_out: _LeftOut) -> _Rows:
-    values = _parse(text, "read whole")
-    if not isinstance(values, list):
-        raise text_files.BrokenFileError(
-            "read whole: it must be a list of texts or objects; with an object a line, call it "
-            ".jsonl"
-        )
-    for number, value in enumerate(values, start=1):
-        yield f"entry {number}", {_TEXT: value} if isinstance(value, str) else value
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json_text.parse(text)
-    except ValueError as error:
-        raise text_files.BrokenFileError(f"{where}: {error}") from error
-
-
-_READERS = {
-    ".txt": _read_txt,
-    ".tsv": _read_tsv,
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".json": _read_json,
-}
-SUFFIXES = tuple(_READERS)  # endings of prompt files, in lower case

@@ -6,6 +6,7 @@
 """
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -161,7 +162,8 @@ def write(
 
     def example(item: records.Generation, agreement: float) -> dict[str, Any]:
         data = files.read_bytes(files.join(generations_dir, item.image))
-        image, width = templates.data_uri(data, "png"), images.read_size(data)[0]
+        kind = pathlib.PurePath(item.image).suffix.removeprefix(".")
+        image, width = templates.data_uri(data, kind), images.read_size(data)[0]
         return {"prompt": item.prompt, "agreement": agreement, "image": image, "width": width}
 
     page = templates.render(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parti.data.images import images
+from parti.data.images import encoding, images
 from parti.data.scenes import scenes
 from parti.data.storage import records, tfrecords
 from parti.engine.inference import bundles
@@ -22,7 +22,11 @@ NUM_PROMPTS, SIZE = 12, 64
 
 
 def plant(
-    root: pathlib.Path, with_scene: bool = True, scored: bool = True, size: int = SIZE
+    root: pathlib.Path,
+    with_scene: bool = True,
+    scored: bool = True,
+    size: int = SIZE,
+    kind: str = encoding.PNG,
 ) -> pathlib.Path:
     """Writes generations of three samples: 1 is the truth and ranked best, the others are not."""
     rng = random.Random(0)
@@ -32,9 +36,9 @@ def plant(
     for number, truth in enumerate(truths):
         shown = [truths[number - 1], truth, truths[number - 2]]
         for index, scene in enumerate(shown):
-            path = f"images/p{number}/{index}.png"
+            path = f"images/p{number}/{index}.{kind}"
             (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(images.encode_png(scenes.render(scene, size)))
+            (root / path).write_bytes(encoding.encode(scenes.render(scene, size), kind))
             rank = [1, 0, 2][index] if scored else index
             lines.append(
                 records.Generation(
@@ -97,6 +101,13 @@ def test_the_report_stands_alone_and_is_deterministic(tmp_path: pathlib.Path) ->
     page = (outputs[0] / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 12 and "{{" not in page
     assert "http:" not in page and "https:" not in page
+
+
+@pytest.mark.parametrize("kind", [encoding.WEBP, encoding.JPEG])
+def test_other_formats_agree_as_well(tmp_path: pathlib.Path, kind: str) -> None:
+    metrics = run(plant(tmp_path / "made", kind=kind), tmp_path / "out")
+    assert metrics["alignment"]["overall"]["best"]["mean"] >= 0.97
+    assert f"data:image/{kind};base64," in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_prompts_without_a_scene_have_no_agreement(

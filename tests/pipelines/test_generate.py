@@ -24,17 +24,19 @@ import json_values
 import numpy as np
 import pytest
 import tiny_models
+import yaml
 from hypothesis import strategies
 
 import parti
 from parti import cli
-from parti.data.images import images
+from parti.data.images import encoding, images
 from parti.data.storage import records, tfrecords
 from parti.data.text import prompt_files
 from parti.engine.distributed import multihost
 from parti.engine.inference import bundles, rendering
 from parti.pipelines import generate
 from parti.pipelines.beam import model_handlers, options
+from parti.pipelines.html import generation_card
 from parti.stages import commands, files, manifests
 from parti.workflow import preflight
 
@@ -55,8 +57,9 @@ def run(
 
 
 def content(folder: pathlib.Path) -> dict[str, bytes]:
-    """Returns every file of a folder; of the manifest what does not name the prompt file."""
+    """Returns every file of a folder; of manifest and card what does not name the prompt file."""
     files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files["README.md"] = re.sub(rb"--prompts=\S+", b"", files["README.md"])
     manifest = json.loads(files.pop("manifest.json"))
     del manifest["inputs"]
     return files | {"manifest.json": json.dumps(manifest).encode()}
@@ -176,6 +179,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert len(times) == 3 * NUM_SAMPLES
     # What a kill -9 leaves in the middle of writing a file.
     next(iter(times)).with_name("001.png.77.partial").write_bytes(b"half a picture")
+    for name in ("README.md", "rejected.jsonl", "manifest.json"):
+        (unfinished / name).write_bytes(b"of an attempt that was killed as it ended")
     run(output, bundle)
     assert "3 of 4 prompts are finished" in capsys.readouterr().out
     assert content(output) == content(finished)
@@ -183,17 +188,35 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         assert (output / path.relative_to(unfinished)).stat().st_mtime_ns == moment
 
 
-def test_other_settings_start_anew(
-    finished: pathlib.Path, tmp_path: pathlib.Path, bundle: pathlib.Path
+def test_other_settings_are_refused_in_the_folder_of_an_interrupted_run(
+    finished: pathlib.Path,
+    tmp_path: pathlib.Path,
+    bundle: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stale = tmp_path / "out.unfinished"
     (stale / "images").mkdir(parents=True)
     (stale / "images" / "left.png").write_bytes(b"of other settings")
-    (stale / ".attempt.json").write_text('{"digest": "of other settings"}')
-    other = run(tmp_path / "out", bundle, PROMPTS[:1], seed=1)
-    assert not stale.exists() and not (other / "images" / "left.png").exists()
-    before, after = drawn(finished), drawn(other)
-    assert all(before[key][0] != after[key][0] for key in after)
+    manifest = json.loads((finished / "manifest.json").read_text())
+    mark = {name: manifest[name] for name in ("kind", "settings", "inputs")}
+    (stale / ".attempt.json").write_text(json.dumps(mark | {"digest": "of other settings"}))
+    before = {path: path.read_bytes() for path in stale.rglob("*") if path.is_file()}
+    message = (
+        r"out.unfinished: an interrupted run had prompts_digest \w{12}... "
+        r"\(now \w{12}...\), seed 0 \(now 1\), prompts .*; give the same again .* another "
+        r"--output, or --overwrite"
+    )
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "out", bundle, PROMPTS[:1], seed=1)
+    assert before == {path: path.read_bytes() for path in stale.rglob("*") if path.is_file()}
+    prompts = tmp_path / "one.txt"
+    prompts.write_text(PROMPTS[0])
+    flags = [f"--prompts={prompts}", f"--output={tmp_path / 'out'}", f"--model={bundle}"]
+    assert generate.run([*flags, f"--num_samples={NUM_SAMPLES}", "--seed=1", "--overwrite"]) == 0
+    assert "what it left is removed" in capsys.readouterr().err
+    assert not stale.exists() and not (tmp_path / "out" / "images" / "left.png").exists()
+    old, new = drawn(finished), drawn(tmp_path / "out")
+    assert all(old[key][0] != new[key][0] for key in new)
 
 
 def test_only_the_best_are_upsampled(tmp_path: pathlib.Path, bundle: pathlib.Path) -> None:
@@ -224,8 +247,9 @@ def test_a_bundle_without_reranker_and_upsampler(
     output = run(tmp_path / "out", small_bundle, PROMPTS[:1], temperature=0)
     made = generate.read_generations(output)
     assert [(g.sample_index, g.rank, g.score) for g in made] == [(i, i, None) for i in range(3)]
-    assert len({(output / g.image).read_bytes() for g in made}) == 1  # Greedy.
-    assert images.decode_image((output / made[0].image).read_bytes()).shape == (16, 16, 3)
+    pictures = [images.decode_image((output / g.image).read_bytes()) for g in made]
+    assert len({picture.tobytes() for picture in pictures}) == 1  # Greedy.
+    assert pictures[0].shape == (16, 16, 3)
     printed = capsys.readouterr().out
     assert "no reranker" in printed and "no upsampler" in printed
     with pytest.raises(ValueError, match="--upsample_tile=16: the bundle has no upsampler"):
@@ -260,13 +284,103 @@ def test_samples_are_ranked_by_the_likelihood_of_the_prompt(
     assert {g.settings["rerank_by"] for g in made} == {"likelihood"}
 
 
+def test_the_card_says_how_to_make_the_folder_again(
+    tmp_path: pathlib.Path, small_bundle: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_drawing.draw_blank(monkeypatch)
+    output = tmp_path / "a b"
+    flags = ["--prompts=it's a star", f"--model={small_bundle}", "--num_samples=2", "--seed=5"]
+    assert generate.run([*flags, f"--output={output}", "--overwrite", "--format=webp"]) == 0
+    page = (output / "README.md").read_text()
+    _, front, _ = page.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "pretty_name": "2 images of 1 prompts",
+        "task_categories": ["text-to-image"],
+        "tags": ["synthetic", "parti"],
+        "size_categories": ["n<1K"],
+        "configs": [{"config_name": "default", "data_files": "manifest.jsonl"}],
+    }
+    command, code = (block.split("\n", 1)[1] for block in page.split("```")[1::2])
+    words = shlex.split(command)
+    assert words == ["parti", "generate", *flags, "--format=webp", "--output=again"]
+    monkeypatch.chdir(tmp_path)
+    assert generate.run(words[2:]) == 0
+    assert content(tmp_path / "again") == content(output)
+    assert (tmp_path / "again" / "README.md").read_text() == page
+    for field in dataclasses.fields(records.Generation):
+        assert f"`{field.name}`" in page
+    for fingerprint in bundles.Bundle.open(small_bundle).fingerprints.values():
+        assert f"`{fingerprint}`" in page
+    monkeypatch.chdir(output)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.stdout == "it's a star (4, 4)\n", shown.stderr
+
+
+def test_a_path_that_is_not_utf8_is_in_the_card_as_bytes() -> None:
+    parser, path = generate.make_parser(), "/tmp/d\udce9j\udce0 it's \\.txt"
+    command = generation_card.command(
+        parser, parser.parse_args([f"--prompts={path}", "--output=x"])
+    )
+    assert command.isascii()
+    shown = subprocess.run(
+        ["bash", "-c", f"printf '%s\n' {command}"], capture_output=True, check=True
+    )
+    assert os.fsencode(f"--prompts={path}") in shown.stdout.split(b"\n")
+
+
+def test_pictures_say_how_they_were_made(finished: pathlib.Path) -> None:
+    """All but the counts of the run, so that more samples change no file."""
+    made = generate.read_generations(finished)
+    assert [g.is_truncated for g in made] == [g.prompt == PROMPTS[-1] for g in made]
+    for generation in (made[0], made[-1]):
+        found = encoding.read_metadata((finished / generation.image).read_bytes())
+        settings = dict(generation.settings)
+        del settings["num_samples"], settings["num_upsampled"]
+        assert settings["format"] == "png" and len(settings["fingerprints"]) == 6
+        assert found == {
+            "prompt": generation.prompt,
+            "sample_index": generation.sample_index,
+            "seed": 0,
+            "score": generation.score,
+            "settings": settings,
+        }
+
+
+@pytest.mark.parametrize(("kind", "beginning"), [("webp", b"RIFF"), ("jpeg", b"\xff\xd8")])
+def test_other_formats_in_every_reader_of_the_folder(
+    tmp_path: pathlib.Path,
+    small_bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    beginning: bytes,
+) -> None:
+    fake_drawing.draw_blank(monkeypatch)
+    prompts = tmp_path / "p.jsonl"
+    scene = {"shapes": [{"color": "red", "shape": "circle"}]}
+    row = {"prompt": "a red circle", "scene": scene, "note": 9000 * "\U0001f600"}
+    prompts.write_text(json.dumps(row))
+    output = tmp_path / "out"
+    flags = [f"--prompts={prompts}", f"--output={output}", f"--model={small_bundle}"]
+    assert generate.run([*flags, f"--format={kind}", "--num_samples=2", "--quality=80"]) == 0
+    for generation in generate.read_generations(output):
+        data = (output / generation.image).read_bytes()
+        assert generation.image.endswith(f".{kind}") and data.startswith(beginning)
+        found = encoding.read_metadata(data)
+        assert found is not None and found["prompt"] == "a red circle"
+        assert (found["settings"]["format"], found["settings"]["quality"]) == (kind, 80)
+    assert f"data:image/{kind};base64," in (output / "gallery.html").read_text()
+
+
 def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
     chosen = [prompt_files.Prompt("a", "star"), prompt_files.Prompt("b", "a red star " * 9)]
-    assert generate.check(bundles.Bundle.open(bundle), chosen) == [
+    opened = bundles.Bundle.open(bundle)
+    truncated = generate.find_truncated(opened, chosen)
+    assert truncated == {"b"}
+    assert generate.check(opened, chosen, truncated) == [
         "1 prompts are longer than 8 tokens and are cut"
     ]
     chosen = [prompt_files.Prompt(name, text) for name, text in zip("abc", ["star", "star", "<b>"])]
-    assert generate.check(bundles.Bundle.open(bundle), chosen) == [
+    assert generate.check(opened, chosen, generate.find_truncated(opened, chosen)) == [
         "1 prompts hold only markup or invisible characters: nothing to draw",
         "1 prompts are equal to an earlier one, and so will be their images",
     ]
@@ -314,10 +428,38 @@ def test_prompts_are_refused_before_a_model_is_opened(
     path = name if text is None else tmp_path / name
     if text is not None:
         pathlib.Path(path).write_text(text)
-    arguments = [f"--prompts={path}", f"--output={tmp_path / 'out'}", "--model=no_bundle"]
+    output = tmp_path / "out"
+    arguments = [f"--prompts={path}", f"--output={output}", "--model=no_bundle", "--strict"]
     with pytest.raises(ValueError, match=re.escape(message)):
         generate.run(arguments)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_bad_rows_are_reported_and_do_not_stop_the_job(
+    tmp_path: pathlib.Path,
+    small_bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fake_drawing.draw_blank(monkeypatch)
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a star"}\n{"text": "b"}\nnope\n{"prompt": "a circle"}\n')
+    output = tmp_path / "out"
+    flags = [f"--prompts={path}", f"--output={output}", f"--model={small_bundle}"]
+    with pytest.raises(ValueError, match="line 2: it must be an object with a text"):
+        generate.run([*flags, "--strict"])
+    assert generate.run([*flags, "--num_samples=1"]) == 0
+    assert "2 bad rows of the prompt file are left out" in capsys.readouterr().out
+    made = generate.read_generations(output)
+    assert [g.prompt_id for g in made] == ["p00000-a-star", "p00003-a-circle"]
+    rows = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
+    assert [(row["where"], row["row"]) for row in rows] == [
+        ("line 2", {"text": "b"}),
+        ("line 3", "nope"),
+    ]
+    assert rows[1]["reason"].startswith("not JSON")
+    counts = manifests.read(output, "generations")["counts"]
+    assert counts == {"prompts": 2, "images": 2, "rejected": 2}
 
 
 @hypothesis.settings(max_examples=60)
@@ -348,11 +490,11 @@ def test_every_prompt_that_is_read_can_be_written(
             assert str(path) in str(error) and "\n" not in str(error)
             return
         (output / ".scratch" / "parts").mkdir(parents=True)
-        settings = {"seed": 0, "num_samples": 2}
+        settings = {"seed": 0, "num_samples": 2, "format": "png"}
         image = np.zeros((4, 4, 3), np.uint8)
         tokens = np.zeros((2, 4), np.int32)
         samples = rendering.Samples(tokens, [image, image], np.array([0.1, 0.2]))
-        write = generate._WritePrompt(output, settings)
+        write = generate._WritePrompt(output, settings, ())
         for prompt in prompts:
             assert list(write.process((prompt, samples))) == [prompt.id]
         generate.finish(output, prompts, settings)
@@ -425,7 +567,12 @@ def test_any_prompt_file_gives_images_or_one_line(
         path.write_bytes(data)
         (folder / "other.txt").write_text("another prompt")
         model = ["--model", str(small_bundle), "--num_samples=1"]
-        code, said = run_any(folder, capsys, "generate", "--prompts", str(path), *model)
+        arguments = ["generate", "--prompts", str(path), *model]
+        code, said = run_any(folder, capsys, *arguments, "--strict")
+        if code and run_any(folder, capsys, *arguments)[0] == 0:  # without its bad rows
+            assert (folder / "generate" / generate.REJECTED_ROWS).stat().st_size
+            generate.read_generations(folder / "generate")
+            shutil.rmtree(folder / "generate")
         try:
             preflight.check_prompts([str(path)])
         except ValueError as error:
@@ -504,6 +651,8 @@ def test_any_damage_of_a_bundle_is_one_line(
         ({"top_p": 0}, "top_p must be in"),
         ({"temperature": -1}, "temperature must be"),
         ({"prompts_per_batch": 0}, "--prompts_per_batch=0"),
+        ({"quality": 90}, "--quality=90: is of webp and jpeg"),
+        ({"format": "webp", "quality": 0}, "--quality=0: give 1 to 100"),
         (
             {"decode_order": "wavefront"},
             "'wavefront' needs a generator .* trained with SHIFT = 'row'",
@@ -594,8 +743,10 @@ def test_a_mesh_draws_the_same_and_the_manifest_records_it(
     with monkeypatch.context() as patch, pytest.raises(options.PipelineError, match="went away"):
         patch.setattr(generate._WritePrompt, "process", stop)
         run(output, wide_bundle, mesh_shape="(8, 1)", **ON_A_MESH)
-    (left,) = output.with_name("out.unfinished").rglob("*.jsonl")
-    left.write_text("of another mesh")
+    refused = r"had layout.mesh.data 8 \(now 4\), layout.mesh.model 1 \(now 2\); give the same"
+    with pytest.raises(ValueError, match=refused):
+        run(output, wide_bundle, mesh_shape="(4, 2)", **ON_A_MESH)
+    shutil.rmtree(output.with_name("out.unfinished"))
     run(output, wide_bundle, mesh_shape="(4, 2)", **ON_A_MESH)
     assert_same_images(output, on_one_device)
     manifest = json.loads((output / "manifest.json").read_text())

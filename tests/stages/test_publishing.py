@@ -124,6 +124,32 @@ def test_after_a_kill(tmp_path, options, kept):
     assert output.exists() and not (tmp_path / "out.unfinished").exists()
 
 
+def test_an_interrupted_attempt_with_other_settings_is_refused(tmp_path):
+    """What differs is named, nothing is removed; --overwrite begins anew."""
+    of = {"resume": True, "refuse_other": True}
+    old = {"size": 1, "parts": {"a": "0" * 64, "b": [2]}}
+    write(tmp_path / "out", publish=False, settings=old, inputs={"from": "x"}, **of)
+    new = {"size": 2, "parts": {"a": "1" * 64, "b": (2,)}, "rate": 0.5}
+    message = (
+        r"out.unfinished: an interrupted run had parts.a 000000000000... "
+        r'\(now 111111111111...\), size 1 \(now 2\), from "x" \(now not given\), '
+        r"rate not given \(now 0.5\); give"
+    )
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            write(tmp_path / "out", settings=new, **of)
+    with pytest.raises(ValueError, match="of another version of Parti, or of other input files"):
+        write(tmp_path / "out", settings=old, inputs={"from": "x"}, state=1, **of)
+    assert (tmp_path / "out.unfinished" / "data").read_text() == "one"
+    same = {**old, "parts": {"a": "0" * 64, "b": (2,)}}
+    assert write(tmp_path / "out", publish=False, settings=same, inputs={"from": "x"}, **of).resumed
+    assert not write(tmp_path / "out", settings=new, overwrite=True, **of).resumed
+    (tmp_path / "old.unfinished").mkdir()
+    (tmp_path / "old.unfinished" / ".attempt.json").write_text('{"digest": "x"}')
+    with pytest.raises(ValueError, match="earlier version of Parti left files there; give another"):
+        write(tmp_path / "old", **of)
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_an_interrupt_says_whether_the_same_command_goes_on(tmp_path, resume):
     stage = publishing.OutputDirectory(tmp_path / "out", "pairs", resume=resume)

@@ -5,8 +5,10 @@ import pathlib
 import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from parti.data.decontamination import decontamination, evaluation_files
 from parti.data.images import image_hashes, image_sketches, images
@@ -169,7 +171,10 @@ def test_prompt_files_of_every_kind(tmp_path, capsys, suffix):
         **dict.fromkeys((".csv", ".tsv"), "Prompt\na dog\n"),
         **dict.fromkeys((".jsonl", ".ndjson"), '{"prompt": "a dog"}\n'),
     }
-    (tmp_path / f"q{suffix}").write_text(texts[suffix])
+    if suffix == ".parquet":
+        parquet.write_table(pa.table({"prompt": ["a dog"]}), tmp_path / "q.parquet")
+    else:
+        (tmp_path / f"q{suffix}").write_text(texts[suffix])
     (tmp_path / "0.png").write_bytes(images.encode_png(drawn(0)))
     (tmp_path / "0.json").write_text("{}")  # of the picture
     for name in ("manifest.json", "1.heic", "2.SVG"):

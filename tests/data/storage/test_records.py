@@ -1,6 +1,7 @@
 # Copyright 2026 The Parti Authors.
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import json
 import pathlib
 import subprocess
 import sys
@@ -108,6 +109,11 @@ def test_generation_lines() -> None:
     assert "\n" not in line and records.Generation.from_json(line) == GENERATION
     unranked = dataclasses.replace(GENERATION, score=None)
     assert records.Generation.from_json(unranked.to_json()) == unranked
+    cut = dataclasses.replace(GENERATION, is_truncated=True)
+    assert records.Generation.from_json(cut.to_json()) == cut
+    older = json.loads(line)
+    assert older.pop("is_truncated") is False
+    assert records.Generation.from_json(json.dumps(older)) == GENERATION
     for wrong in ("{", "[]", '{"prompt": "x"}', line[:-1] + ', "surprise": 1}'):
         with pytest.raises(ValueError, match="generations manifest"):
             records.Generation.from_json(wrong)

@@ -5,12 +5,15 @@ import json
 import pathlib
 import re
 
+import fake_remote
 import hypothesis
+import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from parti.data.text import prompt_files
-from parti.stages import json_text
+from parti.stages import files, json_text
 
 PARTI_PROMPTS = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "PartiPrompts.tsv"
 
@@ -105,6 +108,117 @@ def test_jsonl_round_trip(tmp_path: pathlib.Path) -> None:
 def test_errors(tmp_path: pathlib.Path, name: str, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         prompt_files.read_prompts(write(tmp_path / name, text))
+
+
+BAD_ROWS = {
+    "p.tsv": (
+        "ID\tPrompt\tNote\n\ta\n\t\tn\nx/1\tb\nx\tc\tn\tmore\nx\td\nx\te\n\tf\n\n\tg\n",
+        ["p00000-a", "x", "p00006-f", "p00007-g"],
+        [
+            ("line 3", "the prompt is empty", {"prompt": "", "note": "n"}),
+            ("line 4", "id 'x/1' cannot be a file name", {"id": "x/1", "prompt": "b"}),
+            ("line 5", "4 cells for 3 columns", ["x", "c", "n", "more"]),
+            ("line 7", "the id 'x' twice (line 6 and line 7)", {"id": "x", "prompt": "e"}),
+        ],
+    ),
+    "p.jsonl": (
+        '{"prompt": 3}\n["a"]\n\n{"prompt": "a"}\n{"prompt"\n'
+        + f'{{"prompt": "b", "n": {70 * "["}{70 * "]"}}}\n"{2000 * "x"}\n{{"prompt": "\\ud83d"}}\n',
+        ["p00002-a", "p00006"],
+        [
+            ("line 1", "that is 3", {"prompt": 3}),
+            ("line 2", "it is ['a']", ["a"]),
+            ("line 5", "not JSON: ", '{"prompt"'),
+            ("line 6", "nested over 64 deep", None),
+            ("line 7", "not JSON: ", '"' + 999 * "x"),
+        ],
+    ),
+    "p.json": ('["a", 3, {"prompt": " "}, "b"]', ["p00000-a", "p00003-b"], [
+        ("entry 2", "it must be an object", 3),
+        ("entry 3", "the prompt is empty", {"prompt": " "}),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_bad_rows_are_collected_and_change_no_id(tmp_path: pathlib.Path, name: str) -> None:
+    text, ids, wanted = BAD_ROWS[name]
+    path = write(tmp_path / name, text)
+    rejected: list[prompt_files.Rejected] = []
+    assert [prompt.id for prompt in prompt_files.read_prompts(path, [], rejected)] == ids
+    assert [(bad.where, bad.row) for bad in rejected] == [(at, row) for at, _, row in wanted]
+    for bad, (where, reason, row) in zip(rejected, wanted):
+        assert reason in bad.reason
+        assert json.loads(bad.to_json()) == {"where": where, "reason": bad.reason, "row": row}
+    with pytest.raises(ValueError, match=re.escape(f"{rejected[0].where}: {rejected[0].reason}")):
+        prompt_files.read_prompts(path)
+
+
+def test_a_file_that_cannot_be_read_as_a_whole_is_no_bad_row(tmp_path: pathlib.Path) -> None:
+    for name, text, message in (
+        ("p.tsv", "text\na\n", "name a column `Prompt`"),
+        ("p.txt", "a\nb\0c\n", "a NUL character"),
+        ("p.csv", 'prompt,note\n"a,b\nc,d\n', "unexpected end of data"),
+        ("p.jsonl", "no\n{}\n", "no good prompts, 2 bad ones; the first is line 1: not JSON"),
+        ("p.txt", "\n", "holds no prompts; put one on each line"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            prompt_files.read_prompts(write(tmp_path / name, text), [], [])
+
+
+def write_parquet(path: pathlib.Path, **columns: pa.Array) -> pathlib.Path:
+    parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def test_parquet(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text, numbers, lists and structs are metadata without null cells; bytes and dates are not."""
+    path = write_parquet(
+        tmp_path / "P.PARQUET",
+        Prompt=pa.array(["a cat", "b", "", None, "c"]).dictionary_encode(),
+        ID=pa.array([7, None, None, None, 7]),
+        Challenge=pa.array(["Basic", None, None, None, None], pa.large_string()),
+        Scene=pa.array([{"Shapes": [{"n": 1, "x": None}]}, *[None] * 4]),
+        share=pa.array([float("nan"), 0.5, None, None, None]),
+        image=pa.array([{"bytes": b"x", "path": "0.png"}] * 5),
+        day=pa.array([0] * 5, pa.date32()),
+    )
+    notes: list[str] = []
+    rejected: list[prompt_files.Rejected] = []
+    first, second = prompt_files.read_prompts(path, notes, rejected)
+    scene = {"Shapes": [{"n": 1, "x": None}]}
+    assert first == prompt_files.Prompt("7", "a cat", "", "Basic", {"scene": scene, "share": None})
+    assert second == prompt_files.Prompt("p00001-b", "b", metadata={"share": 0.5})
+    assert [(bad.where, bad.row) for bad in rejected] == [("row 5", {"id": 7, "prompt": "c"})]
+    assert notes[-1].endswith("left out 2 blank rows and 2 non-JSON columns")
+    with pytest.raises(ValueError, match="row 5: the file has the id '7' twice"):
+        prompt_files.read_prompts(path)
+    monkeypatch.setenv(fake_remote.ROOT, str(tmp_path))
+    files.make_dirs("store://bucket")
+    files.write_bytes("store://bucket/p.parquet", path.read_bytes())
+    assert prompt_files.read_prompts("store://bucket/p.parquet", [], []) == [first, second]
+
+
+def test_parquet_that_is_refused(tmp_path: pathlib.Path) -> None:
+    for columns, message in (
+        ({"text": ["a"]}, "the schema: it has the columns ['text']; it must name a column"),
+        ({"id": ["a"], "prompt": [b"a"]}, "(without ['prompt'], which JSON cannot hold): it has"),
+        ({"prompt": ["a"], "Prompt": ["b"]}, "it has two columns 'prompt'"),
+        ({"prompt": [3]}, "row 1: it must be an object with a text under"),
+        ({"prompt": pa.array([], pa.string())}, "holds no prompts"),
+        ({"prompt": [None]}, "holds no prompts; put one on each line (1 blank row left out)"),
+    ):
+        arrays = {name: pa.array(values) for name, values in columns.items()}
+        with pytest.raises(ValueError, match=re.escape(message)):
+            prompt_files.read_prompts(write_parquet(tmp_path / "p.parquet", **arrays))
+    whole = write_parquet(tmp_path / "p.parquet", prompt=pa.array(["a star"] * 99)).read_bytes()
+    for data in (b"", b"prompt\na", whole[:-9], whole[:4] + b"\xff" * 40 + whole[44:]):
+        (tmp_path / "p.parquet").write_bytes(data)
+        with pytest.raises(
+            ValueError, match="p.parquet', read whole: not Parquet, or damaged"
+        ) as found:
+            prompt_files.read_prompts(tmp_path / "p.parquet", [], [])
+        assert "\n" not in str(found.value)
 
 
 def test_absent_files_are_no_prompts(tmp_path: pathlib.Path) -> None:
