@@ -140,7 +140,7 @@ class TextToImageModel(base.Model):
         variables: base.Variables,
         text_tokens: Array,
         sample_keys: Array,
-        settings: sampling.SamplingSettings | None = None,
+        settings: sampling.SamplingSettings | sampling.PromptSettings | None = None,
     ) -> Array:
         """Draws samples: [prompts, samples, image_length] codebook indices (`sampling.sample`).
 
@@ -151,6 +151,10 @@ class TextToImageModel(base.Model):
         config = self.config
         base.check_tokens(text_tokens, config.text_length, config.text_vocab_size, "text_tokens")
         settings = settings or self.settings
+        negative = getattr(settings, "negative_tokens", None)
+        if negative is not None:
+            what = config.text_length, config.text_vocab_size, "negative_tokens"
+            base.check_tokens(negative, *what)
         return sampling.sample(self.network, variables, text_tokens, sample_keys, settings)
 
 
