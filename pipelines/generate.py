@@ -13,7 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -23,7 +23,7 @@ from apache_beam.options import pipeline_options
 
 from parti.data.images import images
 from parti.data.storage import record_offsets, records, shard_names, tfrecords
-from parti.data.text import captions, prompt_files
+from parti.data.text import captions, prompt_files, prompt_settings
 from parti.engine.distributed import multihost
 from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles, layouts
@@ -40,6 +40,8 @@ DEFAULT_RANKING = model_handlers.CONTRAST  # as the paper
 _PARTS = f"{publishing.SCRATCH}/parts"
 _LINES, _TOKENS = ".jsonl", ".tfrecord"
 _TOKENS_PER_SHARD = 16_384
+# Settings that a manifest names only where they are not the default.
+_SAID_IF_CHANGED = ("weights", "queue", "guidance_schedule", "guidance_over", "negative_prompt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,9 @@ class GenerateSettings:
 
     num_samples: int = 16  # images of each prompt
     guidance_scale: float = 1.2
+    guidance_schedule: str = prompt_settings.CONSTANT
+    guidance_over: str = prompt_settings.ROWS
+    negative_prompt: str = ""  # in place of the null caption
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -69,6 +74,23 @@ class GenerateSettings:
             _ = self.sampling
         except ValueError as error:  # it begins with the name, which is the flag's
             raise ValueError(f"--{error}") from error
+        if self.negative_prompt and not self.sampling.program.is_guided:
+            raise ValueError(
+                f"--negative_prompt={self.negative_prompt!r}: without guidance nothing is guided "
+                "away from it; leave it out, or give a --guidance_scale other than 1"
+            )
+
+    def of(self, prompt: prompt_files.Prompt) -> "GenerateSettings":
+        """Returns these with a prompt's own; ValueError: they do not go together."""
+        try:
+            return dataclasses.replace(self, **prompt.settings)
+        except ValueError as error:
+            raise ValueError(f"prompt {prompt.id!r}: {error}") from error
+
+    def request(self, prompt: prompt_files.Prompt) -> model_handlers.Request:
+        """Returns what to draw for a prompt."""
+        own = self.of(prompt)
+        return model_handlers.Request(prompt.text, own.sampling, own.seed, own.negative_prompt)
 
     @property
     def sampling(self) -> sampling.SamplingSettings:
@@ -78,18 +100,22 @@ class GenerateSettings:
             top_k=self.top_k,
             top_p=self.top_p,
             guidance_scale=self.guidance_scale,
+            guidance_schedule=self.guidance_schedule,
+            guidance_over=self.guidance_over,
             decode_order=self.decode_order,
             queue=self.queue,
         )
 
 
 def generation_settings(bundle: bundles.Bundle, settings: GenerateSettings) -> dict[str, Any]:
-    """Returns what every line of the manifest says about how its image was made."""
+    """Returns what a line of the manifest says about how its image was made.
+
+    The settings of a prompt of its own stand in their place there.
+    """
     said = dataclasses.asdict(settings)
-    if settings.weights is None:
-        del said["weights"]
-    if settings.queue == 1:
-        del said["queue"]
+    for field in dataclasses.fields(settings):
+        if field.name in _SAID_IF_CHANGED and said[field.name] == field.default:
+            del said[field.name]
     return {**said, "fingerprints": bundle.fingerprints}
 
 
@@ -108,6 +134,13 @@ def make_parser() -> flag_parser.Parser:
     add("--model", default=DEFAULT_BUNDLE, metavar="BUNDLE", help="from `parti export`")
     add("--num_samples", type=int, default=default.num_samples, help="images of each prompt")
     add("--guidance_scale", type=float, default=default.guidance_scale, help="1: no guidance")
+    schedule_help = "constant, linear, cosine, or interval:BEGIN:END in fractions of the image"
+    add("--guidance_schedule", default=default.guidance_schedule, help=schedule_help)
+    over = prompt_settings.ROWS, prompt_settings.TOKENS
+    over_help = "what the fractions of the schedule count"
+    add("--guidance_over", choices=over, default=default.guidance_over, help=over_help)
+    negative_help = "a text to guide away from, in place of the empty caption"
+    add("--negative_prompt", default=default.negative_prompt, metavar="TEXT", help=negative_help)
     add("--temperature", type=float, default=default.temperature, help="0: greedy")
     add("--top_k", type=int, default=default.top_k, help="0: all tokens")
     add("--top_p", type=float, default=default.top_p, help="1: all tokens")
@@ -139,6 +172,13 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
     fields = [field.name for field in dataclasses.fields(GenerateSettings)]
     given = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
     values = {name: value for name, value in given.items() if name != "rerank_by"}
+    try:
+        flags.negative_prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"--negative_prompt is not UTF-8 at character {error.start + 1}; set the terminal to it"
+        ) from error
+    values["negative_prompt"] = flags.negative_prompt.strip()
     keep = flags.num_samples if flags.keep is None else flags.keep
     return GenerateSettings(**values, num_upsampled=keep)
 
@@ -162,10 +202,16 @@ class _Generation:
         return self.bundle, self.settings, self.stage.address, *sizes, self.layout
 
     def batches(self) -> list[tuple[prompt_files.Prompt, ...]]:
-        """Returns the prompts that are sampled together."""
+        """Returns the prompts that are sampled together, which one compiled program can."""
+        groups: dict[Hashable, list[prompt_files.Prompt]] = {}
+        for prompt in self.prompts:
+            groups.setdefault(self.settings.request(prompt).program, []).append(prompt)
         size = self.prompts_per_batch
-        starts = range(0, len(self.prompts), size)
-        return [tuple(self.prompts[start : start + size]) for start in starts]
+        return [
+            tuple(group[start : start + size])
+            for group in groups.values()
+            for start in range(0, len(group), size)
+        ]
 
     def publish(self) -> str:
         """Publishes what is drawn, and returns what the user should know."""
@@ -262,6 +308,7 @@ def _open(
     size = min(flags.prompts_per_batch, len(prompts))
     generator = bundle.model("generator")
     generator.num_steps(settings.sampling, settings.num_samples)  # raises
+    _check_settings(settings, prompts, generator.grid_size)
     inputs = {
         name: getattr(flags, name)
         for name in ("prompts", "model", "prompts_per_batch", "upsample_tile")
@@ -282,10 +329,22 @@ def _open(
         overwrite=flags.overwrite,
         resume=True,
     )
-    notes += check(bundle, prompts)
+    notes += check(bundle, prompts, settings.negative_prompt)
     if flags.upsample_tile:
         check_tile(bundle, settings, flags.upsample_tile)
     return _Generation(prompts, bundle, settings, stage, size, flags.upsample_tile, layout)
+
+
+def _check_settings(
+    settings: GenerateSettings, prompts: Sequence[prompt_files.Prompt], grid_size: int
+) -> None:
+    """Raises ValueError for a prompt with which an image of this grid cannot be drawn."""
+    for prompt in prompts:
+        request = settings.request(prompt)
+        try:
+            sampling.PromptSettings.of([request.settings], grid_size)
+        except ValueError as error:
+            raise ValueError(f"prompt {prompt.id!r}: {error}") from error
 
 
 def _start(
@@ -323,8 +382,13 @@ def _check_runner(beam_options: pipeline_options.PipelineOptions) -> None:
         )
 
 
-def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> list[str]:
-    """Returns notes for the user before the work starts; loads no parameters."""
+def check(
+    bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt], negative_prompt: str = ""
+) -> list[str]:
+    """Returns notes for the user before the work starts; loads no parameters.
+
+    The negative prompt is that of prompts without one of their own.
+    """
     notes = []
     if "reranker" not in bundle.parts:
         notes.append("no reranker in the bundle: samples are not scored, rank is sample order")
@@ -337,9 +401,13 @@ def check(bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]) -> lis
         notes.append(f"{empty} prompts hold only markup or invisible characters: nothing to draw")
     if equal := prompt_files.count_equal(prompts):
         notes.append(f"{equal} prompts are equal to an earlier one, and so will be their images")
-    cut = sum(vocabulary.encode(text, text_length + 1)[-1] != 0 for text in texts)
-    if cut:
-        notes.append(f"{cut} prompts are longer than {text_length} tokens and are cut")
+    negative = [
+        captions.normalize_caption(prompt.settings.get("negative_prompt", negative_prompt))
+        for prompt in prompts
+    ]
+    for what, said in {"prompts": texts, "negative prompts": negative}.items():
+        if cut := sum(vocabulary.encode(text, text_length + 1)[-1] != 0 for text in said):
+            notes.append(f"{cut} {what} are longer than {text_length} tokens and are cut")
     return notes
 
 
@@ -400,12 +468,12 @@ def build(
     layout: layouts.Layout | None = None,  # of the devices of a worker; None takes one of them
 ) -> beam.PCollection:
     """Adds the job to a pipeline; gives the ids of the prompts that were written."""
-    texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
+    requests = [(batch, [settings.request(prompt) for prompt in batch]) for batch in batches]
     files.make_dirs(files.join(directory, _PARTS))
     sample, render = _handlers(bundle, settings, prompts_per_batch, upsample_tile, layout)
     return (
         root
-        | "Batches" >> beam.Create(texts)
+        | "Batches" >> beam.Create(requests)
         | model_handlers.infer("Sample", sample)
         | "Unbatch" >> beam.FlatMap(_unfinished, directory)
         | model_handlers.infer("Render", render)
@@ -422,11 +490,10 @@ def _handlers(
 ) -> tuple[model_handlers.Handler, model_handlers.Handler]:
     """Returns what samples a batch of prompts, and what renders the samples of one; see `build`."""
     source = files.absolute(bundle.path)
-    drawn = settings.sampling, settings.num_samples, settings.seed, prompts_per_batch
     rerank_by = settings.rerank_by or model_handlers.CONTRAST
     rendered = settings.num_upsampled, upsample_tile, rerank_by
     return (
-        model_handlers.sample_handler(source, *drawn, layout),
+        model_handlers.sample_handler(source, settings.num_samples, prompts_per_batch, layout),
         model_handlers.render_handler(source, *rendered, layout),
     )
 
@@ -452,7 +519,7 @@ def _draw_together(
         files.make_dirs(files.join(directory, _PARTS))
     write = _WritePrompt(directory, generation_settings(bundle, settings))
     for batch in batches:
-        tokens = sample.predict([prompt.text for prompt in batch], generator)
+        tokens = sample.predict([settings.request(prompt) for prompt in batch], generator)
         if progress is None:
             continue
         for prompt, example in _unfinished((batch, tokens), directory):
@@ -477,6 +544,7 @@ class _WritePrompt(beam.DoFn):
 
     def process(self, element: tuple[prompt_files.Prompt, model_handlers.Samples]) -> Iterator[str]:
         prompt, samples = element
+        settings = self._settings | prompt.settings
         folder = f"images/{prompt.id}"
         files.make_dirs(files.join(self._directory, folder))
         ranks = {index: rank for rank, index in enumerate(samples.best_first())}
@@ -492,9 +560,9 @@ class _WritePrompt(beam.DoFn):
                 sample_index=index,
                 rank=ranks[index],
                 score=None if samples.scores is None else float(samples.scores[index]),
-                seed=self._settings["seed"],
+                seed=settings["seed"],
                 image=path,
-                settings=self._settings,
+                settings=settings,
                 metadata=metadata,
             )
             lines.append(f"{generation.to_json()}\n")

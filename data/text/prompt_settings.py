@@ -18,6 +18,9 @@ OF_A_RUN = frozenset(
 )
 
 
+_MAX_SHOWN = 80  # characters of a value in a message
+
+
 class _Setting(NamedTuple):
     kind: type  # int, float or str
     is_allowed: Callable[[Any], bool]
@@ -66,9 +69,9 @@ _KINDS = {int: "a whole number", float: "a finite number", str: "a text"}
 def check(name: str, value: Any) -> None:
     """Raises ValueError, which begins with the name, for a value that a setting cannot have."""
     setting = _SETTINGS[name]
-    is_finite = setting.kind is str or math.isfinite(value)
+    is_finite = setting.kind is not float or math.isfinite(value)
     if not (is_finite and setting.is_allowed(value)):
-        raise ValueError(f"{name} {setting.rule}; got {value}")
+        raise ValueError(f"{name} {setting.rule}; got {_shown(value)}")
 
 
 def read(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,4 +100,9 @@ def _typed(name: str, value: Any) -> Any:
             return kind(value)
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f"{name} must be {_KINDS[kind]}; got {str(value)[:80]!r}")
+    raise ValueError(f"{name} must be {_KINDS[kind]}; got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."

@@ -6,8 +6,9 @@ An example is a whole batch that the pipeline has composed, and Beam hands over 
 own batches depend on runner and bundle, and compiled shapes and bytes must not. Keys travel along.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -113,20 +114,45 @@ def decode_handler(source: files.Path, layout: layouts.Layout | None = None) -> 
     return part_handler(source, "tokenizer", decode, ("encoder",), layout)
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A prompt to draw, and how."""
+
+    text: str
+    settings: sampling.SamplingSettings = sampling.SamplingSettings()
+    seed: int = 0
+    negative_prompt: str = ""  # what to guide away from; empty is the null caption
+
+    @property
+    def program(self) -> Hashable:
+        """The same for requests that one batch may hold, without changing each other's bytes."""
+        return self.settings.program, bool(self.negative_prompt)
+
+
 def sample_handler(
     source: files.Path,
-    settings: sampling.SamplingSettings,
     num_samples: int,
-    seed: int,
     batch_size: int,
     layout: layouts.Layout | None = None,
 ) -> Handler:
-    """Texts of prompts, `batch_size` a call, to image tokens [prompts, samples, length] int32."""
+    """`Request`s, `batch_size` a call, to image tokens [prompts, samples, length] int32.
 
-    def sample(model: loaded_models.LoadedModel, texts: Sequence[str]) -> np.ndarray:
-        keys = sampling.image_keys(seed, texts, num_samples)
-        arrays = model.encode_texts(texts), keys
-        return model.call("sample", *arrays, batch_size=batch_size, settings=settings)
+    Those of an example have one program; ValueError otherwise.
+    """
+
+    def sample(model: loaded_models.LoadedModel, requests: Sequence[Request]) -> np.ndarray:
+        if len({request.program for request in requests}) != 1:
+            raise ValueError("the requests of a batch need one `program`; divide them by it")
+        keys = [sampling.image_keys(each.seed, [each.text], num_samples) for each in requests]
+        negative = [request.negative_prompt for request in requests]
+        settings = sampling.PromptSettings.of(
+            [request.settings for request in requests],
+            model.model.grid_size,
+            model.encode_texts(negative) if any(negative) else None,
+        )
+        text_tokens = model.encode_texts([request.text for request in requests])
+        arrays = text_tokens, np.concatenate(keys), settings
+        return model.call("sample", *arrays, batch_size=batch_size)
 
     return part_handler(source, "generator", sample, layout=layout)
 

@@ -382,10 +382,10 @@ def test_filter_equals_numpy(top_k, top_p):
         ({"queue": 2}, "queue is of decode_order 'wavefront'; it must be 1 in raster order; got 2"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be >= 0; got nan"),
         ({"guidance_scale": float("inf")}, "guidance_scale must be >= 0; got inf"),
-        ({"guidance_schedule": "sine"}, "guidance_schedule must be constant, .* got sine"),
-        ({"guidance_schedule": "interval:0.5:0.5"}, "with 0 <= BEGIN < END <= 1; got interval"),
-        ({"guidance_schedule": "interval:0"}, "interval:BEGIN:END with .* got interval:0"),
-        ({"guidance_over": "steps"}, "guidance_over must be rows or tokens; got steps"),
+        ({"guidance_schedule": "sine"}, "guidance_schedule must be constant, .* got 'sine'"),
+        ({"guidance_schedule": "interval:0.5:0.5"}, "with 0 <= BEGIN < END <= 1; got 'interval"),
+        ({"guidance_schedule": "interval:0"}, "interval:BEGIN:END with .* got 'interval:0'"),
+        ({"guidance_over": "steps"}, "guidance_over must be rows or tokens; got 'steps'"),
     ],
 )
 def test_settings_out_of_range(setting, message):
