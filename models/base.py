@@ -465,7 +465,8 @@ class Generator(Protocol):
         Args:
           text_tokens: [prompts, text_length] int32, 0 is padding.
           sample_keys: [prompts, samples, 2] uint32, a key per image.
-          settings: How a token is chosen, hashable; None is the model's own.
+          settings: How a token is chosen: static and hashable, for all prompts; or a tree of arrays
+            with a row for each prompt, whose values share one program; None is the model's own.
           on_step: The host's, called with what each step drew (`sampling.sample`).
         """
 

@@ -17,19 +17,20 @@ FILE_NAME = "prompts.jsonl"
 
 
 def choose(prompts: Iterable[prompt_files.Prompt], num: int) -> list[prompt_files.Prompt]:
-    """Returns `num` prompts (0: all) with different texts, as evenly over the challenges as can be.
+    """Returns `num` prompts (0: all) that differ, as evenly over the challenges as can be.
 
-    The choice depends on the texts alone, not on their order; the result is in their order.
+    They differ in text or settings, and the choice depends on these alone, not on their order; the
+    result is in their order.
     """
-    different: dict[str, prompt_files.Prompt] = {}
+    different: dict[tuple[str, str], prompt_files.Prompt] = {}
     for prompt in prompts:
-        different.setdefault(prompt.text, prompt)
+        different.setdefault(prompt.drawing, prompt)
     groups: dict[str, list[prompt_files.Prompt]] = collections.defaultdict(list)
-    for prompt in sorted(different.values(), key=lambda p: _hash(p.text)):
+    for prompt in sorted(different.values(), key=lambda p: (_hash(p.text), p.drawing)):
         groups[prompt.challenge].append(prompt)
     turns = [(turn, name) for name, group in groups.items() for turn in range(len(group))]
-    chosen = {groups[name][turn].text for turn, name in sorted(turns)[: num or None]}
-    return [prompt for text, prompt in different.items() if text in chosen]
+    chosen = {groups[name][turn].drawing for turn, name in sorted(turns)[: num or None]}
+    return [prompt for drawing, prompt in different.items() if drawing in chosen]
 
 
 def captions(pairs_dir: files.Path, split: str) -> Iterator[prompt_files.Prompt]:

@@ -13,7 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -23,10 +23,10 @@ from apache_beam.options import pipeline_options
 
 from parti.data.images import encoding
 from parti.data.storage import record_offsets, records, shard_names, tfrecords
-from parti.data.text import captions, prompt_files
+from parti.data.text import captions, prompt_files, prompt_settings, vocabularies
 from parti.engine.distributed import multihost
 from parti.engine.hardware import accelerators
-from parti.engine.inference import bundles, layouts, rendering
+from parti.engine.inference import bundles, layouts, rendering, text_to_image
 from parti.models.super_resolution import tiling
 from parti.models.text_to_image import decode_order, sampling
 from parti.pipelines.beam import beam_internals, model_handlers, options, runners
@@ -41,6 +41,8 @@ DEFAULT_RANKING = rendering.CONTRAST  # as the paper
 _PARTS = f"{publishing.SCRATCH}/parts"
 _LINES, _TOKENS = ".jsonl", ".tfrecord"
 _TOKENS_PER_SHARD = 16_384
+# Settings that a manifest names only where they are not the default.
+_SAID_IF_CHANGED = ("weights", "queue", "guidance_schedule", "guidance_over", "negative_prompt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,9 @@ class GenerateSettings:
 
     num_samples: int = 16  # images of each prompt
     guidance_scale: float = 1.2
+    guidance_schedule: str = prompt_settings.CONSTANT
+    guidance_over: str = prompt_settings.ROWS
+    negative_prompt: str = ""  # in place of the null caption
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -73,6 +78,23 @@ class GenerateSettings:
             _ = self.sampling
         except ValueError as error:  # it begins with the name, which is the flag's
             raise ValueError(f"--{error}") from error
+        if self.negative_prompt and not self.sampling.program.is_guided:
+            raise ValueError(
+                f"--negative_prompt={self.negative_prompt!r}: without guidance nothing is guided "
+                "away from it; leave it out, or give a --guidance_scale other than 1"
+            )
+
+    def of(self, prompt: prompt_files.Prompt) -> "GenerateSettings":
+        """Returns these with a prompt's own; ValueError: they do not go together."""
+        try:
+            return dataclasses.replace(self, **prompt.settings)
+        except ValueError as error:
+            raise ValueError(f"prompt {prompt.id!r}: {error}") from error
+
+    def request(self, prompt: prompt_files.Prompt) -> text_to_image.Request:
+        """Returns what to draw for a prompt."""
+        own = self.of(prompt)
+        return text_to_image.Request(prompt.text, own.sampling, own.seed, own.negative_prompt)
 
     @property
     def sampling(self) -> sampling.SamplingSettings:
@@ -82,18 +104,22 @@ class GenerateSettings:
             top_k=self.top_k,
             top_p=self.top_p,
             guidance_scale=self.guidance_scale,
+            guidance_schedule=self.guidance_schedule,
+            guidance_over=self.guidance_over,
             decode_order=self.decode_order,
             queue=self.queue,
         )
 
 
 def generation_settings(bundle: bundles.Bundle, settings: GenerateSettings) -> dict[str, Any]:
-    """Returns what every line of the manifest says about how its image was made."""
+    """Returns what a line of the manifest says about how its image was made.
+
+    The settings of a prompt of its own stand in their place there.
+    """
     said = dataclasses.asdict(settings)
-    if settings.weights is None:
-        del said["weights"]
-    if settings.queue == 1:
-        del said["queue"]
+    for field in dataclasses.fields(settings):
+        if field.name in _SAID_IF_CHANGED and said[field.name] == field.default:
+            del said[field.name]
     if settings.format == encoding.PNG:
         del said["quality"]
     else:
@@ -117,6 +143,13 @@ def make_parser() -> flag_parser.Parser:
     add("--model", default=DEFAULT_BUNDLE, metavar="BUNDLE", help="from `parti export`")
     add("--num_samples", type=int, default=default.num_samples, help="images of each prompt")
     add("--guidance_scale", type=float, default=default.guidance_scale, help="1: no guidance")
+    schedule_help = "constant, linear, cosine, or interval:BEGIN:END in fractions of the image"
+    add("--guidance_schedule", default=default.guidance_schedule, help=schedule_help)
+    over = prompt_settings.ROWS, prompt_settings.TOKENS
+    over_help = "what the fractions of the schedule count"
+    add("--guidance_over", choices=over, default=default.guidance_over, help=over_help)
+    negative_help = "a text to guide away from, in place of the empty caption"
+    add("--negative_prompt", default=default.negative_prompt, metavar="TEXT", help=negative_help)
     add("--temperature", type=float, default=default.temperature, help="0: greedy")
     add("--top_k", type=int, default=default.top_k, help="0: all tokens")
     add("--top_p", type=float, default=default.top_p, help="1: all tokens")
@@ -152,6 +185,13 @@ def check_flags(flags: argparse.Namespace) -> GenerateSettings:
     fields = [field.name for field in dataclasses.fields(GenerateSettings)]
     given = {name: getattr(flags, name) for name in fields if hasattr(flags, name)}
     values = {name: value for name, value in given.items() if name != "rerank_by"}
+    try:
+        flags.negative_prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"--negative_prompt is not UTF-8 at character {error.start + 1}; set the terminal to it"
+        ) from error
+    values["negative_prompt"] = flags.negative_prompt.strip()
     keep = flags.num_samples if flags.keep is None else flags.keep
     return GenerateSettings(**values, num_upsampled=keep)
 
@@ -182,10 +222,16 @@ class _Generation:
         return self.bundle, self.settings, self.stage.address, *sizes, self.layout, self.truncated
 
     def batches(self) -> list[tuple[prompt_files.Prompt, ...]]:
-        """Returns the prompts that are sampled together."""
+        """Returns the prompts that are sampled together, which one compiled program can."""
+        groups: dict[Hashable, list[prompt_files.Prompt]] = {}
+        for prompt in self.prompts:
+            groups.setdefault(self.settings.request(prompt).program, []).append(prompt)
         size = self.prompts_per_batch
-        starts = range(0, len(self.prompts), size)
-        return [tuple(self.prompts[start : start + size]) for start in starts]
+        return [
+            tuple(group[start : start + size])
+            for group in groups.values()
+            for start in range(0, len(group), size)
+        ]
 
     def publish(self) -> str:
         """Publishes what is drawn, and returns what the user should know."""
@@ -297,6 +343,7 @@ def _open(
     size = min(flags.prompts_per_batch, len(prompts))
     generator = bundle.model("generator")
     generator.num_steps(settings.sampling, settings.num_samples)  # raises
+    _check_settings(settings, prompts, generator.grid_size)
     inputs = {
         name: getattr(flags, name)
         for name in ("prompts", "model", "prompts_per_batch", "upsample_tile")
@@ -319,7 +366,7 @@ def _open(
         refuse_other=True,
     )
     truncated = find_truncated(bundle, prompts)
-    notes += check(bundle, prompts, truncated)
+    notes += check(bundle, prompts, truncated, settings.negative_prompt)
     if rejected:
         notes.append(
             f"{len(rejected)} bad rows of the prompt file are left out, see {REJECTED_ROWS} in the "
@@ -332,6 +379,18 @@ def _open(
     return _Generation(
         prompts, bundle, settings, stage, *sizes, layout, truncated, rejected, command
     )
+
+
+def _check_settings(
+    settings: GenerateSettings, prompts: Sequence[prompt_files.Prompt], grid_size: int
+) -> None:
+    """Raises ValueError for a prompt with which an image of this grid cannot be drawn."""
+    for prompt in prompts:
+        request = settings.request(prompt)
+        try:
+            sampling.PromptSettings.of([request.settings], grid_size)
+        except ValueError as error:
+            raise ValueError(f"prompt {prompt.id!r}: {error}") from error
 
 
 def _start(
@@ -374,18 +433,28 @@ def find_truncated(
 ) -> frozenset[str]:
     """Returns the ids of the prompts that are longer than what the generator reads."""
     text_length, vocabulary = bundle.model("generator").text_length, bundle.vocabulary()
+    return frozenset(
+        prompt.id
+        for prompt in prompts
+        if _is_truncated(captions.normalize_caption(prompt.text), vocabulary, text_length)
+    )
 
-    def is_truncated(prompt: prompt_files.Prompt) -> bool:
-        text = captions.normalize_caption(prompt.text)
-        return bool(vocabulary.encode(text, text_length + 1)[-1])
 
-    return frozenset(prompt.id for prompt in prompts if is_truncated(prompt))
+def _is_truncated(text: str, vocabulary: vocabularies.TextTokenizer, text_length: int) -> bool:
+    return bool(vocabulary.encode(text, text_length + 1)[-1])
 
 
 def check(
-    bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt], truncated: Collection[str]
+    bundle: bundles.Bundle,
+    prompts: Sequence[prompt_files.Prompt],
+    truncated: Collection[str],
+    negative_prompt: str = "",
 ) -> list[str]:
-    """Returns notes for the user before the work starts; loads no parameters."""
+    """Returns notes for the user before the work starts; loads no parameters.
+
+    The negative prompt is that of prompts without one of their own, `truncated` as
+    `find_truncated` returns it.
+    """
     notes = []
     if "reranker" not in bundle.parts:
         notes.append("no reranker in the bundle: samples are not scored, rank is sample order")
@@ -396,9 +465,18 @@ def check(
         notes.append(f"{empty} prompts hold only markup or invisible characters: nothing to draw")
     if equal := prompt_files.count_equal(prompts):
         notes.append(f"{equal} prompts are equal to an earlier one, and so will be their images")
-    if truncated:
-        text_length = bundle.model("generator").text_length
-        notes.append(f"{len(truncated)} prompts are longer than {text_length} tokens and are cut")
+    text_length, vocabulary = bundle.model("generator").text_length, bundle.vocabulary()
+    negative = [
+        captions.normalize_caption(prompt.settings.get("negative_prompt", negative_prompt))
+        for prompt in prompts
+    ]
+    cut = {
+        "prompts": len(truncated),
+        "negative prompts": sum(_is_truncated(text, vocabulary, text_length) for text in negative),
+    }
+    for what, number in cut.items():
+        if number:
+            notes.append(f"{number} {what} are longer than {text_length} tokens and are cut")
     return notes
 
 
@@ -460,13 +538,13 @@ def build(
     truncated: Collection[str] = (),  # as `find_truncated` returns them
 ) -> beam.PCollection:
     """Adds the job to a pipeline; gives the ids of the prompts that were written."""
-    texts = [(batch, [prompt.text for prompt in batch]) for batch in batches]
+    requests = [(batch, [settings.request(prompt) for prompt in batch]) for batch in batches]
     files.make_dirs(files.join(directory, _PARTS))
     sample, render = _handlers(bundle, settings, prompts_per_batch, upsample_tile, layout)
     write = _WritePrompt(directory, generation_settings(bundle, settings), truncated)
     return (
         root
-        | "Batches" >> beam.Create(texts)
+        | "Batches" >> beam.Create(requests)
         | model_handlers.infer("Sample", sample)
         | "Unbatch" >> beam.FlatMap(_unfinished, directory)
         | model_handlers.infer("Render", render)
@@ -483,11 +561,10 @@ def _handlers(
 ) -> tuple[model_handlers.Handler, model_handlers.Handler]:
     """Returns what samples a batch of prompts, and what renders the samples of one; see `build`."""
     source = files.absolute(bundle.path)
-    drawn = settings.sampling, settings.num_samples, settings.seed, prompts_per_batch
     rerank_by = settings.rerank_by or rendering.CONTRAST
     rendered = settings.num_upsampled, upsample_tile, rerank_by
     return (
-        model_handlers.sample_handler(source, *drawn, layout),
+        model_handlers.sample_handler(source, settings.num_samples, prompts_per_batch, layout),
         model_handlers.render_handler(source, *rendered, layout),
     )
 
@@ -514,7 +591,7 @@ def _draw_together(
     made_with = generation_settings(bundle, settings)
     write = _WritePrompt(directory, made_with, generation.truncated)
     for batch in batches:
-        tokens = sample.predict([prompt.text for prompt in batch], generator)
+        tokens = sample.predict([settings.request(prompt) for prompt in batch], generator)
         if progress is None:
             continue
         for prompt, example in _unfinished((batch, tokens), directory):
@@ -542,6 +619,7 @@ class _WritePrompt(beam.DoFn):
 
     def process(self, element: tuple[prompt_files.Prompt, rendering.Samples]) -> Iterator[str]:
         prompt, samples = element
+        settings = self._settings | prompt.settings
         folder = f"images/{prompt.id}"
         files.make_dirs(files.join(self._directory, folder))
         ranks = {index: rank for rank, index in enumerate(samples.best_first())}
@@ -556,9 +634,9 @@ class _WritePrompt(beam.DoFn):
                 sample_index=index,
                 rank=ranks[index],
                 score=None if samples.scores is None else float(samples.scores[index]),
-                seed=self._settings["seed"],
+                seed=settings["seed"],
                 image=path,
-                settings=self._settings,
+                settings=settings,
                 metadata=metadata,
                 is_truncated=prompt.id in self._truncated,
             )

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from parti.data.text import captions, prompt_rows, text_files
+from parti.data.text import captions, prompt_rows, prompt_settings, text_files
 from parti.stages import files, json_text
 
 SUFFIXES = prompt_rows.SUFFIXES  # endings of prompt files, in lower case
@@ -31,6 +31,13 @@ class Prompt:
     challenge: str = ""  # PartiPrompts' challenge ("Quantity"), or empty
     # Further fields of a .jsonl line, such as the true `scene`
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # Settings of its own, of `prompt_settings.NAMES`; for the others those of the run hold
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def drawing(self) -> tuple[str, str]:
+        """What its images depend on, of what the prompt says: text and settings."""
+        return self.text, json.dumps(self.settings, sort_keys=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +68,8 @@ def read_prompts(
     - `.jsonl`, `.ndjson`: an object a line with `prompt` and optional `id`, `category`,
       `challenge`; other fields go to the metadata. `.json`: a list of such objects, or of texts.
 
+    Columns or fields named as in `prompt_settings.NAMES` are settings of the prompt.
+
     Prompts without an id get `p00012-a-red-circle`: the position among the rows of the file that
     are not left out, good or bad (from 0), and the text. What UTF-8 or JSON cannot write is mended
     (`stages.json_text`).
@@ -74,7 +83,8 @@ def read_prompts(
     Raises:
       FileNotFoundError: a path with one of these endings that does not exist.
       ValueError: a folder, a file without a good row, a missing column, what is not text, JSON or a
-        table; a bad row; it names file and line.
+        table; a bad row, also one with a value that a setting cannot have; a field named as a flag
+        of the whole run; it names file and line.
     """
     source = os.fspath(path_or_text).removeprefix(files.LOCAL_SCHEME)
     suffix = pathlib.Path(source).suffix.lower()
@@ -144,8 +154,8 @@ def parse_prompts(
 
 
 def count_equal(prompts: Iterable[Prompt]) -> int:
-    """Returns how many prompts have the text of an earlier one."""
-    counts = collections.Counter(prompt.text for prompt in prompts)
+    """Returns how many prompts have text and settings of an earlier one."""
+    counts = collections.Counter(prompt.drawing for prompt in prompts)
     return counts.total() - len(counts)
 
 
@@ -158,7 +168,8 @@ def write_prompts(path: str | os.PathLike[str], prompts: Iterable[Prompt]) -> in
     for prompt in prompts:
         row = {_ID: prompt.id, _TEXT: prompt.text}
         row |= {name: getattr(prompt, name) for name in _OPTIONAL if getattr(prompt, name)}
-        if clash := sorted(name for name in prompt.metadata if _role(name)):
+        row |= prompt.settings
+        if clash := sorted(name for name in prompt.metadata if _role(name) or _is_flag(name)):
             raise ValueError(f"Metadata of prompt {prompt.id!r} uses reserved names {clash}.")
         try:
             text = json.dumps(row | prompt.metadata, ensure_ascii=False, allow_nan=False) + "\n"
@@ -177,7 +188,11 @@ _shown = prompt_rows.shown
 def _role(name: str) -> str:
     """Returns which field of a prompt a name means, in letters of any case; else ""."""
     folded = name.strip().lower()
-    return folded if folded in (_ID, _TEXT, *_OPTIONAL) else ""
+    return folded if folded in (_ID, _TEXT, *_OPTIONAL, *prompt_settings.NAMES) else ""
+
+
+def _is_flag(name: str) -> bool:
+    return name.strip().lower() in prompt_settings.OF_A_RUN
 
 
 def _said(counts: collections.Counter[str], before: str = "", after: str = "") -> str:
@@ -243,10 +258,16 @@ def _as_json(row: Any) -> Any:
 def _prompt(index: int, row: Any) -> Prompt:
     """Returns the prompt of a row, by default with an id made of its position and text.
 
-    ValueError: there is no text, a field is given twice, or the id cannot be a file name.
+    ValueError: there is no text, a field is given twice or named as a flag, the id cannot be a file
+    name, or a setting cannot have its value.
     """
     if not isinstance(row, dict):
         raise ValueError(f'it must be an object with a text under "{_TEXT}"; it is {_shown(row)}.')
+    if flags := [name for name in row if _is_flag(name)]:
+        raise ValueError(
+            f"{_shown(flags[0])} is not of one prompt but of a whole run; leave it out, and give "
+            f"--{flags[0].strip().lower()} to `parti generate`, or name it otherwise."
+        )
     fields: dict[str, Any] = {}
     for name in [name for name in row if _role(name)]:
         if _role(name) in fields:
@@ -261,7 +282,9 @@ def _prompt(index: int, row: Any) -> Prompt:
         raise ValueError("the prompt is empty; write one or remove the line.")
     metadata = {name: value for name, value in row.items() if not _role(name)}
     optional = {name: str(fields.get(name) or "") for name in _OPTIONAL}
-    return Prompt(_id(index, text, fields.get(_ID)), text, **optional, metadata=metadata)
+    settings = prompt_settings.read(fields)
+    own_id = _id(index, text, fields.get(_ID))
+    return Prompt(own_id, text, **optional, metadata=metadata, settings=settings)
 
 
 def _id(index: int, text: str, given: Any) -> str:

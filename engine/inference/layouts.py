@@ -208,10 +208,10 @@ class Placement:
         """Jits a method so that each process gets its result; trace it within `context`."""
         return jax.jit(function, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
 
-    def call(self, jitted: Callable[..., Any], variables: Any, *arrays: np.ndarray) -> Any:
-        """Calls what `jit` gave on arrays of numpy."""
+    def call(self, jitted: Callable[..., Any], variables: Any, *arrays: Any) -> Any:
+        """Calls what `jit` gave on arrays of numpy, or trees of them."""
         with self.context():
-            return jitted(variables, *map(self.put, arrays))
+            return jitted(variables, *jax.tree.map(self.put, arrays))
 
 
 def whole_on_each() -> Placement:

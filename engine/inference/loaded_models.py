@@ -123,13 +123,14 @@ class LoadedModel:
             [self.vocabulary.encode(captions.normalize_caption(text), length) for text in texts]
         )
 
-    def call(self, method: str, *arrays: np.ndarray, batch_size: int, **static: Hashable) -> Any:
+    def call(self, method: str, *arrays: Any, batch_size: int, **static: Hashable) -> Any:
         """Calls `model.method(variables, *arrays, **static)` in batches of one size, compiled once.
 
         The last batch is filled up with copies of its last row; their results are cut off. Arrays,
-        of one row at least, and those of the result, of numpy, are [rows, ...] each.
+        or trees of them, of one row at least, and those of the result, of numpy, are [rows, ...]
+        each.
         """
-        rows = {len(array) for array in arrays}
+        rows = {len(array) for array in jax.tree.leaves(arrays)}
         if len(rows) != 1 or 0 in rows or batch_size < 1:
             raise ValueError(
                 f"{self.name}.{method}: arrays of {sorted(rows)} rows in batches of {batch_size}; "
@@ -141,7 +142,8 @@ class LoadedModel:
         function = self._function(method, static)
         results = []
         for start in range(0, num_rows, batch_size):
-            batch = [pad_rows(a[start : start + batch_size], batch_size) for a in arrays]
+            end = start + batch_size
+            batch = jax.tree.map(lambda a: pad_rows(a[start:end], batch_size), arrays)  # noqa: B023
             results.append(jax.device_get(function(*batch)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_rows], *results)
 

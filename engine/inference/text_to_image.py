@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,49 @@ from parti.stages import files
 
 PROMPTS_PER_BATCH = 4
 NOT_DRAWN = 128  # grey of a preview where no token is yet
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A prompt to draw, and how."""
+
+    text: str
+    settings: sampling.SamplingSettings = sampling.SamplingSettings()
+    seed: int = 0
+    negative_prompt: str = ""  # what to guide away from; empty is the null caption
+
+    @property
+    def program(self) -> Hashable:
+        """The same for requests that one batch may hold, without changing each other's bytes."""
+        return self.settings.program, bool(self.negative_prompt)
+
+
+def draw(
+    generator: loaded_models.LoadedModel,
+    requests: Sequence[Request],
+    num_samples: int,
+    batch_size: int,
+    **static: Hashable,
+) -> np.ndarray:
+    """Draws tokens, [requests, num_samples, grid_size ** 2] int32 in raster order.
+
+    Requests of one `program`, `batch_size` a call, fewer padded; `static` as `sample` takes it.
+
+    Raises:
+      ValueError: the requests have several programs.
+    """
+    if len({request.program for request in requests}) != 1:
+        raise ValueError("the requests of a batch need one `program`; divide them by it")
+    keys = [sampling.image_keys(each.seed, [each.text], num_samples) for each in requests]
+    negative = [request.negative_prompt for request in requests]
+    settings = sampling.PromptSettings.of(
+        [request.settings for request in requests],
+        generator.model.grid_size,
+        generator.encode_texts(negative) if any(negative) else None,
+    )
+    text_tokens = generator.encode_texts([request.text for request in requests])
+    arrays = text_tokens, np.concatenate(keys), settings
+    return generator.call("sample", *arrays, batch_size=batch_size, **static)
 
 
 class Partial(NamedTuple):
@@ -65,8 +108,8 @@ class TextToImage:
         prompts: Sequence[str],
         num_samples: int = 16,
         seed: int = 0,
-        settings: sampling.SamplingSettings | None = None,
         prompts_per_batch: int = PROMPTS_PER_BATCH,
+        **settings: Any,
     ) -> np.ndarray:
         """Draws image tokens, [prompts, num_samples, grid_size ** 2] int32 in raster order.
 
@@ -74,25 +117,38 @@ class TextToImage:
           prompts: any texts; each goes through the same normal form as captions in training.
           num_samples: images of each prompt.
           seed: another seed, other images. With the prompt and the sample's index it decides one.
-          settings: how tokens are chosen; None is `sampling.SamplingSettings()`.
           prompts_per_batch: prompts of one call of the generator; fewer are padded.
+          settings: fields of `sampling.SamplingSettings` such as `guidance_scale=1.2`, and
+            `negative_prompt`, a text in place of the null caption.
 
         Raises:
-          ValueError: a number that is not positive, or settings that the generator cannot follow.
+          ValueError: no prompt, a number that is not positive, an unknown setting or one that the
+            generator cannot follow.
         """
-        if num_samples < 1 or prompts_per_batch < 1:
+        if prompts_per_batch < 1:
+            raise ValueError(f"prompts_per_batch is {prompts_per_batch}; it must be at least 1")
+        requests = self._requests(prompts, num_samples, seed, settings)
+        return draw(self.generator, requests, num_samples, min(prompts_per_batch, len(requests)))
+
+    def _requests(
+        self, prompts: Sequence[str], num_samples: int, seed: int, settings: Mapping[str, Any]
+    ) -> list[Request]:
+        if not prompts:
+            raise ValueError("no prompts; give a text, or a list of texts")
+        if num_samples < 1:
+            raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
+        chosen = dict(settings)
+        negative_prompt = chosen.pop("negative_prompt", "")
+        known = [field.name for field in dataclasses.fields(sampling.SamplingSettings)]
+        if unknown := sorted(set(chosen) - set(known)):
             raise ValueError(
-                f"num_samples is {num_samples}, prompts_per_batch {prompts_per_batch}; both must "
-                "be at least 1"
+                f"no settings: {', '.join(unknown)}; there are {', '.join(known)}, negative_prompt"
             )
-        settings = settings or sampling.SamplingSettings()
-        self.generator.model.num_steps(settings, num_samples)  # raises
-        arrays = (
-            self.generator.encode_texts(prompts),
-            sampling.image_keys(seed, prompts, num_samples),
-        )
-        batch_size = min(prompts_per_batch, len(prompts))
-        return self.generator.call("sample", *arrays, batch_size=batch_size, settings=settings)
+        how = sampling.SamplingSettings(**chosen)
+        if negative_prompt and not how.program.is_guided:
+            raise ValueError("negative_prompt needs a guidance_scale other than 1")
+        self.generator.model.num_steps(how, num_samples)  # raises
+        return [Request(prompt, how, seed, negative_prompt) for prompt in prompts]
 
     def generate(
         self,
@@ -110,22 +166,17 @@ class TextToImage:
           prompts: a text, or several.
           num_upsampled: best images of each prompt to upsample; None is all.
           rerank_by: what ranks them, one of `rendering.RANKINGS`; without a reranker not used.
-          num_samples, seed, prompts_per_batch: see `sample`.
-          settings: fields of `sampling.SamplingSettings`, `guidance_scale=1.2` for example.
+          num_samples, seed, prompts_per_batch, settings: see `sample`.
 
         Returns:
           For each prompt its samples: images, tokens and scores.
 
         Raises:
-          ValueError: as `sample`; no prompt, an unknown setting, a ranking that the reranker does
-            not know.
+          ValueError: as `sample`; a ranking that the reranker does not know.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not texts:
-            raise ValueError("no prompts; give a text, or a list of texts")
         self._check_ranking(rerank_by)
-        chosen = _settings(settings)
-        tokens = self.sample(texts, num_samples, seed, chosen, prompts_per_batch)
+        tokens = self.sample(texts, num_samples, seed, prompts_per_batch, **settings)
         rendered = functools.partial(self.render, num_upsampled=num_upsampled, rerank_by=rerank_by)
         return list(map(rendered, texts, tokens))
 
@@ -152,23 +203,18 @@ class TextToImage:
         """
         if not self.generator.is_on_one_device:
             raise ValueError("stream draws on one device; load the bundle without a layout")
-        chosen, model = _settings(settings), self.generator.model
-        model.num_steps(chosen, num_samples)  # raises
-        arrays = (
-            self.generator.encode_texts([prompt]),
-            sampling.image_keys(seed, [prompt], num_samples),
-        )
+        requests = self._requests([prompt], num_samples, seed, settings)
         told: queue.SimpleQueue[_Told] = queue.SimpleQueue()
 
-        def draw() -> None:
+        def draw_all() -> None:
             with self._on_step.telling(told):
-                static = {"settings": chosen, "on_step": self._on_step}
-                self.generator.call("sample", *arrays, batch_size=1, **static)
+                draw(self.generator, requests, num_samples, 1, on_step=self._on_step)
 
-        threading.Thread(target=draw, daemon=True).start()
-        side, num_rows = model.grid_size, 0
-        image_tokens = np.zeros((num_samples // chosen.queue, chosen.queue * side**2), np.int32)
-        is_drawn = np.zeros(chosen.queue * side**2, bool)
+        threading.Thread(target=draw_all, daemon=True).start()
+        side, num_rows = self.generator.model.grid_size, 0
+        in_queue = requests[0].settings.queue
+        image_tokens = np.zeros((num_samples // in_queue, in_queue * side**2), np.int32)
+        is_drawn = np.zeros(in_queue * side**2, bool)
         while step := told.get():
             if isinstance(step, BaseException):
                 raise step
@@ -176,7 +222,7 @@ class TextToImage:
             image_tokens[:, positions[is_active]] = tokens[:, is_active]
             is_drawn[positions[is_active]] = True
             # A row that is whole in each image of the queue, and all above it.
-            whole = is_drawn.reshape(chosen.queue, side, side).all(axis=(0, 2)).cumprod().sum()
+            whole = is_drawn.reshape(in_queue, side, side).all(axis=(0, 2)).cumprod().sum()
             if whole > num_rows:
                 num_rows = int(whole)
                 yield Partial(image_tokens.reshape(num_samples, -1).copy(), num_rows)
@@ -283,14 +329,6 @@ class _OnStep:
                 told.put(error)
             else:
                 told.put(None)
-
-
-def _settings(given: Mapping[str, Any]) -> sampling.SamplingSettings:
-    """Returns settings of keywords; raises ValueError for an unknown one, or a wrong value."""
-    known = [field.name for field in dataclasses.fields(sampling.SamplingSettings)]
-    if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"no settings: {', '.join(unknown)}; there are {', '.join(known)}")
-    return sampling.SamplingSettings(**given)
 
 
 def _check_images(pixels: np.ndarray) -> None:

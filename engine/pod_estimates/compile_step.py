@@ -129,6 +129,7 @@ def compile_generation(
     batch = (
         jax.ShapeDtypeStruct((num_prompts, model.text_length), jnp.int32),
         jax.ShapeDtypeStruct((num_prompts, num_samples, 2), jnp.uint32),
+        sampling.PromptSettings.of([settings] * num_prompts, model.grid_size),
     )
     kinds = {
         device_memory.PARAMETERS: device_memory.per_device(
@@ -136,7 +137,7 @@ def compile_generation(
         ),
         device_memory.BATCH: device_memory.per_device(batch, placement.inputs),
     }
-    draw = placement.jit(functools.partial(model.sample, settings=settings))
+    draw = placement.jit(model.sample)
     trace = functools.partial(draw.trace, variables, *train_state.placed(batch, placement.inputs))
     num_params = sum(math.prod(leaf.shape) for leaf in leaves.values())
     num_images = num_prompts * num_samples

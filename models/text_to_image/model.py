@@ -140,7 +140,7 @@ class TextToImageModel(base.Model):
         variables: base.Variables,
         text_tokens: Array,
         sample_keys: Array,
-        settings: sampling.SamplingSettings | None = None,
+        settings: sampling.SamplingSettings | sampling.PromptSettings | None = None,
         on_step: Callable[[Array, Array, Array], None] | None = None,
     ) -> Array:
         """Draws samples: [prompts, samples, image_length] codebook indices (`sampling.sample`).
@@ -152,6 +152,10 @@ class TextToImageModel(base.Model):
         config = self.config
         base.check_tokens(text_tokens, config.text_length, config.text_vocab_size, "text_tokens")
         settings = settings or self.settings
+        negative = getattr(settings, "negative_tokens", None)
+        if negative is not None:
+            what = config.text_length, config.text_vocab_size, "negative_tokens"
+            base.check_tokens(negative, *what)
         arrays = variables, text_tokens, sample_keys
         return sampling.sample(self.network, *arrays, settings, on_step)
 

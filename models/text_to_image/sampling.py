@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,25 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from parti.data.text import vocabularies
+from parti.data.text import prompt_settings, vocabularies
 from parti.models import base
 from parti.models.layers import masks, quantization
 from parti.models.layers import transformer as stacks
-from parti.models.text_to_image import decode_order, network
+from parti.models.text_to_image import decode_order, guidance, network, token_choice
 
 Array = jax.Array
 PyTree = Any
+
+
+class Program(NamedTuple):
+    """What the compiled program of `sample` depends on, besides shapes; hashable."""
+
+    decode_order: str
+    queue: int
+    is_guided: bool
+    is_greedy: bool
+    uses_top_k: bool
+    uses_top_p: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +51,13 @@ class SamplingSettings:
     top_k: int = 0
     # Then keep the fewest most likely tokens with this much of the probability, in (0, 1]
     top_p: float = 1.0
-    # See `guided_logits`; 1 is no guidance, and skips the unconditional rows. The paper's FID
-    # results use 1.2.
+    # See `guidance.guided_logits`; 1 is no guidance, and skips the unconditional rows. The paper's
+    # FID results use 1.2.
     guidance_scale: float = 1.2
+    # How much of it where in an image: constant, linear, cosine or interval:BEGIN:END, over the
+    # image's 'rows' or 'tokens'; see `guidance.scales`
+    guidance_schedule: str = prompt_settings.CONSTANT
+    guidance_over: str = prompt_settings.ROWS
     # 'raster', or 'wavefront': several rows of tokens in a step, which takes fewer steps (see
     # `decode_order`); they agree but for rounding
     decode_order: str = decode_order.RASTER
@@ -51,11 +66,9 @@ class SamplingSettings:
     queue: int = 1
 
     def __post_init__(self) -> None:
+        for name in set(prompt_settings.NAMES) & {f.name for f in dataclasses.fields(self)}:
+            prompt_settings.check(name, getattr(self, name))
         for ok, what, got in (
-            (self.temperature >= 0, "temperature must be >= 0 (0 is greedy)", self.temperature),
-            (self.top_k >= 0, "top_k must be >= 0 (0 keeps all tokens)", self.top_k),
-            (0 < self.top_p <= 1, "top_p must be in (0, 1] (1 keeps all tokens)", self.top_p),
-            (self.guidance_scale >= 0, "guidance_scale must be >= 0", self.guidance_scale),
             (
                 self.decode_order in decode_order.ORDERS,
                 f"decode_order must be one of {', '.join(decode_order.ORDERS)}",
@@ -71,13 +84,63 @@ class SamplingSettings:
             if not ok:
                 raise ValueError(f"{what}; got {got}")
 
+    @property
+    def program(self) -> Program:
+        """What of it is compiled in; prompts with the same one can be drawn in one batch."""
+        is_greedy = self.temperature == 0
+        return Program(
+            decode_order=self.decode_order,
+            queue=self.queue,
+            is_guided=self.guidance_scale != 1,
+            is_greedy=is_greedy,
+            uses_top_k=self.top_k > 0 and not is_greedy,
+            uses_top_p=self.top_p < 1 and not is_greedy,
+        )
 
-def guided_logits(conditional: Array, unconditional: Array, guidance_scale: float) -> Array:
-    """Returns unconditional + guidance_scale * (conditional - unconditional), [..., vocab].
 
-    Source: Parti (arXiv 2206.10789) equation 1, on logits as in Make-A-Scene.
-    """
-    return unconditional + guidance_scale * (conditional - unconditional)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptSettings:
+    """How the tokens of each prompt of a batch are chosen; a tree, whose `program` is static."""
+
+    temperature: Array  # [prompts] float32
+    top_k: Array  # [prompts] int32
+    top_p: Array  # [prompts] float32
+    guidance: Array  # [prompts, image_length] float32, the scale at each token in raster order
+    # [prompts, text_length] int32, in place of the null caption; None is the null caption
+    negative_tokens: Array | None
+    program: Program = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(
+        cls,
+        settings: Sequence[SamplingSettings],
+        grid_size: int,
+        negative_tokens: Array | None = None,
+    ) -> "PromptSettings":
+        """Returns numpy arrays, of settings of one program.
+
+        Raises:
+          ValueError: There are several programs, or as `guidance.scales`.
+        """
+        programs = {each.program for each in settings}
+        if len(programs) != 1:
+            raise ValueError(f"prompts of one batch need one program; these have {programs}")
+        scales = [
+            guidance.scales(s.guidance_scale, s.guidance_schedule, s.guidance_over, grid_size)
+            for s in settings
+        ]
+        return cls(
+            temperature=np.array([each.temperature for each in settings], np.float32),
+            top_k=np.array([min(each.top_k, _LARGEST) for each in settings], np.int32),
+            top_p=np.array([each.top_p for each in settings], np.float32),
+            guidance=np.stack(scales),
+            negative_tokens=negative_tokens,
+            program=programs.pop(),
+        )
+
+
+_LARGEST = np.iinfo(np.int32).max
 
 
 def null_caption(length: int) -> np.ndarray:
@@ -103,55 +166,6 @@ def image_keys(seed: int, prompt_texts: Sequence[str], num_samples: int) -> np.n
     return np.array(keys, np.uint32).reshape(len(prompt_texts), num_samples, 2)
 
 
-def _keep_largest(values: Array, enough: Callable[[Array], Array]) -> Array:
-    """Returns the mask of the fewest largest values that are enough; ties stay together.
-
-    Finds the threshold by bisection over the bits of a float, which is exact and far faster than
-    a sort (12 times, for 128 rows of 640 values on a CPU). `enough` maps a mask [..., vocab] to
-    bool [...], True once enough is kept; if it never is, all stay.
-    """
-    bits = lax.bitcast_convert_type(values, jnp.uint32)
-    bits = jnp.where(bits >> 31, ~bits, bits | jnp.uint32(1 << 31))  # in the order of the floats
-
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds  # enough at `low`, not enough at `high`
-        middle = low + (high - low) // 2
-        is_enough = enough(bits >= middle[..., None])
-        return jnp.where(is_enough, middle, low), jnp.where(is_enough, high, middle)
-
-    low = jnp.zeros(values.shape[:-1], jnp.uint32)
-    low, _ = lax.fori_loop(0, 32, halve, (low, jnp.full_like(low, 0xFFFFFFFF)))
-    return bits >= low[..., None]
-
-
-def filter_logits(logits: Array, top_k: int, top_p: float) -> Array:
-    """Sets what top-k, and then top-p, leave out to -inf, in [..., vocab]; see the settings."""
-    if 0 < top_k < logits.shape[-1]:
-        keep = _keep_largest(logits, lambda mask: jnp.sum(mask, axis=-1) >= top_k)
-        logits = jnp.where(keep, logits, -jnp.inf)
-    if top_p < 1:
-        probs = jax.nn.softmax(logits, axis=-1)
-        keep = _keep_largest(probs, lambda mask: jnp.sum(probs * mask, axis=-1) >= top_p)
-        logits = jnp.where(keep, logits, -jnp.inf)
-    return logits
-
-
-def choose_tokens(logits: Array, uniform: Array, settings: SamplingSettings) -> Array:
-    """Draws a token per row by inverting the cumulative distribution.
-
-    One random number per row, `uniform` [...] in [0, 1), where the Gumbel trick takes one per row
-    and token. The logits [..., vocab] are those after guidance, -inf for forbidden ids.
-    """
-    if settings.temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = filter_logits(logits / settings.temperature, settings.top_k, settings.top_p)
-    probs = jax.nn.softmax(logits, axis=-1)
-    # A parallel prefix sum may grow by rounding where the probability is 0, so compare both.
-    cumulative = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0.0)
-    target = uniform * jnp.max(cumulative, axis=-1)
-    return jnp.argmax(cumulative > target[..., None], axis=-1).astype(jnp.int32)
-
-
 def _in_compute_dtype(variables: base.Variables, dtype: str) -> dict[str, PyTree]:
     """Casts the matrices once, where each step would cast them again to the same values."""
 
@@ -172,17 +186,24 @@ def _prepare_captions(
     transformer: network.PartiTransformer,
     variables: base.Variables,
     text_tokens: Array,
-    guided: bool,
+    settings: PromptSettings,
 ) -> tuple[list[Any], list[Array]]:
-    """Returns cross-attention keys and values and masks: the prompts' part, the null caption's."""
+    """Returns cross-attention keys and values and masks, and with guidance those to guide from.
+
+    The second part is a negative prompt for each prompt, or the null caption for all.
+    """
     num_prompts, length = text_tokens.shape
-    if guided:
-        text_tokens = jnp.concatenate([text_tokens, null_caption(length)])
-    prepared = transformer.apply(variables, text_tokens, method="prepare")
-    visible = text_tokens != 0
     # Prompts lie with their images where they divide as these do; the null caption is everywhere.
     by_images = "batch" if num_prompts % _num_parts("batch") == 0 else None
-    parts = [(slice(0, num_prompts), by_images)] + [(slice(num_prompts, None), None)] * guided
+    parts = [(slice(0, num_prompts), by_images)]
+    if settings.program.is_guided:
+        negative = settings.negative_tokens
+        has_own = negative is not None
+        negative = jnp.asarray(negative if has_own else null_caption(length))
+        text_tokens = jnp.concatenate([text_tokens, negative])
+        parts.append((slice(num_prompts, None), by_images if has_own else None))
+    prepared = transformer.apply(variables, text_tokens, method="prepare")
+    visible = text_tokens != 0
 
     def of_part(x: Array, part: slice, name: str | None) -> Array:
         return nn.with_logical_constraint(x[part], (name, "heads", None, "kv"))
@@ -204,14 +225,15 @@ def sample(
     variables: base.Variables,
     text_tokens: Array,
     sample_keys: Array,
-    settings: SamplingSettings,
+    settings: SamplingSettings | PromptSettings,
     on_step: Callable[[Array, Array, Array], None] | None = None,
 ) -> Array:
-    """Draws images for prompts; pure, and `jax.jit`-able with static transformer and settings.
+    """Draws images for prompts; pure, and `jax.jit`-able with a static transformer.
 
     Maps texts [prompts, text_length], each ending in EOS and padded with 0, and keys from
     `image_keys` to [prompts, samples, image_length] int32, codebook indices in raster order. On a
     mesh the images are divided as a batch is, and so is the cache, which is also by heads.
+    `SamplingSettings` are static, and for all prompts.
 
     With `on_step`, on one device, each step calls the host with what it drew, in any order:
     `on_step(positions [lanes], is_active [lanes], tokens [prompts * samples / queue, lanes])`.
@@ -228,20 +250,37 @@ def sample(
             f"text_tokens {text_tokens.shape} and sample_keys {sample_keys.shape} must be "
             "[prompts, text_length] and [prompts, samples, 2]"
         )
-    order = order_of(config, settings, num_samples)
-    guided = settings.guidance_scale != 1.0
+    if isinstance(settings, SamplingSettings):
+        settings = PromptSettings.of([settings] * num_prompts, config.grid_size)
+    _check_prompt_settings(settings, text_tokens, config.image_length)
+    order = order_of(config, settings.program, num_samples)
+    guided = settings.program.is_guided
     if config.scan_layers:
         transformer = network.PartiTransformer(config.unrolled)
         variables = stacks.unrolled(variables)
     variables = _in_compute_dtype(variables, config.dtype)
-    cross, cross_masks = _prepare_captions(transformer, variables, text_tokens, guided)
+    cross, cross_masks = _prepare_captions(transformer, variables, text_tokens, settings)
     ids = jnp.arange(config.image_vocab_size)
     vocabulary = vocabularies.ImageTokenVocabulary(config.codebook_size)
     is_code = (ids >= vocabulary.to_ids(0)) & (ids < vocabulary.to_ids(config.codebook_size))
 
-    def draw(carry: tuple[Array, Any], inputs: tuple[Any, Array]) -> tuple[Any, Array]:
+    # Each row of tokens draws a queue of images, one below the other.
+    num_rows, steps = num_prompts * num_samples // order.num_images, order.steps
+    position = steps.row * config.grid_size + steps.column
+    uniforms = _uniforms(sample_keys, config.image_length).reshape(num_rows, -1)
+    of_row = _of_rows(settings, num_rows)
+    choice = (
+        None if settings.program.is_greedy else of_row.temperature,
+        of_row.top_k if settings.program.uses_top_k else None,
+        of_row.top_p if settings.program.uses_top_p else None,
+    )
+    xs = {"step": jax.tree.map(jnp.asarray, steps), "uniform": _by_step(uniforms, position)}
+    if guided:
+        xs["scale"] = _by_step(of_row.guidance, position % config.image_length)
+
+    def draw(carry: tuple[Array, Any], inputs: dict[str, Any]) -> tuple[Any, Array]:
         tokens, caches = carry
-        step, uniform = inputs
+        step = inputs["step"]
         is_first = (step.row % config.grid_size == 0) & (step.column == 0)
         tokens = jnp.where(is_first, network.START_ID, tokens)
         # An image's two rows are neighbours, and so on one device of a mesh.
@@ -250,32 +289,57 @@ def sample(
         logits, caches = transformer.apply(variables, *given, method="decode_step")
         if guided:
             pairs = logits.reshape(-1, 2, *logits.shape[1:])
-            logits = guided_logits(pairs[:, 0], pairs[:, 1], settings.guidance_scale)
+            scale = inputs["scale"][..., None]
+            logits = guidance.guided_logits(pairs[:, 0], pairs[:, 1], scale)
         logits = jnp.where(is_code, logits, -jnp.inf)
-        tokens = choose_tokens(logits, uniform, settings)
+        tokens = token_choice.choose_tokens(logits, inputs["uniform"], *choice)
         if on_step is not None:
             at = step.row * config.grid_size + step.column
             jax.debug.callback(on_step, at, step.is_active, vocabulary.to_tokens(tokens))
         return (tokens, caches), tokens
 
-    # Each row of tokens draws a queue of images, one below the other.
-    num_rows, steps = num_prompts * num_samples // order.num_images, order.steps
-    position = steps.row * config.grid_size + steps.column
-    uniforms = _uniforms(sample_keys, config.image_length).reshape(num_rows, -1)
-    by_step = uniforms[:, position].transpose(1, 0, 2)  # [steps, rows, lanes]
     start = nn.with_logical_constraint(
         jnp.zeros((num_rows, order.num_lanes), jnp.int32), ("batch", None)
     )
     caches = network.empty_caches(config, order, num_rows * (2 if guided else 1))
-    _, drawn = lax.scan(draw, (start, caches), (jax.tree.map(jnp.asarray, steps), by_step))
+    _, drawn = lax.scan(draw, (start, caches), xs)
     when, lane = np.nonzero(steps.is_active)
     places = np.argsort(position[when, lane])
     tokens = drawn[when[places], :, lane[places]]  # [positions of the queue, rows]
     return vocabulary.to_tokens(tokens.T.reshape(num_prompts, num_samples, -1))
 
 
+def _check_prompt_settings(settings: PromptSettings, text_tokens: Array, length: int) -> None:
+    """Raises ValueError for settings of other prompts, captions or images than these."""
+    num_prompts = len(text_tokens)
+    want = {name: (num_prompts,) for name in ("temperature", "top_k", "top_p")}
+    want["guidance"] = (num_prompts, length)
+    if settings.negative_tokens is not None:
+        want["negative_tokens"] = text_tokens.shape
+    found = {name: getattr(settings, name).shape for name in want}
+    if found != want:
+        raise ValueError(f"settings of prompts must have the shapes {want}; got {found}")
+
+
+def _by_step(values: Array, position: np.ndarray) -> Array:
+    """Maps [rows, positions] to [steps, rows, lanes]; the positions are [steps, lanes]."""
+    return values[:, position].transpose(1, 0, 2)
+
+
+def _of_rows(settings: PromptSettings, num_rows: int) -> PromptSettings:
+    """Returns the settings of each row of a batch: [rows, 1], the guidance [rows, image_length]."""
+
+    def repeated(x: Array) -> Array:
+        x = jnp.asarray(x).reshape(len(x), -1)
+        return nn.with_logical_constraint(
+            jnp.repeat(x, num_rows // len(x), axis=0), ("batch", None)
+        )
+
+    return jax.tree.map(repeated, dataclasses.replace(settings, negative_tokens=None))
+
+
 def order_of(
-    config: network.TextToImageConfig, settings: SamplingSettings, num_samples: int
+    config: network.TextToImageConfig, settings: SamplingSettings | Program, num_samples: int
 ) -> decode_order.DecodeOrder:
     """Returns the order in which a network's tokens are drawn.
 

@@ -16,9 +16,8 @@ import numpy as np
 from apache_beam.ml.inference import base as inference
 
 from parti.data.images import images
-from parti.engine.inference import bundles, layouts, loaded_models, rendering
+from parti.engine.inference import bundles, layouts, loaded_models, rendering, text_to_image
 from parti.models import base
-from parti.models.text_to_image import sampling
 from parti.stages import files
 
 
@@ -107,18 +106,19 @@ def decode_handler(source: files.Path, layout: layouts.Layout | None = None) -> 
 
 def sample_handler(
     source: files.Path,
-    settings: sampling.SamplingSettings,
     num_samples: int,
-    seed: int,
     batch_size: int,
     layout: layouts.Layout | None = None,
 ) -> Handler:
-    """Texts of prompts, `batch_size` a call, to image tokens [prompts, samples, length] int32."""
+    """`text_to_image.Request`s, `batch_size` a call, to image tokens [prompts, samples, length] int32.
 
-    def sample(model: loaded_models.LoadedModel, texts: Sequence[str]) -> np.ndarray:
-        keys = sampling.image_keys(seed, texts, num_samples)
-        arrays = model.encode_texts(texts), keys
-        return model.call("sample", *arrays, batch_size=batch_size, settings=settings)
+    Those of an example have one program; ValueError otherwise.
+    """
+
+    def sample(
+        model: loaded_models.LoadedModel, requests: Sequence[text_to_image.Request]
+    ) -> np.ndarray:
+        return text_to_image.draw(model, requests, num_samples, batch_size)
 
     return part_handler(source, "generator", sample, layout=layout)
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from parti.models.layers import transformer
-from parti.models.text_to_image import decode_order, model, network, sampling
+from parti.models.text_to_image import (
+    decode_order,
+    guidance,
+    model,
+    network,
+    sampling,
+    token_choice,
+)
 
 GRID, CODES, TEXT_LENGTH = 4, 20, 6
 TEXT = jnp.array([[5, 6, 7, 1, 0, 0], [8, 9, 1, 0, 0, 0], [9, 3, 4, 5, 1, 0]], jnp.int32)
@@ -171,7 +178,7 @@ def test_cache_holds_only_the_rows_in_reach():
 
 def test_guidance_formula():
     conditional, unconditional = np.random.default_rng(0).normal(size=(2, 3, 5))
-    got = sampling.guided_logits(conditional, unconditional, 3.0)
+    got = guidance.guided_logits(conditional, unconditional, 3.0)
     np.testing.assert_allclose(got, unconditional + 3.0 * (conditional - unconditional))
 
 
@@ -186,6 +193,111 @@ def test_greedy_sample_is_the_guided_argmax_at_each_position():
     codes = guided[..., 1 : CODES + 1]
     np.testing.assert_array_equal(tokens, codes.argmax(-1))
     assert np.any(codes.argmax(-1) != conditional[..., 1 : CODES + 1].argmax(-1))
+
+
+@pytest.mark.parametrize("over, number", [("rows", 4), ("tokens", 16)])
+def test_guidance_schedules(over, number):
+    fraction = (np.arange(number) + 0.5) / number
+    for schedule, weight in {
+        "constant": np.ones(number),
+        "linear": fraction,
+        "cosine": 0.5 - 0.5 * np.cos(np.pi * fraction),
+        "interval:0.25:0.5": (np.arange(number) // (number // 4) == 1),
+        "interval:0:1": np.ones(number),
+    }.items():
+        want = np.repeat(1 + 4 * weight, 16 // number)
+        np.testing.assert_allclose(guidance.scales(5, schedule, over, 4), want, rtol=1e-6)
+    with pytest.raises(ValueError, match=f"0.51:0.53: none of the {number} {over}"):
+        guidance.scales(5, "interval:0.51:0.53", over, 4)
+
+
+def teacher_forced(text, tokens):
+    family, params = tiny()
+    apply = jax.jit(lambda text: family.network.apply({"params": params}, text, shifted(tokens)))
+    return np.asarray(apply(text))[..., 1 : CODES + 1]
+
+
+@pytest.mark.parametrize("order", ["raster", "wavefront"])
+def test_a_schedule_guides_each_token_by_its_place(order):
+    """Of greedy tokens; the wavefront draws them in other steps."""
+    changes = {"shift": "row"} if order == "wavefront" else {}
+    settings = sampling.SamplingSettings(
+        temperature=0, guidance_scale=6.0, guidance_schedule="interval:0.5:1", decode_order=order
+    )
+    keys = sampling.image_keys(0, NAMES, 1)
+    tokens = draw(TEXT, keys, settings, **changes)[:, 0]
+    family, params = tiny(**changes)
+    apply = jax.jit(lambda text: family.network.apply({"params": params}, text, shifted(tokens)))
+    null = jnp.repeat(sampling.null_caption(TEXT_LENGTH), 3, axis=0)
+    conditional, unconditional = (np.asarray(apply(x))[..., 1 : CODES + 1] for x in (TEXT, null))
+    guided = unconditional + 6.0 * (conditional - unconditional)
+    is_late = (np.arange(GRID**2) >= GRID**2 // 2)[:, None]
+    want = np.where(is_late, guided, conditional).argmax(-1)
+    np.testing.assert_array_equal(tokens, want)
+    assert np.any(want != guided.argmax(-1)) and np.any(want != conditional.argmax(-1))
+
+
+def test_a_negative_prompt_is_guided_away_from():
+    """Each prompt from its own; the null caption as a negative prompt changes nothing."""
+    settings = sampling.SamplingSettings(temperature=0, guidance_scale=3.0)
+    keys = sampling.image_keys(0, NAMES, 1)
+    null = jnp.asarray(sampling.null_caption(TEXT_LENGTH))
+    negative = jnp.concatenate([TEXT[1:], null])
+    own = sampling.PromptSettings.of([settings] * 3, GRID, negative)
+    tokens = draw_with(TEXT, keys, own)[:, 0]
+    guided = teacher_forced(negative, tokens)
+    guided = guided + 3.0 * (teacher_forced(TEXT, tokens) - guided)
+    np.testing.assert_array_equal(tokens, guided.argmax(-1))
+    without = draw(TEXT, keys, settings)[:, 0]
+    np.testing.assert_array_equal(tokens[2], without[2])
+    assert all(np.any(tokens[:2] != without[:2], axis=1))
+
+
+@functools.cache
+def jitted_with():
+    family, params = tiny()
+    return jax.jit(lambda text, keys, own: family.sample({"params": params}, text, keys, own))
+
+
+def draw_with(text, keys, own):
+    return np.asarray(jitted_with()(text, keys, own))
+
+
+def test_settings_of_each_prompt():
+    """Bitwise those of a batch that has them all, in any order, and of one compiled program."""
+    make = functools.partial(sampling.SamplingSettings, top_k=15, top_p=0.95)
+    settings = [
+        make(guidance_scale=5.0, top_k=1),
+        make(guidance_schedule="linear", guidance_scale=4.0, temperature=2.0),
+        make(top_p=0.3, guidance_schedule="cosine", guidance_over="tokens"),
+    ]
+    assert len({each.program for each in settings}) == 1
+    keys = sampling.image_keys(0, NAMES, 2)
+    before = jitted_with()._cache_size()
+    mixed = draw_with(TEXT, keys, sampling.PromptSettings.of(settings, GRID))
+    for i, each in enumerate(settings):
+        same = draw_with(TEXT, keys, sampling.PromptSettings.of([each] * 3, GRID))
+        np.testing.assert_array_equal(mixed[i], same[i])
+        np.testing.assert_array_equal(same, draw(TEXT, keys, each))
+        assert np.any(same != mixed)
+    assert jitted_with()._cache_size() == before + 1
+    order = np.array([2, 0, 1])
+    shuffled = sampling.PromptSettings.of([settings[i] for i in order], GRID)
+    np.testing.assert_array_equal(draw_with(TEXT[order], keys[order], shuffled), mixed[order])
+
+
+def test_prompts_of_several_programs_are_no_batch():
+    for change in ({"temperature": 0}, {"top_k": 3}, {"top_p": 0.5}, {"guidance_scale": 1}):
+        other = sampling.SamplingSettings(**change)
+        with pytest.raises(ValueError, match="prompts of one batch need one program"):
+            sampling.PromptSettings.of([sampling.SamplingSettings(), other], GRID)
+
+
+def test_settings_of_other_prompts_are_refused():
+    family, params = tiny()
+    own = sampling.PromptSettings.of([sampling.SamplingSettings()] * 2, GRID)
+    with pytest.raises(ValueError, match="settings of prompts must have the shapes"):
+        family.sample({"params": params}, TEXT, sampling.image_keys(0, NAMES, 2), own)
 
 
 def test_guidance_one_is_conditional():
@@ -232,14 +344,11 @@ def test_only_codes_are_drawn():
 def test_tokens_are_drawn_with_their_probability():
     logits = jnp.log(jnp.array([0.0, 0.1, 0.6, 0.3, 0.0]))
     uniform = (jnp.arange(1000) + 0.5) / 1000
-    tokens = sampling.choose_tokens(
-        jnp.tile(logits, (1000, 1)), uniform, sampling.SamplingSettings()
-    )
+    one = jnp.ones(1)
+    tokens = token_choice.choose_tokens(jnp.tile(logits, (1000, 1)), uniform, one)
     np.testing.assert_allclose(np.bincount(tokens, minlength=5) / 1000, np.exp(logits), atol=2e-3)
     edges = jnp.array([0.0, np.nextafter(np.float32(1), np.float32(0))])
-    edge_tokens = sampling.choose_tokens(
-        jnp.tile(logits, (2, 1)), edges, sampling.SamplingSettings()
-    )
+    edge_tokens = token_choice.choose_tokens(jnp.tile(logits, (2, 1)), edges, one)
     np.testing.assert_array_equal(edge_tokens, [1, 3])  # never one of probability 0
 
 
@@ -247,7 +356,8 @@ def test_tokens_are_drawn_with_their_probability():
 def test_filter_equals_numpy(top_k, top_p):
     logits = np.random.default_rng(0).normal(size=(4, 50)).astype(np.float32) * 2
     logits[:, :3] = -np.inf
-    got = np.asarray(sampling.filter_logits(jnp.asarray(logits), top_k, top_p))
+    used = jnp.array(top_k) if top_k else None, jnp.array(top_p) if top_p < 1 else None
+    got = np.asarray(token_choice.filter_logits(jnp.asarray(logits), *used))
     for row, found in zip(logits, got):
         order = np.argsort(-row)
         kept = order[:top_k] if top_k else order
@@ -271,6 +381,11 @@ def test_filter_equals_numpy(top_k, top_p):
         ({"queue": 0}, "queue must be >= 1; got 0"),
         ({"queue": 2}, "queue is of decode_order 'wavefront'; it must be 1 in raster order; got 2"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be >= 0; got nan"),
+        ({"guidance_scale": float("inf")}, "guidance_scale must be >= 0; got inf"),
+        ({"guidance_schedule": "sine"}, "guidance_schedule must be constant, .* got 'sine'"),
+        ({"guidance_schedule": "interval:0.5:0.5"}, "with 0 <= BEGIN < END <= 1; got 'interval"),
+        ({"guidance_schedule": "interval:0"}, "interval:BEGIN:END with .* got 'interval:0'"),
+        ({"guidance_over": "steps"}, "guidance_over must be rows or tokens; got 'steps'"),
     ],
 )
 def test_settings_out_of_range(setting, message):

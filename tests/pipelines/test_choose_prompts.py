@@ -60,17 +60,18 @@ def test_order_and_notes_are_of_the_file(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.csv").write_text(
-        'ID,Prompt,Seed\n7,"a ""red"" cat",\n8,a dog,5\n\n9,a dog,\n'
+        'ID,Prompt,Seed,Note\n7,"a ""red"" cat",,\n8,a dog,5,n\n\n9,a dog,5,\n10,a dog,,\n'
     )
     output = tmp_path / "out"
     assert choose_prompts.run(["--input", str(tmp_path / "mine.csv"), "--output", str(output)]) == 0
     assert prompt_files.read_prompts(output / "prompts.jsonl") == [
         prompt_files.Prompt("7", 'a "red" cat'),
-        prompt_files.Prompt("8", "a dog", metadata={"seed": "5"}),
+        prompt_files.Prompt("8", "a dog", settings={"seed": 5}, metadata={"note": "n"}),
+        prompt_files.Prompt("10", "a dog"),
     ]
     printed = capsys.readouterr().out
     assert "left out 1 blank line\n" in printed
-    assert "1 of 3 prompts left out: equal to an earlier one\n" in printed
+    assert "1 of 4 prompts left out: equal to an earlier one\n" in printed
 
 
 def test_scenes_of_pairs_are_mended(tmp_path: pathlib.Path) -> None:

@@ -31,7 +31,7 @@ import parti
 from parti import cli
 from parti.data.images import encoding, images
 from parti.data.storage import records, tfrecords
-from parti.data.text import prompt_files
+from parti.data.text import prompt_files, prompt_settings
 from parti.engine.distributed import multihost
 from parti.engine.inference import bundles, rendering
 from parti.pipelines import generate
@@ -379,6 +379,10 @@ def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
     assert generate.check(opened, chosen, truncated) == [
         "1 prompts are longer than 8 tokens and are cut"
     ]
+    chosen[0] = dataclasses.replace(chosen[0], settings={"negative_prompt": "star"})
+    assert generate.check(bundles.Bundle.open(bundle), chosen, "a blue square " * 9)[1:] == [
+        "1 negative prompts are longer than 8 tokens and are cut"
+    ]
     chosen = [prompt_files.Prompt(name, text) for name, text in zip("abc", ["star", "star", "<b>"])]
     assert generate.check(opened, chosen, generate.find_truncated(opened, chosen)) == [
         "1 prompts hold only markup or invisible characters: nothing to draw",
@@ -390,7 +394,7 @@ def test_prompts_of_a_table_that_hold_what_cannot_be_written(
     tmp_path: pathlib.Path, small_bundle: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [
-        {"id": "17", "prompt": "a star \ud83d", "n\0": [float("nan"), "\udead"], "seed": "x"},
+        {"id": "17", "prompt": "a star \ud83d", "n\0": [float("nan"), "\udead"], "seed": "7"},
         {"id": "18", "prompt": "a star", "category": "\x1b", "captions": 3, "prompt_id": [1]},
     ]
     path = tmp_path / "p.jsonl"
@@ -399,14 +403,108 @@ def test_prompts_of_a_table_that_hold_what_cannot_be_written(
     assert generate.run([*arguments, "--num_samples=1"]) == 0
     made = generate.read_generations(tmp_path / "out")
     assert [(g.prompt_id, g.prompt, g.image, g.seed) for g in made] == [
-        ("17", "a star \ufffd", "images/17/000.png", 0),
+        ("17", "a star \ufffd", "images/17/000.png", 7),
         ("18", "a star", "images/18/000.png", 0),
     ]
-    assert made[0].metadata == {"n ": [None, "\ufffd"], "seed": "x"}
+    assert made[0].metadata == {"n ": [None, "\ufffd"]}
     assert made[1].metadata == {"category": " ", "captions": 3, "prompt_id": [1]}
     assert {key for key, _ in drawn(tmp_path / "out")} == {"a star \ufffd", "a star"}
     printed = capsys.readouterr().out
     assert "line 2: mended" in printed and "left out 1 blank line" in printed
+
+
+def test_a_prompt_s_own_settings_are_those_of_its_images_alone(
+    tmp_path: pathlib.Path, small_bundle: pathlib.Path
+) -> None:
+    """Each as if all had its settings, in any order, and the manifest says which."""
+    rows = [
+        {"id": "plain", "prompt": "a red circle"},
+        {"id": "strong", "prompt": "a red circle", "guidance_scale": 9, "temperature": "0.5"},
+        {"id": "one", "prompt": "a blue square", "guidance_scale": 1, "seed": 5},
+        {"id": "from", "prompt": "a red circle", "negative_prompt": "green star"},
+        {"id": "late", "prompt": "a red circle", "guidance_schedule": "interval:0.5:1"},
+        {"id": "greedy", "prompt": "green star", "temperature": 0, "Top_K": 3},
+    ]
+
+    def draw(name: str, rows: list[dict[str, Any]], *more: str) -> dict[str, Any]:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        arguments = [f"--prompts={path}", f"--output={tmp_path / name}", "--num_samples=2"]
+        arguments += [f"--model={small_bundle}", "--prompts_per_batch=2", "--guidance_scale=4"]
+        assert generate.run([*arguments, *more]) == 0
+        made = generate.read_generations(tmp_path / name)
+        return {
+            (g.prompt_id, g.sample_index): ((tmp_path / name / g.image).read_bytes(), g)
+            for g in made
+        }
+
+    mixed = draw("mixed", rows)
+    assert [key[0] for key in mixed][::2] == [row["id"] for row in rows], "the file's order"
+    assert len({mixed[row["id"], 0][0] for row in rows}) == len(rows)
+    said = {name: mixed[name, 1][1] for name in ("plain", "strong", "one", "from", "late")}
+    assert said["plain"].settings["guidance_scale"] == 4 and said["plain"].seed == 0
+    assert "negative_prompt" not in said["plain"].settings
+    assert said["strong"].settings["guidance_scale"] == 9
+    assert said["strong"].settings["temperature"] == 0.5
+    assert said["one"].seed == said["one"].settings["seed"] == 5
+    assert said["from"].settings["negative_prompt"] == "green star"
+    assert said["late"].settings["guidance_schedule"] == "interval:0.5:1"
+    assert not any(g.metadata for _, g in mixed.values())
+    again = draw("again", rows[::-1])
+    assert {key: made[0] for key, made in again.items()} == {
+        key: made[0] for key, made in mixed.items()
+    }
+    bare = [{"id": row["id"], "prompt": row["prompt"]} for row in rows[:2]]
+    alone = draw("alone", bare, "--guidance_scale=9", "--temperature=0.5")
+    assert alone["strong", 1][0] == mixed["strong", 1][0]
+    away = draw("away", bare[:1], "--negative_prompt= green star ")
+    assert away["plain", 1][0] == mixed["from", 1][0]
+
+
+def test_a_setting_is_a_prompt_s_or_of_the_run() -> None:
+    flags = {action.dest for action in generate.make_parser()._actions}
+    own, of_a_run = set(prompt_settings.NAMES), prompt_settings.OF_A_RUN
+    assert own < flags and of_a_run < flags and not own & of_a_run
+    settings = {field.name for field in dataclasses.fields(generate.GenerateSettings)}
+    assert settings - {"num_upsampled"} <= own | of_a_run  # that is --keep
+
+
+@pytest.mark.parametrize(
+    ("row", "flag", "message"),
+    [
+        ({"negative_prompt": "b"}, "--guidance_scale=1", "prompt 'x': --negative_prompt='b': with"),
+        (
+            {"guidance_scale": 1},
+            "--negative_prompt=b",
+            "prompt 'x': --negative_prompt='b': without",
+        ),
+        (
+            {},
+            "--guidance_schedule=linea",
+            "--guidance_schedule must be constant, linear, cosine or",
+        ),
+        (
+            {"guidance_schedule": "interval:0.01:0.02"},
+            "--seed=1",
+            "prompt 'x': guidance_schedule interval:0.01:0.02: none of the 4 rows",
+        ),
+        ({"num_samples": 3}, "--seed=1", "line 1: 'num_samples' is not of one prompt but of a"),
+        ({}, "--negative_prompt=caf\udce9", "--negative_prompt is not UTF-8 at character 4"),
+    ],
+)
+def test_settings_that_cannot_be_obeyed_are_refused(
+    tmp_path: pathlib.Path,
+    small_bundle: pathlib.Path,
+    row: dict[str, Any],
+    flag: str,
+    message: str,
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"id": "x", "prompt": "a star"} | row))
+    arguments = [f"--prompts={path}", f"--output={tmp_path / 'out'}", f"--model={small_bundle}"]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        generate.run([*arguments, flag])
+    assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,36 @@ def test_jsonl_round_trip(tmp_path: pathlib.Path) -> None:
     ]
     assert prompt_files.write_prompts(tmp_path / "again.jsonl", found) == 2
     assert prompt_files.read_prompts(tmp_path / "again.jsonl") == found
-    clash = prompt_files.Prompt("a", "b", metadata={"prompt": "c"})
-    with pytest.raises(ValueError, match="reserved"):
-        prompt_files.write_prompts(tmp_path / "again.jsonl", [clash])
+    for name in ("prompt", "Seed", "num_samples"):
+        clash = prompt_files.Prompt("a", "b", metadata={name: "c"})
+        with pytest.raises(ValueError, match="reserved"):
+            prompt_files.write_prompts(tmp_path / "again.jsonl", [clash])
+
+
+def test_settings_of_a_prompt(tmp_path: pathlib.Path) -> None:
+    """Numbers of tables are texts; what is empty or null is not given."""
+    row = (
+        '{"prompt": "a cat", "Guidance_Scale": 3, "guidance_schedule": "interval:0:0.5",'
+        ' "guidance_over": "tokens", "temperature": 0.5, "top_k": 40, "top_p": null, "seed": -7,'
+        ' "negative_prompt": " a dog ", "mine": 1}\n{"prompt": "a cat", "negative_prompt": ""}'
+    )
+    found = prompt_files.read_prompts(write(tmp_path / "p.jsonl", row))
+    assert found[0].settings == {
+        "guidance_scale": 3.0,
+        "guidance_schedule": "interval:0:0.5",
+        "guidance_over": "tokens",
+        "temperature": 0.5,
+        "top_k": 40,
+        "seed": -7,
+        "negative_prompt": "a dog",
+    }
+    assert found[0].metadata == {"mine": 1} and found[1].settings == {"negative_prompt": ""}
+    prompt_files.write_prompts(tmp_path / "again.jsonl", found)
+    assert prompt_files.read_prompts(tmp_path / "again.jsonl") == found
+    assert prompt_files.count_equal([*found, found[1]]) == 1
+    text = "prompt,top_p,SEED,guidance_scale\na cat,0.9,12,\na dog,,,1e1\n"
+    one, two = prompt_files.read_prompts(write(tmp_path / "p.csv", text))
+    assert one.settings == {"top_p": 0.9, "seed": 12} and two.settings == {"guidance_scale": 10.0}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +128,37 @@ def test_jsonl_round_trip(tmp_path: pathlib.Path) -> None:
         ("p.json", '{"prompt": "a"}', "it must be a list of texts or objects"),
         ("p.json", '["a", 3]', "entry 2: it must be an object"),
         ("p.json", '{"prompt": "a"}\n{"prompt": "b"}', "read whole: not JSON: Extra data"),
+        (
+            "p.jsonl",
+            '{"prompt": "a"}\n{"prompt": "b", "seed": 1.5}',
+            "line 2: seed must be a whole",
+        ),
+        (
+            "p.jsonl",
+            '{"prompt": "a", "seed": true}',
+            "line 1: seed must be a whole number; got True",
+        ),
+        ("p.jsonl", '{"prompt": "a", "temperature": -1}', "line 1: temperature must be >= 0 (0 is"),
+        (
+            "p.jsonl",
+            '{"prompt": "a", "temperature": [1]}',
+            "temperature must be a finite number; got",
+        ),
+        (
+            "p.jsonl",
+            '{"prompt": "a", "negative_prompt": 3}',
+            "negative_prompt must be a text; got 3",
+        ),
+        ("p.csv", "prompt,top_k\na,many\n", "line 2: top_k must be a whole number; got 'many'"),
+        ("p.csv", "prompt,top_p\na,nan\n", "line 2: top_p must be in (0, 1]"),
+        ("p.csv", "prompt,guidance_scale\na,inf\n", "line 2: guidance_scale must be >= 0; got inf"),
+        (
+            "p.json",
+            '[{"prompt": "a", "guidance_schedule": "up"}]',
+            "entry 1: guidance_schedule must be",
+        ),
+        ("p.jsonl", '{"prompt": "a", "Queue": 2}', "line 1: 'Queue' is not of one prompt but of a"),
+        ("p.csv", "prompt,keep\na,3\n", "give --keep to `parti generate`, or name it otherwise"),
         ("p.doc", "a", "ends in '.doc'; it must be one of .txt, .tsv, .csv, .jsonl"),
         ("noext", "a", "has no ending; it must be one of .txt"),
     ],
@@ -380,7 +438,10 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=6,
 )
-ROLES = st.sampled_from(["prompt", "Prompt", "id", "ID", "category", "challenge", "note", ""])
+ROLES = st.sampled_from(
+    ["prompt", "Prompt", "id", "ID", "category", "challenge", "note", "", "seed", "top_p", "keep"]
+    + ["guidance_schedule", "temperature", "negative_prompt"]
+)
 
 
 def check_readable(path: pathlib.Path) -> list[prompt_files.Prompt]:

@@ -353,9 +353,11 @@ def test_compile_compiles_the_program_that_generate_runs(
     report = compile_step.compile_generation(experiment, target, *drawn, layout)
 
     generator = bundle.load("generator", layout)
-    jitted, variables = generator._function("sample", {"settings": SETTINGS}).args
-    arrays = generator.encode_texts(TEXTS), sampling.image_keys(0, TEXTS, NUM_SAMPLES)
+    jitted, variables = generator._function("sample", {}).args
+    own = sampling.PromptSettings.of([SETTINGS] * len(TEXTS), model.grid_size)
+    arrays = generator.encode_texts(TEXTS), sampling.image_keys(0, TEXTS, NUM_SAMPLES), own
     with generator._placement.context():
-        run = jitted.lower(variables, *map(generator._placement.put, arrays)).as_text()
+        arrays = jax.tree.map(generator._placement.put, arrays)
+        run = jitted.lower(variables, *arrays).as_text()
     assert lowered == [run]
     assert set(bytes_on_each(generator.variables)) == {report.memory[device_memory.PARAMETERS]}

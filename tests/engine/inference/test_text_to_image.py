@@ -12,7 +12,6 @@ import pytest
 
 import parti
 from parti.engine.inference import text_to_image
-from parti.models.text_to_image import sampling
 
 NOTEBOOK = pathlib.Path(__file__).parents[3] / "docs" / "generate.ipynb"
 TEXTS = ["a red circle", "a blue square", "green star"]
@@ -25,8 +24,7 @@ def loaded(bundle: pathlib.Path) -> text_to_image.TextToImage:
 
 def test_what_is_generated(loaded: text_to_image.TextToImage) -> None:
     first, second, third = loaded.generate(TEXTS, 3, seed=1, num_upsampled=1, guidance_scale=1.5)
-    settings = sampling.SamplingSettings(guidance_scale=1.5)
-    tokens = loaded.sample(TEXTS, 3, seed=1, settings=settings)
+    tokens = loaded.sample(TEXTS, 3, seed=1, guidance_scale=1.5)
     assert tokens.shape == (3, 3, 16) and tokens.dtype == np.int32
     for made, drawn in zip((first, second, third), tokens, strict=True):
         np.testing.assert_array_equal(made.image_tokens, drawn)
@@ -50,8 +48,7 @@ def test_a_text_alone_is_drawn_as_among_others(loaded: text_to_image.TextToImage
 def test_rows_come_as_they_are_drawn(loaded: text_to_image.TextToImage) -> None:
     partials = list(loaded.stream(TEXTS[0], 3, seed=1, guidance_scale=1.5))
     assert [partial.num_rows for partial in partials] == [1, 2, 3, 4]
-    settings = sampling.SamplingSettings(guidance_scale=1.5)
-    [tokens] = loaded.sample(TEXTS[:1], 3, seed=1, settings=settings)
+    [tokens] = loaded.sample(TEXTS[:1], 3, seed=1, guidance_scale=1.5)
     for partial in partials:
         known = partial.num_rows * 4
         np.testing.assert_array_equal(partial.image_tokens[:, :known], tokens[:, :known])
@@ -65,6 +62,14 @@ def test_rows_come_as_they_are_drawn(loaded: text_to_image.TextToImage) -> None:
     np.testing.assert_array_equal(last.image_tokens, tokens)
     with pytest.raises(ValueError, match="no settings: scale"):
         next(loaded.stream(TEXTS[0], scale=2))
+
+
+def test_a_negative_prompt_is_guided_away_from(loaded: text_to_image.TextToImage) -> None:
+    tokens = loaded.sample(TEXTS[:1], 3, guidance_scale=4.0)
+    empty = loaded.sample(TEXTS[:1], 3, guidance_scale=4.0, negative_prompt="")
+    other = loaded.sample(TEXTS[:1], 3, guidance_scale=4.0, negative_prompt="a blue square")
+    np.testing.assert_array_equal(tokens, empty)
+    assert (tokens != other).any()
 
 
 def test_pictures_of_any_size_are_encoded(loaded: text_to_image.TextToImage) -> None:
@@ -83,6 +88,11 @@ def test_what_cannot_be_is_refused(
         (lambda: loaded.generate("a", cfg_scale=2.0), "no settings: cfg_scale; there are temp"),
         (lambda: loaded.generate("a", temperature=-1.0), "temperature must be >= 0"),
         (lambda: loaded.generate("a", num_samples=0), "num_samples is 0"),
+        (lambda: loaded.sample(["a"], prompts_per_batch=0), "prompts_per_batch is 0"),
+        (
+            lambda: loaded.sample(["a"], guidance_scale=1, negative_prompt="b"),
+            "negative_prompt needs",
+        ),
         (lambda: loaded.generate("a", rerank_by="both"), "rerank_by is 'both'; it must be one of"),
         (lambda: loaded.generate("a", decode_order="wavefront"), "SHIFT = 'row'"),
         (lambda: loaded.decode(np.zeros((1, 15))), "give .batch, 16."),

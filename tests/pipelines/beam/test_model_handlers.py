@@ -12,7 +12,7 @@ import pytest
 from apache_beam.options import pipeline_options
 from apache_beam.testing import util as testing
 
-from parti.engine.inference import bundles
+from parti.engine.inference import bundles, text_to_image
 from parti.models.text_to_image import sampling
 from parti.pipelines.beam import model_handlers, options
 
@@ -22,8 +22,9 @@ TEXTS = ["a red circle", "a blue square", "green star"]
 def sample(bundle: pathlib.Path, texts: list[str], batch_size: int = 2) -> np.ndarray:
     """Returns [prompts, 3, length] tokens."""
     settings = sampling.SamplingSettings(guidance_scale=1.5)
-    handler = model_handlers.sample_handler(bundle, settings, 3, seed=0, batch_size=batch_size)
-    return handler.predict(texts, handler.load_model())
+    handler = model_handlers.sample_handler(bundle, num_samples=3, batch_size=batch_size)
+    requests = [text_to_image.Request(text, settings) for text in texts]
+    return handler.predict(requests, handler.load_model())
 
 
 def test_only_the_half_that_is_used_stays_in_memory(bundle: pathlib.Path) -> None:
