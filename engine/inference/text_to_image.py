@@ -297,7 +297,7 @@ class TextToImage:
         return rendering.upsample(self.upsampler, pixels, window_size)
 
     def _check_ranking(self, rerank_by: str) -> None:
-        possible = rendering.RANKINGS
+        possible: tuple[str, ...] = rendering.RANKINGS
         if self.reranker is not None:
             possible = rendering.rankings(self.reranker.model)
         if rerank_by not in possible:

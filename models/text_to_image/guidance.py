@@ -40,7 +40,7 @@ def scales(scale: float, schedule: str, over: str, grid_size: int) -> np.ndarray
     fraction = (np.arange(number) + 0.5) / number
     bounds = prompt_settings.interval(schedule)
     if bounds:
-        weight = (bounds[0] <= fraction) & (fraction < bounds[1])
+        weight = ((bounds[0] <= fraction) & (fraction < bounds[1])).astype(float)
         if not weight.any():
             raise ValueError(
                 f"guidance_schedule {schedule}: none of the {number} {over} of an image has its "

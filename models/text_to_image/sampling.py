@@ -103,12 +103,14 @@ class SamplingSettings:
 class PromptSettings:
     """How the tokens of each prompt of a batch are chosen; a tree, whose `program` is static."""
 
-    temperature: Array  # [prompts] float32
-    top_k: Array  # [prompts] int32
-    top_p: Array  # [prompts] float32
-    guidance: Array  # [prompts, image_length] float32, the scale at each token in raster order
+    temperature: Array | np.ndarray  # [prompts] float32
+    top_k: Array | np.ndarray  # [prompts] int32
+    top_p: Array | np.ndarray  # [prompts] float32
+    guidance: (
+        Array | np.ndarray
+    )  # [prompts, image_length] float32, the scale at each token in raster order
     # [prompts, text_length] int32, in place of the null caption; None is the null caption
-    negative_tokens: Array | None
+    negative_tokens: Array | np.ndarray | None
     program: Program = dataclasses.field(metadata={"static": True})
 
     @classmethod
@@ -116,7 +118,7 @@ class PromptSettings:
         cls,
         settings: Sequence[SamplingSettings],
         grid_size: int,
-        negative_tokens: Array | None = None,
+        negative_tokens: Array | np.ndarray | None = None,
     ) -> "PromptSettings":
         """Returns numpy arrays, of settings of one program.
 
@@ -269,7 +271,7 @@ def sample(
     position = steps.row * config.grid_size + steps.column
     uniforms = _uniforms(sample_keys, config.image_length).reshape(num_rows, -1)
     of_row = _of_rows(settings, num_rows)
-    choice = (
+    choice: tuple[Any, Any, Any] = (
         None if settings.program.is_greedy else of_row.temperature,
         of_row.top_k if settings.program.uses_top_k else None,
         of_row.top_p if settings.program.uses_top_p else None,
@@ -312,7 +314,9 @@ def sample(
 def _check_prompt_settings(settings: PromptSettings, text_tokens: Array, length: int) -> None:
     """Raises ValueError for settings of other prompts, captions or images than these."""
     num_prompts = len(text_tokens)
-    want = {name: (num_prompts,) for name in ("temperature", "top_k", "top_p")}
+    want: dict[str, tuple[int, ...]] = {
+        name: (num_prompts,) for name in ("temperature", "top_k", "top_p")
+    }
     want["guidance"] = (num_prompts, length)
     if settings.negative_tokens is not None:
         want["negative_tokens"] = text_tokens.shape
@@ -321,7 +325,7 @@ def _check_prompt_settings(settings: PromptSettings, text_tokens: Array, length:
         raise ValueError(f"settings of prompts must have the shapes {want}; got {found}")
 
 
-def _by_step(values: Array, position: np.ndarray) -> Array:
+def _by_step(values: Any, position: Any) -> Array:
     """Maps [rows, positions] to [steps, rows, lanes]; the positions are [steps, lanes]."""
     return values[:, position].transpose(1, 0, 2)
 

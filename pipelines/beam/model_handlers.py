@@ -110,9 +110,9 @@ def sample_handler(
     batch_size: int,
     layout: layouts.Layout | None = None,
 ) -> Handler:
-    """`text_to_image.Request`s, `batch_size` a call, to image tokens [prompts, samples, length] int32.
+    """Requests, `batch_size` a call, to image tokens [prompts, samples, length] int32.
 
-    Those of an example have one program; ValueError otherwise.
+    Those of an example have one program (`text_to_image.Request`); ValueError otherwise.
     """
 
     def sample(

@@ -380,7 +380,7 @@ def test_notes_about_prompts_that_are_cut(bundle: pathlib.Path) -> None:
         "1 prompts are longer than 8 tokens and are cut"
     ]
     chosen[0] = dataclasses.replace(chosen[0], settings={"negative_prompt": "star"})
-    assert generate.check(bundles.Bundle.open(bundle), chosen, "a blue square " * 9)[1:] == [
+    assert generate.check(opened, chosen, truncated, "a blue square " * 9)[1:] == [
         "1 negative prompts are longer than 8 tokens and are cut"
     ]
     chosen = [prompt_files.Prompt(name, text) for name, text in zip("abc", ["star", "star", "<b>"])]
