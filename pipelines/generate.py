@@ -170,7 +170,8 @@ class _Generation:
     def publish(self) -> str:
         """Publishes what is drawn, and returns what the user should know."""
         num_prompts, stage = len(self.prompts), self.stage
-        finish(stage.address, self.prompts, generation_settings(self.bundle, self.settings))
+        settings = generation_settings(self.bundle, self.settings)
+        finish(stage.address, self.prompts, settings, stage.inputs)
         num_images = num_prompts * self.settings.num_samples
         stage.publish(
             counts={"prompts": num_prompts, "images": num_images},
@@ -507,11 +508,15 @@ class _WritePrompt(beam.DoFn):
 
 
 def finish(
-    directory: str, prompts: Sequence[prompt_files.Prompt], settings: Mapping[str, Any]
+    directory: str,
+    prompts: Sequence[prompt_files.Prompt],
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Any],
 ) -> None:
     """Joins the parts to manifest and token shards, in the order of the prompts; adds the gallery.
 
-    All prompts are finished; the settings are `generation_settings`.
+    All prompts are finished; the settings are `generation_settings`, the inputs those of
+    `manifest.json`.
     """
     lines = (part_path(directory, prompt, _LINES) for prompt in prompts)
     files.concatenate(lines, files.join(directory, MANIFEST_LINES))
@@ -522,7 +527,7 @@ def finish(
         name = shard_names.shard_name("tokens", index, len(starts))
         tokens = (part_path(directory, prompt, _TOKENS) for prompt in shard)
         record_offsets.join(tokens, files.join(directory, name))
-    gallery.write_gallery(directory, _read_lines(directory), settings=settings)
+    gallery.write_gallery(directory, _read_lines(directory), inputs=inputs)
 
 
 def read_generations(directory: files.Path) -> list[records.Generation]:

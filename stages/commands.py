@@ -28,6 +28,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Images": {
         "prompts": ("parti.pipelines.choose_prompts", "run", "choose prompts to draw"),
         "generate": ("parti.pipelines.generate", "run", "prompts to reranked, upsampled images"),
+        "gallery": ("parti.pipelines.draw_gallery", "run", "a page of images, or of two runs"),
         "evaluate": ("parti.pipelines.evaluate", "run", "measure generations and reconstructions"),
     },
     "All of it": {
