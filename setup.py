@@ -41,7 +41,9 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"": ["py.typed", "*.gin", "*.md", "Snakefile", "*.yaml", "*.html", "*.css"]},
+    package_data={
+        "": ["py.typed", "*.gin", "*.md", "Snakefile", "*.yaml", "*.html", "*.css", "*.js"]
+    },
     entry_points={"console_scripts": ["parti = parti.cli:main"]},
     install_requires=[
         "absl-py",

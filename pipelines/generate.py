@@ -237,7 +237,7 @@ class _Generation:
         """Publishes what is drawn, and returns what the user should know."""
         num_prompts, stage = len(self.prompts), self.stage
         settings = generation_settings(self.bundle, self.settings)
-        finish(stage.address, self.prompts, settings)
+        finish(stage.address, self.prompts, settings, stage.inputs)
         num_images = num_prompts * self.settings.num_samples
         counts = {"prompts": num_prompts, "images": num_images}
         rejected_rows = files.join(stage.address, REJECTED_ROWS)
@@ -665,11 +665,15 @@ def _encode(image: np.ndarray, generation: records.Generation) -> bytes:
 
 
 def finish(
-    directory: str, prompts: Sequence[prompt_files.Prompt], settings: Mapping[str, Any]
+    directory: str,
+    prompts: Sequence[prompt_files.Prompt],
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Any],
 ) -> None:
     """Joins the parts to manifest and token shards, in the order of the prompts; adds the gallery.
 
-    All prompts are finished; the settings are `generation_settings`.
+    All prompts are finished; the settings are `generation_settings`, the inputs those of
+    `manifest.json`.
     """
     lines = (part_path(directory, prompt, _LINES) for prompt in prompts)
     files.concatenate(lines, files.join(directory, MANIFEST_LINES))
@@ -680,7 +684,7 @@ def finish(
         name = shard_names.shard_name("tokens", index, len(starts))
         tokens = (part_path(directory, prompt, _TOKENS) for prompt in shard)
         record_offsets.join(tokens, files.join(directory, name))
-    gallery.write_gallery(directory, _read_lines(directory), settings=settings)
+    gallery.write_gallery(directory, _read_lines(directory), inputs=inputs)
 
 
 def read_generations(directory: files.Path) -> list[records.Generation]:

@@ -29,6 +29,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "prompts": ("parti.pipelines.choose_prompts", "run", "choose prompts to draw"),
         "generate": ("parti.pipelines.generate", "run", "prompts to reranked, upsampled images"),
         "app": ("parti.pipelines.app", "run", "a page that draws what is typed, row by row"),
+        "gallery": ("parti.pipelines.draw_gallery", "run", "a page of images, or of two runs"),
         "evaluate": ("parti.pipelines.evaluate", "run", "measure generations and reconstructions"),
     },
     "All of it": {

@@ -595,7 +595,7 @@ def test_every_prompt_that_is_read_can_be_written(
         write = generate._WritePrompt(output, settings, ())
         for prompt in prompts:
             assert list(write.process((prompt, samples))) == [prompt.id]
-        generate.finish(output, prompts, settings)
+        generate.finish(output, prompts, settings, inputs={})
         manifests.write(output, "generations", counts={}, settings={}, content={})
         made = generate.read_generations(output)
         assert [g.prompt for g in made] == [prompt.text for prompt in prompts for _ in range(2)]
