@@ -20,9 +20,7 @@ what was measured of each: the same command goes on.
 
 import argparse
 import json
-import os
 import pathlib
-import platform
 import sys
 from typing import Any
 
@@ -33,7 +31,7 @@ import trainings
 from parti.data.images import images
 from parti.data.scenes import probe, scenes
 from parti.data.text import prompt_files, vocabularies
-from parti.engine.inference import bundles, loaded_models, rendering
+from parti.engine.inference import bundles, loaded_models, rendering, text_to_image
 from parti.models.text_to_image import sampling
 from parti.stages import manifests
 
@@ -42,8 +40,10 @@ DENSE = 0
 PROMPTS_PER_CALL = 8
 
 
-def train(window: int, shift: str, seed: int, flags: argparse.Namespace) -> pathlib.Path:
-    """Trains once, unless it is done; returns the training's folder."""
+def train(
+    folder: pathlib.Path, window: int, shift: str, seed: int, flags: argparse.Namespace
+) -> float:
+    """Trains once, unless it is done; returns the loss of the whole validation split."""
     root = pathlib.Path(flags.workdir).absolute()
     tokens = manifests.read(flags.tokens, "tokens")
     vocabulary = root / "vocabulary" / "vocabulary.model"
@@ -58,10 +58,7 @@ def train(window: int, shift: str, seed: int, flags: argparse.Namespace) -> path
         "WARMUP_STEPS": flags.steps // 10,
         "LOG_PERIOD": flags.steps // 10,
     }
-    folder = pathlib.Path(flags.output, f"window{window}-{shift}-{seed}")
-    if not (folder / manifests.FILE_NAME).exists():
-        trainings.run([EXPERIMENT], folder, flags.steps, seed, settings)
-    return folder
+    return trainings.run([EXPERIMENT], folder, flags.steps, seed, settings)[-1]["loss"]
 
 
 def agreement(folder: pathlib.Path, flags: argparse.Namespace) -> float:
@@ -73,15 +70,8 @@ def agreement(folder: pathlib.Path, flags: argparse.Namespace) -> float:
     settings = sampling.SamplingSettings(guidance_scale=flags.guidance_scale)
     prompts = prompt_files.read_prompts(root / "prompts" / "prompts.jsonl")[: flags.num_prompts]
     known = reranking.read_pictures(root) if flags.by == "psnr" else {}
-    texts = [prompt.text for prompt in prompts]
-    keys = sampling.image_keys(0, texts, flags.num_samples)
-    drawn = generator.call(
-        "sample",
-        generator.encode_texts(texts),
-        keys,
-        batch_size=PROMPTS_PER_CALL,
-        settings=settings,
-    )
+    requests = [text_to_image.Request(prompt.text, settings) for prompt in prompts]
+    drawn = text_to_image.draw(generator, requests, flags.num_samples, PROMPTS_PER_CALL)
     values = []
     for prompt, tokens in zip(prompts, drawn, strict=True):
         pictures = rendering.decode(tokenizer, tokens)
@@ -96,11 +86,10 @@ def agreement(folder: pathlib.Path, flags: argparse.Namespace) -> float:
 
 def measure_once(window: int, shift: str, seed: int, flags: argparse.Namespace) -> dict[str, float]:
     """Returns {"validation_loss", "agreement"} of one training, kept in its folder."""
-    folder = train(window, shift, seed, flags)
+    folder = pathlib.Path(flags.output, f"window{window}-{shift}-{seed}")
     kept = folder / "local_windows.json"
     if not kept.exists():
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        loss = json.loads(lines[-1])["loss"]
+        loss = train(folder, window, shift, seed, flags)
         kept.write_text(
             json.dumps({"validation_loss": loss, "agreement": agreement(folder, flags)})
         )
@@ -141,16 +130,9 @@ def main() -> int:
     add("--num_samples", type=int, default=4)
     add("--guidance_scale", type=float, default=1.2)
     flags = parser.parse_args()
-    if flags.seeds < 2 or flags.steps < 10:
-        parser.error("--seeds is at least 2, --steps at least 10")
-    record = {
-        "benchmark": "local_windows",
-        "units": f"nats per image token, validation; agreement {reranking.UNITS[flags.by]}",
-        "steps": flags.steps,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        **measure(flags),
-    }
-    print(json.dumps(record))
+    trainings.check_flags(parser, flags)
+    unit = f"nats per image token, validation; agreement {reranking.UNITS[flags.by]}"
+    trainings.print_record("local_windows", unit, flags.steps, measure(flags))
     return 0
 
 

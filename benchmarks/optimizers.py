@@ -13,10 +13,7 @@ the median. `--output` keeps the trainings: the same command goes on.
 """
 
 import argparse
-import json
-import os
 import pathlib
-import platform
 import statistics
 import sys
 
@@ -82,16 +79,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3, help="2 or more")
     flags = parser.parse_args()
-    if flags.seeds < 2 or flags.steps < 10:
-        parser.error("--seeds is at least 2, --steps at least 10")
-    record = {
-        "benchmark": "optimizers",
-        "unit": "nats per image token, validation",
-        "steps": flags.steps,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        **measure(flags),
-    }
-    print(json.dumps(record))
+    trainings.check_flags(parser, flags)
+    unit = "nats per image token, validation"
+    trainings.print_record("optimizers", unit, flags.steps, measure(flags))
     return 0
 
 

@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trainings that a benchmark compares, kept in folders; the mean of a value over their seeds."""
 
+import argparse
 import json
+import os
 import pathlib
+import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scipy import stats
@@ -55,3 +58,21 @@ def estimate_mean(values: Sequence[float]) -> dict[str, Any]:
         "interval": round(stats.t.ppf(0.975, len(values) - 1) * error, 4),
         "seeds": [round(value, 4) for value in values],
     }
+
+
+def check_flags(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Ends the command unless --seeds give an interval and --steps a training."""
+    if flags.seeds < 2 or flags.steps < 10:
+        parser.error("--seeds is at least 2, --steps at least 10")
+
+
+def print_record(benchmark: str, unit: str, steps: int, found: Mapping[str, Any]) -> None:
+    """Prints what a benchmark found as its line of JSON."""
+    record = {
+        "benchmark": benchmark,
+        "unit": unit,
+        "steps": steps,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **found,
+    }
+    print(json.dumps(record))

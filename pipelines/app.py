@@ -19,6 +19,7 @@ from parti.stages import flag_parser
 
 MAX_CHARACTERS = 1000  # of a prompt
 MAX_SAMPLES = 16
+MAX_SEED = 2**31 - 1
 _SHOWN_WIDTH = 256  # smaller pictures are shown with larger pixels
 _CSS = ".grid-wrap { max-height: none !important; } .grid-wrap img { image-rendering: pixelated; }"
 
@@ -99,7 +100,7 @@ def build(gradio: Any, model: text_to_image.TextToImage) -> Any:
                     slider(0, 2, default.temperature, step=0.05, label="Temperature"),
                     slider(0, codes, default.top_k, step=1, label="Top k (0: all tokens)"),
                     slider(0.05, 1, default.top_p, step=0.05, label="Top p (1: all tokens)"),
-                    gradio.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1),
+                    gradio.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED),
                 ]
             with gradio.Column(scale=2, min_width=320):
                 status = gradio.Markdown("Type a prompt and draw.")
@@ -163,8 +164,8 @@ def check_request(prompt: str, num_samples: float, seed: float) -> None:
         raise ValueError(f"the prompt has {len(prompt)} characters; {MAX_CHARACTERS} at most")
     if num_samples != int(num_samples) or not 1 <= num_samples <= MAX_SAMPLES:
         raise ValueError(f"samples: 1 to {MAX_SAMPLES}, not {num_samples}")
-    if seed != int(seed) or not 0 <= seed < 2**31:
-        raise ValueError(f"the seed is a whole number from 0 to {2**31 - 1}, not {seed}")
+    if seed != int(seed) or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"the seed is a whole number from 0 to {MAX_SEED}, not {seed}")
 
 
 def _captioned(samples: rendering.Samples) -> list[tuple[np.ndarray, str]]:

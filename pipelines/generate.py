@@ -23,7 +23,7 @@ from apache_beam.options import pipeline_options
 
 from parti.data.images import encoding
 from parti.data.storage import record_offsets, records, shard_names, tfrecords
-from parti.data.text import captions, prompt_files, prompt_settings, vocabularies
+from parti.data.text import captions, prompt_files, prompt_settings
 from parti.engine.distributed import multihost
 from parti.engine.hardware import accelerators
 from parti.engine.inference import bundles, layouts, rendering, text_to_image
@@ -167,7 +167,8 @@ def make_parser() -> flag_parser.Parser:
     add("--quality", type=int, metavar="Q", help=help_text)
     add("--keep", type=int, help="best images of each prompt to upsample (default: all)")
     add("--upsample_tile", type=int, default=0, help="upsample in windows this wide (0: whole)")
-    add("--prompts_per_batch", type=int, default=4, help="prompts sampled in one call")
+    per_batch = text_to_image.PROMPTS_PER_BATCH
+    add("--prompts_per_batch", type=int, default=per_batch, help="prompts sampled in one call")
     add("--num_prompts", type=int, metavar="N", help="take only the first N prompts")
     add("--strict", action="store_true", help="refuse a prompt file that has a bad row")
     layouts.add_flags(parser)
@@ -432,16 +433,23 @@ def find_truncated(
     bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt]
 ) -> frozenset[str]:
     """Returns the ids of the prompts that are longer than what the generator reads."""
+    is_truncated = _are_truncated(bundle, [prompt.text for prompt in prompts])
+    return frozenset(prompt.id for prompt, is_cut in zip(prompts, is_truncated) if is_cut)
+
+
+def _num_truncated_negatives(
+    bundle: bundles.Bundle, prompts: Sequence[prompt_files.Prompt], negative_prompt: str
+) -> int:
+    texts = (prompt.settings.get("negative_prompt", negative_prompt) for prompt in prompts)
+    given = [text for text in texts if text]
+    return sum(_are_truncated(bundle, given)) if given else 0
+
+
+def _are_truncated(bundle: bundles.Bundle, texts: Sequence[str]) -> list[bool]:
+    """Returns which texts are longer than what the generator reads; reads the vocabulary."""
     text_length, vocabulary = bundle.model("generator").text_length, bundle.vocabulary()
-    return frozenset(
-        prompt.id
-        for prompt in prompts
-        if _is_truncated(captions.normalize_caption(prompt.text), vocabulary, text_length)
-    )
-
-
-def _is_truncated(text: str, vocabulary: vocabularies.TextTokenizer, text_length: int) -> bool:
-    return bool(vocabulary.encode(text, text_length + 1)[-1])
+    normal = map(captions.normalize_caption, texts)
+    return [bool(vocabulary.encode(text, text_length + 1)[-1]) for text in normal]
 
 
 def check(
@@ -465,17 +473,13 @@ def check(
         notes.append(f"{empty} prompts hold only markup or invisible characters: nothing to draw")
     if equal := prompt_files.count_equal(prompts):
         notes.append(f"{equal} prompts are equal to an earlier one, and so will be their images")
-    text_length, vocabulary = bundle.model("generator").text_length, bundle.vocabulary()
-    negative = [
-        captions.normalize_caption(prompt.settings.get("negative_prompt", negative_prompt))
-        for prompt in prompts
-    ]
     cut = {
         "prompts": len(truncated),
-        "negative prompts": sum(_is_truncated(text, vocabulary, text_length) for text in negative),
+        "negative prompts": _num_truncated_negatives(bundle, prompts, negative_prompt),
     }
     for what, number in cut.items():
         if number:
+            text_length = bundle.model("generator").text_length
             notes.append(f"{number} {what} are longer than {text_length} tokens and are cut")
     return notes
 
@@ -532,7 +536,7 @@ def build(
     bundle: bundles.Bundle,  # every worker must reach it, and `directory`
     settings: GenerateSettings,
     directory: str,  # exists; images and parts are written into it
-    prompts_per_batch: int = 4,  # to as many a smaller batch is padded
+    prompts_per_batch: int = text_to_image.PROMPTS_PER_BATCH,  # a smaller batch is padded
     upsample_tile: int = 0,  # side in pixels of the windows that are upsampled; 0 is whole
     layout: layouts.Layout | None = None,  # of the devices of a worker; None takes one of them
     truncated: Collection[str] = (),  # as `find_truncated` returns them

@@ -51,10 +51,7 @@ class DrawingRegressor(Draws, fake_training.Regressor):
 
 def write_bundle(folder: pathlib.Path) -> pathlib.Path:
     """Writes the tiny tokenizer, and its vocabulary, that turn the tokens into pictures."""
-    vocabulary = tiny_models.write_vocabulary(folder / "v.model")
-    parts = tiny_models.parts("tokenizer", "generator")
-    bundles.write_bundle(folder / "bundle", parts, vocabulary)
-    return folder / "bundle"
+    return tiny_models.write_bundle(folder, "tokenizer", "generator")
 
 
 def drawn(bundle: pathlib.Path, **changes: Any) -> sample_settings.SampleSettings:

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from parti.data.text import vocabularies
 from parti.engine.config import gin_config
-from parti.engine.inference import loaded_models
+from parti.engine.inference import bundles, loaded_models
 
 IMAGE_SIZE, GRID_SIZE, CODEBOOK_SIZE, TEXT_LENGTH, TEXT_VOCAB_SIZE = 16, 4, 32, 8, 320
 
@@ -135,3 +135,10 @@ def write_vocabulary(path: pathlib.Path) -> pathlib.Path:
     settings = vocabularies.SentencePieceSettings(vocab_size=TEXT_VOCAB_SIZE)
     vocabularies.train_sentencepiece(captions(), path, settings)
     return path
+
+
+def write_bundle(folder: pathlib.Path, *names: str) -> pathlib.Path:
+    """Writes a bundle of the named parts, all four by default, in a folder; returns its path."""
+    vocabulary = write_vocabulary(folder / "v.model")
+    bundles.write_bundle(folder / "bundle", parts(*names), vocabulary)
+    return folder / "bundle"

@@ -106,9 +106,8 @@ class PromptSettings:
     temperature: Array | np.ndarray  # [prompts] float32
     top_k: Array | np.ndarray  # [prompts] int32
     top_p: Array | np.ndarray  # [prompts] float32
-    guidance: (
-        Array | np.ndarray
-    )  # [prompts, image_length] float32, the scale at each token in raster order
+    # [prompts, image_length] float32, the scale at each token in raster order
+    guidance: Array | np.ndarray
     # [prompts, text_length] int32, in place of the null caption; None is the null caption
     negative_tokens: Array | np.ndarray | None
     program: Program = dataclasses.field(metadata={"static": True})
